@@ -1,0 +1,57 @@
+"""Every error that hf_xlmr raises on purpose, told apart by whose it is to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["HfXlmrError", "InputError", "IntegrityError", "UnsupportedCheckpoint", "WeightsMismatch"]
+
+SHOWN_NAMES = 8
+
+
+class HfXlmrError(Exception):
+    """The root of the error tree; `exit_code` is what the program ends with."""
+
+    exit_code = 1
+
+
+class InputError(HfXlmrError):
+    """Something the user can mend: a wrong path, dictionary or option."""
+
+    exit_code = 2
+
+
+class IntegrityError(HfXlmrError):
+    """Damage, or a result that must not be trusted."""
+
+    exit_code = 1
+
+
+class UnsupportedCheckpoint(InputError):
+    """A checkpoint that Transformers cannot express; `reasons` holds every one of them."""
+
+    def __init__(self, reasons: Sequence[str], *, hint: str = "") -> None:
+        """Carry all `reasons`, and a `hint` for what would work instead."""
+        self.reasons = tuple(reasons)
+        self.hint = hint
+        listed = "; ".join(self.reasons)
+        super().__init__(f"Transformers cannot express this checkpoint: {listed}.{' ' + hint if hint else ''}")
+
+
+class WeightsMismatch(IntegrityError):
+    """Names or shapes that do not add up; every one is listed in the fields."""
+
+    def __init__(
+        self,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        wrong_shape: Sequence[str] = (),
+    ) -> None:
+        """Carry the names of weights that are missing, unexpected or of the wrong shape."""
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.wrong_shape = tuple(wrong_shape)
+        groups = (("missing", self.missing), ("unexpected", self.unexpected), ("wrong shape", self.wrong_shape))
+        told = [f"{label}: {', '.join(names)}" for label, names in groups if names]
+        super().__init__(f"the weights do not add up ({'; '.join(told)})")
