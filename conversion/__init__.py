@@ -1,1 +1,34 @@
-"""fairseq's formats live here and nowhere else; installs as `hf_xlmr.conversion`."""
+"""fairseq's formats live here and nowhere else: from a fairseq checkpoint to a Transformers folder, proved.
+
+>>> from hf_xlmr.conversion import convert
+>>> report = convert("demo", "demo-model")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+    from hf_xlmr.conversion.inspection import Inspection, inspect
+    from hf_xlmr.conversion.recipe import ConversionReport, convert
+
+__all__ = ["ConversionReport", "FairseqCheckpoint", "Inspection", "convert", "inspect", "open_checkpoint"]
+
+_HOMES = {
+    "ConversionReport": "recipe",
+    "FairseqCheckpoint": "checkpoint",
+    "Inspection": "inspection",
+    "convert": "recipe",
+    "inspect": "inspection",
+    "open_checkpoint": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for, so that reading a file does not import the writer."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,12 @@ class FileSlice:
         wanted = self.length - start if length is None else min(length, self.length - start)
         with self.path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), max(wanted, 0), self.offset + start)
+
+    def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
+        """All bytes in order, `size` at a time. Raises OSError."""
+        with self.open() as reader:
+            while block := reader.read(size):
+                yield block
 
     def open(self) -> SliceReader:
         """A seekable binary reader that sees only this slice. Raises OSError."""

@@ -1,0 +1,337 @@
+"""What network a checkpoint holds: tensors first, options second; every reason against it at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.options import Options
+from hf_xlmr.conversion.parts import same_bytes
+from hf_xlmr.conversion.weight_map import FAMILIES, Family, Task
+from hf_xlmr.conversion.weights import FLOAT_DTYPES, Weight
+from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
+
+__all__ = ["Architecture", "Wanted", "decide"]
+
+E: Final = "encoder.sentence_encoder."
+EMBEDDING: Final = E + "embed_tokens.weight"
+POSITIONS: Final = E + "embed_positions.weight"
+LM_WEIGHT: Final = "encoder.lm_head.weight"
+FIRST_POSITION: Final = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
+BASE_HEADS: Final = 12  # fairseq/models/roberta/model.py: base_architecture
+BASE_MAX_POSITIONS: Final = 512
+GLANCE_BYTES: Final = 1 << 20
+
+ACTIVATIONS: Final = {
+    "gelu": "gelu",
+    "gelu_accurate": "gelu_pytorch_tanh",
+    "gelu_fast": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+RANKING: Final = ("sentence_ranking", "commonsense_qa")
+ENCODER_ONLY_HINT: Final = "Only the masked-LM head is at fault: --encoder-only converts the rest."
+NO_HEAD_HINT: Final = "Only the classification head is at fault: --head none converts the rest."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for; None leaves it to the checkpoint."""
+
+    head: str | None = None
+    encoder_only: bool = False
+    attention_heads: int | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network as Transformers will build it, sizes as in the file; `layers` are fairseq's numbers of those kept."""
+
+    family: Family
+    task: Task
+    head: str | None
+    labels: int
+    is_regression: bool
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: tuple[int, ...]
+    attention_heads: int
+    positions: int
+    position_kind: str
+    """learned, sinusoidal or none."""
+    activation: str
+    dropout: float
+    attention_dropout: float
+    head_dropout: float
+    is_tied: bool
+    scales_embedding: bool
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The sizes under the names that the weight map uses."""
+        return {
+            "vocabulary": self.vocabulary,
+            "hidden": self.hidden,
+            "intermediate": self.intermediate,
+            "positions": self.positions,
+            "labels": self.labels,
+        }
+
+    @property
+    def class_name(self) -> str:
+        """The Transformers class, for example XLMRobertaForMaskedLM."""
+        return self.family.class_name(self.task)
+
+
+def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool = True) -> Architecture:
+    """The architecture of a checkpoint; `reads_weights` False compares only the beginning of what may be tied.
+
+    Raises UnsupportedCheckpoint with every reason, InputError where an option is wrong, WeightsMismatch where a weight
+    that every RoBERTa has is not there.
+    """
+    if checkpoint.refused and EMBEDDING not in checkpoint.weights:
+        raise UnsupportedCheckpoint(tuple(dict.fromkeys(checkpoint.refused.values())))
+    facts = _Facts(checkpoint, compared_bytes=None if reads_weights else GLANCE_BYTES)
+    head = _chosen_head(checkpoint, wanted)
+    task = _task(checkpoint, wanted, head)
+    _raise_if_unsupported(facts, task, head, wanted)
+    options = checkpoint.options
+    return Architecture(
+        family=FAMILIES[str(facts.norm_placement())],
+        task=task,
+        head=head,
+        labels=checkpoint.weights[f"classification_heads.{head}.out_proj.bias"].shape[0] if head else 0,
+        is_regression=bool(options.get("regression_target")) and task is Task.CLASSIFICATION,
+        vocabulary=facts.vocabulary,
+        hidden=facts.hidden,
+        intermediate=facts.intermediate,
+        layers=facts.layers,
+        attention_heads=facts.attention_heads(wanted) or 0,
+        positions=facts.positions(),
+        position_kind=facts.position_kind() or "",
+        activation=ACTIVATIONS[facts.activation],
+        dropout=_number(options, "dropout", 0.1),
+        attention_dropout=_number(options, "attention_dropout", 0.1),
+        head_dropout=_number(options, "pooler_dropout", 0.0),
+        is_tied=task is not Task.MASKED_LM or facts.is_tied,
+        scales_embedding=facts.scales_embedding,
+    )
+
+
+# ---- which head ------------------------------------------------------------------------------------------------------
+
+
+def _chosen_head(checkpoint: FairseqCheckpoint, wanted: Wanted) -> str | None:
+    heads = checkpoint.heads
+    if wanted.encoder_only and wanted.head not in (None, "none"):
+        raise InputError("--encoder-only and --head exclude each other")
+    if wanted.encoder_only or wanted.head == "none" or (not heads and wanted.head is None):
+        return None
+    if wanted.head is not None:
+        if wanted.head not in heads:
+            raise InputError(f"the checkpoint has no head {wanted.head}; it has {', '.join(heads) or 'none'}")
+        return wanted.head
+    trained = [checkpoint.options.get(key) for key in ("classification_head_name", "ranking_head_name")]
+    candidates = [head for head in heads if len(heads) == 1 or head in trained]
+    if len(candidates) != 1:
+        raise InputError(
+            f"the checkpoint has several heads ({', '.join(heads)}); choose one with --head, or --head none"
+        )
+    return candidates[0]
+
+
+def _task(checkpoint: FairseqCheckpoint, wanted: Wanted, head: str | None) -> Task:
+    if head is not None:
+        return Task.MULTIPLE_CHOICE if _is_ranking(checkpoint, head) else Task.CLASSIFICATION
+    has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
+    if wanted.head == "none" and not has_lm_head:
+        raise InputError("the checkpoint has no masked-LM head; --encoder-only converts its encoder")
+    return Task.MASKED_LM if has_lm_head and not wanted.encoder_only else Task.ENCODER
+
+
+def _is_ranking(checkpoint: FairseqCheckpoint, head: str) -> bool:
+    named = {str(checkpoint.options.get(key)) for key in ("task", "criterion")}
+    bias = checkpoint.weights.get(f"classification_heads.{head}.out_proj.bias")
+    return bool(named & set(RANKING)) and bias is not None and bias.shape == (1,)
+
+
+# ---- facts: what the tensors say, and the options where tensors cannot -----------------------------------------------
+
+
+class _Facts:
+    """What one checkpoint says of itself."""
+
+    def __init__(self, checkpoint: FairseqCheckpoint, *, compared_bytes: int | None) -> None:
+        self.checkpoint = checkpoint
+        self.compared_bytes = compared_bytes
+        self.weights = checkpoint.weights
+        self.options = checkpoint.options
+        self.numbers = _layer_numbers(checkpoint.weights)
+        self._require([EMBEDDING])
+        self.vocabulary, self.hidden = self._matrix(EMBEDDING)
+        self.layers = _kept_layers(self.numbers, checkpoint.options)
+        self._require([f"{E}layers.{number}.fc1.weight" for number in self.layers[:1] or (0,)])
+        self.intermediate = self._matrix(f"{E}layers.{self.layers[0]}.fc1.weight")[0]
+        self.activation = str(self.options.get("activation_fn") or "gelu")
+        self.pooler_activation = str(self.options.get("pooler_activation_fn") or "tanh")
+        self.scales_embedding = self.options.get("no_scale_embedding") is False
+
+    def _require(self, names: list[str]) -> None:
+        missing = [name for name in names if name not in self.weights]
+        if missing:
+            raise WeightsMismatch(missing=missing)
+
+    def _matrix(self, name: str) -> tuple[int, int]:
+        shape = self.weights[name].shape
+        if len(shape) != 2:
+            raise WeightsMismatch(wrong_shape=[f"{name} {list(shape)}, expected a matrix"])
+        return shape[0], shape[1]
+
+    def has(self, name: str) -> bool:
+        return f"{E}{name}.weight" in self.weights
+
+    def norm_placement(self) -> str | None:
+        """One of the families' keys, None where Transformers has no such network (`norm_reason` says why)."""
+        if self.has("layer_norm"):
+            return "pre-norm with embedding norm" if self.has("layernorm_embedding") else "pre-norm"
+        return "post-norm" if self.norm_reason() is None else None
+
+    def norm_reason(self) -> str | None:
+        if self.has("layer_norm"):
+            return None
+        if not self.has("layernorm_embedding"):
+            return "there is neither a layer norm on the embeddings nor one at the end (old model_parallel_roberta)"
+        # Before 2021-02 the option meant nothing: the encoder was post-norm whatever it said (fairseq 0.10.2,
+        # transformer_sentence_encoder.py). The spelling of the embedding norm tells the time.
+        if self.options.get("encoder_normalize_before") is True and not self.checkpoint.has_old_embedding_norm:
+            return "pre-norm layers without a layer norm at the end (model_parallel_roberta_v1)"
+        return None
+
+    def attention_heads(self, wanted: Wanted) -> int | None:
+        """Heads per layer, None where nothing tells."""
+        if wanted.attention_heads is not None:
+            return wanted.attention_heads
+        given = self.options.get("encoder_attention_heads")
+        if isinstance(given, int) and not isinstance(given, bool):
+            return given
+        return BASE_HEADS if "arch" in self.options and self.hidden % BASE_HEADS == 0 else None
+
+    def position_kind(self) -> str | None:
+        """learned, sinusoidal or none; None where the table is missing."""
+        if POSITIONS in self.weights:
+            return "learned"
+        if self.options.get("no_token_positional_embeddings") is True:
+            return "none"
+        return "sinusoidal" if self.options.get("encoder_learned_pos") is False else None
+
+    def positions(self) -> int:
+        """Rows of the position table: the longest text plus two."""
+        if POSITIONS in self.weights:
+            return self._matrix(POSITIONS)[0]
+        longest = self.options.get("max_positions") or self.options.get("tokens_per_sample") or BASE_MAX_POSITIONS
+        return (longest if isinstance(longest, int) else BASE_MAX_POSITIONS) + FIRST_POSITION
+
+    @cached_property
+    def is_tied(self) -> bool:
+        """Whether the LM head's matrix is the embedding: by value, since storages are shared only sometimes."""
+        if self.scales_embedding or self.options.get("untie_weights_roberta") is True:
+            return False
+        head = self.weights.get(LM_WEIGHT)
+        return head is None or same_bytes(self.weights[EMBEDDING], head, at_most=self.compared_bytes)
+
+
+def _layer_numbers(weights: Mapping[str, Weight]) -> tuple[int, ...]:
+    found = {int(hit[1]) for name in weights if (hit := re.match(re.escape(E) + r"layers\.(\d+)\.", name))}
+    return tuple(sorted(found))
+
+
+def _kept_layers(numbers: tuple[int, ...], options: Options) -> tuple[int, ...]:
+    """The layers that fairseq builds; its --encoder-layers-to-keep prunes on load what the file still holds."""
+    kept = options.get("encoder_layers_to_keep") or options.get("decoder_layers_to_keep")  # 0.9.0 moved it there
+    if not isinstance(kept, str) or not re.fullmatch(r"\d+(,\d+)*", kept):
+        return numbers
+    chosen = tuple(sorted({int(each) for each in kept.split(",")}))
+    return chosen if len(chosen) < len(numbers) and set(chosen) <= set(numbers) else numbers
+
+
+def _number(options: Options, name: str, default: float) -> float:
+    value = options.get(name)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+
+
+# ---- reasons against -------------------------------------------------------------------------------------------------
+
+
+def _raise_if_unsupported(facts: _Facts, task: Task, head: str | None, wanted: Wanted) -> None:
+    of_encoder = [*_encoder_reasons(facts, wanted)]
+    of_lm_head = [*_lm_head_reasons(facts)] if task is Task.MASKED_LM else []
+    of_head = [*_head_reasons(facts, head)] if head is not None else []
+    if not (of_encoder or of_lm_head or of_head):
+        return
+    hint = "" if of_encoder else ENCODER_ONLY_HINT if of_lm_head else NO_HEAD_HINT
+    raise UnsupportedCheckpoint([*of_encoder, *of_lm_head, *of_head], hint=hint)
+
+
+def _encoder_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
+    yield from dict.fromkeys(facts.checkpoint.refused.values())
+    if reason := facts.norm_reason():
+        yield reason
+    if facts.activation not in ACTIVATIONS:
+        yield f"the activation {facts.activation}"
+    if facts.position_kind() is None:
+        yield f"no position embeddings ({POSITIONS} is missing and the options do not say that there are none)"
+    if facts.layers == facts.numbers and facts.numbers != tuple(range(len(facts.numbers))):
+        yield f"layers are missing (there are {', '.join(map(str, facts.numbers))})"
+    yield from _head_count_reasons(facts, wanted)
+    yield from _shape_reasons(facts)
+    yield from _dtype_reasons(facts)
+
+
+def _head_count_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
+    heads = facts.attention_heads(wanted)
+    if heads is None:
+        yield "the options do not tell the number of attention heads (--attention-heads N does; base has 12, large 16)"
+    elif heads < 1 or facts.hidden % heads:
+        yield f"{heads} attention heads do not divide the width {facts.hidden}"
+
+
+def _shape_reasons(facts: _Facts) -> Iterator[str]:
+    queries = {facts.weights[name].shape for name in _of_layers(facts, "self_attn.q_proj.weight")}
+    if any(len(shape) == 2 and shape[0] != facts.hidden and shape[1] == facts.hidden for shape in queries):
+        yield "attention heads were pruned (AdaPrune), and Transformers keeps none of the shapes"
+    widths = {facts.weights[name].shape[0] for name in _of_layers(facts, "fc1.weight")}
+    if len(widths) > 1:
+        yield f"the feed-forward layers differ in width ({', '.join(map(str, sorted(widths)))})"
+
+
+def _of_layers(facts: _Facts, ending: str) -> list[str]:
+    names = [f"{E}layers.{number}.{ending}" for number in facts.layers]
+    return [name for name in names if name in facts.weights]
+
+
+def _dtype_reasons(facts: _Facts) -> Iterator[str]:
+    odd = sorted({weight.dtype for weight in facts.weights.values()} - set(FLOAT_DTYPES))
+    if odd:
+        yield f"weights are kept as {', '.join(odd)}"
+
+
+def _lm_head_reasons(facts: _Facts) -> Iterator[str]:
+    if facts.activation != "gelu" and facts.activation in ACTIVATIONS:
+        yield f"the masked-LM head uses {facts.activation}, and Transformers' always uses exact GELU"
+    is_untied = facts.options.get("untie_weights_roberta") is True or facts.scales_embedding
+    if facts.options and not is_untied and not facts.is_tied:
+        yield "the masked-LM head differs from the embeddings, although the options say that they are one"
+
+
+def _head_reasons(facts: _Facts, head: str | None) -> Iterator[str]:
+    if facts.pooler_activation != "tanh":
+        yield f"the classification head uses {facts.pooler_activation}, and Transformers' always uses tanh"
+    dense = facts.weights.get(f"classification_heads.{head}.dense.weight")
+    if dense is not None and dense.shape != (facts.hidden, facts.hidden):
+        yield f"the classification head has an inner width of {dense.shape[0]}, and Transformers' has {facts.hidden}"

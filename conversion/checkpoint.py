@@ -1,0 +1,163 @@
+"""A fairseq checkpoint, opened but not loaded: its options, its weights under the newest names, and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.conversion.containers import ITEM_SIZES, Container, open_container
+from hf_xlmr.conversion.dialects import ANCHORS, Canonical, canonical
+from hf_xlmr.conversion.options import Options, options_of
+from hf_xlmr.conversion.parts import join_partitions, join_shards
+from hf_xlmr.conversion.pickles import Inert, TensorRef
+from hf_xlmr.conversion.sources import SourceFiles, open_source
+from hf_xlmr.conversion.weights import Stored, Weight
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.progress import SILENT, Progress
+
+__all__ = ["FairseqCheckpoint", "open_checkpoint"]
+
+HEAD: Final = "classification_heads."
+SHARD_METADATA: Final = ("fsdp_metadata", "shard_metadata")
+
+
+@dataclass(frozen=True)
+class FairseqCheckpoint:
+    """An opened checkpoint; `weights` are under fairseq's newest names and give their bytes when asked."""
+
+    files: SourceFiles
+    format: str
+    """The container: zip or legacy."""
+    era: str
+    """How the options were kept: args, cfg, omegaconf or none."""
+    options: Options
+    weights: Mapping[str, Weight]
+    raw: Mapping[str, Weight]
+    """The same as the file spells them (parts of Megatron's already joined)."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Names in the file that have no place, each with its reason."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Names that belong to something Transformers cannot express, each with what that is."""
+    has_old_embedding_norm: bool = False
+    has_ema: bool = False
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the classification heads, in the file's order."""
+        names = [name.removeprefix(HEAD).split(".")[0] for name in self.weights if name.startswith(HEAD)]
+        return tuple(dict.fromkeys(names))
+
+
+@contextmanager
+def open_checkpoint(
+    source: str | Path, *, ema: bool = False, scratch: Path | None = None, progress: Progress = SILENT
+) -> Iterator[FairseqCheckpoint]:
+    """Open a fairseq checkpoint without running code from it and without loading its tensors.
+
+    `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `ema` takes the moving average that
+    training kept instead of the weights. A compressed archive is inflated into `scratch` (default: the system's
+    temporary folder) until the context ends. Raises InputError, IntegrityError.
+    """
+    with open_source(source, progress=progress, scratch=scratch) as files:
+        yield read_checkpoint(files, ema=ema)
+
+
+def read_checkpoint(files: SourceFiles, *, ema: bool = False) -> FairseqCheckpoint:
+    """The checkpoint in `files`. Raises InputError, IntegrityError."""
+    containers = [open_container(part) for part in files.checkpoint]
+    states = [_state_of(container) for container in containers]
+    pairs = zip(states, containers, strict=True)
+    stored = [_stored(_model_of(state, container, ema=ema), container) for state, container in pairs]
+    options, era = options_of(states[0])
+    raw, joined = _as_one(stored, states)
+    return FairseqCheckpoint(
+        files=files,
+        format=containers[0].format,
+        era=era,
+        options=options,
+        weights=joined.weights,
+        raw=raw,
+        dropped=joined.dropped,
+        refused=joined.refused,
+        has_old_embedding_norm=joined.has_old_embedding_norm,
+        has_ema=_ema_of(states[0]) is not None,
+    )
+
+
+def _state_of(container: Container) -> dict[object, object]:
+    if not isinstance(container.value, dict):
+        raise InputError(f"{container.file.name} is not a fairseq checkpoint: it holds no dictionary")
+    return container.value
+
+
+def _ema_of(state: Mapping[object, object]) -> dict[object, object] | None:
+    extra = state.get("extra_state")
+    ema = extra.get("ema") if isinstance(extra, dict) else None
+    return ema if isinstance(ema, dict) and ema else None
+
+
+def _model_of(state: dict[object, object], container: Container, *, ema: bool) -> dict[object, object]:
+    """The dictionary of weights: fairseq's `model`, its moving average, or the whole file where it is no more."""
+    if ema:
+        found = _ema_of(state)
+        if found is None:
+            raise InputError(f"{container.file.name} holds no moving average (it was not trained with --store-ema)")
+        return found
+    model = state.get("model", state)
+    if not isinstance(model, dict) or not any(isinstance(item, TensorRef) for item in model.values()):
+        keys = ", ".join(str(key)[:40] for key in list(state)[:8])
+        raise InputError(f"{container.file.name} is not a fairseq checkpoint: it has no weights under `model` ({keys})")
+    return model
+
+
+def _stored(model: Mapping[object, object], container: Container) -> dict[str, Weight]:
+    """The tensors of a state dict where they lie. Raises IntegrityError where one is none, or beyond its storage."""
+    odd = [f"{name!s:.80} ({_kind(item)})" for name, item in model.items() if not isinstance(item, TensorRef)]
+    if odd:
+        raise IntegrityError(f"{container.file.name} holds weights that are no plain tensors: {', '.join(odd[:8])}")
+    return {
+        str(name): _weight(str(name), item, container) for name, item in model.items() if isinstance(item, TensorRef)
+    }
+
+
+def _kind(item: object) -> str:
+    return item.type_name if isinstance(item, Inert) else type(item).__name__
+
+
+def _weight(name: str, tensor: TensorRef, container: Container) -> Stored:
+    storage = tensor.storage
+    record = container.storages.get(storage.key)
+    if record is None:
+        raise IntegrityError(f"{container.file.name} is damaged: the storage of {name} is not in it")
+    if storage.dtype not in ITEM_SIZES:
+        raise IntegrityError(f"{container.file.name} holds {name} in the unknown type {storage.dtype:.40}")
+    geometry = (tensor.shape, tensor.stride, tensor.offset + storage.view_offset)
+    return Stored.view(name, record, storage.dtype, geometry)
+
+
+def _as_one(
+    stored: Sequence[dict[str, Weight]], states: Sequence[Mapping[object, object]]
+) -> tuple[Mapping[str, Weight], Canonical]:
+    """The weights of all parts as the file spells them, and under the newest names."""
+    if any("flat_param" in name for name in stored[0]):
+        metadata = [next((state[key] for key in SHARD_METADATA if state.get(key)), None) for state in states]
+        whole = join_shards(stored, metadata)
+        return whole, _known(canonical(whole))
+    parts = [_known(canonical(weights)) for weights in stored]
+    if len(parts) == 1:
+        return stored[0], parts[0]
+    joined = join_partitions([part.weights for part in parts])
+    return joined, replace(parts[0], weights=joined)
+
+
+def _known(found: Canonical) -> Canonical:
+    """`found`, if it is a model of RoBERTa's kind at all. Raises InputError."""
+    if ANCHORS[0] in found.weights or found.refused:
+        return found
+    if any(name.startswith(("roberta.", "embeddings.")) for name in found.weights):
+        raise InputError("this is a Transformers checkpoint already; it needs no conversion")
+    shown = ", ".join(list(found.weights)[:6])
+    raise InputError(f"this is not an XLM-R or RoBERTa of fairseq's: it has no {ANCHORS[0]} (it has {shown}, ...)")

@@ -1,0 +1,122 @@
+"""`inspect`: what a source holds and what it would become, without reading its tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_xlmr.conversion.architecture import Architecture, Wanted, decide
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.recipe import KEPT_OPTIONS, labels_of, told_plainly
+from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint
+from hf_xlmr.progress import SILENT, Progress
+
+__all__ = ["Inspection", "inspect"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a source holds, and the Transformers class it would become."""
+
+    source: str
+    kind: str
+    """folder, file, archive, release or demo."""
+    files: Mapping[str, int]
+    """Names and bytes of what belongs to it."""
+    container: str
+    """zip or legacy."""
+    options_kept_as: str
+    """args, cfg, omegaconf or none."""
+    class_name: str | None
+    """The Transformers class, None where there is none; `reasons` then says why."""
+    reasons: tuple[str, ...]
+    layers: int
+    hidden_size: int
+    attention_heads: int
+    longest_text: int
+    """In tokens."""
+    weights: int
+    parameters: int
+    dtypes: Mapping[str, int]
+    """Weights per dtype."""
+    heads: tuple[str, ...]
+    labels: tuple[str, ...]
+    has_moving_average: bool
+    embedding_rows: int
+    dictionary_symbols: int | None
+    mask_id: int | None
+    dropped: Mapping[str, str]
+    options: Mapping[str, object]
+
+
+def inspect(
+    source: str | Path, *, ema: bool = False, attention_heads: int | None = None, progress: Progress = SILENT
+) -> Inspection:
+    """Tell what a source holds and what `convert` would make of it.
+
+    `ema` looks at the moving average that training kept. Raises InputError where the source is no checkpoint of
+    fairseq's, IntegrityError where it is damaged; what Transformers cannot express is told in the result.
+    """
+    with told_plainly(), open_checkpoint(source, ema=ema, progress=progress) as checkpoint:
+        architecture, reasons = _decided(checkpoint, attention_heads)
+        return _inspection(checkpoint, architecture, reasons)
+
+
+def _decided(checkpoint: FairseqCheckpoint, attention_heads: int | None) -> tuple[Architecture | None, tuple[str, ...]]:
+    try:
+        return decide(checkpoint, Wanted(attention_heads=attention_heads), reads_weights=False), ()
+    except UnsupportedCheckpoint as error:
+        return None, error.reasons
+    except HfXlmrError as error:
+        return None, (str(error),)
+
+
+def _inspection(
+    checkpoint: FairseqCheckpoint, architecture: Architecture | None, reasons: tuple[str, ...]
+) -> Inspection:
+    files = checkpoint.files
+    embedding = checkpoint.weights.get("encoder.sentence_encoder.embed_tokens.weight")
+    rows = embedding.shape[0] if embedding is not None else 0
+    dictionary = _dictionary(checkpoint, rows)
+    return Inspection(
+        source=files.name,
+        kind=files.kind,
+        files=_sizes(checkpoint),
+        container=checkpoint.format,
+        options_kept_as=checkpoint.era,
+        class_name=architecture.class_name if architecture else None,
+        reasons=reasons,
+        layers=len(architecture.layers) if architecture else 0,
+        hidden_size=architecture.hidden if architecture else 0,
+        attention_heads=architecture.attention_heads if architecture else 0,
+        longest_text=architecture.positions - 2 if architecture else 0,
+        weights=len(checkpoint.weights),
+        parameters=sum(weight.count for weight in checkpoint.weights.values()),
+        dtypes=dict(Counter(weight.dtype for weight in checkpoint.weights.values())),
+        heads=checkpoint.heads,
+        labels=labels_of(checkpoint, architecture) if architecture else (),
+        has_moving_average=checkpoint.has_ema,
+        embedding_rows=rows,
+        dictionary_symbols=len(dictionary) if dictionary else None,
+        mask_id=dictionary.mask_index if dictionary else None,
+        dropped=checkpoint.dropped,
+        options={key: checkpoint.options[key] for key in KEPT_OPTIONS if key in checkpoint.options},
+    )
+
+
+def _sizes(checkpoint: FairseqCheckpoint) -> dict[str, int]:
+    files = checkpoint.files
+    present = [*files.checkpoint, files.dictionary, files.sentencepiece, files.labels]
+    return {part.name: part.length for part in present if part is not None}
+
+
+def _dictionary(checkpoint: FairseqCheckpoint, rows: int) -> Dictionary | None:
+    """The dictionary as the model's task completes it: with `<mask>` where there is a row for it."""
+    file = checkpoint.files.dictionary
+    if file is None:
+        return None
+    dictionary = Dictionary.parse(file.read(), expected_rows=rows, name=file.name)
+    return dictionary if rows == len(dictionary) else dictionary.with_mask()

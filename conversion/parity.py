@@ -1,0 +1,253 @@
+"""The proof of a conversion: every byte compared, and the outputs of plain Transformers with those of the reference."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr.conversion.architecture import Architecture
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.plan import WeightPlan
+from hf_xlmr.conversion.reference import Reference, Step
+from hf_xlmr.conversion.weight_map import Task
+from hf_xlmr.conversion.weights import Cast, Weight
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ParityError", "ParityReport", "StepDifference", "verify_folder"]
+
+TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
+BLOCK: Final = 1 << 20
+PAD: Final = 1
+SEED: Final = 20191105
+
+
+class ParityError(IntegrityError):
+    """The output differs from the source; `where` names the first weight or step that does."""
+
+    def __init__(self, where: str, message: str) -> None:
+        """Carry `where` the difference begins."""
+        self.where = where
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class StepDifference:
+    """How far plain Transformers is from the reference at one step, over all places where fairseq defines a value."""
+
+    name: str
+    largest: float
+    """The largest absolute difference."""
+    relative: float
+    """The same, as a part of the largest value of the step (at least 1)."""
+    cosine: float
+    """Of all values as one vector; 1 where they agree."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What was compared, and how it came out."""
+
+    weights_compared: int
+    bytes_compared: int
+    tokens: int
+    largest: float
+    """The largest relative difference of all steps."""
+    tolerance: float
+    steps: tuple[StepDifference, ...]
+    source_sha256: Mapping[str, str]
+    output_sha256: Mapping[str, str]
+
+
+def verify_folder(
+    checkpoint: FairseqCheckpoint,
+    architecture: Architecture,
+    plan: WeightPlan,
+    folder: Path,
+    *,
+    progress: Progress = SILENT,
+) -> ParityReport:
+    """Prove that `folder` holds what the checkpoint does. Raises ParityError where they differ, IntegrityError."""
+    with progress.task("compare bytes", total=plan.nbytes) as task:
+        for size in _compare_bytes(plan, folder):
+            task.advance(size)
+    steps = _compare_behaviour(checkpoint, architecture, plan, folder, progress)
+    for step in steps:
+        if not step.relative <= TOLERANCE:
+            raise ParityError(
+                step.name,
+                f"the outputs depart from fairseq's at {step.name} by {step.relative:.2e} of the largest value, and "
+                f"rounding explains only {TOLERANCE:.0e}",
+            )
+    return ParityReport(
+        weights_compared=len(plan.weights),
+        bytes_compared=plan.nbytes,
+        tokens=int(_batch(architecture).numel()),
+        largest=max(step.relative for step in steps),
+        tolerance=TOLERANCE,
+        steps=steps,
+        source_sha256={Path(part.name).name: _sha256(part.blocks()) for part in checkpoint.files.checkpoint},
+        output_sha256={path.name: _sha256(_file_blocks(path)) for path in sorted(folder.glob("*.safetensors"))},
+    )
+
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _compare_bytes(plan: WeightPlan, folder: Path) -> Iterator[int]:
+    """Compare each weight in the shards with the plan's; gives each one's bytes when it is done."""
+    found: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            data = file.tell()
+            for name, entry in header.items():
+                if name == "__metadata__":
+                    continue
+                file.seek(data + entry["data_offsets"][0])
+                _compare_weight(name, plan.weights.get(name), entry, file)
+                found.add(name)
+                yield entry["data_offsets"][1] - entry["data_offsets"][0]
+    if found != set(plan.weights):
+        missing = ", ".join(sorted(set(plan.weights) - found))
+        raise ParityError(missing, f"the folder lacks {missing}")
+
+
+def _compare_weight(name: str, planned: Weight | None, entry: Mapping[str, Any], file: Any) -> None:
+    if planned is None:
+        raise ParityError(name, f"the folder holds {name}, which the source does not explain")
+    if tuple(entry["shape"]) != planned.shape:
+        raise ParityError(name, f"{name} has the shape {entry['shape']}, not {list(planned.shape)}")
+    for block in planned.blocks():
+        if file.read(len(block)) != block:
+            raise ParityError(name, f"{name} differs from the source")
+
+
+def _file_blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def _sha256(blocks: Iterator[bytes]) -> str:
+    summed = sha256()
+    for block in blocks:
+        summed.update(block)
+    return summed.hexdigest()
+
+
+# ---- behaviour -------------------------------------------------------------------------------------------------------
+
+
+def _batch(architecture: Architecture) -> torch.Tensor:
+    """Token ids of a fixed batch: unequal lengths up to the longest allowed, a pair, padding; drawn over all rows."""
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    longest = architecture.positions - 2
+    lengths = sorted({min(length, longest) for length in (3, 8, 21, 40, longest)})
+    ids = torch.full((len(lengths), longest), PAD)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(3, architecture.vocabulary, (length,), generator=generator)
+        ids[row, 0], ids[row, length - 1] = 0, 2
+    ids[len(lengths) // 2, 3:5] = 2  # `</s> </s>`, as between the sentences of a pair
+    return ids
+
+
+def _compare_behaviour(
+    checkpoint: FairseqCheckpoint, architecture: Architecture, plan: WeightPlan, folder: Path, progress: Progress
+) -> tuple[StepDifference, ...]:
+    import torch
+
+    ids = _batch(architecture)
+    real = ids != PAD
+    has_lm_head = architecture.task is Task.MASKED_LM
+    reference = Reference(
+        checkpoint.raw,
+        checkpoint.options,
+        attention_heads=architecture.attention_heads,
+        layers=architecture.layers,
+        rounded=_rounding(plan),
+    )
+    with torch.no_grad(), progress.task("compare outputs", total=len(architecture.layers) + 3) as task:
+        theirs = _transformers_steps(folder, architecture, ids)
+        differences: list[StepDifference] = []
+        for step in reference.steps(ids, head=architecture.head, has_lm_head=has_lm_head):
+            task.advance(1)
+            if step.name in theirs:
+                differences.append(_difference(step, theirs.pop(step.name), real))
+    return tuple(differences)
+
+
+def _rounding(plan: WeightPlan) -> Any:
+    """What a cast did to each weight, for the reference to do as well."""
+    dtypes = {weight.dtype for weight in plan.weights.values() if isinstance(weight, Cast)}
+    if not dtypes:
+        return lambda weight: weight
+    (dtype,) = dtypes
+    return lambda weight: Cast.to(dtype, weight, name="a weight")
+
+
+def _transformers_steps(folder: Path, architecture: Architecture, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
+    import torch
+    import transformers
+
+    with tempfile.TemporaryDirectory() as offload, _quiet_transformers():
+        loader = getattr(transformers, architecture.class_name)
+        model = loader.from_pretrained(folder, dtype=torch.float32, device_map={"": "disk"}, offload_folder=offload)
+        given = ids.unsqueeze(1) if architecture.task is Task.MULTIPLE_CHOICE else ids
+        output = model.eval()(given, attention_mask=(given != PAD).long(), output_hidden_states=True)
+    names = ["embeddings", *(f"layer {number}" for number in architecture.layers[:-1]), "features"]
+    steps = dict(zip(names, output.hidden_states, strict=True))
+    if architecture.task is Task.MASKED_LM:
+        steps["logits"] = output.logits
+    elif architecture.head is not None:
+        steps[f"head {architecture.head}"] = output.logits
+    return steps
+
+
+def _difference(step: Step, theirs: torch.Tensor, real: torch.Tensor) -> StepDifference:
+    from torch.nn.functional import cosine_similarity
+
+    ours = step.values[real] if step.values.dim() == 3 else step.values
+    theirs = (theirs[real] if theirs.dim() == 3 else theirs)[..., : ours.shape[-1]]
+    largest = float((ours - theirs).abs().max())
+    return StepDifference(
+        name=step.name,
+        largest=largest,
+        relative=largest / max(1.0, float(ours.abs().max())),
+        cosine=float(cosine_similarity(ours.flatten().double(), theirs.flatten().double(), dim=0)),
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Transformers and accelerate without loading bar and advice, and as they were afterwards."""
+    import logging
+
+    from transformers.utils import logging as theirs
+
+    bar: Any = theirs
+    loggers = {name: logging.getLogger(name) for name in ("transformers", "accelerate")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    had_bar = theirs.is_progress_bar_enabled()
+    bar.disable_progress_bar()
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if had_bar:
+            bar.enable_progress_bar()

@@ -1,0 +1,214 @@
+"""The plan of a conversion: every weight of the output, where its bytes come from, and what became of every name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import log, sqrt
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr.conversion.architecture import Architecture
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.templates import fill
+from hf_xlmr.conversion.weight_map import DECODER_BIAS, TOKEN_TYPES, Placement, Task, placements, rows_of
+from hf_xlmr.conversion.weights import Cast, Computed, Constant, JoinedRows, Stored, Weight, read_array, read_rows
+from hf_xlmr.errors import WeightsMismatch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["NEVER_PREDICTED", "WeightPlan", "plan_weights"]
+
+E: Final = "encoder.sentence_encoder."
+EMBEDDING: Final = E + "embed_tokens.weight"
+POSITIONS: Final = E + "embed_positions.weight"
+LM_WEIGHT: Final = "encoder.lm_head.weight"
+LM_BIAS: Final = "encoder.lm_head.bias"
+UNKNOWN_ROW: Final = 3  # <unk> in every fairseq dictionary
+PADDING_ROW: Final = 1
+NEVER_PREDICTED: Final = -10_000.0  # exp() of it is 0 in every dtype, and float16 holds it
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """What will be written, under Transformers' names, and the account of every name on either side."""
+
+    weights: dict[str, Weight]
+    mapped: dict[str, str]
+    """fairseq's names to Transformers'."""
+    dropped: dict[str, str]
+    """Names in the file that are left behind, each with its reason."""
+    made: dict[str, str]
+    """Transformers' names without a fairseq weight, each with what they hold."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all weights together."""
+        return sum(weight.nbytes for weight in self.weights.values())
+
+
+def plan_weights(
+    checkpoint: FairseqCheckpoint, architecture: Architecture, *, extra_rows: int = 0, dtype: str | None = None
+) -> WeightPlan:
+    """Place every weight of the architecture; `dtype` None keeps each as stored.
+
+    `extra_rows` copies of `<unk>`'s row follow fairseq's own, for pieces that the dictionary lacks. Raises
+    WeightsMismatch with all names that are missing, left over or of the wrong shape.
+    """
+    available, replaced = _available(checkpoint, architecture)
+    placed = list(_placements(architecture))
+    left = {name: _left_out(name, architecture) for name in available if name not in {each.fairseq for each in placed}}
+    _raise_if_unbalanced(available, placed, left)
+    weights = {each.transformers: _adjusted(each, available, architecture, extra_rows) for each in placed}
+    made = dict(_made(architecture, weights, available[EMBEDDING].dtype))
+    weights |= {name: weight for name, (weight, _what) in made.items()}
+    return WeightPlan(
+        weights=dict(sorted(_cast(weights, dtype).items())),
+        mapped={each.fairseq: each.transformers for each in placed if each.fairseq in checkpoint.weights},
+        dropped={**checkpoint.dropped, **replaced, **{name: str(reason) for name, reason in left.items()}},
+        made={name: what for name, (_weight, what) in made.items()} | _computed_notes(architecture, extra_rows),
+    )
+
+
+def _placements(architecture: Architecture) -> Iterator[Placement]:
+    rows = rows_of(architecture.family, architecture.task, is_tied=architecture.is_tied)
+    yield from placements(rows, layers=architecture.layers, slots=_slots(architecture), dims=architecture.dims)
+
+
+def _slots(architecture: Architecture) -> dict[str, str]:
+    return {"base": architecture.family.base_prefix(architecture.task), "head": architecture.head or ""}
+
+
+def _cast(weights: Mapping[str, Weight], dtype: str | None) -> dict[str, Weight]:
+    return {name: weight if dtype is None else Cast.to(dtype, weight, name=name) for name, weight in weights.items()}
+
+
+# ---- what the file offers, beyond its own names ----------------------------------------------------------------------
+
+
+def _available(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tuple[dict[str, Weight], dict[str, str]]:
+    """The weights that placements may ask for, and the names that went into computed ones."""
+    available = dict(checkpoint.weights)
+    replaced: dict[str, str] = {}
+    if architecture.position_kind != "learned":
+        available[POSITIONS] = _position_table(architecture, available[EMBEDDING].dtype)
+    if architecture.scales_embedding:
+        available.setdefault(LM_WEIGHT, available[EMBEDDING])
+        available[EMBEDDING] = _scaled(available[EMBEDDING], sqrt(architecture.hidden))
+    if architecture.head is not None:
+        replaced = _resolve_spectral_norm(available, f"classification_heads.{architecture.head}.out_proj")
+    return available, replaced
+
+
+def _resolve_spectral_norm(available: dict[str, Weight], layer: str) -> dict[str, str]:
+    """Put the effective matrix of a spectrally normalised layer in place of its three parts."""
+    names = [f"{layer}.weight_orig", f"{layer}.weight_u", f"{layer}.weight_v"]
+    if f"{layer}.weight" in available or not all(name in available for name in names):
+        return {}
+    original, left, right = (read_array(available.pop(name)) for name in names)
+    effective = original / (left @ (original @ right))
+    available[f"{layer}.weight"] = Computed("float32", effective.shape, lambda first, last: effective[first:last])
+    return dict.fromkeys(names, f"folded into {layer}.weight (spectral norm)")
+
+
+def _scaled(embedding: Weight, factor: float) -> Weight:
+    def rows(first: int, last: int) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        return read_rows(embedding, first, last).astype(np.float32) * np.float32(factor)
+
+    return Computed(embedding.dtype, embedding.shape, rows)
+
+
+def _position_table(architecture: Architecture, dtype: str) -> Weight:
+    shape = (architecture.positions, architecture.hidden)
+    if architecture.position_kind == "none":
+        return Constant(dtype, shape)
+    return Computed(dtype, shape, partial(_sinusoids, width=architecture.hidden))
+
+
+def _sinusoids(first: int, last: int, *, width: int) -> np.ndarray[Any, Any]:
+    """Rows of fairseq's sinusoidal table: sines, then cosines (fairseq/modules/sinusoidal_positional_embedding.py)."""
+    import numpy as np
+
+    half = width // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-log(10000) / (half - 1)))
+    angles = np.arange(first, last, dtype=np.float32)[:, None] * frequencies[None, :]
+    table = np.concatenate([np.sin(angles), np.cos(angles), np.zeros((last - first, width % 2), np.float32)], axis=1)
+    if first <= PADDING_ROW < last:
+        table[PADDING_ROW - first] = 0
+    return table
+
+
+# ---- what becomes of each name ---------------------------------------------------------------------------------------
+
+
+def _left_out(name: str, architecture: Architecture) -> str | None:
+    """Why a weight of the file has no place in this architecture; None where nothing explains it."""
+    if name == LM_WEIGHT and architecture.is_tied and architecture.task is Task.MASKED_LM:
+        return "the same as the embeddings, to which Transformers ties it"
+    if name.startswith("encoder.lm_head."):
+        return "the masked-LM head, which this class does not have"
+    if name.startswith("classification_heads.") and name.split(".")[1] != architecture.head:
+        return "another classification head, which --head converts"
+    if name.startswith(E + "layers.") and int(name.split(".")[3]) not in architecture.layers:
+        return "a layer that --encoder-layers-to-keep prunes"
+    return None
+
+
+def _raise_if_unbalanced(
+    available: Mapping[str, Weight], placed: list[Placement], left: Mapping[str, str | None]
+) -> None:
+    missing = [each.fairseq for each in placed if each.fairseq not in available]
+    unexpected = [name for name, reason in left.items() if reason is None]
+    wrong = [
+        f"{each.fairseq} {list(available[each.fairseq].shape)}, expected {list(each.shape)}"
+        for each in placed
+        if each.fairseq in available and available[each.fairseq].shape != each.shape
+    ]
+    if missing or unexpected or wrong:
+        raise WeightsMismatch(missing=missing, unexpected=unexpected, wrong_shape=wrong)
+
+
+def _adjusted(each: Placement, available: Mapping[str, Weight], architecture: Architecture, extra: int) -> Weight:
+    """The weight of a placement, with rows for the pieces that the dictionary lacks."""
+    weight = available[each.fairseq]
+    if extra == 0 or each.fairseq not in (EMBEDDING, LM_WEIGHT, LM_BIAS):
+        return weight
+    if each.fairseq == LM_BIAS:
+        return JoinedRows.of([weight, Constant(weight.dtype, (extra,), NEVER_PREDICTED)])
+    return JoinedRows.of([weight, *[_row(weight, UNKNOWN_ROW)] * extra])
+
+
+def _row(weight: Weight, index: int) -> Weight:
+    """One row of a matrix that may itself be put together."""
+    if isinstance(weight, Stored):
+        return weight.rows(index, index + 1)
+    if isinstance(weight, JoinedRows) and weight.parts[0].shape[0] > index:
+        return _row(weight.parts[0], index)
+    if isinstance(weight, Computed):
+        return replace(weight, shape=(1, *weight.shape[1:]), rows=lambda _first, _last: weight.rows(index, index + 1))
+    raise WeightsMismatch(wrong_shape=[f"an embedding of {list(weight.shape)} whose row {index} cannot be taken"])
+
+
+def _made(
+    architecture: Architecture, weights: Mapping[str, Weight], dtype: str
+) -> Iterator[tuple[str, tuple[Weight, str]]]:
+    """The weights that Transformers has and fairseq does not."""
+    name = fill(TOKEN_TYPES, _slots(architecture))
+    yield name, (Constant(dtype, (1, architecture.hidden)), "zeros: fairseq has no token types")
+    if architecture.task is Task.MASKED_LM and not architecture.is_tied:
+        yield DECODER_BIAS, (weights["lm_head.bias"], "the same as lm_head.bias")
+
+
+def _computed_notes(architecture: Architecture, extra_rows: int) -> dict[str, str]:
+    base = _slots(architecture)["base"]
+    notes: dict[str, str] = {}
+    if architecture.position_kind != "learned":
+        notes[f"{base}embeddings.position_embeddings.weight"] = f"fairseq's {architecture.position_kind} positions"
+    if architecture.scales_embedding:
+        notes[f"{base}embeddings.word_embeddings.weight"] = "fairseq's embeddings times the root of the width"
+    if extra_rows:
+        notes[f"{base}embeddings.word_embeddings.weight (last rows)"] = f"{extra_rows} copies of <unk>'s row"
+    return notes

@@ -1,0 +1,314 @@
+"""`convert`: the whole way from a fairseq source to a Transformers folder, each step a verb."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr import __version__
+from hf_xlmr.conversion.architecture import Architecture, Wanted, decide
+from hf_xlmr.conversion.card import card_of
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.config import SpecialIds, config_of
+from hf_xlmr.conversion.plan import WeightPlan, plan_weights
+from hf_xlmr.conversion.slices import FileSlice
+from hf_xlmr.conversion.staging import staged_folder
+from hf_xlmr.conversion.vocabulary import Vocabulary, build_vocabulary, write_tokenizer
+from hf_xlmr.conversion.weight_map import Task
+from hf_xlmr.conversion.writer import parse_size, write_weights
+from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.sentencepiece_model import SentencePieceModel
+
+__all__ = ["ConversionReport", "Prepared", "convert", "labels_of", "prepare", "read_vocabulary", "told_plainly"]
+
+DTYPES: Final = ("auto", "float32", "float16", "bfloat16")
+SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
+POSITION_OFFSET: Final = 2  # a table of 514 rows holds texts of 512 tokens
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+KEPT_OPTIONS: Final = (
+    *("arch", "task", "criterion", "activation_fn", "pooler_activation_fn", "attention_dropout", "dropout"),
+    *("encoder_attention_heads", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_layers"),
+    *("encoder_layers_to_keep", "encoder_normalize_before", "layernorm_embedding", "max_positions"),
+    *("max_source_positions", "no_scale_embedding", "encoder_learned_pos", "no_token_positional_embeddings"),
+    *("untie_weights_roberta", "pooler_dropout", "classification_head_name", "ranking_head_name", "num_classes"),
+    *("regression_target", "spectral_norm_classification_head", "quant_noise_pq", "tokens_per_sample"),
+)
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did; the same facts lie in the folder's `fairseq/conversion.json`."""
+
+    output: Path
+    source: str
+    class_name: str
+    dtype: str
+    parameters: int
+    files: Mapping[str, int]
+    """Names and bytes of what was written."""
+    mapped: Mapping[str, str]
+    """fairseq's names to Transformers'."""
+    dropped: Mapping[str, str]
+    """Names in the file that were left behind, each with its reason."""
+    made: Mapping[str, str]
+    """Transformers' names that fairseq has no weight for, each with what they hold."""
+    notes: tuple[str, ...]
+    """Sentences that a person should read."""
+    parity: Mapping[str, object] | None
+    """What the verification measured, None where it was not asked for."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before a byte is written."""
+
+    checkpoint: FairseqCheckpoint
+    architecture: Architecture
+    vocabulary: Vocabulary
+    plan: WeightPlan
+    config: Mapping[str, object]
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    dtype: str = "auto",
+    max_shard_size: str = "5GB",
+    head: str | None = None,
+    encoder_only: bool = False,
+    attention_heads: int | None = None,
+    ema: bool = False,
+    overwrite: bool = False,
+    verify: bool = True,
+    progress: Progress = SILENT,
+) -> ConversionReport:
+    """Convert a fairseq XLM-R checkpoint into the folder `output`, which Transformers loads without hf_xlmr.
+
+    `source` is a folder, a `.pt` file, an archive, a release name or `demo`. `dtype` auto keeps each weight as stored.
+    `head` names the classification head to convert, "none" the masked LM. `attention_heads` is asked for where the
+    options do not tell. The folder appears under its name only when it is whole. Raises InputError for what the user
+    can mend (UnsupportedCheckpoint with every reason), IntegrityError for damage and where the verification fails.
+    """
+    shard_bytes = parse_size(max_shard_size)
+    wanted = Wanted(head=head, encoder_only=encoder_only, attention_heads=attention_heads)
+    with (
+        told_plainly(),
+        staged_folder(Path(output), overwrite=overwrite) as draft,
+        open_checkpoint(source, ema=ema, scratch=draft.parent, progress=progress) as checkpoint,
+    ):
+        _raise_if_inside(Path(output), checkpoint)
+        prepared = prepare(checkpoint, wanted, dtype=dtype)
+        _raise_if_no_room(prepared.plan, draft)
+        write_weights(prepared.plan.weights, draft, max_shard_size=shard_bytes, progress=progress)
+        _write_json(draft / "config.json", prepared.config)
+        _write_tokenizer(prepared, draft)
+        report = _report(prepared, Path(output))
+        if verify:
+            report = replace(report, parity=_verified(prepared, draft, progress))
+        _write_records(prepared, report, draft)
+        return replace(report, files=_sizes(draft))
+
+
+def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted, *, dtype: str = "auto") -> Prepared:
+    """Decide on everything about the output. Raises InputError, WeightsMismatch."""
+    if dtype not in DTYPES:
+        raise InputError(f"{dtype} is none of the dtypes {', '.join(DTYPES)}")
+    architecture = decide(checkpoint, wanted)
+    vocabulary = read_vocabulary(checkpoint, architecture.vocabulary)
+    extra = vocabulary.extra_unk_rows
+    plan = plan_weights(checkpoint, architecture, extra_rows=extra, dtype=None if dtype == "auto" else dtype)
+    config = config_of(
+        architecture,
+        vocabulary=architecture.vocabulary + extra,
+        ids=SpecialIds(bos=vocabulary.bos_index, pad=vocabulary.pad_index, eos=vocabulary.eos_index),
+        dtype=_main_dtype(plan),
+        labels=labels_of(checkpoint, architecture),
+    )
+    return Prepared(checkpoint, architecture, vocabulary, plan, config)
+
+
+def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
+    """The vocabulary of an embedding of `rows`. Raises InputError where the dictionary is missing or another's."""
+    files = checkpoint.files
+    if files.dictionary is None:
+        raise InputError(
+            f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows"
+        )
+    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
+    pieces = files.sentencepiece
+    model = None if pieces is None else SentencePieceModel.parse(pieces.read(), name=pieces.name)
+    return build_vocabulary(dictionary, model, rows=rows)
+
+
+def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tuple[str, ...]:
+    """The classes' names, from `label/dict.txt`: its first lines, in order (fairseq/tasks/sentence_prediction.py).
+
+    Raises InputError where it has fewer than the head has classes.
+    """
+    file = checkpoint.files.labels
+    if file is None or architecture.task is not Task.CLASSIFICATION or architecture.is_regression:
+        return ()
+    names = Dictionary.parse(file.read(), name=file.name).symbols[4:]
+    if len(names) < architecture.labels:
+        raise InputError(f"{file.name} names {len(names)} labels, but the head has {architecture.labels} classes")
+    return names[: architecture.labels]
+
+
+def _main_dtype(plan: WeightPlan) -> str:
+    """The dtype that most bytes have."""
+    sizes: Counter[str] = Counter()
+    for weight in plan.weights.values():
+        sizes[weight.dtype] += weight.nbytes
+    return sizes.most_common(1)[0][0]
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn the system's refusals into errors of ours: a bad block is damage, all else is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.EIO:
+            raise IntegrityError(f"the disk could not be read{where}: {error.strerror}") from error
+        raise InputError(f"{error.strerror or error}{where}") from error
+
+
+def _raise_if_inside(output: Path, checkpoint: FairseqCheckpoint) -> None:
+    """Refuse to replace the folder that the checkpoint is read from."""
+    place = output.resolve()
+    if any(place in part.path.resolve().parents for part in checkpoint.files.checkpoint):
+        if not any(part.path.name.startswith(".") for part in checkpoint.files.checkpoint):
+            raise InputError(f"{output} holds the checkpoint itself; choose another folder")
+
+
+def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
+    free, needed = shutil.disk_usage(draft).free, plan.nbytes + SPARE_BYTES
+    if free < needed:
+        raise InputError(f"the output needs {needed:,} bytes, and {free:,} are free")
+
+
+# ---- what is written beside the weights ------------------------------------------------------------------------------
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
+    """The tokenizer, and the SentencePiece model where a tokenizer built from it would give the same ids."""
+    vocabulary, pieces = prepared.vocabulary, prepared.checkpoint.files.sentencepiece
+    if vocabulary.tokenizer is not None:
+        write_tokenizer(vocabulary, draft, model_max_length=prepared.architecture.positions - POSITION_OFFSET)
+    if vocabulary.agrees_with_sentencepiece and pieces is not None:
+        (draft / SENTENCEPIECE).write_bytes(pieces.read())
+
+
+def _write_records(prepared: Prepared, report: ConversionReport, draft: Path) -> None:
+    """What fairseq needs again, what was done, and the model card."""
+    files, kept = prepared.checkpoint.files, draft / "fairseq"
+    for name, part in {
+        "dict.txt": files.dictionary,
+        SENTENCEPIECE: files.sentencepiece,
+        "label/dict.txt": files.labels,
+    }.items():
+        if part is not None:
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            (kept / name).write_bytes(part.read())
+    options = prepared.checkpoint.options
+    _write_json(kept / "options.json", {key: options[key] for key in KEPT_OPTIONS if key in options})
+    _write_json(kept / "conversion.json", _record(prepared, report))
+    (draft / "README.md").write_text(card_of(report, prepared.config), encoding="utf-8")
+
+
+def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
+    """The content of conversion.json; it names no path and no time, so that the same input gives the same bytes."""
+    checkpoint, architecture = prepared.checkpoint, prepared.architecture
+    return {
+        "hf_xlmr": __version__,
+        "source": {
+            "name": checkpoint.files.name,
+            "kind": checkpoint.files.kind,
+            "container": checkpoint.format,
+            "options_kept_as": checkpoint.era,
+            "files": _described(checkpoint),
+        },
+        "class": report.class_name,
+        "head": architecture.head,
+        "layers": list(architecture.layers),
+        "dtype": report.dtype,
+        "parameters": report.parameters,
+        "mapped": dict(report.mapped),
+        "dropped": dict(report.dropped),
+        "made": dict(report.made),
+        "notes": list(report.notes),
+        "parity": report.parity,
+    }
+
+
+def _described(checkpoint: FairseqCheckpoint) -> dict[str, object]:
+    files = checkpoint.files
+    small = {"dict.txt": files.dictionary, SENTENCEPIECE: files.sentencepiece, "label/dict.txt": files.labels}
+    described: dict[str, object] = {Path(part.name).name: {"bytes": part.length} for part in files.checkpoint}
+    return described | {
+        name: {"bytes": part.length, "sha256": sha256(part.read()).hexdigest()}
+        for name, part in small.items()
+        if part is not None
+    }
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def _report(prepared: Prepared, output: Path) -> ConversionReport:
+    plan = prepared.plan
+    return ConversionReport(
+        output=output,
+        source=prepared.checkpoint.files.name,
+        class_name=prepared.architecture.class_name,
+        dtype=str(prepared.config["dtype"]),
+        parameters=sum(weight.count for weight in plan.weights.values()),
+        files={},
+        mapped=plan.mapped,
+        dropped=plan.dropped,
+        made=plan.made,
+        notes=(*prepared.vocabulary.notes, *_notes(prepared)),
+        parity=None,
+    )
+
+
+def _notes(prepared: Prepared) -> Iterator[str]:
+    architecture, checkpoint = prepared.architecture, prepared.checkpoint
+    if architecture.task is Task.ENCODER:
+        yield "The encoder alone was converted; AutoModel adds a pooler that fairseq never had, with random weights."
+    if architecture.task is Task.CLASSIFICATION and checkpoint.files.labels is None and not architecture.is_regression:
+        yield "There is no label/dict.txt, so the classes are called LABEL_0, LABEL_1, ..."
+    if len(checkpoint.heads) > 1 and architecture.head is not None:
+        others = ", ".join(head for head in checkpoint.heads if head != architecture.head)
+        yield f"The head {architecture.head} was converted; --head chooses another ({others})."
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def _verified(prepared: Prepared, draft: Path, progress: Progress) -> Mapping[str, object]:
+    """Prove the draft against the source; torch and transformers are imported here and not before. Raises IntegrityError."""
+    from hf_xlmr.conversion.parity import verify_folder
+
+    return asdict(verify_folder(prepared.checkpoint, prepared.architecture, prepared.plan, draft, progress=progress))

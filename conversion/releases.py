@@ -1,0 +1,376 @@
+"""The official XLM-R releases: their addresses, and a download that survives breaks and company."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = [
+    "PATIENT",
+    "RELEASES",
+    "RELEASE_NAMES",
+    "Patience",
+    "Release",
+    "cache_folder",
+    "download",
+    "out_of_room",
+    "release_address",
+    "require_room",
+]
+
+logger = logging.getLogger(__name__)
+
+OFFICIAL_BASE = "https://dl.fbaipublicfiles.com/fairseq/models"
+BASE_VARIABLE = "HF_XLMR_RELEASES_URL"
+CACHE_VARIABLE = "HF_XLMR_CACHE"
+WRITE_BUFFER = 1 << 20
+CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-\d+/(?P<total>\d+|\*)")
+BY_HAND = "Download the archive by other means and pass its path instead of the name."
+GZIP_MAGIC = b"\x1f\x8b"
+WORTH_ANOTHER_TRY = frozenset({408, 425, 429})  # of the 4xx codes; every other one means the address is wrong
+
+
+@dataclass(frozen=True)
+class Release:
+    """One official archive; `tail` is what follows the base address."""
+
+    name: str
+    tail: str
+
+
+RELEASES = (
+    Release("xlmr.base", "xlmr.base.tar.gz"),
+    Release("xlmr.large", "xlmr.large.tar.gz"),
+    Release("xlmr.xl", "xlmr/xlmr.xl.tar.gz"),
+    Release("xlmr.xxl", "xlmr/xlmr.xxl.tar.gz"),
+    Release("xlmr.base.v0", "xlmr.base.v0.tar.gz"),
+    Release("xlmr.large.v0", "xlmr.large.v0.tar.gz"),
+)
+RELEASE_NAMES = tuple(release.name for release in RELEASES)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to put up with a server: a try more than there are pauses (seconds) between tries that bring nothing."""
+
+    pauses: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    timeout: float = 30.0
+
+
+PATIENT = Patience()
+
+
+class _TryAgainError(Exception):
+    """Trouble that may pass; never leaves this module."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One archive to fetch, and where it and what belongs to it lie."""
+
+    address: str
+    target: Path
+    label: str
+    progress: Progress
+    patience: Patience
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(f"{self.target.name}.part")
+
+    @property
+    def notes(self) -> Path:
+        return self.target.with_name(f"{self.target.name}.part.json")
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What the server said of the file that the .part file is a beginning of."""
+
+    address: str
+    etag: str
+    modified: str
+    total: int | None
+
+    @property
+    def validator(self) -> str:
+        """What If-Range may name: a strong ETag, else the date of the last change, else nothing."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The place in the whole file where an answer's bytes begin, and how long the whole is."""
+
+    start: int
+    total: int | None
+
+
+def release_address(name: str) -> str:
+    """The address of the archive of release `name`. Raises InputError."""
+    release = _find(name)
+    base = os.environ.get(BASE_VARIABLE) or OFFICIAL_BASE
+    if not base.startswith(("https://", "http://")):
+        raise InputError(f"{BASE_VARIABLE} must be an http:// or https:// address, not {base!r}.")
+    return f"{base.rstrip('/')}/{release.tail}"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: HF_XLMR_CACHE, else hf_xlmr in the user's cache folder."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "hf_xlmr"
+
+
+def download(name: str, *, progress: Progress = SILENT, patience: Patience = PATIENT) -> Path:
+    """The cached archive of release `name`, fetched or completed if need be. Raises InputError, IntegrityError."""
+    _find(name)
+    target = cache_folder() / f"{name}.tar.gz"
+    if target.is_file():
+        logger.debug("%s is in the cache: %s", name, target)
+        return target
+    job = _Job(release_address(name), target, f"downloading {name}", progress, patience)
+    with _cache_told(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target):
+            if not target.is_file():  # whoever held the lock may have fetched it
+                _fetch(job)
+    return target
+
+
+def out_of_room(folder: Path, *, needed: int) -> InputError:
+    """The error for a file system that cannot take `needed` more bytes under `folder`."""
+    free = shutil.disk_usage(folder).free
+    return InputError(f"the disk of {folder} is full: {needed:,} bytes are needed and {free:,} are free.")
+
+
+def require_room(folder: Path, *, needed: int) -> None:
+    """Check that `needed` more bytes fit under `folder`. Raises InputError."""
+    if shutil.disk_usage(folder).free < needed:
+        raise out_of_room(folder, needed=needed)
+
+
+def _find(name: str) -> Release:
+    for release in RELEASES:
+        if release.name == name:
+            return release
+    raise InputError(f"{name!r} is not a release; the releases are {', '.join(RELEASE_NAMES)}.")
+
+
+@contextmanager
+def _cache_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as trouble:
+        raise InputError(f"the cache folder {folder} cannot be used ({trouble}); set {CACHE_VARIABLE}.") from trouble
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold the lock that goes with `target`, waiting for it if somebody else does. Raises OSError."""
+    import fcntl
+
+    with target.with_name(f"{target.name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that is downloading %s", target.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(job: _Job) -> None:
+    """Try until the archive is whole; tries that bring nothing new are counted. Raises InputError, IntegrityError."""
+    most = _size(job.part)
+    pauses = iter(job.patience.pauses)
+    while True:
+        try:
+            return _try_once(job)
+        except _TryAgainError as trouble:
+            if _size(job.part) > most:
+                most = _size(job.part)
+                pauses = iter(job.patience.pauses)
+            pause = next(pauses, None)
+            if pause is None:
+                raise _given_up(job, trouble) from trouble
+            logger.info("%s: %s; trying again in %s s", job.address, trouble, pause)
+            time.sleep(pause)
+
+
+def _try_once(job: _Job) -> None:
+    """Ask for what is missing, once, and put the archive in its place if that made it whole."""
+    import httpx2
+
+    held = _held(job)
+    if held is not None and _size(job.part) == held.total:
+        return _publish(job, held.total)
+    # A proxy or server must not wrap the archive in a second compression.
+    headers = {"Accept-Encoding": "identity", "User-Agent": "hf_xlmr"}
+    if held is not None:
+        headers |= {"Range": f"bytes={_size(job.part)}-", "If-Range": held.validator}
+    with (
+        _network_told(job),
+        httpx2.Client(timeout=job.patience.timeout, follow_redirects=True) as client,
+        client.stream("GET", job.address, headers=headers) as response,
+    ):
+        _check_answer(job, response)
+        body = _body(job, response, held)
+        _take(job, response, body)
+    return _publish(job, body.total)
+
+
+@contextmanager
+def _network_told(job: _Job) -> Iterator[None]:
+    """Tell trouble that may pass from trouble that will not. Raises _TryAgainError, InputError."""
+    import httpx2
+
+    try:
+        yield
+    except httpx2.ConnectError as trouble:
+        if _size(job.part) == 0:
+            raise InputError(f"{job.address} cannot be reached ({trouble}). {BY_HAND}") from trouble
+        raise _TryAgainError(f"no connection ({trouble})") from trouble
+    except httpx2.TransportError as trouble:
+        raise _TryAgainError(str(trouble) or type(trouble).__name__) from trouble
+    except (httpx2.HTTPError, httpx2.InvalidURL) as trouble:
+        raise InputError(f"{job.address} cannot be downloaded: {trouble}. {BY_HAND}") from trouble
+
+
+def _check_answer(job: _Job, response: httpx2.Response) -> None:
+    """Refuse an answer that holds no part of the file. Raises _TryAgainError, InputError."""
+    status = response.status_code
+    if job.address.startswith("https:") and response.url.scheme != "https":
+        raise InputError(f"{job.address} leads to {response.url}, which is not encrypted; this is refused.")
+    if status in (200, 206):
+        return
+    if status == 416:  # what is asked for lies beyond the file's end: it is another file by now
+        _forget(job)
+    if status >= 500 or status == 416 or status in WORTH_ANOTHER_TRY:
+        raise _TryAgainError(f"the server answered {status} {response.reason_phrase}".rstrip())
+    raise InputError(f"the server answered {status} for {job.address}. {BY_HAND}")
+
+
+def _body(job: _Job, response: httpx2.Response, held: _Notes | None) -> _Body:
+    """Where the answer's bytes belong, once noted; a file that changed is begun again. Raises _TryAgainError."""
+    if response.status_code == 206 and held is not None:
+        return _continuation(job, response, held)
+    if response.status_code == 206:
+        raise _TryAgainError("the server sent a piece where the whole was asked for")
+    length = response.headers.get("content-length", "")
+    body = _Body(start=0, total=int(length) if length.isdecimal() else None)
+    if body.total is None and "chunked" not in response.headers.get("transfer-encoding", ""):
+        raise InputError(f"the server does not say how long {job.address} is, so a break would pass unseen. {BY_HAND}")
+    _forget(job)
+    _write_notes(job, _Notes(job.address, *_stamps(response), body.total))
+    return body
+
+
+def _continuation(job: _Job, response: httpx2.Response, held: _Notes) -> _Body:
+    said = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    start = int(said["start"]) if said else -1
+    total = int(said["total"]) if said and said["total"] != "*" else held.total
+    if _changed(response, held) or start != _size(job.part) or held.total not in (None, total):
+        _forget(job)
+        raise _TryAgainError("the file on the server is not the one that was begun")
+    return _Body(start=start, total=total)
+
+
+def _take(job: _Job, response: httpx2.Response, body: _Body) -> None:
+    """Append the answer's bytes to the .part file, keeping what came if the connection breaks. Raises InputError."""
+    missing = (body.total or body.start) - body.start
+    require_room(job.part.parent, needed=missing)
+    try:
+        with (
+            job.part.open("ab", buffering=WRITE_BUFFER) as file,
+            job.progress.task(job.label, total=body.total) as task,
+        ):
+            task.advance(body.start)
+            for block in response.iter_raw():
+                file.write(block)
+                task.advance(len(block))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as trouble:
+        if trouble.errno in (ENOSPC, EDQUOT):
+            raise out_of_room(job.part.parent, needed=missing) from trouble
+        raise
+
+
+def _publish(job: _Job, total: int | None) -> None:
+    """Give the finished .part file its name. Raises _TryAgainError, IntegrityError."""
+    size = _size(job.part)
+    if total is not None and size != total:
+        raise _TryAgainError(f"{size:,} of {total:,} bytes have come")
+    with job.part.open("rb") as file:
+        magic = file.read(len(GZIP_MAGIC))
+    if magic != GZIP_MAGIC:  # such as the log-in page of a public network, which must not stay in the cache
+        _forget(job)
+        raise IntegrityError(f"what came from {job.address} is not a .tar.gz archive. {BY_HAND}")
+    job.part.replace(job.target)
+    job.notes.unlink(missing_ok=True)
+    folder = os.open(job.target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _held(job: _Job) -> _Notes | None:
+    """The notes on the .part file where it can be continued."""
+    try:
+        known = json.loads(job.notes.read_bytes())
+        notes = _Notes(**known)
+    except (OSError, ValueError, TypeError):
+        return None
+    size = _size(job.part)
+    fits = size > 0 and (notes.total is None or size <= notes.total)
+    return notes if fits and notes.address == job.address and notes.validator else None
+
+
+def _stamps(response: httpx2.Response) -> tuple[str, str]:
+    return str(response.headers.get("etag", "")), str(response.headers.get("last-modified", ""))
+
+
+def _changed(response: httpx2.Response, held: _Notes) -> bool:
+    """Whether a server that did not heed If-Range shows by its stamps that the file is another one."""
+    pairs = zip(_stamps(response), (held.etag, held.modified), strict=True)
+    return any(now and then and now != then for now, then in pairs)
+
+
+def _write_notes(job: _Job, notes: _Notes) -> None:
+    draft = job.notes.with_name(f"{job.notes.name}.new")
+    draft.write_text(json.dumps(asdict(notes)), encoding="utf-8")
+    draft.replace(job.notes)
+
+
+def _forget(job: _Job) -> None:
+    job.notes.unlink(missing_ok=True)
+    job.part.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _given_up(job: _Job, trouble: Exception) -> InputError:
+    tries = len(job.patience.pauses) + 1
+    kept = f" What came is kept and continued next time: {job.part}." if _held(job) else ""
+    return InputError(f"{job.address} could not be downloaded in {tries} tries: {trouble}.{kept} {BY_HAND}")

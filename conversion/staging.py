@@ -1,0 +1,130 @@
+"""A folder that exists only when it is whole: written beside its place, flushed, and renamed once."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.errors import InputError
+
+__all__ = ["staged_folder"]
+
+LOCK: Final = "lock"
+DRAFT: Final = "draft"
+PREVIOUS: Final = "previous"
+AT_FDCWD: Final = -100
+RENAME_EXCHANGE: Final = 2  # linux/fs.h
+MARK: Final = "config.json"  # tells a model's folder from somebody's home
+
+
+@contextmanager
+def staged_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder to fill, which takes the name `output` when the block ends well, and vanishes when it does not.
+
+    What earlier runs left behind when they were killed is cleared first. Raises InputError where `output` exists, unless
+    `overwrite`, which replaces a model's folder, and only at the end.
+    """
+    output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow a link that is to be replaced
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(output)
+    _raise_if_taken(output, overwrite=overwrite)
+    scratch, lock = _locked_scratch(output)
+    try:
+        draft = scratch / DRAFT
+        draft.mkdir()
+        yield draft
+        _flush_tree(draft)
+        _publish(draft, output, scratch, overwrite=overwrite)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _raise_if_taken(output: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise InputError(f"{output} exists; choose another folder, or say --overwrite to replace it")
+    if output.is_symlink() or not output.is_dir():
+        raise InputError(f"{output} is no folder; --overwrite replaces only folders")
+    if any(output.iterdir()) and not (output / MARK).is_file():
+        raise InputError(f"{output} does not look like a model's folder (no {MARK}); --overwrite leaves it alone")
+
+
+def _locked_scratch(output: Path) -> tuple[Path, int]:
+    """A scratch folder beside `output` whose lock this process holds."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
+        try:
+            lock = os.open(scratch / LOCK, os.O_CREAT | os.O_RDWR)
+        except FileNotFoundError:  # another run took the new folder for a leftover
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return scratch, lock
+        os.close(lock)
+
+
+def _prefix(output: Path) -> str:
+    return f".{output.name}.hf-xlmr-"
+
+
+def _clear_leftovers(output: Path) -> None:
+    """Remove the scratch folders of runs that are no longer alive; a live one holds its lock."""
+    for scratch in output.parent.glob(glob.escape(_prefix(output)) + "*"):
+        with suppress(FileNotFoundError, BlockingIOError), _lock_of(scratch):
+            if (scratch / PREVIOUS).exists() and not output.exists():
+                (scratch / PREVIOUS).rename(output)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _lock_of(scratch: Path) -> Iterator[None]:
+    """Hold the lock of a scratch folder. Raises BlockingIOError where its run is alive."""
+    lock = os.open(scratch / LOCK, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool) -> None:
+    """Give the draft its name: one rename, or one exchange where a folder is replaced."""
+    _raise_if_taken(output, overwrite=overwrite)
+    if not output.exists():
+        draft.rename(output)
+    elif not _exchange(draft, output):
+        output.rename(scratch / PREVIOUS)  # a run killed here is mended by the next (`_clear_leftovers`)
+        draft.rename(output)
+    _flush(output.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap their names in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done: int = rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+    return done == 0

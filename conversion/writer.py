@@ -1,0 +1,113 @@
+"""Weights into safetensors shards, a block at a time, and their index."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Final
+
+from hf_xlmr.conversion.weights import Weight
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.progress import SILENT, Progress, ProgressTask
+
+__all__ = ["parse_size", "write_weights"]
+
+# The format: a little-endian 64-bit length, a JSON header padded with spaces to 8 bytes, the tensors (safetensors' README)
+DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+FLUSH_BYTES: Final = 1 << 28  # begin to write back early, so that the last fsync has little left to do
+
+SINGLE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 5GB, 500MB or 2GiB, as Transformers counts them. Raises InputError."""
+    hit = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", text.upper())
+    if hit is None or hit[2] not in UNITS or float(hit[1]) * UNITS[hit[2]] < 1:
+        raise InputError(f"{text!r} is not a size such as 5GB or 500MB")
+    return int(float(hit[1]) * UNITS[hit[2]])
+
+
+def write_weights(
+    weights: Mapping[str, Weight], folder: Path, *, max_shard_size: int, progress: Progress = SILENT
+) -> tuple[str, ...]:
+    """Write the weights in their order into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
+
+    One shard is `model.safetensors`; several have numbers and an index, as Transformers writes them. Each is on the disk
+    when this returns. Gives the names of the files. Raises IntegrityError, InputError, OSError.
+    """
+    shards = _shards(weights, max_shard_size)
+    names = _shard_names(len(shards))
+    total = sum(weight.nbytes for weight in weights.values())
+    with progress.task("weights", total=total) as task:
+        for name, shard in zip(names, shards, strict=True):
+            _write_shard(folder / name, shard, task)
+    if len(shards) > 1:
+        _write_index(folder / INDEX, dict(zip(names, shards, strict=True)), total)
+        return (*names, INDEX)
+    return names
+
+
+def _shards(weights: Mapping[str, Weight], limit: int) -> list[dict[str, Weight]]:
+    shards: list[dict[str, Weight]] = [{}]
+    filled = 0
+    for name, weight in weights.items():
+        if shards[-1] and filled + weight.nbytes > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = weight
+        filled += weight.nbytes
+    return shards
+
+
+def _shard_names(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return (SINGLE,)
+    return tuple(f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1))
+
+
+def _write_index(path: Path, shards: Mapping[str, Mapping[str, Weight]], total: int) -> None:
+    placed = {weight: name for name, shard in shards.items() for weight in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _header(shard: Mapping[str, Weight]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, weight in shard.items():
+        stop = start + weight.nbytes
+        entries[name] = {"dtype": DTYPE_NAMES[weight.dtype], "shape": list(weight.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_shard(path: Path, shard: Mapping[str, Weight], task: ProgressTask) -> None:
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as flusher:
+        _write_all(file, memoryview(_header(shard)))
+        flushing: Future[None] | None = None
+        unflushed = 0
+        for name, weight in shard.items():
+            written = 0
+            for block in weight.blocks():
+                _write_all(file, block)
+                written += len(block)
+                task.advance(len(block))
+            if written != weight.nbytes:
+                raise IntegrityError(f"{name} gave {written} bytes where its shape asks for {weight.nbytes}")
+            unflushed += written
+            if unflushed >= FLUSH_BYTES and (flushing is None or flushing.done()):
+                flushing, unflushed = flusher.submit(os.fdatasync, file.fileno()), 0
+        os.fsync(file.fileno())
+
+
+def _write_all(file: IO[bytes], block: memoryview) -> None:
+    while block:
+        block = block[file.write(block) :]

@@ -1,0 +1,155 @@
+"""The program `hf-xlmr`: each sub-command parses, calls one function, prints, and gives the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from hf_xlmr import __version__
+from hf_xlmr.errors import HfXlmrError
+
+if TYPE_CHECKING:
+    from hf_xlmr.progress import Progress
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="hf-xlmr",
+    help="fairseq XLM-R checkpoints, exactly, in Hugging Face Transformers: no fairseq, no pickle run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SOURCE_HELP = (
+    "A folder with model.pt and dict.txt, a .pt file, a .tar, .tar.gz or .tgz archive, a release name "
+    "(xlmr.base, xlmr.large, xlmr.xl, xlmr.xxl, xlmr.base.v0, xlmr.large.v0), or demo."
+)
+
+
+class Dtype(str, Enum):
+    """The values of --dtype."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights (--store-ema of fairseq).")]
+AttentionHeads = Annotated[
+    int | None,
+    typer.Option("--attention-heads", min=1, help="Heads per layer, where the checkpoint has no options to tell."),
+]
+
+
+@app.command()
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    dtype: Annotated[Dtype, typer.Option(help="auto keeps each weight as it is stored.")] = Dtype.auto,
+    max_shard_size: Annotated[str, typer.Option(help="The largest weights file, such as 5GB or 500MB.")] = "5GB",
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The classification head to convert, or none for the masked LM.")
+    ] = None,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave every head behind.")] = False,
+    attention_heads: AttentionHeads = None,
+    ema: Ema = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare every byte and the outputs before publishing.")
+    ] = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a fairseq XLM-R checkpoint into a folder that Transformers loads."""
+    from hf_xlmr.conversion import convert as run
+
+    report = run(
+        source,
+        output,
+        dtype=dtype.value,
+        max_shard_size=max_shard_size,
+        head=head,
+        encoder_only=encoder_only,
+        attention_heads=attention_heads,
+        ema=ema,
+        overwrite=overwrite,
+        verify=verify,
+        progress=_progress(shown=not quiet),
+    )
+    if as_json:
+        _print_json(report)
+    elif not quiet:
+        from hf_xlmr.console import show_conversion
+
+        show_conversion(report)
+
+
+@app.command()
+def inspect(
+    source: Source,
+    ema: Ema = False,
+    attention_heads: AttentionHeads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a checkpoint holds and what it would become, without reading its tensors."""
+    from hf_xlmr.conversion import inspect as run
+
+    inspection = run(source, ema=ema, attention_heads=attention_heads, progress=_progress(shown=True))
+    if as_json:
+        _print_json(inspection)
+    else:
+        from hf_xlmr.console import show_inspection
+
+        show_inspection(inspection)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hf-xlmr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _progress(*, shown: bool) -> Progress:
+    """Bars on standard error where a person looks at it, nothing elsewhere."""
+    from hf_xlmr.progress import SILENT
+
+    if not (shown and sys.stderr.isatty()):
+        return SILENT
+    from hf_xlmr.console import Bars
+
+    return Bars()
+
+
+def _print_json(result: Any) -> None:
+    typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False, default=str))
+
+
+def main() -> NoReturn:
+    """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
+    try:
+        app()
+    except HfXlmrError as error:
+        typer.echo(f"hf-xlmr: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)

@@ -1,0 +1,118 @@
+"""What the program shows on a terminal: progress bars and reports, drawn by rich."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from hf_xlmr.progress import ProgressTask
+
+__all__ = ["Bars", "show_conversion", "show_inspection"]
+
+
+class _Bar:
+    def __init__(self, progress: RichProgress, number: Any) -> None:
+        self._progress = progress
+        self._number = number
+
+    def advance(self, amount: int) -> None:
+        """Move the bar on."""
+        self._progress.advance(self._number, amount)
+
+
+class Bars:
+    """Progress as bars on standard error: bytes, speed and time left."""
+
+    @contextmanager
+    def task(self, label: str, *, total: int | None = None) -> Iterator[ProgressTask]:
+        """Show a bar until the block ends."""
+        columns = (
+            TextColumn("{task.description:<16}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield _Bar(progress, progress.add_task(label, total=total))
+
+
+def _rows(title: str, rows: Mapping[str, object]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, escape(str(value)))
+    return table
+
+
+def _size(count: int) -> str:
+    amount, unit = float(count), "B"
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _reasons(names: Mapping[str, str]) -> list[str]:
+    return [f"{count} left behind: {reason}" for reason, count in Counter(names.values()).items()]
+
+
+def show_conversion(report: Any) -> None:
+    """Print a ConversionReport."""
+    console = Console(highlight=False)
+    shown = {
+        "class": f"{report.class_name}, {report.parameters:,} parameters, {report.dtype}",
+        "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "proof": _proof(report.parity),
+    }
+    console.print(_rows(f"{escape(report.source)} -> {escape(str(report.output))}", shown))
+    for line in [*_reasons(report.dropped), *report.notes]:
+        console.print(f"  - {escape(line)}")
+
+
+def _proof(parity: Mapping[str, Any] | None) -> str:
+    if parity is None:
+        return "not verified (--no-verify)"
+    return (
+        f"{parity['weights_compared']} weights equal bit for bit ({_size(parity['bytes_compared'])}); outputs within "
+        f"{parity['largest']:.1e} of fairseq's network ({len(parity['steps'])} steps, {parity['tokens']} tokens)"
+    )
+
+
+def show_inspection(inspection: Any) -> None:
+    """Print an Inspection."""
+    console = Console(highlight=False)
+    becomes = inspection.class_name or "nothing: " + "; ".join(inspection.reasons)
+    shown: dict[str, object] = {
+        "becomes": becomes,
+        "network": f"{inspection.layers} layers of width {inspection.hidden_size}, {inspection.attention_heads} attention "
+        f"heads, texts of up to {inspection.longest_text} tokens"
+        if inspection.class_name
+        else "unknown",
+        "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; "
+        + ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
+        + ")",
+        "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",
+        "dictionary": f"{inspection.dictionary_symbols} symbols for {inspection.embedding_rows} rows, "
+        f"<mask> is {inspection.mask_id}"
+        if inspection.dictionary_symbols
+        else "missing",
+        "heads": ", ".join(inspection.heads) or "none",
+        "labels": ", ".join(inspection.labels) or "none",
+        "moving average": "yes (--ema)" if inspection.has_moving_average else "no",
+        "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
+    }
+    console.print(_rows(f"{escape(inspection.source)} ({inspection.kind})", shown))
+    for line in _reasons(inspection.dropped):
+        console.print(f"  - {escape(line)}")

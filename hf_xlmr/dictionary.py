@@ -1,0 +1,158 @@
+"""fairseq's dictionary, read-only: which id each symbol has, by the rules of fairseq's own reader."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from hf_xlmr.errors import InputError
+
+__all__ = ["MASK", "SPECIAL_SYMBOLS", "Dictionary"]
+
+BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
+MASK = "<mask>"
+SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these four before it reads any line
+PAD_INDEX, UNK_INDEX = 1, 3
+OVERWRITE_FLAG = "#fairseq:overwrite"
+
+FILE_SIGNS = (
+    (b"PK\x03\x04", "a zip file, such as a checkpoint"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x80\x02", "a pickle, such as a checkpoint"),
+    (b"{", "a JSON file"),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a dictionary file: `number` counts from 1."""
+
+    number: int
+    symbol: str
+    overwrites: bool
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """All rows in order, the four specials first; a name that occurs twice belongs to its last row."""
+
+    symbols: tuple[str, ...]
+    _indices: dict[str, int] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, symbols: Iterable[str]) -> Dictionary:
+        """A dictionary with these rows, specials included."""
+        rows = tuple(symbols)
+        return cls(symbols=rows, _indices={symbol: index for index, symbol in enumerate(rows)})
+
+    @classmethod
+    def parse(cls, data: bytes, *, expected_rows: int | None = None, name: str) -> Dictionary:
+        """Read a dict.txt as fairseq.data.Dictionary.add_from_file does; `name` is what messages call it.
+
+        Up to fairseq 0.9.0 every duplicate was an overwrite: that reading is used where it alone gives `expected_rows`
+        (the rows of the embedding, with or without `<mask>`). Raises InputError.
+        """
+        symbols, first_duplicate = list(SPECIAL_SYMBOLS), None
+        seen = set(symbols)
+        for line in _lines(data, name=name):
+            if line.symbol in seen and not line.overwrites and first_duplicate is None:
+                first_duplicate = line
+            symbols.append(line.symbol)
+            seen.add(line.symbol)
+        names = len(symbols)
+        if first_duplicate is not None and expected_rows not in {names, names + (MASK not in seen)}:
+            raise InputError(_duplicate_message(first_duplicate, names=names, expected_rows=expected_rows, name=name))
+        return cls.of(symbols)
+
+    def index(self, symbol: str) -> int:
+        """The id of `symbol`, or that of `<unk>`."""
+        return self._indices.get(symbol, UNK_INDEX)
+
+    def with_mask(self) -> Dictionary:
+        """The dictionary as the masked_lm tasks complete it: `<mask>` at the end, unless it has one."""
+        return self if MASK in self else Dictionary.of((*self.symbols, MASK))
+
+    @property
+    def mask_index(self) -> int | None:
+        """The id of `<mask>`, None without one."""
+        return self._indices.get(MASK)
+
+    @property
+    def bos_index(self) -> int:
+        """The id that encoded sentences begin with; an overwritten `<s>` moves it (CamemBERT: 5)."""
+        return self.index(BOS)
+
+    @property
+    def eos_index(self) -> int:
+        """The id that encoded sentences end with; an overwritten `</s>` moves it (CamemBERT: 6)."""
+        return self.index(EOS)
+
+    @property
+    def pad_index(self) -> int:
+        """Always 1: no line moves fairseq's Dictionary.pad()."""
+        return PAD_INDEX
+
+    @property
+    def unk_index(self) -> int:
+        """Always 3: no line moves fairseq's Dictionary.unk()."""
+        return UNK_INDEX
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __contains__(self, symbol: object) -> bool:
+        return symbol in self._indices
+
+
+def _lines(data: bytes, *, name: str) -> Iterator[Line]:
+    r"""The lines of the file, cut at \n, \r\n and \r alone, as Python's text mode does. Raises InputError."""
+    for number, text in enumerate(io.StringIO(_decoded(data, name=name), newline=None), start=1):
+        try:
+            yield _line(number, text)
+        except ValueError:
+            shown = text.rstrip("\n")[:60]
+            raise InputError(
+                f"{name}, line {number}: {shown!r} is not 'symbol count'; {_seems(data, shown)} "
+                "Give the dict.txt that the model was trained with."
+            ) from None
+
+
+def _line(number: int, text: str) -> Line:
+    """One line, by fairseq's own order of steps: strip the right end, then split at the last space."""
+    symbol, last = text.rstrip().rsplit(" ", 1)
+    overwrites = last == OVERWRITE_FLAG
+    if overwrites:
+        symbol, last = symbol.rsplit(" ", 1)
+    int(last)
+    return Line(number=number, symbol=symbol, overwrites=overwrites)
+
+
+def _decoded(data: bytes, *, name: str) -> str:
+    """The text of the file. Raises InputError where it is not UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}, line {number}: not UTF-8; {_seems(data, '')}") from None
+
+
+def _seems(data: bytes, line: str) -> str:
+    """A sentence on what a file that is no dictionary looks like."""
+    if data.startswith(b"\n") and b"<unk>" in data[:200]:
+        return "the file seems to be a SentencePiece model."
+    if "\t" in line:
+        return "the file seems to be a SentencePiece .vocab file, which fairseq does not read either."
+    for sign, kind in FILE_SIGNS:
+        if data.startswith(sign):
+            return f"the file seems to be {kind}."
+    return "the file does not seem to be a fairseq dictionary."
+
+
+def _duplicate_message(line: Line, *, names: int, expected_rows: int | None, name: str) -> str:
+    """What to say of a symbol that comes twice without the flag."""
+    counts = "" if expected_rows is None else f" Read so, it has {names} names, but the model {expected_rows} rows."
+    return (
+        f"{name}, line {line.number}: {line.symbol!r} comes a second time. fairseq 0.9.0 and before gave it a new row; "
+        f"if this dictionary is that old, end the line with ' {OVERWRITE_FLAG}'.{counts}"
+    )
