@@ -41,9 +41,9 @@ def _parity(parity: Mapping[str, object] | None) -> str:
     if parity is None:
         return "The conversion was not verified (`--no-verify`)."
     return (
-        f"All {parity['weights_compared']} weights were compared with the source bit for bit, and the outputs of plain\n"
-        f"Transformers with a second implementation of fairseq's network: they differ by {parity['largest']:.1e} of the\n"
-        "largest value, at most."
+        f"All {parity['weights_compared']} weights equal the source's bit for bit. The outputs of plain Transformers\n"
+        "were compared with those of a second implementation of fairseq's network: they differ by at most\n"
+        f"{parity['largest']:.1e} of the largest value."
     )
 
 

@@ -20,6 +20,7 @@ from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.config import SpecialIds, config_of
 from hf_xlmr.conversion.plan import WeightPlan, plan_weights
 from hf_xlmr.conversion.slices import FileSlice
+from hf_xlmr.conversion.sources import SourceFiles
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.conversion.vocabulary import Vocabulary, build_vocabulary, write_tokenizer
 from hf_xlmr.conversion.weight_map import Task
@@ -192,8 +193,7 @@ def _raise_if_inside(output: Path, checkpoint: FairseqCheckpoint) -> None:
     """Refuse to replace the folder that the checkpoint is read from."""
     place = output.resolve()
     if any(place in part.path.resolve().parents for part in checkpoint.files.checkpoint):
-        if not any(part.path.name.startswith(".") for part in checkpoint.files.checkpoint):
-            raise InputError(f"{output} holds the checkpoint itself; choose another folder")
+        raise InputError(f"{output} holds the checkpoint itself; choose another folder")
 
 
 def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
@@ -220,15 +220,10 @@ def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
 
 def _write_records(prepared: Prepared, report: ConversionReport, draft: Path) -> None:
     """What fairseq needs again, what was done, and the model card."""
-    files, kept = prepared.checkpoint.files, draft / "fairseq"
-    for name, part in {
-        "dict.txt": files.dictionary,
-        SENTENCEPIECE: files.sentencepiece,
-        "label/dict.txt": files.labels,
-    }.items():
-        if part is not None:
-            (kept / name).parent.mkdir(parents=True, exist_ok=True)
-            (kept / name).write_bytes(part.read())
+    kept = draft / "fairseq"
+    for name, part in _companions(prepared.checkpoint.files).items():
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).write_bytes(part.read())
     options = prepared.checkpoint.options
     _write_json(kept / "options.json", {key: options[key] for key in KEPT_OPTIONS if key in options})
     _write_json(kept / "conversion.json", _record(prepared, report))
@@ -262,13 +257,17 @@ def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
 
 def _described(checkpoint: FairseqCheckpoint) -> dict[str, object]:
     files = checkpoint.files
-    small = {"dict.txt": files.dictionary, SENTENCEPIECE: files.sentencepiece, "label/dict.txt": files.labels}
     described: dict[str, object] = {Path(part.name).name: {"bytes": part.length} for part in files.checkpoint}
     return described | {
         name: {"bytes": part.length, "sha256": sha256(part.read()).hexdigest()}
-        for name, part in small.items()
-        if part is not None
+        for name, part in _companions(files).items()
     }
+
+
+def _companions(files: SourceFiles) -> dict[str, FileSlice]:
+    """The small files beside the checkpoint, under the names that fairseq looks for."""
+    parts = {"dict.txt": files.dictionary, SENTENCEPIECE: files.sentencepiece, "label/dict.txt": files.labels}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -308,7 +307,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _verified(prepared: Prepared, draft: Path, progress: Progress) -> Mapping[str, object]:
-    """Prove the draft against the source; torch and transformers are imported here and not before. Raises IntegrityError."""
+    """Prove the draft against the source; torch is imported here and not before. Raises IntegrityError."""
     from hf_xlmr.conversion.parity import verify_folder
 
     return asdict(verify_folder(prepared.checkpoint, prepared.architecture, prepared.plan, draft, progress=progress))

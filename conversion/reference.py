@@ -129,7 +129,7 @@ class Reference:
         return hidden * (~is_pad).unsqueeze(-1)
 
     def _positions(self, is_pad: torch.Tensor, width: int) -> torch.Tensor | float:
-        """Positions count the tokens that are no padding, from padding_idx + 1 on (fairseq/utils.py: make_positions)."""
+        """Positions count what is no padding, from padding_idx + 1 on (fairseq/utils.py: make_positions)."""
         numbers = (~is_pad).long().cumsum(1) * ~is_pad + PAD
         if self._has("sentence_encoder.embed_positions.weight"):
             return self._looked_up("sentence_encoder.embed_positions.weight", numbers)

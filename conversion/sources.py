@@ -127,12 +127,12 @@ def _not_found(source: str) -> str:
 
 
 def _from_path(path: Path, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:
-    if path.is_dir():
-        return _from_folder(path)
     with _read_told(path):
+        if path.is_dir():
+            return _from_folder(path)
         packing = _packing(_whole(path))
-    if packing is None:
-        return _from_file(path)
+        if packing is None:
+            return _from_file(path)
     return _from_archive(path, packing, stack, progress, scratch)
 
 

@@ -29,8 +29,8 @@ MARK: Final = "config.json"  # tells a model's folder from somebody's home
 def staged_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which takes the name `output` when the block ends well, and vanishes when it does not.
 
-    What earlier runs left behind when they were killed is cleared first. Raises InputError where `output` exists, unless
-    `overwrite`, which replaces a model's folder, and only at the end.
+    What earlier runs left behind when they were killed is cleared first. Raises InputError where `output` exists,
+    unless `overwrite`, which replaces a model's folder, and only at the end.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow a link that is to be replaced
     output.parent.mkdir(parents=True, exist_ok=True)

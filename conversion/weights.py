@@ -295,11 +295,12 @@ def _as_float(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
 def _from_float32(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
     """Values rounded to `dtype`, to nearest with ties to even; bfloat16 as its 16 bits."""
     if dtype != "bfloat16":
-        return values.astype(_NUMPY_DTYPES[dtype])
+        plain: np.ndarray[Any, Any] = values.astype(_NUMPY_DTYPES[dtype])
+        return plain
     import numpy as np
 
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
+    rounded: np.ndarray[Any, Any] = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
     nans = np.isnan(values)
     if nans.any():  # rounding up could turn a NaN into an infinity
         rounded[nans] = 0x7FC0

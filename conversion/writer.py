@@ -16,7 +16,7 @@ from hf_xlmr.progress import SILENT, Progress, ProgressTask
 
 __all__ = ["parse_size", "write_weights"]
 
-# The format: a little-endian 64-bit length, a JSON header padded with spaces to 8 bytes, the tensors (safetensors' README)
+# The format: a little-endian 64-bit length, a JSON header padded with spaces to 8 bytes, then the tensors' bytes
 DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 FLUSH_BYTES: Final = 1 << 28  # begin to write back early, so that the last fsync has little left to do
@@ -38,8 +38,8 @@ def write_weights(
 ) -> tuple[str, ...]:
     """Write the weights in their order into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
 
-    One shard is `model.safetensors`; several have numbers and an index, as Transformers writes them. Each is on the disk
-    when this returns. Gives the names of the files. Raises IntegrityError, InputError, OSError.
+    One shard is `model.safetensors`; several have numbers and an index, as Transformers writes them. Each is on the
+    disk when this returns. Gives the names of the files. Raises IntegrityError, InputError, OSError.
     """
     shards = _shards(weights, max_shard_size)
     names = _shard_names(len(shards))

@@ -93,21 +93,12 @@ def _proof(parity: Mapping[str, Any] | None) -> str:
 def show_inspection(inspection: Any) -> None:
     """Print an Inspection."""
     console = Console(highlight=False)
-    becomes = inspection.class_name or "nothing: " + "; ".join(inspection.reasons)
-    shown: dict[str, object] = {
-        "becomes": becomes,
-        "network": f"{inspection.layers} layers of width {inspection.hidden_size}, {inspection.attention_heads} attention "
-        f"heads, texts of up to {inspection.longest_text} tokens"
-        if inspection.class_name
-        else "unknown",
-        "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; "
-        + ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
-        + ")",
+    shown = {
+        "becomes": inspection.class_name or "nothing: " + "; ".join(inspection.reasons),
+        "network": _network(inspection),
+        "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; {_counted(inspection.dtypes)})",
         "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",
-        "dictionary": f"{inspection.dictionary_symbols} symbols for {inspection.embedding_rows} rows, "
-        f"<mask> is {inspection.mask_id}"
-        if inspection.dictionary_symbols
-        else "missing",
+        "dictionary": _dictionary(inspection),
         "heads": ", ".join(inspection.heads) or "none",
         "labels": ", ".join(inspection.labels) or "none",
         "moving average": "yes (--ema)" if inspection.has_moving_average else "no",
@@ -116,3 +107,23 @@ def show_inspection(inspection: Any) -> None:
     console.print(_rows(f"{escape(inspection.source)} ({inspection.kind})", shown))
     for line in _reasons(inspection.dropped):
         console.print(f"  - {escape(line)}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _network(inspection: Any) -> str:
+    if inspection.class_name is None:
+        return "unknown"
+    return (
+        f"{inspection.layers} layers of width {inspection.hidden_size}, {inspection.attention_heads} attention heads, "
+        f"texts of up to {inspection.longest_text} tokens"
+    )
+
+
+def _dictionary(inspection: Any) -> str:
+    if inspection.dictionary_symbols is None:
+        return "missing"
+    symbols, rows = inspection.dictionary_symbols, inspection.embedding_rows
+    return f"{symbols:,} symbols for {rows:,} rows, <mask> is {inspection.mask_id}"
