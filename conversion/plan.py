@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import log, sqrt
 from typing import TYPE_CHECKING, Any, Final
@@ -182,14 +182,11 @@ def _adjusted(each: Placement, available: Mapping[str, Weight], architecture: Ar
 
 
 def _row(weight: Weight, index: int) -> Weight:
-    """One row of a matrix that may itself be put together."""
+    """One row of a matrix, however it is put together."""
     if isinstance(weight, Stored):
         return weight.rows(index, index + 1)
-    if isinstance(weight, JoinedRows) and weight.parts[0].shape[0] > index:
-        return _row(weight.parts[0], index)
-    if isinstance(weight, Computed):
-        return replace(weight, shape=(1, *weight.shape[1:]), rows=lambda _first, _last: weight.rows(index, index + 1))
-    raise WeightsMismatch(wrong_shape=[f"an embedding of {list(weight.shape)} whose row {index} cannot be taken"])
+    shape = (1, *weight.shape[1:])
+    return Computed(weight.dtype, shape, lambda _first, _last: read_rows(weight, index, index + 1))
 
 
 def _made(

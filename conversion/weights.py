@@ -307,10 +307,18 @@ def _from_float32(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, A
     return rounded
 
 
+def _joined(weight: Weight) -> bytearray:
+    """All bytes of a weight; each block is copied before the next one takes its place."""
+    data = bytearray()
+    for block in weight.blocks():
+        data += block
+    return data
+
+
 def _raw_array(weight: Stored) -> np.ndarray[Any, Any]:
     import numpy as np
 
-    data = b"".join(weight.blocks())
+    data = _joined(weight)
     return np.frombuffer(data, dtype=f"V{ITEM_SIZES[weight.dtype]}").reshape(weight.shape)
 
 
@@ -321,7 +329,7 @@ def read_array(weight: Weight) -> np.ndarray[Any, Any]:
     """
     import numpy as np
 
-    data = b"".join(weight.blocks())
+    data = _joined(weight)
     return _as_float(np.frombuffer(data, dtype=_NUMPY_DTYPES[weight.dtype]), weight.dtype).reshape(weight.shape)
 
 
