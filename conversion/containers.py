@@ -7,6 +7,7 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from typing import Final
+from zlib import crc32
 
 from hf_xlmr.conversion.pickles import Inert, StorageRef, TensorRef, read_pickle
 from hf_xlmr.conversion.slices import FileSlice
@@ -107,12 +108,21 @@ def _open_zip(file: FileSlice) -> Container:
     root = _root_of(members, file)
     _require_little_endian(members, root, file)
     pickled = _member_slice(members[root + "data.pkl"], file)
+    _confirm_pickle(pickled, members[root + "data.pkl"].CRC)
     stream = _BoundedStream(pickled)
     try:
         value = read_pickle(stream, name=file.name)
     finally:
         stream.close()
     return Container(file=file, format="zip", value=value, storages=_zip_storages(members, root, file))
+
+
+def _confirm_pickle(pickled: FileSlice, expected: int) -> None:
+    checksum = 0
+    for block in pickled.blocks():
+        checksum = crc32(block, checksum)
+    if checksum != expected:
+        raise IntegrityError(f"{pickled.name} is damaged: its pickle has another checksum than recorded")
 
 
 def _root_of(members: dict[str, zipfile.ZipInfo], file: FileSlice) -> str:

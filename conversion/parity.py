@@ -204,7 +204,9 @@ def _transformers_steps(folder: Path, architecture: Architecture, ids: torch.Ten
 
     with tempfile.TemporaryDirectory() as offload, _quiet_transformers():
         loader = getattr(transformers, architecture.class_name)
-        model = loader.from_pretrained(folder, dtype=torch.float32, device_map={"": "disk"}, offload_folder=offload)
+        bare = {"add_pooling_layer": False} if architecture.task is Task.ENCODER else {}
+        place: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": offload}
+        model = loader.from_pretrained(folder, dtype=torch.float32, **place, **bare)
         given = ids.unsqueeze(1) if architecture.task is Task.MULTIPLE_CHOICE else ids
         output = model.eval()(given, attention_mask=(given != PAD).long(), output_hidden_states=True)
     names = ["embeddings", *(f"layer {number}" for number in architecture.layers[:-1]), "features"]

@@ -16,7 +16,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path, PurePosixPath
 from shutil import rmtree
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 from hf_xlmr.conversion.releases import RELEASE_NAMES, download, out_of_room, require_room
 from hf_xlmr.conversion.slices import FileSlice
@@ -430,9 +430,10 @@ def _scratch_folder(stack: ExitStack, scratch: Path | None) -> Path:
 def _inflating(file: IO[bytes], packing: Packing) -> IO[bytes]:
     """A reader of what `file` holds once inflated. Raises what the format's library raises."""
     if packing == "gzip":
-        from isal import igzip_threaded
+        from isal import igzip
 
-        return igzip_threaded.open(file, "rb", block_size=COPY_BLOCK)  # type: ignore[no-untyped-call, no-any-return]
+        # Not igzip_threaded: tests/benchmarks/inflate.py shows no gain from it, the inflating itself being the limit.
+        return cast("IO[bytes]", igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call]
     if packing == "bzip2":
         import bz2
 

@@ -1,0 +1,14 @@
+"""Where the tests find their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+CHECKOUT = TESTS.parent
+FIXTURES = TESTS / "fixtures"
+SHARED = CHECKOUT.parent / "shared"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder ../shared, with larger samples, is absent")

@@ -1,0 +1,268 @@
+"""Tensors decide what the network is, options what tensors cannot tell; every reason against it comes at once."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hf_xlmr.conversion import ConversionReport, convert, inspect
+from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from factory import HEADS, HIDDEN, OPTIONS, POSITIONS, ROWS, Checkpoint, E, add_head, of_2019, weights
+
+
+def converted(checkpoint: Checkpoint, folder: Path, **options: Any) -> ConversionReport:
+    return convert(checkpoint.write(folder / "model"), folder / "out", **options)
+
+
+def config_of(report: ConversionReport) -> dict[str, Any]:
+    return json.loads((report.output / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("norms", "expected"), [("post", "XLMRoberta"), ("pre", "XLMRobertaXL"), ("both", "RobertaPreLayerNorm")]
+)
+def test_the_norms_choose_the_family(norms: str, expected: str, tmp_path: Path) -> None:
+    report = converted(Checkpoint(model=weights(norms=norms)), tmp_path)
+    assert report.class_name == f"{expected}ForMaskedLM"
+
+
+def test_every_field_that_transformers_gets_wrong_is_written(tmp_path: Path) -> None:
+    config = config_of(converted(Checkpoint(options={**OPTIONS, "dropout": 0.2, "attention_dropout": 0.3}), tmp_path))
+    assert config["layer_norm_eps"] == 1e-5
+    assert config["type_vocab_size"] == 1
+    assert config["max_position_embeddings"] == POSITIONS
+    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.2, 0.3)
+    assert config["classifier_dropout"] == 0.0
+    assert (config["vocab_size"], config["hidden_size"], config["num_attention_heads"]) == (ROWS, HIDDEN, HEADS)
+    assert (config["bos_token_id"], config["pad_token_id"], config["eos_token_id"]) == (0, 1, 2)
+
+
+def test_an_old_file_is_post_norm_whatever_its_options_say(tmp_path: Path) -> None:
+    """Until February 2021 --encoder-normalize-before meant nothing (fairseq 0.10.2, transformer_sentence_encoder.py)."""
+    options = {**OPTIONS, "encoder_normalize_before": True}
+    assert converted(Checkpoint(model=of_2019(weights()), options=options), tmp_path).class_name.startswith(
+        "XLMRobertaFor"
+    )
+
+
+def test_pre_norm_without_a_last_norm_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="model_parallel_roberta_v1"):
+        converted(Checkpoint(options={**OPTIONS, "encoder_normalize_before": True}), tmp_path)
+
+
+def test_no_norm_at_either_end_is_refused(tmp_path: Path) -> None:
+    model = OrderedDict((k, v) for k, v in weights().items() if "layernorm_embedding" not in k)
+    with pytest.raises(UnsupportedCheckpoint, match="neither a layer norm"):
+        converted(Checkpoint(model=model), tmp_path)
+
+
+def test_without_options_the_heads_are_asked_for(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(options={})
+    with pytest.raises(UnsupportedCheckpoint, match="--attention-heads"):
+        converted(checkpoint, tmp_path)
+    assert config_of(converted(checkpoint, tmp_path, attention_heads=2))["num_attention_heads"] == 2
+
+
+def test_heads_must_divide_the_width(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="5 attention heads do not divide the width 16"):
+        converted(Checkpoint(), tmp_path, attention_heads=5)
+
+
+def test_all_reasons_come_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    model = weights()
+    model[f"{E}quant_noise.weight"] = torch.zeros(HIDDEN, HIDDEN)
+    options = {**OPTIONS, "activation_fn": "swish", "encoder_attention_heads": 3}
+    with pytest.raises(UnsupportedCheckpoint) as caught:
+        converted(Checkpoint(model=model, options=options), tmp_path)
+    assert len(caught.value.reasons) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("gelu_accurate", "gelu_pytorch_tanh"), ("relu", "relu"), ("tanh", "tanh")]
+)
+def test_another_activation_spares_the_encoder(name: str, theirs: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(options={**OPTIONS, "activation_fn": name})
+    with pytest.raises(UnsupportedCheckpoint, match="--encoder-only converts the rest"):
+        converted(checkpoint, tmp_path)
+    report = converted(checkpoint, tmp_path, encoder_only=True)
+    assert (report.class_name, config_of(report)["hidden_act"]) == ("XLMRobertaModel", theirs)
+
+
+def test_untied_weights_are_kept_apart(tmp_path: Path) -> None:
+    model = weights()
+    model["encoder.lm_head.weight"] = torch.randn(ROWS, HIDDEN)
+    report = converted(Checkpoint(model=model, options={**OPTIONS, "untie_weights_roberta": True}), tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(report.output)
+    assert torch.equal(loaded.lm_head.decoder.weight, model["encoder.lm_head.weight"])
+    assert torch.equal(loaded.lm_head.decoder.bias, model["encoder.lm_head.bias"])
+    assert torch.equal(loaded.get_input_embeddings().weight, model[f"{E}embed_tokens.weight"])
+
+
+def test_ties_are_found_by_value(tmp_path: Path) -> None:
+    """A GPU checkpoint holds the tied matrix twice, in two storages."""
+    model = weights()
+    model["encoder.lm_head.weight"] = model[f"{E}embed_tokens.weight"].clone()
+    report = converted(Checkpoint(model=model), tmp_path)
+    assert config_of(report)["tie_word_embeddings"] is True
+    assert "ties it" in report.dropped["encoder.lm_head.weight"]
+
+
+def test_a_matrix_that_should_be_tied_and_is_not_is_refused(tmp_path: Path) -> None:
+    model = weights()
+    model["encoder.lm_head.weight"] = torch.randn(ROWS, HIDDEN)
+    with pytest.raises(UnsupportedCheckpoint, match="differs from the embeddings"):
+        converted(Checkpoint(model=model), tmp_path)
+
+
+def test_scaled_embeddings_give_fairseqs_values(tmp_path: Path) -> None:
+    report = converted(Checkpoint(options={**OPTIONS, "no_scale_embedding": False}), tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(report.output)
+    embedding = weights()[f"{E}embed_tokens.weight"]
+    assert torch.equal(loaded.get_input_embeddings().weight, embedding * 4)
+    assert torch.equal(loaded.lm_head.decoder.weight, embedding)
+
+
+def test_sinusoidal_positions_are_written_out(tmp_path: Path) -> None:
+    model = weights()
+    del model[f"{E}embed_positions.weight"]
+    options = {**OPTIONS, "encoder_learned_pos": False, "max_positions": 20}
+    report = converted(Checkpoint(model=model, options=options), tmp_path)
+    assert config_of(report)["max_position_embeddings"] == 22
+    table = AutoModelForMaskedLM.from_pretrained(report.output).roberta.embeddings.position_embeddings.weight
+    angles = 5 * np.exp(np.arange(8) * -(np.log(10000) / 7))
+    np.testing.assert_allclose(table[5].detach(), np.concatenate([np.sin(angles), np.cos(angles)]), atol=1e-6)
+
+
+def test_no_positions_at_all(tmp_path: Path) -> None:
+    model = weights()
+    del model[f"{E}embed_positions.weight"]
+    report = converted(Checkpoint(model=model, options={**OPTIONS, "no_token_positional_embeddings": True}), tmp_path)
+    assert not AutoModelForMaskedLM.from_pretrained(report.output).roberta.embeddings.position_embeddings.weight.any()
+
+
+def test_layers_to_keep_prunes_as_fairseq_does_on_load(tmp_path: Path) -> None:
+    report = converted(Checkpoint(options={**OPTIONS, "encoder_layers_to_keep": "1"}), tmp_path)
+    assert config_of(report)["num_hidden_layers"] == 1
+    loaded = AutoModelForMaskedLM.from_pretrained(report.output)
+    assert torch.equal(loaded.roberta.encoder.layer[0].intermediate.dense.weight, weights()[f"{E}layers.1.fc1.weight"])
+
+
+def test_missing_left_over_and_misshapen_weights_are_all_listed(tmp_path: Path) -> None:
+    model = weights()
+    del model[f"{E}layers.0.fc2.bias"]
+    model[f"{E}layers.0.extra"] = torch.zeros(2)
+    model[f"{E}layers.1.final_layer_norm.weight"] = torch.ones(3)
+    with pytest.raises(WeightsMismatch) as caught:
+        converted(Checkpoint(model=model), tmp_path)
+    error = caught.value
+    assert error.missing == (f"{E}layers.0.fc2.bias",)
+    assert error.unexpected == (f"{E}layers.0.extra",)
+    assert error.wrong_shape == (f"{E}layers.1.final_layer_norm.weight [3], expected [16]",)
+    assert error.exit_code == 1
+
+
+def test_pruned_heads_and_uneven_widths_are_refused(tmp_path: Path) -> None:
+    model = weights()
+    model[f"{E}layers.0.self_attn.q_proj.weight"] = torch.zeros(8, HIDDEN)
+    model[f"{E}layers.1.fc1.weight"] = torch.zeros(20, HIDDEN)
+    with pytest.raises(UnsupportedCheckpoint) as caught:
+        converted(Checkpoint(model=model), tmp_path)
+    assert len(caught.value.reasons) == 2
+
+
+# ---- heads -----------------------------------------------------------------------------------------------------------
+
+
+def with_heads(*names: str, **options: Any) -> Checkpoint:
+    model = weights()
+    for name in names:
+        add_head(model, name)
+    return Checkpoint(model=model, options={**OPTIONS, **options})
+
+
+def test_one_head_makes_a_classifier(tmp_path: Path) -> None:
+    report = converted(with_heads("mnli"), tmp_path)
+    assert report.class_name == "XLMRobertaForSequenceClassification"
+    assert any("LABEL_0" in note for note in report.notes)
+    assert AutoModelForSequenceClassification.from_pretrained(report.output).config.num_labels == 3
+
+
+def test_several_heads_must_be_chosen_from(tmp_path: Path) -> None:
+    checkpoint = with_heads("a", "b")
+    with pytest.raises(InputError, match="several heads"):
+        converted(checkpoint, tmp_path)
+    with pytest.raises(InputError, match="no head c; it has a, b"):
+        converted(checkpoint, tmp_path, head="c")
+    assert (
+        "another classification head"
+        in converted(checkpoint, tmp_path, head="b").dropped["classification_heads.a.dense.bias"]
+    )
+
+
+def test_the_head_that_was_trained_is_the_default(tmp_path: Path) -> None:
+    report = converted(with_heads("a", "b", classification_head_name="b"), tmp_path)
+    assert "classification_heads.b.dense.weight" in report.mapped
+
+
+def test_head_none_gives_the_masked_lm(tmp_path: Path) -> None:
+    assert converted(with_heads("a"), tmp_path, head="none").class_name == "XLMRobertaForMaskedLM"
+
+
+def test_encoder_only_and_a_head_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exclude"):
+        converted(with_heads("a"), tmp_path, head="a", encoder_only=True)
+
+
+def test_labels_are_the_first_lines_of_their_dictionary(tmp_path: Path) -> None:
+    checkpoint = with_heads("mnli")
+    folder = checkpoint.write(tmp_path / "model")
+    (folder / "label").mkdir()
+    (folder / "label" / "dict.txt").write_text("no 5\nyes 4\nmaybe 3\nmadeupword0000 0\n")
+    convert(folder, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["id2label"] == {"0": "no", "1": "yes", "2": "maybe"}
+    (folder / "label" / "dict.txt").write_text("no 5\n")
+    with pytest.raises(InputError, match="names 1 labels, but the head has 3"):
+        convert(folder, tmp_path / "other")
+
+
+@pytest.mark.parametrize("options", [{"pooler_activation_fn": "relu"}, {}])
+def test_a_head_that_transformers_lacks_is_refused_with_a_hint(options: dict[str, Any], tmp_path: Path) -> None:
+    model = weights()
+    add_head(model, "odd", inner=HIDDEN if options else 7)
+    with pytest.raises(UnsupportedCheckpoint, match="--head none converts the rest"):
+        converted(Checkpoint(model=model, options={**OPTIONS, **options}), tmp_path)
+
+
+def test_spectral_norm_is_folded_into_the_matrix(tmp_path: Path) -> None:
+    layer = torch.nn.utils.spectral_norm(torch.nn.Linear(HIDDEN, 3)).eval()
+    model = weights()
+    add_head(model, "x")
+    del model["classification_heads.x.out_proj.weight"]
+    for part in ("weight_orig", "weight_u", "weight_v"):
+        model[f"classification_heads.x.out_proj.{part}"] = layer.state_dict()[part]
+    report = converted(Checkpoint(model=model), tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(report.output)
+    layer(torch.zeros(1, HIDDEN))  # computes the effective matrix
+    torch.testing.assert_close(loaded.classifier.out_proj.weight.data, layer.weight.data, rtol=0, atol=1e-6)
+
+
+def test_a_file_without_lm_head_gives_its_encoder(tmp_path: Path) -> None:
+    model = OrderedDict((k, v) for k, v in weights().items() if "lm_head" not in k)
+    assert converted(Checkpoint(model=model), tmp_path).class_name == "XLMRobertaModel"
+    with pytest.raises(InputError, match="--encoder-only"):
+        convert(tmp_path / "model", tmp_path / "other", head="none")
+
+
+def test_inspect_tells_the_reasons_without_failing(tmp_path: Path) -> None:
+    folder = Checkpoint(options={**OPTIONS, "activation_fn": "swish"}).write(tmp_path / "model")
+    inspection = inspect(folder)
+    assert (inspection.class_name, inspection.reasons) == (None, ("the activation swish",))

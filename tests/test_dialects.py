@@ -1,0 +1,133 @@
+"""Each spelling of fairseq's history gives the same network, and what has no place is named with its reason."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hf_xlmr.conversion import open_checkpoint
+from hf_xlmr.conversion.weights import read_array
+from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
+
+from factory import Checkpoint, E, add_head, fused, half_fused, of_2019, weights
+
+Model = OrderedDict[str, torch.Tensor]
+
+
+def opened(model: Model, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights under the newest names."""
+    with open_checkpoint(Checkpoint(model=model).write(folder)) as checkpoint:
+        return {name: torch.from_numpy(read_array(weight).copy()) for name, weight in checkpoint.weights.items()}
+
+
+def prefixed(prefix: str) -> Callable[[Model], Model]:
+    return lambda model: OrderedDict((prefix + name, tensor) for name, tensor in model.items())
+
+
+def very_old_norms(model: Model) -> Model:
+    return OrderedDict(
+        (name.replace("self_attn_layer_norm", "layer_norms.0").replace("final_layer_norm", "layer_norms.1"), tensor)
+        for name, tensor in model.items()
+    )
+
+
+DIALECTS: dict[str, Callable[[Model], Model]] = {
+    "newest": lambda model: model,
+    "0.9.0": of_2019,
+    "before October 2019": lambda model: of_2019(fused(model)),
+    "25 October 2019": lambda model: of_2019(half_fused(model)),
+    "0.10": lambda model: OrderedDict(
+        (k.replace("layernorm_embedding", "emb_layer_norm"), v) for k, v in model.items()
+    ),
+    "before 0.6": very_old_norms,
+    "hub state_dict": lambda model: OrderedDict(prefixed("model.")(model), _float_tensor=torch.zeros(1)),
+    "DataParallel": prefixed("module."),
+    "InfoXLM": lambda model: OrderedDict(
+        {**prefixed("model_fast.")(model), **prefixed("model_slow.")(weights(seed=9)), "queue": torch.zeros(2, 2)}
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_spelling_gives_the_same_weights(dialect: str, tmp_path: Path) -> None:
+    expected = opened(weights(), tmp_path / "newest")
+    found = opened(DIALECTS[dialect](weights()), tmp_path / "old")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def decoys(model: Model, value: float) -> Model:
+    """The eight parameters per layer that fairseq 0.12.2 registers and never trains."""
+    shapes = {"in_proj": (48, 16), "out_proj": (16, 16), "fc1": (24, 16), "fc2": (16, 24)}
+    for number in range(2):
+        for module, shape in shapes.items():
+            model[f"{E}layers.{number}.{module}_weight"] = torch.full(shape, value)
+            model[f"{E}layers.{number}.{module}_bias"] = torch.full(shape[:1], value)
+    return model
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_the_decoys_of_0_12_2_are_left_behind(value: float, tmp_path: Path) -> None:
+    with open_checkpoint(Checkpoint(model=decoys(weights(), value)).write(tmp_path / "model")) as checkpoint:
+        assert len([name for name, reason in checkpoint.dropped.items() if "0.12.2" in reason]) == 16
+        assert checkpoint.weights.keys() == opened(weights(), tmp_path / "plain").keys()
+
+
+def test_a_fused_copy_beside_separate_projections_is_stale(tmp_path: Path) -> None:
+    model = weights()
+    model[f"{E}layers.0.self_attn.in_proj_weight"] = torch.zeros(48, 16)
+    with open_checkpoint(Checkpoint(model=model).write(tmp_path / "model")) as checkpoint:
+        assert "beside the separate projections" in checkpoint.dropped[f"{E}layers.0.self_attn.in_proj_weight"]
+
+
+def test_two_spellings_of_one_weight_are_refused(tmp_path: Path) -> None:
+    model = weights()
+    model[f"{E}emb_layer_norm.weight"] = torch.zeros(16)
+    with pytest.raises(WeightsMismatch, match="a second encoder"):
+        opened(model, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (f"{E}quant_noise.weight", "quantization noise"),
+        (f"{E}layers.0.adapter_modules.en_XX.fc1.weight", "X-MOD"),
+        (f"{E}layers.0.self_attn.compress_k.weight", "Linformer"),
+        (f"{E}layers.0.self_attn.bias_k", "add-bias-kv"),
+        (f"{E}segment_embeddings.weight", "BERT or XLM"),
+        ("decoder.layers.0.fc1.weight", "encoder-decoder"),
+    ],
+)
+def test_what_transformers_lacks_is_refused_by_name(name: str, reason: str, tmp_path: Path) -> None:
+    from hf_xlmr.conversion import convert
+
+    model = weights()
+    model[name] = torch.zeros(16)
+    with pytest.raises(UnsupportedCheckpoint, match=reason):
+        convert(Checkpoint(model=model).write(tmp_path / "model"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_moving_average_is_an_option(tmp_path: Path) -> None:
+    average = weights(seed=5)
+    checkpoint = Checkpoint(more={"extra_state": {"ema": average}})
+    folder = checkpoint.write(tmp_path / "model")
+    with open_checkpoint(folder, ema=True) as opened_average:
+        read = read_array(opened_average.weights[f"{E}embed_tokens.weight"])
+        assert torch.equal(torch.from_numpy(read.copy()), average[f"{E}embed_tokens.weight"])
+    with open_checkpoint(folder) as plain:
+        assert plain.has_ema
+    without = Checkpoint().write(tmp_path / "without")
+    with pytest.raises(InputError, match="no moving average"), open_checkpoint(without, ema=True):
+        pass
+
+
+def test_heads_are_listed_in_the_files_order(tmp_path: Path) -> None:
+    model = weights()
+    add_head(model, "b")
+    add_head(model, "a")
+    with open_checkpoint(Checkpoint(model=model).write(tmp_path / "model")) as checkpoint:
+        assert checkpoint.heads == ("b", "a")
