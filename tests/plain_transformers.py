@@ -1,7 +1,7 @@
 """Run converted folders in a process that cannot import hf_xlmr, as a user's would: FOLDERS_JSON RESULTS_NPZ.
 
-The JSON maps a name to {"folder", "class", "inputs": npz with ids.I, "texts": [[text], [text, pair], ...]}. Results: per name and
-input `NAME/hidden.I.K`, `NAME/output.I`, `NAME/ids.I`, and `NAME/loading` with the names that were missing or unexpected.
+The JSON maps a name to {"folder", "class", "inputs": npz with ids.I, "texts": [[text], [text, pair], ...]}. Results: per
+name and input `NAME/hidden.I.K`, `NAME/output.I`, `NAME/ids.I`, and `NAME/loading` with what was missing or unexpected.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 
 sys.modules["hf_xlmr"] = None  # type: ignore[assignment]  # an import of it now fails
 
-import numpy as np
-import torch
-import transformers
+import numpy as np  # noqa: E402  # after the ban
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 
 def main(folders: str, results: str) -> None:

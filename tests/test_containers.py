@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from factory import Checkpoint, E, weights
+
 from hf_xlmr.conversion import open_checkpoint
 from hf_xlmr.conversion.weights import read_array
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
-
-from factory import Checkpoint, E, weights
 
 EMBEDDING = f"{E}embed_tokens.weight"
 
@@ -97,7 +97,7 @@ def test_a_tensor_shorter_than_its_shape_is_damage(tmp_path: Path) -> None:
     checkpoint = Checkpoint()
     folder = checkpoint.write(tmp_path / "model")
     rewrite(folder / "model.pt", lambda name, data: data[:-4] if name.endswith("/data/1") else data)
-    with pytest.raises(IntegrityError, match="needs .* bytes of storage 1"):
+    with pytest.raises(IntegrityError, match=r"needs .* bytes of storage 1"):
         values(folder)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from factory import Checkpoint, E, add_head, fused, half_fused, of_2019, weights
+
 from hf_xlmr.conversion import open_checkpoint
 from hf_xlmr.conversion.weights import read_array
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
-
-from factory import Checkpoint, E, add_head, fused, half_fused, of_2019, weights
 
 Model = OrderedDict[str, torch.Tensor]
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_xlmr.conversion import convert
 from places import FIXTURES, SHARED, TESTS
+
+from hf_xlmr.conversion import convert
 
 SAMPLES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
 SAMPLES |= {f"shared-{path.name}": path for path in sorted((SHARED / "fairseq").glob("v*"))}

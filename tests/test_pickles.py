@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hf_xlmr.conversion.pickles import Global, Inert, StorageRef, TensorRef, read_pickle
 from hf_xlmr.errors import IntegrityError
 

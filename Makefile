@@ -1,0 +1,45 @@
+# make demo: convert the demo checkpoint and print features from plain Transformers
+# make test: style, types and tests, as CI runs them
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+TYPES := build/types
+
+.PHONY: demo test check style types tests benchmarks clean
+
+demo: $(READY)
+	$(BIN)/hf-xlmr convert demo demo-output --overwrite
+	cd notebooks && ../$(BIN)/python features.py ../demo-output
+
+test: check tests
+
+check: style types
+
+# PyTorch first and pinned: with it there, nothing below fetches another build
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $(READY)
+
+style: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy sees the packages as they are installed: conversion/ inside hf_xlmr/
+types: $(READY)
+	rm -rf $(TYPES) && mkdir -p $(TYPES)
+	cp -r hf_xlmr $(TYPES)/hf_xlmr && cp -r conversion $(TYPES)/hf_xlmr/conversion
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hf_xlmr
+
+tests: $(READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
+
+benchmarks: $(READY)
+	$(BIN)/python tests/benchmarks/converting.py
+	$(BIN)/python tests/benchmarks/inflate.py
+
+clean:
+	rm -rf $(VENV) build dist demo-output *.egg-info
