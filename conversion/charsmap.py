@@ -11,6 +11,7 @@ between characters that NFC would join and SentencePiece does not.
 from __future__ import annotations
 
 import struct
+import sys
 import unicodedata
 from array import array
 from collections import defaultdict
@@ -21,13 +22,16 @@ from hf_xlmr.errors import IntegrityError
 
 __all__ = ["Charsmap", "char_class"]
 
-TOLERATED = 0.001  # rules of scripts younger than the Unicode tables of Python or tokenizers
-# What joins the character before it in a grapheme besides marks (UAX 29): joiners, two vowels, emoji modifiers, tags.
-JOINING = "\u200c\u200d\u0e33\u0eb3" + "".join(map(chr, (*range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080))))
+TOLERATED = (
+    0.005  # rules of scripts younger than the Unicode tables of Python or tokenizers; polytonic Greek case-folded
+)
+# What joins the character before it in a grapheme besides marks (UAX 29): line feed after carriage return, joiners, two
+# vowels, emoji modifiers, tags.
+JOINING = "\n\u200c\u200d\u0e33\u0eb3" + "".join(map(chr, (*range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080))))
 JAMO = "".join(map(chr, (*range(0x1160, 0x1200), *range(0xD7B0, 0xD7FC))))  # vowels and finals
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """`tail`, after any of the characters `firsts`, makes `value`; `base` is what the firsts become alone."""
 
@@ -90,9 +94,9 @@ class Trie:
     """The double array of darts-clone (include/darts.h) with the strings it points to; equal branches are shared."""
 
     def __init__(self, data: bytes) -> None:
-        """Take a precompiled charsmap: the size of the array, the array, the strings. Raises struct.error, ValueError."""
+        """Take a precompiled charsmap: size of the array, array, strings. Raises struct.error, ValueError."""
         (size,) = struct.unpack_from("<I", data)
-        self.units = array("I", struct.unpack_from(f"<{size // 4}I", data, 4))
+        self.units: array[int] = array("I", struct.unpack_from(f"<{size // 4}I", data, 4))
         self.strings = data[4 + size :]
         self.children: dict[int, list[int]] = defaultdict(list)
         for place, unit in enumerate(self.units):
@@ -116,7 +120,7 @@ class Trie:
         for char, place in self.characters(branch):
             value = self.value(place)
             if value is not None:
-                yield head + char, value
+                yield sys.intern(head + char), value
             yield from self.tails(self.branch(place), head + char)
 
     def characters(self, branch: int, head: bytes = b"") -> Iterator[tuple[str, int]]:
@@ -131,7 +135,7 @@ class Trie:
     def branch(self, place: int) -> int:
         """Where the children of a place are counted from."""
         unit = self.units[place]
-        return place ^ ((unit >> 10) << ((unit & 0x200) >> 6))
+        return place ^ (unit >> 10) << (8 if unit & 0x200 else 0)
 
     def value(self, place: int) -> str | None:
         """What the run that ends here becomes, None where no rule ends."""
@@ -158,7 +162,7 @@ def _runs(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -
 
 
 def _alternatives(runs: Iterable[Rule]) -> list[str]:
-    """What may stand around a place inside a run: a look back and the next character, few alternatives for many rules."""
+    """What stands around a place inside a run: a look back and the next character; few patterns for many rules."""
     firsts: dict[tuple[str, str], set[str]] = defaultdict(set)  # by (between, last)
     for rule in runs:
         firsts[rule.tail[:-1], rule.tail[-1]] |= rule.firsts
@@ -166,11 +170,11 @@ def _alternatives(runs: Iterable[Rule]) -> list[str]:
     for (between, last), chars in firsts.items():
         lasts[between, frozenset(chars)].add(last)
     betweens: dict[tuple[frozenset[str], frozenset[str]], set[str]] = defaultdict(set)
-    for (between, chars), last_chars in lasts.items():
-        betweens[chars, frozenset(last_chars)].add(between)
+    for (between, starts), ends in lasts.items():
+        betweens[starts, frozenset(ends)].add(between)
     return sorted(
-        f"(?<=[{char_class(chars)}]{middle})[{char_class(last_chars)}]"
-        for (chars, last_chars), between in betweens.items()
+        f"(?<=[{char_class(starts)}]{middle})[{char_class(ends)}]"
+        for (starts, ends), between in betweens.items()
         for middle in _middles(between)
     )
 

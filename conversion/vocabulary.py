@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TextIO
 
+from hf_xlmr.conversion.tokenizer_parts import WHITE_SPACE, Coverage, Seams, decoder, normalizer, pre_tokenizer
 from hf_xlmr.dictionary import BOS, EOS, MASK, PAD, PAD_INDEX, SPECIAL_SYMBOLS, UNK, UNK_INDEX, Dictionary
 from hf_xlmr.errors import InputError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
 __all__ = ["TokenizerPlan", "Vocabulary", "build_vocabulary", "write_tokenizer"]
 
-SPACE = "▁"  # SentencePiece writes every space as U+2581
 RELEASED_MASK_INDEX = 250001  # XLM-R as released
 SPECIALS = frozenset((*SPECIAL_SYMBOLS, MASK))
-# What Python's \s matches besides the plain space: fairseq.tokenizer cuts SentencePiece's output at these.
-WHITE_SPACE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
-WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
-STAND_INS = "\ufffd\ufdd0\ufdd1"  # for unknown runs that the dictionary does not hold either
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,7 @@ class TokenizerPlan:
     scores: array[float] | None = field(repr=False)  # Unigram
     merges: tuple[str, ...] | None = field(repr=False)  # BPE: "left right"
     byte_fallback: bool
-    normalizer: dict[str, Any] = field(repr=False)
-    pre_tokenizer: dict[str, Any] | None = field(repr=False)
-    decoder: dict[str, Any] = field(repr=False)
+    parts: dict[str, Any] = field(repr=False)  # normalizer, pre_tokenizer, decoder
 
 
 @dataclass(frozen=True)
@@ -123,68 +118,17 @@ def _obstacle(model: SentencePieceModel | None) -> str:
 # Which slot gets which name
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """What a SentencePiece model can cut texts into.
-
-    `chars` are pieces of their own, `spelled` occur in some piece. After any training the two differ by user-defined
-    pieces only: then the model is `trained`, and the characters outside `spelled` are unknown on every path.
-    """
-
-    scores: dict[str, float] = field(repr=False)
-    byte_pieces: frozenset[str] = field(repr=False)
-    chars: frozenset[str] = field(repr=False)
-    spelled: frozenset[str] = field(repr=False)
-    trained: bool
-    is_unigram: bool
-
-    @classmethod
-    def of(cls, model: SentencePieceModel) -> Coverage:
-        """The coverage of `model`."""
-        is_unigram = model.model_type is ModelType.UNIGRAM
-        scores = model.reachable_scores()
-        if not is_unigram:  # BPE keeps single unused pieces
-            scores |= {piece: 0.0 for piece in model.pieces_of(PieceType.UNUSED) if len(piece) == 1}
-        chars = frozenset(piece for piece in scores if len(piece) == 1)
-        return cls(
-            scores=scores,
-            byte_pieces=frozenset(model.pieces_of(PieceType.BYTE) if model.byte_fallback else ()),
-            chars=chars,
-            spelled=frozenset("".join(scores)),
-            trained=chars.issuperset("".join(model.pieces_of(PieceType.NORMAL))),
-            is_unigram=is_unigram,
-        )
-
-    def is_unknown_run(self, symbol: str) -> bool:
-        """Whether SentencePiece can hand `symbol` to fairseq as a run of unknown characters.
-
-        It gives such a run as one piece with the text's own characters, which fairseq looks up like any other;
-        dictionaries built from SentencePiece's output hold such runs.
-        """
-        if self.byte_pieces or not self.trained or not symbol:
-            return False
-        strange = self.spelled.isdisjoint(symbol) and not any(char.isspace() for char in symbol)
-        return strange and (self.is_unigram or len(symbol) == 1)
-
-    def is_spelled(self, symbol: str) -> bool:
-        """Whether `symbol` always has another way to be cut, one that a low score loses to.
-
-        A low score also lowers what an unknown character costs, which is of no importance only where all paths
-        through a text have as many of them.
-        """
-        return self.spelled == self.chars and self.chars.issuperset(symbol)
-
-
 @dataclass
 class Slots:
     """Names under way; `low` holds the slots that real text must never win with, `runs` the unknown runs."""
 
+    dictionary: Dictionary
     coverage: Coverage
     names: list[str] = field(default_factory=list)
     low: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)
+    fillers: set[str] = field(default_factory=set)
 
     def add(self, symbol: str, *, owned: bool) -> None:
         """The next slot; `owned` says whether `symbol` is this row's name rather than a later row's."""
@@ -203,8 +147,9 @@ class Slots:
     def fill(self, symbol: str) -> None:
         """A slot with a name that no text holds: normalised text has no plain space."""
         name = f"{symbol} "
-        while name in self.taken:
+        while name in self.dictionary or name in self.fillers:
             name += " "
+        self.fillers.add(name)
         self._put(name)
 
     def put_unwanted(self, symbol: str) -> None:
@@ -226,14 +171,12 @@ class Slots:
 
     def _put(self, name: str) -> None:
         self.names.append(name)
-        self.taken.add(name)
 
 
 def _name_slots(names: Dictionary, coverage: Coverage) -> Slots:
     """The slots of the dictionary's rows."""
     owners = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # the two that no overwrite moves
-    slots = Slots(coverage=coverage)
-    slots.taken.update(names.symbols)
+    slots = Slots(dictionary=names, coverage=coverage)
     for index, symbol in enumerate(names.symbols):
         slots.add(symbol, owned=owners.get(symbol, names.index(symbol)) == index)
     return slots
@@ -242,6 +185,7 @@ def _name_slots(names: Dictionary, coverage: Coverage) -> Slots:
 def _with_tokenizer(vocabulary: Vocabulary, names: Dictionary, model: SentencePieceModel) -> Vocabulary:
     """`vocabulary` with a tokenizer for `model`."""
     coverage = Coverage.of(model)
+    seams = Seams.of(model, coverage)
     slots = _name_slots(names, coverage)
     missing = _missing(names, coverage)
     if missing:
@@ -255,18 +199,18 @@ def _with_tokenizer(vocabulary: Vocabulary, names: Dictionary, model: SentencePi
         agrees_with_sentencepiece=_agrees(names, model),
         missing_pieces=missing,
         unreachable_symbols=tuple(slots.unreachable),
-        tokenizer=_plan(slots, model),
-        notes=(*vocabulary.notes, *_tokenizer_notes(slots, model, missing=missing)),
+        tokenizer=_plan(slots, model, seams=seams),
+        notes=(*vocabulary.notes, *_tokenizer_notes(slots, model, missing=missing, seams=seams)),
     )
 
 
 def _missing(names: Dictionary, coverage: Coverage) -> tuple[str, ...]:
     """The pieces that texts are cut into and that the dictionary lacks.
 
-    Pieces with white space inside are left out: nothing can be cut into them (see `_pre_tokenizer`).
+    Pieces with white space inside are left out: texts are cut at it first (see `pre_tokenizer`).
     """
     candidates = (*coverage.scores, *sorted(coverage.byte_pieces))
-    return tuple(piece for piece in candidates if piece not in names and not any(char.isspace() for char in piece))
+    return tuple(piece for piece in candidates if piece not in names and WHITE_SPACE.isdisjoint(piece))
 
 
 def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
@@ -278,16 +222,18 @@ def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
     )
 
 
-def _plan(slots: Slots, model: SentencePieceModel) -> TokenizerPlan:
-    is_unigram = slots.coverage.is_unigram
+def _plan(slots: Slots, model: SentencePieceModel, *, seams: Seams | None) -> TokenizerPlan:
+    coverage = slots.coverage
     return TokenizerPlan(
         names=tuple(slots.names),
-        scores=slots.scores() if is_unigram else None,
-        merges=None if is_unigram else tuple(_merges(model, slots.coverage)),
+        scores=slots.scores() if coverage.is_unigram else None,
+        merges=None if coverage.is_unigram else tuple(_merges(model, coverage)),
         byte_fallback=model.byte_fallback,
-        normalizer=_normalizer(model, slots),
-        pre_tokenizer=_pre_tokenizer(slots.coverage, suffixed=model.treat_whitespace_as_suffix),
-        decoder=_decoder(model),
+        parts={
+            "normalizer": normalizer(model, coverage, seams=seams, runs=slots.runs),
+            "pre_tokenizer": pre_tokenizer(coverage, suffixed=model.treat_whitespace_as_suffix),
+            "decoder": decoder(model),
+        },
     )
 
 
@@ -302,7 +248,9 @@ def _merges(model: SentencePieceModel, coverage: Coverage) -> Iterator[str]:
                 yield f"{piece[:cut]} {piece[cut:]}"
 
 
-def _tokenizer_notes(slots: Slots, model: SentencePieceModel, *, missing: Sequence[str]) -> Iterator[str]:
+def _tokenizer_notes(
+    slots: Slots, model: SentencePieceModel, *, missing: Sequence[str], seams: Seams | None
+) -> Iterator[str]:
     """What is remarkable about the tokenizer, and where it cannot be exact."""
     coverage = slots.coverage
     if missing:
@@ -312,115 +260,30 @@ def _tokenizer_notes(slots: Slots, model: SentencePieceModel, *, missing: Sequen
         )
     if slots.unreachable:
         yield f"{len(slots.unreachable)} dictionary symbols come from no text (such as {_shown(slots.unreachable)})."
-    if model.normalization.precompiled_charsmap:
+    if model.normalization.precompiled_charsmap and seams is None:
         yield "Decomposed text (NFD) can be tokenized differently: tokenizers normalises some of it wrongly."
     if not coverage.trained:
         yield "Some characters occur only inside longer pieces: unknown characters can be tokenized differently."
-    mixed = [piece for piece in coverage.scores if len(piece) > 1 and any(char.isspace() for char in piece)]
+    mixed = [piece for piece in coverage.scores if len(piece) > 1 and not WHITE_SPACE.isdisjoint(piece)]
     if mixed:
         yield f"{len(mixed)} pieces hold white space (such as {_shown(mixed)}): texts with it can be cut differently."
-    symbols = [piece for piece in model.pieces_of(PieceType.USER_DEFINED) if len(piece) > 1]
-    if symbols and not coverage.is_unigram:
-        yield f"Texts that hold a user-defined symbol ({_shown(symbols)}) are tokenized differently."
-    if not coverage.is_unigram and any(len(piece) > 1 for piece in model.pieces_of(PieceType.UNUSED)):
+    symbols = [piece for piece in model.pieces_of(PieceType.USER_DEFINED) if len(piece) > 1 or coverage.is_unigram]
+    if not coverage.is_unigram:
+        yield from _bpe_notes(symbols, model)
+    elif any(unicodedata.normalize("NFKC", symbol) != symbol for symbol in symbols):
+        yield "Some user-defined symbols are not in normal form (NFKC): texts that hold one are tokenized differently."
+
+
+def _bpe_notes(symbols: Sequence[str], model: SentencePieceModel) -> Iterator[str]:
+    """What the merges of tokenizers cannot say."""
+    if symbols:
+        yield f"Texts that hold a user-defined symbol (such as {_shown(symbols)}) are tokenized differently."
+    if any(len(piece) > 1 for piece in model.pieces_of(PieceType.UNUSED)):
         yield "Unused pieces of a BPE model cannot be expressed: texts that hold one can be tokenized differently."
 
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3]))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The parts of tokenizer.json
-
-
-def _normalizer(model: SentencePieceModel, slots: Slots) -> dict[str, Any]:
-    r"""SentencePiece's Normalizer::Normalize, and unknown runs brought under one roof.
-
-    Not Metaspace, which adds no prefix where a text begins with a literal U+2581; and `\A`, `\z` for `^`, `$`, which
-    match at every line.
-    """
-    spec, suffixed = model.normalization, model.treat_whitespace_as_suffix
-    steps: list[dict[str, Any]] = []
-    if spec.precompiled_charsmap:
-        charsmap = base64.b64encode(spec.precompiled_charsmap).decode("ascii")
-        steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
-    if spec.remove_extra_whitespaces:
-        steps += [_replace_regex(r"\A +", ""), _replace_regex(" {2,}", " ")]
-    if spec.add_dummy_prefix and not suffixed:
-        steps.append({"type": "Prepend", "prepend": SPACE})
-    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
-    if spec.remove_extra_whitespaces:
-        steps.append(_replace_regex(rf"{SPACE}+\z", ""))
-    if spec.add_dummy_prefix and suffixed:
-        steps.append(_replace_regex(r"\z", SPACE))
-    if slots.runs:
-        steps.append(_replace_regex(_unlisted_runs(slots), _stand_in(slots)))
-    return {"type": "Sequence", "normalizers": steps}
-
-
-def _unlisted_runs(slots: Slots) -> str:
-    """A pattern for each whole run of unknown characters that is not a symbol of the dictionary."""
-    known = _char_class({*slots.coverage.spelled, *WHITE_SPACE, " "})
-    listed = "|".join(map(_escaped, sorted(slots.runs)))
-    return f"(?<![^{known}])(?!(?:{listed})(?![^{known}]))[^{known}]+"
-
-
-def _stand_in(slots: Slots) -> str:
-    """A character that stands for an unknown run."""
-    return next(char for char in STAND_INS if char not in slots.coverage.spelled and char not in slots.runs)
-
-
-def _char_class(chars: Iterable[str]) -> str:
-    """The inside of a character class, as ranges."""
-    ranges: list[list[int]] = []
-    for code in sorted(map(ord, chars)):
-        if ranges and code == ranges[-1][1] + 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"{_escaped(chr(first))}-{_escaped(chr(last))}" for first, last in ranges)
-
-
-def _escaped(text: str) -> str:
-    """`text` for Oniguruma, letter by letter."""
-    return "".join(rf"\x{{{ord(char):x}}}" for char in text)
-
-
-def _pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, Any] | None:
-    """What cuts the normalised text before the model sees it.
-
-    Pieces of white space vanish in fairseq, and runs of unknown characters are cut at it. Cutting at U+2581 changes
-    nothing where it only begins pieces, and lets tokenizers remember words.
-    """
-    splits = []
-    removed = [char for char in WHITE_SPACE if char in coverage.chars or not coverage.byte_pieces]
-    if removed:
-        splits.append(_split({"Regex": f"[{_char_class(removed)}]"}, behavior="Removed"))
-    inner = "".join(piece[:-1] if suffixed else piece[1:] for piece in coverage.scores)
-    if SPACE in coverage.chars and SPACE not in inner:
-        splits.append(_split({"String": SPACE}, behavior="MergedWithPrevious" if suffixed else "MergedWithNext"))
-    return {"type": "Sequence", "pretokenizers": splits} if splits else None
-
-
-def _decoder(model: SentencePieceModel) -> dict[str, Any]:
-    """Pieces back to readable text: U+2581 is a space, and the one added is taken away."""
-    steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
-    if model.byte_fallback:
-        steps.append({"type": "ByteFallback"})
-    steps.append({"type": "Fuse"})
-    if model.normalization.add_dummy_prefix:
-        suffixed = model.treat_whitespace_as_suffix
-        steps.append({"type": "Strip", "content": " ", "start": int(not suffixed), "stop": int(suffixed)})
-    return {"type": "Sequence", "decoders": steps}
-
-
-def _replace_regex(pattern: str, content: str) -> dict[str, Any]:
-    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
-
-
-def _split(pattern: dict[str, str], *, behavior: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -441,10 +304,10 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, model_max_length: i
             "truncation": None,
             "padding": None,
             "added_tokens": _added_tokens(vocabulary),
-            "normalizer": plan.normalizer,
-            "pre_tokenizer": plan.pre_tokenizer,
+            "normalizer": plan.parts["normalizer"],
+            "pre_tokenizer": plan.parts["pre_tokenizer"],
             "post_processor": _post_processor(vocabulary),
-            "decoder": plan.decoder,
+            "decoder": plan.parts["decoder"],
         }
         file.write("{\n")
         for key, value in head.items():
@@ -461,15 +324,15 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
         file.write(f'"model": {{"type": "Unigram", "unk_id": {unk_index}, ')
         file.write(f'"byte_fallback": {_json(plan.byte_fallback)}, "vocab": [\n')
         pairs = zip(plan.names, plan.scores, strict=True)
-        _write_lines(file, (f"[{_json(name)},{_decimal(score)}]" for name, score in pairs))
+        _write_lines(file, (f"[{encode_basestring(name)},{score!r}]" for name, score in pairs))
         file.write("]}\n")
         return
     file.write('"model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, ')
     file.write('"end_of_word_suffix": null, "fuse_unk": true, ')
     file.write(f'"byte_fallback": {_json(plan.byte_fallback)}, "ignore_merges": false, "vocab": {{\n')
-    _write_lines(file, (f"{_json(name)}: {index}" for index, name in enumerate(plan.names)))
+    _write_lines(file, (f"{encode_basestring(name)}: {index}" for index, name in enumerate(plan.names)))
     file.write('}, "merges": [\n')
-    _write_lines(file, map(_json, plan.merges or ()))
+    _write_lines(file, map(encode_basestring, plan.merges or ()))
     file.write("]}\n")
 
 
@@ -480,23 +343,6 @@ def _write_lines(file: TextIO, entries: Iterable[str]) -> None:
         file.write(separator + entry)
         separator = ",\n"
     file.write("\n")
-
-
-def _decimal(score: float) -> str:
-    """Digits that tokenizers reads back as this very number.
-
-    Its parser takes the digits as one integer, rounds that, and divides by a power of ten; a zero more at the end can
-    make the difference. With exact scores, paths of equal score tie exactly.
-    """
-    text = repr(score)
-    whole, point, fraction = text.partition(".")
-    if not point or "e" in text:
-        return text
-    for zeros in range(4):
-        digits = int(whole.lstrip("-") + fraction + "0" * zeros)
-        if digits < 2**64 and digits / 10.0 ** (len(fraction) + zeros) == abs(score):
-            return text + "0" * zeros
-    return text
 
 
 def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
