@@ -115,22 +115,27 @@ class Trie:
                 branches[self.branch(place)].append(char)
         return singles, branches
 
-    def tails(self, branch: int, head: str = "") -> Iterator[tuple[str, str]]:
+    def tails(self, branch: int) -> Iterator[tuple[str, str]]:
         """All runs below a branch, with what they become."""
         for char, place in self.characters(branch):
             value = self.value(place)
             if value is not None:
-                yield sys.intern(head + char), value
-            yield from self.tails(self.branch(place), head + char)
+                yield sys.intern(char), value
+            below = self.branch(place)
+            if below in self.children:
+                yield from ((sys.intern(char + tail), value) for tail, value in self.tails(below))
 
-    def characters(self, branch: int, head: bytes = b"") -> Iterator[tuple[str, int]]:
+    def characters(self, branch: int) -> Iterator[tuple[str, int]]:
         """The next characters below a branch, byte by byte, and where each ends."""
-        for place in self.children.get(branch, ()):
-            text = head + bytes([self.units[place] & 0xFF])
-            if len(text) == _utf8_length(text[0]):
-                yield text.decode("utf-8"), place
-            else:
-                yield from self.characters(self.branch(place), text)
+        waiting = [(b"", branch)]
+        while waiting:
+            head, start = waiting.pop()
+            for place in self.children.get(start, ()):
+                text = head + _BYTES[self.units[place] & 0xFF]
+                if len(text) == _LENGTHS[text[0]]:
+                    yield text.decode("utf-8"), place
+                else:
+                    waiting.append((text, self.branch(place)))
 
     def branch(self, place: int) -> int:
         """Where the children of a place are counted from."""
@@ -145,8 +150,8 @@ class Trie:
         return self.strings[start : self.strings.index(b"\0", start)].decode("utf-8")
 
 
-def _utf8_length(lead: int) -> int:
-    return 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+_BYTES = [bytes([value]) for value in range(256)]
+_LENGTHS = [1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 for lead in range(256)]  # of UTF-8
 
 
 def _runs(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -> Iterator[Rule]:

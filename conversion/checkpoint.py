@@ -11,7 +11,7 @@ from typing import Final
 from hf_xlmr.conversion.containers import ITEM_SIZES, Container, open_container
 from hf_xlmr.conversion.dialects import ANCHORS, Canonical, canonical
 from hf_xlmr.conversion.options import Options, options_of
-from hf_xlmr.conversion.parts import join_partitions, join_shards
+from hf_xlmr.conversion.parts import join_partitions, join_shards, raise_if_partial
 from hf_xlmr.conversion.pickles import Inert, TensorRef
 from hf_xlmr.conversion.sources import SourceFiles, open_source
 from hf_xlmr.conversion.weights import Stored, Weight
@@ -147,9 +147,10 @@ def _as_one(
         whole = join_shards(stored, metadata)
         return whole, _known(canonical(whole))
     parts = [_known(canonical(weights)) for weights in stored]
+    joined = parts[0].weights if len(parts) == 1 else join_partitions([part.weights for part in parts])
+    raise_if_partial(joined, parts=len(parts))
     if len(parts) == 1:
         return stored[0], parts[0]
-    joined = join_partitions([part.weights for part in parts])
     return joined, replace(parts[0], weights=joined)
 
 

@@ -12,7 +12,7 @@ from hf_xlmr.conversion.templates import match
 from hf_xlmr.conversion.weights import JoinedColumns, JoinedRows, Stored, Weight
 from hf_xlmr.errors import IntegrityError, WeightsMismatch
 
-__all__ = ["join_partitions", "join_shards", "same_bytes"]
+__all__ = ["join_partitions", "join_shards", "raise_if_partial", "same_bytes"]
 
 LAYER: Final = "encoder.sentence_encoder.layers.{layer}."
 
@@ -31,6 +31,7 @@ SPLIT_ON_COLUMNS: Final = (
     LAYER + "self_attn.out_proj.weight",
     LAYER + "fc2.weight",
 )
+SQUARE: Final = "encoder.lm_head.dense.weight"  # split on rows, so its height tells whether all ranks are there
 
 
 def join_partitions(partitions: Sequence[Mapping[str, Weight]]) -> dict[str, Weight]:
@@ -45,14 +46,34 @@ def join_partitions(partitions: Sequence[Mapping[str, Weight]]) -> dict[str, Wei
     return {name: _joined(name, [partition[name] for partition in partitions]) for name in partitions[0]}
 
 
+def raise_if_partial(weights: Mapping[str, Weight], *, parts: int) -> None:
+    """Raise IntegrityError where the weights of so many `parts` are not all, or more than all."""
+    shape: tuple[int, ...] = weights[SQUARE].shape if SQUARE in weights else ()
+    if len(shape) == 2 and shape[0] != shape[1]:
+        raise IntegrityError(
+            f"parts of the checkpoint are missing or too many: with {parts} of them, {SQUARE} is {list(shape)}, "
+            "and it must be square"
+        )
+
+
 def _joined(name: str, parts: list[Weight]) -> Weight:
     if any(match(template, name) is not None for template in SPLIT_ON_ROWS):
+        _raise_if_uneven(name, parts, axis=0)
         return JoinedRows.of(parts)
     if any(match(template, name) is not None for template in SPLIT_ON_COLUMNS):
+        _raise_if_uneven(name, parts, axis=1)
         return JoinedColumns.of([part for part in parts if isinstance(part, Stored)])
     if any(not same_bytes(parts[0], part) for part in parts[1:]):
         raise IntegrityError(f"{name} differs between the parts, which should each hold all of it")
     return parts[0]
+
+
+def _raise_if_uneven(name: str, parts: list[Weight], *, axis: int) -> None:
+    """Refuse parts that differ in more than their length on the axis on which they meet."""
+    kinds = {(part.dtype, len(part.shape), part.shape[:axis], part.shape[axis + 1 :]) for part in parts}
+    if len(kinds) > 1 or len(parts[0].shape) <= axis:
+        told = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
+        raise IntegrityError(f"{name} cannot be put together: its parts are {told}")
 
 
 def same_bytes(one: Weight, other: Weight, *, at_most: int | None = None) -> bool:
@@ -89,6 +110,7 @@ class _FlatParameter:
     path: str
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    numels: tuple[int, ...] | None
     paddings: tuple[int, ...]
     is_replicated: bool
 
@@ -132,6 +154,7 @@ def _flat_parameters(described: Sequence[Mapping[str, Any]]) -> Iterator[_FlatPa
                 path=path,
                 names=tuple(_mapping(about)["names"]),
                 shapes=tuple(tuple(shape) for shape in _mapping(about)["shapes"]),
+                numels=tuple(about["numels"]) if "numels" in about else None,
                 paddings=tuple(rank["padding"] for rank in ranks),
                 is_replicated=bool(module.get("no_broadcast_optim_state", False)),
             )
@@ -148,13 +171,26 @@ def _cut(flat: _FlatParameter, shards: Sequence[Mapping[str, Weight]]) -> dict[s
     ranks = shards[:1] if flat.is_replicated else shards
     runs = [_unpadded(shard[flat.key], padding) for shard, padding in zip(ranks, flat.paddings, strict=False)]
     sizes = [prod(shape) for shape in flat.shapes]
-    if sum(sizes) != sum(run.shape[0] for run in runs):
-        raise ValueError(f"{flat.key} holds {sum(run.shape[0] for run in runs)} values, its parts {sum(sizes)}")
-    starts = accumulate(sizes, initial=0)
+    _raise_if_misfit(flat, runs, sizes)
+    starts = list(accumulate(sizes, initial=0))[:-1]
     return {
         f"{flat.path}.{name}" if flat.path else name: _between(runs, start, shape)
-        for name, start, shape in zip(flat.names, starts, flat.shapes, strict=False)
+        for name, start, shape in zip(flat.names, starts, flat.shapes, strict=True)
     }
+
+
+def _raise_if_misfit(flat: _FlatParameter, runs: Sequence[Stored], sizes: list[int]) -> None:
+    """Refuse what fairscale cannot have written: it cuts by torch.chunk and pads to the first rank's length."""
+    lengths, total = [run.shape[0] for run in runs], sum(sizes)
+    if sum(lengths) != total:
+        raise ValueError(f"{flat.key} holds {sum(lengths)} values, its parts {total}")
+    each = -(-total // len(runs))
+    if lengths != [max(0, min(each, total - rank * each)) for rank in range(len(runs))]:
+        raise ValueError(f"the padding of {flat.key} is on the wrong rank ({lengths} values are left)")
+    if flat.numels is not None and list(flat.numels) != sizes:
+        raise ValueError(f"the sizes of what is in {flat.key} differ from the shapes")
+    if len({run.dtype for run in runs}) > 1:
+        raise ValueError(f"{flat.key} has different types on different ranks")
 
 
 def _unpadded(run: Weight, padding: int) -> Stored:

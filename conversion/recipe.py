@@ -108,7 +108,7 @@ def convert(
         staged_folder(Path(output), overwrite=overwrite) as draft,
         open_checkpoint(source, ema=ema, scratch=draft.parent, progress=progress) as checkpoint,
     ):
-        _raise_if_inside(Path(output), checkpoint)
+        _raise_if_inside(Path(output), source, checkpoint)
         prepared = prepare(checkpoint, wanted, dtype=dtype)
         _raise_if_no_room(prepared.plan, draft)
         write_weights(prepared.plan.weights, draft, max_shard_size=shard_bytes, progress=progress)
@@ -189,10 +189,12 @@ def told_plainly() -> Iterator[None]:
         raise InputError(f"{error.strerror or error}{where}") from error
 
 
-def _raise_if_inside(output: Path, checkpoint: FairseqCheckpoint) -> None:
-    """Refuse to replace the folder that the checkpoint is read from."""
-    place = output.resolve()
-    if any(place in part.path.resolve().parents for part in checkpoint.files.checkpoint):
+def _raise_if_inside(output: Path, source: str | Path, checkpoint: FairseqCheckpoint) -> None:
+    """Refuse to replace the folder that the checkpoint is read from, or that holds the archive or links to it."""
+    paths = [part.path for part in checkpoint.files.checkpoint]
+    paths += [Path(source)] if checkpoint.files.kind == "archive" else []
+    targets = [target for path in paths for target in (path.resolve(), path.parent.resolve() / path.name)]
+    if any(output.resolve() in target.parents for target in targets):
         raise InputError(f"{output} holds the checkpoint itself; choose another folder")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -80,7 +81,7 @@ def _prefix(output: Path) -> str:
 def _clear_leftovers(output: Path) -> None:
     """Remove the scratch folders of runs that are no longer alive; a live one holds its lock."""
     for scratch in output.parent.glob(glob.escape(_prefix(output)) + "*"):
-        with suppress(FileNotFoundError, BlockingIOError), _lock_of(scratch):
+        with suppress(OSError), _lock_of(scratch):  # alive, just gone, or somebody else's
             if (scratch / PREVIOUS).exists() and not output.exists():
                 (scratch / PREVIOUS).rename(output)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -92,6 +93,8 @@ def _lock_of(scratch: Path) -> Iterator[None]:
     lock = os.open(scratch / LOCK, os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(lock).st_nlink:  # another run has cleared it, and its owner may have locked the next one
+            raise BlockingIOError(scratch)
         yield
     finally:
         os.close(lock)
@@ -113,12 +116,22 @@ def _flush(path: Path) -> None:
 def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool) -> None:
     """Give the draft its name: one rename, or one exchange where a folder is replaced."""
     _raise_if_taken(output, overwrite=overwrite)
-    if not output.exists():
-        draft.rename(output)
+    if not (overwrite and output.exists()):
+        _rename_to_free(draft, output)
     elif not _exchange(draft, output):
         output.rename(scratch / PREVIOUS)  # a run killed here is mended by the next (`_clear_leftovers`)
         draft.rename(output)
     _flush(output.parent)
+
+
+def _rename_to_free(draft: Path, output: Path) -> None:
+    """Take a name that was free a moment ago; the system refuses where another run has put its folder there."""
+    try:
+        draft.rename(output)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise InputError(f"{output} exists by now; another run has made it") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:

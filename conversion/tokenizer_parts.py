@@ -45,12 +45,13 @@ class Coverage:
         if not is_unigram:  # BPE keeps single unused pieces
             scores |= {piece: 0.0 for piece in model.pieces_of(PieceType.UNUSED) if len(piece) == 1}
         chars = frozenset(piece for piece in scores if len(piece) == 1)
+        spelled = frozenset("".join(scores))
         return cls(
             scores=scores,
             byte_pieces=frozenset(model.pieces_of(PieceType.BYTE) if model.byte_fallback else ()),
             chars=chars,
-            spelled=frozenset("".join(scores)),
-            trained=chars.issuperset("".join(model.pieces_of(PieceType.NORMAL))),
+            spelled=spelled,
+            trained=chars.issuperset(spelled) or chars.issuperset("".join(model.pieces_of(PieceType.NORMAL))),
             is_unigram=is_unigram,
         )
 

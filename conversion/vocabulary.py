@@ -7,6 +7,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,40 +20,11 @@ from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 __all__ = ["TokenizerPlan", "Vocabulary", "build_vocabulary", "write_tokenizer"]
 
 RELEASED_MASK_INDEX = 250001  # XLM-R as released
+# Model-parallel training pads the embedding to a multiple of 8 for each rank (fairseq/model_parallel/models/roberta);
+# XL and XXL have 250880 rows. Any other surplus means that the dictionary is another model's.
+PADDING_FACTOR = 8
+MOST_PADDING = 1024
 SPECIALS = frozenset((*SPECIAL_SYMBOLS, MASK))
-
-
-@dataclass(frozen=True)
-class TokenizerPlan:
-    """What tokenizer.json is to hold: slot i of `names` is id i, ids from the embedding's rows on mean `<unk>`."""
-
-    names: tuple[str, ...] = field(repr=False)
-    scores: array[float] | None = field(repr=False)  # Unigram
-    merges: tuple[str, ...] | None = field(repr=False)  # BPE: "left right"
-    byte_fallback: bool
-    parts: dict[str, Any] = field(repr=False)  # normalizer, pre_tokenizer, decoder
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids of an embedding's `rows`, and the tokenizer that gives them, None where there can be none.
-
-    After the embedding's own rows come `extra_unk_rows` copies of the `<unk>` row: pieces that SentencePiece needs to
-    cut texts as fairseq did, and that fairseq's dictionary does not know. `notes` are sentences for a person to read.
-    """
-
-    rows: int
-    bos_index: int
-    eos_index: int
-    mask_index: int | None
-    extra_unk_rows: int = 0
-    agrees_with_sentencepiece: bool = False
-    missing_pieces: tuple[str, ...] = field(default=(), repr=False)
-    unreachable_symbols: tuple[str, ...] = field(default=(), repr=False)
-    tokenizer: TokenizerPlan | None = None
-    notes: tuple[str, ...] = ()
-    pad_index: int = PAD_INDEX
-    unk_index: int = UNK_INDEX
 
 
 def build_vocabulary(dictionary: Dictionary, model: SentencePieceModel | None, *, rows: int) -> Vocabulary:
@@ -66,24 +38,25 @@ def build_vocabulary(dictionary: Dictionary, model: SentencePieceModel | None, *
         bos_index=names.bos_index,
         eos_index=names.eos_index,
         mask_index=names.mask_index,
-        notes=tuple(_row_notes(names, rows=rows)),
+        row_notes=tuple(_row_notes(names, rows=rows)),
     )
     obstacle = _obstacle(model)
     if model is None or obstacle:
-        return replace(vocabulary, notes=(*vocabulary.notes, f"No tokenizer was written: {obstacle}."))
+        return replace(vocabulary, row_notes=(*vocabulary.row_notes, f"No tokenizer was written: {obstacle}."))
     return _with_tokenizer(vocabulary, names, model)
 
 
 def _fit(dictionary: Dictionary, *, rows: int) -> Dictionary:
     """The dictionary as the model's task completed it. Raises InputError."""
     with_mask = dictionary.with_mask()
-    if rows >= len(with_mask):
+    spare = rows - len(with_mask)
+    if spare == 0 or (0 < spare < MOST_PADDING and rows % PADDING_FACTOR == 0):
         return with_mask
     if rows == len(dictionary):
         return dictionary  # a task that added no <mask>
     raise InputError(
-        f"the dictionary has {len(with_mask)} names (4 specials, its lines and {MASK}), but the embedding only "
-        f"{rows} rows: they do not belong together."
+        f"the dictionary has {len(with_mask)} names (4 specials, its lines and {MASK}), but the embedding has {rows} "
+        "rows: they do not belong together."
     )
 
 
@@ -173,19 +146,94 @@ class Slots:
         self.names.append(name)
 
 
+@dataclass(frozen=True)
+class TokenizerPlan:
+    """What tokenizer.json is to hold; the patterns of its parts take a while and are made when they are asked for."""
+
+    slots: Slots = field(repr=False)
+    model: SentencePieceModel = field(repr=False)
+    missing: tuple[str, ...] = field(repr=False)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Slot i is id i; ids from the embedding's rows on mean `<unk>`."""
+        return self.slots.names
+
+    @cached_property
+    def scores(self) -> array[float] | None:
+        """The Unigram score of each slot, None for BPE."""
+        return self.slots.scores() if self.slots.coverage.is_unigram else None
+
+    @cached_property
+    def merges(self) -> tuple[str, ...] | None:
+        """The merges of BPE, as "left right", None for Unigram."""
+        coverage = self.slots.coverage
+        return None if coverage.is_unigram else tuple(_merges(self.model, coverage))
+
+    @cached_property
+    def seams(self) -> Seams | None:
+        """How texts are taken apart for the normalisation rules. Raises IntegrityError."""
+        return Seams.of(self.model, self.slots.coverage)
+
+    @cached_property
+    def parts(self) -> dict[str, dict[str, Any] | None]:
+        """The normalizer, pre_tokenizer and decoder. Raises IntegrityError."""
+        coverage = self.slots.coverage
+        return {
+            "normalizer": normalizer(self.model, coverage, seams=self.seams, runs=self.slots.runs),
+            "pre_tokenizer": pre_tokenizer(coverage, suffixed=self.model.treat_whitespace_as_suffix),
+            "decoder": decoder(self.model),
+        }
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What is remarkable about the tokenizer. Raises IntegrityError."""
+        return tuple(_tokenizer_notes(self.slots, self.model, missing=self.missing, seams=self.seams))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids of an embedding's `rows`, and the tokenizer that gives them, None where there can be none.
+
+    After the embedding's own rows come `extra_unk_rows` copies of the `<unk>` row: pieces that SentencePiece needs to
+    cut texts as fairseq did, and that fairseq's dictionary does not know.
+    """
+
+    rows: int
+    bos_index: int
+    eos_index: int
+    mask_index: int | None
+    extra_unk_rows: int = 0
+    agrees_with_sentencepiece: bool = False
+    missing_pieces: tuple[str, ...] = field(default=(), repr=False)
+    unreachable_symbols: tuple[str, ...] = field(default=(), repr=False)
+    tokenizer: TokenizerPlan | None = None
+    row_notes: tuple[str, ...] = ()
+    pad_index: int = PAD_INDEX
+    unk_index: int = UNK_INDEX
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for a person to read. Raises IntegrityError where the SentencePiece model's rules do not parse."""
+        return (*self.row_notes, *(self.tokenizer.notes if self.tokenizer else ()))
+
+
 def _name_slots(names: Dictionary, coverage: Coverage) -> Slots:
     """The slots of the dictionary's rows."""
     owners = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # the two that no overwrite moves
     slots = Slots(dictionary=names, coverage=coverage)
+    known, index_of = coverage.scores, names.index
     for index, symbol in enumerate(names.symbols):
-        slots.add(symbol, owned=owners.get(symbol, names.index(symbol)) == index)
+        if symbol in known and symbol not in owners and index_of(symbol) == index:  # as nearly every row
+            slots.names.append(symbol)
+        else:
+            slots.add(symbol, owned=owners.get(symbol, index_of(symbol)) == index)
     return slots
 
 
 def _with_tokenizer(vocabulary: Vocabulary, names: Dictionary, model: SentencePieceModel) -> Vocabulary:
     """`vocabulary` with a tokenizer for `model`."""
     coverage = Coverage.of(model)
-    seams = Seams.of(model, coverage)
     slots = _name_slots(names, coverage)
     missing = _missing(names, coverage)
     if missing:
@@ -199,8 +247,7 @@ def _with_tokenizer(vocabulary: Vocabulary, names: Dictionary, model: SentencePi
         agrees_with_sentencepiece=_agrees(names, model),
         missing_pieces=missing,
         unreachable_symbols=tuple(slots.unreachable),
-        tokenizer=_plan(slots, model, seams=seams),
-        notes=(*vocabulary.notes, *_tokenizer_notes(slots, model, missing=missing, seams=seams)),
+        tokenizer=TokenizerPlan(slots=slots, model=model, missing=missing),
     )
 
 
@@ -210,7 +257,8 @@ def _missing(names: Dictionary, coverage: Coverage) -> tuple[str, ...]:
     Pieces with white space inside are left out: texts are cut at it first (see `pre_tokenizer`).
     """
     candidates = (*coverage.scores, *sorted(coverage.byte_pieces))
-    return tuple(piece for piece in candidates if piece not in names and WHITE_SPACE.isdisjoint(piece))
+    lacking = set(candidates).difference(names.symbols)
+    return tuple(piece for piece in candidates if piece in lacking and WHITE_SPACE.isdisjoint(piece))
 
 
 def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
@@ -219,21 +267,6 @@ def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
         model.model_type is ModelType.UNIGRAM
         and model.pieces[:3] == (UNK, BOS, EOS)
         and names.symbols == (*SPECIAL_SYMBOLS, *model.pieces[3:], MASK)
-    )
-
-
-def _plan(slots: Slots, model: SentencePieceModel, *, seams: Seams | None) -> TokenizerPlan:
-    coverage = slots.coverage
-    return TokenizerPlan(
-        names=tuple(slots.names),
-        scores=slots.scores() if coverage.is_unigram else None,
-        merges=None if coverage.is_unigram else tuple(_merges(model, coverage)),
-        byte_fallback=model.byte_fallback,
-        parts={
-            "normalizer": normalizer(model, coverage, seams=seams, runs=slots.runs),
-            "pre_tokenizer": pre_tokenizer(coverage, suffixed=model.treat_whitespace_as_suffix),
-            "decoder": decoder(model),
-        },
     )
 
 
@@ -264,7 +297,8 @@ def _tokenizer_notes(
         yield "Decomposed text (NFD) can be tokenized differently: tokenizers normalises some of it wrongly."
     if not coverage.trained:
         yield "Some characters occur only inside longer pieces: unknown characters can be tokenized differently."
-    mixed = [piece for piece in coverage.scores if len(piece) > 1 and not WHITE_SPACE.isdisjoint(piece)]
+    spaces = WHITE_SPACE & coverage.spelled
+    mixed = [piece for piece in coverage.scores if len(piece) > 1 and not spaces.isdisjoint(piece)] if spaces else []
     if mixed:
         yield f"{len(mixed)} pieces hold white space (such as {_shown(mixed)}): texts with it can be cut differently."
     symbols = [piece for piece in model.pieces_of(PieceType.USER_DEFINED) if len(piece) > 1 or coverage.is_unigram]
@@ -322,14 +356,14 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
     """Stream the model, one entry per line."""
     if plan.scores is not None:
         file.write(f'"model": {{"type": "Unigram", "unk_id": {unk_index}, ')
-        file.write(f'"byte_fallback": {_json(plan.byte_fallback)}, "vocab": [\n')
+        file.write(f'"byte_fallback": {_json(plan.model.byte_fallback)}, "vocab": [\n')
         pairs = zip(plan.names, plan.scores, strict=True)
         _write_lines(file, (f"[{encode_basestring(name)},{score!r}]" for name, score in pairs))
         file.write("]}\n")
         return
     file.write('"model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, ')
     file.write('"end_of_word_suffix": null, "fuse_unk": true, ')
-    file.write(f'"byte_fallback": {_json(plan.byte_fallback)}, "ignore_merges": false, "vocab": {{\n')
+    file.write(f'"byte_fallback": {_json(plan.model.byte_fallback)}, "ignore_merges": false, "vocab": {{\n')
     _write_lines(file, (f"{encode_basestring(name)}: {index}" for index, name in enumerate(plan.names)))
     file.write('}, "merges": [\n')
     _write_lines(file, map(encode_basestring, plan.merges or ()))

@@ -29,7 +29,7 @@ __all__ = [
     "read_rows",
 ]
 
-BLOCK_BYTES: Final = 1 << 18  # fits the second-level cache, so the checksum is nearly free
+BLOCK_BYTES: Final = 1 << 20
 FLOAT_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -274,14 +274,30 @@ class Cast(Weight):
 
         for block in self.of.blocks():
             values = _as_float(np.frombuffer(block, dtype=_NUMPY_DTYPES[self.of.dtype]), self.of.dtype)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 rounded = _from_float32(values, self.dtype)
-            if self.dtype == "float16" and np.isinf(rounded).any() and not np.isinf(values).any():
-                raise InputError(f"{self.name} holds values beyond float16's 65504; use --dtype bfloat16 or float32")
+            infinite = _are_infinite(rounded, self.dtype)
+            if infinite.any() and (infinite & np.isfinite(values)).any():
+                raise InputError(
+                    f"{self.name} holds values beyond {_LARGEST[self.dtype]}; use another --dtype, or auto"
+                )
             yield memoryview(rounded.data).cast("B")
 
 
 _NUMPY_DTYPES: Final = {"float32": "<f4", "float16": "<f2", "float64": "<f8", "bfloat16": "<u2"}
+_LARGEST: Final = {
+    "float16": "float16's largest, 65504",
+    "bfloat16": "bfloat16's largest, 3.39e38",
+    "float32": "float32's largest, 3.40e38",
+}
+
+
+def _are_infinite(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """Which values are infinite; bfloat16 is told by its bits."""
+    import numpy as np
+
+    infinite: np.ndarray[Any, Any] = np.isinf(values) if dtype != "bfloat16" else (values & 0x7FFF) == 0x7F80
+    return infinite
 
 
 def _as_float(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
@@ -293,9 +309,13 @@ def _as_float(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
 
 
 def _from_float32(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    """Values rounded to `dtype`, to nearest with ties to even; bfloat16 as its 16 bits."""
+    """Values rounded to `dtype`, to nearest with ties to even; bfloat16 as its 16 bits.
+
+    Half of a double goes by way of float32, and so may round twice, because PyTorch does.
+    """
     if dtype != "bfloat16":
-        plain: np.ndarray[Any, Any] = values.astype(_NUMPY_DTYPES[dtype])
+        by_way = values.astype("<f4", copy=False) if dtype == "float16" else values
+        plain: np.ndarray[Any, Any] = by_way.astype(_NUMPY_DTYPES[dtype], copy=False)
         return plain
     import numpy as np
 

@@ -6,9 +6,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, Final
+from threading import Lock
+from typing import Final
 
 from hf_xlmr.conversion.weights import Weight
 from hf_xlmr.errors import InputError, IntegrityError
@@ -19,7 +21,9 @@ __all__ = ["parse_size", "write_weights"]
 # The format: a little-endian 64-bit length, a JSON header padded with spaces to 8 bytes, then the tensors' bytes
 DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-FLUSH_BYTES: Final = 1 << 28  # begin to write back early, so that the last fsync has little left to do
+FLUSH_BYTES: Final = 1 << 26  # flushed early and often, so that the last fsync has little left to do
+
+WRITERS: Final = 2  # while one waits for the file, the other reads, checks or casts
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -27,7 +31,7 @@ INDEX: Final = "model.safetensors.index.json"
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as 5GB, 500MB or 2GiB, as Transformers counts them. Raises InputError."""
-    hit = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", text.upper())
+    hit = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]?I?B?)\s*", text.upper())
     if hit is None or hit[2] not in UNITS or float(hit[1]) * UNITS[hit[2]] < 1:
         raise InputError(f"{text!r} is not a size such as 5GB or 500MB")
     return int(float(hit[1]) * UNITS[hit[2]])
@@ -38,17 +42,19 @@ def write_weights(
 ) -> tuple[str, ...]:
     """Write the weights in their order into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
 
-    One shard is `model.safetensors`; several have numbers and an index, as Transformers writes them. Each is on the
-    disk when this returns. Gives the names of the files. Raises IntegrityError, InputError, OSError.
+    One shard is `model.safetensors`; several have numbers and an index, as Transformers writes them. The system is
+    told to begin writing them to the disk; whoever publishes the folder waits for that. Gives the names of the files.
+    Raises IntegrityError, InputError, OSError.
     """
     shards = _shards(weights, max_shard_size)
     names = _shard_names(len(shards))
     total = sum(weight.nbytes for weight in weights.values())
+    metadata = {"total_parameters": sum(weight.count for weight in weights.values()), "total_size": total}
     with progress.task("weights", total=total) as task:
         for name, shard in zip(names, shards, strict=True):
             _write_shard(folder / name, shard, task)
     if len(shards) > 1:
-        _write_index(folder / INDEX, dict(zip(names, shards, strict=True)), total)
+        _write_index(folder / INDEX, dict(zip(names, shards, strict=True)), metadata)
         return (*names, INDEX)
     return names
 
@@ -71,9 +77,9 @@ def _shard_names(count: int) -> tuple[str, ...]:
     return tuple(f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1))
 
 
-def _write_index(path: Path, shards: Mapping[str, Mapping[str, Weight]], total: int) -> None:
+def _write_index(path: Path, shards: Mapping[str, Mapping[str, Weight]], metadata: Mapping[str, int]) -> None:
     placed = {weight: name for name, shard in shards.items() for weight in shard}
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+    index = {"metadata": metadata, "weight_map": dict(sorted(placed.items()))}
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -90,24 +96,56 @@ def _header(shard: Mapping[str, Weight]) -> bytes:
 
 
 def _write_shard(path: Path, shard: Mapping[str, Weight], task: ProgressTask) -> None:
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as flusher:
-        _write_all(file, memoryview(_header(shard)))
-        flushing: Future[None] | None = None
-        unflushed = 0
-        for name, weight in shard.items():
-            written = 0
-            for block in weight.blocks():
-                _write_all(file, block)
-                written += len(block)
-                task.advance(len(block))
-            if written != weight.nbytes:
-                raise IntegrityError(f"{name} gave {written} bytes where its shape asks for {weight.nbytes}")
-            unflushed += written
-            if unflushed >= FLUSH_BYTES and (flushing is None or flushing.done()):
-                flushing, unflushed = flusher.submit(os.fdatasync, file.fileno()), 0
-        os.fsync(file.fileno())
+    """Write one shard, some weights at a time: reading, checking and casting one goes on while another is written."""
+    header = _header(shard)
+    pump = _Pump(task)
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(WRITERS) as pool:
+        file.write(header)
+        starts = accumulate((weight.nbytes for weight in shard.values()), initial=len(header))
+        jobs = [
+            pool.submit(pump, file.fileno(), *item, start) for item, start in zip(shard.items(), starts, strict=False)
+        ]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pump.stopped = True
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _write_all(file: IO[bytes], block: memoryview) -> None:
+class _Pump:
+    """Writes weights at their places in a file, from several threads."""
+
+    def __init__(self, task: ProgressTask) -> None:
+        self.stopped = False
+        self._task = task
+        self._lock = Lock()
+
+    def __call__(self, file: int, name: str, weight: Weight, start: int) -> None:
+        """Write the bytes of a weight from `start` on. Raises IntegrityError, InputError, OSError."""
+        position = flushed = start
+        for block in weight.blocks():
+            if self.stopped:
+                return
+            _write_at(file, block, position)
+            position += len(block)
+            if position - flushed >= FLUSH_BYTES:
+                _begin_flushing(file)
+                flushed = position
+            with self._lock:
+                self._task.advance(len(block))
+        if position - start != weight.nbytes:
+            raise IntegrityError(f"{name} gave {position - start} bytes where its shape asks for {weight.nbytes}")
+
+
+def _write_at(file: int, block: memoryview, position: int) -> None:
     while block:
-        block = block[file.write(block) :]
+        done = os.pwrite(file, block, position)
+        block, position = block[done:], position + done
+
+
+def _begin_flushing(file: int) -> None:
+    """Ask the system to write to the disk what it holds of the file, and do not wait for it."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -25,15 +25,6 @@ FILE_SIGNS = (
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a dictionary file: `number` counts from 1."""
-
-    number: int
-    symbol: str
-    overwrites: bool
-
-
-@dataclass(frozen=True)
 class Dictionary:
     """All rows in order, the four specials first; a name that occurs twice belongs to its last row."""
 
@@ -53,17 +44,16 @@ class Dictionary:
         Up to fairseq 0.9.0 every duplicate was an overwrite: that reading is used where it alone gives `expected_rows`
         (the rows of the embedding, with or without `<mask>`). Raises InputError.
         """
-        symbols, first_duplicate = list(SPECIAL_SYMBOLS), None
-        seen = set(symbols)
-        for line in _lines(data, name=name):
-            if line.symbol in seen and not line.overwrites and first_duplicate is None:
-                first_duplicate = line
-            symbols.append(line.symbol)
-            seen.add(line.symbol)
+        symbols, overwriting = list(SPECIAL_SYMBOLS), set[int]()
+        for symbol, overwrites in _lines(data, name=name):
+            if overwrites:
+                overwriting.add(len(symbols))
+            symbols.append(symbol)
+        made = cls.of(symbols)
         names = len(symbols)
-        if first_duplicate is not None and expected_rows not in {names, names + (MASK not in seen)}:
-            raise InputError(_duplicate_message(first_duplicate, names=names, expected_rows=expected_rows, name=name))
-        return cls.of(symbols)
+        if len(made._indices) < names and expected_rows not in {names, names + (MASK not in made)}:
+            _raise_if_doubled(symbols, overwriting, expected_rows=expected_rows, name=name)
+        return made
 
     def index(self, symbol: str) -> int:
         """The id of `symbol`, or that of `<unk>`."""
@@ -71,7 +61,9 @@ class Dictionary:
 
     def with_mask(self) -> Dictionary:
         """The dictionary as the masked_lm tasks complete it: `<mask>` at the end, unless it has one."""
-        return self if MASK in self else Dictionary.of((*self.symbols, MASK))
+        if MASK in self:
+            return self
+        return Dictionary(symbols=(*self.symbols, MASK), _indices={**self._indices, MASK: len(self)})
 
     @property
     def mask_index(self) -> int | None:
@@ -105,11 +97,18 @@ class Dictionary:
         return symbol in self._indices
 
 
-def _lines(data: bytes, *, name: str) -> Iterator[Line]:
-    r"""The lines of the file, cut at \n, \r\n and \r alone, as Python's text mode does. Raises InputError."""
+def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, bool]]:
+    r"""Each line's symbol, and whether it overwrites; cut at \n, \r\n and \r alone, as Python's text mode does.
+
+    Raises InputError.
+    """
     for number, text in enumerate(io.StringIO(_decoded(data, name=name), newline=None), start=1):
+        symbol, space, count = text.rstrip().rpartition(" ")
+        if space and count.isascii() and count.isdigit():  # as nearly every line
+            yield symbol, False
+            continue
         try:
-            yield _line(number, text)
+            yield _line(text)
         except ValueError:
             shown = text.rstrip("\n")[:60]
             raise InputError(
@@ -118,14 +117,14 @@ def _lines(data: bytes, *, name: str) -> Iterator[Line]:
             ) from None
 
 
-def _line(number: int, text: str) -> Line:
+def _line(text: str) -> tuple[str, bool]:
     """One line, by fairseq's own order of steps: strip the right end, then split at the last space."""
     symbol, last = text.rstrip().rsplit(" ", 1)
     overwrites = last == OVERWRITE_FLAG
     if overwrites:
         symbol, last = symbol.rsplit(" ", 1)
     int(last)
-    return Line(number=number, symbol=symbol, overwrites=overwrites)
+    return symbol, overwrites
 
 
 def _decoded(data: bytes, *, name: str) -> str:
@@ -149,10 +148,16 @@ def _seems(data: bytes, line: str) -> str:
     return "the file does not seem to be a fairseq dictionary."
 
 
-def _duplicate_message(line: Line, *, names: int, expected_rows: int | None, name: str) -> str:
-    """What to say of a symbol that comes twice without the flag."""
-    counts = "" if expected_rows is None else f" Read so, it has {names} names, but the model {expected_rows} rows."
-    return (
-        f"{name}, line {line.number}: {line.symbol!r} comes a second time. fairseq 0.9.0 and before gave it a new row; "
-        f"if this dictionary is that old, end the line with ' {OVERWRITE_FLAG}'.{counts}"
-    )
+def _raise_if_doubled(symbols: list[str], overwriting: set[int], *, expected_rows: int | None, name: str) -> None:
+    """Raise InputError at the first symbol that comes twice without the flag."""
+    seen: set[str] = set()
+    for index, symbol in enumerate(symbols):
+        if symbol in seen and index not in overwriting:
+            names = len(symbols)
+            counts = "" if expected_rows is None else f" Read so, it has {names} names, the model {expected_rows} rows."
+            raise InputError(
+                f"{name}, line {index - len(SPECIAL_SYMBOLS) + 1}: {symbol!r} comes a second time. fairseq 0.9.0 and "
+                f"before gave it a new row; if this dictionary is that old, end the line with ' {OVERWRITE_FLAG}'."
+                f"{counts}"
+            )
+        seen.add(symbol)

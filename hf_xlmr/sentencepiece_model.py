@@ -99,13 +99,16 @@ class SentencePieceModel:
 
         Raw scores of user-defined pieces are 0; Model::EncodeOptimized gives them almost nothing to pay instead.
         """
-        highest = max(FLOAT_MIN, *self._normal_scores()) if PieceType.NORMAL in self.types else FLOAT_MIN
-        scores = {}
-        for piece, score, kind in zip(self.pieces, self.scores, self.types, strict=True):
-            if kind == PieceType.NORMAL:
-                scores[piece] = score
-            elif kind == PieceType.USER_DEFINED:
+        scores = dict(zip(self.pieces, self.scores, strict=True))
+        odd = [index for index, kind in enumerate(self.types) if kind != PieceType.NORMAL]
+        if any(self.types[index] == PieceType.USER_DEFINED for index in odd):
+            highest = max((FLOAT_MIN, *self._normal_scores()))
+        for index in odd:
+            piece = self.pieces[index]
+            if self.types[index] == PieceType.USER_DEFINED:
                 scores[piece] = len(piece.encode()) * highest - 0.1
+            else:
+                del scores[piece]
         return scores
 
     def _normal_scores(self) -> list[float]:
