@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_xlmr.conversion.architecture import Architecture, Wanted, decide
+from hf_xlmr.conversion.architecture import EMBEDDING, GLANCE_BYTES, LM_WEIGHT, Architecture, Wanted, decide
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.parts import same_bytes
 from hf_xlmr.conversion.recipe import KEPT_OPTIONS, labels_of, told_plainly
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint
@@ -78,7 +79,7 @@ def _inspection(
     checkpoint: FairseqCheckpoint, architecture: Architecture | None, reasons: tuple[str, ...]
 ) -> Inspection:
     files = checkpoint.files
-    embedding = checkpoint.weights.get("encoder.sentence_encoder.embed_tokens.weight")
+    embedding = checkpoint.weights.get(EMBEDDING)
     rows = embedding.shape[0] if embedding is not None else 0
     dictionary = _dictionary(checkpoint, rows)
     return Inspection(
@@ -94,7 +95,7 @@ def _inspection(
         attention_heads=architecture.attention_heads if architecture else 0,
         longest_text=architecture.positions - 2 if architecture else 0,
         weights=len(checkpoint.weights),
-        parameters=sum(weight.count for weight in checkpoint.weights.values()),
+        parameters=_parameters(checkpoint),
         dtypes=dict(Counter(weight.dtype for weight in checkpoint.weights.values())),
         heads=checkpoint.heads,
         labels=labels_of(checkpoint, architecture) if architecture else (),
@@ -105,6 +106,16 @@ def _inspection(
         dropped=checkpoint.dropped,
         options={key: checkpoint.options[key] for key in KEPT_OPTIONS if key in checkpoint.options},
     )
+
+
+def _parameters(checkpoint: FairseqCheckpoint) -> int:
+    """The numbers that were trained: a tied matrix counts once."""
+    weights = checkpoint.weights
+    total = sum(weight.count for weight in weights.values())
+    if EMBEDDING not in weights or LM_WEIGHT not in weights:
+        return total
+    is_tied = same_bytes(weights[EMBEDDING], weights[LM_WEIGHT], at_most=GLANCE_BYTES)
+    return total - weights[LM_WEIGHT].count if is_tied else total
 
 
 def _sizes(checkpoint: FairseqCheckpoint) -> dict[str, int]:

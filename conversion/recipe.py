@@ -208,7 +208,12 @@ def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write UTF-8; what is no text, as in the name of a file, is spelled out (as JSON also spells it)."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
@@ -229,7 +234,7 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path) ->
     options = prepared.checkpoint.options
     _write_json(kept / "options.json", {key: options[key] for key in KEPT_OPTIONS if key in options})
     _write_json(kept / "conversion.json", _record(prepared, report))
-    (draft / "README.md").write_text(card_of(report, prepared.config), encoding="utf-8")
+    _write_text(draft / "README.md", card_of(report, prepared.config))
 
 
 def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:

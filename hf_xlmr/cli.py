@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from hf_xlmr import __version__
-from hf_xlmr.errors import HfXlmrError
+from hf_xlmr.errors import HfXlmrError, printable
 
 if TYPE_CHECKING:
     from hf_xlmr.progress import Progress
@@ -142,14 +143,17 @@ def _progress(*, shown: bool) -> Progress:
 
 
 def _print_json(result: Any) -> None:
-    typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False, default=str))
+    typer.echo(json.dumps(asdict(result), indent=2, default=str))
 
 
 def main() -> NoReturn:
     """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and weights may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except HfXlmrError as error:
-        typer.echo(f"hf-xlmr: {error}", err=True)
+        typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     sys.exit(0)

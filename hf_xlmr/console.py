@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from hf_xlmr.errors import printable
 from hf_xlmr.progress import ProgressTask
 
 __all__ = ["Bars", "show_conversion", "show_inspection"]
@@ -50,8 +51,13 @@ def _rows(title: str, rows: Mapping[str, object]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, _plain(value))
     return table
+
+
+def _plain(value: object) -> str:
+    """Any value as text that is neither markup nor an order to the terminal."""
+    return "\n".join(escape(printable(line)) for line in str(value).split("\n"))
 
 
 def _size(count: int) -> str:
@@ -76,9 +82,9 @@ def show_conversion(report: Any) -> None:
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
         "proof": _proof(report.parity),
     }
-    console.print(_rows(f"{escape(report.source)} -> {escape(str(report.output))}", shown))
+    console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
     for line in [*_reasons(report.dropped), *report.notes]:
-        console.print(f"  - {escape(line)}")
+        console.print(f"  - {_plain(line)}")
 
 
 def _proof(parity: Mapping[str, Any] | None) -> str:
@@ -104,9 +110,9 @@ def show_inspection(inspection: Any) -> None:
         "moving average": "yes (--ema)" if inspection.has_moving_average else "no",
         "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
     }
-    console.print(_rows(f"{escape(inspection.source)} ({inspection.kind})", shown))
+    console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", shown))
     for line in _reasons(inspection.dropped):
-        console.print(f"  - {escape(line)}")
+        console.print(f"  - {_plain(line)}")
 
 
 def _counted(counts: Mapping[str, int]) -> str:

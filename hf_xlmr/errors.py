@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["HfXlmrError", "InputError", "IntegrityError", "UnsupportedCheckpoint", "WeightsMismatch"]
+__all__ = ["HfXlmrError", "InputError", "IntegrityError", "UnsupportedCheckpoint", "WeightsMismatch", "printable"]
 
 SHOWN_NAMES = 8
 
@@ -55,3 +55,8 @@ class WeightsMismatch(IntegrityError):
         groups = (("missing", self.missing), ("unexpected", self.unexpected), ("wrong shape", self.wrong_shape))
         told = [f"{label}: {', '.join(names)}" for label, names in groups if names]
         super().__init__(f"the weights do not add up ({'; '.join(told)})")
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey or cannot show spelled out, line ends too: names come out of files."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

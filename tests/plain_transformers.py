@@ -1,7 +1,7 @@
 """Run converted folders in a process that cannot import hf_xlmr, as a user's would: FOLDERS_JSON RESULTS_NPZ.
 
 The JSON maps a name to {"folder", "class", "inputs": npz with ids.I, "texts": [[text], [text, pair], ...]}. Results:
-per name and input `NAME/hidden.I.K`, `NAME/output.I`, `NAME/ids.I`, and `NAME/loading` with what was missing or unexpected.
+per name and input `NAME/hidden.I.K`, `NAME/output.I`, `NAME/ids.I`, and `NAME/loading` with what was missing or left.
 """
 
 from __future__ import annotations

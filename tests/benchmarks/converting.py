@@ -4,8 +4,8 @@
 
 Files are written with torch.save from random weights (base 1.1 GB in float32, XL 7 GB in float16), with XLM-R's
 vocabulary from `../shared/data/xlmr-vocabulary`. Every file is read once before it is timed, so that all see a warm
-page cache. `cp` is timed as it is, and with `sync` of the copy, since converting ends with fsync. Medians of the rounds;
-peak memory is the program's ru_maxrss.
+page cache. `cp` is timed as it is, and with `sync` of the copy, since converting ends with fsync. Medians of the
+rounds; peak memory is the ru_maxrss of the program.
 """
 
 from __future__ import annotations

@@ -1,0 +1,183 @@
+"""Imports only go downstairs, nothing heavy is imported at the top, and nothing anywhere can run what a file says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from places import CHECKOUT
+
+# From the cellar up; modules of one floor do not know each other. A new module is given its floor here.
+FLOORS = (
+    ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
+    ("hf_xlmr.console", "hf_xlmr.dictionary", "hf_xlmr.sentencepiece_model"),
+    ("hf_xlmr.tokenization",),
+    (
+        *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
+        *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
+    ),
+    (
+        *("hf_xlmr.conversion.containers", "hf_xlmr.conversion.options", "hf_xlmr.conversion.sources"),
+        "hf_xlmr.conversion.tokenizer_parts",
+    ),
+    ("hf_xlmr.conversion.weights", "hf_xlmr.conversion.vocabulary"),
+    (
+        *("hf_xlmr.conversion.dialects", "hf_xlmr.conversion.parts", "hf_xlmr.conversion.writer"),
+        "hf_xlmr.conversion.reference",
+    ),
+    ("hf_xlmr.conversion.checkpoint",),
+    ("hf_xlmr.conversion.architecture",),
+    ("hf_xlmr.conversion.config", "hf_xlmr.conversion.plan"),
+    ("hf_xlmr.conversion.card", "hf_xlmr.conversion.parity"),
+    ("hf_xlmr.conversion.recipe",),
+    ("hf_xlmr.conversion.inspection",),
+    ("hf_xlmr.conversion",),
+    ("hf_xlmr.cli",),
+)
+FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
+MAY_IMPORT_AT_THE_TOP = {"hf_xlmr.cli": {"typer"}, "hf_xlmr.console": {"rich"}}
+MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}
+RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
+ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}
+RUNS_CODE_OF_TEXT = {"eval", "exec", "compile", "__import__"}
+LOADERS = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("torch.jit", "load"), ("joblib", "load")}
+
+
+def sources() -> dict[str, Path]:
+    found = {}
+    for folder, package in (("hf_xlmr", "hf_xlmr"), ("conversion", "hf_xlmr.conversion")):
+        for path in sorted((CHECKOUT / folder).glob("*.py")):
+            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+    return found
+
+
+SOURCES = sources()
+EVERY_MODULE = pytest.mark.parametrize("module", SOURCES)
+
+
+class Import(NamedTuple):
+    """One import of a module: where it stands, and whether it runs when the module is imported."""
+
+    name: str
+    line: int
+    is_at_the_top: bool
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+
+
+def imports_in(module: str) -> list[Import]:
+    return list(imports_under(tree_of(module), package=module.rpartition(".")[0], is_at_the_top=True))
+
+
+def imports_under(node: ast.AST, *, package: str, is_at_the_top: bool) -> Iterator[Import]:
+    """Every import that can run: all but those that only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            for name in imported(child, package):
+                yield Import(name, child.lineno, is_at_the_top)
+        is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        yield from imports_under(child, package=package, is_at_the_top=is_at_the_top and not is_function)
+
+
+def imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    assert node.level == 0, f"line {node.lineno}: a relative import hides where it goes (in {package})"
+    for alias in node.names:
+        whole = f"{node.module}.{alias.name}"
+        yield whole if whole in SOURCES else str(node.module)
+
+
+def test_every_module_has_a_floor() -> None:
+    assert FLOOR_OF.keys() == SOURCES.keys()
+    assert sum(map(len, FLOORS)) == len(FLOOR_OF), "a module has two floors"
+
+
+@EVERY_MODULE
+def test_imports_only_go_down(module: str) -> None:
+    ours = [each for each in imports_in(module) if each.name.split(".")[0] == "hf_xlmr"]
+    unknown = [each for each in ours if each.name not in FLOOR_OF]
+    assert not unknown
+    up = [f"line {each.line} imports {each.name}" for each in ours if FLOOR_OF[each.name] >= FLOOR_OF[module]]
+    assert not up
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in SOURCES if not name.startswith("hf_xlmr.conversion") and name != "hf_xlmr.cli"]
+)
+def test_what_runs_a_converted_model_knows_nothing_of_converting(module: str) -> None:
+    """fairseq's formats live in conversion/ and nowhere else."""
+    assert not [each for each in imports_in(module) if each.name.startswith("hf_xlmr.conversion")]
+
+
+@EVERY_MODULE
+def test_only_the_standard_library_is_imported_at_the_top(module: str) -> None:
+    allowed = {*sys.stdlib_module_names, "hf_xlmr"} | MAY_IMPORT_AT_THE_TOP.get(module, set())
+    tops = [each for each in imports_in(module) if each.is_at_the_top]
+    assert not [each for each in tops if each.name.split(".")[0] not in allowed]
+
+
+def test_importing_everything_imports_nothing_heavy(tmp_path: Path) -> None:
+    """The same, asked of Python itself."""
+    light = [name for name in SOURCES if name not in MAY_IMPORT_AT_THE_TOP]
+    code = (
+        "import importlib, os, sys, warnings\n"
+        "before = dict(os.environ), list(warnings.filters)\n"
+        f"for name in {light!r}: importlib.import_module(name)\n"
+        "assert (dict(os.environ), list(warnings.filters)) == before\n"
+        "tops = {name.split('.')[0] for name in sys.modules} - {*sys.stdlib_module_names, 'hf_xlmr'}\n"
+        "print(sorted(tops))"
+    )
+    bare, done = (
+        subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, check=True, cwd=tmp_path)
+        for each in (code.replace(repr(light), "[]"), code)
+    )
+    assert done.stdout == bare.stdout
+
+
+@EVERY_MODULE
+def test_nothing_can_run_what_a_file_says(module: str) -> None:
+    imports = {each.name.split(".")[0]: each.line for each in imports_in(module)}
+    assert not imports.keys() & (RUNS_CODE_OF_FILES | ALSO_NEVER)
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Name):
+            assert node.id not in RUNS_CODE_OF_TEXT, f"line {node.lineno}"
+        if isinstance(node, ast.Attribute):
+            assert (ast.unparse(node.value), node.attr) not in LOADERS, f"line {node.lineno}"
+        if isinstance(node, ast.keyword):
+            assert node.arg not in ("allow_pickle", "trust_remote_code", "weights_only"), f"line {node.value.lineno}"
+
+
+@EVERY_MODULE
+def test_the_library_is_silent(module: str) -> None:
+    if module in MAY_PRINT:
+        return
+    for node in ast.walk(tree_of(module)):
+        assert not (isinstance(node, ast.Name) and node.id == "print"), f"line {node.lineno}"
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import torch", [("torch", True)]),
+        ("def f():\n    import torch", [("torch", False)]),
+        ("class A:\n    import torch", [("torch", True)]),
+        ("try:\n    from torch.nn import Linear\nexcept ImportError:\n    pass", [("torch.nn", True)]),
+        ("if TYPE_CHECKING:\n    import torch", []),
+        ("from hf_xlmr import errors, __version__", [("hf_xlmr.errors", True), ("hf_xlmr", True)]),
+    ],
+)
+def test_this_test_sees_imports(code: str, expected: list[tuple[str, bool]]) -> None:
+    found = imports_under(ast.parse(code), package="", is_at_the_top=True)
+    assert [(each.name, each.is_at_the_top) for each in found] == expected
