@@ -153,7 +153,7 @@ def _sha256(blocks: Iterator[bytes]) -> str:
 
 @dataclass(frozen=True)
 class _Probe:
-    """A batch of token ids, (batch, length); `through_head` also compares the logits, which are large for long texts."""
+    """A batch of token ids, (batch, length); `through_head` compares logits too, which are large for long texts."""
 
     ids: torch.Tensor
     through_head: bool
