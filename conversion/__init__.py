@@ -11,17 +11,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
     from hf_xlmr.conversion.inspection import Inspection, inspect
+    from hf_xlmr.conversion.parity import ParityError, ParityReport
     from hf_xlmr.conversion.recipe import ConversionReport, convert
+    from hf_xlmr.conversion.verification import verify
 
-__all__ = ["ConversionReport", "FairseqCheckpoint", "Inspection", "convert", "inspect", "open_checkpoint"]
+__all__ = [
+    "ConversionReport",
+    "FairseqCheckpoint",
+    "Inspection",
+    "ParityError",
+    "ParityReport",
+    "convert",
+    "inspect",
+    "open_checkpoint",
+    "verify",
+]
 
 _HOMES = {
     "ConversionReport": "recipe",
     "FairseqCheckpoint": "checkpoint",
     "Inspection": "inspection",
+    "ParityError": "parity",
+    "ParityReport": "parity",
     "convert": "recipe",
     "inspect": "inspection",
     "open_checkpoint": "checkpoint",
+    "verify": "verification",
 }
 
 

@@ -46,6 +46,8 @@ class Wanted:
     head: str | None = None
     encoder_only: bool = False
     attention_heads: int | None = None
+    dtype: str = "auto"
+    ema: bool = False
 
 
 @dataclass(frozen=True)

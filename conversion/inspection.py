@@ -10,9 +10,10 @@ from pathlib import Path
 from hf_xlmr.conversion.architecture import EMBEDDING, GLANCE_BYTES, LM_WEIGHT, Architecture, Wanted, decide
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.parts import same_bytes
-from hf_xlmr.conversion.recipe import KEPT_OPTIONS, labels_of, told_plainly
+from hf_xlmr.conversion.preparation import labels_of
+from hf_xlmr.conversion.recipe import KEPT_OPTIONS
 from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint
+from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["Inspection", "inspect"]

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.conversion.architecture import Architecture
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.plan import WeightPlan
-from hf_xlmr.conversion.reference import Reference, Step
+from hf_xlmr.conversion.preparation import Prepared
+from hf_xlmr.conversion.reference import EPS, Reference, Step
+from hf_xlmr.conversion.tokenizer_parity import PLAIN_CLASSES, TextClass, compare_tokenizers
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.conversion.weights import Cast, Computed, Weight
+from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +33,10 @@ COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs 
 BLOCK: Final = 1 << 20
 PAD: Final = 1
 SEED: Final = 20191105
+TEXTS_PER_CLASS: Final = 400
+TOLERATED_TEXTS: Final = (
+    0.02  # equal-score ties, which rounding decides, and SentencePiece's releases decide differently
+)
 SHORT_LENGTHS: Final = (3, 8, 21, 40)
 
 
@@ -66,23 +73,20 @@ class ParityReport:
     """The largest relative difference of all steps."""
     tolerance: float
     steps: tuple[StepDifference, ...]
+    tokenizer: tuple[TextClass, ...]
+    """How the exported tokenizer did on each class of texts; empty where there is none."""
     source_sha256: Mapping[str, str]
     output_sha256: Mapping[str, str]
 
 
-def verify_folder(
-    checkpoint: FairseqCheckpoint,
-    architecture: Architecture,
-    plan: WeightPlan,
-    folder: Path,
-    *,
-    progress: Progress = SILENT,
-) -> ParityReport:
-    """Prove that `folder` holds what the checkpoint does. Raises ParityError where they differ, IntegrityError."""
+def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILENT) -> ParityReport:
+    """Prove that `folder` holds what was prepared. Raises ParityError where they differ, IntegrityError."""
+    plan = prepared.plan
+    _compare_config(prepared, folder)
     with progress.task("compare bytes", total=plan.nbytes) as task:
         for size in _compare_bytes(plan, folder):
             task.advance(size)
-    steps = _compare_behaviour(checkpoint, architecture, plan, folder, progress)
+    steps = _compare_behaviour(prepared, folder, progress)
     tolerance = COARSE_TOLERANCE if _rounds_computed(plan) else TOLERANCE
     for step in steps:
         if not step.relative <= tolerance:
@@ -91,16 +95,50 @@ def verify_folder(
                 f"the outputs depart from fairseq's at {step.name} by {step.relative:.2e} of the largest value, and "
                 f"rounding explains only {tolerance:.0e}",
             )
+    tokenizer = _compare_tokenizer(prepared, folder)
     return ParityReport(
         weights_compared=len(plan.weights),
         bytes_compared=plan.nbytes,
-        tokens=sum(int((probe.ids != PAD).sum()) for probe in _probes(architecture)),
+        tokens=sum(int((probe.ids != PAD).sum()) for probe in _probes(prepared.architecture)),
         largest=max(step.relative for step in steps),
         tolerance=tolerance,
         steps=steps,
-        source_sha256={Path(part.name).name: _sha256(part.blocks()) for part in checkpoint.files.checkpoint},
+        tokenizer=tokenizer,
+        source_sha256={Path(part.name).name: _sha256(part.blocks()) for part in prepared.checkpoint.files.checkpoint},
         output_sha256={path.name: _sha256(_file_blocks(path)) for path in sorted(folder.glob("*.safetensors"))},
     )
+
+
+# ---- configuration and tokenizer -------------------------------------------------------------------------------------
+
+
+def _compare_config(prepared: Prepared, folder: Path) -> None:
+    """Compare config.json with what was prepared, and with what fairseq fixes in its code."""
+    given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    expected = {**prepared.config, "layer_norm_eps": EPS, "pad_token_id": PAD, "type_vocab_size": 1}
+    for key, value in expected.items():
+        if given.get(key) != value:
+            raise ParityError(f"config.json: {key}", f"config.json says {key} is {given.get(key)!r}, not {value!r}")
+
+
+def _compare_tokenizer(prepared: Prepared, folder: Path) -> tuple[TextClass, ...]:
+    """Compare ids on generated texts. Raises ParityError where ordinary texts differ."""
+    files = prepared.checkpoint.files
+    if prepared.vocabulary.tokenizer is None or files.dictionary is None or files.sentencepiece is None:
+        return ()
+    rows = prepared.vocabulary.rows
+    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
+    exact = ExactTokenizer(dictionary.with_mask(), files.sentencepiece.read())
+    with _quiet_transformers():
+        classes = compare_tokenizers(prepared.vocabulary, exact, folder, count=TEXTS_PER_CLASS)
+    for each in classes:
+        if each.name in PLAIN_CLASSES and each.different > TOLERATED_TEXTS * each.texts:
+            raise ParityError(
+                f"tokenizer: {each.name}",
+                f"the tokenizer gives other ids than fairseq for {each.different} of {each.texts} texts of the class "
+                f"{each.name}, such as {each.example!r:.80}",
+            )
+    return tuple(classes)
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
@@ -178,18 +216,18 @@ def _probes(architecture: Architecture) -> tuple[_Probe, _Probe]:
     return _Probe(short, through_head=True), _Probe(batch([longest]), through_head=False)
 
 
-def _compare_behaviour(
-    checkpoint: FairseqCheckpoint, architecture: Architecture, plan: WeightPlan, folder: Path, progress: Progress
-) -> tuple[StepDifference, ...]:
+def _compare_behaviour(prepared: Prepared, folder: Path, progress: Progress) -> tuple[StepDifference, ...]:
     """The differences at each step, the larger one of all probes."""
     import torch
+
+    checkpoint, architecture = prepared.checkpoint, prepared.architecture
 
     reference = Reference(
         checkpoint.raw,
         checkpoint.options,
         attention_heads=architecture.attention_heads,
         layers=architecture.layers,
-        rounded=_rounding(plan),
+        rounded=_rounding(prepared.plan),
     )
     worst: dict[str, StepDifference] = {}
     probes = _probes(architecture)

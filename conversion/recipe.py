@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr import __version__
-from hf_xlmr.conversion.architecture import Architecture, Wanted, decide
+from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.card import card_of
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
-from hf_xlmr.conversion.config import SpecialIds, config_of
-from hf_xlmr.conversion.plan import WeightPlan, plan_weights
+from hf_xlmr.conversion.plan import WeightPlan
+from hf_xlmr.conversion.preparation import Prepared, prepare
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.conversion.sources import SourceFiles
 from hf_xlmr.conversion.staging import staged_folder
-from hf_xlmr.conversion.vocabulary import Vocabulary, build_vocabulary, write_tokenizer
+from hf_xlmr.conversion.vocabulary import write_tokenizer
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.conversion.writer import parse_size, write_weights
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.sentencepiece_model import SentencePieceModel
 
-__all__ = ["ConversionReport", "Prepared", "convert", "labels_of", "prepare", "read_vocabulary", "told_plainly"]
+__all__ = ["KEPT_OPTIONS", "ConversionReport", "convert"]
 
-DTYPES: Final = ("auto", "float32", "float16", "bfloat16")
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 POSITION_OFFSET: Final = 2  # a table of 514 rows holds texts of 512 tokens
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
@@ -69,17 +63,6 @@ class ConversionReport:
     """What the verification measured, None where it was not asked for."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before a byte is written."""
-
-    checkpoint: FairseqCheckpoint
-    architecture: Architecture
-    vocabulary: Vocabulary
-    plan: WeightPlan
-    config: Mapping[str, object]
-
-
 def convert(
     source: str | Path,
     output: str | Path,
@@ -102,14 +85,14 @@ def convert(
     can mend (UnsupportedCheckpoint with every reason), IntegrityError for damage and where the verification fails.
     """
     shard_bytes = parse_size(max_shard_size)
-    wanted = Wanted(head=head, encoder_only=encoder_only, attention_heads=attention_heads)
+    wanted = Wanted(head=head, encoder_only=encoder_only, attention_heads=attention_heads, dtype=dtype, ema=ema)
     with (
         told_plainly(),
         staged_folder(Path(output), overwrite=overwrite) as draft,
         open_checkpoint(source, ema=ema, scratch=draft.parent, progress=progress) as checkpoint,
     ):
         _raise_if_inside(Path(output), source, checkpoint)
-        prepared = prepare(checkpoint, wanted, dtype=dtype)
+        prepared = prepare(checkpoint, wanted)
         _raise_if_no_room(prepared.plan, draft)
         write_weights(prepared.plan.weights, draft, max_shard_size=shard_bytes, progress=progress)
         _write_json(draft / "config.json", prepared.config)
@@ -121,72 +104,7 @@ def convert(
         return replace(report, files=_sizes(draft))
 
 
-def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted, *, dtype: str = "auto") -> Prepared:
-    """Decide on everything about the output. Raises InputError, WeightsMismatch."""
-    if dtype not in DTYPES:
-        raise InputError(f"{dtype} is none of the dtypes {', '.join(DTYPES)}")
-    architecture = decide(checkpoint, wanted)
-    vocabulary = read_vocabulary(checkpoint, architecture.vocabulary)
-    extra = vocabulary.extra_unk_rows
-    plan = plan_weights(checkpoint, architecture, extra_rows=extra, dtype=None if dtype == "auto" else dtype)
-    config = config_of(
-        architecture,
-        vocabulary=architecture.vocabulary + extra,
-        ids=SpecialIds(bos=vocabulary.bos_index, pad=vocabulary.pad_index, eos=vocabulary.eos_index),
-        dtype=_main_dtype(plan),
-        labels=labels_of(checkpoint, architecture),
-    )
-    return Prepared(checkpoint, architecture, vocabulary, plan, config)
-
-
-def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
-    """The vocabulary of an embedding of `rows`. Raises InputError where the dictionary is missing or another's."""
-    files = checkpoint.files
-    if files.dictionary is None:
-        raise InputError(
-            f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows"
-        )
-    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
-    pieces = files.sentencepiece
-    model = None if pieces is None else SentencePieceModel.parse(pieces.read(), name=pieces.name)
-    return build_vocabulary(dictionary, model, rows=rows)
-
-
-def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tuple[str, ...]:
-    """The classes' names, from `label/dict.txt`: its first lines, in order (fairseq/tasks/sentence_prediction.py).
-
-    Raises InputError where it has fewer than the head has classes.
-    """
-    file = checkpoint.files.labels
-    if file is None or architecture.task is not Task.CLASSIFICATION or architecture.is_regression:
-        return ()
-    names = Dictionary.parse(file.read(), name=file.name).symbols[4:]
-    if len(names) < architecture.labels:
-        raise InputError(f"{file.name} names {len(names)} labels, but the head has {architecture.labels} classes")
-    return names[: architecture.labels]
-
-
-def _main_dtype(plan: WeightPlan) -> str:
-    """The dtype that most bytes have."""
-    sizes: Counter[str] = Counter()
-    for weight in plan.weights.values():
-        sizes[weight.dtype] += weight.nbytes
-    return sizes.most_common(1)[0][0]
-
-
 # ---- refusals --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """Turn the system's refusals into errors of ours: a bad block is damage, all else is the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        if error.errno == errno.EIO:
-            raise IntegrityError(f"the disk could not be read{where}: {error.strerror}") from error
-        raise InputError(f"{error.strerror or error}{where}") from error
 
 
 def _raise_if_inside(output: Path, source: str | Path, checkpoint: FairseqCheckpoint) -> None:
@@ -249,6 +167,7 @@ def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
             "options_kept_as": checkpoint.era,
             "files": _described(checkpoint),
         },
+        "asked": asdict(prepared.wanted),
         "class": report.class_name,
         "head": architecture.head,
         "layers": list(architecture.layers),
@@ -317,4 +236,4 @@ def _verified(prepared: Prepared, draft: Path, progress: Progress) -> Mapping[st
     """Prove the draft against the source; torch is imported here and not before. Raises IntegrityError."""
     from hf_xlmr.conversion.parity import verify_folder
 
-    return asdict(verify_folder(prepared.checkpoint, prepared.architecture, prepared.plan, draft, progress=progress))
+    return asdict(verify_folder(prepared, draft, progress=progress))

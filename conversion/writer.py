@@ -100,7 +100,7 @@ def _write_shard(path: Path, shard: Mapping[str, Weight], task: ProgressTask) ->
     header = _header(shard)
     pump = _Pump(task)
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(WRITERS) as pool:
-        file.write(header)
+        _write_at(file.fileno(), memoryview(header), 0)
         starts = accumulate((weight.nbytes for weight in shard.values()), initial=len(header))
         jobs = [
             pool.submit(pump, file.fileno(), *item, start) for item, start in zip(shard.items(), starts, strict=False)

@@ -116,6 +116,28 @@ def inspect(
         show_inspection(inspection)
 
 
+@app.command()
+def verify(
+    source: Source,
+    folder: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that convert made of SOURCE.")],
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write a page for people, one HTML file.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that a converted folder holds what its checkpoint does."""
+    from hf_xlmr.conversion import verify as run
+
+    found = run(source, folder, report=report, progress=_progress(shown=not quiet))
+    if as_json:
+        _print_json(found)
+    elif not quiet:
+        from hf_xlmr.console import show_parity
+
+        show_parity(found)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"hf-xlmr {__version__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -94,6 +95,13 @@ def _proof(parity: Mapping[str, Any] | None) -> str:
         f"{parity['weights_compared']} weights equal bit for bit ({_size(parity['bytes_compared'])}); outputs within "
         f"{parity['largest']:.1e} of fairseq's network ({len(parity['steps'])} steps, {parity['tokens']} tokens)"
     )
+
+
+def show_parity(report: Any) -> None:
+    """Print a ParityReport."""
+    console = Console(highlight=False)
+    classes = {each.name: f"{each.different} of {each.texts} texts get other ids" for each in report.tokenizer}
+    console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
 
 
 def show_inspection(inspection: Any) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-__all__ = ["HfXlmrError", "InputError", "IntegrityError", "UnsupportedCheckpoint", "WeightsMismatch", "printable"]
-
-SHOWN_NAMES = 8
+__all__ = [
+    "HfXlmrError",
+    "InputError",
+    "IntegrityError",
+    "UnsupportedCheckpoint",
+    "WeightsMismatch",
+    "printable",
+    "told_plainly",
+]
 
 
 class HfXlmrError(Exception):
@@ -60,3 +68,15 @@ class WeightsMismatch(IntegrityError):
 def printable(text: str) -> str:
     """`text` with what a terminal would obey or cannot show spelled out, line ends too: names come out of files."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn the system's refusals into errors of ours: a bad block is damage, all else is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.EIO:
+            raise IntegrityError(f"the disk could not be read{where}: {error.strerror}") from error
+        raise InputError(f"{error.strerror or error}{where}") from error

@@ -33,9 +33,10 @@ FLOORS = (
     ("hf_xlmr.conversion.checkpoint",),
     ("hf_xlmr.conversion.architecture",),
     ("hf_xlmr.conversion.config", "hf_xlmr.conversion.plan"),
-    ("hf_xlmr.conversion.card", "hf_xlmr.conversion.parity"),
-    ("hf_xlmr.conversion.recipe",),
-    ("hf_xlmr.conversion.inspection",),
+    ("hf_xlmr.conversion.card", "hf_xlmr.conversion.preparation", "hf_xlmr.conversion.tokenizer_parity"),
+    ("hf_xlmr.conversion.parity",),
+    ("hf_xlmr.conversion.page", "hf_xlmr.conversion.recipe"),
+    ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.verification"),
     ("hf_xlmr.conversion",),
     ("hf_xlmr.cli",),
 )

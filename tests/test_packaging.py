@@ -21,7 +21,12 @@ from hf_xlmr import __version__
 NEEDED = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "setup.py")
 PLACES = {"hf_xlmr": "hf_xlmr", "conversion": "hf_xlmr/conversion"}
 DEMO = {"model.pt", "dict.txt", "sentencepiece.bpe.model"}
-DATA = {"hf_xlmr/py.typed", "hf_xlmr/conversion/templates/card.md", *(f"hf_xlmr/demo/{name}" for name in DEMO)}
+DATA = {
+    "hf_xlmr/py.typed",
+    "hf_xlmr/conversion/templates/card.md",
+    "hf_xlmr/conversion/templates/report.html",
+    *(f"hf_xlmr/demo/{name}" for name in DEMO),
+}
 LARGEST_DEMO = 3_000_000
 LARGEST_WHEEL = 5_000_000
 
