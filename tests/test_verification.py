@@ -1,0 +1,210 @@
+"""The proof can fail: every planted mistake is caught, and named where it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factory import Checkpoint
+from places import FIXTURES
+from safetensors import safe_open
+
+from hf_xlmr.conversion import ParityError, convert, open_checkpoint, verify
+from hf_xlmr.conversion.architecture import Wanted
+from hf_xlmr.conversion.parity import verify_folder
+from hf_xlmr.conversion.preparation import Prepared, prepare
+from hf_xlmr.conversion.vocabulary import build_vocabulary, write_tokenizer
+from hf_xlmr.conversion.weights import JoinedRows, Stored, Weight
+from hf_xlmr.conversion.writer import write_weights
+from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.sentencepiece_model import SentencePieceModel
+
+CLASSIFIER = FIXTURES / "v0122cls"
+Weights = dict[str, Weight]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(CLASSIFIER, tmp_path_factory.mktemp("converted") / "model", verify=False).output
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(folder, target))
+
+
+# ---- mistakes of the converter: the plan itself is wrong, so that every byte agrees with it ----------------------------------------
+
+
+def swap(one: str, other: str) -> Callable[[Prepared], Weights]:
+    def change(prepared: Prepared) -> Weights:
+        weights = dict(prepared.plan.weights)
+        pairs = [(name, name.replace(one, other)) for name in weights if one in name]
+        return weights | {name: weights[twin] for name, twin in pairs} | {twin: weights[name] for name, twin in pairs}
+
+    return change
+
+
+def shift_rows(prepared: Prepared) -> Weights:
+    name = "roberta.embeddings.word_embeddings.weight"
+    source = prepared.checkpoint.weights["encoder.sentence_encoder.embed_tokens.weight"]
+    assert isinstance(source, Stored)
+    height = source.shape[0]
+    shifted = [source.rows(1, height), source.rows(0, 1)]
+    rest = prepared.plan.weights[name].shape[0] - height
+    return {**prepared.plan.weights, name: JoinedRows.of([*shifted, *[source.rows(3, 4)] * rest])}
+
+
+def use_decoy(prepared: Prepared) -> Weights:
+    """Take the stale copy that fairseq 0.12.2 keeps for the weight that was trained."""
+    decoy = prepared.checkpoint.raw["encoder.sentence_encoder.layers.1.fc1_weight"]
+    return {**prepared.plan.weights, "roberta.encoder.layer.1.intermediate.dense.weight": decoy}
+
+
+def stale_head(prepared: Prepared) -> Weights:
+    """Take the masked LM's dense layer, which has the same shape, for the head's."""
+    other = prepared.checkpoint.weights["encoder.lm_head.dense.weight"]
+    return {**prepared.plan.weights, "classifier.dense.weight": other}
+
+
+MISTAKES: dict[str, tuple[Callable[[Prepared], Weights], str]] = {
+    "query and key swapped": (swap("layer.1.attention.self.query", "layer.1.attention.self.key"), "features"),
+    "rows shifted by one": (shift_rows, "embeddings"),
+    "a decoy used for the real weight": (use_decoy, "features"),
+    "the norms in the wrong order": (swap("layer.0.attention.output.LayerNorm", "layer.0.output.LayerNorm"), "layer 0"),
+    "a stale head": (stale_head, "head xnli_head"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_the_map_is_caught_where_it_begins(mistake: str, folder: Path, tmp_path: Path) -> None:
+    change, where = MISTAKES[mistake]
+    wrong_folder = copy_of(folder, tmp_path / "model")
+    with open_checkpoint(CLASSIFIER) as checkpoint:
+        prepared = prepare(checkpoint, Wanted())
+        wrong = replace(prepared, plan=replace(prepared.plan, weights=change(prepared)))
+        write_weights(wrong.plan.weights, wrong_folder, max_shard_size=10**9)
+        with pytest.raises(ParityError) as caught:
+            verify_folder(wrong, wrong_folder)
+    assert caught.value.where == where
+
+
+# ---- damage of the folder ----------------------------------------
+
+
+def test_a_sound_folder_is_verified(folder: Path) -> None:
+    report = verify(CLASSIFIER, folder)
+    assert report.largest < 1e-6
+    assert [step.name for step in report.steps] == ["embeddings", "layer 0", "features", "head xnli_head"]
+
+
+@pytest.mark.parametrize("bit", [0, 13, 31])
+def test_one_flipped_bit_names_its_weight(bit: int, folder: Path, tmp_path: Path) -> None:
+    wrong = copy_of(folder, tmp_path / "model")
+    name = "roberta.encoder.layer.1.output.dense.weight"
+    flip(wrong / "model.safetensors", name, bit)
+    with pytest.raises(ParityError) as caught:
+        verify(CLASSIFIER, wrong)
+    assert caught.value.where == name
+
+
+def flip(path: Path, name: str, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    start = json.loads(data[8 : 8 + length])[name]["data_offsets"][0] + 8 + length
+    data[start + 40 + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("layer_norm_eps", 1e-12),
+        ("num_attention_heads", 2),
+        ("hidden_act", "relu"),
+        ("id2label", {}),
+        ("pad_token_id", 0),
+    ],
+)
+def test_a_wrong_field_of_the_configuration_is_named(key: str, value: Any, folder: Path, tmp_path: Path) -> None:
+    wrong = copy_of(folder, tmp_path / "model")
+    config = json.loads((wrong / "config.json").read_text())
+    (wrong / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ParityError) as caught:
+        verify(CLASSIFIER, wrong)
+    assert caught.value.where == f"config.json: {key}"
+
+
+def test_a_dictionary_out_of_order_is_caught_by_the_tokenizer(folder: Path, tmp_path: Path) -> None:
+    wrong = copy_of(folder, tmp_path / "model")
+    lines = (CLASSIFIER / "dict.txt").read_text(encoding="utf-8").splitlines()
+    rolled = "\n".join([*lines[1:], lines[0]]) + "\n"
+    model = SentencePieceModel.parse((CLASSIFIER / "sentencepiece.bpe.model").read_bytes(), name="spm")
+    dictionary = Dictionary.parse(rolled.encode(), name="dict.txt")
+    write_tokenizer(build_vocabulary(dictionary, model, rows=len(lines) + 5), wrong, model_max_length=62)
+    with pytest.raises(ParityError) as caught:
+        verify(CLASSIFIER, wrong)
+    assert caught.value.where.startswith("tokenizer: ")
+
+
+def test_another_checkpoint_is_not_the_source(folder: Path) -> None:
+    with pytest.raises(IntegrityError):
+        verify(FIXTURES / "v0122regression", folder)
+
+
+def test_a_missing_weight_is_named(folder: Path, tmp_path: Path) -> None:
+    wrong = copy_of(folder, tmp_path / "model")
+    with open_checkpoint(CLASSIFIER) as checkpoint:
+        weights = dict(prepare(checkpoint, Wanted()).plan.weights)
+        name = weights.popitem()[0]
+        write_weights(weights, wrong, max_shard_size=10**9)
+    with pytest.raises(ParityError, match=re.escape(name)):
+        verify(CLASSIFIER, wrong)
+
+
+def test_a_folder_that_does_not_tell_is_refused(folder: Path, tmp_path: Path) -> None:
+    wrong = copy_of(folder, tmp_path / "model")
+    (wrong / "fairseq" / "conversion.json").unlink()
+    with pytest.raises(InputError, match=r"conversion\.json"):
+        verify(CLASSIFIER, wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_casts_are_verified_against_the_exact_cast(dtype: str, tmp_path: Path) -> None:
+    report = convert(FIXTURES / "v0122prenorm", tmp_path / "model", dtype=dtype)
+    assert verify(FIXTURES / "v0122prenorm", tmp_path / "model").largest < 2e-5
+    with safe_open(report.output / "model.safetensors", "pt") as file:
+        assert str(file.get_tensor("lm_head.bias").dtype) == f"torch.{dtype}"
+
+
+def test_the_conversion_remembers_what_was_asked(tmp_path: Path) -> None:
+    convert(FIXTURES / "v0122twoheads", tmp_path / "model", head="none", dtype="float16", verify=False)
+    assert verify(FIXTURES / "v0122twoheads", tmp_path / "model").steps[-1].name == "logits"
+
+
+def test_the_page_shows_what_was_found_and_loads_nothing(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    report = verify(CLASSIFIER, folder, report=page)
+    text = page.read_text(encoding="utf-8")
+    assert all(step.name in text for step in report.steps)
+    assert all(digest in text for digest in report.output_sha256.values())
+    assert "0.12.2" in text, "the decoys are told with their reason"
+    assert not re.search(r"(src|href)=|@import|url\(", text)
+
+
+def test_names_from_the_file_are_escaped_in_the_page(tmp_path: Path) -> None:
+    import torch
+
+    checkpoint = Checkpoint()
+    checkpoint.model["encoder.regression_head.<script>alert(1)</script>"] = torch.zeros(1)
+    source = checkpoint.write(tmp_path / "source")
+    convert(source, tmp_path / "model")
+    verify(source, tmp_path / "model", report=tmp_path / "page.html")
+    assert "<script>" not in (tmp_path / "page.html").read_text()
