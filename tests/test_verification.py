@@ -40,7 +40,7 @@ def copy_of(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target))
 
 
-# ---- mistakes of the converter: the plan itself is wrong, so that every byte agrees with it ----------------------------------------
+# ---- mistakes of the converter: the plan itself is wrong, so that every byte agrees with it --------------------------
 
 
 def swap(one: str, other: str) -> Callable[[Prepared], Weights]:
@@ -96,7 +96,7 @@ def test_a_mistake_of_the_map_is_caught_where_it_begins(mistake: str, folder: Pa
     assert caught.value.where == where
 
 
-# ---- damage of the folder ----------------------------------------
+# ---- damage of the folder --------------------------------------------------------------------------------------------
 
 
 def test_a_sound_folder_is_verified(folder: Path) -> None:
