@@ -1,4 +1,4 @@
-"""fairseq's formats live here and nowhere else: from a fairseq checkpoint to a Transformers folder, proved.
+"""fairseq's formats live here and nowhere else: from a fairseq checkpoint to a Transformers folder, proved, and back.
 
 >>> from hf_xlmr.conversion import convert
 >>> report = convert("demo", "demo-model")
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from hf_xlmr.conversion.inspection import Inspection, inspect
     from hf_xlmr.conversion.parity import ParityError, ParityReport
     from hf_xlmr.conversion.recipe import ConversionReport, convert
+    from hf_xlmr.conversion.reverse import ExportReport, export
     from hf_xlmr.conversion.verification import verify
 
 __all__ = [
     "ConversionReport",
+    "ExportReport",
     "FairseqCheckpoint",
     "Inspection",
     "ParityError",
     "ParityReport",
     "convert",
+    "export",
     "inspect",
     "open_checkpoint",
     "verify",
@@ -29,11 +32,13 @@ __all__ = [
 
 _HOMES = {
     "ConversionReport": "recipe",
+    "ExportReport": "reverse",
     "FairseqCheckpoint": "checkpoint",
     "Inspection": "inspection",
     "ParityError": "parity",
     "ParityReport": "parity",
     "convert": "recipe",
+    "export": "reverse",
     "inspect": "inspection",
     "open_checkpoint": "checkpoint",
     "verify": "verification",

@@ -20,9 +20,12 @@ __all__ = ["Architecture", "Wanted", "decide"]
 E: Final = "encoder.sentence_encoder."
 EMBEDDING: Final = E + "embed_tokens.weight"
 POSITIONS: Final = E + "embed_positions.weight"
-LM_WEIGHT: Final = "encoder.lm_head.weight"
+LM_HEAD: Final = "encoder.lm_head."
+LM_WEIGHT: Final = LM_HEAD + "weight"
 FIRST_POSITION: Final = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
-BASE_HEADS: Final = 12  # fairseq/models/roberta/model.py: base_architecture
+ARCH_HEADS: Final = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlm": 16}  # fairseq's roberta/model.py
+MOST_POSITIONS: Final = 1 << 20
+MOST_LABELS: Final = 1 << 17  # each gets a name in config.json
 BASE_MAX_POSITIONS: Final = 512
 GLANCE_BYTES: Final = 1 << 20
 
@@ -35,7 +38,7 @@ ACTIVATIONS: Final = {
     "linear": "linear",
 }
 RANKING: Final = ("sentence_ranking", "commonsense_qa")
-ENCODER_ONLY_HINT: Final = "Only the masked-LM head is at fault: --encoder-only converts the rest."
+ENCODER_ONLY_HINT: Final = "Only the head is at fault: --encoder-only converts the rest."
 NO_HEAD_HINT: Final = "Only the classification head is at fault: --head none converts the rest."
 
 
@@ -108,7 +111,7 @@ def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool
         family=FAMILIES[str(facts.norm_placement())],
         task=task,
         head=head,
-        labels=checkpoint.weights[f"classification_heads.{head}.out_proj.bias"].shape[0] if head else 0,
+        labels=facts.labels(head),
         is_regression=bool(options.get("regression_target")) and task is Task.CLASSIFICATION,
         vocabulary=facts.vocabulary,
         hidden=facts.hidden,
@@ -116,11 +119,11 @@ def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool
         layers=facts.layers,
         attention_heads=facts.attention_heads(wanted) or 0,
         positions=facts.positions(),
-        position_kind=facts.position_kind() or "",
+        position_kind=facts.position_kind(),
         activation=ACTIVATIONS[facts.activation],
-        dropout=_number(options, "dropout", 0.1),
-        attention_dropout=_number(options, "attention_dropout", 0.1),
-        head_dropout=_number(options, "pooler_dropout", 0.0),
+        dropout=_share(options, "dropout", 0.1),
+        attention_dropout=_share(options, "attention_dropout", 0.1),
+        head_dropout=_share(options, "pooler_dropout", 0.0),
         is_tied=task is not Task.MASKED_LM or facts.is_tied,
         scales_embedding=facts.scales_embedding,
     )
@@ -178,8 +181,9 @@ class _Facts:
         self._require([EMBEDDING])
         self.vocabulary, self.hidden = self._matrix(EMBEDDING)
         self.layers = _kept_layers(self.numbers, checkpoint.options)
-        self._require([f"{E}layers.{number}.fc1.weight" for number in self.layers[:1] or (0,)])
-        self.intermediate = self._matrix(f"{E}layers.{self.layers[0]}.fc1.weight")[0]
+        if not _of_layers(self, "fc1.weight"):
+            raise WeightsMismatch(missing=[f"{E}layers.{number}.fc1.weight" for number in self.layers or (0,)])
+        self.intermediate = self._matrix(_of_layers(self, "fc1.weight")[0])[0]
         self.activation = str(self.options.get("activation_fn") or "gelu")
         self.pooler_activation = str(self.options.get("pooler_activation_fn") or "tanh")
         self.scales_embedding = self.options.get("no_scale_embedding") is False
@@ -196,7 +200,18 @@ class _Facts:
         return shape[0], shape[1]
 
     def has(self, name: str) -> bool:
-        return f"{E}{name}.weight" in self.weights
+        return any(f"{E}{name}.{part}" in self.weights for part in ("weight", "bias"))
+
+    def labels(self, head: str | None) -> int:
+        """The classes of a head, 0 without one. Raises WeightsMismatch."""
+        if head is None:
+            return 0
+        name = f"classification_heads.{head}.out_proj.bias"
+        self._require([name])
+        shape = self.weights[name].shape
+        if len(shape) != 1 or shape[0] > MOST_LABELS:
+            raise WeightsMismatch(wrong_shape=[f"{name} {list(shape)}, expected a vector of at most {MOST_LABELS}"])
+        return shape[0]
 
     def norm_placement(self) -> str | None:
         """One of the families' keys, None where Transformers has no such network (`norm_reason` says why)."""
@@ -208,7 +223,7 @@ class _Facts:
         if self.has("layer_norm"):
             return None
         if not self.has("layernorm_embedding"):
-            return "there is neither a layer norm on the embeddings nor one at the end (old model_parallel_roberta)"
+            return "there is neither a layer norm on the embeddings nor one at the end"
         # Before 2021-02 the option meant nothing: the encoder was post-norm whatever it said (fairseq 0.10.2,
         # transformer_sentence_encoder.py). The spelling of the embedding norm tells the time.
         if self.options.get("encoder_normalize_before") is True and not self.checkpoint.has_old_embedding_norm:
@@ -216,28 +231,35 @@ class _Facts:
         return None
 
     def attention_heads(self, wanted: Wanted) -> int | None:
-        """Heads per layer, None where nothing tells."""
-        if wanted.attention_heads is not None:
-            return wanted.attention_heads
+        """Heads per layer, None where nothing tells. Raises InputError where the wish is not what the options say."""
         given = self.options.get("encoder_attention_heads")
-        if isinstance(given, int) and not isinstance(given, bool):
-            return given
-        return BASE_HEADS if "arch" in self.options and self.hidden % BASE_HEADS == 0 else None
+        if not isinstance(given, int) or isinstance(given, bool):
+            given = ARCH_HEADS.get(str(self.options.get("arch")))
+        if given is None or wanted.attention_heads in (None, given):
+            return wanted.attention_heads if given is None else given
+        raise InputError(f"the options say {given:.40g} attention heads, not {wanted.attention_heads}")
 
-    def position_kind(self) -> str | None:
-        """learned, sinusoidal or none; None where the table is missing."""
+    def position_kind(self) -> str:
+        """One of learned (also where the table is missing), sinusoidal and none."""
         if POSITIONS in self.weights:
             return "learned"
         if self.options.get("no_token_positional_embeddings") is True:
             return "none"
-        return "sinusoidal" if self.options.get("encoder_learned_pos") is False else None
+        return "sinusoidal" if self.options.get("encoder_learned_pos") is False else "learned"
 
     def positions(self) -> int:
-        """Rows of the position table: the longest text plus two."""
+        """Rows of the position table: the longest text plus two. Raises WeightsMismatch, InputError."""
         if POSITIONS in self.weights:
-            return self._matrix(POSITIONS)[0]
+            rows = self._matrix(POSITIONS)[0]
+            if rows <= FIRST_POSITION:
+                raise WeightsMismatch(
+                    wrong_shape=[f"{POSITIONS} has {rows} rows, and the first {FIRST_POSITION} hold no text"]
+                )
+            return rows
         longest = self.options.get("max_positions") or self.options.get("tokens_per_sample") or BASE_MAX_POSITIONS
-        return (longest if isinstance(longest, int) else BASE_MAX_POSITIONS) + FIRST_POSITION
+        if not isinstance(longest, int) or not 0 < longest <= MOST_POSITIONS:
+            raise InputError("the option max_positions is no sensible length of texts")
+        return longest + FIRST_POSITION
 
     @cached_property
     def is_tied(self) -> bool:
@@ -249,22 +271,27 @@ class _Facts:
 
 
 def _layer_numbers(weights: Mapping[str, Weight]) -> tuple[int, ...]:
-    found = {int(hit[1]) for name in weights if (hit := re.match(re.escape(E) + r"layers\.(\d+)\.", name))}
+    found = {int(hit[1]) for name in weights if (hit := re.match(re.escape(E) + r"layers\.([0-9]{1,4})\.", name))}
     return tuple(sorted(found))
 
 
 def _kept_layers(numbers: tuple[int, ...], options: Options) -> tuple[int, ...]:
     """The layers that fairseq builds; its --encoder-layers-to-keep prunes on load what the file still holds."""
     kept = options.get("encoder_layers_to_keep") or options.get("decoder_layers_to_keep")  # 0.9.0 moved it there
-    if not isinstance(kept, str) or not re.fullmatch(r"\d+(,\d+)*", kept):
+    if not isinstance(kept, str) or not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", kept):
         return numbers
     chosen = tuple(sorted({int(each) for each in kept.split(",")}))
     return chosen if len(chosen) < len(numbers) and set(chosen) <= set(numbers) else numbers
 
 
-def _number(options: Options, name: str, default: float) -> float:
+def _share(options: Options, name: str, default: float) -> float:
+    """A dropout. Raises InputError where the option is none."""
     value = options.get(name)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return default
+    if not 0 <= value <= 1:
+        raise InputError(f"the option {name} is not between 0 and 1")
+    return float(value)
 
 
 # ---- reasons against -------------------------------------------------------------------------------------------------
@@ -272,12 +299,13 @@ def _number(options: Options, name: str, default: float) -> float:
 
 def _raise_if_unsupported(facts: _Facts, task: Task, head: str | None, wanted: Wanted) -> None:
     of_encoder = [*_encoder_reasons(facts, wanted)]
-    of_lm_head = [*_lm_head_reasons(facts)] if task is Task.MASKED_LM else []
     of_head = [*_head_reasons(facts, head)] if head is not None else []
-    if not (of_encoder or of_lm_head or of_head):
-        return
-    hint = "" if of_encoder else ENCODER_ONLY_HINT if of_lm_head else NO_HEAD_HINT
-    raise UnsupportedCheckpoint([*of_encoder, *of_lm_head, *of_head], hint=hint)
+    has_lm_head = f"{LM_HEAD}dense.weight" in facts.weights
+    of_lm_head = [*_lm_head_reasons(facts)] if task is Task.MASKED_LM or (of_head and has_lm_head) else []
+    reasons = [*of_encoder, *(of_lm_head if task is Task.MASKED_LM else of_head)]
+    if reasons:
+        hint = ENCODER_ONLY_HINT if of_lm_head or not has_lm_head else NO_HEAD_HINT
+        raise UnsupportedCheckpoint(reasons, hint="" if of_encoder else hint)
 
 
 def _encoder_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
@@ -286,8 +314,6 @@ def _encoder_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
         yield reason
     if facts.activation not in ACTIVATIONS:
         yield f"the activation {facts.activation}"
-    if facts.position_kind() is None:
-        yield f"no position embeddings ({POSITIONS} is missing and the options do not say that there are none)"
     if facts.layers == facts.numbers and facts.numbers != tuple(range(len(facts.numbers))):
         yield f"layers are missing (there are {', '.join(map(str, facts.numbers))})"
     yield from _head_count_reasons(facts, wanted)
@@ -300,14 +326,15 @@ def _head_count_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
     if heads is None:
         yield "the options do not tell the number of attention heads (--attention-heads N does; base has 12, large 16)"
     elif heads < 1 or facts.hidden % heads:
-        yield f"{heads} attention heads do not divide the width {facts.hidden}"
+        yield f"{heads:.40g} attention heads do not divide the width {facts.hidden}"
 
 
 def _shape_reasons(facts: _Facts) -> Iterator[str]:
     queries = {facts.weights[name].shape for name in _of_layers(facts, "self_attn.q_proj.weight")}
     if any(len(shape) == 2 and shape[0] != facts.hidden and shape[1] == facts.hidden for shape in queries):
         yield "attention heads were pruned (AdaPrune), and Transformers keeps none of the shapes"
-    widths = {facts.weights[name].shape[0] for name in _of_layers(facts, "fc1.weight")}
+    shapes = {facts.weights[name].shape for name in _of_layers(facts, "fc1.weight")}
+    widths = {shape[0] for shape in shapes if len(shape) == 2}
     if len(widths) > 1:
         yield f"the feed-forward layers differ in width ({', '.join(map(str, sorted(widths)))})"
 
@@ -324,6 +351,8 @@ def _dtype_reasons(facts: _Facts) -> Iterator[str]:
 
 
 def _lm_head_reasons(facts: _Facts) -> Iterator[str]:
+    if any(name.startswith("encoder.regression_head.") for name in facts.checkpoint.dropped):
+        yield "the masked-LM head of data2vec was never trained"
     if facts.activation != "gelu" and facts.activation in ACTIVATIONS:
         yield f"the masked-LM head uses {facts.activation}, and Transformers' always uses exact GELU"
     is_untied = facts.options.get("untie_weights_roberta") is True or facts.scales_embedding
@@ -336,4 +365,4 @@ def _head_reasons(facts: _Facts, head: str | None) -> Iterator[str]:
         yield f"the classification head uses {facts.pooler_activation}, and Transformers' always uses tanh"
     dense = facts.weights.get(f"classification_heads.{head}.dense.weight")
     if dense is not None and dense.shape != (facts.hidden, facts.hidden):
-        yield f"the classification head has an inner width of {dense.shape[0]}, and Transformers' has {facts.hidden}"
+        yield f"the classification head is {list(dense.shape)} inside, not square, as Transformers' is"

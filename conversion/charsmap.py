@@ -17,6 +17,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from hf_xlmr.errors import IntegrityError
 
@@ -29,6 +30,11 @@ TOLERATED = (
 # vowels, emoji modifiers, tags.
 JOINING = "\n\u200c\u200d\u0e33\u0eb3" + "".join(map(chr, (*range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080))))
 JAMO = "".join(map(chr, (*range(0x1160, 0x1200), *range(0xD7B0, 0xD7FC))))  # vowels and finals
+
+
+LARGEST: Final = 1 << 20  # bytes of a charsmap; nmt_nfkc_cf, the largest there is, has 243,000
+MOST_RULES: Final = 500_000  # a small trie can stand for rules without end; nfkc_cf has 113,000
+LONGEST_VALUE: Final = 256  # bytes that one rule makes; U+FDFA becomes 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,9 @@ class Trie:
 
     def __init__(self, data: bytes) -> None:
         """Take a precompiled charsmap: size of the array, array, strings. Raises struct.error, ValueError."""
+        if len(data) > LARGEST:
+            raise ValueError("a charsmap of megabytes")
+        self.left = MOST_RULES
         (size,) = struct.unpack_from("<I", data)
         self.units: array[int] = array("I", struct.unpack_from(f"<{size // 4}I", data, 4))
         self.strings = data[4 + size :]
@@ -134,6 +143,9 @@ class Trie:
                 text = head + _BYTES[self.units[place] & 0xFF]
                 if len(text) == _LENGTHS[text[0]]:
                     yield text.decode("utf-8"), place
+                    self.left -= 1
+                    if self.left < 0:
+                        raise ValueError("a charsmap of rules without end")
                 else:
                     waiting.append((text, self.branch(place)))
 
@@ -147,7 +159,7 @@ class Trie:
         if not self.units[place] & 0x100:
             return None
         start = self.units[self.branch(place)] & 0x7FFFFFFF
-        return self.strings[start : self.strings.index(b"\0", start)].decode("utf-8")
+        return self.strings[start : self.strings.index(b"\0", start, start + LONGEST_VALUE)].decode("utf-8")
 
 
 _BYTES = [bytes([value]) for value in range(256)]
@@ -163,6 +175,9 @@ def _runs(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -
             bases[singles.get(char, char)].add(char)
         for base, firsts in bases.items():
             shared = frozenset(firsts)
+            trie.left -= len(tails)
+            if trie.left < 0:
+                raise ValueError("a charsmap of rules without end")
             yield from (Rule(firsts=shared, tail=tail, base=base, value=value) for tail, value in tails)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.conversion.containers import ITEM_SIZES, Container, open_container
-from hf_xlmr.conversion.dialects import ANCHORS, Canonical, canonical
+from hf_xlmr.conversion.dialects import ANCHORS, Canonical, canonical, drop_reason
 from hf_xlmr.conversion.options import Options, options_of
 from hf_xlmr.conversion.parts import join_partitions, join_shards, raise_if_partial
 from hf_xlmr.conversion.pickles import Inert, TensorRef
 from hf_xlmr.conversion.sources import SourceFiles, open_source
-from hf_xlmr.conversion.weights import Stored, Weight
+from hf_xlmr.conversion.weights import Constant, Stored, Weight
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.progress import SILENT, Progress
 
@@ -108,19 +108,30 @@ def _model_of(state: dict[object, object], container: Container, *, ema: bool) -
         return found
     model = state.get("model", state)
     if not isinstance(model, dict) or not any(isinstance(item, TensorRef) for item in model.values()):
-        keys = ", ".join(str(key)[:40] for key in list(state)[:8])
+        keys = ", ".join(_shown(key) for key in list(state)[:8])
         raise InputError(f"{container.file.name} is not a fairseq checkpoint: it has no weights under `model` ({keys})")
     return model
 
 
 def _stored(model: Mapping[object, object], container: Container) -> dict[str, Weight]:
     """The tensors of a state dict where they lie. Raises IntegrityError where one is none, or beyond its storage."""
-    odd = [f"{name!s:.80} ({_kind(item)})" for name, item in model.items() if not isinstance(item, TensorRef)]
+    odd: list[str] = []
+    stored: dict[str, Weight] = {}
+    for name, item in model.items():
+        if isinstance(name, str) and isinstance(item, TensorRef):
+            stored[name] = _weight(name, item, container)
+        elif isinstance(name, str) and drop_reason(name):
+            stored[name] = Constant("float32", (0,))  # left behind with its reason, whatever it is
+        else:
+            odd.append(f"{_shown(name)} ({_kind(item)})")
     if odd:
         raise IntegrityError(f"{container.file.name} holds weights that are no plain tensors: {', '.join(odd[:8])}")
-    return {
-        str(name): _weight(str(name), item, container) for name, item in model.items() if isinstance(item, TensorRef)
-    }
+    return stored
+
+
+def _shown(key: object) -> str:
+    """A key for a message; what is no text is only named by its kind, since writing it out could take for ever."""
+    return key[:80] if isinstance(key, str) else f"<{type(key).__name__}>"
 
 
 def _kind(item: object) -> str:

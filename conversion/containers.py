@@ -18,6 +18,8 @@ __all__ = ["ITEM_SIZES", "Container", "StorageRecord", "open_container"]
 LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 LEGACY_PROTOCOL: Final = 1001
 LOCAL_HEADER: Final = struct.Struct("<4s5H3L2H")  # PKWARE's APPNOTE, 4.3.7
+LARGEST_PICKLE: Final = 1 << 25  # that of the largest checkpoint with its optimizer has some 3 MB
+LARGEST_DIRECTORY: Final = 1 << 23  # of a zip; a storage takes some 100 bytes in it
 
 ITEM_SIZES: Final = {
     "float64": 8,
@@ -73,24 +75,18 @@ def open_container(file: FileSlice) -> Container:
     raise InputError(f"{file.name} is not a PyTorch checkpoint (it begins with the bytes {head.hex(' ')})")
 
 
-class _BoundedStream:
-    """A buffered reader over a slice whose `read` never asks for more than the slice still holds."""
+def _pickle_stream(file: FileSlice) -> io.BytesIO:
+    """What a pickle is read from: the beginning of `file`, since `read` of bytes in memory allocates what is there."""
+    return io.BytesIO(file.read(0, LARGEST_PICKLE))
 
-    def __init__(self, file: FileSlice) -> None:
-        self._length = file.length
-        self._reader = io.BufferedReader(file.open(), buffer_size=1 << 16)
 
-    def read(self, size: int, /) -> bytes:
-        return self._reader.read(max(0, min(size, self._length - self._reader.tell())))
+class _DirectoryReader(io.BufferedReader):
+    """What zipfile reads from; it takes the whole directory in one piece, which must not be the whole file."""
 
-    def readline(self) -> bytes:
-        return self._reader.readline()
-
-    def tell(self) -> int:
-        return self._reader.tell()
-
-    def close(self) -> None:
-        self._reader.close()
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory has {size:,} bytes")
+        return super().read(size)
 
 
 # ---- zip, since PyTorch 1.6 ------------------------------------------------------------------------------------------
@@ -98,7 +94,7 @@ class _BoundedStream:
 
 def _open_zip(file: FileSlice) -> Container:
     try:
-        with zipfile.ZipFile(io.BufferedReader(file.open())) as archive:
+        with zipfile.ZipFile(_DirectoryReader(file.open())) as archive:
             listed = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error, ValueError) as error:
         raise IntegrityError(f"{file.name} is truncated or damaged: {error}") from error
@@ -108,12 +104,10 @@ def _open_zip(file: FileSlice) -> Container:
     root = _root_of(members, file)
     _require_little_endian(members, root, file)
     pickled = _member_slice(members[root + "data.pkl"], file)
+    if pickled.length > LARGEST_PICKLE:
+        raise IntegrityError(f"{file.name} holds a pickle of {pickled.length:,} bytes, which no checkpoint has")
     _confirm_pickle(pickled, members[root + "data.pkl"].CRC)
-    stream = _BoundedStream(pickled)
-    try:
-        value = read_pickle(stream, name=file.name)
-    finally:
-        stream.close()
+    value = read_pickle(_pickle_stream(pickled), name=file.name)
     return Container(file=file, format="zip", value=value, storages=_zip_storages(members, root, file))
 
 
@@ -154,7 +148,7 @@ def _member_slice(member: zipfile.ZipInfo, file: FileSlice) -> FileSlice:
     if member.compress_type != zipfile.ZIP_STORED:
         raise InputError(f"{file.name} was compressed after PyTorch wrote it; unzip it and zip it again with `zip -0`")
     header = file.read(member.header_offset, LOCAL_HEADER.size)
-    if len(header) < LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+    if member.header_offset < 0 or len(header) < LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
         raise IntegrityError(f"{file.name} is truncated or damaged: no header for {member.filename}")
     name_length, extra_length = LOCAL_HEADER.unpack(header)[-2:]
     start = member.header_offset + LOCAL_HEADER.size + name_length + extra_length
@@ -167,30 +161,27 @@ def _member_slice(member: zipfile.ZipInfo, file: FileSlice) -> FileSlice:
 
 
 def _open_legacy(file: FileSlice) -> Container:
-    stream = _BoundedStream(file)
-    try:
-        if read_pickle(stream, name=file.name) != LEGACY_MAGIC:
-            raise InputError(f"{file.name} is a bare pickle, not a checkpoint that torch.save wrote")
-        _require_known_system(read_pickle(stream, name=file.name), read_pickle(stream, name=file.name), file)
-        value = read_pickle(stream, name=file.name)
-        keys = read_pickle(stream, name=file.name)
-        end = stream.tell()
-    finally:
-        stream.close()
+    stream = _pickle_stream(file)
+    if read_pickle(stream, name=file.name) != LEGACY_MAGIC:
+        raise InputError(f"{file.name} is a bare pickle, not a checkpoint that torch.save wrote")
+    _require_known_system(read_pickle(stream, name=file.name), read_pickle(stream, name=file.name), file)
+    value = read_pickle(stream, name=file.name)
+    keys = read_pickle(stream, name=file.name)
     dtypes = {storage.key: storage.dtype for storage in _storages_in(value)}
-    return Container(file=file, format="legacy", value=value, storages=_legacy_storages(keys, dtypes, end, file))
+    storages = _legacy_storages(keys, dtypes, stream.tell(), file)
+    return Container(file=file, format="legacy", value=value, storages=storages)
 
 
 def _require_known_system(protocol: object, system: object, file: FileSlice) -> None:
     if protocol != LEGACY_PROTOCOL:
-        raise InputError(f"{file.name} has the unknown serialization protocol {protocol!r:.40}")
+        raise InputError(f"{file.name} has an unknown serialization protocol")
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise InputError(f"{file.name} was written on a big-endian machine; save it again on a little-endian one")
 
 
 def _legacy_storages(keys: object, dtypes: dict[str, str], start: int, file: FileSlice) -> dict[str, StorageRecord]:
     """The storages as they follow each other: a 64-bit count of elements, then the bytes."""
-    if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
+    if not isinstance(keys, list) or not all(isinstance(key, (str, int)) and _is_short(key) for key in keys):
         raise IntegrityError(f"{file.name} is damaged: no list of storages follows its pickle")
     records: dict[str, StorageRecord] = {}
     for key in map(str, keys):
@@ -203,6 +194,10 @@ def _legacy_storages(keys: object, dtypes: dict[str, str], start: int, file: Fil
         records[key] = StorageRecord(key, FileSlice(file.path, file.offset + start + 8, length, file.name), None)
         start += 8 + length
     return records
+
+
+def _is_short(key: str | int) -> bool:
+    return isinstance(key, str) or abs(key) < 1 << 63
 
 
 def _storages_in(value: object) -> list[StorageRef]:
@@ -224,12 +219,6 @@ def _storages_in(value: object) -> list[StorageRef]:
 def _children(item: dict[object, object] | list[object] | tuple[object, ...] | Inert) -> list[object]:
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
-    if isinstance(item, Inert):
-        return [
-            item.target,
-            *item.arguments,
-            item.state,
-            *item.items,
-            *(part for pair in item.entries for part in pair),
-        ]
+    if isinstance(item, Inert):  # its arguments as one: a thousand calls can share them
+        return [item.target, item.arguments, item.state, item.added]
     return list(item)

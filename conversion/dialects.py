@@ -13,7 +13,7 @@ from hf_xlmr.conversion.templates import fill, match
 from hf_xlmr.conversion.weights import Stored, Weight
 from hf_xlmr.errors import IntegrityError, WeightsMismatch
 
-__all__ = ["DROPPED", "REFUSED", "RESPELLED", "Canonical", "canonical"]
+__all__ = ["DROPPED", "REFUSED", "RESPELLED", "Canonical", "canonical", "drop_reason"]
 
 E: Final = "encoder.sentence_encoder."
 LAYER: Final = E + "layers.{layer}."
@@ -40,6 +40,7 @@ RESPELLED: Final = (
 DROPPED: Final = (
     Row(E + "version", "fairseq's format stamp, not a weight"),
     Row(E + "embed_positions._float_tensor", "a buffer that only tells the device"),
+    Row(E + "embed_positions.weights", "the table of sinusoids, which fairseq computes anew"),
     Row("_float_tensor", "a buffer of the hub interface that only tells the device"),
     Row(LAYER + "{module}_{part}", "an untrained copy that fairseq 0.12.2 keeps beside the weights it uses"),
     Row("encoder.regression_head.{any}", "data2vec's training target, unused by the encoder"),
@@ -110,6 +111,11 @@ def _outer_prefix(names: Iterable[str]) -> str:
 
 def _outside(name: str, prefix: str) -> str:
     return _reason(DROPPED, name) or f"outside of the trained copy ({prefix.rstrip('.')})"
+
+
+def drop_reason(name: str) -> str | None:
+    """Why something under this name is left behind, None where it is not."""
+    return _reason(DROPPED, _spelling(name))
 
 
 def _reason(table: tuple[Row, ...], name: str) -> str | None:

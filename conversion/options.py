@@ -11,6 +11,8 @@ __all__ = ["Options", "options_of"]
 
 DEEPEST: Final = 16
 MOST_VALUES: Final = 100_000  # some thousand are usual; a file may hold a list of lists of lists of itself
+LONGEST_TEXT: Final = 1 << 16
+LARGEST_INT: Final = 1 << 63  # larger ones fit no number and no message
 SECTIONS: Final = ("model", "task", "criterion", "common", "dataset", "optimization", "checkpoint")  # first one wins
 
 Options = Mapping[str, object]
@@ -43,6 +45,12 @@ def _flattened(configuration: dict[str, object]) -> dict[str, object]:
 _NAMED_AS: Final = {"model": "arch", "task": "task", "criterion": "criterion"}
 
 
+def _is_sensible(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXT
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST_INT)
+
+
 class _Reader:
     """Turns Namespaces, omegaconf's containers and nodes, and plain containers into dicts, lists and scalars."""
 
@@ -54,12 +62,13 @@ class _Reader:
         if depth > DEEPEST or self.left < 0:
             return None
         if isinstance(value, dict):
+            self.left -= len(value)  # looking through it takes time, even where no key is text
             return {key: self.plain(item, depth + 1) for key, item in value.items() if isinstance(key, str)}
         if isinstance(value, (list, tuple)):
             return [self.plain(item, depth + 1) for item in value[: self.left + 1]]
         if isinstance(value, Inert):
             return self.unwrapped(value, depth)
-        return value if isinstance(value, (str, int, float, bool)) else None
+        return value if _is_sensible(value) else None
 
     def unwrapped(self, value: Inert, depth: int) -> object:
         if not isinstance(value.state, dict):

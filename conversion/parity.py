@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from hf_xlmr.conversion.architecture import Architecture
 from hf_xlmr.conversion.plan import WeightPlan
@@ -26,7 +26,7 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ParityError", "ParityReport", "StepDifference", "verify_folder"]
+__all__ = ["ParityError", "ParityReport", "StepDifference", "read_json", "verify_folder"]
 
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
 COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs are kept in half precision
@@ -89,6 +89,12 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
     steps = _compare_behaviour(prepared, folder, progress)
     tolerance = COARSE_TOLERANCE if _rounds_computed(plan) else TOLERANCE
     for step in steps:
+        if step.relative != step.relative:
+            raise ParityError(
+                step.name,
+                f"at {step.name} fairseq's own outputs are not numbers (NaN): the checkpoint is broken or overflows; "
+                "--no-verify converts it as it is",
+            )
         if not step.relative <= tolerance:
             raise ParityError(
                 step.name,
@@ -114,7 +120,7 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
 
 def _compare_config(prepared: Prepared, folder: Path) -> None:
     """Compare config.json with what was prepared, and with what fairseq fixes in its code."""
-    given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    given = read_json(folder / "config.json")
     expected = {**prepared.config, "layer_norm_eps": EPS, "pad_token_id": PAD, "type_vocab_size": 1}
     for key, value in expected.items():
         if given.get(key) != value:
@@ -149,25 +155,55 @@ def _compare_bytes(plan: WeightPlan, folder: Path) -> Iterator[int]:
     found: set[str] = set()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            data = file.tell()
-            for name, entry in header.items():
-                if name == "__metadata__":
-                    continue
-                file.seek(data + entry["data_offsets"][0])
+            for name, entry in _entries(path, file).items():
+                file.seek(entry.start)
                 _compare_weight(name, plan.weights.get(name), entry, file)
                 found.add(name)
-                yield entry["data_offsets"][1] - entry["data_offsets"][0]
+                yield entry.nbytes
     if found != set(plan.weights):
         missing = ", ".join(sorted(set(plan.weights) - found))
         raise ParityError(missing, f"the folder lacks {missing}")
 
 
-def _compare_weight(name: str, planned: Weight | None, entry: Mapping[str, Any], file: Any) -> None:
+class _Entry(NamedTuple):
+    """Where a weight lies in a safetensors file."""
+
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+def _entries(path: Path, file: IO[bytes]) -> dict[str, _Entry]:
+    """The header of a safetensors file. Raises IntegrityError."""
+    try:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, path.stat().st_size)))
+        return {
+            name: _Entry(tuple(entry["shape"]), 8 + length + int(first), int(last) - int(first))
+            for name, entry in header.items()
+            if name != "__metadata__"
+            for first, last in [entry["data_offsets"]]
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{path} is damaged: its header does not parse ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of the folder. Raises IntegrityError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise IntegrityError(f"{path} is damaged: it holds no JSON object")
+    return content
+
+
+def _compare_weight(name: str, planned: Weight | None, entry: _Entry, file: IO[bytes]) -> None:
     if planned is None:
         raise ParityError(name, f"the folder holds {name}, which the source does not explain")
-    if tuple(entry["shape"]) != planned.shape:
-        raise ParityError(name, f"{name} has the shape {entry['shape']}, not {list(planned.shape)}")
+    if entry.shape != planned.shape or entry.nbytes != planned.nbytes:
+        raise ParityError(name, f"{name} has the shape {list(entry.shape)}, not {list(planned.shape)}")
     for block in planned.blocks():
         if file.read(len(block)) != block:
             raise ParityError(name, f"{name} differs from the source")

@@ -31,6 +31,8 @@ SPLIT_ON_COLUMNS: Final = (
     LAYER + "self_attn.out_proj.weight",
     LAYER + "fc2.weight",
 )
+LARGEST_SIZE: Final = 1 << 40
+MOST_NAMES: Final = 100_000
 SQUARE: Final = "encoder.lm_head.dense.weight"  # split on rows, so its height tells whether all ranks are there
 
 
@@ -62,7 +64,10 @@ def _joined(name: str, parts: list[Weight]) -> Weight:
         return JoinedRows.of(parts)
     if any(match(template, name) is not None for template in SPLIT_ON_COLUMNS):
         _raise_if_uneven(name, parts, axis=1)
-        return JoinedColumns.of([part for part in parts if isinstance(part, Stored)])
+        columns = [part for part in parts if isinstance(part, Stored)]
+        if len(columns) < len(parts):
+            raise IntegrityError(f"{name} cannot be put together from its parts")
+        return JoinedColumns.of(columns)
     if any(not same_bytes(parts[0], part) for part in parts[1:]):
         raise IntegrityError(f"{name} differs between the parts, which should each hold all of it")
     return parts[0]
@@ -77,7 +82,10 @@ def _raise_if_uneven(name: str, parts: list[Weight], *, axis: int) -> None:
 
 
 def same_bytes(one: Weight, other: Weight, *, at_most: int | None = None) -> bool:
-    """Whether two weights hold the same bits, of which `at_most` the first bytes are read. Raises IntegrityError."""
+    """Whether two weights hold the same bits, of which `at_most` the first bytes are read.
+
+    Where they differ, damage is ruled out first. Raises IntegrityError.
+    """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     if isinstance(one, Stored) and isinstance(other, Stored):
@@ -86,7 +94,11 @@ def same_bytes(one: Weight, other: Weight, *, at_most: int | None = None) -> boo
         sums = one.whole_crc32, other.whole_crc32
         if None not in sums and sums[0] != sums[1]:
             return False
-    return _begin_alike(one, other, one.nbytes if at_most is None else min(at_most, one.nbytes))
+    alike = _begin_alike(one, other, one.nbytes if at_most is None else min(at_most, one.nbytes))
+    for weight in (one, other):
+        if not alike and at_most is None and isinstance(weight, Stored):
+            weight.confirm()
+    return alike
 
 
 def _begin_alike(one: Weight, other: Weight, left: int) -> bool:
@@ -141,19 +153,37 @@ def _of_rank(metadata: object) -> dict[str, Any]:
 
 
 def _names(value: object) -> list[str]:
-    return [str(name) for name in value] if isinstance(value, (list, tuple)) else []
+    return [_text(name) for name in value] if isinstance(value, (list, tuple)) else []
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a name that is no text")
+    return value
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not all(
+        type(size) is int and 0 <= size < LARGEST_SIZE for size in value
+    ):
+        raise ValueError("a shape of something else than sizes")
+    return tuple(value)
 
 
 def _flat_parameters(described: Sequence[Mapping[str, Any]]) -> Iterator[_FlatParameter]:
+    left = MOST_NAMES
     for index, module in enumerate(described[0]["param_metadata"]):
-        path = str(module["fsdp_path"])
+        path = _text(module["fsdp_path"])
         for key, about in _mapping(module["params"]).items():
+            left -= 1 + len(about["names"])
+            if left < 0:  # one long list can be referred to again and again
+                raise ValueError(f"more than {MOST_NAMES} parameters")
             ranks = [_mapping(_mapping(each["param_metadata"][index]["params"])[key]) for each in described]
             yield _FlatParameter(
                 key=f"{path}.{key}" if path else key,
                 path=path,
-                names=tuple(_mapping(about)["names"]),
-                shapes=tuple(tuple(shape) for shape in _mapping(about)["shapes"]),
+                names=tuple(_names(_mapping(about)["names"])),
+                shapes=tuple(_sizes(shape) for shape in _mapping(about)["shapes"]),
                 numels=tuple(about["numels"]) if "numels" in about else None,
                 paddings=tuple(rank["padding"] for rank in ranks),
                 is_replicated=bool(module.get("no_broadcast_optim_state", False)),
@@ -193,9 +223,11 @@ def _raise_if_misfit(flat: _FlatParameter, runs: Sequence[Stored], sizes: list[i
         raise ValueError(f"{flat.key} has different types on different ranks")
 
 
-def _unpadded(run: Weight, padding: int) -> Stored:
+def _unpadded(run: Weight, padding: object) -> Stored:
     if not isinstance(run, Stored) or len(run.shape) != 1:
         raise ValueError("a flat parameter that is not flat")
+    if type(padding) is not int or not 0 <= padding <= run.shape[0]:
+        raise ValueError("a padding that does not fit")
     return run.rows(0, run.shape[0] - padding)
 
 
@@ -215,10 +247,10 @@ def _between(runs: Sequence[Stored], start: int, shape: tuple[int, ...]) -> Weig
 def _shared(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Pairs of names that share one parameter: the one that holds it, and the one that borrows it."""
     for module in metadata["param_metadata"]:
-        path = str(module["fsdp_path"])
+        path = _text(module["fsdp_path"])
         for source, copy in _pairs(module.get("shared_param_info", ())):
             yield (f"{path}.{source}", f"{path}.{copy}") if path else (source, copy)
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:
-    return [(str(first), str(second)) for first, second in value] if isinstance(value, (list, tuple)) else []
+    return [(_text(first), _text(second)) for first, second in value] if isinstance(value, (list, tuple)) else []

@@ -3,22 +3,24 @@
 `pickletools.genops` decodes the stream; the table at the end says what each opcode does to a stack of plain values. A
 class or function in the file is a `Global`, a name and nothing more. Calling one gives an `Inert` record of the call,
 except for the few rebuilders in `REBUILDERS`, which are ours and only make records. No opcode makes more than it was
-given, so memory stays in proportion to the stream.
+given, and no stream may have more than `MOST_OPCODES`, so memory and time stay bounded.
 """
 
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import IO, Any, Final, NoReturn, Protocol, cast
 
 from hf_xlmr.errors import IntegrityError
 
 __all__ = ["Global", "Inert", "PickleStream", "StorageRef", "TensorRef", "read_pickle"]
 
-LARGEST_HASHED_INT: Final = 2**61 - 2  # beyond it CPython's hashes of integers collide at will
+LARGEST_INT: Final = 2**61 - 2
+LARGEST_INT_KEY: Final = 4096  # larger ones can be chosen to collide in a dictionary, and nothing looks them up
 MOST_DIMENSIONS: Final = 16
+MOST_OPCODES: Final = 1_000_000  # a tensor takes some fifty, the largest checkpoint with its optimizer 200,000
 
 
 class PickleStream(Protocol):
@@ -45,15 +47,24 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Inert:
     """The record of a call or an object that the file asked for and that was not made."""
 
     target: object
     arguments: tuple[object, ...] = ()
     state: object = None
-    items: list[object] = field(default_factory=list)
-    entries: list[tuple[object, object]] = field(default_factory=list)
+    added: list[object] | None = None
+    """What was appended to it, and the pairs that were set on it; None for nothing."""
+
+    def __repr__(self) -> str:  # short, whatever is inside: a few bytes can stand for a tree without end
+        return f"<{self.type_name:.80}>"
+
+    def add(self, values: Iterable[object]) -> None:
+        """Keep what the file appends or sets."""
+        if self.added is None:
+            self.added = []
+        self.added.extend(values)
 
     @property
     def type_name(self) -> str:
@@ -110,10 +121,12 @@ def read_pickle(stream: PickleStream, *, name: str) -> object:
     """
     machine = _Machine(name)
     try:
-        for opcode, argument, _position in pickletools.genops(cast("IO[bytes]", stream)):
+        for count, (opcode, argument, _position) in enumerate(pickletools.genops(cast("IO[bytes]", stream))):
+            if count == MOST_OPCODES:
+                machine.refuse(f"more than {MOST_OPCODES:,} opcodes")
             machine.step(opcode.name, argument)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, AttributeError) as error:
-        raise IntegrityError(f"{name} holds a damaged pickle: {error}") from error
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{name} holds a damaged pickle: {error!s:.200}") from error
     return machine.result()
 
 
@@ -123,7 +136,7 @@ class _Machine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.stack: list[object] = []
-        self.memo: dict[int, object] = {}
+        self.memo: dict[str, object] = {}  # by text, whose hashes nobody can choose
         self.globals: dict[tuple[str, str], Global] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
@@ -176,7 +189,7 @@ def _key(value: object) -> object:
     """`value` where it is a natural dictionary key, else an inert stand-in (hashing it could take for ever)."""
     if isinstance(value, (str, bytes, bool, Global)) or value is None:
         return value
-    if isinstance(value, int) and abs(value) <= LARGEST_HASHED_INT:
+    if isinstance(value, int) and abs(value) <= LARGEST_INT_KEY:
         return value
     return Inert(target="key", arguments=(value,))
 
@@ -185,7 +198,7 @@ def _set_entries(target: object, entries: list[tuple[object, object]]) -> None:
     if isinstance(target, dict):
         target.update((_key(key), value) for key, value in entries)
     elif isinstance(target, Inert):
-        target.entries.extend(entries)
+        target.add(entries)
     else:
         raise ValueError(f"entries set on a {type(target).__name__}")
 
@@ -194,7 +207,7 @@ def _append_items(target: object, items: list[object]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif isinstance(target, Inert):
-        target.items.extend(items)
+        target.add(items)
     else:
         raise ValueError(f"items appended to a {type(target).__name__}")
 
@@ -224,14 +237,14 @@ def _build(target: object, state: object) -> None:
 def _integers(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, tuple) or len(value) > MOST_DIMENSIONS:
         return None
-    return value if all(type(item) is int and 0 <= item <= LARGEST_HASHED_INT for item in value) else None
+    return value if all(type(item) is int and 0 <= item <= LARGEST_INT for item in value) else None
 
 
 def _rebuild_tensor(arguments: tuple[object, ...]) -> TensorRef | None:
     if len(arguments) < 4:
         return None
     storage, offset, shape, stride = arguments[0], arguments[1], _integers(arguments[2]), _integers(arguments[3])
-    if not isinstance(storage, StorageRef) or type(offset) is not int or offset < 0:
+    if not isinstance(storage, StorageRef) or type(offset) is not int or not 0 <= offset <= LARGEST_INT:
         return None
     if shape is None or stride is None or len(shape) != len(stride):
         return None
@@ -250,6 +263,12 @@ def _rebuild_tensor_v3(arguments: tuple[object, ...]) -> TensorRef | None:
 
 def _rebuild_parameter(arguments: tuple[object, ...]) -> TensorRef | None:
     return arguments[0] if arguments and isinstance(arguments[0], TensorRef) else None
+
+
+def _rebuild_from_type(arguments: tuple[object, ...]) -> object:
+    """A tensor with attributes of its own: what rebuilds it, its type, the arguments, the attributes."""
+    made = _call(arguments[0], arguments[2]) if len(arguments) == 4 else None
+    return made if isinstance(made, TensorRef) else None
 
 
 def _rebuild_dict(arguments: tuple[object, ...]) -> dict[object, object] | None:
@@ -272,6 +291,7 @@ REBUILDERS: Final[dict[str, Callable[[tuple[object, ...]], object]]] = {
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.Size": _rebuild_tuple,
     "collections.OrderedDict": _rebuild_dict,
     "collections.defaultdict": _rebuild_defaultdict,
@@ -287,17 +307,27 @@ def _storage(pid: object) -> StorageRef | None:
     kind, key, location, count = pid[1:5]
     if not isinstance(kind, Global) or kind.module not in _STORAGE_MODULES:
         return None
-    if not isinstance(key, (str, int)) or type(count) is not int or not 0 <= count <= LARGEST_HASHED_INT:
+    if type(count) is not int or not 0 <= count <= LARGEST_INT:
         return None
-    base = StorageRef(str(key), _STORAGE_DTYPES.get(kind.name, kind.name), str(location), count)
+    name = _storage_key(key)
+    if name is None or not isinstance(location, str):
+        return None
+    base = StorageRef(name, _STORAGE_DTYPES.get(kind.name, kind.name), location, count)
     return _viewed(base, pid[5] if len(pid) == 6 else None)
+
+
+def _storage_key(key: object) -> str | None:
+    """A storage's key as text; old files number their storages."""
+    if isinstance(key, str):
+        return key
+    return str(key) if isinstance(key, int) and abs(key) <= LARGEST_INT else None
 
 
 def _viewed(base: StorageRef, view: object) -> StorageRef | None:
     """`base` as the view `(key, offset, size)` of it that files before PyTorch 0.4 and legacy streams may name."""
     if view is None:
         return base
-    if not isinstance(view, tuple) or len(view) != 3 or type(view[1]) is not int or view[1] < 0:
+    if not isinstance(view, tuple) or len(view) != 3 or type(view[1]) is not int or not 0 <= view[1] <= LARGEST_INT:
         return None
     return StorageRef(base.key, base.dtype, base.location, base.count, view[1])
 
@@ -408,15 +438,15 @@ def _extension(machine: _Machine, argument: int) -> None:
 
 
 def _put(machine: _Machine, argument: int) -> None:
-    machine.memo[argument] = machine.top()
+    machine.memo[str(argument)] = machine.top()
 
 
 def _memoize(machine: _Machine, _argument: Any) -> None:
-    machine.memo[len(machine.memo)] = machine.top()
+    machine.memo[str(len(machine.memo))] = machine.top()
 
 
 def _get(machine: _Machine, argument: int) -> None:
-    machine.push(machine.memo[argument])
+    machine.push(machine.memo[str(argument)])
 
 
 def _mark(machine: _Machine, _argument: Any) -> None:
@@ -460,7 +490,7 @@ OPCODES: Final[dict[str, Action]] = {
     "TUPLE": _from_mark(tuple),
     "LIST": _from_mark(list),
     "DICT": _from_mark(_dict_of),
-    "FROZENSET": _from_mark(lambda values: Inert(target="frozenset", items=values)),
+    "FROZENSET": _from_mark(lambda values: Inert(target="frozenset", added=values)),
     "SETITEM": _set_item,
     "SETITEMS": _set_items,
     "APPEND": _append,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log, sqrt
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.conversion.architecture import Architecture
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
-from hf_xlmr.conversion.templates import fill
+from hf_xlmr.conversion.templates import fill, match
 from hf_xlmr.conversion.weight_map import DECODER_BIAS, TOKEN_TYPES, Placement, Task, placements, rows_of
 from hf_xlmr.conversion.weights import Cast, Computed, Constant, JoinedRows, Stored, Weight, read_array, read_rows
 from hf_xlmr.errors import WeightsMismatch
@@ -106,10 +106,17 @@ def _resolve_spectral_norm(available: dict[str, Weight], layer: str) -> dict[str
     names = [f"{layer}.weight_orig", f"{layer}.weight_u", f"{layer}.weight_v"]
     if f"{layer}.weight" in available or not all(name in available for name in names):
         return {}
+    height, width = _matrix_of(available[names[0]])
+    if (available[names[1]].shape, available[names[2]].shape) != ((height,), (width,)):
+        raise WeightsMismatch(wrong_shape=[f"{name} {list(available[name].shape)}" for name in names])
     original, left, right = (read_array(available.pop(name)) for name in names)
     effective = original / (left @ (original @ right))
     available[f"{layer}.weight"] = Computed("float32", effective.shape, lambda first, last: effective[first:last])
     return dict.fromkeys(names, f"folded into {layer}.weight (spectral norm)")
+
+
+def _matrix_of(weight: Weight) -> tuple[int, int]:
+    return (weight.shape[0], weight.shape[1]) if len(weight.shape) == 2 else (-1, -1)
 
 
 def _scaled(embedding: Weight, factor: float) -> Weight:
@@ -152,7 +159,7 @@ def _left_out(name: str, architecture: Architecture) -> str | None:
         return "the masked-LM head, which this class does not have"
     if name.startswith("classification_heads.") and name.split(".")[1] != architecture.head:
         return "another classification head, which --head converts"
-    if name.startswith(E + "layers.") and int(name.split(".")[3]) not in architecture.layers:
+    if (slots := match(E + "layers.{layer}.{any}", name)) and int(slots["layer"]) not in architecture.layers:
         return "a layer that --encoder-layers-to-keep prunes"
     return None
 
@@ -178,15 +185,19 @@ def _adjusted(each: Placement, available: Mapping[str, Weight], architecture: Ar
         return weight
     if each.fairseq == LM_BIAS:
         return JoinedRows.of([weight, Constant(weight.dtype, (extra,), NEVER_PREDICTED)])
-    return JoinedRows.of([weight, *[_row(weight, UNKNOWN_ROW)] * extra])
+    return JoinedRows.of([weight, _copies(weight, UNKNOWN_ROW, extra)])
 
 
-def _row(weight: Weight, index: int) -> Weight:
-    """One row of a matrix, however it is put together."""
+def _copies(weight: Weight, index: int, count: int) -> Weight:
+    """So many copies of one row of a matrix, however it is put together."""
+    shape = (count, *weight.shape[1:])
     if isinstance(weight, Stored):
-        return weight.rows(index, index + 1)
-    shape = (1, *weight.shape[1:])
-    return Computed(weight.dtype, shape, lambda _first, _last: read_rows(weight, index, index + 1))
+        return replace(weight.rows(index, index + 1), shape=shape, stride=(0, *weight.stride[1:]))
+
+    def rows(first: int, last: int) -> np.ndarray[Any, Any]:
+        return read_rows(weight, index, index + 1).repeat(last - first, axis=0)
+
+    return Computed(weight.dtype, shape, rows)
 
 
 def _made(

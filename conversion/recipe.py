@@ -22,12 +22,13 @@ from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.conversion.vocabulary import write_tokenizer
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.conversion.writer import parse_size, write_weights
-from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["KEPT_OPTIONS", "ConversionReport", "convert"]
 
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
+MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
 POSITION_OFFSET: Final = 2  # a table of 514 rows holds texts of 512 tokens
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 KEPT_OPTIONS: Final = (
@@ -93,6 +94,7 @@ def convert(
     ):
         _raise_if_inside(Path(output), source, checkpoint)
         prepared = prepare(checkpoint, wanted)
+        _raise_if_out_of_proportion(prepared)
         _raise_if_no_room(prepared.plan, draft)
         write_weights(prepared.plan.weights, draft, max_shard_size=shard_bytes, progress=progress)
         _write_json(draft / "config.json", prepared.config)
@@ -116,6 +118,13 @@ def _raise_if_inside(output: Path, source: str | Path, checkpoint: FairseqCheckp
         raise InputError(f"{output} holds the checkpoint itself; choose another folder")
 
 
+def _raise_if_out_of_proportion(prepared: Prepared) -> None:
+    """Refuse a file whose views and options blow up what it holds."""
+    size, held = prepared.plan.nbytes, sum(part.length for part in prepared.checkpoint.files.checkpoint)
+    if size > MOST_GROWTH * held + SPARE_BYTES:
+        raise IntegrityError(f"{prepared.checkpoint.files.name} of {held:,} bytes would become {size:,}: it is damaged")
+
+
 def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
     free, needed = shutil.disk_usage(draft).free, plan.nbytes + SPARE_BYTES
     if free < needed:
@@ -126,7 +135,7 @@ def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -44,6 +44,7 @@ class Reference:
     ) -> None:
         """Take weights that are read when they are needed; `layers` are the file's numbers of those to run.
 
+        `attention_heads` counts only where the options do not tell.
         `rounded` is what the conversion did to the precision, so that only mistakes differ.
         """
         anchor = next(name for name in weights if name.endswith("sentence_encoder.embed_tokens.weight"))
@@ -51,7 +52,8 @@ class Reference:
         self.outer = self.root.removesuffix("encoder.").removesuffix("decoder.")
         self.weights = weights
         self.options = options
-        self.heads = attention_heads
+        given = options.get("encoder_attention_heads")
+        self.heads = given if isinstance(given, int) else attention_heads
         self.layers = layers
         self.rounded = rounded
 

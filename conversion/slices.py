@@ -28,8 +28,10 @@ class FileSlice:
     def read(self, start: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `start` on (to the end for None), fewer where the slice ends. Raises OSError."""
         wanted = self.length - start if length is None else min(length, self.length - start)
+        if wanted <= 0 or start < 0:
+            return b""
         with self.path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), max(wanted, 0), self.offset + start)
+            return os.pread(file.fileno(), wanted, self.offset + start)
 
     def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
         """All bytes in order, `size` at a time. Raises OSError."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from errno import EDQUOT, EINVAL, ENOSPC
-from functools import cache
 from itertools import count
 from pathlib import Path, PurePosixPath
 from shutil import rmtree
@@ -46,7 +45,11 @@ PACKING_MAGICS: dict[bytes, Packing] = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"
 ARCHIVE_NAME = re.compile(r"(?P<stem>.+)\.(tar|tgz|tbz2?|txz|tar\.[a-z0-9]+)", re.IGNORECASE)
 TAR_BLOCK = 512
 TAR_CHECKSUM = slice(148, 156)
-LARGEST_HEADER = 1 << 20  # of a long name or an extended header: more than that is an attack on memory
+LARGEST_HEADER = 1 << 15  # of a long name or an extended header: more than that is an attack on memory
+MOST_EFFORT = 1 << 29  # squared bytes of extended headers: tarfile takes that long, and that much memory, for them
+MOST_MEMBERS = 100_000
+MOST_INFLATION = 200  # times the compressed size; weights do not shrink by a tenth of that
+ALWAYS_INFLATED = 1 << 29
 COPY_BLOCK = 1 << 20
 SHOWN = 8
 
@@ -380,6 +383,8 @@ class _Forward(io.RawIOBase):
         now = self._compressed.tell()
         self._task.advance(now - self._told)
         self._told = now
+        if self._position > ALWAYS_INFLATED + MOST_INFLATION * now:
+            raise EOFError(f"{now:,} bytes of it hold more than {self._position:,}")
         return block
 
     def tell(self) -> int:
@@ -467,7 +472,10 @@ def _damage_told(path: Path) -> Iterator[None]:
 def _wanted_members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """The members to keep, by clean name, once none is found to be a trap. Raises InputError."""
     seen: set[str] = set()
-    for member in tar:
+    for number, member in enumerate(tar):
+        tar.members.clear()  # it keeps them all, and all of their extended headers
+        if number == MOST_MEMBERS:
+            raise InputError(f"the archive {path} is refused: it holds more than {MOST_MEMBERS:,} members.")
         name = _safe_name(member, path)
         if member.isdir():
             continue
@@ -506,15 +514,16 @@ def _is_wanted(name: str) -> bool:
     return not base.startswith(".") and (base.endswith((".pt", ".model")) or base == "dict.txt")
 
 
-@cache
 def _strict_headers() -> type[tarfile.TarInfo]:
-    """Headers for tarfile that do not take damage for the archive's end, as its own do."""
+    """Headers for one archive that do not take damage for its end, as tarfile's own do, and that have a limit."""
     import tarfile
 
     pax = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
     extended = (*pax, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
     class StrictHeader(tarfile.TarInfo):
+        effort = 0
+
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictHeader:
             if bytes(buf) == bytes(TAR_BLOCK):
@@ -525,6 +534,15 @@ def _strict_headers() -> type[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"{trouble} where a member or the end should be") from trouble
             if header.size < 0 or (header.type in extended and header.size > LARGEST_HEADER):
                 raise tarfile.ReadError(f"a member of {header.size} bytes")
+            if header.type in pax:  # global ones are copied for every member
+                cls.effort += max(TAR_BLOCK, header.size) ** 2 * (16 if header.type == tarfile.XGLTYPE else 1)
+            if cls.effort > MOST_EFFORT:
+                raise tarfile.ReadError("too many extended headers")
+            if header.type == tarfile.GNUTYPE_SPARSE and buf[482]:  # a map that goes on; tarfile reads without an end
+                raise tarfile.ReadError("a member in too many pieces")
             return header
+
+        def _proc_gnusparse_10(self, *_given: object) -> None:
+            raise tarfile.ReadError("a member in pieces, whose map tarfile reads without an end")
 
     return StrictHeader

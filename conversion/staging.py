@@ -27,37 +27,41 @@ MARK: Final = "config.json"  # tells a model's folder from somebody's home
 
 
 @contextmanager
-def staged_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) -> Iterator[Path]:
     """An empty folder to fill, which takes the name `output` when the block ends well, and vanishes when it does not.
 
     What earlier runs left behind when they were killed is cleared first. Raises InputError where `output` exists,
-    unless `overwrite`, which replaces a model's folder, and only at the end.
+    unless `overwrite`, which replaces a model's folder (one that holds `mark`), and only at the end.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow a link that is to be replaced
+    made = [parent for parent in output.parents if not parent.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(output)
-    _raise_if_taken(output, overwrite=overwrite)
+    _raise_if_taken(output, overwrite=overwrite, mark=mark)
     scratch, lock = _locked_scratch(output)
     try:
         draft = scratch / DRAFT
         draft.mkdir()
         yield draft
         _flush_tree(draft)
-        _publish(draft, output, scratch, overwrite=overwrite)
+        _publish(draft, output, scratch, overwrite=overwrite, mark=mark)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
+        with suppress(OSError):  # the parents stay where something is in them
+            for parent in made:
+                parent.rmdir()
 
 
-def _raise_if_taken(output: Path, *, overwrite: bool) -> None:
+def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
     if not os.path.lexists(output):
         return
     if not overwrite:
         raise InputError(f"{output} exists; choose another folder, or say --overwrite to replace it")
     if output.is_symlink() or not output.is_dir():
         raise InputError(f"{output} is no folder; --overwrite replaces only folders")
-    if any(output.iterdir()) and not (output / MARK).is_file():
-        raise InputError(f"{output} does not look like a model's folder (no {MARK}); --overwrite leaves it alone")
+    if any(output.iterdir()) and not (output / mark).is_file():
+        raise InputError(f"{output} does not look like a model's folder (no {mark}); --overwrite leaves it alone")
 
 
 def _locked_scratch(output: Path) -> tuple[Path, int]:
@@ -113,9 +117,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool) -> None:
+def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark: str) -> None:
     """Give the draft its name: one rename, or one exchange where a folder is replaced."""
-    _raise_if_taken(output, overwrite=overwrite)
+    _raise_if_taken(output, overwrite=overwrite, mark=mark)
     if not (overwrite and output.exists()):
         _rename_to_free(draft, output)
     elif not _exchange(draft, output):

@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["fill", "match", "slots_of"]
 
 _SLOTS: Final = {
-    "layer": r"\d+",
+    "layer": r"[0-9]{1,4}",
     "part": r"weight|bias",
     "head": r"[^.]+",
     "module": r"in_proj|out_proj|fc1|fc2",

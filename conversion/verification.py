@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.checkpoint import open_checkpoint
 from hf_xlmr.conversion.page import page_of
-from hf_xlmr.conversion.parity import ParityReport, verify_folder
+from hf_xlmr.conversion.parity import ParityReport, read_json, verify_folder
 from hf_xlmr.conversion.preparation import prepare
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
@@ -40,7 +40,20 @@ def _wanted(folder: Path) -> Wanted:
     record = folder / "fairseq" / "conversion.json"
     if not record.is_file():
         raise InputError(f"{folder} was not made by hf-xlmr convert (it has no fairseq/conversion.json)")
-    try:
-        return Wanted(**json.loads(record.read_text(encoding="utf-8"))["asked"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{record} is damaged: {error}") from error
+    asked = read_json(record).get("asked")
+    usual = asdict(Wanted())
+    if not isinstance(asked, dict) or asked.keys() != usual.keys() or not all(map(_is_sound, asked, asked.values())):
+        raise IntegrityError(f"{record} is damaged: it does not tell what was asked for")
+    return Wanted(**asked)
+
+
+def _is_sound(name: str, value: object) -> bool:
+    """Whether a remembered wish has the type it must have."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "head": (str, type(None)),
+        "encoder_only": (bool,),
+        "attention_heads": (int, type(None)),
+        "dtype": (str,),
+        "ema": (bool,),
+    }
+    return type(value) in kinds[name]

@@ -17,13 +17,12 @@ from hf_xlmr.dictionary import BOS, EOS, MASK, PAD, PAD_INDEX, SPECIAL_SYMBOLS, 
 from hf_xlmr.errors import InputError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
-__all__ = ["TokenizerPlan", "Vocabulary", "build_vocabulary", "write_tokenizer"]
+__all__ = ["TokenizerPlan", "Vocabulary", "build_vocabulary", "is_padding", "write_tokenizer"]
 
 RELEASED_MASK_INDEX = 250001  # XLM-R as released
 # Model-parallel training pads the embedding to a multiple of 8 for each rank (fairseq/model_parallel/models/roberta);
 # XL and XXL have 250880 rows. Any other surplus means that the dictionary is another model's.
-PADDING_FACTOR = 8
-MOST_PADDING = 1024
+PADDING_FACTORS = (8, 16, 32, 64, 128, 256, 512, 1024)
 SPECIALS = frozenset((*SPECIAL_SYMBOLS, MASK))
 
 
@@ -50,7 +49,7 @@ def _fit(dictionary: Dictionary, *, rows: int) -> Dictionary:
     """The dictionary as the model's task completed it. Raises InputError."""
     with_mask = dictionary.with_mask()
     spare = rows - len(with_mask)
-    if spare == 0 or (0 < spare < MOST_PADDING and rows % PADDING_FACTOR == 0):
+    if spare == 0 or is_padding(rows, spare):
         return with_mask
     if rows == len(dictionary):
         return dictionary  # a task that added no <mask>
@@ -58,6 +57,11 @@ def _fit(dictionary: Dictionary, *, rows: int) -> Dictionary:
         f"the dictionary has {len(with_mask)} names (4 specials, its lines and {MASK}), but the embedding has {rows} "
         "rows: they do not belong together."
     )
+
+
+def is_padding(rows: int, spare: int) -> bool:
+    """Whether model-parallel training can have added `spare` rows, to a multiple of 8 for each of 1, 2, 4 ... ranks."""
+    return spare > 0 and any(spare < factor and rows % factor == 0 for factor in PADDING_FACTORS)
 
 
 def _row_notes(names: Dictionary, *, rows: int) -> Iterator[str]:

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 BLOCK_BYTES: Final = 1 << 20
+MOST_REPEATED: Final = 1 << 26  # an expanded tensor is larger than its storage; one of a model is never much so
 FLOAT_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -72,6 +73,8 @@ class Stored(Weight):
         """The weight `name` of `geometry`: shape, stride, offset. Raises IntegrityError where it leaves its storage."""
         shape, stride, offset = geometry
         weight = cls(record=record, dtype=dtype, shape=tuple(shape), stride=tuple(stride), offset=offset)
+        if weight.nbytes > max(record.where.length, MOST_REPEATED):
+            raise IntegrityError(f"{record.where.name} is damaged: {name} repeats its storage beyond reason")
         if weight.end > record.where.length:
             raise IntegrityError(
                 f"{record.where.name} is damaged: {name} needs {weight.end} bytes of storage {record.key}, "
@@ -96,6 +99,10 @@ class Stored(Weight):
                 return False
             expected *= size
         return True
+
+    def confirm(self) -> None:
+        """Compare the storage's checksum, unless that was done. Raises IntegrityError."""
+        _check(self.record)
 
     def rows(self, start: int, stop: int) -> Stored:
         """The rows from `start` to before `stop`."""
@@ -136,9 +143,17 @@ class Stored(Weight):
         mapped = np.memmap(where.path, dtype=f"V{size}", mode="r", offset=where.offset, shape=(where.length // size,))
         strides = tuple(step * size for step in self.stride)
         view = np.lib.stride_tricks.as_strided(mapped[self.offset :], self.shape, strides, writeable=False)
-        step = max(1, BLOCK_BYTES * self.shape[0] // self.nbytes)
-        for first in range(0, self.shape[0], step):
-            yield memoryview(np.ascontiguousarray(view[first : first + step]).tobytes())
+        yield from _bands(view)
+
+
+def _bands(view: np.ndarray[Any, Any]) -> Iterator[memoryview]:
+    """The bytes of an array in row-major order, about a block at a time, also where a row is larger than that."""
+    step = BLOCK_BYTES * len(view) // view.nbytes
+    for first in range(0, len(view), max(1, step)):
+        if step or view.ndim == 1:
+            yield memoryview(view[first : first + max(1, step)].tobytes())
+        else:
+            yield from _bands(view[first])
 
 
 def _check(record: StorageRecord) -> None:
@@ -359,6 +374,9 @@ def read_rows(weight: Weight, first: int, last: int) -> np.ndarray[Any, Any]:
 
     if isinstance(weight, Stored):
         return read_array(weight.rows(first, last))
+    if isinstance(weight, Computed):
+        rounded = _from_float32(weight.rows(first, last), weight.dtype)
+        return _as_float(rounded, weight.dtype)
     if isinstance(weight, Cast) and isinstance(weight.of, Stored):
         return read_array(Cast.to(weight.dtype, weight.of.rows(first, last), name=weight.name))
     if isinstance(weight, JoinedRows) and len(weight.parts[0].shape) == len(weight.shape):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from dataclasses import asdict
 from enum import Enum
@@ -138,6 +139,26 @@ def verify(
         show_parity(found)
 
 
+@app.command()
+def export(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a Transformers folder into a checkpoint that fairseq loads."""
+    from hf_xlmr.conversion import export as run
+
+    report = run(model_dir, output, overwrite=overwrite, progress=_progress(shown=not quiet))
+    if as_json:
+        _print_json(report)
+    elif not quiet:
+        from hf_xlmr.console import show_export
+
+        show_export(report)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"hf-xlmr {__version__}")
@@ -178,4 +199,10 @@ def main() -> NoReturn:
     except HfXlmrError as error:
         typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
+        sys.exit(1)
     sys.exit(0)

@@ -17,7 +17,7 @@ from rich.table import Table
 from hf_xlmr.errors import printable
 from hf_xlmr.progress import ProgressTask
 
-__all__ = ["Bars", "show_conversion", "show_inspection"]
+__all__ = ["Bars", "show_conversion", "show_export", "show_inspection"]
 
 
 class _Bar:
@@ -102,6 +102,20 @@ def show_parity(report: Any) -> None:
     console = Console(highlight=False)
     classes = {each.name: f"{each.different} of {each.texts} texts get other ids" for each in report.tokenizer}
     console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
+
+
+def show_export(report: Any) -> None:
+    """Print an ExportReport."""
+    console = Console(highlight=False)
+    shown = {
+        "model": f"{report.arch} for {report.task}, {report.parameters:,} parameters, {report.dtype}",
+        "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "loaded by": ", ".join(f"fairseq {release}" for release in report.loaded_by),
+    }
+    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+    for line in [*_reasons(report.dropped), *report.notes]:
+        console.print(f"  - {_plain(line)}")
 
 
 def show_inspection(inspection: Any) -> None:

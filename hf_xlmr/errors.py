@@ -16,6 +16,8 @@ __all__ = [
     "told_plainly",
 ]
 
+LONGEST_SHOWN = 20_000  # characters of a message: a name in a file can be as long as the file
+
 
 class HfXlmrError(Exception):
     """The root of the error tree; `exit_code` is what the program ends with."""
@@ -67,7 +69,8 @@ class WeightsMismatch(IntegrityError):
 
 def printable(text: str) -> str:
     """`text` with what a terminal would obey or cannot show spelled out, line ends too: names come out of files."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    cut = f" ... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:LONGEST_SHOWN]) + cut
 
 
 @contextmanager

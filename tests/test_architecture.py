@@ -14,7 +14,7 @@ from factory import HEADS, HIDDEN, OPTIONS, POSITIONS, ROWS, Checkpoint, E, add_
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from hf_xlmr.conversion import ConversionReport, convert, inspect
-from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
+from hf_xlmr.errors import InputError, IntegrityError, UnsupportedCheckpoint, WeightsMismatch
 
 
 def converted(checkpoint: Checkpoint, folder: Path, **options: Any) -> ConversionReport:
@@ -72,7 +72,22 @@ def test_without_options_the_heads_are_asked_for(tmp_path: Path) -> None:
 
 def test_heads_must_divide_the_width(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCheckpoint, match="5 attention heads do not divide the width 16"):
-        converted(Checkpoint(), tmp_path, attention_heads=5)
+        converted(Checkpoint(options={**OPTIONS, "encoder_attention_heads": 5}), tmp_path)
+
+
+def test_the_heads_are_those_of_the_options(tmp_path: Path) -> None:
+    """Another number of heads would be another network, which nothing else could tell."""
+    with pytest.raises(InputError, match="the options say 4 attention heads, not 2"):
+        converted(Checkpoint(), tmp_path, attention_heads=2)
+
+
+@pytest.mark.parametrize(("arch", "expected"), [("roberta_base", 12), ("roberta_large", 16), ("my_own", None)])
+def test_an_arch_tells_the_heads_that_options_omit(arch: str, expected: int | None, tmp_path: Path) -> None:
+    """fairseq/models/roberta/model.py fills in what an arch leaves open."""
+    options = {key: value for key, value in OPTIONS.items() if key != "encoder_attention_heads"}
+    reasons = inspect(Checkpoint(options={**options, "arch": arch}).write(tmp_path / "model"))
+    told = reasons.attention_heads or "".join(reasons.reasons)
+    assert str(expected or "--attention-heads") in str(told)
 
 
 def test_all_reasons_come_at_once_and_nothing_is_written(tmp_path: Path) -> None:
@@ -266,3 +281,89 @@ def test_inspect_tells_the_reasons_without_failing(tmp_path: Path) -> None:
     folder = Checkpoint(options={**OPTIONS, "activation_fn": "swish"}).write(tmp_path / "model")
     inspection = inspect(folder)
     assert (inspection.class_name, inspection.reasons) == (None, ("the activation swish",))
+
+
+# ---- files that are odd in one place  ---------
+
+
+def without(name: str) -> Any:
+    return lambda model: model.pop(name)
+
+
+def with_tensor(name: str, tensor: torch.Tensor) -> Any:
+    return lambda model: model.update({name: tensor})
+
+
+HEAD = "classification_heads.x."
+ODD_FILES: dict[str, tuple[Any, dict[str, Any], type[Exception]]] = {
+    "a head without its bias": (without(f"{HEAD}out_proj.bias"), {}, WeightsMismatch),
+    "a head whose bias is a number": (with_tensor(f"{HEAD}out_proj.bias", torch.tensor(1.0)), {}, WeightsMismatch),
+    "a head whose matrix is a number": (
+        with_tensor(f"{HEAD}dense.weight", torch.tensor(1.0)),
+        {},
+        UnsupportedCheckpoint,
+    ),
+    "a layer that is a number": (with_tensor(f"{E}layers.1.fc1.weight", torch.tensor(1.0)), {}, WeightsMismatch),
+    "a layer with a name": (with_tensor(f"{E}layers.foo.weight", torch.zeros(1)), {}, WeightsMismatch),
+    "a layer of many digits": (with_tensor(f"{E}layers.{'9' * 5000}.fc1.weight", torch.zeros(1)), {}, WeightsMismatch),
+    "two positions": (with_tensor(f"{E}embed_positions.weight", torch.zeros(2, HIDDEN)), {}, WeightsMismatch),
+    "no positions": (without(f"{E}embed_positions.weight"), {}, WeightsMismatch),
+    "dropout that is no number": (lambda model: None, {"dropout": float("nan")}, InputError),
+    "heads beyond numbers": (lambda model: None, {"encoder_attention_heads": 10**400}, UnsupportedCheckpoint),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_FILES)
+def test_one_odd_place_is_told_in_a_sentence(odd: str, tmp_path: Path) -> None:
+    change, options, error = ODD_FILES[odd]
+    model = weights()
+    add_head(model, "x")
+    change(model)
+    with pytest.raises(error):
+        converted(Checkpoint(model=model, options={**OPTIONS, **options}), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_every_missing_weight_is_listed(tmp_path: Path) -> None:
+    model = weights()
+    lost = (f"{E}layernorm_embedding.bias", f"{E}layers.0.fc1.weight", f"{E}layers.1.fc2.bias")
+    for name in lost:
+        del model[name]
+    with pytest.raises(WeightsMismatch) as caught:
+        converted(Checkpoint(model=model), tmp_path)
+    assert set(caught.value.missing) == set(lost)
+
+
+def test_refusals_leave_no_parents_behind(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        convert(tmp_path / "nothing", tmp_path / "a" / "b" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tied_matrix_with_a_flipped_byte_is_damage_and_not_an_untied_one(tmp_path: Path) -> None:
+    model = weights()
+    model["encoder.lm_head.weight"] = model[f"{E}embed_tokens.weight"].clone()
+    folder = Checkpoint(model=model).write(tmp_path / "model")
+    data = bytearray((folder / "model.pt").read_bytes())
+    matrix = model["encoder.lm_head.weight"].numpy().tobytes()
+    data[data.rindex(matrix) + 50] ^= 4
+    (folder / "model.pt").write_bytes(data)
+    with pytest.raises(IntegrityError, match="checksum"):
+        convert(folder, tmp_path / "out")
+
+
+def test_a_huge_tensor_of_a_small_storage_is_refused_at_once(tmp_path: Path) -> None:
+    model = weights()
+    for name in (f"{E}embed_tokens.weight", "encoder.lm_head.weight"):
+        model[name] = torch.as_strided(torch.zeros(64), (10**12, HIDDEN), (0, 1))
+    with pytest.raises(IntegrityError, match="beyond reason"):
+        converted(Checkpoint(model=model), tmp_path)
+
+
+def test_what_data2vec_adds_is_left_behind_and_its_head_refused(tmp_path: Path) -> None:
+    model: Any = weights()
+    model["encoder._ema"] = {"kept": torch.zeros(1)}
+    model["encoder.regression_head.0.weight"] = torch.zeros(1)
+    with pytest.raises(UnsupportedCheckpoint, match=r"data2vec.*--encoder-only"):
+        converted(Checkpoint(model=model), tmp_path)
+    assert "encoder._ema" in converted(Checkpoint(model=model), tmp_path, encoder_only=True).dropped

@@ -14,6 +14,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,7 +198,7 @@ MISTAKES = {
     "an unknown head": Mistake(checkpoint, 2, "no head topic", (*CONVERT, "--head", "topic")),
     "a head of several": Mistake(with_heads("a", "b"), 2, "several heads"),
     "two opposite options": Mistake(with_heads("a"), 2, "exclude", (*CONVERT, "--head", "a", "--encoder-only")),
-    "heads that do not divide": Mistake(checkpoint, 2, "do not divide", (*CONVERT, "--attention-heads", "7")),
+    "heads that do not divide": Mistake(partial(checkpoint, encoder_attention_heads=7), 2, "do not divide"),
     "no moving average": Mistake(checkpoint, 2, "no moving average", (*CONVERT, "--ema")),
     "an activation": Mistake(lambda folder: checkpoint(folder, activation_fn="swish"), 2, "activation swish"),
     "no dictionary": Mistake(without_dictionary, 2, "no dict.txt"),
@@ -320,22 +321,26 @@ def test_quiet_is_quiet(tmp_path: Path) -> None:
     assert again.returncode == 2 and len(again.stderr.splitlines()) == 1
 
 
+HEADS = ("--attention-heads", "2")
+
+
 def test_the_options_arrive(tmp_path: Path) -> None:
     """Each one changes what comes out."""
     model = weights()
     add_head(model, "topic")
-    state = Checkpoint(model=model, more={"extra_state": {"ema": weights(seed=5)}})
+    untold = {key: value for key, value in OPTIONS.items() if key not in ("arch", "encoder_attention_heads")}
+    state = Checkpoint(model=model, options=untold, more={"extra_state": {"ema": weights(seed=5)}})
     state.write(tmp_path / "m")
 
     def config(*options: str) -> dict[str, Any]:
-        done = run("convert", "m", "out", "--no-verify", "--overwrite", *options, cwd=tmp_path)
+        done = run("convert", "m", "out", *HEADS, "--no-verify", "--overwrite", *options, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert "not verified (--no-verify)" in done.stdout
         content: dict[str, Any] = json.loads((tmp_path / "out" / "config.json").read_text())
         return content
 
     assert config()["architectures"] == ["XLMRobertaForSequenceClassification"]
-    several = config("--head", "none", "--dtype", "bfloat16", "--attention-heads", "2")
+    several = config("--head", "none", "--dtype", "bfloat16")
     assert several["architectures"] == ["XLMRobertaForMaskedLM"]
     assert (several["dtype"], several["num_attention_heads"]) == ("bfloat16", 2)
     assert config("--encoder-only", "--max-shard-size", "4KB")["architectures"] == ["XLMRobertaModel"]

@@ -203,7 +203,7 @@ def test_names_from_the_file_are_escaped_in_the_page(tmp_path: Path) -> None:
     import torch
 
     checkpoint = Checkpoint()
-    checkpoint.model["encoder.regression_head.<script>alert(1)</script>"] = torch.zeros(1)
+    checkpoint.model["encoder._ema.<script>alert(1)</script>"] = torch.zeros(1)
     source = checkpoint.write(tmp_path / "source")
     convert(source, tmp_path / "model")
     verify(source, tmp_path / "model", report=tmp_path / "page.html")

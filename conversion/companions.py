@@ -1,0 +1,195 @@
+"""The small files beside an exported checkpoint: fairseq's dictionary, the SentencePiece model, the labels."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.conversion.architecture import Architecture
+from hf_xlmr.conversion.model_folder import ModelFolder, read_json
+from hf_xlmr.conversion.vocabulary import is_padding
+from hf_xlmr.conversion.weight_map import Task
+from hf_xlmr.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.sentencepiece_model import SentencePieceModel
+
+__all__ = ["KEPT", "Companions", "companions_of"]
+
+KEPT: Final = "fairseq"  # where convert keeps what fairseq needs again
+DICTIONARY: Final = "dict.txt"
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+LABELS: Final = "label/dict.txt"
+FIRST_INPUT: Final = "input0/dict.txt"  # where sentence_prediction and sentence_ranking look for the dictionary
+APPENDED: Final = re.compile(r"(\d{1,9}) copies of <unk>'s row")  # as plan.py tells it in conversion.json
+MOST_SPARE: Final = 1 << 20  # rows without a name
+SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What lies beside the checkpoint; `rows` are those of the embedding that have a name in the dictionary."""
+
+    rows: int
+    files: Mapping[str, bytes]
+    notes: tuple[str, ...]
+
+
+def companions_of(folder: ModelFolder, network: Architecture, record: Mapping[str, Any]) -> Companions:
+    """The files for fairseq, from the folder's `fairseq/` or, where there is none, from its SentencePiece model.
+
+    `record` is what `fairseq/conversion.json` holds. Raises InputError where a file is missing or another model's.
+    """
+    kept = folder.path / KEPT / DICTIONARY
+    data = kept.read_bytes() if kept.is_file() else _derived(folder.path)
+    appended = _appended_rows(record) if kept.is_file() else 0
+    rows = network.vocabulary - appended
+    dictionary = Dictionary.parse(data, expected_rows=rows, name=str(kept))
+    _raise_if_ids_differ(folder.path, dictionary.with_mask())
+    spare = _spare_rows(dictionary, rows, appended)
+    files = {DICTIONARY: _flagged(data) + _fillers(dictionary, spare), **_pieces(folder.path)}
+    if network.head is not None:
+        files |= {FIRST_INPUT: files[DICTIONARY], **_labels(folder, network)}
+    return Companions(rows=rows, files=files, notes=tuple(_notes(files, spare)))
+
+
+def _notes(files: Mapping[str, bytes], spare: int) -> Iterator[str]:
+    if SENTENCEPIECE not in files:
+        yield f"There is no {SENTENCEPIECE}, so fairseq cannot encode texts."
+    if spare:
+        yield f"{spare} rows at the end of the embeddings have no name: the dictionary calls them madeupword0000, ..."
+    names = _label_names(files[LABELS]) if LABELS in files else ()
+    if any(name.split() != [name] for name in names):
+        yield "Some labels hold white space, at which fairseq-preprocess cuts labels: rename them before training on."
+
+
+# ---- the dictionary --------------------------------------------------------------------------------------------------
+
+
+def _derived(path: Path) -> bytes:
+    """The dictionary that XLM-R's rule gives: SentencePiece's pieces from id 3 on. Raises InputError."""
+    pieces = path / SENTENCEPIECE
+    if not pieces.is_file():
+        raise InputError(
+            f"{path} has neither {KEPT}/{DICTIONARY} nor {SENTENCEPIECE}, which tell what the ids mean: copy "
+            f"{KEPT}/, or that file, from the folder that the model was fine-tuned from"
+        )
+    model = SentencePieceModel.parse(pieces.read_bytes(), name=str(pieces))
+    if model.pieces[:3] != (UNK, BOS, EOS):
+        raise InputError(f"{pieces} is not in XLM-R's order: it begins with {', '.join(model.pieces[:3])}")
+    data = "".join(f"{piece} 1\n" for piece in model.pieces[3:]).encode()
+    if Dictionary.parse(data, name=str(pieces)).symbols != (*SPECIAL_SYMBOLS, *model.pieces[3:]):
+        raise InputError(f"{pieces} has pieces that a {DICTIONARY} of fairseq's cannot hold")
+    return data
+
+
+def _appended_rows(record: Mapping[str, Any]) -> int:
+    """The rows that convert appended to the embeddings for pieces that the dictionary lacks."""
+    made = record.get("made")
+    told = made.values() if isinstance(made, dict) else ()
+    hits = [hit for text in told if (hit := APPENDED.fullmatch(str(text)))]
+    return int(hits[0][1]) if hits else 0
+
+
+def _spare_rows(dictionary: Dictionary, rows: int, appended: int) -> int:
+    """The rows that follow the dictionary's names. Raises InputError where the names are not theirs."""
+    names = len(dictionary.with_mask())
+    spare = rows - names
+    if spare < 0 and rows == len(dictionary):
+        raise InputError(f"the embedding has no row for {MASK}, which every task of fairseq's adds to the dictionary")
+    if not 0 <= spare <= MOST_SPARE or (appended and spare and not is_padding(rows, spare)):
+        raise InputError(
+            f"the dictionary has {names} names (4 specials, its lines and {MASK}), but the embedding has {rows} rows "
+            f"beside the {appended} that convert appended: they do not belong together"
+        )
+    return spare
+
+
+def _fillers(dictionary: Dictionary, spare: int) -> bytes:
+    """Lines that name `spare` rows after the others, `<mask>` before them: the task would add it at the end."""
+    if not spare:
+        return b""
+    mask = [] if MASK in dictionary else [f"{MASK} 1\n"]
+    free = (name for number in count() if (name := f"madeupword{number:04d}") not in dictionary)
+    return "".join([*mask, *(f"{name} 0\n" for name in islice(free, spare))]).encode()
+
+
+def _flagged(data: bytes) -> bytes:
+    """A dictionary that every fairseq reads alike: before March 2020 a second line for a symbol needed no flag."""
+    lines, seen, is_changed = [], set(SPECIAL_SYMBOLS), not data.endswith(b"\n")
+    for line in io.StringIO(data.decode(), newline=None):
+        text = line.rstrip()
+        symbol = text.removesuffix(f" {OVERWRITE_FLAG}").rsplit(" ", 1)[0]
+        if symbol in seen and not text.endswith(OVERWRITE_FLAG):
+            text, is_changed = f"{text} {OVERWRITE_FLAG}", True
+        seen.add(symbol)
+        lines.append(text)
+    return "".join(f"{line}\n" for line in lines).encode() if is_changed else data
+
+
+def _raise_if_ids_differ(path: Path, dictionary: Dictionary) -> None:
+    """Compare the dictionary with the ids of the folder's tokenizer. Raises InputError, IntegrityError."""
+    tokenizer = read_json(path / "tokenizer.json")
+    if tokenizer is None:
+        return
+    try:
+        known = ((name, number) for name, number in _ids(tokenizer) if name in dictionary)
+        other = [f"{name!r} is {number}" for name, number in known if dictionary.index(name) != number]
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path / 'tokenizer.json'} is damaged: {error!r}") from error
+    if other:
+        raise InputError(
+            f"the dictionary is not that of {path / 'tokenizer.json'}: there {', '.join(other[:SHOWN])} and in the "
+            f"dictionary not ({len(other)} ids differ)"
+        )
+
+
+def _ids(tokenizer: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The names and ids of a tokenizer.json, a Unigram's list or a table."""
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        yield from vocabulary.items()
+    else:
+        yield from ((name, number) for number, (name, _score) in enumerate(vocabulary))
+    yield from ((each["content"], each["id"]) for each in tokenizer["added_tokens"])
+
+
+def _pieces(path: Path) -> dict[str, bytes]:
+    places = (path / KEPT / SENTENCEPIECE, path / SENTENCEPIECE)
+    return next(({SENTENCEPIECE: place.read_bytes()} for place in places if place.is_file()), {})
+
+
+# ---- the labels ------------------------------------------------------------------------------------------------------
+
+
+def _labels(folder: ModelFolder, network: Architecture) -> dict[str, bytes]:
+    """The label dictionary of a classifier: the one that training had, where its names are still those of the folder.
+
+    Raises InputError where the names cannot be lines of a dictionary.
+    """
+    if network.task is not Task.CLASSIFICATION or network.is_regression:
+        return {}
+    names, kept = _names_of_classes(folder.config, network.labels), folder.path / KEPT / LABELS
+    if kept.is_file() and _label_names(kept.read_bytes())[: len(names)] == names:
+        return {LABELS: kept.read_bytes()}
+    data = "".join(f"{name} {len(names) - number}\n" for number, name in enumerate(names)).encode()
+    if _label_names(data) != names:
+        raise InputError(f"the labels {', '.join(map(repr, names[:SHOWN]))}, ... cannot be written into a {LABELS}")
+    return {LABELS: data}
+
+
+def _label_names(data: bytes) -> tuple[str, ...]:
+    return Dictionary.parse(data, name=LABELS).symbols[len(SPECIAL_SYMBOLS) :]
+
+
+def _names_of_classes(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:
+    """The names of the classes in the order of their ids. Raises IntegrityError."""
+    names = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(labels)}
+    try:
+        return tuple(str(names[str(number)]) for number in range(labels))
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"config.json is damaged: id2label does not name the {labels} classes") from error
