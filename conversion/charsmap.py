@@ -33,7 +33,7 @@ JAMO = "".join(map(chr, (*range(0x1160, 0x1200), *range(0xD7B0, 0xD7FC))))  # vo
 
 
 LARGEST: Final = 1 << 20  # bytes of a charsmap; nmt_nfkc_cf, the largest there is, has 243,000
-MOST_RULES: Final = 500_000  # a small trie can stand for rules without end; nfkc_cf has 113,000
+MOST_RULES: Final = 1_000_000  # a small trie can stand for rules without end; nfkc_cf has 113,000
 LONGEST_VALUE: Final = 256  # bytes that one rule makes; U+FDFA becomes 33
 
 

@@ -473,7 +473,7 @@ def _wanted_members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, tar
     """The members to keep, by clean name, once none is found to be a trap. Raises InputError."""
     seen: set[str] = set()
     for number, member in enumerate(tar):
-        tar.members.clear()  # it keeps them all, and all of their extended headers
+        tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all, with their headers; its stubs do not say so
         if number == MOST_MEMBERS:
             raise InputError(f"the archive {path} is refused: it holds more than {MOST_MEMBERS:,} members.")
         name = _safe_name(member, path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_xlmr.conversion.charsmap import Charsmap, char_class
+from hf_xlmr.errors import InputError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
 __all__ = ["SPACE", "WHITE_SPACE", "Coverage", "Seams", "decoder", "normalizer", "pre_tokenizer"]
@@ -138,7 +139,9 @@ def _unlisted_runs(coverage: Coverage, runs: Sequence[str]) -> dict[str, Any]:
     """Put a stand-in for each whole run of unknown characters that is not one of `runs`."""
     known = char_class(coverage.spelled | WHITE_SPACE)
     listed = "|".join("".join(f"[{char_class(char)}]" for char in run) for run in sorted(runs))
-    stand_in = next(char for char in STAND_INS if char not in coverage.spelled and char not in runs)
+    stand_in = next((char for char in STAND_INS if char not in coverage.spelled and char not in runs), None)
+    if stand_in is None:
+        raise InputError("the SentencePiece model and the dictionary use every character that could mark unknown runs")
     return _replace_regex(f"(?<![^{known}])(?!(?:{listed})(?![^{known}]))[^{known}]+", stand_in)
 
 

@@ -124,6 +124,8 @@ class Slots:
     def fill(self, symbol: str) -> None:
         """A slot with a name that no text holds: normalised text has no plain space."""
         name = f"{symbol} "
+        if name in self.dictionary or name in self.fillers:
+            name = f"{symbol} {len(self.names)}"
         while name in self.dictionary or name in self.fillers:
             name += " "
         self.fillers.add(name)

@@ -15,6 +15,8 @@ MASK = "<mask>"
 SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these four before it reads any line
 PAD_INDEX, UNK_INDEX = 1, 3
 OVERWRITE_FLAG = "#fairseq:overwrite"
+MOST_LINES = 1_500_000  # XLM-V, the largest of the kind, has 900,000
+LARGEST_FILE = 1 << 26
 
 FILE_SIGNS = (
     (b"PK\x03\x04", "a zip file, such as a checkpoint"),
@@ -102,7 +104,11 @@ def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, bool]]:
 
     Raises InputError.
     """
-    for number, text in enumerate(io.StringIO(_decoded(data, name=name), newline=None), start=1):
+    _raise_if_not_text(data, name=name)
+    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=None)
+    for number, text in enumerate(lines, start=1):
+        if number > MOST_LINES:
+            raise InputError(f"{name} has more than {MOST_LINES:,} lines, as no dictionary does.")
         symbol, space, count = text.rstrip().rpartition(" ")
         if space and count.isascii() and count.isdigit():  # as nearly every line
             yield symbol, False
@@ -127,10 +133,12 @@ def _line(text: str) -> tuple[str, bool]:
     return symbol, overwrites
 
 
-def _decoded(data: bytes, *, name: str) -> str:
-    """The text of the file. Raises InputError where it is not UTF-8."""
+def _raise_if_not_text(data: bytes, *, name: str) -> None:
+    """Raise InputError where the file is not UTF-8, or far larger than any dictionary."""
+    if len(data) > LARGEST_FILE:
+        raise InputError(f"{name} has {len(data):,} bytes, as no dictionary does.")
     try:
-        return data.decode("utf-8")
+        data.decode("utf-8")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{name}, line {number}: not UTF-8; {_seems(data, '')}") from None

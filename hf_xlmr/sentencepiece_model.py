@@ -12,6 +12,10 @@ from typing import Any, ClassVar
 
 from hf_xlmr.errors import InputError, IntegrityError
 
+LONGEST_PIECE = 1000  # trained ones have 16 at most
+MOST_PIECES = 2_000_000
+SMALL_FILE = 6 << 20  # that of XLM-R, with 250,000 pieces, has 5 MB
+LARGEST_FILE = 64 << 20
 FLOAT_MIN = 2.0**-126  # C++'s FLT_MIN: what SentencePiece starts its search for the highest score from
 
 __all__ = ["ModelType", "Normalization", "PieceType", "SentencePieceModel"]
@@ -71,8 +75,8 @@ class SentencePieceModel:
         model = cls(
             pieces=_texts(message, name=name),
             scores=array("f", (piece.score for piece in message.pieces)),
-            types=bytes(piece.type for piece in message.pieces),
-            model_type=ModelType(message.trainer_spec.model_type),
+            types=_types(message, name=name),
+            model_type=_model_type(message, name=name),
             normalization=_normalization(message.normalizer_spec),
             treat_whitespace_as_suffix=message.trainer_spec.treat_whitespace_as_suffix,
             byte_fallback=message.trainer_spec.byte_fallback,
@@ -118,10 +122,46 @@ class SentencePieceModel:
         return len(self.pieces)
 
 
+def _types(message: Any, *, name: str) -> bytes:
+    """The types of all pieces. Raises IntegrityError."""
+    try:
+        return bytes(piece.type for piece in message.pieces)
+    except ValueError:
+        raise IntegrityError(f"{name} is a damaged SentencePiece model: a piece has a type that does not exist.") from None
+
+
+def _model_type(message: Any, *, name: str) -> ModelType:
+    """The type of the model. Raises IntegrityError."""
+    try:
+        return ModelType(message.trainer_spec.model_type)
+    except ValueError:
+        raise IntegrityError(f"{name} is a damaged SentencePiece model: its type does not exist.") from None
+
+
+def _raise_if_endless(data: bytes, *, name: str) -> None:
+    """Refuse a file that protobuf would turn into fifty times its size: a piece of two bytes is an object to it."""
+    if len(data) > LARGEST_FILE or (len(data) > SMALL_FILE and _count_fields(data) > MOST_PIECES):
+        raise IntegrityError(f"{name} is no SentencePiece model: it is too large for one.")
+
+
+def _count_fields(data: bytes) -> int:
+    """The fields of a message, up to MOST_PIECES; up to the first one that is not told by its length."""
+    place, number = 0, 0
+    while place < len(data) and data[place] & 7 == 2 and number <= MOST_PIECES:
+        place, size, shift = place + 1, 0, 0
+        while place < len(data) and shift < 35:
+            size, shift, place = size | (data[place] & 0x7F) << shift, shift + 7, place + 1
+            if data[place - 1] < 0x80:
+                break
+        place, number = place + size, number + 1
+    return number if place >= len(data) else MOST_PIECES + 1
+
+
 def _message(data: bytes, *, name: str) -> Any:
     """The parsed message. Raises InputError, IntegrityError."""
     if not (data[:1] == b"\n" and data[2:3] == b"\n"):  # field 1, a piece, whose field 1 is its text
         raise InputError(f"{name} is not a SentencePiece model.")
+    _raise_if_endless(data, name=name)
     message = _message_class()()
     try:
         message.ParseFromString(data)
@@ -155,6 +195,7 @@ def _check(model: SentencePieceModel, *, name: str) -> None:
     """What SentencePiece itself checks on loading, and finite scores. Raises IntegrityError."""
     faults = {
         "a piece is empty": "" in model.pieces,
+        f"a piece has more than {LONGEST_PIECE} characters": max(map(len, model.pieces), default=0) > LONGEST_PIECE,
         "a piece comes twice": len(set(model.pieces)) < len(model.pieces),
         "it does not have exactly one unknown piece": model.types.count(PieceType.UNKNOWN) != 1,
         "a piece has a type that does not exist": not set(model.types) <= set(PieceType),
