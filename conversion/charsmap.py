@@ -33,7 +33,7 @@ JAMO = "".join(map(chr, (*range(0x1160, 0x1200), *range(0xD7B0, 0xD7FC))))  # vo
 
 
 LARGEST: Final = 1 << 20  # bytes of a charsmap; nmt_nfkc_cf, the largest there is, has 243,000
-MOST_RULES: Final = 1_000_000  # a small trie can stand for rules without end; nfkc_cf has 113,000
+MOST_STEPS: Final = 2_000_000  # of reading the rules; nfkc_cf takes 350,000
 LONGEST_VALUE: Final = 256  # bytes that one rule makes; U+FDFA becomes 33
 
 
@@ -103,7 +103,7 @@ class Trie:
         """Take a precompiled charsmap: size of the array, array, strings. Raises struct.error, ValueError."""
         if len(data) > LARGEST:
             raise ValueError("a charsmap of megabytes")
-        self.left = MOST_RULES
+        self.left = MOST_STEPS
         (size,) = struct.unpack_from("<I", data)
         self.units: array[int] = array("I", struct.unpack_from(f"<{size // 4}I", data, 4))
         self.strings = data[4 + size :]
@@ -112,6 +112,12 @@ class Trie:
             label = unit & 0x800000FF
             if 0 < label < 0x100:
                 self.children[place ^ label].append(place)
+
+    def spend(self, steps: int) -> None:
+        """Count steps of reading. Raises ValueError after too many: a few branches can lead to each other forever."""
+        self.left -= steps
+        if self.left < 0:
+            raise ValueError("rules without end")
 
     def roots(self) -> tuple[dict[str, str], dict[int, list[str]]]:
         """The single characters with a rule, and for each branch the characters that lead to it."""
@@ -132,7 +138,9 @@ class Trie:
                 yield sys.intern(char), value
             below = self.branch(place)
             if below in self.children:
-                yield from ((sys.intern(char + tail), value) for tail, value in self.tails(below))
+                for tail, below_value in self.tails(below):
+                    self.spend(1)
+                    yield sys.intern(char + tail), below_value
 
     def characters(self, branch: int) -> Iterator[tuple[str, int]]:
         """The next characters below a branch, byte by byte, and where each ends."""
@@ -142,10 +150,8 @@ class Trie:
             for place in self.children.get(start, ()):
                 text = head + _BYTES[self.units[place] & 0xFF]
                 if len(text) == _LENGTHS[text[0]]:
+                    self.spend(1)
                     yield text.decode("utf-8"), place
-                    self.left -= 1
-                    if self.left < 0:
-                        raise ValueError("a charsmap of rules without end")
                 else:
                     waiting.append((text, self.branch(place)))
 
@@ -175,9 +181,7 @@ def _runs(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -
             bases[singles.get(char, char)].add(char)
         for base, firsts in bases.items():
             shared = frozenset(firsts)
-            trie.left -= len(tails)
-            if trie.left < 0:
-                raise ValueError("a charsmap of rules without end")
+            trie.spend(len(tails))
             yield from (Rule(firsts=shared, tail=tail, base=base, value=value) for tail, value in tails)
 
 
