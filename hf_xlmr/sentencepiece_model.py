@@ -127,7 +127,9 @@ def _types(message: Any, *, name: str) -> bytes:
     try:
         return bytes(piece.type for piece in message.pieces)
     except ValueError:
-        raise IntegrityError(f"{name} is a damaged SentencePiece model: a piece of a type that does not exist.") from None
+        raise IntegrityError(
+            f"{name} is a damaged SentencePiece model: a piece of a type that does not exist."
+        ) from None
 
 
 def _model_type(message: Any, *, name: str) -> ModelType:
