@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from math import sqrt
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from hf_xlmr.conversion.architecture import Architecture
+from hf_xlmr.conversion.layerwise import layerwise_network
 from hf_xlmr.conversion.plan import WeightPlan
 from hf_xlmr.conversion.preparation import Prepared
 from hf_xlmr.conversion.reference import EPS, Reference, Step
@@ -37,7 +39,16 @@ TEXTS_PER_CLASS: Final = 400
 TOLERATED_TEXTS: Final = (
     0.02  # equal-score ties, which rounding decides, and SentencePiece's releases decide differently
 )
-SHORT_LENGTHS: Final = (3, 8, 21, 40)
+SHORT_LENGTHS: Final = (3, 8, 12, 16)
+SCRIPTS: Final = (
+    "The capital of France is Paris.",
+    "你好，世界",
+    "नमस्ते दुनिया",
+    "مرحبا بالعالم",
+    "Привет, мир! Ёлка",
+    "こんにちは、ガラス",
+    "สวัสดีชาวโลก",
+)
 
 
 class ParityError(IntegrityError):
@@ -86,7 +97,9 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
     with progress.task("compare bytes", total=plan.nbytes) as task:
         for size in _compare_bytes(plan, folder):
             task.advance(size)
-    steps = _compare_behaviour(prepared, folder, progress)
+    exact = _exact_tokenizer(prepared)
+    probes = _probes(prepared.architecture, exact)
+    steps = _compare_behaviour(prepared, folder, probes, progress)
     tolerance = COARSE_TOLERANCE if _rounds_computed(plan) else TOLERANCE
     for step in steps:
         if step.relative != step.relative:
@@ -101,11 +114,11 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
                 f"the outputs depart from fairseq's at {step.name} by {step.relative:.2e} of the largest value, and "
                 f"rounding explains only {tolerance:.0e}",
             )
-    tokenizer = _compare_tokenizer(prepared, folder)
+    tokenizer = () if exact is None else _compare_tokenizer(prepared, exact, folder)
     return ParityReport(
         weights_compared=len(plan.weights),
         bytes_compared=plan.nbytes,
-        tokens=sum(int((probe.ids != PAD).sum()) for probe in _probes(prepared.architecture)),
+        tokens=sum(int((probe.ids != PAD).sum()) for probe in probes),
         largest=max(step.relative for step in steps),
         tolerance=tolerance,
         steps=steps,
@@ -127,14 +140,18 @@ def _compare_config(prepared: Prepared, folder: Path) -> None:
             raise ParityError(f"config.json: {key}", f"config.json says {key} is {given.get(key)!r}, not {value!r}")
 
 
-def _compare_tokenizer(prepared: Prepared, folder: Path) -> tuple[TextClass, ...]:
-    """Compare ids on generated texts. Raises ParityError where ordinary texts differ."""
+def _exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
+    """The rule of fairseq itself, from the source's files; None where the source or the output has no tokenizer."""
     files = prepared.checkpoint.files
     if prepared.vocabulary.tokenizer is None or files.dictionary is None or files.sentencepiece is None:
-        return ()
+        return None
     rows = prepared.vocabulary.rows
     dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
-    exact = ExactTokenizer(dictionary.with_mask(), files.sentencepiece.read())
+    return ExactTokenizer(dictionary.with_mask(), files.sentencepiece.read())
+
+
+def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) -> tuple[TextClass, ...]:
+    """Compare ids on generated texts. Raises ParityError where ordinary texts differ."""
     with _quiet_transformers():
         classes = compare_tokenizers(prepared.vocabulary, exact, folder, count=TEXTS_PER_CLASS)
     for each in classes:
@@ -233,31 +250,39 @@ class _Probe:
     through_head: bool
 
 
-def _probes(architecture: Architecture) -> tuple[_Probe, _Probe]:
-    """A fixed batch of unequal lengths with padding and a pair, and one text of the longest length; over all rows."""
+def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_Probe, _Probe]:
+    """A fixed padded batch of unequal lengths, and one text of the longest length.
+
+    The batch holds ids from all over the vocabulary and, where there is a tokenizer, sentences in several scripts and
+    a pair.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
     longest = architecture.positions - 2
 
-    def batch(lengths: list[int]) -> torch.Tensor:
-        ids = torch.full((len(lengths), max(lengths)), PAD)
-        for row, length in enumerate(lengths):
-            ids[row, :length] = torch.randint(3, architecture.vocabulary, (length,), generator=generator)
-            ids[row, 0], ids[row, length - 1] = 0, 2
+    def row(length: int) -> torch.Tensor:
+        ids = torch.randint(3, architecture.vocabulary, (min(length, longest),), generator=generator)
+        ids[0], ids[-1] = 0, 2
         return ids
 
-    short = batch([min(length, longest) for length in SHORT_LENGTHS])
-    short[-1, 3:5] = 2  # `</s> </s>`, as between the sentences of a pair
-    return _Probe(short, through_head=True), _Probe(batch([longest]), through_head=False)
+    rows = [row(length) for length in SHORT_LENGTHS]
+    rows[-1][3:5] = 2  # `</s> </s>`, as between the sentences of a pair
+    if exact is not None:
+        texts = [*((text,) for text in SCRIPTS), SCRIPTS[1:3]]
+        encoded = [torch.tensor(exact.encode(*text)) for text in texts]
+        rows += [ids[: min(longest, SHORT_LENGTHS[-1])] for ids in encoded if ids.max() < architecture.vocabulary]
+    short = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    return _Probe(short, through_head=True), _Probe(row(longest).unsqueeze(0), through_head=False)
 
 
-def _compare_behaviour(prepared: Prepared, folder: Path, progress: Progress) -> tuple[StepDifference, ...]:
+def _compare_behaviour(
+    prepared: Prepared, folder: Path, probes: Sequence[_Probe], progress: Progress
+) -> tuple[StepDifference, ...]:
     """The differences at each step, the larger one of all probes."""
     import torch
 
     checkpoint, architecture = prepared.checkpoint, prepared.architecture
-
     reference = Reference(
         checkpoint.raw,
         checkpoint.options,
@@ -266,7 +291,6 @@ def _compare_behaviour(prepared: Prepared, folder: Path, progress: Progress) -> 
         rounded=_rounding(prepared.plan),
     )
     worst: dict[str, StepDifference] = {}
-    probes = _probes(architecture)
     with torch.no_grad(), progress.task("compare outputs", total=len(probes) * (len(architecture.layers) + 3)) as task:
         for probe in probes:
             theirs = _transformers_steps(folder, architecture, probe)
@@ -297,15 +321,10 @@ def _rounding(plan: WeightPlan) -> Any:
 
 def _transformers_steps(folder: Path, architecture: Architecture, probe: _Probe) -> dict[str, torch.Tensor]:
     """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
-    import torch
-    import transformers
-
-    with tempfile.TemporaryDirectory() as offload, _quiet_transformers():
-        loader = getattr(transformers, architecture.class_name)
-        bare = {"add_pooling_layer": False} if architecture.task is Task.ENCODER else {}
-        place: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": offload}
-        model = loader.from_pretrained(folder, dtype=torch.float32, **place, **bare)
-        network = model.eval() if probe.through_head else model.eval().base_model
+    bare = {"add_pooling_layer": False} if architecture.task is Task.ENCODER else {}
+    with _quiet_transformers():
+        model = layerwise_network(folder, architecture.class_name, **bare)
+        network: Any = model if probe.through_head else model.base_model
         is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head
         given = probe.ids.unsqueeze(1) if is_choice else probe.ids
         output = network(given, attention_mask=(given != PAD).long(), output_hidden_states=True)
@@ -319,17 +338,33 @@ def _transformers_steps(folder: Path, architecture: Architecture, probe: _Probe)
 
 
 def _difference(step: Step, theirs: torch.Tensor, real: torch.Tensor) -> StepDifference:
-    from torch.nn.functional import cosine_similarity
+    import torch
 
-    ours = step.values[real] if step.values.dim() == 3 else step.values
-    theirs = (theirs[real] if theirs.dim() == 3 else theirs)[..., : ours.shape[-1]]
-    largest = float((ours - theirs).abs().max())
+    width = step.values.shape[-1]
+    texts = zip(_texts(step.values, real), _texts(theirs[..., :width], real), strict=True)
+    figures = torch.stack([_figures(ours.double(), theirs.double()) for ours, theirs in texts])
+    largest, largest_value = figures[:, :2].amax(dim=0).tolist()  # NaN where there is one
+    ours_squared, theirs_squared, product = figures[:, 2:].sum(dim=0).tolist()
     return StepDifference(
         name=step.name,
         largest=largest,
-        relative=largest / max(1.0, float(ours.abs().max())),
-        cosine=float(cosine_similarity(ours.flatten().double(), theirs.flatten().double(), dim=0)),
+        relative=largest / max(1.0, largest_value),
+        cosine=product / max(sqrt(ours_squared * theirs_squared), sys.float_info.min),
     )
+
+
+def _texts(values: torch.Tensor, real: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What belongs to each text in turn, padding left out; logits of a whole batch are too large to copy."""
+    for text, is_real in zip(values, real, strict=True):
+        yield text[is_real] if values.dim() == 3 else text
+
+
+def _figures(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Of one text: the largest difference, the largest value, and the three products that make the cosine."""
+    import torch
+
+    largest = (ours - theirs).abs().max(), ours.abs().max()
+    return torch.stack([*largest, (ours * ours).sum(), (theirs * theirs).sum(), (ours * theirs).sum()])
 
 
 @contextmanager

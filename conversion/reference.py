@@ -104,8 +104,11 @@ class Reference:
 
         matrix = self.rounded(self.weights[self.root + name])
         height = matrix.shape[0]
-        bands = (read_rows(matrix, first, min(first + BAND, height)) for first in range(0, height, BAND))
-        return torch.cat([values @ torch.from_numpy(band.astype(np.float32)).T for band in bands], dim=-1)
+        product = torch.empty(*values.shape[:-1], height)
+        for first in range(0, height, BAND):
+            band = read_rows(matrix, first, min(first + BAND, height))
+            product[..., first : first + BAND] = values @ torch.from_numpy(band.astype(np.float32)).T
+        return product
 
     def _linear(self, name: str, values: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import linear
@@ -206,7 +209,7 @@ class Reference:
         """fairseq/models/roberta/model.py: RobertaLMHead."""
         hidden = self._norm("lm_head.layer_norm", self._activation()(self._linear("lm_head.dense", hidden)))
         matrix = "lm_head.weight" if self._has("lm_head.weight") else "sentence_encoder.embed_tokens.weight"
-        return self._product_with_matrix(matrix, hidden) + self._tensor("lm_head.bias")
+        return self._product_with_matrix(matrix, hidden).add_(self._tensor("lm_head.bias"))
 
     def _classified(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
         """fairseq/models/roberta/model.py: RobertaClassificationHead, with spectral norm where the file has it."""

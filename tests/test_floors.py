@@ -15,7 +15,7 @@ from places import CHECKOUT
 # From the cellar up; modules of one floor do not know each other. A new module is given its floor here.
 FLOORS = (
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
-    ("hf_xlmr.console", "hf_xlmr.dictionary", "hf_xlmr.sentencepiece_model"),
+    ("hf_xlmr.console", "hf_xlmr.dictionary", "hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
     ("hf_xlmr.tokenization",),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),

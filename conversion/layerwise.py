@@ -1,0 +1,182 @@
+"""Plain Transformers' network over a folder, each module's weights read when it is called and gone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["layerwise_network"]
+
+BAND: Final = 1 << 14  # rows of a tall matrix that are in memory at a time
+
+
+def layerwise_network(folder: Path, class_name: str, **options: object) -> torch.nn.Module:
+    """The folder as Transformers' `class_name`, in evaluation mode and float32, with no weight in memory.
+
+    Transformers itself builds the network and says which of its weights the folder's files hold; only reading them is
+    put off until a module is called. Of the token embeddings just the rows in question are read, and the output
+    projection takes a band of rows at a time. Raises IntegrityError where Transformers would miss or ignore a weight.
+    """
+    import transformers
+    from accelerate import init_empty_weights
+
+    loader = getattr(transformers, class_name)
+    _raise_if_unbalanced(loader, folder, options)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with init_empty_weights(include_buffers=False):
+        network: Any = loader(config, **options)
+    files = _WeightFiles.of(folder)
+    tied: Mapping[str, str] = network.all_tied_weights_keys
+    for prefix, module in network.named_modules():
+        own = [name for name, _parameter in module.named_parameters(recurse=False)]
+        keys = {name: f"{prefix}.{name}" for name in own}
+        if keys:
+            readers = {name: files.reader(tied.get(key, key)) for name, key in keys.items()}
+            _attach(module, readers, is_table=module is network.get_input_embeddings(), is_tall=_is_tall(module))
+    network.eval()
+    return network  # type: ignore[no-any-return]
+
+
+def _is_tall(module: torch.nn.Module) -> bool:
+    """Whether a matrix has more rows than a layer's would: the projection onto the vocabulary."""
+    from torch.nn import Linear
+
+    return isinstance(module, Linear) and module.out_features > BAND
+
+
+def _raise_if_unbalanced(loader: Any, folder: Path, options: Mapping[str, object]) -> None:
+    """Raise IntegrityError where Transformers' own loader finds names missing, left over or of another shape."""
+    _network, info = loader.from_pretrained(folder, device_map="meta", output_loading_info=True, **options)
+    faults = [
+        f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}" for kind, names in info.items() if names
+    ]
+    if faults:
+        raise IntegrityError(f"Transformers does not load {folder} in full: {'; '.join(faults)}")
+
+
+# ---- weights in safetensors files ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One weight in a safetensors file."""
+
+    path: Path
+    name: str
+
+    def height(self) -> int:
+        """How many rows it has."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return int(file.get_slice(self.name).get_shape()[0])
+
+    def whole(self) -> torch.Tensor:
+        """All of it, in float32."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(self.name).float()  # type: ignore[no-any-return]
+
+    def rows(self, numbers: list[int]) -> torch.Tensor:
+        """These rows, in float32."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            table = file.get_slice(self.name)
+            return torch.cat([table[number : number + 1] for number in numbers]).float()
+
+    def band(self, first: int, last: int) -> torch.Tensor:
+        """The rows from `first` to before `last`, in float32."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_slice(self.name)[first:last].float()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _WeightFiles:
+    """Which file of a folder holds which weight."""
+
+    places: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, folder: Path) -> _WeightFiles:
+        from safetensors import safe_open
+
+        places: dict[str, Path] = {}
+        with ExitStack() as stack:
+            for path in sorted(folder.glob("*.safetensors")):
+                places.update(dict.fromkeys(stack.enter_context(safe_open(path, framework="pt")).keys(), path))
+        return cls(places)
+
+    def reader(self, name: str) -> _Reader:
+        if name not in self.places:
+            raise IntegrityError(f"the folder's files hold no {name}, which Transformers' network has")
+        return _Reader(self.places[name], name)
+
+
+# ---- reading them when a module is called ----------------------------------------------------------------------------
+
+
+def _attach(module: torch.nn.Module, readers: Mapping[str, _Reader], *, is_table: bool, is_tall: bool) -> None:
+    """Let `module` read its weights when it is called."""
+    if is_tall:
+        module.forward = _banded(readers["weight"], readers.get("bias"))
+        return
+    module.register_forward_pre_hook(_looked_up(readers["weight"]) if is_table else _filled(readers))
+    module.register_forward_hook(_emptied)
+
+
+def _filled(readers: Mapping[str, _Reader]) -> Callable[[torch.nn.Module, Any], None]:
+    def hook(module: torch.nn.Module, _inputs: Any) -> None:
+        from torch.nn import Parameter
+
+        for name, reader in readers.items():
+            setattr(module, name, Parameter(reader.whole(), requires_grad=False))
+
+    return hook
+
+
+def _looked_up(reader: _Reader) -> Callable[[torch.nn.Module, Any], Any]:
+    """Give the embedding a table of the rows that are asked for, and their numbers in it instead of the ids."""
+
+    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        import torch
+
+        wanted, places = torch.unique(inputs[0], return_inverse=True)
+        module.weight = torch.nn.Parameter(reader.rows(wanted.tolist()), requires_grad=False)
+        return (places,)
+
+    return hook
+
+
+def _banded(weight: _Reader, bias: _Reader | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(values: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        offset = None if bias is None else bias.whole()
+        height = weight.height()
+        product = torch.empty(*values.shape[:-1], height)
+        for first in range(0, height, BAND):
+            last = min(first + BAND, height)
+            product[..., first:last] = values @ weight.band(first, last).T
+        return product if offset is None else product.add_(offset)
+
+    return forward
+
+
+def _emptied(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+    from torch.nn import Parameter
+
+    for name, parameter in module.named_parameters(recurse=False):
+        setattr(module, name, Parameter(parameter.to("meta"), requires_grad=False))
