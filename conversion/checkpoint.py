@@ -53,15 +53,21 @@ class FairseqCheckpoint:
 
 @contextmanager
 def open_checkpoint(
-    source: str | Path, *, ema: bool = False, scratch: Path | None = None, progress: Progress = SILENT
+    source: str | Path,
+    *,
+    data: str | Path | None = None,
+    ema: bool = False,
+    scratch: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[FairseqCheckpoint]:
     """Open a fairseq checkpoint without running code from it and without loading its tensors.
 
-    `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `ema` takes the moving average that
-    training kept instead of the weights. A compressed archive is inflated into `scratch` (default: the system's
+    `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `data` is a folder with other
+    dictionaries than those beside it (fairseq's data-bin); `ema` takes the moving average that training kept instead of
+    the weights. A compressed archive is inflated into `scratch` (default: the system's
     temporary folder) until the context ends. Raises InputError, IntegrityError.
     """
-    with open_source(source, progress=progress, scratch=scratch) as files:
+    with open_source(source, data=data, progress=progress, scratch=scratch) as files:
         yield read_checkpoint(files, ema=ema)
 
 

@@ -55,14 +55,19 @@ class Inspection:
 
 
 def inspect(
-    source: str | Path, *, ema: bool = False, attention_heads: int | None = None, progress: Progress = SILENT
+    source: str | Path,
+    *,
+    data: str | Path | None = None,
+    ema: bool = False,
+    attention_heads: int | None = None,
+    progress: Progress = SILENT,
 ) -> Inspection:
     """Tell what a source holds and what `convert` would make of it.
 
-    `ema` looks at the moving average that training kept. Raises InputError where the source is no checkpoint of
+    `data` is a folder with its dictionaries, where they are not beside it; `ema` looks at the moving average that training kept. Raises InputError where the source is no checkpoint of
     fairseq's, IntegrityError where it is damaged; what Transformers cannot express is told in the result.
     """
-    with told_plainly(), open_checkpoint(source, ema=ema, progress=progress) as checkpoint:
+    with told_plainly(), open_checkpoint(source, data=data, ema=ema, progress=progress) as checkpoint:
         architecture, reasons = _decided(checkpoint, attention_heads)
         return _inspection(checkpoint, architecture, reasons)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +34,19 @@ def layerwise_network(folder: Path, class_name: str, **options: object) -> torch
     config = transformers.AutoConfig.from_pretrained(folder)
     with init_empty_weights(include_buffers=False):
         network: Any = loader(config, **options)
-    files = _WeightFiles.of(folder)
+    files, buffers = _WeightFiles.of(folder), _Buffers()
     tied: Mapping[str, str] = network.all_tied_weights_keys
     for prefix, module in network.named_modules():
         own = [name for name, _parameter in module.named_parameters(recurse=False)]
         keys = {name: f"{prefix}.{name}" for name in own}
         if keys:
             readers = {name: files.reader(tied.get(key, key)) for name, key in keys.items()}
-            _attach(module, readers, is_table=module is network.get_input_embeddings(), is_tall=_is_tall(module))
+            if module is network.get_input_embeddings():
+                _look_up_rows(module, readers["weight"])
+            elif _is_tall(module):
+                module.forward = _banded(readers["weight"], readers.get("bias"))
+            else:
+                _read_when_called(module, readers, buffers)
     network.eval()
     return network  # type: ignore[no-any-return]
 
@@ -79,12 +85,13 @@ class _Reader:
         with safe_open(self.path, framework="pt") as file:
             return int(file.get_slice(self.name).get_shape()[0])
 
-    def whole(self) -> torch.Tensor:
-        """All of it, in float32."""
+    def whole(self, buffers: _Buffers) -> torch.Tensor:
+        """All of it, in float32, in one of the `buffers`."""
         from safetensors import safe_open
 
         with safe_open(self.path, framework="pt") as file:
-            return file.get_tensor(self.name).float()  # type: ignore[no-any-return]
+            stored = file.get_tensor(self.name)
+            return buffers.take(stored.shape).copy_(stored)
 
     def rows(self, numbers: list[int]) -> torch.Tensor:
         """These rows, in float32."""
@@ -128,43 +135,62 @@ class _WeightFiles:
 # ---- reading them when a module is called ----------------------------------------------------------------------------
 
 
-def _attach(module: torch.nn.Module, readers: Mapping[str, _Reader], *, is_table: bool, is_tall: bool) -> None:
-    """Let `module` read its weights when it is called."""
-    if is_tall:
-        module.forward = _banded(readers["weight"], readers.get("bias"))
-        return
-    module.register_forward_pre_hook(_looked_up(readers["weight"]) if is_table else _filled(readers))
-    module.register_forward_hook(_emptied)
+class _Buffers:
+    """Memory for weights that come and go, kept by shape: the allocator would not give all of it back between them."""
 
+    def __init__(self) -> None:
+        self._free: defaultdict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
 
-def _filled(readers: Mapping[str, _Reader]) -> Callable[[torch.nn.Module, Any], None]:
-    def hook(module: torch.nn.Module, _inputs: Any) -> None:
-        from torch.nn import Parameter
-
-        for name, reader in readers.items():
-            setattr(module, name, Parameter(reader.whole(), requires_grad=False))
-
-    return hook
-
-
-def _looked_up(reader: _Reader) -> Callable[[torch.nn.Module, Any], Any]:
-    """Give the embedding a table of the rows that are asked for, and their numbers in it instead of the ids."""
-
-    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    def take(self, shape: Iterable[int]) -> torch.Tensor:
         import torch
 
+        free = self._free[tuple(shape)]
+        return free.pop() if free else torch.empty(*shape)
+
+    def give_back(self, buffer: torch.Tensor) -> None:
+        self._free[tuple(buffer.shape)].append(buffer)
+
+
+def _read_when_called(module: torch.nn.Module, readers: Mapping[str, _Reader], buffers: _Buffers) -> None:
+    """Let `module` have its weights from the file while it is called."""
+    from torch.nn import Parameter
+
+    def fill(module: torch.nn.Module, _inputs: Any) -> None:
+        for name, reader in readers.items():
+            setattr(module, name, Parameter(reader.whole(buffers), requires_grad=False))
+
+    def empty(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            buffers.give_back(parameter.data)
+            setattr(module, name, Parameter(parameter.to("meta"), requires_grad=False))
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(empty)
+
+
+def _look_up_rows(module: torch.nn.Module, reader: _Reader) -> None:
+    """Give the embedding a table of the rows that are asked for, and their numbers in it instead of the ids."""
+    import torch
+
+    whole = module.weight
+
+    def fill(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         wanted, places = torch.unique(inputs[0], return_inverse=True)
         module.weight = torch.nn.Parameter(reader.rows(wanted.tolist()), requires_grad=False)
         return (places,)
 
-    return hook
+    def empty(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        module.weight = whole
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(empty)
 
 
 def _banded(weight: _Reader, bias: _Reader | None) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(values: torch.Tensor) -> torch.Tensor:
         import torch
 
-        offset = None if bias is None else bias.whole()
+        offset = None if bias is None else bias.band(0, bias.height())
         height = weight.height()
         product = torch.empty(*values.shape[:-1], height)
         for first in range(0, height, BAND):
@@ -173,10 +199,3 @@ def _banded(weight: _Reader, bias: _Reader | None) -> Callable[[torch.Tensor], t
         return product if offset is None else product.add_(offset)
 
     return forward
-
-
-def _emptied(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
-    from torch.nn import Parameter
-
-    for name, parameter in module.named_parameters(recurse=False):
-        setattr(module, name, Parameter(parameter.to("meta"), requires_grad=False))

@@ -97,11 +97,11 @@ def _available(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tup
         available.setdefault(LM_WEIGHT, available[EMBEDDING])
         available[EMBEDDING] = _scaled(available[EMBEDDING], sqrt(architecture.hidden))
     if architecture.head is not None:
-        replaced = _resolve_spectral_norm(available, f"classification_heads.{architecture.head}.out_proj")
+        replaced = resolve_spectral_norm(available, f"classification_heads.{architecture.head}.out_proj")
     return available, replaced
 
 
-def _resolve_spectral_norm(available: dict[str, Weight], layer: str) -> dict[str, str]:
+def resolve_spectral_norm(available: dict[str, Weight], layer: str) -> dict[str, str]:
     """Put the effective matrix of a spectrally normalised layer in place of its three parts."""
     names = [f"{layer}.weight_orig", f"{layer}.weight_u", f"{layer}.weight_v"]
     if f"{layer}.weight" in available or not all(name in available for name in names):

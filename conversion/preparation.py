@@ -58,7 +58,8 @@ def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
     files = checkpoint.files
     if files.dictionary is None:
         raise InputError(
-            f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows"
+            f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows; put it "
+            "there, or tell its folder (--data)"
         )
     dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
     pieces = files.sentencepiece

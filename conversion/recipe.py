@@ -68,6 +68,7 @@ def convert(
     source: str | Path,
     output: str | Path,
     *,
+    data: str | Path | None = None,
     dtype: str = "auto",
     max_shard_size: str = "5GB",
     head: str | None = None,
@@ -80,7 +81,8 @@ def convert(
 ) -> ConversionReport:
     """Convert a fairseq XLM-R checkpoint into the folder `output`, which Transformers loads without hf_xlmr.
 
-    `source` is a folder, a `.pt` file, an archive, a release name or `demo`. `dtype` auto keeps each weight as stored.
+    `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `data` a folder with its dictionaries,
+    where they are not beside it (fairseq's data-bin). `dtype` auto keeps each weight as stored.
     `head` names the classification head to convert, "none" the masked LM. `attention_heads` is asked for where the
     options do not tell. The folder appears under its name only when it is whole. Raises InputError for what the user
     can mend (UnsupportedCheckpoint with every reason), IntegrityError for damage and where the verification fails.
@@ -90,7 +92,7 @@ def convert(
     with (
         told_plainly(),
         staged_folder(Path(output), overwrite=overwrite) as draft,
-        open_checkpoint(source, ema=ema, scratch=draft.parent, progress=progress) as checkpoint,
+        open_checkpoint(source, data=data, ema=ema, scratch=draft.parent, progress=progress) as checkpoint,
     ):
         _raise_if_inside(Path(output), source, checkpoint)
         prepared = prepare(checkpoint, wanted)

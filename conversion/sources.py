@@ -25,7 +25,7 @@ from hf_xlmr.progress import SILENT, Progress, ProgressTask
 if TYPE_CHECKING:
     import tarfile
 
-__all__ = ["DEMO", "SourceFiles", "SourceKind", "open_source"]
+__all__ = ["DEMO", "SourceFiles", "SourceKind", "is_archive", "open_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,14 +91,22 @@ class _Candidate:
 
 @contextmanager
 def open_source(
-    source: str | Path, *, progress: Progress = SILENT, scratch: Path | None = None
+    source: str | Path, *, data: str | Path | None = None, progress: Progress = SILENT, scratch: Path | None = None
 ) -> Iterator[SourceFiles]:
     """The files that `source` stands for; what had to be unpacked goes away at exit. Raises InputError, IntegrityError.
 
-    `source` is a path, the name of a release, or `demo`. Compressed archives are unpacked under `scratch`.
+    `source` is a path, the name of a release, or `demo`. `data` is a folder whose dictionaries come before those of the
+    source, as that of fairseq-preprocess. Compressed archives are unpacked under `scratch`.
     """
     with ExitStack() as stack:
-        yield _find(str(source), stack, progress, scratch)
+        found = _find(str(source), stack, progress, scratch)
+        yield found if data is None else _with_data(found, Path(data))
+
+
+def is_archive(source: str | Path) -> bool:
+    """Whether `source` is the path of an archive. Raises InputError."""
+    path = Path(source)
+    return _exists(str(source)) and path.is_file() and _packing(_whole(path)) is not None
 
 
 def _find(source: str, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:
@@ -196,6 +204,22 @@ def _read_told(path: Path) -> Iterator[None]:
         yield
     except OSError as trouble:
         raise InputError(f"cannot read {path}: {trouble.strerror or trouble}.") from trouble
+
+
+def _with_data(files: SourceFiles, data: Path) -> SourceFiles:
+    """`files` with what the folder `data` holds in place of its own. Raises InputError where it has no dictionary."""
+    with _read_told(data):
+        if not data.is_dir():
+            raise InputError(f"{data}, where dict.txt should be, is no folder.")
+    beside = _gather(data.name, "folder", (), (listing := _listing(data)), lambda name: _whole(data / name))
+    if beside.dictionary is None:
+        raise InputError(f"the folder {data} holds no dict.txt, nor input0/dict.txt (it has {_shown(list(listing))}).")
+    return replace(
+        files,
+        dictionary=beside.dictionary,
+        sentencepiece=files.sentencepiece or beside.sentencepiece,
+        labels=beside.labels or files.labels,
+    )
 
 
 # ---- the choice among names, the same for folders and archives

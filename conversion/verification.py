@@ -17,17 +17,23 @@ __all__ = ["verify"]
 
 
 def verify(
-    source: str | Path, folder: str | Path, *, report: str | Path | None = None, progress: Progress = SILENT
+    source: str | Path,
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    report: str | Path | None = None,
+    progress: Progress = SILENT,
 ) -> ParityReport:
     """Prove that the converted `folder` holds what `source` does, as `convert` does at its end.
 
-    What the conversion was asked for is read from `fairseq/conversion.json`. `report` is where a page for people goes.
+    What the conversion was asked for is read from `fairseq/conversion.json`. `data` is the folder with the
+    dictionaries, where that was given too; `report` is where a page for people goes.
     Raises ParityError, which names the first weight or step that departs, IntegrityError for damage, and InputError.
     """
     folder = Path(folder)
     with told_plainly():
         wanted = _wanted(folder)
-        with open_checkpoint(source, ema=wanted.ema, progress=progress) as checkpoint:
+        with open_checkpoint(source, data=data, ema=wanted.ema, progress=progress) as checkpoint:
             prepared = prepare(checkpoint, wanted)
             found = verify_folder(prepared, folder, progress=progress)
             if report is not None:

@@ -45,7 +45,10 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+DATA_HELP = "The folder with dict.txt and label/dict.txt, where they are not beside the checkpoint (a data-bin)."
+
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=DATA_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights (--store-ema of fairseq).")]
@@ -59,6 +62,7 @@ AttentionHeads = Annotated[
 def convert(
     source: Source,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    data: Data = None,
     dtype: Annotated[Dtype, typer.Option(help="auto keeps each weight as it is stored.")] = Dtype.auto,
     max_shard_size: Annotated[str, typer.Option(help="The largest weights file, such as 5GB or 500MB.")] = "5GB",
     head: Annotated[
@@ -80,6 +84,7 @@ def convert(
     report = run(
         source,
         output,
+        data=data,
         dtype=dtype.value,
         max_shard_size=max_shard_size,
         head=head,
@@ -101,6 +106,7 @@ def convert(
 @app.command()
 def inspect(
     source: Source,
+    data: Data = None,
     ema: Ema = False,
     attention_heads: AttentionHeads = None,
     as_json: AsJson = False,
@@ -108,7 +114,7 @@ def inspect(
     """Tell what a checkpoint holds and what it would become, without reading its tensors."""
     from hf_xlmr.conversion import inspect as run
 
-    inspection = run(source, ema=ema, attention_heads=attention_heads, progress=_progress(shown=True))
+    inspection = run(source, data=data, ema=ema, attention_heads=attention_heads, progress=_progress(shown=True))
     if as_json:
         _print_json(inspection)
     else:
@@ -121,6 +127,7 @@ def inspect(
 def verify(
     source: Source,
     folder: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that convert made of SOURCE.")],
+    data: Data = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a page for people, one HTML file.")
     ] = None,
@@ -130,7 +137,7 @@ def verify(
     """Prove that a converted folder holds what its checkpoint does."""
     from hf_xlmr.conversion import verify as run
 
-    found = run(source, folder, report=report, progress=_progress(shown=not quiet))
+    found = run(source, folder, data=data, report=report, progress=_progress(shown=not quiet))
     if as_json:
         _print_json(found)
     elif not quiet:

@@ -103,6 +103,11 @@ def contents(found: SourceFiles) -> dict[str, bytes | None]:
     }
 
 
+def contents_of(source: Path) -> dict[str, bytes | None]:
+    with open_source(source) as found:
+        return contents(found)
+
+
 def checkpoint_names(source: Path) -> list[str]:
     with open_source(source) as found:
         return [part.path.name for part in found.checkpoint]
@@ -659,3 +664,32 @@ def test_an_installation_without_the_demo_says_so(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     monkeypatch.chdir(tmp_path)
     assert "has no demo" in refusal("demo")
+
+
+# ---- dictionaries elsewhere
+
+
+def test_the_dictionaries_of_a_data_folder_come_first(tmp_path: Path) -> None:
+    source = fill(tmp_path / "run", FILES)
+    data = fill(tmp_path / "data-bin", {"input0/dict.txt": b"theirs 1\n", "label/dict.txt": b"yes 1\n"})
+    with open_source(source, data=data) as found:
+        assert contents(found) == {**contents_of(source), "dict.txt": b"theirs 1\n", "label/dict.txt": b"yes 1\n"}
+
+
+def test_a_data_folder_may_bring_the_pieces_too(tmp_path: Path) -> None:
+    source = fill(tmp_path / "run", {"model.pt": MODEL})
+    data = fill(tmp_path / "data-bin", {"dict.txt": b"theirs 1\n", "sentencepiece.bpe.model": b"pieces"})
+    with open_source(source, data=data) as found:
+        assert contents(found)["sentencepiece.bpe.model"] == b"pieces"
+
+
+@pytest.mark.parametrize("held", [{}, {"other.txt": b"x"}])
+def test_a_data_folder_without_a_dictionary_is_refused(held: dict[str, bytes], tmp_path: Path) -> None:
+    source = fill(tmp_path / "run", FILES)
+    (tmp_path / "data-bin").mkdir()
+    for name in held:
+        (tmp_path / "data-bin" / name).write_bytes(held[name])
+    with pytest.raises(InputError, match="holds no dict.txt"), open_source(source, data=tmp_path / "data-bin"):
+        pass
+    with pytest.raises(InputError, match="no folder"), open_source(source, data=tmp_path / "none"):
+        pass
