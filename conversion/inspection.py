@@ -64,8 +64,9 @@ def inspect(
 ) -> Inspection:
     """Tell what a source holds and what `convert` would make of it.
 
-    `data` is a folder with its dictionaries, where they are not beside it; `ema` looks at the moving average that training kept. Raises InputError where the source is no checkpoint of
-    fairseq's, IntegrityError where it is damaged; what Transformers cannot express is told in the result.
+    `data` is a folder with its dictionaries, where they are not beside it; `ema` looks at the moving average that
+    training kept. Raises InputError where the source is no checkpoint of fairseq's, IntegrityError where it is damaged;
+    what Transformers cannot express is told in the result.
     """
     with told_plainly(), open_checkpoint(source, data=data, ema=ema, progress=progress) as checkpoint:
         architecture, reasons = _decided(checkpoint, attention_heads)

@@ -1,0 +1,152 @@
+"""Each fairseq source converted once, into a cache whose entries are named by content."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr import __version__
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.plan import resolve_spectral_norm
+from hf_xlmr.conversion.recipe import convert
+from hf_xlmr.conversion.releases import RELEASE_NAMES, cache_folder, download
+from hf_xlmr.conversion.sources import is_archive, open_source
+from hf_xlmr.conversion.weights import Weight, read_array
+from hf_xlmr.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["CachedModel", "converted_once"]
+
+BLOCK: Final = 1 << 20
+HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """One source's conversion in the cache."""
+
+    folder: Path
+    """The masked LM (or the encoder, where the source has no LM head) as Transformers loads it."""
+    heads: Path
+    """Every classification head of the source: a safetensors file of `NAME.dense.weight` and so on, in float32."""
+
+
+def converted_once(source: str | Path, *, data: str | Path | None = None, progress: Progress = SILENT) -> CachedModel:
+    """The conversion of `source`, made and proved at the first call, and found again by content afterwards.
+
+    Of two processes that ask at once, one converts and the other waits. Raises what `convert` raises.
+    """
+    if str(source) in RELEASE_NAMES and not Path(source).exists():
+        source = download(str(source), progress=progress)
+    entry = cache_folder() / "models" / _key(source, data)
+    model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors")
+    if not (model.folder / "config.json").is_file():
+        with _locked(entry):
+            if not (model.folder / "config.json").is_file():
+                _make(model, source, data, progress)
+    return model
+
+
+def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> None:
+    """Fill an entry; the folder comes last, in one rename, and makes it whole."""
+    with open_checkpoint(source, data=data, scratch=model.folder.parent, progress=progress) as checkpoint:
+        _write_heads(checkpoint, model.heads)
+        has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
+    convert(
+        source,
+        model.folder,
+        data=data,
+        head="none" if has_lm_head else None,
+        encoder_only=not has_lm_head,
+        progress=progress,
+    )
+
+
+def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for head in checkpoint.heads:
+        tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _parts_of(head, checkpoint.weights)}
+    save_file(tensors, path)
+
+
+def _parts_of(head: str, weights: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
+    """The weights of a head that fairseq's RobertaClassificationHead has; others are not of its kind and left out."""
+    own = dict(weights)
+    resolve_spectral_norm(own, f"classification_heads.{head}.out_proj")
+    for part in HEAD_PARTS:
+        if (weight := own.get(f"classification_heads.{head}.{part}")) is not None:
+            yield part, weight
+
+
+def _float32(weight: Weight) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.ascontiguousarray(read_array(weight), dtype=np.float32)
+
+
+# ---- names by content ------------------------------------------------------------------------------------------------
+
+
+def _key(source: str | Path, data: str | Path | None) -> str:
+    """The digest of everything that decides about the conversion."""
+    files = [_digest(path) for path in _files_of(source, data)]
+    return sha256(json.dumps([__version__, files]).encode()).hexdigest()[:40]
+
+
+def _files_of(source: str | Path, data: str | Path | None) -> list[Path]:
+    """The files on the disk that `source` is made of; an archive is not unpacked for that."""
+    beside = sorted(path for path in Path(data).rglob("dict.txt")) if data is not None else []
+    if is_archive(source):
+        return [Path(source), *beside]
+    with open_source(source, data=data) as found:
+        parts = [*found.checkpoint, found.dictionary, found.sentencepiece, found.labels]
+        return [part.path for part in parts if part is not None]
+
+
+def _digest(path: Path) -> str:
+    """The file's SHA-256; remembered, since large files take long, until the file's times or size change."""
+    status = path.stat()
+    facts = [str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    memory = cache_folder() / "digests" / sha256(json.dumps(facts).encode()).hexdigest()
+    try:
+        remembered = memory.read_text(encoding="ascii")
+    except FileNotFoundError:
+        remembered = ""
+    return remembered if len(remembered) == sha256().digest_size * 2 else _remembered(_sha256(path), memory)
+
+
+def _remembered(digest: str, memory: Path) -> str:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    draft = memory.with_suffix(f".{os.getpid()}")
+    draft.write_text(digest, encoding="ascii")
+    draft.rename(memory)
+    return digest
+
+
+def _sha256(path: Path) -> str:
+    summed = sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            summed.update(block)
+    return summed.hexdigest()
+
+
+@contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    """Hold the entry's lock; another process that wants it waits."""
+    import fcntl
+
+    entry.mkdir(parents=True, exist_ok=True)
+    with (entry / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
