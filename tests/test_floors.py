@@ -16,6 +16,7 @@ from places import CHECKOUT
 FLOORS = (
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     ("hf_xlmr.console", "hf_xlmr.dictionary", "hf_xlmr.sentencepiece_model"),
+    ("hf_xlmr.ties",),
     ("hf_xlmr.tokenization",),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
