@@ -13,7 +13,7 @@ __all__ = ["MASK", "SPECIAL_SYMBOLS", "Dictionary"]
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
 SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these four before it reads any line
-PAD_INDEX, UNK_INDEX = 1, 3
+BOS_INDEX, PAD_INDEX, EOS_INDEX, UNK_INDEX = range(4)  # where fairseq puts them; a dict.txt may name other rows so too
 OVERWRITE_FLAG = "#fairseq:overwrite"
 MOST_LINES = 1_500_000  # XLM-V, the largest of the kind, has 900,000
 LARGEST_FILE = 1 << 26
@@ -60,6 +60,25 @@ class Dictionary:
     def index(self, symbol: str) -> int:
         """The id of `symbol`, or that of `<unk>`."""
         return self._indices.get(symbol, UNK_INDEX)
+
+    def indices(self, symbols: Iterable[str]) -> list[int]:
+        """The `index` of each of the `symbols`."""
+        find = self._indices.get
+        return [find(symbol, UNK_INDEX) for symbol in symbols]
+
+    def string(self, indices: Iterable[int]) -> str:
+        """The symbols of `indices` joined by spaces, those of ids 0 and 2 left out, as fairseq.data.Dictionary.string.
+
+        An id after the last is `<unk>`, and a negative one counts from the end, as there. Raises InputError.
+        """
+        try:
+            return " ".join(
+                self.symbols[index] if index < len(self) else UNK
+                for index in indices
+                if index not in (BOS_INDEX, EOS_INDEX)
+            )
+        except IndexError:
+            raise InputError(f"An id is below {-len(self)}: these are no ids of this dictionary.") from None
 
     def with_mask(self) -> Dictionary:
         """The dictionary as the masked_lm tasks complete it: `<mask>` at the end, unless it has one."""

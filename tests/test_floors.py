@@ -15,8 +15,13 @@ from places import CHECKOUT
 # From the cellar up; modules of one floor do not know each other. A new module is given its floor here.
 FLOORS = (
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
-    ("hf_xlmr.console", "hf_xlmr.dictionary", "hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
+    (
+        *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
+        *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
+    ),
+    ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
+    ("hf_xlmr.task",),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
@@ -39,12 +44,18 @@ FLOORS = (
     ),
     ("hf_xlmr.conversion.parity",),
     ("hf_xlmr.conversion.page", "hf_xlmr.conversion.recipe", "hf_xlmr.conversion.reverse"),
-    ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.verification"),
+    ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview", "hf_xlmr.conversion.verification"),
+    ("hf_xlmr.conversion.cache",),
     ("hf_xlmr.conversion",),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-MAY_IMPORT_AT_THE_TOP = {"hf_xlmr.cli": {"typer"}, "hf_xlmr.console": {"rich"}}
+MAY_IMPORT_AT_THE_TOP = {
+    "hf_xlmr.cli": {"typer"},
+    "hf_xlmr.console": {"rich"},
+    "hf_xlmr.encoder": {"torch"},
+    "hf_xlmr.hub_interface": {"torch"},
+}
 MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}
 RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
 ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}

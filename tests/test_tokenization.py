@@ -5,16 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from places import FIXTURES
 
-from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.conversion.tokenizer_parity import texts_by_class
+from hf_xlmr.dictionary import SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
+from hf_xlmr.ties import REPEATS, texts_with_repeats
 from hf_xlmr.tokenization import ExactTokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -47,6 +52,10 @@ def test_all_700_answers_of_fairseq_are_reproduced(xlmr: ExactTokenizer) -> None
     sample = json.loads(gzip.decompress((XLMR / "encode-sample.json.gz").read_bytes()))
     wrong = [row for row in sample["encode"] if xlmr.encode(row["text"]) != row["ids"]]
     wrong += [row for row in sample["pairs"] if xlmr.encode(*row["pair"]) != row["ids"]]
+    wrong += [row for row in sample["encode"] + sample["pairs"] if xlmr.decode(row["ids"]) != row["decoded"]]
+    assert xlmr.encode_batch([row["text"] for row in sample["encode"]]) == [row["ids"] for row in sample["encode"]]
+    firsts, seconds = zip(*(row["pair"] for row in sample["pairs"]), strict=True)
+    assert xlmr.encode_batch(firsts, seconds) == [row["ids"] for row in sample["pairs"]]
     assert len(sample["encode"]) + len(sample["pairs"]) == 700
     assert wrong == []
 
@@ -57,6 +66,15 @@ def test_ties_fall_as_in_the_sentencepiece_of_fairseqs_time(xlmr: ExactTokenizer
     assert xlmr.pieces("a" * 7) == ["▁a", "aaaaa", "a"]
     assert xlmr.pieces("a" * 12) == ["▁a", "aaaaa", "a", "aaaaa"]
     assert xlmr.pieces("a" * 40) == ["▁", *["aaaaa"] * 8]
+
+
+@needs_xlmr
+def test_ties_without_three_repetitions_are_seen_too(xlmr: ExactTokenizer) -> None:
+    """What SentencePiece 0.2.1 answers."""
+    cut = xlmr.pieces(" दोन suc Aires应用възвъзвв jilbab")
+    assert cut == ["▁दोन", "▁suc", "▁Aires", "应用", "въ", "зв", "ъз", "в", "в", "▁jilbab"]
+    cut = xlmr.pieces(" күрделі stannoሙስbabaxxababaxxababaxxa gorputz")
+    assert cut[3:-1] == ["baba", "xx", "aba", "bax", "xa", "baba", "xx", "a"]
 
 
 @needs_xlmr
@@ -77,6 +95,95 @@ def test_sentences_are_joined_as_the_hub_interface_joins_them(xlmr: ExactTokeniz
     assert xlmr.encode("a", "b", "a") == [0, 10, 2, 2, 876, 2, 2, 10, 2]
     assert xlmr.encode("a", "b", no_separator=True) == [0, 10, 2, 876, 2]
     assert xlmr.encode("a", "") == [0, 10, 2, 2, 2]
+
+
+def odd_texts(tokenizer: ExactTokenizer, *, count: int) -> list[str]:
+    """Texts of every class, and repeats of every length glued to other text."""
+    pieces = [symbol for symbol in tokenizer.dictionary.symbols if symbol not in ("", *SPECIAL_SYMBOLS)]
+    texts = [text for some in texts_by_class(pieces, count=count).values() for text in some]
+    chance = random.Random(4)
+    for _ in range(2 * count):
+        unit = "".join(chance.choice(pieces) for _ in range(3))[: chance.randint(1, 9)].replace("▁", " ")
+        texts.append(chance.choice(pieces) + unit * chance.randint(2, 9) + chance.choice(pieces) + unit[:1])
+    return texts
+
+
+def fixture_tokenizer(name: str) -> ExactTokenizer:
+    home = FIXTURES / name
+    dictionary = Dictionary.parse((home / "dict.txt").read_bytes(), name="dict.txt").with_mask()
+    return ExactTokenizer(dictionary, home / "sentencepiece.bpe.model")
+
+
+def assert_batch_is_loop(tokenizer: ExactTokenizer, texts: list[str]) -> None:
+    encoded = tokenizer.encode_batch(texts)
+    assert [(t, a) for t, a in zip(texts, encoded, strict=True) if tokenizer.encode(t) != a] == []
+
+
+@pytest.mark.parametrize("name", ["v0122", "v0122rare", "v0122bpe", "v0102", "v090"])
+def test_a_batch_has_the_ids_of_its_texts(name: str) -> None:
+    tokenizer = fixture_tokenizer(name)
+    assert_batch_is_loop(tokenizer, odd_texts(tokenizer, count=200))
+
+
+@needs_xlmr
+def test_a_batch_has_the_ids_of_its_texts_in_xlmr_too(xlmr: ExactTokenizer) -> None:
+    assert_batch_is_loop(xlmr, odd_texts(xlmr, count=500))
+
+
+@pytest.mark.parametrize("no_separator", [True, False])
+def test_a_batch_of_several_sentences_goes_row_by_row(no_separator: bool) -> None:
+    tokenizer = fixture_tokenizer("v0122")
+    columns = ["The train", "", "的"], ["at night", "Дети", ""], ["", "a", "b"]
+    rows = [tokenizer.encode(*row, no_separator=no_separator) for row in zip(*columns, strict=True)]
+    assert tokenizer.encode_batch(*columns, no_separator=no_separator) == rows
+    assert tokenizer.encode_batch([]) == [] == tokenizer.encode_batch([], [])
+    assert tokenizer.encode_batch(("", "")) == [[0, 2], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ([["a", 5]], "Text 1 is not a str but int"),
+        ([["a", b"a"]], "Text 1 is not a str but bytes"),
+        ([["a", None]], "Text 1 is not a str but NoneType"),
+        ([["a", "b\ud800"]], "Text 1 holds half of a surrogate pair"),
+        (["abc"], "Give a list of texts"),
+        ([["a", "b"], ["c"]], "1 are not 2"),
+    ],
+)
+def test_what_is_no_batch_of_texts_is_told_with_its_place(columns: list[Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        fixture_tokenizer("v0122").encode_batch(*columns)
+
+
+DECODED = json.loads((FIXTURES / "decoding" / "answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_odd_ids_are_decoded_as_fairseq_does(name: str) -> None:
+    tokenizer = fixture_tokenizer(name)
+    for odd, answer in DECODED[name].items():
+        assert tokenizer.decode(answer["ids"]) == answer["text"], odd
+        assert tokenizer.decode(np.array(answer["ids"])) == answer["text"]
+
+
+def test_what_cannot_be_decoded_is_told() -> None:
+    tokenizer = fixture_tokenizer("v0122")
+    with pytest.raises(InputError, match="nothing to decode"):
+        tokenizer.decode([])
+    with pytest.raises(InputError, match="below -"):
+        tokenizer.decode([0, -(10**6), 2])
+
+
+@pytest.mark.parametrize("within_words", [True, False])
+def test_repeats_of_many_texts_are_those_of_each(within_words: bool) -> None:
+    chance = random.Random(2)
+    texts = ["".join(chance.choice("ab▁\nc") for _ in range(chance.randint(0, 14))) for _ in range(5000)]
+    found = set(texts_with_repeats(texts, within_words=within_words))
+    for index, text in enumerate(texts):
+        parts = text.split("▁") if within_words else [text]
+        assert (index in found) == any(map(REPEATS.search, parts)), text
+    assert texts_with_repeats([], within_words=True) == [] == texts_with_repeats(["", ""], within_words=True)
 
 
 @pytest.mark.parametrize("folder", FAIRSEQ_FOLDERS)
