@@ -135,15 +135,31 @@ class Stored(Weight):
         return _read_blocks(record, start, self.nbytes, confirm=False)
 
     def _gathered_blocks(self) -> Iterator[memoryview]:
-        """Rows gathered from a mapped file, some at a time."""
+        """Rows gathered from the storage, some at a time."""
         import numpy as np
 
         _check(self.record)
-        where, size = self.record.where, ITEM_SIZES[self.dtype]
-        mapped = np.memmap(where.path, dtype=f"V{size}", mode="r", offset=where.offset, shape=(where.length // size,))
+        size = ITEM_SIZES[self.dtype]
+        mapped = _elements(self.record, size)
         strides = tuple(step * size for step in self.stride)
         view = np.lib.stride_tricks.as_strided(mapped[self.offset :], self.shape, strides, writeable=False)
         yield from _bands(view)
+
+
+def _elements(record: StorageRecord, size: int) -> np.ndarray[Any, Any]:
+    """A storage as an array of elements; only a large one is mapped, since a bad block then ends the process."""
+    import numpy as np
+
+    where, count = record.where, record.where.length // size
+    if where.length <= MOST_REPEATED:
+        data = bytearray(count * size)
+        with where.path.open("rb", buffering=0) as file:
+            _fill(file.fileno(), memoryview(data), where.offset, where.name)
+        return np.frombuffer(data, dtype=f"V{size}")
+    try:
+        return np.memmap(where.path, dtype=f"V{size}", mode="r", offset=where.offset, shape=(count,))
+    except ValueError as error:
+        raise IntegrityError(f"{where.name} became shorter while it was read") from error
 
 
 def _bands(view: np.ndarray[Any, Any]) -> Iterator[memoryview]:
