@@ -10,6 +10,7 @@ the reason, and `--only KIND:NUMBER` runs it again.
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import shutil
 import signal
@@ -62,7 +63,7 @@ class Result:
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
     slowest: float = 0.0
-    slowest_number: int = -1
+    peak: int = 0
 
 
 class Runner:
@@ -88,8 +89,8 @@ class Runner:
             took = time.monotonic() - start
             result.inputs += 1
             result.outcomes[outcome] += 1
-            if took > result.slowest:
-                result.slowest, result.slowest_number = took, number
+            result.slowest = max(result.slowest, took)
+            result.peak = max(result.peak, _peak())
             if finding is not None:
                 result.findings.append(finding)
                 told(finding, source)
@@ -101,7 +102,8 @@ class Runner:
 
         is_converted = kind in CONVERTED_KINDS or number % CONVERTED_PART == 0
         given = source.write(self.home)
-        before, outcome, details = _peak(), "?", ""
+        outcome, details = "?", ""
+        _forget_peak()
         try:
             with _watchdog(), _temporary(self.scratch):
                 self._call(given, is_converted=is_converted)
@@ -116,7 +118,7 @@ class Runner:
         except BaseException:  # noqa: BLE001  # that is what is looked for
             outcome, details = "exception", traceback.format_exc()
         details = details or self._left_behind(source, outcome=outcome)
-        if _peak() > before and _peak() > self._allowed(source):
+        if _peak() > source.size + MEMORY:
             details = details or f"a peak of {_peak() / 1e6:.0f} MB"
         self._clear()
         return outcome, Finding(kind, number, details.strip().splitlines()[-1][:200], details) if details else None
@@ -126,9 +128,6 @@ class Runner:
             self.convert(given, self.home / "out", verify=False)
         else:
             self.inspect(given)
-
-    def _allowed(self, source: Source) -> int:
-        return source.size + MEMORY
 
     def _left_behind(self, source: Source, *, outcome: str) -> str:
         """What is in the way of a clean failure, or missing from a success."""
@@ -151,8 +150,19 @@ class Runner:
                     path.unlink()
 
 
+def _forget_peak() -> None:
+    """Begin anew with counting the peak, so that each input is told from those before it."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process held since the last `_forget_peak`; elsewhere than on Linux, since it began."""
+    if sys.platform == "linux":
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        assert found
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @contextmanager
@@ -242,7 +252,7 @@ COLUMNS = (
 def _cells(result: Result) -> tuple[Any, ...]:
     counts = (result.outcomes[name] for name in COLUMNS[2:6])
     return (result.kind, result.inputs, *counts, len(result.findings), f"{result.seconds:.0f}", f"{result.slowest:.2f}",
-            f"{_peak() / 1e6:.0f}")  # fmt: skip
+            f"{result.peak / 1e6:.0f}")  # fmt: skip
 
 
 def _row(result: Result) -> str:
@@ -258,6 +268,7 @@ def table(results: list[Result]) -> str:
         total.findings += result.findings
         total.seconds += result.seconds
         total.slowest = max(total.slowest, result.slowest)
+        total.peak = max(total.peak, result.peak)
     rows = [*results, total] if len(results) > 1 else results
     return "\n".join(["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *map(_row, rows)])
 

@@ -6,6 +6,7 @@ that of the program. A hook of `sys.audit` notes whatever a hostile pickle would
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +99,13 @@ class Watched:
 
 
 def _serve(prints: Path) -> None:
-
-    import hf_xlmr.cli
-    import hf_xlmr.console
-    import hf_xlmr.conversion.inspection
-    import hf_xlmr.conversion.recipe  # noqa: F401
-
+    """Answer one run after the other; all that a run would import is there before the first fork."""
+    for name in ("hf_xlmr.conversion.recipe", "google.protobuf.text_format", "isal.isal_zlib", "numpy"):
+        import_module(name)
     answers = os.fdopen(os.dup(1), "w")
+    _into(prints / "warmed")
+    assert _exit_code(["inspect", "demo"]) == 0
+    gc.freeze()
     for line in sys.stdin:
         print(json.dumps(_run(json.loads(line), prints)), file=answers, flush=True)
 
@@ -132,9 +134,8 @@ def _run(arguments: list[str], prints: Path) -> dict[str, object]:
 def _be_the_program(arguments: list[str], prints: Path) -> None:
     code = 70
     try:
-        for number, name in ((1, "out"), (2, "err")):
-            file = os.open(prints / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, number)
+        _into(prints / "out")
+        _into(prints / "err", descriptor=2)
         did: list[str] = []
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         before = set(sys.modules)
@@ -146,6 +147,12 @@ def _be_the_program(arguments: list[str], prints: Path) -> None:
         (prints / "did").write_text("".join(f"{event}\n" for event in did))
     finally:
         os._exit(code)
+
+
+def _into(file: Path, *, descriptor: int = 1) -> None:
+    opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(opened, descriptor)
+    os.close(opened)
 
 
 def _exit_code(arguments: list[str]) -> int:
