@@ -11,7 +11,7 @@ from hf_xlmr.conversion.architecture import EMBEDDING, GLANCE_BYTES, LM_WEIGHT, 
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.parts import same_bytes
 from hf_xlmr.conversion.preparation import labels_of
-from hf_xlmr.conversion.recipe import KEPT_OPTIONS
+from hf_xlmr.conversion.recipe import kept_options
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint, told_plainly
 from hf_xlmr.progress import SILENT, Progress
@@ -111,7 +111,7 @@ def _inspection(
         dictionary_symbols=len(dictionary) if dictionary else None,
         mask_id=dictionary.mask_index if dictionary else None,
         dropped=checkpoint.dropped,
-        options={key: checkpoint.options[key] for key in KEPT_OPTIONS if key in checkpoint.options},
+        options=kept_options(checkpoint.options),
     )
 
 

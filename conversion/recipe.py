@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from hf_xlmr import __version__
 from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.card import card_of
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.options import Options
 from hf_xlmr.conversion.plan import WeightPlan
 from hf_xlmr.conversion.preparation import Prepared, prepare
 from hf_xlmr.conversion.slices import FileSlice
@@ -25,7 +27,7 @@ from hf_xlmr.conversion.writer import parse_size, write_weights
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 
-__all__ = ["KEPT_OPTIONS", "ConversionReport", "convert"]
+__all__ = ["ConversionReport", "convert", "kept_options"]
 
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
@@ -136,6 +138,19 @@ def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
 # ---- what is written beside the weights ------------------------------------------------------------------------------
 
 
+def kept_options(options: Options) -> dict[str, object]:
+    """The options that a folder keeps; JSON has no infinity and no NaN, so such a one is kept as text."""
+    return {key: _spelled_out(options[key]) for key in KEPT_OPTIONS if key in options}
+
+
+def _spelled_out(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list):
+        return [_spelled_out(item) for item in value]
+    return {key: _spelled_out(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
 
@@ -160,8 +175,7 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path) ->
     for name, part in _companions(prepared.checkpoint.files).items():
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
-    options = prepared.checkpoint.options
-    _write_json(kept / "options.json", {key: options[key] for key in KEPT_OPTIONS if key in options})
+    _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
     _write_json(kept / "conversion.json", _record(prepared, report))
     _write_text(draft / "README.md", card_of(report, prepared.config))
 

@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 BLOCK_BYTES: Final = 1 << 20
+GATHERED_BYTES: Final = 8 << 20  # so that each row of a transposed matrix gives a run of some length
+SPARSEST: Final = 2  # so many times the elements themselves are read to have them all at once
+SHORT_READ: Final = 1 << 16  # takes no longer than two of one page
 MOST_REPEATED: Final = 1 << 26  # an expanded tensor is larger than its storage; one of a model is never much so
 FLOAT_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
 
@@ -135,25 +138,49 @@ class Stored(Weight):
         return _read_blocks(record, start, self.nbytes, confirm=False)
 
     def _gathered_blocks(self) -> Iterator[memoryview]:
-        """Rows gathered from a mapped file, some at a time."""
+        """The elements brought into order some at a time; read and not mapped, since a page that is gone would kill."""
         import numpy as np
 
         _check(self.record)
-        where, size = self.record.where, ITEM_SIZES[self.dtype]
-        mapped = np.memmap(where.path, dtype=f"V{size}", mode="r", offset=where.offset, shape=(where.length // size,))
-        strides = tuple(step * size for step in self.stride)
-        view = np.lib.stride_tricks.as_strided(mapped[self.offset :], self.shape, strides, writeable=False)
-        yield from _bands(view)
+        where = self.record.where
+        with where.path.open("rb", buffering=0) as file:
+            for part in self._parts():
+                gathered = np.empty(part.shape, dtype=f"V{ITEM_SIZES[self.dtype]}")
+                _gather(file.fileno(), part, gathered)
+                data = gathered.reshape(-1).view("u1").data
+                for position in range(0, len(data), BLOCK_BYTES):
+                    yield data[position : position + BLOCK_BYTES]
+
+    def _parts(self) -> Iterator[Stored]:
+        """Runs of rows in order, about as many as are gathered at once, also where a row is larger than that."""
+        step = GATHERED_BYTES * self.shape[0] // self.nbytes
+        for first in range(0, self.shape[0], max(1, step)):
+            if step or len(self.shape) == 1:
+                yield self.rows(first, min(first + max(1, step), self.shape[0]))
+            else:
+                start = self.offset + first * self.stride[0]
+                yield from replace(self, shape=self.shape[1:], stride=self.stride[1:], offset=start)._parts()
 
 
-def _bands(view: np.ndarray[Any, Any]) -> Iterator[memoryview]:
-    """The bytes of an array in row-major order, about a block at a time, also where a row is larger than that."""
-    step = BLOCK_BYTES * len(view) // view.nbytes
-    for first in range(0, len(view), max(1, step)):
-        if step or view.ndim == 1:
-            yield memoryview(view[first : first + max(1, step)].tobytes())
-        else:
-            yield from _bands(view[first])
+def _gather(descriptor: int, view: Stored, into: np.ndarray[Any, Any]) -> None:
+    """The elements of a view, read at once where they lie close together, and else in halves of the widest axis."""
+    import numpy as np
+
+    size, where = ITEM_SIZES[view.dtype], view.record.where
+    start = view.offset * size
+    if view.end - start <= max(SPARSEST * into.nbytes, SHORT_READ):
+        data = bytearray(view.end - start)
+        _fill(descriptor, memoryview(data), where.offset + start, where.name)
+        strides = tuple(step * size for step in view.stride)
+        into[...] = np.lib.stride_tricks.as_strided(np.frombuffer(data, dtype=into.dtype), view.shape, strides)
+        return
+    widths = [(count - 1) * step for count, step in zip(view.shape, view.stride, strict=True)]
+    axis = widths.index(max(widths))
+    half = view.shape[axis] // 2
+    for first, last in ((0, half), (half, view.shape[axis])):
+        shape = (*view.shape[:axis], last - first, *view.shape[axis + 1 :])
+        part = replace(view, shape=shape, offset=view.offset + first * view.stride[axis])
+        _gather(descriptor, part, into[(*[slice(None)] * axis, slice(first, last))])
 
 
 def _check(record: StorageRecord) -> None:

@@ -75,6 +75,22 @@ def test_heads_must_divide_the_width(tmp_path: Path) -> None:
         converted(Checkpoint(options={**OPTIONS, "encoder_attention_heads": 5}), tmp_path)
 
 
+def test_an_option_that_json_cannot_hold_is_kept_as_text(tmp_path: Path) -> None:
+    """JSON has neither infinities nor NaN, and the file must stay readable for others."""
+    odd = {"tokens_per_sample": float("inf"), "quant_noise_pq": {"a": [float("nan"), 0.5]}}
+    source = Checkpoint(options={**OPTIONS, **odd}).write(tmp_path / "source")
+    convert(source, tmp_path / "out", verify=False)
+    kept = json.loads((tmp_path / "out" / "fairseq" / "options.json").read_text(), parse_constant=pytest.fail)
+    assert kept["tokens_per_sample"] == "inf" and kept["quant_noise_pq"] == {"a": ["nan", 0.5]}
+    assert inspect(source).options == kept
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1])
+def test_a_dropout_that_is_no_share_is_refused(value: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the option dropout is not between 0 and 1"):
+        converted(Checkpoint(options={**OPTIONS, "dropout": value}), tmp_path)
+
+
 def test_the_heads_are_those_of_the_options(tmp_path: Path) -> None:
     """Another number of heads would be another network, which nothing else could tell."""
     with pytest.raises(InputError, match="the options say 4 attention heads, not 2"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from factory import Checkpoint, E, weights
 
 from hf_xlmr.conversion import open_checkpoint
+from hf_xlmr.conversion import weights as weights_module
 from hf_xlmr.conversion.weights import read_array
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 
@@ -49,6 +51,40 @@ def test_views_and_strides(is_zip: bool, tmp_path: Path) -> None:
     loaded = torch.load(folder / "model.pt", weights_only=False)["model"]
     for name in (fc1, fc2, f"{E}layers.0.fc2.bias"):
         assert torch.equal(values(folder, name), loaded[name]), name
+
+
+LARGE = torch.arange(2_400_000, dtype=torch.float32)
+VIEWS = {
+    "transposed": LARGE.view(1000, 2400).t(),
+    "every third column": LARGE.view(1000, 2400)[:, 1::3],
+    "transposed, every seventh row": LARGE.view(1000, 2400)[::7].t(),
+    "axes exchanged": LARGE.view(20, 300, 400).permute(2, 0, 1),
+    "axes exchanged, far apart": LARGE.view(8, 300, 1000)[:, ::50, ::90].permute(1, 2, 0),
+    "far apart": LARGE[5::70_001],
+    "long rows": LARGE.view(2, 1_200_000)[:, ::2],
+    "one row for all": LARGE.view(1000, 2400)[7].expand(600, 2400),
+    "one column for all": LARGE.view(1000, 2400)[:, 7:8].expand(1000, 900),
+}
+
+
+@pytest.mark.parametrize("gathered", [1 << 18, weights_module.GATHERED_BYTES])
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_of_a_large_storage_need_little_memory(
+    name: str, gathered: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_module, "GATHERED_BYTES", gathered)
+    checkpoint = Checkpoint()
+    checkpoint.model[EMBEDDING] = VIEWS[name]
+    folder = checkpoint.write(tmp_path / "model")
+    assert torch.equal(values(folder), VIEWS[name])
+    with open_checkpoint(folder) as opened:
+        blocks = opened.weights[EMBEDDING].blocks()
+        tracemalloc.start()
+        longest = max(len(block) for block in blocks)
+        _now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert longest <= weights_module.BLOCK_BYTES
+    assert peak < (1 + weights_module.SPARSEST) * gathered + 2 * weights_module.BLOCK_BYTES
 
 
 def test_parameters_and_cuda_locations(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What makes hostile files and runs the program on them."""
