@@ -15,8 +15,8 @@ from places import CHECKOUT
 # From the cellar up; modules of one floor do not know each other. A new module is given its floor here.
 FLOORS = (
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
-    ("hf_xlmr.console", "hf_xlmr.dictionary", "hf_xlmr.sentencepiece_model"),
-    ("hf_xlmr.tokenization",),
+    ("hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape", "hf_xlmr.sentencepiece_model"),
+    ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.tokenization"),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
@@ -39,7 +39,7 @@ FLOORS = (
     ),
     ("hf_xlmr.conversion.parity",),
     ("hf_xlmr.conversion.page", "hf_xlmr.conversion.recipe", "hf_xlmr.conversion.reverse"),
-    ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.verification"),
+    ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview", "hf_xlmr.conversion.verification"),
     ("hf_xlmr.conversion",),
     ("hf_xlmr.cli",),
 )
