@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from hf_xlmr import __version__
-from hf_xlmr.errors import HfXlmrError, printable
+from hf_xlmr.errors import HfXlmrError, InputError, printable
+from hf_xlmr.sharding import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
     from hf_xlmr.progress import Progress
@@ -164,6 +165,39 @@ def export(
         from hf_xlmr.console import show_export
 
         show_export(report)
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder with config.json, or what convert takes as SOURCE.")
+    ],
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICES",
+            help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
+        ),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="auto is what the weights are stored in.")] = Dtype.auto,
+    tokens: Annotated[int, typer.Option(min=1, help="Of one batch, padding included.")] = DEFAULT_TOKENS,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which layer would go on which device, and what would fit where it does not (exit code 2)."""
+    from hf_xlmr.memory import available_memory, parse_max_memory
+    from hf_xlmr.model_shape import shape_of
+    from hf_xlmr.sharding import lay_out
+
+    memory = available_memory() if max_memory is None else parse_max_memory(max_memory)
+    placement = lay_out(shape_of(model), max_memory=memory, dtype=dtype.value, tokens=tokens)
+    if as_json:
+        _print_json(placement)
+    else:
+        from hf_xlmr.console import show_placement
+
+        show_placement(placement)
+    if not placement.fits:
+        raise typer.Exit(InputError.exit_code)
 
 
 def _version(wanted: bool) -> None:

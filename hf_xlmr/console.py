@@ -6,18 +6,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from hf_xlmr.errors import printable
+from hf_xlmr.memory import told_device, told_size
 from hf_xlmr.progress import ProgressTask
 
-__all__ = ["Bars", "show_conversion", "show_export", "show_inspection"]
+__all__ = ["Bars", "show_conversion", "show_export", "show_inspection", "show_placement"]
+
+COLUMNS: Final[dict[str, JustifyMethod]] = {
+    "device": "left",
+    "holds": "left",
+    "weights": "right",
+    "working room": "right",
+    "memory": "right",
+    "headroom": "right",
+}
 
 
 class _Bar:
@@ -155,3 +165,27 @@ def _dictionary(inspection: Any) -> str:
         return "missing"
     symbols, rows = inspection.dictionary_symbols, inspection.embedding_rows
     return f"{symbols:,} symbols for {rows:,} rows, <mask> is {inspection.mask_id}"
+
+
+def show_placement(placement: Any) -> None:
+    """Print a Placement."""
+    console = Console(highlight=False)
+    title = f"{placement.model}, {placement.parameters:,} parameters, {placement.dtype}, {placement.tokens} tokens"
+    table = Table(title=_plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading, side in COLUMNS.items():
+        table.add_column(heading, justify=side, no_wrap=heading != "holds", overflow="fold")
+    for share in placement.shares:
+        sizes = (share.weights, share.activations + share.visitors, share.budget, share.headroom)
+        table.add_row(told_device(share.device), _parts(share), *map(told_size, sizes))
+    console.print(table)
+    for line in (placement.told(), *placement.suggestions):
+        console.print(_plain(line), soft_wrap=True)
+
+
+def _parts(share: Any) -> str:
+    """The modules of a device, its layers as a range."""
+    layers = share.layers
+    ends = sorted({layers[0], layers[-1]}) if layers else []
+    names = [name.rpartition(".")[2] for name in share.modules if not name.rpartition(".")[2].isdecimal()]
+    shown = [f"layers {'-'.join(map(str, ends))}"] * bool(ends) + names
+    return ", ".join(shown) or "nothing"

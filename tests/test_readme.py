@@ -23,7 +23,7 @@ def commands() -> list[list[str]]:
         if kind == "python":
             typed.append([sys.executable, "-c", block])
         typed += [[str(PROGRAM), *line.split()[1:]] for line in block.splitlines() if line.startswith("hf-xlmr ")]
-    return [command for command in typed if not {"SOURCE", "MODEL_DIR"} & set(command)]
+    return [command for command in typed if not {"SOURCE", "MODEL_DIR", "MODEL"} & set(command)]
 
 
 def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "verify", "export"])
+@pytest.mark.parametrize("command", ["convert", "inspect", "verify", "export", "plan"])
 def test_the_options_that_it_lists_exist(command: str) -> None:
-    usage = re.search(rf"hf-xlmr {command} (?:SOURCE|MODEL_DIR) .*?(?=\nhf-xlmr|\n```)", README, flags=re.S)
+    usage = re.search(rf"hf-xlmr {command} (?:SOURCE|MODEL_DIR|MODEL) .*?(?=\nhf-xlmr|\n```)", README, flags=re.S)
     assert usage is not None
     helped = subprocess.run([PROGRAM, command, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(option in helped for option in re.findall(r"--[a-z-]+", usage[0]))
