@@ -196,6 +196,7 @@ def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
         "class": report.class_name,
         "head": architecture.head,
         "layers": list(architecture.layers),
+        "embedding_rows": architecture.vocabulary,
         "dtype": report.dtype,
         "parameters": report.parameters,
         "mapped": dict(report.mapped),

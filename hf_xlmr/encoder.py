@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         if num_classes is None:
             raise TypeError("a classification head needs num_classes=, the number of its outputs")
         if name in self.classification_heads:
-            old = self.classification_heads[name]
+            old: Any = self.classification_heads[name]
             warnings.warn(
                 f"the head {name!r} with {old.out_proj.out_features} classes (hidden layer: {old.dense.out_features}) "
                 f"is replaced by a fresh one with {num_classes} (hidden layer: {inner_dim or self.hidden_size})",
@@ -160,8 +160,9 @@ class Encoder(nn.Module):
 
     def _end(self) -> torch.Tensor:
         """A weight with the dtype and the device that features have."""
-        norms = [parameter for name, parameter in self.base.named_parameters() if name.endswith("LayerNorm.weight")]
-        return norms[-1] if norms[-1].device.type != "meta" else torch.empty(0, dtype=norms[-1].dtype)
+        parameters: dict[str, torch.Tensor] = dict(self.base.named_parameters())
+        end: torch.Tensor = [each for name, each in parameters.items() if name.endswith("LayerNorm.weight")][-1]
+        return end if end.device.type != "meta" else torch.empty(0, dtype=end.dtype)
 
     def _zero_padding(self, _module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
         """Zero the embeddings of padding, as fairseq's TransformerSentenceEncoder does; Transformers leaves them."""

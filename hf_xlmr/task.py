@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_xlmr.dictionary import SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError
-from hf_xlmr.tokenization import WHITE_SPACE, ExactTokenizer
+from hf_xlmr.tokenization import ExactTokenizer, text_of_symbols
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ class SourceDictionary:
 
         if add_if_not_exist:
             raise InputError("this dictionary is read-only: pass add_if_not_exist=False")
-        ids = [self.index(symbol) for symbol in WHITE_SPACE.split(line.strip()) if symbol]
+        ids = [self.index(symbol) for symbol in line.split()]
         return torch.tensor([*ids, self.eos()] if append_eos else ids, dtype=torch.int32)
 
 
@@ -121,7 +121,7 @@ class SentencepieceBpe:
 
     def decode(self, pieces: str) -> str:
         """The text of `pieces`: no spaces but those that the pieces stand for."""
-        return pieces.replace(" ", "").replace("\u2581", " ").strip()
+        return text_of_symbols(pieces)
 
     def is_beginning_of_word(self, piece: str) -> bool:
         """Whether `piece` begins a word."""

@@ -41,6 +41,20 @@ class ExactTokenizer:
         """The ids of `text` alone, without `<s>` and `</s>`."""
         return self.dictionary.indices(self.pieces(text))
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
+        segments: list[str] = self.processor.encode(text, out_type=str)
+        if REPEATS.search("".join(segments)):
+            segments = self._mended(segments)
+        _normalized, origins = self.processor.normalize(text, with_offsets=True)
+        spans: list[tuple[int, int]] = []
+        start = 0
+        for segment in segments:
+            span = (origins[start], origins[start + len(segment)])
+            spans += [span] * len(segment.split())
+            start += len(segment)
+        return spans
+
     def encode(self, sentence: str, *more: str, no_separator: bool = False) -> list[int]:
         """`<s> sentence </s>`, and for each further sentence `</s> sentence </s>` (without the first `</s>` on demand).
 

@@ -1,0 +1,359 @@
+"""`XLMR`: the hub interface of fairseq, call for call, on one device or many."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import log_softmax
+
+from hf_xlmr.alignment import AlignedFeatures, align_features, align_pieces, split_words
+from hf_xlmr.dictionary import MASK
+from hf_xlmr.encoder import Encoder
+from hf_xlmr.errors import InputError
+from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.network import load_encoder
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.task import FairseqTask, SentencepieceBpe, SourceDictionary
+from hf_xlmr.tokenization import ExactTokenizer, text_of_symbols
+
+__all__ = ["XLMR", "TokensTooLong", "UnknownHead", "WrongMask"]
+
+WORD_BEGIN = "\u2581"
+
+
+class TokensTooLong(InputError, ValueError):
+    """A text with more tokens than the model has positions for."""
+
+    def __init__(self, length: int, longest: int) -> None:
+        """Carry both lengths, in tokens."""
+        self.length, self.longest = length, longest
+        super().__init__(
+            f"tokens exceeds maximum length: {length} > {longest}; cut the text, or the tokens with tokens[:{longest}]"
+        )
+
+
+class UnknownHead(InputError, KeyError):
+    """A classification head that the model does not have."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        """Carry the name, and those of the heads that there are."""
+        self.name, self.known = name, tuple(known)
+        there = f"its heads are {', '.join(known)}" if known else "it has none"
+        super().__init__(
+            f"the model has no classification head {name!r}: {there}; register_classification_head makes a new one"
+        )
+
+    __str__ = Exception.__str__  # KeyError would show the sentence in quotes
+
+
+class WrongMask(InputError, AssertionError):
+    """A text to fill that has no `<mask>`, or several."""
+
+
+class NotOneText(InputError, AssertionError):
+    """Tokens to decode that are not those of one text."""
+
+
+class NoLmHead(InputError, AttributeError):
+    """A model that predicts no tokens."""
+
+
+class TooManyCandidates(InputError, RuntimeError):
+    """More candidates than there are symbols, or none."""
+
+
+class XLMR(nn.Module):
+    """XLM-R with the calls and the answers of fairseq.models.roberta.hub_interface.RobertaHubInterface.
+
+    As there, a fresh one is in training mode (`.eval()` switches dropout off), and gradients flow.
+    """
+
+    def __init__(self, files: ModelFiles, encoder: Encoder, *, device: torch.device, is_spread: bool = False) -> None:
+        """Join what lies in a model folder with its loaded network; `from_pretrained` does both."""
+        super().__init__()
+        self.files = files
+        self.model = encoder
+        labels = files.labels
+        self.task = FairseqTask(
+            source_dictionary=SourceDictionary(files.dictionary),
+            label_dictionary=None if labels is None else SourceDictionary(labels),
+        )
+        self.args = Namespace(**files.options)
+        self.is_spread = is_spread
+        self.register_buffer("_float_tensor", torch.zeros(1, device=device), persistent=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        checkpoint_file: str | None = None,
+        data_name_or_path: str | Path = ".",
+        bpe: str = "sentencepiece",
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | int | None = None,
+        device_map: str | Mapping[str, str | int] | None = None,
+        max_memory: Mapping[str | int, str | int] | None = None,
+        offload_folder: str | Path | None = None,
+        tokens: int | None = None,
+        progress: Progress = SILENT,
+    ) -> XLMR:
+        """Load a model, in float32 on the CPU unless told otherwise.
+
+        `model_name_or_path` is a converted folder or another Transformers folder of the three families, the id of a
+        repository on the Hub, or a fairseq source: a folder (with `checkpoint_file` inside it), a `.pt` file, an
+        archive, a release name such as `xlmr.large`, or `demo`; that is converted once into a cache.
+        `data_name_or_path` is the folder of its dictionaries, taken from the model's folder where it begins with a dot.
+        `device_map` "auto" lays the layers out over all devices within `max_memory`, with room for batches of `tokens`;
+        a dictionary of modules and devices does as it says. Raises InputError, IntegrityError.
+        """
+        if bpe != "sentencepiece":
+            raise InputError(
+                f"bpe={bpe!r}: XLM-R is tokenized by SentencePiece; pass bpe='sentencepiece' or leave it out"
+            )
+        files = find_model(
+            model_name_or_path,
+            checkpoint_file=checkpoint_file,
+            data=_data_folder(Path(model_name_or_path), data_name_or_path),
+            revision=revision,
+            progress=progress,
+        )
+        loaded = load_encoder(
+            files,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            max_memory=max_memory,
+            offload_folder=offload_folder,
+            tokens=tokens,
+        )
+        return cls(files, loaded.encoder, device=loaded.device, is_spread=loaded.is_spread)
+
+    # ---- what it is
+
+    _float_tensor: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in, and what is returned comes out."""
+        return self._float_tensor.device
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens a text may have, `<s>` and `</s>` included: 512 for the releases."""
+        return self.model.max_positions()
+
+    @property
+    def dictionary(self) -> SourceDictionary:
+        """The symbols and their ids."""
+        return self.task.source_dictionary
+
+    @property
+    def tokenizer(self) -> ExactTokenizer:
+        """Texts to fairseq's ids. Raises InputError where the folder has no SentencePiece model."""
+        if self.files.tokenizer is None:
+            raise InputError(
+                f"{self.files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used"
+            )
+        return self.files.tokenizer
+
+    @property
+    def bpe(self) -> SentencepieceBpe:
+        """SentencePiece alone, as fairseq's `bpe`."""
+        return SentencepieceBpe(self.tokenizer)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> XLMR:
+        """What `.to()`, `.half()` and `.cuda()` call. Raises InputError for a model that is spread over devices."""
+        if self.is_spread:
+            raise InputError(
+                "the model is spread over several devices, or offloaded: it cannot be moved or cast as a whole; load "
+                "it again with the dtype= and the device_map= that are wanted"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    # ---- texts and tokens
+
+    def encode(self, sentence: str, *addl_sentences: str, no_separator: bool = False) -> torch.Tensor:
+        """The tokens of a sentence, `<s> a b c </s>`, or of several, `<s> a </s> </s> b </s>`: int64, 1-D, on the CPU.
+
+        `no_separator` leaves out the first of two `</s>`. Nothing in a text becomes a special token, and nothing is
+        cut off. `encode_batch` is much faster for many.
+        """
+        return torch.tensor(self.tokenizer.encode(sentence, *addl_sentences, no_separator=no_separator))
+
+    def encode_batch(
+        self, sentences: Sequence[str], *addl_sentences: Sequence[str], no_separator: bool = False
+    ) -> list[torch.Tensor]:
+        """`encode` of each row; `collate_tokens` makes one padded tensor of them. Raises InputError."""
+        encoded = self.tokenizer.encode_batch(sentences, *addl_sentences, no_separator=no_separator)
+        return [torch.tensor(ids) for ids in encoded]
+
+    def decode(self, tokens: torch.Tensor) -> str | list[str]:
+        """The text of 1-D `tokens`, or the list of texts where `</s> </s>` parts them. Raises InputError."""
+        if not isinstance(tokens, torch.Tensor) or tokens.dim() != 1:
+            shape = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
+            raise NotOneText(f"decode takes the 1-D tensor of one text, not {shape}")
+        return self.tokenizer.decode(tokens.tolist())
+
+    # ---- features
+
+    def extract_features(
+        self, tokens: torch.Tensor, return_all_hiddens: bool = False, *, layers: Sequence[int] | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Features (batch, length, width) of `tokens`, 1-D or padded 2-D with id 1.
+
+        With `return_all_hiddens` a list of the embeddings and what each layer gives; as in fairseq, the last is before
+        the final norm in models that normalise before their layers (XL, XXL), and equals the features in the others.
+        `layers` picks some of that list by index. Raises TokensTooLong, a ValueError.
+        """
+        count = len(self.model.layers) + 1
+        wanted = list(range(count)) if layers is None else [_index(layer, count) for layer in layers]
+        returns_hidden = return_all_hiddens or layers is not None
+        features, hidden = self.model.features(self._batch(tokens), layers=wanted if returns_hidden else ())
+        if not returns_hidden:
+            return features.to(self.device)
+        return [hidden[number].to(self.device) for number in wanted]
+
+    def _batch(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` as a 2-D tensor on the device. Raises InputError, TokensTooLong."""
+        batch = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
+        if batch.dim() != 2 or batch.is_floating_point() or batch.numel() == 0:
+            raise InputError(
+                f"tokens are a 1-D or 2-D tensor of ids, not {batch.dtype} of the shape {list(tokens.shape)}; encode "
+                "gives them for a text, collate_tokens for several"
+            )
+        if batch.shape[1] > self.max_positions:
+            raise TokensTooLong(batch.shape[1], self.max_positions)
+        rows = int(self.model.network.config.vocab_size)
+        if int(batch.min()) < 0 or int(batch.max()) >= rows:
+            raise InputError(f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows")
+        return batch.to(self.device).long()
+
+    def extract_features_aligned_to_words(
+        self,
+        sentence: str,
+        return_all_hiddens: bool = False,
+        *,
+        words: Sequence[str] | None = None,
+        use_spacy: bool = False,
+    ) -> AlignedFeatures:
+        """A vector for each word of `sentence`, `<s>` before and `</s>` after them.
+
+        The words are runs of letters and digits and single signs, or `words`, or with `use_spacy` those of spaCy's
+        English tokenizer, as in fairseq. Raises InputError, TokensTooLong.
+        """
+        chosen = _spacy_words(sentence) if use_spacy else split_words(sentence) if words is None else list(words)
+        alignment = align_pieces(self.tokenizer, sentence, chosen)
+        found = self.extract_features(self.encode(sentence), return_all_hiddens)
+        layers = [align_features(each[0], alignment) for each in ([found] if torch.is_tensor(found) else found)]
+        return AlignedFeatures(
+            words=("<s>", *chosen, "</s>"), vectors=torch.stack(layers) if return_all_hiddens else layers[0]
+        )
+
+    # ---- predictions
+
+    def register_classification_head(
+        self, name: str, num_classes: int | None = None, embedding_size: int | None = None, **options: Any
+    ) -> None:
+        """Put a fresh head `name` for `num_classes` on the model, in training mode.
+
+        `inner_dim=` is the width of its hidden layer; `embedding_size` is ignored, as in fairseq. Raises TypeError
+        without `num_classes`.
+        """
+        self.model.register_classification_head(name, num_classes, **options)
+
+    def predict(self, head: str, tokens: torch.Tensor, return_logits: bool = False) -> torch.Tensor:
+        """Log-probabilities (batch, classes) of the head `head`, or its logits, which regression heads need.
+
+        Raises UnknownHead, a KeyError.
+        """
+        heads = self.model.classification_heads
+        if head not in heads:
+            raise UnknownHead(head, list(heads))
+        features, _hidden = self.model.features(self._batch(tokens))
+        logits: torch.Tensor = heads[head](features).to(self.device)
+        return logits if return_logits else log_softmax(logits, dim=-1)
+
+    def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:
+        """The `topk` best fillings of the one `<mask>`: the filled text, the probability, and what was filled in.
+
+        Candidates that are `<s>` or `</s>` are left out, and each other one keeps its own probability (fairseq gives
+        it that of an earlier rank then). Raises WrongMask, an AssertionError, and InputError.
+        """
+        if not self.model.has_lm_head:
+            raise NoLmHead(f"{self.files.folder} holds no LM head: it predicts no tokens (convert with --head none)")
+        tokens = self._batch(self._masked_tokens(masked_input))
+        with self._in_eval_mode(), torch.no_grad():
+            features, _hidden = self.model.features(tokens)
+            logits = self.model.logits(features[:, (tokens[0] == self.task.mask_idx).to(features.device)])
+        probabilities = logits[0, 0, : self.files.embedding_rows].float().softmax(dim=0)
+        if not 0 < topk <= len(probabilities):
+            raise TooManyCandidates(f"topk={topk}: give a number from 1 to {len(probabilities)}, the rows of the model")
+        best = probabilities.topk(topk)
+        return [
+            _filled(masked_input, self.dictionary[number], score)
+            for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            if number not in (self.dictionary.bos(), self.dictionary.eos())
+        ]
+
+    def _masked_tokens(self, text: str) -> torch.Tensor:
+        """The tokens of a text with one `<mask>`; what stands before and after it is encoded by itself, as in fairseq.
+
+        Raises WrongMask.
+        """
+        if text.count(MASK) != 1:
+            raise WrongMask(
+                f"Please add one {MASK} token for the input, eg: 'He is a {MASK} guy'; {text!r} has another number"
+            )
+        before, after = (self.tokenizer.ids(part.rstrip()) for part in text.split(MASK))
+        dictionary = self.files.dictionary
+        return torch.tensor([dictionary.bos_index, *before, self.task.mask_idx, *after, dictionary.eos_index])
+
+    @contextmanager
+    def _in_eval_mode(self) -> Iterator[None]:
+        """Dropout off until the block ends."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def _filled(text: str, symbol: str, score: float) -> tuple[str, float, str]:
+    """One candidate: what begins a word comes with its space, any other is glued to the word before."""
+    predicted = " " * symbol.startswith(WORD_BEGIN) + text_of_symbols(symbol)
+    place = f" {MASK}" if f" {MASK}" in text else MASK
+    return text.replace(place, predicted), score, predicted
+
+
+def _index(layer: int, count: int) -> int:
+    """The index of a hidden state, counted from the end where it is negative. Raises InputError."""
+    if not -count <= layer < count:
+        raise InputError(f"there is no layer {layer}: the hidden states are numbered 0 (embeddings) to {count - 1}")
+    return layer % count
+
+
+def _data_folder(model: Path, data: str | Path) -> Path | None:
+    """Where the dictionaries are, None for beside the model: fairseq joins what begins with a dot to its folder."""
+    if str(data) == ".":
+        return None
+    home = model if model.is_dir() else model.parent
+    return home / data if str(data).startswith(".") else Path(data)
+
+
+def _spacy_words(sentence: str) -> list[str]:
+    try:
+        from spacy.lang.en import English
+    except ImportError:
+        raise InputError("use_spacy=True needs spaCy: pip install spacy, or give the words=") from None
+    return [token.text for token in English().tokenizer(sentence) if token.text.strip()]

@@ -1,0 +1,468 @@
+"""XLMR answers as fairseq's hub interface did, from fairseq's files and from converted folders."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from places import CHECKOUT, FIXTURES, SHARED, needs_shared
+
+from hf_xlmr import XLMR, collate_tokens
+from hf_xlmr.conversion import convert
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.hub_interface import TokensTooLong, UnknownHead
+
+TOLERANCE = 1e-5
+NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
+NAMES |= {f"shared-{path.name}": path for path in sorted((SHARED / "fairseq").glob("v*"))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("HF_XLMR_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, XLMR]:
+    return {}
+
+
+def model_of(name: str, loaded: dict[str, XLMR]) -> XLMR:
+    """The model of a sample, loaded from fairseq's own folder, each once."""
+    if name not in loaded:
+        loaded[name] = XLMR.from_pretrained("demo" if name == "demo" else NAMES[name]).eval()
+    return loaded[name]
+
+
+@cache
+def golden_of(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with np.load(NAMES[name] / "golden.npz") as arrays:
+        return json.loads((NAMES[name] / "golden.json").read_text(encoding="utf-8")), dict(arrays)
+
+
+def texts_of(golden: dict[str, Any]) -> list[list[str]]:
+    return [*([text] for text in golden["texts"]), *golden["pairs"]]
+
+
+# ---- fairseq's own answers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_and_texts_are_fairseqs(name: str, loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of(name, loaded)
+    golden, arrays = golden_of(name)
+    for index, texts in enumerate(texts_of(golden)):
+        tokens = xlmr.encode(*texts)
+        assert tokens.dtype == torch.int64 and tokens.tolist() == arrays[f"ids.{index}"].tolist()
+        assert xlmr.decode(tokens) == golden["decode"][index]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_hidden_state_is_fairseqs(name: str, loaded: dict[str, XLMR]) -> None:
+    assert_answers(model_of(name, loaded), name)
+
+
+def assert_answers(xlmr: XLMR, name: str) -> None:
+    """Hidden states, features and head logits, at every position; logits of the LM head too."""
+    golden, arrays = golden_of(name)
+    for index in range(len(texts_of(golden))):
+        tokens = torch.from_numpy(arrays[f"ids.{index}"])
+        with torch.no_grad():
+            hidden = xlmr.extract_features(tokens, return_all_hiddens=True)
+            features = xlmr.extract_features(tokens)
+        for ours, theirs in zip(hidden, arrays[f"hiddens.{index}"], strict=True):
+            np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(features.numpy(), arrays[f"last.{index}"], rtol=0, atol=TOLERANCE)
+        for key in arrays:
+            if key.startswith("head.") and key.endswith(f".{index}"):
+                head = key.removeprefix("head.").removesuffix(f".{index}")
+                logits = xlmr.predict(head, tokens, return_logits=True).detach().numpy()
+                np.testing.assert_allclose(logits, arrays[key], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_padded_batch_is_fairseqs(name: str, loaded: dict[str, XLMR]) -> None:
+    """Even at padding, where fairseq's values mean nothing; our own samples keep zeros there."""
+    _golden, arrays = golden_of(name)
+    with torch.no_grad():
+        features = model_of(name, loaded).extract_features(torch.from_numpy(arrays["batch.ids"])).numpy()
+    compared = (arrays["batch.ids"] != 1) | name.startswith("shared-")
+    np.testing.assert_allclose(features[compared], arrays["batch.last"][compared], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_are_filled_as_by_fairseq(name: str, loaded: dict[str, XLMR]) -> None:
+    golden, _arrays = golden_of(name)
+    expected = golden.get("fill_mask")
+    if not isinstance(expected, list):
+        pytest.skip("fairseq itself fills no mask with this sample")
+    text = golden.get("fill_mask_text", "The train <mask> at night")
+    found = model_of(name, loaded).fill_mask(text, topk=5)
+    assert [(filled, token) for filled, _score, token in found] == [(each[0], each[2]) for each in expected]
+    if len(expected) == 5:
+        assert [score for _filled, score, _token in found] == pytest.approx(
+            [float(each[1]) for each in expected], abs=1e-6
+        )
+
+
+@needs_shared
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("shared-")])
+def test_a_converted_folder_answers_as_the_fairseq_folder(name: str, tmp_path: Path, loaded: dict[str, XLMR]) -> None:
+    folder = convert(NAMES[name], tmp_path / "model", verify=False).output
+    xlmr = XLMR.from_pretrained(folder).eval()
+    assert_answers(xlmr, name)
+    golden, arrays = golden_of(name)
+    assert [xlmr.encode(*texts).tolist() for texts in texts_of(golden)] == [
+        arrays[f"ids.{index}"].tolist() for index in range(len(texts_of(golden)))
+    ]
+
+
+def test_the_recorded_example_of_the_last_pre_norm_layer(loaded: dict[str, XLMR]) -> None:
+    """fairseq's last hidden state is before the final norm in pre-norm models, and the features in the others."""
+    tokens = torch.tensor([0, 5, 6, 2])
+    for name, is_equal in {"v0122": True, "v0122prenorm": False, "v0122prelayernorm": False}.items():
+        xlmr = model_of(name, loaded)
+        last, features = xlmr.extract_features(tokens, return_all_hiddens=True)[-1], xlmr.extract_features(tokens)
+        assert torch.equal(last, features) is is_equal
+
+
+@needs_shared
+def test_the_recorded_answers_on_the_real_vocabulary() -> None:
+    from hf_xlmr import ExactTokenizer
+    from hf_xlmr.dictionary import Dictionary
+
+    folder = SHARED / "data" / "xlmr-vocabulary"
+    dictionary = Dictionary.parse((folder / "dict.txt").read_bytes(), name="dict.txt").with_mask()
+    tokenizer = ExactTokenizer(dictionary, folder / "sentencepiece.bpe.model")
+    sample = json.loads(gzip.decompress((folder / "encode-sample.json.gz").read_bytes()))
+    for row in sample["encode"]:
+        assert tokenizer.encode(row["text"]) == row["ids"]
+        assert tokenizer.decode(row["ids"]) == row["decoded"]
+    for row in sample["pairs"]:
+        assert tokenizer.encode(*row["pair"]) == row["ids"]
+    assert len(sample["encode"]) + len(sample["pairs"]) == 700
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v0122", "v0122prenorm", "v0122prelayernorm"])
+def test_rows_do_not_depend_on_their_batch(name: str, loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of(name, loaded)
+    texts = ["a", "the train at night", "नमस्ते दुनिया, and more of it", ""]
+    rows = [xlmr.encode(text) for text in texts]
+    together = xlmr.extract_features(collate_tokens(rows), return_all_hiddens=True)
+    for number, row in enumerate(rows):
+        for whole, alone in zip(together, xlmr.extract_features(row, return_all_hiddens=True), strict=True):
+            torch.testing.assert_close(whole[number, : len(row)], alone[0], rtol=0, atol=TOLERANCE)
+
+
+def test_batches_of_texts_are_encoded_as_each_alone(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    texts = ["Hello world!", "", "a </s> b", "x\u0085y"]
+    assert [row.tolist() for row in xlmr.encode_batch(texts)] == [xlmr.encode(text).tolist() for text in texts]
+    pairs = xlmr.encode_batch(texts, texts[::-1], no_separator=True)
+    assert [row.tolist() for row in pairs] == [
+        xlmr.encode(*pair, no_separator=True).tolist() for pair in zip(texts, texts[::-1], strict=True)
+    ]
+
+
+def test_collating_pads_as_fairseq_does() -> None:
+    rows = [torch.tensor([0, 5, 2]), torch.tensor([0, 2])]
+    assert collate_tokens(rows).tolist() == [[0, 5, 2], [0, 2, 1]]
+    assert collate_tokens(rows, 1, left_pad=True).tolist() == [[0, 5, 2], [1, 0, 2]]
+    assert collate_tokens(rows, 1, 2, move_eos_to_beginning=True).tolist() == [[2, 0, 5], [2, 0, 1]]
+    assert collate_tokens(rows, 1, pad_to_multiple=4, pad_to_bsz=3).tolist() == [[0, 5, 2, 1], [0, 2, 1, 1], [1] * 4]
+    assert collate_tokens(rows, 1, pad_to_length=5).shape == (2, 5)
+    with pytest.raises(InputError):
+        collate_tokens([])
+
+
+# ---- layers, gradients, modes ----------------------------------------------------------------------------------------
+
+
+def test_layers_are_picked_by_index(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    tokens = xlmr.encode("Hello")
+    every = xlmr.extract_features(tokens, return_all_hiddens=True)
+    first, last = xlmr.extract_features(tokens, layers=[0, -1])
+    assert torch.equal(first, every[0]) and torch.equal(last, every[-1])
+    with pytest.raises(InputError, match="no layer 99"):
+        xlmr.extract_features(tokens, layers=[99])
+
+
+def test_a_fresh_model_trains_and_gradients_flow() -> None:
+    xlmr = XLMR.from_pretrained("demo")
+    tokens = xlmr.encode("Hello world!")
+    assert xlmr.training and xlmr.model.network.training
+    assert not torch.equal(xlmr.extract_features(tokens), xlmr.extract_features(tokens)), "dropout, as in fairseq"
+    xlmr.eval()
+    assert torch.equal(xlmr.extract_features(tokens), xlmr.extract_features(tokens))
+    xlmr.extract_features(tokens).sum().backward()
+    weights = xlmr.model.network.base_model.embeddings.word_embeddings.weight
+    assert weights.grad is not None and bool(weights.grad[tokens].any())
+
+
+def test_casting_and_moving(loaded: dict[str, XLMR]) -> None:
+    xlmr = XLMR.from_pretrained("demo", dtype="bfloat16").eval()
+    assert xlmr.extract_features(xlmr.encode("Hello")).dtype == torch.bfloat16
+    again = XLMR.from_pretrained("demo").eval().half().to("cpu")
+    assert again.extract_features(again.encode("Hello")).dtype == torch.float16 and again.device.type == "cpu"
+    exact = model_of("demo", loaded).extract_features(xlmr.encode("Hello"))
+    torch.testing.assert_close(xlmr.extract_features(xlmr.encode("Hello")).float(), exact, rtol=0.1, atol=0.1)
+
+
+def test_filling_leaves_the_mode_as_it_was() -> None:
+    xlmr = XLMR.from_pretrained("demo")
+    xlmr.model.network.base_model.embeddings.eval()
+    modes = [module.training for module in xlmr.modules()]
+    assert xlmr.fill_mask("Hello <mask>!", topk=2) == xlmr.fill_mask("Hello <mask>!", topk=2)
+    assert [module.training for module in xlmr.modules()] == modes
+
+
+def test_the_inner_model_is_called_as_fairseqs(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("v0122cls", loaded)
+    tokens = xlmr.encode("a b").unsqueeze(0)
+    features, extra = xlmr.model(tokens, features_only=True, return_all_hiddens=True)
+    inner = extra["inner_states"]
+    assert inner is not None and len(inner) == len(xlmr.model.layers) + 1
+    assert torch.equal(inner[-1].transpose(0, 1), features)
+    logits, _extra = xlmr.model(tokens)
+    masked = torch.zeros_like(tokens, dtype=torch.bool)
+    masked[0, 1] = True
+    torch.testing.assert_close(xlmr.model(tokens, masked_tokens=masked)[0][0], logits[0, 1])
+    (head,) = xlmr.model.classification_heads
+    assert torch.equal(
+        xlmr.model(tokens, classification_head_name=head)[0], xlmr.predict(head, tokens, return_logits=True)
+    )
+
+
+# ---- heads -----------------------------------------------------------------------------------------------------------
+
+
+def test_both_heads_of_a_checkpoint_predict(loaded: dict[str, XLMR]) -> None:
+    assert len(model_of("v0122twoheads", loaded).model.classification_heads) == 2
+
+
+def test_predictions_are_log_probabilities(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("v0122cls", loaded)
+    (head,) = xlmr.model.classification_heads
+    tokens = collate_tokens([xlmr.encode("a", "b"), xlmr.encode("longer text")])
+    predicted = xlmr.predict(head, tokens)
+    assert predicted.shape == (2, 3)
+    torch.testing.assert_close(predicted.exp().sum(dim=-1), torch.ones(2))
+
+
+def test_labels_are_named_as_fairseqs_users_do_it(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("v0122cls", loaded)
+    labels = xlmr.task.label_dictionary
+    assert labels is not None
+    names = [labels.string([number + labels.nspecial]) for number in range(3)]
+    assert names == [
+        line.split()[0] for line in (NAMES["v0122cls"] / "label" / "dict.txt").read_text().splitlines()[:3]
+    ]
+
+
+def test_a_registered_head_is_fresh_and_replaces_with_a_warning() -> None:
+    xlmr = XLMR.from_pretrained("demo").eval()
+    xlmr.register_classification_head("nli", num_classes=3)
+    assert xlmr.predict("nli", xlmr.encode("a")).shape == (1, 3)
+    assert xlmr.model.classification_heads["nli"].training, "as in fairseq"
+    with pytest.warns(UserWarning, match="'nli' with 3 classes"):
+        xlmr.register_classification_head("nli", num_classes=2, embedding_size=7, inner_dim=5)
+    assert xlmr.model.classification_heads["nli"].dense.out_features == 5
+    with pytest.raises(TypeError, match="num_classes"):
+        xlmr.register_classification_head("other")
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_raise_what_fairseq_raises_and_say_more(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    longest = xlmr.max_positions
+    xlmr.extract_features(torch.full((longest,), 5))
+    with pytest.raises(ValueError, match=f"tokens exceeds maximum length: {longest + 1} > {longest}") as too_long:
+        xlmr.extract_features(torch.full((longest + 1,), 5))
+    assert isinstance(too_long.value, TokensTooLong) and too_long.value.longest == longest
+    with pytest.raises(KeyError) as unknown:
+        xlmr.predict("mnli", torch.tensor([0, 2]))
+    assert isinstance(unknown.value, UnknownHead) and "register_classification_head" in str(unknown.value)
+    for text in ("no mask", "<mask> and <mask>"):
+        with pytest.raises(AssertionError, match="Please add one <mask>"):
+            xlmr.fill_mask(text)
+    with pytest.raises(AssertionError, match="1-D"):
+        xlmr.decode(torch.tensor([[0, 2]]))
+    with pytest.raises(RuntimeError, match="topk"):
+        xlmr.fill_mask("<mask>", topk=10**9)
+    with pytest.raises(InputError, match="rows"):
+        xlmr.extract_features(torch.tensor([0, 10**6, 2]))
+    with pytest.raises(InputError, match="1-D or 2-D"):
+        xlmr.extract_features(torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"bpe": "gpt2"}, "SentencePiece"),
+        ({"dtype": "float33"}, "float33"),
+        ({"dtype": torch.int8}, "int8"),
+        ({"device": "cuda:7"}, "cuda:7"),
+        ({"device": "nonsense"}, "nonsense"),
+    ],
+)
+def test_wrong_options_are_told_in_a_sentence(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        XLMR.from_pretrained("demo", **options)
+
+
+def test_a_folder_of_another_model_type_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="'bert'"):
+        XLMR.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = convert("demo", tmp_path / "model", verify=False).output
+    weights = load_file(folder / "model.safetensors")
+    del weights["roberta.encoder.layer.0.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match=r"layer\.0\.output\.dense\.weight"):
+        XLMR.from_pretrained(folder)
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_of_words_add_up_to_those_of_tokens(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    sentence = "Hello,  the ﬁne １２３ 你好 train!"
+    aligned = xlmr.extract_features_aligned_to_words(sentence)
+    assert aligned.words == ("<s>", "Hello", ",", "the", "ﬁne", "１２３", "你好", "train", "!", "</s>")
+    features = xlmr.extract_features(xlmr.encode(sentence))[0]
+    torch.testing.assert_close(aligned.vectors.sum(dim=0), features.sum(dim=0), rtol=0, atol=1e-4)
+    every = xlmr.extract_features_aligned_to_words(sentence, return_all_hiddens=True)
+    assert every.vectors.shape == (len(xlmr.model.layers) + 1, len(aligned.words), features.shape[-1])
+    torch.testing.assert_close(every.vectors[-1], aligned.vectors)
+
+
+def test_a_word_is_the_sum_of_its_pieces(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    tokens = xlmr.encode("Hello world")
+    features = xlmr.extract_features(tokens)[0]
+    starts = [
+        index for index, piece in enumerate(xlmr.tokenizer.pieces("Hello world"), start=1) if piece[0] == "\u2581"
+    ]
+    aligned = xlmr.extract_features_aligned_to_words("Hello world", words=["Hello", "world"]).vectors
+    torch.testing.assert_close(aligned[1], features[1 : starts[1]].sum(dim=0))
+    torch.testing.assert_close(aligned[2], features[starts[1] : -1].sum(dim=0))
+
+
+def test_words_that_are_not_the_sentences_are_refused(loaded: dict[str, XLMR]) -> None:
+    for words in (["Hello"], ["Hello", "there"], ["Hello", "world", "!"], [""]):
+        with pytest.raises(InputError, match="words"):
+            model_of("demo", loaded).extract_features_aligned_to_words("Hello world", words=words)
+
+
+# ---- where models come from ------------------------------------------------------------------------------------------
+
+
+def test_the_arguments_of_fairseqs_from_pretrained(tmp_path: Path, loaded: dict[str, XLMR]) -> None:
+    """With the checkpoint under another name, and the dictionary in a folder of its own."""
+    import shutil
+
+    run, data = tmp_path / "run", tmp_path / "run" / "data-bin"
+    data.mkdir(parents=True)
+    shutil.copy(NAMES["v0122"] / "model.pt", run / "checkpoint_7.pt")
+    shutil.copy(NAMES["v0122"] / "model.pt", run / "checkpoint_8.pt")
+    shutil.copy(NAMES["v0122"] / "sentencepiece.bpe.model", run)
+    shutil.copy(NAMES["v0122"] / "dict.txt", data)
+    for where in ("./data-bin", str(data)):
+        xlmr = XLMR.from_pretrained(
+            str(run), checkpoint_file="checkpoint_7.pt", data_name_or_path=where, bpe="sentencepiece"
+        )
+        assert_answers(xlmr.eval(), "v0122")
+
+
+def test_a_source_is_converted_once_and_found_by_content(cache_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    def entries() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (cache_folder / "models").iterdir()}
+
+    XLMR.from_pretrained(NAMES["v0122"])
+    before = entries()
+    copy = shutil.copytree(NAMES["v0122"], tmp_path / "copy")
+    XLMR.from_pretrained(copy)
+    assert entries() == before
+    dictionary = (copy / "dict.txt").read_text(encoding="utf-8").split("\n")
+    dictionary[10], dictionary[11] = dictionary[11], dictionary[10]
+    (copy / "dict.txt").write_text("\n".join(dictionary), encoding="utf-8")
+    assert XLMR.from_pretrained(copy).dictionary.symbols[14] == dictionary[10].rsplit(" ", 1)[0]
+    assert len(entries()) == len(before) + 1
+
+
+TWO_AT_ONCE = "import sys; from hf_xlmr import XLMR; print(XLMR.from_pretrained(sys.argv[1]).files.folder)"
+
+
+def test_two_processes_at_once_share_a_conversion(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_XLMR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TWO_AT_ONCE, str(NAMES["v0122"])]
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    results = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], results
+    assert results[0][0] == results[1][0]
+    entries = list((tmp_path / "cache" / "models").iterdir())
+    assert len(entries) == 1
+    assert sorted(path.name for path in entries[0].iterdir()) == ["heads.safetensors", "lock", "model"]
+
+
+HUB = """
+import sys, torch
+xlmr = torch.hub.load(sys.argv[1], "demo", source="local").eval()
+sys.path.insert(0, sys.argv[1])
+import hubconf
+print(len(xlmr.extract_features(xlmr.encode("Hello world!"))), [name for name in dir(hubconf) if "." in name])
+"""
+
+
+def test_torch_hub_finds_the_names(tmp_path: Path) -> None:
+    """From a checkout, whose folder torch.hub puts before the installed package."""
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, str(CHECKOUT)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    releases = ["xlmr.base", "xlmr.base.v0", "xlmr.large", "xlmr.large.v0", "xlmr.xl", "xlmr.xxl"]
+    assert done.stdout.strip() == f"1 {releases}"
+
+
+def test_importing_is_quick() -> None:
+    """Nothing heavy comes with the package: the best of three, against an interpreter that imports nothing."""
+
+    def seconds(program: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", program], check=True)
+        return time.perf_counter() - start
+
+    heavy = "import sys, hf_xlmr; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    assert min(seconds(heavy) for _ in range(3)) - min(seconds("pass") for _ in range(3)) < 0.1
