@@ -25,7 +25,7 @@ from hf_xlmr.conversion import weights as weights_module
 from hf_xlmr.errors import InputError, IntegrityError
 
 INPUTS = 1500
-KILLS = 8
+KILLS = 6
 SHM = Path("/dev/shm")
 
 
@@ -142,8 +142,9 @@ def test_the_command_saves_what_it_finds(tmp_path: Path) -> None:
 # ---- kills -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [case for case in kills.CASES if case.overwrites and case.options != ()], ids=str)
-def test_kills_leave_all_or_nothing(case: kills.Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["convert, over another", "export, over another"])
+def test_kills_leave_all_or_nothing(name: str, tmp_path: Path) -> None:
+    (case,) = (case for case in kills.CASES if case.name == name)
     tally = kills.kill_often(case, KILLS, tmp_path, Random(0))
     assert tally.faults == []
     assert tally.kills > KILLS // 2
