@@ -1,8 +1,8 @@
-"""Kills conversions at random moments, and looks at what they leave: all of an output or none, and never a lost one.
+"""Kills conversions and exports at random moments: all of an output or none may be left, and never a lost one.
 
     python tests/kills.py [--count 200] [--seed 0]
 
-Each run of `hf-xlmr convert` is ended by SIGKILL somewhere between its start and its usual end. Afterwards OUTPUT must
+Each run of `hf-xlmr` is ended by SIGKILL somewhere between its start and its usual end. Afterwards OUTPUT must
 be absent or whole (its files are those of a run that was left in peace), a model that was there before must be there
 still or be replaced by the whole new one, and the next run must work and clear what the killed one left.
 """
@@ -33,9 +33,10 @@ LATE = "came too late"  # these count as no kills
 
 @dataclass(frozen=True)
 class Case:
-    """What is run; `shares` tells how many of the kills are for it."""
+    """What is run; `share` tells how many of the kills are for it."""
 
     name: str
+    command: str
     source: str
     options: tuple[str, ...]
     overwrites: bool
@@ -43,10 +44,12 @@ class Case:
 
 
 CASES = (
-    Case("without proof", "demo", ("--no-verify",), overwrites=False, share=8),
-    Case("without proof, over another", "demo", ("--no-verify",), overwrites=True, share=8),
-    Case("from a compressed archive, over another", "archive", ("--no-verify",), overwrites=True, share=2),
-    Case("with proof, over another", str(FIXTURES / "v0102"), (), overwrites=True, share=2),
+    Case("convert", "convert", "demo", ("--no-verify",), overwrites=False, share=4),
+    Case("convert, over another", "convert", "v0102", ("--no-verify",), overwrites=True, share=6),
+    Case("convert an archive, over another", "convert", "archive", ("--no-verify",), overwrites=True, share=2),
+    Case("convert with proof, over another", "convert", "v0102", (), overwrites=True, share=1),
+    Case("export", "export", "model", (), overwrites=False, share=3),
+    Case("export, over another", "export", "model", (), overwrites=True, share=4),
 )
 
 
@@ -64,13 +67,13 @@ def kill_often(
     case: Case, count: int, folder: Path, random: Random, *, told: Callable[[str], object] = lambda _line: None
 ) -> Tally:
     """Kill runs of a case at `count` moments spread over its time."""
-    source = _archive(folder) if case.source == "archive" else case.source
+    source = _source(case, folder)
     output = folder / "home" / "out"
     output.parent.mkdir()
     new, usual = _in_peace(case, source, output)
-    old = _other(folder, output) if case.overwrites else None
+    old = _other(case, folder, output) if case.overwrites else None
     tally = Tally(case)
-    while tally.kills < count and tally.left[LATE] < count:
+    while tally.kills < count and tally.left[LATE] < 3 * count:
         moment = usual * (tally.kills + random.random()) / count
         _restore(output, folder / "old" if case.overwrites else None)
         was_killed = _run_and_kill(case, source, output, moment)
@@ -78,6 +81,7 @@ def kill_often(
         scratches = sorted(path.name for path in output.parent.iterdir() if path != output)
         tally.kills += was_killed
         tally.left[state if was_killed else LATE] += 1
+        usual *= 1 if was_killed else 0.95
         tally.left["scratch left"] += bool(scratches)
         faults = [*_faults(state, case), *_faults_of_next(case, source, output, new)]
         tally.faults += [f"after {moment:.3f} s: {fault}" for fault in faults]
@@ -113,13 +117,27 @@ def _in_peace(case: Case, source: str, output: Path) -> tuple[dict[str, str], fl
     return contents(output), sorted(times)[1]
 
 
-def _other(folder: Path, output: Path) -> dict[str, str]:
-    """Another model, to be overwritten; it is kept in `old`."""
-    shutil.rmtree(output)
-    source = FIXTURES / "v0122cls"
+def _source(case: Case, folder: Path) -> str:
+    if case.source == "archive":
+        return shutil.make_archive(str(folder / "v0102"), "gztar", FIXTURES / "v0102")
+    if case.source == "model":
+        return _converted("demo", folder / "model")
+    return case.source if case.source == "demo" else str(FIXTURES / case.source)
+
+
+def _converted(source: str, output: Path) -> str:
     command = [PROGRAM, "convert", source, output, "--no-verify", "--quiet"]
     subprocess.run(command, check=True, capture_output=True)
-    shutil.move(output, folder / "old")
+    return str(output)
+
+
+def _other(case: Case, folder: Path, output: Path) -> dict[str, str]:
+    """Another model, to be overwritten; it is kept in `old`."""
+    shutil.rmtree(output)
+    other = _converted(str(FIXTURES / "v0122cls"), folder / "old")
+    if case.command == "export":
+        shutil.move(other, folder / "other")
+        subprocess.run([PROGRAM, "export", folder / "other", other, "--quiet"], check=True, capture_output=True)
     return contents(folder / "old")
 
 
@@ -132,7 +150,7 @@ def _restore(output: Path, old: Path | None) -> None:
 
 def _start(case: Case, source: str, output: Path, *, overwrite: bool) -> subprocess.Popen[bytes]:
     more = ("--overwrite",) if overwrite else ()
-    command = [PROGRAM, "convert", source, output, "--quiet", *case.options, *more]
+    command = [PROGRAM, case.command, source, output, "--quiet", *case.options, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(output.parent.parent)}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
 
@@ -161,11 +179,6 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _archive(folder: Path) -> str:
-    shutil.make_archive(str(folder / "v0102"), "gztar", FIXTURES / "v0102")
-    return str(folder / "v0102.tar.gz")
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +200,7 @@ def table(tallies: Sequence[Tally]) -> str:
 
 def main() -> int:
     """Kill, and print the table; gives 1 where there was a fault."""
-    parser = argparse.ArgumentParser(description="Kill conversions and look at what they leave.")
+    parser = argparse.ArgumentParser(description="Kill conversions and exports and look at what they leave.")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work; its file system is the one that is tried")

@@ -109,14 +109,16 @@ def check(outcome: Outcome, size: int, *, expected: str) -> None:
         assert "\x1b" not in outcome.stdout
 
 
-def run_both(program: Watched, folder: Path, *, expected: str, options: tuple[str, ...] = ()) -> Outcome:
+def run_both(
+    program: Watched, folder: Path, *, expected: str, options: tuple[str, ...] = (), inspects: bool = True
+) -> Outcome:
     """Convert and inspect the source `m` in a folder; gives how the conversion went."""
     before = sorted(folder.rglob("*"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     converted = program.run("convert", folder / "m", folder / "out", "--no-verify", *options)
     check(converted, size, expected=expected)
-    inspected = program.run("inspect", folder / "m")
-    check(inspected, size, expected="any")
+    if inspects:
+        check(program.run("inspect", folder / "m"), size, expected="any")
     if converted.code:
         assert sorted(folder.rglob("*")) == before, "nothing is left behind"
     return converted
@@ -303,7 +305,7 @@ def test_nothing_that_a_pickle_names_is_run(
     has_evil_storage = call.startswith("a storage of an evil") and container == "legacy"  # its type is needed there
     if call.startswith("a storage of an evil") and expected == "refused":
         expected = "any"  # an unknown type in the right place, or a location that does not matter
-    run_both(program, tmp_path, expected="any" if has_evil_storage else expected)
+    run_both(program, tmp_path, expected="any" if has_evil_storage else expected, inspects=container == "zip")
     if expected == "same" and not has_evil_storage:
         assert contents(tmp_path / "out") == clean[container]
 
@@ -470,7 +472,7 @@ def no_positions(name: str, value: bytes, longest: int) -> Callable[[State], Non
 
 def many_weights(state: State) -> None:
     state.before = state.model[NORM] + long_binput(1) + b"0"
-    for number in range(400_000):
+    for number in range(100_000):
         state.model[f"encoder.x{number}"] = binget(1)
 
 
@@ -557,8 +559,19 @@ BOMBS: dict[str, tuple[Callable[[State], None], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("name", BOMBS)
+# These take about a second each, in the very loop that both containers share: once is enough.
+LARGE = {
+    *("a million extensions", "a million sets", "a million dictionaries", "ten million values", "many weights"),
+    *("ten million values, forgotten", "a text that is too long", "a text of wide characters", "keys that collide"),
+    *("memo indices that collide", "thousands of marks, popped", "a deep list as an option", "a line without an end"),
+    *("one tuple in many calls", "one dictionary visited often", "a long name of a weight"),
+}
+BOMB_CASES = [
+    (name, container) for name in BOMBS for container in CONTAINERS if container == "zip" or name not in LARGE
+]
+
+
+@pytest.mark.parametrize(("name", "container"), BOMB_CASES)
 def test_a_bomb_does_not_go_off(
     name: str, container: str, program: Watched, clean: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -566,7 +579,7 @@ def test_a_bomb_does_not_go_off(
     state = clean_state()
     change(state)
     write(tmp_path / "m", state.file(container))
-    run_both(program, tmp_path, expected=expected)
+    run_both(program, tmp_path, expected=expected, inspects=False)
     if expected == "same":
         assert contents(tmp_path / "out") == clean[container]
 
@@ -619,7 +632,7 @@ def test_a_name_is_a_name(
         option("arch", text(given))(state)
         option(given or "x", text(given))(state)
     write(tmp_path / "m", zip_or_legacy(state, container))
-    run_both(program, tmp_path, expected=expected)
+    run_both(program, tmp_path, expected=expected, inspects=container == "zip")
     if place == "a storage" and expected == "same":
         assert contents(tmp_path / "out") == clean[container]
     for path in (tmp_path / "out").rglob("*"):
@@ -747,8 +760,8 @@ ZIPS: dict[str, tuple[Callable[[], bytes], str]] = {
         "any"),
     "more entries told than there are": (lambda: raw_zip(records_of(clean_state()), entries=60_000), "any"),
     "fewer entries told than there are": (lambda: raw_zip(records_of(clean_state()), entries=1), "any"),
-    "a directory of 100,000 entries": (lambda: many_members(100_000), "any"),
-    "a directory of a million entries": (lambda: many_members(1_000_000), "refused"),
+    "a directory of 50,000 entries": (lambda: many_members(50_000), "any"),
+    "a directory of 200,000 entries": (lambda: many_members(200_000), "refused"),
     "a directory that is larger than the file": (lambda: cut_directory(clean_zip(), size=2**32 - 2), "refused"),
     "a directory outside": (lambda: cut_directory(clean_zip(), offset=2**32 - 2), "refused"),
     "a directory of nothing": (lambda: cut_directory(clean_zip(), size=0), "refused"),
@@ -982,8 +995,8 @@ def test_a_hostile_file_beside(name: str, program: Watched, clean: dict[str, dic
     beside, make, expected = BESIDE[name]
     write(tmp_path / "m", clean_state().file("zip"))
     (tmp_path / "m" / beside).parent.mkdir(exist_ok=True)
-    (tmp_path / "m" / beside).write_bytes(make())
-    run_both(program, tmp_path, expected=expected)
+    (tmp_path / "m" / beside).write_bytes(data := make())
+    run_both(program, tmp_path, expected=expected, inspects=len(data) < 1_000_000)
 
 
 def test_one_symbol_in_every_row(program: Watched, tmp_path: Path) -> None:
@@ -1062,8 +1075,8 @@ SPARSE_1_0 = record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") +
 END = bytes(1024)
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "as it should be": (lambda: good_members() + END, "same"),
-    "a million members": (lambda: good_members() + header("m/x.txt") * 1_000_000 + END, "refused"),
-    "a million folders": (lambda: good_members() + header("m/x", kind=tarfile.DIRTYPE) * 1_000_000 + END, "refused"),
+    "too many members": (lambda: good_members() + header("m/x.txt") * 120_000 + END, "refused"),
+    "too many folders": (lambda: good_members() + header("m/x", kind=tarfile.DIRTYPE) * 120_000 + END, "refused"),
     "a hundred thousand long names": (lambda: good_members() + (extended(b"x" * 400 + b"\0", kind=b"L")
         + header("m/y.txt")) * 1 + END, "any"),
     "long names in long names": (lambda: extended(b"x" * 400 + b"\0", kind=b"L") * 20_000 + good_members() + END,
@@ -1106,15 +1119,19 @@ PACKINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("name", TARS)
+TAR_CASES = [
+    (name, packing) for name in TARS for packing in PACKINGS if packing == "tar" or not name.startswith("too many")
+]
+
+
+@pytest.mark.parametrize(("name", "packing"), TAR_CASES)
 def test_an_archive_that_lies(
     name: str, packing: str, program: Watched, clean: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     make, expected = TARS[name]
     path = tmp_path / "m"
-    path.write_bytes(PACKINGS[packing](make()))
-    outcome = run_both(program, tmp_path, expected=expected)
+    path.write_bytes(data := PACKINGS[packing](make()))
+    outcome = run_both(program, tmp_path, expected=expected, inspects=len(data) < 1_000_000 and packing == "tar")
     if outcome.code == 0:
         weights = "model.safetensors"
         assert contents(tmp_path / "out")[weights] == clean["zip"][weights]
@@ -1128,13 +1145,13 @@ def test_a_small_archive_of_gigabytes(
     place: str, compress: Callable[[bytes], bytes], program: Watched, tmp_path: Path
 ) -> None:
     """The streams of one zero block, again and again: all three formats allow that."""
-    zeros = compress(bytes(1 << 28))
+    zeros = compress(bytes(1 << 24))
     if place == "in a member":
-        data = compress(good_members() + header("m/x.txt", 1 << 40)) + zeros * 40
+        data = compress(good_members() + header("m/x.txt", 1 << 40)) + zeros * 640
     else:
-        data = compress(good_members() + END) + zeros * 40
+        data = compress(good_members() + END) + zeros * 640
     (tmp_path / "m").write_bytes(data)
-    run_both(program, tmp_path, expected="refused")
+    run_both(program, tmp_path, expected="refused", inspects=False)
 
 
 # ---- shards ----------------------------------------------------------------------------------------------------------
@@ -1185,5 +1202,5 @@ def test_enough_payloads() -> None:
     distinct = (
         len(CALLS) + len(REBUILT) + len(BOMBS) + len(ZIPS) + len(LEGACIES) + len(BESIDE) + len(TARS) + len(SHARDS)
     )
-    assert len(CALLS) >= 60
+    assert len(CALLS) >= 60 and set(BOMBS) >= LARGE
     assert distinct + len(NAMES) >= 250

@@ -4,7 +4,7 @@
 
 The same count, seed and kind give the same files. A finding is an exception that is no HfXlmrError, a run of more than
 10 seconds, memory beyond the file's size and 450 MB, or anything left behind after a failure; its files are saved with
-the reason, and `--only KIND:NUMBER` runs it again.
+the reason, and `--only KIND:NUMBER` runs it again. Interrupted, it tells what it has tried so far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,14 @@ class Runner:
         """Take the functions to try, so that a test can hand in broken ones."""
         self.home, self.scratch = folder / "home", folder / "scratch"
         self.seed, self.convert, self.inspect = seed, convert, inspect
+        self.results: list[Result] = []
+        """Of all that was tried, also where it was interrupted."""
         for each in (self.home, self.scratch):
             each.mkdir()
 
     def run(self, kind: str, numbers: range, *, told: Callable[[Finding, Source], None] = lambda *_: None) -> Result:
         """Try the inputs of these numbers."""
-        result = Result(kind)
+        self.results.append(result := Result(kind))
         begun = time.monotonic()
         for number in numbers:
             source = mutant(kind, number, self.seed)
@@ -91,10 +93,10 @@ class Runner:
             result.outcomes[outcome] += 1
             result.slowest = max(result.slowest, took)
             result.peak = max(result.peak, _peak())
+            result.seconds = time.monotonic() - begun
             if finding is not None:
                 result.findings.append(finding)
                 told(finding, source)
-        result.seconds = time.monotonic() - begun
         return result
 
     def _try(self, kind: str, number: int, source: Source) -> tuple[str, Finding | None]:
@@ -115,6 +117,8 @@ class Runner:
             outcome, details = "HfXlmrError", "the root of the errors itself was raised"
         except Hang:
             outcome, details = "hang", traceback.format_exc()
+        except KeyboardInterrupt:
+            raise
         except BaseException:  # noqa: BLE001  # that is what is looked for
             outcome, details = "exception", traceback.format_exc()
         details = details or self._left_behind(source, outcome=outcome)
@@ -204,14 +208,12 @@ def main() -> int:
     runs = {only[0]: range(int(only[1]), int(only[1]) + 1)} if only else {kind: range(n) for kind, n in wanted.items()}
     with tempfile.TemporaryDirectory(dir=_fast_folder(), prefix="hf-xlmr-fuzz-") as folder:
         runner = _runner(Path(folder), seed=options.seed)
-        results = []
-        for kind, numbers in runs.items():
-            results.append(
+        with suppress(KeyboardInterrupt):
+            for kind, numbers in runs.items():
                 runner.run(kind, numbers, told=lambda finding, source: _save(finding, source, options.findings))
-            )
-            print(_row(results[-1]), file=sys.stderr, flush=True)
-    print(table(results))
-    return 1 if any(result.findings for result in results) else 0
+                print(_row(runner.results[-1]), file=sys.stderr, flush=True)
+    print(table(runner.results))
+    return 1 if any(result.findings for result in runner.results) else 0
 
 
 def _runner(folder: Path, *, seed: int) -> Runner:

@@ -58,6 +58,7 @@ class Outcome:
     stdout: str
     stderr: str
     seconds: float
+    cpu: float
     peak_bytes: int
     did: tuple[str, ...]
     """What it must not do and did: audited events, imports of named modules, the canary."""
@@ -126,6 +127,7 @@ def _run(arguments: list[str], prints: Path) -> dict[str, object]:
         "stdout": (prints / "out").read_bytes().decode(errors="replace"),
         "stderr": (prints / "err").read_bytes().decode(errors="replace"),
         "seconds": time.monotonic() - begun,
+        "cpu": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
         "did": did,
     }
