@@ -161,7 +161,7 @@ class Encoder(nn.Module):
     def _end(self) -> torch.Tensor:
         """A weight with the dtype and the device that features have."""
         parameters: dict[str, torch.Tensor] = dict(self.base.named_parameters())
-        end: torch.Tensor = [each for name, each in parameters.items() if name.endswith("LayerNorm.weight")][-1]
+        end = [each for name, each in parameters.items() if name.endswith("LayerNorm.weight")][-1]
         return end if end.device.type != "meta" else torch.empty(0, dtype=end.dtype)
 
     def _zero_padding(self, _module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,8 @@ class Encoder(nn.Module):
         tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         if tokens is None:  # the caller gave embeddings of his own
             return output
-        return output * (tokens != self.pad_index).unsqueeze(-1).to(output)
+        zeroed: torch.Tensor = output * (tokens != self.pad_index).unsqueeze(-1).to(output)
+        return zeroed
 
     @contextmanager
     def _captured(self, wanted: Collection[int]) -> Iterator[dict[int, torch.Tensor]]:
