@@ -46,7 +46,7 @@ class ExactTokenizer:
 
         As fairseq.models.roberta.hub_interface.RobertaHubInterface.encode.
         """
-        return self._framed(map(self.ids, (sentence, *more)), no_separator=no_separator)
+        return self.framed(map(self.ids, (sentence, *more)), no_separator=no_separator)
 
     def encode_batch(
         self, sentences: Sequence[str], *more: Sequence[str], no_separator: bool = False
@@ -61,7 +61,7 @@ class ExactTokenizer:
                 raise InputError(
                     f"Give as many further sentences as first ones: {len(column)} are not {len(sentences)}."
                 )
-        return [self._framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
+        return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
         """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
@@ -82,7 +82,8 @@ class ExactTokenizer:
     def _mended(self, segments: list[str]) -> list[str]:
         return self._ties.mended(segments) if self._ties.applies else segments
 
-    def _framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool) -> list[int]:
+    def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
+        """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
         bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
         framed, seam = [bos], [eos] if no_separator else [eos, eos]
         for number, part in enumerate(parts):

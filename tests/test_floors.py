@@ -19,6 +19,7 @@ FLOORS = (
     ("hf_xlmr.ties",),
     ("hf_xlmr.tokenization",),
     (
+        "hf_xlmr.transformers_tokenizer",
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
     ),
@@ -45,7 +46,11 @@ FLOORS = (
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-MAY_IMPORT_AT_THE_TOP = {"hf_xlmr.cli": {"typer"}, "hf_xlmr.console": {"rich"}}
+MAY_IMPORT_AT_THE_TOP = {
+    "hf_xlmr.cli": {"typer"},
+    "hf_xlmr.console": {"rich"},
+    "hf_xlmr.transformers_tokenizer": {"transformers"},
+}
 MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}
 RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
 ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}
