@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.sentencepiece_model import SentencePieceModel
 from hf_xlmr.ties import REPEATS, TieBreaker, texts_with_repeats
 
-__all__ = ["ExactTokenizer"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["ExactTokenizer", "text_of_symbols"]
 
 TEXTS_AT_ONCE: Final = 256  # of a batch: their pieces, as strings, are in memory together
 
@@ -60,7 +65,7 @@ class ExactTokenizer:
 
         As fairseq.models.roberta.hub_interface.RobertaHubInterface.encode.
         """
-        return self._framed(map(self.ids, (sentence, *more)), no_separator=no_separator)
+        return self.framed(map(self.ids, (sentence, *more)), no_separator=no_separator)
 
     def encode_batch(
         self, sentences: Sequence[str], *more: Sequence[str], no_separator: bool = False
@@ -75,7 +80,7 @@ class ExactTokenizer:
                 raise InputError(
                     f"Give as many further sentences as first ones: {len(column)} are not {len(sentences)}."
                 )
-        return [self._framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
+        return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
         """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
@@ -96,7 +101,8 @@ class ExactTokenizer:
     def _mended(self, segments: list[str]) -> list[str]:
         return self._ties.mended(segments) if self._ties.applies else segments
 
-    def _framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool) -> list[int]:
+    def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
+        """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
         bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
         framed, seam = [bos], [eos] if no_separator else [eos, eos]
         for number, part in enumerate(parts):
@@ -106,25 +112,89 @@ class ExactTokenizer:
         framed.append(eos)
         return framed
 
+    @cached_property
+    def _table(self) -> PieceTable:
+        return PieceTable.of(self.processor, self.dictionary)
+
     def _ids_of_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, as `ids` gives them. Raises InputError."""
         _raise_if_not_texts(texts)
         found: list[list[int]] = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
-            some = list(texts[first : first + TEXTS_AT_ONCE])
-            found += map(self.dictionary.indices, self._pieces_of_all(some))
+            found += self._ids_of_some(list(texts[first : first + TEXTS_AT_ONCE]))
         return found
+
+    def _ids_of_some(self, texts: list[str]) -> list[list[int]]:
+        """By SentencePiece's own ids, which take no strings; anew for texts where these do not tell the pieces."""
+        encoded: list[list[int]] = self.processor.encode(texts, out_type=int, num_threads=1)
+        odd = self._table.odd_ones(encoded)
+        for index in odd:
+            encoded[index] = []
+        names, found = self._table.pieces, self._table.translated(encoded)
+        joined = ["".join([names[piece] for piece in pieces]) for pieces in encoded]
+        for index in self._with_repeats(joined):
+            mended = self._mended([names[piece] for piece in encoded[index]])
+            found[index] = self.dictionary.indices(mended)
+        for index, pieces in zip(odd, self._pieces_of_all([texts[index] for index in odd]), strict=True):
+            found[index] = self.dictionary.indices(pieces)
+        return found
+
+    def _with_repeats(self, joined: Sequence[str]) -> list[int]:
+        """Which texts may need the tie-breaker: before it is made, no more is known than that repeats matter."""
+        is_known = "_ties" in self.__dict__
+        return texts_with_repeats(joined, within_words=is_known and self._ties.spaces_begin_pieces)
 
     def _pieces_of_all(self, texts: list[str]) -> Iterator[list[str]]:
         """The pieces of each text, as `pieces` gives them."""
         segmented: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
         joined = list(map("".join, segmented))
-        # Without a tie-breaker yet, no more is known of the model than that some repeat may need one.
-        is_known = "_ties" in self.__dict__
-        for index in texts_with_repeats(joined, within_words=is_known and self._ties.spaces_begin_pieces):
+        for index in self._with_repeats(joined):
             segmented[index] = self._mended(segmented[index])
         for text, segments in zip(joined, segmented, strict=True):
             yield segments if text.split() == [text] else " ".join(segments).split()
+
+
+@dataclass(frozen=True)
+class PieceTable:
+    """For each of SentencePiece's own ids its piece, fairseq's id, and whether it `is_odd`.
+
+    Odd are the unknown piece, whose text fairseq looks up, and pieces with white space, where fairseq cuts.
+    """
+
+    pieces: tuple[str, ...] = field(repr=False)
+    ids: np.ndarray[Any, Any] = field(repr=False)
+    is_odd: np.ndarray[Any, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, processor: Any, dictionary: Dictionary) -> PieceTable:
+        """The table of a SentencePieceProcessor."""
+        import numpy as np
+
+        pieces = tuple(processor.id_to_piece(list(range(len(processor)))))
+        is_odd = np.array([piece.split() != [piece] for piece in pieces])
+        is_odd[processor.unk_id()] = True
+        return cls(pieces, np.array(dictionary.indices(pieces), dtype=np.int32), is_odd)
+
+    def odd_ones(self, encoded: Sequence[Sequence[int]]) -> list[int]:
+        """Which of the texts hold an odd piece."""
+        import numpy as np
+
+        places = np.flatnonzero(self.is_odd[_joined(encoded)])
+        ends = np.cumsum([len(pieces) for pieces in encoded])
+        odd: list[int] = np.unique(np.searchsorted(ends, places, side="right")).tolist()
+        return odd
+
+    def translated(self, encoded: Sequence[Sequence[int]]) -> list[list[int]]:
+        """SentencePiece's ids as fairseq's."""
+        ids: list[int] = self.ids[_joined(encoded)].tolist()
+        ends = [0, *accumulate(map(len, encoded))]
+        return [ids[start:end] for start, end in pairwise(ends)]
+
+
+def _joined(encoded: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
 
 
 def text_of_symbols(symbols: str) -> str:

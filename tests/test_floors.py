@@ -21,7 +21,7 @@ FLOORS = (
     ),
     ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
-    ("hf_xlmr.alignment", "hf_xlmr.task"),
+    ("hf_xlmr.alignment", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
@@ -59,6 +59,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.encoder": {"torch"},
     "hf_xlmr.hub_interface": {"torch"},
     "hf_xlmr.network": {"torch"},
+    "hf_xlmr.transformers_tokenizer": {"transformers"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in
 MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}
