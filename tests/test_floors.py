@@ -17,6 +17,7 @@ FLOORS = (
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     ("hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape", "hf_xlmr.sentencepiece_model"),
     ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.tokenization"),
+    ("hf_xlmr.placed_loading",),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
