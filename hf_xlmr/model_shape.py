@@ -167,7 +167,12 @@ class ModelShape:
     @property
     def base(self) -> str:
         """What stands before the encoder's names: empty, or `roberta.` and the like."""
-        return "" if self.task is Task.ENCODER else f"{self._family.base}."
+        return "" if self.task is Task.ENCODER else self.base_of_heads
+
+    @property
+    def base_of_heads(self) -> str:
+        """What stands before the encoder's names in the classes of this family that have a head."""
+        return f"{self._family.base}."
 
     @property
     def longest_text(self) -> int:
@@ -202,6 +207,10 @@ class ModelShape:
     def tied_tensors(self) -> tuple[str, ...]:
         """Names that stand for a tensor of another name."""
         return (f"{LM_HEAD}.decoder.weight", f"{LM_HEAD}.decoder.bias") if self.has_lm_head and self.is_tied else ()
+
+    def tied_to(self, name: str) -> str:
+        """The tensor that a name of `tied_tensors` stands for."""
+        return f"{LM_HEAD}.bias" if name.endswith(".bias") else f"{self.base}embeddings.word_embeddings.weight"
 
     def nbytes(self, dtype: str) -> int:
         """Bytes of all parameters and buffers where weights are of `dtype`."""

@@ -19,6 +19,7 @@ __all__ = [
     "activation_bytes",
     "check_device_map",
     "lay_out",
+    "place_of",
     "plan_placement",
 ]
 
@@ -465,10 +466,10 @@ def check_device_map(device_map: Mapping[str, Any], shape: ModelShape) -> dict[s
     missing = [name for name in names if not any(_is_within(name, key) for key in places)]
     if missing:
         raise InputError(f"the device map leaves out {_listed(_modules_of(missing))} of {shape.class_name}")
-    apart = [name for name in shape.tied_tensors if _place(places, name) != _place(places, _tied_to(shape, name))]
+    apart = [name for name in shape.tied_tensors if place_of(places, name) != place_of(places, shape.tied_to(name))]
     if apart:
         raise InputError(
-            f"the device map parts {apart[0]} from {_tied_to(shape, apart[0])}, which is the same weight; give the "
+            f"the device map parts {apart[0]} from {shape.tied_to(apart[0])}, which is the same weight; give the "
             "language-model head the device of the embeddings"
         )
     return places
@@ -487,13 +488,9 @@ def _is_within(name: str, key: str) -> bool:
     return not key or name == key or name.startswith(f"{key}.")
 
 
-def _place(places: Mapping[str, Device], name: str) -> Device:
-    """Where the longest key that covers the name puts it."""
+def place_of(places: Mapping[str, Device], name: str) -> Device:
+    """Where a checked map puts a weight: the longest key that covers its name decides."""
     return places[max((key for key in places if _is_within(name, key)), key=len)]
-
-
-def _tied_to(shape: ModelShape, name: str) -> str:
-    return "lm_head.bias" if name.endswith(".bias") else f"{shape.base}embeddings.word_embeddings.weight"
 
 
 def _modules_of(names: list[str]) -> list[str]:

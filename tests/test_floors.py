@@ -21,7 +21,7 @@ FLOORS = (
     ),
     ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
-    ("hf_xlmr.alignment", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
+    ("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
