@@ -118,7 +118,7 @@ class Encoder(nn.Module):
         features, hidden = self.features(src_tokens, layers=wanted)
         extra = {"inner_states": [hidden[number].transpose(0, 1) for number in wanted] if return_all_hiddens else None}
         if classification_head_name is not None:
-            return self.classification_heads[classification_head_name](features), extra
+            return self.classified(classification_head_name, features), extra
         return (features if features_only else self.logits(features, masked_tokens)), extra
 
     def features(
@@ -137,6 +137,12 @@ class Encoder(nn.Module):
         """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given."""
         chosen = features if masked_tokens is None else features[masked_tokens, :]
         logits: torch.Tensor = self.network.lm_head(chosen)
+        return logits
+
+    def classified(self, head: str, features: torch.Tensor) -> torch.Tensor:
+        """The logits (batch, classes) of a classification head, computed where it lies."""
+        network: Any = self.classification_heads[head]
+        logits: torch.Tensor = network(features.to(network.dense.weight.device))
         return logits
 
     def register_classification_head(

@@ -275,11 +275,10 @@ class XLMR(nn.Module):
 
         Raises UnknownHead, a KeyError.
         """
-        heads = self.model.classification_heads
-        if head not in heads:
-            raise UnknownHead(head, list(heads))
+        if head not in self.model.classification_heads:
+            raise UnknownHead(head, list(self.model.classification_heads))
         features, _hidden = self.model.features(self._batch(tokens))
-        logits: torch.Tensor = heads[head](features).to(self.device)
+        logits = self.model.classified(head, features).to(self.device)
         return logits if return_logits else log_softmax(logits, dim=-1)
 
     def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from hf_xlmr.encoder import ClassificationHead, Encoder
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
+from hf_xlmr.memory import CPU, DISK, Device, available_memory, parse_size
+from hf_xlmr.model_shape import shape_of
+from hf_xlmr.placed_loading import load_placed
+from hf_xlmr.sharding import DEFAULT_TOKENS, check_device_map, plan_placement
 
 __all__ = ["LoadedEncoder", "load_encoder"]
 
@@ -38,14 +42,72 @@ def load_encoder(
     tokens: int | None = None,
 ) -> LoadedEncoder:
     """Load the network of a model folder, whole on `device` or by `device_map`. Raises InputError, IntegrityError."""
-    dtype = _dtype(dtype)
-    if device_map is not None:
-        raise NotImplementedError
-    place = _device(device)
-    network = _whole(files, dtype, place)
+    wanted = _dtype(dtype)
+    if device_map is None:
+        _raise_if_given(max_memory=max_memory, offload_folder=offload_folder, tokens=tokens)
+        place = _device(device)
+        network, is_spread = _whole(files, wanted, place), False
+    else:
+        _raise_if_given(device=device)
+        plan = _plan(files, wanted, device_map, max_memory, tokens)
+        place, is_spread = _device(plan.main_device), len(set(plan.device_map.values())) > 1
+        is_spread = is_spread or DISK in plan.device_map.values()
+        network = load_placed(
+            files.folder,
+            plan.device_map,
+            dtype=plan.dtype,
+            main_device=plan.main_device,
+            offload_folder=offload_folder,
+        )
     heads = {name: head.to(place, network.dtype) for name, head in _heads(files, network).items()}
     encoder = Encoder(network, heads, pad_index=files.dictionary.pad_index)
-    return LoadedEncoder(encoder.train(), device=place, is_spread=False)
+    return LoadedEncoder(encoder.train(), device=place, is_spread=is_spread)
+
+
+class _Plan(NamedTuple):
+    """Which module goes where, in which dtype, and which device computes what lies on CPU or disk."""
+
+    device_map: Mapping[str, Any]
+    dtype: str
+    main_device: Device
+
+
+def _plan(
+    files: ModelFiles,
+    dtype: torch.dtype | str,
+    device_map: str | Mapping[str, str | int],
+    max_memory: Mapping[str | int, str | int] | None,
+    tokens: int | None,
+) -> _Plan:
+    """The planner's layout for "auto", or the user's own. Raises DoesNotFit, InputError."""
+    shape = shape_of(files.folder)
+    named = shape.dtype if dtype == "auto" else str(dtype).removeprefix("torch.")
+    if isinstance(device_map, str):
+        if device_map != "auto":
+            raise InputError(f"device_map={device_map!r}: give auto, or a dictionary of modules and devices")
+        budgets = available_memory() if max_memory is None else _budgets(max_memory)
+        placement = plan_placement(shape, max_memory=budgets, dtype=named, tokens=tokens or DEFAULT_TOKENS)
+        return _Plan(placement.device_map, named, placement.main_device)
+    _raise_if_given(max_memory=max_memory, tokens=tokens)
+    places = check_device_map(device_map, shape)
+    first_gpu = next((device for device in places.values() if isinstance(device, int)), CPU)
+    return _Plan(device_map, named, first_gpu)
+
+
+def _budgets(max_memory: Mapping[str | int, str | int]) -> dict[Device, int | None]:
+    """Sizes such as "24GiB" as bytes. Raises InputError."""
+    unlimited = ("unlimited", None)
+    return {device: None if size in unlimited else parse_size(size) for device, size in max_memory.items()}
+
+
+def _raise_if_given(**options: object) -> None:
+    """Raise InputError for options that say something about another way of loading."""
+    given = [f"{name}=" for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(
+            f"{', '.join(given)}: device= is for one device; device_map='auto' lays the model out over several, within "
+            "max_memory= and with room for tokens=; a dictionary as device_map says all by itself"
+        )
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:

@@ -42,6 +42,7 @@ def load_placed(
     shape: ModelShape | None = None,
     main_device: Device | None = None,
     attention: str = "sdpa",
+    offload_folder: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> PreTrainedModel:
     """The Transformers model in `folder`, in evaluation mode, with each module where `device_map` puts it.
@@ -50,7 +51,8 @@ def load_placed(
     mapped from its file, cast to `dtype`, moved, and let go. What is on the CPU in the stored dtype stays mapped, what
     is on `disk` is not read until its turn comes in a forward pass; neither may be overwritten while the model is used.
     `shape` is another class than the folder's own, such as its bare encoder; `main_device` computes what lies on CPU
-    or disk (the first GPU of the map, unless given). Raises InputError, IntegrityError, WeightsMismatch.
+    or disk (the first GPU of the map, unless given). `offload_folder` is where copies of what stays on disk go, cast to
+    `dtype`, for models in folders that are slow to read; without it their own files are read. Raises InputError, IntegrityError, WeightsMismatch.
     """
     if dtype not in DTYPE_BYTES:
         raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
@@ -63,6 +65,8 @@ def load_placed(
         sources = _sources(wanted, stored)
         places = check_device_map(_without_absent(device_map, wanted), wanted)
         _raise_if_wrong(wanted, sources)
+        if offload_folder is not None:
+            sources |= _copied_to(Path(offload_folder), sources, places, dtype)
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, places, dtype, progress)
         return _dispatched(model, wanted, sources, places, dtype, main_device)
@@ -146,6 +150,20 @@ def _raise_if_wrong(shape: ModelShape, sources: Mapping[str, _Source]) -> None:
     missing = [name for name in expected if name not in sources]
     if missing or wrong:
         raise WeightsMismatch(missing=missing, wrong_shape=wrong)
+
+
+def _copied_to(
+    folder: Path, sources: Mapping[str, _Source], places: Mapping[str, Device], dtype: str
+) -> dict[str, _Source]:
+    """A file in `folder` for each weight that stays on disk, in the dtype that is computed in."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = {name: _Source(folder / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
+    for name, copy in copies.items():
+        save_file({name: _read(sources[name]).to(getattr(torch, dtype)).contiguous()}, copy.file)
+    return copies
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

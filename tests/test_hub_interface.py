@@ -466,3 +466,70 @@ def test_importing_is_quick() -> None:
 
     heavy = "import sys, hf_xlmr; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     assert min(seconds(heavy) for _ in range(3)) - min(seconds("pass") for _ in range(3)) < 0.1
+
+
+# ---- many devices ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v0122", "v0122prenorm", "v0122prelayernorm", "v0122cls"])
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("kind", ["disk", "auto", "mixed"])
+def test_offloaded_models_answer_bit_for_bit(
+    kind: str, offload: bool, name: str, tmp_path: Path, loaded: dict[str, XLMR]
+) -> None:
+    whole = model_of(name, loaded)
+    base = f"{whole.model.network.base_model_prefix}."
+    modules = [key for key, _module in whole.model.network.named_children() if f"{key}." != base]
+    modules += [f"{base}{key}" for key, _module in whole.model.base.named_children()]
+    options: dict[str, Any] = {
+        "disk": {"device_map": {"": "disk"}},
+        "auto": {"device_map": "auto", "max_memory": {"cpu": "400KB", "disk": "unlimited"}, "tokens": 16},
+        "mixed": {"device_map": {key: ("cpu", "disk")[number % 2] for number, key in enumerate(modules)}},
+    }[kind]
+    options["device_map"] = tied(options["device_map"], base)
+    spread = XLMR.from_pretrained(
+        NAMES[name], **options, offload_folder=tmp_path / "offload" if offload else None
+    ).eval()
+    tokens = collate_tokens([whole.encode("Hello world!"), whole.encode("")])
+    for ours, theirs in zip(
+        spread.extract_features(tokens, return_all_hiddens=True),
+        whole.extract_features(tokens, return_all_hiddens=True),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+    assert spread.fill_mask("Hello <mask>!") == whole.fill_mask("Hello <mask>!")
+    for head in whole.model.classification_heads:
+        assert torch.equal(spread.predict(head, tokens), whole.predict(head, tokens))
+
+
+def tied(device_map: Any, base: str) -> Any:
+    """The map with the LM head where the embeddings are, to which it is tied."""
+    if isinstance(device_map, dict) and "lm_head" in device_map:
+        return {**device_map, "lm_head": device_map[f"{base}embeddings"]}
+    return device_map
+
+
+def test_a_spread_model_is_not_moved_or_cast() -> None:
+    spread = XLMR.from_pretrained("demo", device_map={"": "disk"})
+    for change in (spread.half, spread.cpu, lambda: spread.to("cpu")):
+        with pytest.raises(InputError, match="load it again"):
+            change()
+    spread.eval().register_classification_head("nli", num_classes=3)
+    assert spread.predict("nli", spread.encode("a")).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"device_map": "auto", "max_memory": {"cpu": "10KB"}}, "does not fit"),
+        ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "much"),
+        ({"device_map": "balanced"}, "balanced"),
+        ({"device_map": {"roberta.embeddings": "cpu"}}, "lm_head"),
+        ({"device_map": {"": "cpu", "roberta.nothing": "disk"}}, "roberta.nothing"),
+        ({"device_map": "auto", "device": "cpu"}, "device="),
+        ({"max_memory": {"cpu": "1GiB"}}, "max_memory="),
+    ],
+)
+def test_maps_that_do_not_work_are_told_in_a_sentence(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        XLMR.from_pretrained("demo", **options)
