@@ -3,8 +3,8 @@
     RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 python tests/benchmarks/tokenizing.py VOCABULARY
 
 VOCABULARY is a folder with XLM-R's dict.txt and sentencepiece.bpe.model, and texts in encode-sample.json.gz. The stock
-tokenizer is what `hf-xlmr convert` writes for them. Processor time, the peers in turns; medians of the rounds, lowest to
-highest in brackets. Ratios are to the stock batch, round by round.
+tokenizer is what `hf-xlmr convert` writes for them. Processor time, the peers in turns; medians of the rounds, lowest
+to highest in brackets. Ratios are to the stock batch, round by round.
 """
 
 from __future__ import annotations
