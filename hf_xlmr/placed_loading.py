@@ -51,8 +51,9 @@ def load_placed(
     mapped from its file, cast to `dtype`, moved, and let go. What is on the CPU in the stored dtype stays mapped, what
     is on `disk` is not read until its turn comes in a forward pass; neither may be overwritten while the model is used.
     `shape` is another class than the folder's own, such as its bare encoder; `main_device` computes what lies on CPU
-    or disk (the first GPU of the map, unless given). `offload_folder` is where copies of what stays on disk go, cast to
-    `dtype`, for models in folders that are slow to read; without it their own files are read. Raises InputError, IntegrityError, WeightsMismatch.
+    or disk (the first GPU of the map, unless given). `offload_folder` is where
+    copies of what stays on disk go, in `dtype`, for folders that are slow to read; without it their own files are read.
+    Raises InputError, IntegrityError, WeightsMismatch.
     """
     if dtype not in DTYPE_BYTES:
         raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
