@@ -10,16 +10,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hf_xlmr.registration import register_with_transformers
+
 if TYPE_CHECKING:
     from hf_xlmr.batching import collate_tokens
     from hf_xlmr.hub_interface import XLMR
     from hf_xlmr.tokenization import ExactTokenizer
+    from hf_xlmr.transformers_tokenizer import XLMRTokenizer
 
-__all__ = ["XLMR", "ExactTokenizer", "__version__", "collate_tokens"]
+__all__ = ["XLMR", "ExactTokenizer", "XLMRTokenizer", "__version__", "collate_tokens"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"XLMR": "hub_interface", "ExactTokenizer": "tokenization", "collate_tokens": "batching"}
+_HOMES = {
+    "XLMR": "hub_interface",
+    "ExactTokenizer": "tokenization",
+    "XLMRTokenizer": "transformers_tokenizer",
+    "collate_tokens": "batching",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -29,3 +37,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+register_with_transformers()

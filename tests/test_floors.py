@@ -14,6 +14,8 @@ from places import CHECKOUT
 
 # From the cellar up; modules of one floor do not know each other. A new module is given its floor here.
 FLOORS = (
+    ("hf_xlmr.pipeline",),
+    ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     (
         *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
@@ -59,6 +61,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.encoder": {"torch"},
     "hf_xlmr.hub_interface": {"torch"},
     "hf_xlmr.network": {"torch"},
+    "hf_xlmr.pipeline": {"torch", "transformers"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in

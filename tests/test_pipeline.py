@@ -1,0 +1,118 @@
+"""The pipeline gives every row as the model gives it alone, and survives being saved without hf_xlmr."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from places import FIXTURES
+
+import hf_xlmr  # noqa: F401  # which registers the pipeline
+from hf_xlmr import XLMR
+from hf_xlmr.conversion import convert
+
+TEXTS = ["Hello world!", "the train at night", "नमस्ते दुनिया", "a"]
+
+
+@pytest.fixture(scope="module", params=["v0122", "v0122prenorm", "v0122prelayernorm"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(FIXTURES / request.param, tmp_path_factory.mktemp("converted") / "model", verify=False).output
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> Any:
+    return transformers.pipeline("xlmr-feature-extraction", model=str(folder))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_rows_have_no_padding_and_equal_fairseqs(batch_size: int, pipe: Any, folder: Path) -> None:
+    xlmr = XLMR.from_pretrained(folder).eval()
+    rows = pipe(TEXTS, batch_size=batch_size)
+    for text, row in zip(TEXTS, rows, strict=True):
+        torch.testing.assert_close(row, xlmr.extract_features(xlmr.encode(text))[0], rtol=0, atol=1e-5)
+
+
+def test_layers_by_index(pipe: Any, folder: Path) -> None:
+    xlmr = XLMR.from_pretrained(folder).eval()
+    hidden = xlmr.extract_features(xlmr.encode(TEXTS[1]), return_all_hiddens=True)
+    first, second, last = pipe(TEXTS[1], layers=[0, 1, -1])
+    torch.testing.assert_close(first, hidden[0][0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(second, hidden[1][0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(last, pipe(TEXTS[1]))
+    with pytest.raises(ValueError, match="no layer 9"):
+        pipe(TEXTS[1], layers=9)
+
+
+def test_pooling_is_over_real_tokens(pipe: Any) -> None:
+    rows = pipe(TEXTS)
+    for pool, expected in {
+        "mean": [row.mean(dim=0) for row in rows],
+        "max": [row.amax(dim=0) for row in rows],
+        "cls": [row[0] for row in rows],
+    }.items():
+        for ours, theirs in zip(pipe(TEXTS, batch_size=4, pool=pool), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="'sum'"):
+        pipe(TEXTS, pool="sum")
+
+
+def test_pairs_and_lists(pipe: Any, folder: Path) -> None:
+    xlmr = XLMR.from_pretrained(folder).eval()
+    pair = pipe([("Hello", "world")], return_tensors=False)[0]
+    expected = xlmr.extract_features(xlmr.encode("Hello", "world"))[0]
+    torch.testing.assert_close(torch.tensor(pair), expected, rtol=0, atol=1e-5)
+
+
+def test_truncation_is_asked_for(pipe: Any) -> None:
+    long = "a b c d " * 40
+    with pytest.raises(ValueError, match="truncation=True"):
+        pipe(long)
+    assert len(pipe(long, truncation=True)) == pipe.longest
+    assert len(pipe(long, truncation=True, max_length=7)) == 7
+    with pytest.raises(TypeError, match="truncate"):
+        pipe(long, truncate=True)
+
+
+RELOAD = """
+import sys
+sys.modules["hf_xlmr"] = None
+import transformers
+pipe = transformers.pipeline("xlmr-feature-extraction", model=sys.argv[1], trust_remote_code=True)
+print(type(pipe).__name__, tuple(pipe("Hello world!", pool="mean").shape))
+"""
+
+
+def test_a_saved_pipeline_reloads_without_hf_xlmr(pipe: Any, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "saved")
+    done = subprocess.run(
+        [sys.executable, "-c", RELOAD, str(tmp_path / "saved")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    width = pipe.model.config.hidden_size
+    assert done.stdout.strip() == f"XLMRFeatureExtractionPipeline ({width},)", done.stderr
+
+
+ORDERS = {
+    "hf_xlmr first": "import hf_xlmr, transformers",
+    "transformers first": "import transformers, hf_xlmr",
+    "pipelines first": "from transformers import pipeline; import hf_xlmr",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_it_is_known_in_whatever_order_things_are_imported(order: str) -> None:
+    program = (
+        f"{ORDERS[order]}\nimport sys\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "assert 'xlmr-feature-extraction' in PIPELINE_REGISTRY.get_supported_tasks()\n"
+        "assert not [finder for finder in sys.meta_path if 'hf_xlmr' in type(finder).__module__]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
