@@ -43,7 +43,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     _load_processor = False  # type: ignore[assignment]
     _load_image_processor = False  # type: ignore[assignment]
     _load_feature_extractor = False  # type: ignore[assignment]
-    _load_tokenizer = True
+    _load_tokenizer = True  # type: ignore[assignment]
     _pipeline_calls_generate = False
 
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

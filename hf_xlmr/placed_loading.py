@@ -181,7 +181,6 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
     options = {} if shape.has_pooler or shape.task is not Task.ENCODER else {"add_pooling_layer": False}
     with init_empty_weights(include_buffers=False):
         model = getattr(transformers, shape.class_name)(config, **options)
-    model.tie_weights()
     empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
     return empty
 
@@ -205,7 +204,8 @@ def _fill(
             tensor = _read(sources[name]).to(getattr(torch, dtype))
             set_module_tensor_to_device(model, name, place_of(places, name), value=tensor, dtype=tensor.dtype)
             task.advance(sizes[name])
-    model.tie_weights()
+    if not any(place_of(places, name) == DISK for name in shape.tied_tensors):
+        model.tie_weights()  # accelerate caches tied weights by address, which from disk is new each time
 
 
 def _read(source: _Source) -> torch.Tensor:
