@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -28,8 +29,9 @@ def commands() -> list[list[str]]:
 
 def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
     assert len(commands()) >= 5
+    environment = {**os.environ, "HF_XLMR_CACHE": str(tmp_path / "cache")}
     for command in commands():
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, f"{command}: {done.stderr}"
     assert (tmp_path / "report.html").is_file()
 
