@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hf_xlmr.errors import InputError
 
-__all__ = ["MASK", "SPECIAL_SYMBOLS", "Dictionary"]
+__all__ = ["MASK", "PAD_INDEX", "SPECIAL_SYMBOLS", "Dictionary"]
 
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,6 @@ class XLMR(nn.Module):
         super().__init__()
         self.files = files
         self.model = encoder
-        labels = files.labels
-        self.task = FairseqTask(
-            source_dictionary=SourceDictionary(files.dictionary),
-            label_dictionary=None if labels is None else SourceDictionary(labels),
-        )
         self.args = Namespace(**files.options)
         self.is_spread = is_spread
         self.register_buffer("_float_tensor", torch.zeros(1, device=device), persistent=False)
@@ -149,6 +145,15 @@ class XLMR(nn.Module):
     def max_positions(self) -> int:
         """The most tokens a text may have, `<s>` and `</s>` included: 512 for the releases."""
         return self.model.max_positions()
+
+    @cached_property
+    def task(self) -> FairseqTask:
+        """The dictionaries, where fairseq has them. Raises InputError where the folder has none."""
+        labels = self.files.labels
+        return FairseqTask(
+            source_dictionary=SourceDictionary(self.files.dictionary),
+            label_dictionary=None if labels is None else SourceDictionary(labels),
+        )
 
     @property
     def dictionary(self) -> SourceDictionary:

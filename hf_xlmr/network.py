@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hf_xlmr.dictionary import PAD_INDEX
 from hf_xlmr.encoder import ClassificationHead, Encoder
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
@@ -60,7 +61,7 @@ def load_encoder(
             offload_folder=offload_folder,
         )
     heads = {name: head.to(place, network.dtype) for name, head in _heads(files, network).items()}
-    encoder = Encoder(network, heads, pad_index=files.dictionary.pad_index)
+    encoder = Encoder(network, heads, pad_index=PAD_INDEX)
     return LoadedEncoder(encoder.train(), device=place, is_spread=is_spread)
 
 

@@ -1,0 +1,200 @@
+"""What a name stands for: folders of Transformers' own making, repositories on the Hub, and what is none of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from places import FIXTURES, SHARED, needs_shared
+
+from hf_xlmr import XLMR
+from hf_xlmr.conversion import convert
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.loading import ModelFiles
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(FIXTURES / "v0122", tmp_path_factory.mktemp("converted") / "model", verify=False).output
+
+
+# ---- folders that Transformers made ----------------------------------------------------------------------------------
+
+
+def test_a_folder_without_dict_txt_takes_the_ids_of_its_tokenizer(folder: Path, tmp_path: Path) -> None:
+    """As repositories on the Hub are: tokenizer.json and sentencepiece.bpe.model, nothing of fairseq's."""
+    converted = XLMR.from_pretrained(folder).eval()
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "saved")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "saved" / name).write_bytes((folder / name).read_bytes())
+    pieces = (folder / "fairseq" / "sentencepiece.bpe.model").read_bytes()
+    (tmp_path / "saved" / "sentencepiece.bpe.model").write_bytes(pieces)
+    saved = XLMR.from_pretrained(tmp_path / "saved").eval()
+    for text in ("Hello world!", "the train", "你好，世界 <mask>"):
+        ours, theirs = saved.encode(text).tolist(), converted.encode(text).tolist()
+        unknown = len(converted.dictionary)
+        assert [3 if token >= unknown else token for token in ours] == theirs
+    assert saved.fill_mask("The train <mask> at night")[0] == converted.fill_mask("The train <mask> at night")[0]
+
+
+@needs_shared
+def test_the_rule_of_the_releases_gives_the_dictionary_from_the_pieces_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta", "vocab_size": 250002}))
+    pieces = SHARED / "data" / "xlmr-vocabulary" / "sentencepiece.bpe.model"
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(pieces.read_bytes())
+    files = ModelFiles(tmp_path)
+    assert (len(files.dictionary), files.dictionary.mask_index) == (250002, 250001)
+    assert files.tokenizer is not None
+    assert files.tokenizer.encode("你好，世界") == [0, 6, 124084, 4, 3221, 2]
+
+
+def test_a_fine_tuned_classifier_predicts_under_fairseqs_default_name(folder: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=2, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
+    ).eval()
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "fairseq").symlink_to(folder / "fairseq")
+    xlmr = XLMR.from_pretrained(tmp_path / "saved").eval()
+    tokens = xlmr.encode("Hello")
+    with torch.no_grad():
+        expected = model(tokens.unsqueeze(0)).logits
+        found = xlmr.predict("sentence_classification_head", tokens, return_logits=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    labels = xlmr.task.label_dictionary
+    assert labels is not None and labels.string([1 + labels.nspecial]) == "yes"
+    with pytest.raises(AttributeError, match="LM head"):
+        xlmr.fill_mask("<mask>")
+
+
+def test_a_bare_encoder_extracts(folder: Path, tmp_path: Path) -> None:
+    transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(tmp_path / "saved")
+    xlmr, whole = XLMR.from_pretrained(tmp_path / "saved").eval(), XLMR.from_pretrained(folder).eval()
+    tokens = torch.tensor([0, 5, 6, 2])
+    assert torch.equal(xlmr.extract_features(tokens), whole.extract_features(tokens))
+    with pytest.raises(InputError, match="no SentencePiece model"):
+        xlmr.encode("text")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "told"),
+    [
+        ('{"model_type": "bert"}', InputError, "'bert'"),
+        ('{"model_type": "xlm-roberta", "architectures": ["BertModel"]}', InputError, "BertModel"),
+        (
+            '{"model_type": "xlm-roberta", "architectures": ["XLMRobertaForNothing"]}',
+            InputError,
+            "XLMRobertaForNothing",
+        ),
+        ("{", IntegrityError, "damaged"),
+        ("[]", IntegrityError, "damaged"),
+    ],
+)
+def test_other_models_and_damage_are_told(content: str, error: type[Exception], told: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(error, match=told):
+        XLMR.from_pretrained(tmp_path)
+
+
+# ---- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The part of the Hub's protocol that a download speaks, over one folder."""
+
+    folder: Path
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def answer(self, *, with_body: bool) -> None:
+        path = self.path.split("?")[0]
+        sizes = {
+            file.relative_to(self.folder).as_posix(): file.stat().st_size
+            for file in self.folder.rglob("*")
+            if file.is_file()
+        }
+        if path.startswith("/api/models/our/model/revision/"):
+            about = {"id": "our/model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in sizes]}
+            self.send(json.dumps(about).encode(), with_body=with_body)
+        elif path.startswith("/api/models/our/model/tree/"):
+            tree = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
+            self.send(json.dumps(tree).encode(), with_body=with_body)
+        elif path.startswith(f"/our/model/resolve/{COMMIT}/"):
+            self.send((self.folder / path.split(COMMIT + "/")[1]).read_bytes(), with_body=with_body)
+        else:
+            self.send_response(401 if "private" in path else 404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def send(self, body: bytes, *, with_body: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
+        pass
+
+
+@pytest.fixture
+def hub(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OurHub", (Hub,), {"folder": folder}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+LOAD = """
+import sys
+from hf_xlmr import XLMR
+from hf_xlmr.errors import InputError
+try:
+    xlmr = XLMR.from_pretrained(sys.argv[1])
+    print(xlmr.encode("Hello world!").tolist(), sorted(path.name for path in xlmr.files.folder.iterdir()))
+except InputError as error:
+    print(error)
+"""
+
+
+def loaded_from(endpoint: str, name: str, home: Path, **more: str) -> str:
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, name], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_repository_on_the_hub_is_loaded_and_kept(hub: str, folder: Path, tmp_path: Path) -> None:
+    expected = XLMR.from_pretrained(folder).encode("Hello world!").tolist()
+    told = loaded_from(hub, "our/model", tmp_path)
+    assert told.startswith(str(expected)) and "'model.safetensors'" in told and "README.md" not in told
+    assert loaded_from(hub, "our/model", tmp_path, HF_HUB_OFFLINE="1") == told
+
+
+def test_what_the_hub_does_not_give_is_told_in_a_sentence(hub: str, tmp_path: Path) -> None:
+    assert "does not give a repository" in loaded_from(hub, "our/nothing", tmp_path)
+    assert "hf auth login" in loaded_from(hub, "our/private", tmp_path)
+    assert "cannot be reached" in loaded_from("http://127.0.0.1:9", "our/model", tmp_path / "other")
+    assert "no id on the Hub" in loaded_from(hub, "a/b/c/d.pt", tmp_path)
