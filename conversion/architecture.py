@@ -89,6 +89,11 @@ class Architecture:
         }
 
     @property
+    def longest_text(self) -> int:
+        """The most tokens of a text: 512 where the table has 514 rows."""
+        return self.positions - FIRST_POSITION
+
+    @property
     def class_name(self) -> str:
         """The Transformers class, for example XLMRobertaForMaskedLM."""
         return self.family.class_name(self.task)

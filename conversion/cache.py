@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["CachedModel", "converted_once"]
 
 BLOCK: Final = 1 << 20
+FORMAT: Final = 1  # of the entries: one more where conversions of the same source would come out otherwise
+SIZES: Final = "sizes.json"
 HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
 
 
@@ -48,15 +51,40 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
         source = download(str(source), progress=progress)
     entry = cache_folder() / "models" / _key(source, data)
     model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors")
-    if not (model.folder / "config.json").is_file():
+    if not _is_whole(entry):
         with _locked(entry):
-            if not (model.folder / "config.json").is_file():
+            if not _is_whole(entry):
+                shutil.rmtree(model.folder, ignore_errors=True)
                 _make(model, source, data, progress)
+                _write_sizes(entry)
     return model
 
 
+def _is_whole(entry: Path) -> bool:
+    """Whether every file of an entry is there with the size it was made with."""
+    try:
+        sizes = json.loads((entry / SIZES).read_text(encoding="utf-8"))
+        return bool(sizes) and all((entry / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write_sizes(entry: Path) -> None:
+    """Make an entry whole, in one rename."""
+    files = [path for path in entry.rglob("*") if path.is_file() and path.name not in ("lock", SIZES)]
+    _write_whole(entry / SIZES, json.dumps({path.relative_to(entry).as_posix(): path.stat().st_size for path in files}))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a small file under its name in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
+        draft.write(text)
+    Path(draft.name).rename(path)
+
+
 def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> None:
-    """Fill an entry; the folder comes last, in one rename, and makes it whole."""
+    """Fill an entry."""
     with open_checkpoint(source, data=data, scratch=model.folder.parent, progress=progress) as checkpoint:
         _write_heads(checkpoint, model.heads)
         has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
@@ -100,7 +128,7 @@ def _float32(weight: Weight) -> np.ndarray[Any, Any]:
 def _key(source: str | Path, data: str | Path | None) -> str:
     """The digest of everything that decides about the conversion."""
     files = [_digest(path) for path in _files_of(source, data)]
-    return sha256(json.dumps([__version__, files]).encode()).hexdigest()[:40]
+    return sha256(json.dumps([__version__, FORMAT, files]).encode()).hexdigest()[:40]
 
 
 def _files_of(source: str | Path, data: str | Path | None) -> list[Path]:
@@ -120,16 +148,15 @@ def _digest(path: Path) -> str:
     memory = cache_folder() / "digests" / sha256(json.dumps(facts).encode()).hexdigest()
     try:
         remembered = memory.read_text(encoding="ascii")
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):
         remembered = ""
     return remembered if len(remembered) == sha256().digest_size * 2 else _remembered(_sha256(path), memory)
 
 
 def _remembered(digest: str, memory: Path) -> str:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    draft = memory.with_suffix(f".{os.getpid()}")
-    draft.write_text(digest, encoding="ascii")
-    draft.rename(memory)
+    """Remember a digest where the cache can be written to; where it cannot, the entry may be there all the same."""
+    with suppress(OSError):
+        _write_whole(memory, digest)
     return digest
 
 

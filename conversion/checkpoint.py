@@ -129,7 +129,7 @@ def _stored(model: Mapping[object, object], container: Container) -> dict[str, W
         elif isinstance(name, str) and drop_reason(name):
             stored[name] = Constant("float32", (0,))  # left behind with its reason, whatever it is
         else:
-            odd.append(f"{_shown(name)} ({_kind(item)})")
+            odd.append(f"{_shown(name)} ({_kind(item):.80})")
     if odd:
         raise IntegrityError(f"{container.file.name} holds weights that are no plain tensors: {', '.join(odd[:8])}")
     return stored

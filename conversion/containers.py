@@ -130,7 +130,7 @@ def _root_of(members: dict[str, zipfile.ZipInfo], file: FileSlice) -> str:
 
 def _require_little_endian(members: dict[str, zipfile.ZipInfo], root: str, file: FileSlice) -> None:
     order = members.get(root + "byteorder")
-    if order is not None and _member_slice(order, file).read() != b"little":
+    if order is not None and _member_slice(order, file).read(0, len(b"little") + 1) != b"little":
         raise InputError(f"{file.name} was written on a big-endian machine; save it again on a little-endian one")
 
 

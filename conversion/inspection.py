@@ -87,7 +87,7 @@ def _inspection(
 ) -> Inspection:
     files = checkpoint.files
     embedding = checkpoint.weights.get(EMBEDDING)
-    rows = embedding.shape[0] if embedding is not None else 0
+    rows = embedding.shape[0] if embedding is not None and embedding.shape else 0
     dictionary = _dictionary(checkpoint, rows)
     return Inspection(
         source=files.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,18 +20,21 @@ from hf_xlmr.conversion.plan import WeightPlan
 from hf_xlmr.conversion.preparation import Prepared
 from hf_xlmr.conversion.reference import EPS, Reference, Step
 from hf_xlmr.conversion.tokenizer_parity import PLAIN_CLASSES, TextClass, compare_tokenizers
+from hf_xlmr.conversion.vocabulary import write_tokenizer
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.conversion.weights import Cast, Computed, Weight
+from hf_xlmr.conversion.writer import DTYPE_NAMES
 from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.errors import IntegrityError
+from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ParityError", "ParityReport", "StepDifference", "read_json", "verify_folder"]
+__all__ = ["ParityError", "ParityReport", "StepDifference", "compare_companions", "read_json", "verify_folder"]
 
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
 COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs are kept in half precision
 BLOCK: Final = 1 << 20
@@ -95,6 +99,7 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
     """Prove that `folder` holds what was prepared. Raises ParityError where they differ, IntegrityError."""
     plan = prepared.plan
     _compare_config(prepared, folder)
+    _compare_index(folder)
     with progress.task("compare bytes", total=plan.nbytes) as task:
         for size in _compare_bytes(plan, folder):
             task.advance(size)
@@ -135,6 +140,8 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
 def _compare_config(prepared: Prepared, folder: Path) -> None:
     """Compare config.json with what was prepared, and with what fairseq fixes in its code."""
     given = read_json(folder / "config.json")
+    if unknown := sorted(set(given) - set(prepared.config)):
+        raise ParityError(f"config.json: {unknown[0]}", f"config.json says {unknown[0]}, which convert does not write")
     expected = {**prepared.config, "layer_norm_eps": EPS, "pad_token_id": PAD, "type_vocab_size": 1}
     for key, value in expected.items():
         if given.get(key) != value:
@@ -153,6 +160,7 @@ def _exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
 
 def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) -> tuple[TextClass, ...]:
     """Compare ids on generated texts. Raises ParityError where ordinary texts differ."""
+    _compare_tokenizer_files(prepared, folder)
     with _quiet_transformers():
         classes = compare_tokenizers(prepared.vocabulary, exact, folder, count=TEXTS_PER_CLASS)
     for each in classes:
@@ -163,6 +171,42 @@ def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) 
                 f"{each.name}, such as {each.example!r:.80}",
             )
     return tuple(classes)
+
+
+def _compare_tokenizer_files(prepared: Prepared, folder: Path) -> None:
+    """Compare the tokenizer with what convert writes for the source; named is the first part that differs."""
+    with tempfile.TemporaryDirectory() as expected:
+        write_tokenizer(prepared.vocabulary, Path(expected), model_max_length=prepared.architecture.longest_text)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (folder / name).is_file():
+                raise ParityError(f"tokenizer: {name}", f"the folder lacks {name}")
+            if (folder / name).read_bytes() == (Path(expected) / name).read_bytes():
+                continue
+            ours, theirs = read_json(Path(expected) / name), read_json(folder / name)
+            parts = [part for part in {**ours, **theirs} if ours.get(part) != theirs.get(part) or part not in ours]
+            if parts:
+                raise ParityError(f"tokenizer: {parts[0]}", f"{name} differs from what the source says in {parts[0]}")
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            raise ParityError(f"tokenizer: {name}", f"the folder holds {name}, which convert does not write")
+
+
+def compare_companions(prepared: Prepared, folder: Path) -> None:
+    """Compare the source's small files with their copies, and refuse what Transformers would load beside the model.
+
+    Raises ParityError.
+    """
+    for name, part in prepared.checkpoint.files.companions.items():
+        copy = folder / "fairseq" / name
+        if not copy.is_file() or copy.read_bytes() != part.read():
+            raise ParityError(f"fairseq/{name}", f"fairseq/{name} is not the source's own file")
+    pieces, beside = prepared.checkpoint.files.sentencepiece, folder / SENTENCEPIECE
+    is_wanted = pieces is not None and prepared.vocabulary.agrees_with_sentencepiece
+    if beside.is_file() != is_wanted or (pieces is not None and is_wanted and beside.read_bytes() != pieces.read()):
+        raise ParityError(SENTENCEPIECE, f"{SENTENCEPIECE} is not what the source says")
+    for name in ("adapter_config.json", "adapter_model.safetensors", "generation_config.json"):
+        if (folder / name).exists():
+            raise ParityError(name, f"the folder holds {name}, which convert does not write")
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
@@ -183,9 +227,25 @@ def _compare_bytes(plan: WeightPlan, folder: Path) -> Iterator[int]:
         raise ParityError(missing, f"the folder lacks {missing}")
 
 
-class _Entry(NamedTuple):
-    """Where a weight lies in a safetensors file."""
+def _compare_index(folder: Path) -> None:
+    """Compare the index with the shards: Transformers goes by it."""
+    path = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() != (not path.is_file()):
+        raise ParityError(path.name, f"the folder must hold either model.safetensors or shards with {path.name}")
+    if not path.is_file():
+        return
+    told, places = read_json(path).get("weight_map"), {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with shard.open("rb") as file:
+            places.update(dict.fromkeys(_entries(shard, file), shard.name))
+    if told != places:
+        raise ParityError(path.name, f"{path.name} does not say which shard holds which weight")
 
+
+class _Entry(NamedTuple):
+    """Where a weight lies in a safetensors file, and as what."""
+
+    dtype: str
     shape: tuple[int, ...]
     start: int
     nbytes: int
@@ -197,12 +257,12 @@ def _entries(path: Path, file: IO[bytes]) -> dict[str, _Entry]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, path.stat().st_size)))
         return {
-            name: _Entry(tuple(entry["shape"]), 8 + length + int(first), int(last) - int(first))
+            name: _Entry(str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(first), int(last) - int(first))
             for name, entry in header.items()
             if name != "__metadata__"
             for first, last in [entry["data_offsets"]]
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"{path} is damaged: its header does not parse ({error})") from error
 
 
@@ -210,7 +270,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of the folder. Raises IntegrityError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise IntegrityError(f"{path} is damaged: it holds no JSON object")
@@ -220,8 +280,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def _compare_weight(name: str, planned: Weight | None, entry: _Entry, file: IO[bytes]) -> None:
     if planned is None:
         raise ParityError(name, f"the folder holds {name}, which the source does not explain")
-    if entry.shape != planned.shape or entry.nbytes != planned.nbytes:
-        raise ParityError(name, f"{name} has the shape {list(entry.shape)}, not {list(planned.shape)}")
+    found = (entry.dtype, list(entry.shape), entry.nbytes)
+    expected = (DTYPE_NAMES[planned.dtype], list(planned.shape), planned.nbytes)
+    if found != expected or entry.start < 0:
+        told = "dtype {}, shape {}, {} bytes"
+        raise ParityError(name, f"{name} is kept as {told.format(*found)}, not {told.format(*expected)}")
     for block in planned.blocks():
         if file.read(len(block)) != block:
             raise ParityError(name, f"{name} differs from the source")
@@ -302,8 +365,13 @@ def _compare_behaviour(
                 _give_memory_back()
                 if step.name in theirs:
                     found = _difference(step, theirs.pop(step.name), probe.ids != PAD)
-                    worst[step.name] = max(found, worst.get(step.name, found), key=lambda each: each.relative)
+                    worst[step.name] = max(found, worst.get(step.name, found), key=_severity)
     return tuple(worst.values())
+
+
+def _severity(step: StepDifference) -> float:
+    """What differences are ordered by: one that is no number is the worst."""
+    return step.relative if step.relative == step.relative else float("inf")
 
 
 def _give_memory_back() -> None:
@@ -331,8 +399,7 @@ def _transformers_steps(folder: Path, architecture: Architecture, probe: _Probe)
     """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
     bare = {"add_pooling_layer": False} if architecture.task is Task.ENCODER else {}
     with _quiet_transformers():
-        model = layerwise_network(folder, architecture.class_name, **bare)
-        network: Any = model if probe.through_head else model.base_model
+        network = _network(folder, architecture, bare, probe)
         is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head
         given = probe.ids.unsqueeze(1) if is_choice else probe.ids
         output = network(given, attention_mask=(given != PAD).long(), output_hidden_states=True)
@@ -343,6 +410,18 @@ def _transformers_steps(folder: Path, architecture: Architecture, probe: _Probe)
     elif architecture.head is not None and probe.through_head:
         steps[f"head {architecture.head}"] = output.logits
     return steps
+
+
+def _network(folder: Path, architecture: Architecture, bare: Mapping[str, Any], probe: _Probe) -> Any:
+    """Transformers' network, or its encoder alone. Raises IntegrityError where Transformers refuses the folder."""
+    try:
+        model = layerwise_network(folder, architecture.class_name, **bare)
+    except HfXlmrError:
+        raise
+    except Exception as error:  # Transformers, huggingface_hub and safetensors each have errors of their own
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise IntegrityError(f"Transformers does not load {folder}: {told[0]}") from error
+    return model if probe.through_head else model.base_model
 
 
 def _difference(step: Step, theirs: torch.Tensor, real: torch.Tensor) -> StepDifference:

@@ -19,6 +19,7 @@ __all__ = ["Global", "Inert", "PickleStream", "StorageRef", "TensorRef", "read_p
 
 LARGEST_INT: Final = 2**61 - 2
 LARGEST_INT_KEY: Final = 4096  # larger ones can be chosen to collide in a dictionary, and nothing looks them up
+LONGEST_GLOBAL: Final = 1000
 MOST_DIMENSIONS: Final = 16
 MOST_OPCODES: Final = 1_000_000  # a tensor takes some fifty, the largest checkpoint with its optimizer 200,000
 
@@ -179,6 +180,8 @@ class _Machine:
     def named(self, module: object, name: object) -> Global:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("a global whose name is not text")
+        if len(module) + len(name) > LONGEST_GLOBAL:
+            raise ValueError("a global whose name is longer than any")
         return self.globals.setdefault((module, name), Global(module, name))
 
 

@@ -18,8 +18,6 @@ from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.options import Options
 from hf_xlmr.conversion.plan import WeightPlan
 from hf_xlmr.conversion.preparation import Prepared, prepare
-from hf_xlmr.conversion.slices import FileSlice
-from hf_xlmr.conversion.sources import SourceFiles
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.conversion.vocabulary import write_tokenizer
 from hf_xlmr.conversion.weight_map import Task
@@ -31,7 +29,6 @@ __all__ = ["ConversionReport", "convert", "kept_options"]
 
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
-POSITION_OFFSET: Final = 2  # a table of 514 rows holds texts of 512 tokens
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 KEPT_OPTIONS: Final = (
     *("arch", "task", "criterion", "activation_fn", "pooler_activation_fn", "attention_dropout", "dropout"),
@@ -164,7 +161,7 @@ def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
     """The tokenizer, and the SentencePiece model where a tokenizer built from it would give the same ids."""
     vocabulary, pieces = prepared.vocabulary, prepared.checkpoint.files.sentencepiece
     if vocabulary.tokenizer is not None:
-        write_tokenizer(vocabulary, draft, model_max_length=prepared.architecture.positions - POSITION_OFFSET)
+        write_tokenizer(vocabulary, draft, model_max_length=prepared.architecture.longest_text)
     if vocabulary.agrees_with_sentencepiece and pieces is not None:
         (draft / SENTENCEPIECE).write_bytes(pieces.read())
 
@@ -172,7 +169,7 @@ def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
 def _write_records(prepared: Prepared, report: ConversionReport, draft: Path) -> None:
     """What fairseq needs again, what was done, and the model card."""
     kept = draft / "fairseq"
-    for name, part in _companions(prepared.checkpoint.files).items():
+    for name, part in prepared.checkpoint.files.companions.items():
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
     _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
@@ -212,14 +209,8 @@ def _described(checkpoint: FairseqCheckpoint) -> dict[str, object]:
     described: dict[str, object] = {Path(part.name).name: {"bytes": part.length} for part in files.checkpoint}
     return described | {
         name: {"bytes": part.length, "sha256": sha256(part.read()).hexdigest()}
-        for name, part in _companions(files).items()
+        for name, part in files.companions.items()
     }
-
-
-def _companions(files: SourceFiles) -> dict[str, FileSlice]:
-    """The small files beside the checkpoint, under the names that fairseq looks for."""
-    parts = {"dict.txt": files.dictionary, SENTENCEPIECE: files.sentencepiece, "label/dict.txt": files.labels}
-    return {name: part for name, part in parts.items() if part is not None}
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------

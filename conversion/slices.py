@@ -30,8 +30,12 @@ class FileSlice:
         wanted = self.length - start if length is None else min(length, self.length - start)
         if wanted <= 0 or start < 0:
             return b""
+        parts: list[bytes] = []
         with self.path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), wanted, self.offset + start)
+            while wanted > 0 and (part := os.pread(file.fileno(), wanted, self.offset + start)):
+                parts.append(part)  # one call of the system gives 2 GiB at most
+                start, wanted = start + len(part), wanted - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
         """All bytes in order, `size` at a time. Raises OSError."""

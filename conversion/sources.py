@@ -52,6 +52,7 @@ MOST_INFLATION = 200  # times the compressed size; weights do not shrink by a te
 ALWAYS_INFLATED = 1 << 29
 COPY_BLOCK = 1 << 20
 SHOWN = 8
+LARGEST_NEIGHBOUR = 1 << 28  # of a dictionary or a SentencePiece model; they are read whole
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class SourceFiles:
     dictionary: FileSlice | None
     sentencepiece: FileSlice | None
     labels: FileSlice | None
+
+    @property
+    def companions(self) -> dict[str, FileSlice]:
+        """The small files beside the checkpoint, under the names that fairseq looks for."""
+        parts = {"dict.txt": self.dictionary, SENTENCEPIECE_NAMES[0]: self.sentencepiece, LABELS_NAME: self.labels}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -272,6 +279,9 @@ def _gather(
     for part in (*found.checkpoint, found.dictionary, found.sentencepiece, found.labels):
         if part is not None and part.length == 0:
             raise InputError(f"{part.name} is empty.")
+    for part in (found.dictionary, found.sentencepiece, found.labels):
+        if part is not None and part.length > LARGEST_NEIGHBOUR:
+            raise InputError(f"{part.name} has {part.length:,} bytes, as no dictionary or SentencePiece model does.")
     return found
 
 

@@ -124,7 +124,11 @@ def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark:
         _rename_to_free(draft, output)
     elif not _exchange(draft, output):
         output.rename(scratch / PREVIOUS)  # a run killed here is mended by the next (`_clear_leftovers`)
-        draft.rename(output)
+        try:
+            draft.rename(output)
+        except BaseException:
+            (scratch / PREVIOUS).rename(output)
+            raise
     _flush(output.parent)
 
 

@@ -75,15 +75,16 @@ def compare_tokenizers(vocabulary: Vocabulary, exact: ExactTokenizer, folder: Pa
         raise IntegrityError(f"the tokenizer in {folder} does not load: {error}") from error
     pieces = [piece for piece in exact.dictionary.symbols if piece not in (*SPECIAL_SYMBOLS, "<mask>")]
     return [
-        _compared(name, texts, exported(texts)["input_ids"], exact, vocabulary.rows)
+        _compared(name, texts, exported(texts)["input_ids"], exact, vocabulary)
         for name, texts in texts_by_class(pieces, count=count).items()
     ]
 
 
 def _compared(
-    name: str, texts: Sequence[str], encoded: Sequence[Sequence[int]], exact: ExactTokenizer, rows: int
+    name: str, texts: Sequence[str], encoded: Sequence[Sequence[int]], exact: ExactTokenizer, vocabulary: Vocabulary
 ) -> TextClass:
-    """Ids after the embedding's own rows stand for copies of `<unk>`."""
-    known = [[index if index < rows else UNK_INDEX for index in ids] for ids in encoded]
+    """Ids of the rows that were appended stand for copies of `<unk>`; those beyond all rows for nothing."""
+    appended = range(vocabulary.rows, vocabulary.rows + vocabulary.extra_unk_rows)
+    known = [[UNK_INDEX if index in appended else index for index in ids] for ids in encoded]
     wrong = [text for text, ids in zip(texts, known, strict=True) if ids != exact.encode(text)]
     return TextClass(name=name, texts=len(texts), different=len(wrong), example=wrong[0] if wrong else None)

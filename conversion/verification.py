@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.checkpoint import open_checkpoint
 from hf_xlmr.conversion.page import page_of
-from hf_xlmr.conversion.parity import ParityReport, read_json, verify_folder
+from hf_xlmr.conversion.parity import ParityReport, compare_companions, read_json, verify_folder
 from hf_xlmr.conversion.preparation import prepare
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
@@ -35,6 +35,7 @@ def verify(
         wanted = _wanted(folder)
         with open_checkpoint(source, data=data, ema=wanted.ema, progress=progress) as checkpoint:
             prepared = prepare(checkpoint, wanted)
+            compare_companions(prepared, folder)
             found = verify_folder(prepared, folder, progress=progress)
             if report is not None:
                 Path(report).write_text(page_of(prepared, found), encoding="utf-8", errors="backslashreplace")

@@ -240,6 +240,9 @@ def main() -> NoReturn:
     except HfXlmrError as error:
         typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except MemoryError:
+        typer.echo("hf-xlmr: this machine has too little memory for that", err=True)
+        sys.exit(1)
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 from hf_xlmr.tokenization import ExactTokenizer
@@ -65,7 +65,8 @@ def _is_name_of_ours(model: str) -> bool:
 def _converted(source: str | Path, data: str | Path | None, progress: Progress) -> ModelFiles:
     from hf_xlmr.conversion.cache import converted_once
 
-    cached = converted_once(source, data=data, progress=progress)
+    with told_plainly():
+        cached = converted_once(source, data=data, progress=progress)
     return ModelFiles(cached.folder, heads_file=cached.heads)
 
 
@@ -170,7 +171,7 @@ class ModelFiles:
         path = self.folder / "fairseq" / "label" / "dict.txt"
         if path.is_file():
             return Dictionary.parse(path.read_bytes(), name=str(path))
-        names = [str(name) for name in (self.config.get("id2label") or {}).values()]
+        names = _names_of_classes(self.config.get("id2label") or {})
         is_named = bool(names) and not all(name.startswith("LABEL_") for name in names)
         return Dictionary.of((*SPECIAL_SYMBOLS, *names)) if is_named else None
 
@@ -183,6 +184,16 @@ class ModelFiles:
             head, layer, part = name.rsplit(".", 2)
             heads.setdefault(head, {})[f"{layer}.{part}"] = weight
         return heads
+
+
+def _names_of_classes(names: object) -> list[str]:
+    """Names by class number, whatever order a file has them in. Raises InputError where a number is missing."""
+    if not isinstance(names, dict):
+        raise InputError(f"config.json: id2label is a {type(names).__name__}, not an object of numbers and names")
+    try:
+        return [str({int(number): name for number, name in names.items()}[number]) for number in range(len(names))]
+    except (KeyError, ValueError):
+        raise InputError(f"config.json: id2label does not number its names 0 to {len(names) - 1}") from None
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ class ExactTokenizer:
         fairseq.data.encoders.sentencepiece_bpe joins SentencePiece's pieces with spaces and fairseq.tokenizer splits
         them again at white space: a piece like U+0085 vanishes here.
         """
+        _raise_if_not_texts([text])
         segments: list[str] = self.processor.encode(text, out_type=str)
         if REPEATS.search("".join(segments)):
             segments = self._mended(segments)

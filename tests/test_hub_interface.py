@@ -419,6 +419,27 @@ def test_a_source_is_converted_once_and_found_by_content(cache_folder: Path, tmp
     assert len(entries()) == len(before) + 1
 
 
+@pytest.mark.parametrize("name", ["model/model.safetensors", "model/config.json", "heads.safetensors", "sizes.json"])
+def test_a_damaged_entry_of_the_cache_is_made_anew(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path))
+    expected = XLMR.from_pretrained(NAMES["v0122cls"]).eval()
+    (entry,) = (tmp_path / "models").iterdir()
+    (entry / name).write_bytes((entry / name).read_bytes()[:20])
+    for digest in (tmp_path / "digests").iterdir():
+        digest.write_bytes(b"\xff")
+    again = XLMR.from_pretrained(NAMES["v0122cls"]).eval()
+    tokens = torch.tensor([0, 5, 6, 2])
+    (head,) = expected.model.classification_heads
+    assert torch.equal(again.predict(head, tokens), expected.predict(head, tokens))
+
+
+def test_a_cache_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="file"):
+        XLMR.from_pretrained(NAMES["v0122"])
+
+
 TWO_AT_ONCE = "import sys; from hf_xlmr import XLMR; print(XLMR.from_pretrained(sys.argv[1]).files.folder)"
 
 
@@ -434,7 +455,7 @@ def test_two_processes_at_once_share_a_conversion(tmp_path: Path) -> None:
     assert results[0][0] == results[1][0]
     entries = list((tmp_path / "cache" / "models").iterdir())
     assert len(entries) == 1
-    assert sorted(path.name for path in entries[0].iterdir()) == ["heads.safetensors", "lock", "model"]
+    assert sorted(path.name for path in entries[0].iterdir()) == ["heads.safetensors", "lock", "model", "sizes.json"]
 
 
 HUB = """

@@ -108,6 +108,16 @@ def test_other_models_and_damage_are_told(content: str, error: type[Exception], 
         XLMR.from_pretrained(tmp_path)
 
 
+def test_classes_are_named_by_number_whatever_their_order(tmp_path: Path) -> None:
+    config = {"model_type": "xlm-roberta", "id2label": {str(n): f"name{n}" for n in (0, 1, 10, 11, *range(2, 10))}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    labels = ModelFiles(tmp_path).labels
+    assert labels is not None and labels.symbols[4:] == tuple(f"name{n}" for n in range(12))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": {"1": "a"}}))
+    with pytest.raises(InputError, match="id2label"):
+        _ = ModelFiles(tmp_path).labels
+
+
 # ---- the Hub ---------------------------------------------------------------------------------------------------------
 
 

@@ -517,3 +517,28 @@ def test_many_at_once_leave_one_whole_model(source: Path, home: Path) -> None:
     convert(source, home / "alone", verify=False)
     assert contents(home / "out") == contents(home / "alone")
     assert names(home) == ["alone", "out"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), KeyboardInterrupt()])
+def test_without_an_exchange_a_failing_rename_gives_the_old_folder_back(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on file systems that cannot swap two names in one step."""
+    from hf_xlmr.conversion import staging
+
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "config.json").write_text("old")
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name == "draft":
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(staging, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(type(error)), staging.staged_folder(output, overwrite=True) as draft:
+        (draft / "config.json").write_text("new")
+    assert (output / "config.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

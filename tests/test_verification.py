@@ -208,3 +208,82 @@ def test_names_from_the_file_are_escaped_in_the_page(tmp_path: Path) -> None:
     convert(source, tmp_path / "model")
     verify(source, tmp_path / "model", report=tmp_path / "page.html")
     assert "<script>" not in (tmp_path / "page.html").read_text()
+
+
+# ---- what behaviour alone would not show -----------------------------------------------------------------------------
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def swap_pieces(tokenizer: Any) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[20], vocabulary[21] = vocabulary[21], vocabulary[20]
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "tokenizer: model": ("tokenizer.json", swap_pieces),
+    "tokenizer: post_processor": ("tokenizer.json", lambda content: content.update(post_processor=None)),
+    "tokenizer: decoder": ("tokenizer.json", lambda content: content.update(decoder=None)),
+    "tokenizer: mask_token": ("tokenizer_config.json", lambda content: content.update(mask_token="<unk>")),
+    "tokenizer: model_max_length": ("tokenizer_config.json", lambda content: content.update(model_max_length=8)),
+    "config.json: auto_map": ("config.json", lambda content: content.update(auto_map={})),
+}
+
+
+@pytest.mark.parametrize("where", DAMAGE)
+def test_an_edited_file_is_named_with_the_part_that_differs(where: str, folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path / "copy")
+    name, change = DAMAGE[where]
+    edit(copy / name, change)
+    with pytest.raises(ParityError) as caught:
+        verify(CLASSIFIER, copy)
+    assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "added_tokens.json", "special_tokens_map.json", "model.safetensors.index.json"]
+)
+def test_a_file_that_transformers_would_also_read_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path / "copy")
+    (copy / name).write_text("{}")
+    with pytest.raises(ParityError, match=re.escape(name)):
+        verify(CLASSIFIER, copy)
+
+
+@pytest.mark.parametrize("name", ["dict.txt", "sentencepiece.bpe.model", "label/dict.txt"])
+def test_a_changed_companion_is_named(name: str, folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path / "copy")
+    path = copy / "fairseq" / name
+    path.write_bytes(path.read_bytes() + b"x 1\n")
+    with pytest.raises(ParityError, match=re.escape(name)):
+        verify(CLASSIFIER, copy)
+
+
+def test_a_relabelled_dtype_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path / "copy")
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"dtype":"F32"', b'"dtype":"I32"', 1))
+    with pytest.raises(ParityError, match="I32"):
+        verify(CLASSIFIER, copy)
+
+
+def test_a_value_that_is_no_number_is_named_where_it_begins(tmp_path: Path) -> None:
+    checkpoint = Checkpoint()
+    checkpoint.model["encoder.sentence_encoder.embed_tokens.weight"][:, 0] = float("nan")
+    with pytest.raises(ParityError) as caught:
+        convert(checkpoint.write(tmp_path / "source"), tmp_path / "model", encoder_only=True)
+    assert caught.value.where == "embeddings"
+
+
+@pytest.mark.parametrize("name", ["config.json", "fairseq/conversion.json", "model.safetensors"])
+def test_deep_or_longer_files_are_damage_in_a_sentence(name: str, folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path / "copy")
+    path = copy / name
+    path.write_bytes(path.read_bytes() + b"abc" if name.endswith("safetensors") else b"[" * 100_000)
+    with pytest.raises(IntegrityError) as caught:
+        verify(CLASSIFIER, copy)
+    assert len(str(caught.value).splitlines()) == 1

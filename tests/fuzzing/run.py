@@ -34,6 +34,7 @@ __all__ = ["Finding", "Result", "Runner", "main"]
 
 SECONDS = 10
 MEMORY = 450_000_000
+ALONE = 180_000_000  # what a process that does nothing but fuzz holds: tests share theirs with others
 CONVERTED_PART = 3  # every third input is converted, the others only inspected; but always of these kinds:
 CONVERTED_KINDS = ("dict", "spm", "labels")  # inspect does not read all of the files beside the checkpoint
 SHARES = {"pickle": 34, "zip": 16, "legacy": 14, "dict": 10, "spm": 12, "tar": 10, "labels": 4}
@@ -77,6 +78,8 @@ class Runner:
         self.seed, self.convert, self.inspect = seed, convert, inspect
         self.results: list[Result] = []
         """Of all that was tried, also where it was interrupted."""
+        _forget_peak()
+        self.held_by_others = max(0, _peak() - ALONE)
         for each in (self.home, self.scratch):
             each.mkdir()
 
@@ -122,7 +125,7 @@ class Runner:
         except BaseException:  # noqa: BLE001  # that is what is looked for
             outcome, details = "exception", traceback.format_exc()
         details = details or self._left_behind(source, outcome=outcome)
-        if _peak() > source.size + MEMORY:
+        if _peak() > source.size + MEMORY + self.held_by_others:
             details = details or f"a peak of {_peak() / 1e6:.0f} MB"
         self._clear()
         return outcome, Finding(kind, number, details.strip().splitlines()[-1][:200], details) if details else None
