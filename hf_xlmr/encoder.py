@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -180,13 +181,15 @@ class Encoder(nn.Module):
 
     @contextmanager
     def _captured(self, wanted: Collection[int]) -> Iterator[dict[int, torch.Tensor]]:
-        """A dictionary that fills with the outputs of the wanted layers while the network runs."""
+        """A dictionary that fills with what the wanted layers give in this thread while the network runs."""
         hidden: dict[int, torch.Tensor] = {}
+        thread = threading.get_ident()
         places = [self.base.embeddings, *self.layers]
 
         def keeper(number: int) -> Callable[..., None]:
             def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-                hidden[number] = output[0] if isinstance(output, tuple) else output
+                if threading.get_ident() == thread:
+                    hidden[number] = output[0] if isinstance(output, tuple) else output
 
             return keep
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,16 @@ def test_layers_are_picked_by_index(loaded: dict[str, XLMR]) -> None:
     assert torch.equal(first, every[0]) and torch.equal(last, every[-1])
     with pytest.raises(InputError, match="no layer 99"):
         xlmr.extract_features(tokens, layers=[99])
+
+
+def test_threads_see_only_their_own_hidden_states(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    rows = [torch.tensor([0, *range(4, 8 + 3 * number), 2]) for number in range(4)]
+    expected = [xlmr.extract_features(row, return_all_hiddens=True) for row in rows]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda row: xlmr.extract_features(row, return_all_hiddens=True), rows * 10))
+    for ours, theirs in zip(found, expected * 10, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_a_fresh_model_trains_and_gradients_flow() -> None:
