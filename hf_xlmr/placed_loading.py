@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,15 +159,33 @@ def _raise_if_wrong(shape: ModelShape, sources: Mapping[str, _Source]) -> None:
 def _copied_to(
     folder: Path, sources: Mapping[str, _Source], places: Mapping[str, Device], dtype: str
 ) -> dict[str, _Source]:
-    """A file in `folder` for each weight that stays on disk, in the dtype that is computed in."""
+    """A file for each weight that stays on disk, in the dtype that is computed in.
+
+    They lie in a subfolder of `folder` that is this model's alone, and one that is there is used again.
+    """
     import torch
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    copies = {name: _Source(folder / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
+    own = folder / _digest(sources, dtype)
+    own.mkdir(parents=True, exist_ok=True)
+    copies = {name: _Source(own / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
     for name, copy in copies.items():
-        save_file({name: _read(sources[name]).to(getattr(torch, dtype)).contiguous()}, copy.file)
+        if copy.file.is_file():
+            continue
+        part = own / f"{name}.{os.getpid()}.{threading.get_ident()}.part"
+        try:
+            save_file({name: _read(sources[name]).to(getattr(torch, dtype)).contiguous()}, part)
+            part.replace(copy.file)
+        finally:
+            part.unlink(missing_ok=True)
     return copies
+
+
+def _digest(sources: Mapping[str, _Source], dtype: str) -> str:
+    """A name for these files as they are now, in this dtype."""
+    files = sorted({source.file.resolve() for source in sources.values()})
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([dtype, stats]).encode()).hexdigest()[:32]
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

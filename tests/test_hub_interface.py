@@ -513,6 +513,20 @@ def test_offloaded_models_answer_bit_for_bit(
         assert torch.equal(spread.predict(head, tokens), whole.predict(head, tokens))
 
 
+def test_models_share_an_offload_folder(tmp_path: Path, loaded: dict[str, XLMR]) -> None:
+    options: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": tmp_path}
+    names = ("v0122", "v0122untied")
+    spread = {name: XLMR.from_pretrained(NAMES[name], **options).eval() for name in names}
+    XLMR.from_pretrained(NAMES["v0122"], **options, dtype="bfloat16")
+    tokens = torch.tensor([0, 5, 6, 2])
+    for name in names:
+        assert torch.equal(spread[name].extract_features(tokens), model_of(name, loaded).extract_features(tokens))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    XLMR.from_pretrained(NAMES["v0122"], **options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def tied(device_map: Any, base: str) -> Any:
     """The map with the LM head where the embeddings are, to which it is tied."""
     if isinstance(device_map, dict) and "lm_head" in device_map:
