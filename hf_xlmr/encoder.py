@@ -69,11 +69,17 @@ class Encoder(nn.Module):
     Values at padding are fairseq's too: its embeddings are zero there, and no token attends to them.
     """
 
-    def __init__(self, network: nn.Module, heads: Mapping[str, ClassificationHead], *, pad_index: int) -> None:
-        """Wrap a Transformers `network` of one of the three families, and the classification heads by name."""
+    def __init__(
+        self, network: nn.Module, heads: Mapping[str, ClassificationHead], *, pad_index: int, embedding_rows: int
+    ) -> None:
+        """Wrap a Transformers `network` of one of the three families, and the classification heads by name.
+
+        The network may have more rows than the `embedding_rows` of fairseq's, which has no logits for them.
+        """
         super().__init__()
         self.network: Any = network
         self.pad_index = pad_index
+        self.embedding_rows = embedding_rows
         self.classification_heads = nn.ModuleDict(dict(heads))
         self.base.embeddings.register_forward_hook(self._zero_padding, with_kwargs=True)
 
@@ -138,7 +144,7 @@ class Encoder(nn.Module):
         """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given."""
         chosen = features if masked_tokens is None else features[masked_tokens, :]
         logits: torch.Tensor = self.network.lm_head(chosen)
-        return logits
+        return logits[..., : self.embedding_rows]
 
     def classified(self, head: str, features: torch.Tensor) -> torch.Tensor:
         """The logits (batch, classes) of a classification head, computed where it lies."""

@@ -61,7 +61,7 @@ def load_encoder(
             offload_folder=offload_folder,
         )
     heads = {name: head.to(place, network.dtype) for name, head in _heads(files, network).items()}
-    encoder = Encoder(network, heads, pad_index=PAD_INDEX)
+    encoder = Encoder(network, heads, pad_index=PAD_INDEX, embedding_rows=files.embedding_rows)
     return LoadedEncoder(encoder.train(), device=place, is_spread=is_spread)
 
 

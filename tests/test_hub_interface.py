@@ -89,6 +89,13 @@ def assert_answers(xlmr: XLMR, name: str) -> None:
         for ours, theirs in zip(hidden, arrays[f"hiddens.{index}"], strict=True):
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(features.numpy(), arrays[f"last.{index}"], rtol=0, atol=TOLERANCE)
+        if xlmr.model.has_lm_head and f"logits.{index}" in arrays:
+            expected = arrays[f"logits.{index}"]
+            with torch.no_grad():
+                found = xlmr.model(tokens.reshape(1, -1))[0].numpy()
+            np.testing.assert_allclose(
+                found.reshape(expected.shape), expected, rtol=0, atol=TOLERANCE * max(1, np.abs(expected).max())
+            )
         for key in arrays:
             if key.startswith("head.") and key.endswith(f".{index}"):
                 head = key.removeprefix("head.").removesuffix(f".{index}")
@@ -323,6 +330,8 @@ def test_mistakes_raise_what_fairseq_raises_and_say_more(loaded: dict[str, XLMR]
         xlmr.fill_mask("<mask>", topk=10**9)
     with pytest.raises(InputError, match="rows"):
         xlmr.extract_features(torch.tensor([0, 10**6, 2]))
+    with pytest.raises(IndexError, match="rows"):
+        xlmr.extract_features(torch.tensor([0, -1, 2]))
     with pytest.raises(InputError, match="1-D or 2-D"):
         xlmr.extract_features(torch.tensor([0.5]))
 
@@ -357,6 +366,20 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(IntegrityError, match=r"layer\.0\.output\.dense\.weight"):
         XLMR.from_pretrained(folder)
+
+
+def test_rows_that_fairseq_does_not_have_are_no_tokens_and_get_no_logits(tmp_path: Path) -> None:
+    folder = convert("demo", tmp_path / "model", verify=False).output
+    record = json.loads((folder / "fairseq" / "conversion.json").read_text(encoding="utf-8"))
+    xlmr = XLMR.from_pretrained(folder).eval()
+    rows = xlmr.files.embedding_rows
+    assert xlmr.model(torch.tensor([[0, 5, 2]]))[0].shape[-1] == rows
+    assert xlmr.model.network.config.vocab_size >= rows == record.get("embedding_rows", rows)
+    xlmr.model.embedding_rows -= 1
+    object.__setattr__(xlmr.files, "_record", {"embedding_rows": rows - 1})
+    with pytest.raises(IndexError, match=f"{rows - 1} rows"):
+        xlmr.extract_features(torch.tensor([0, rows - 1, 2]))
+    assert xlmr.model(torch.tensor([[0, 5, 2]]))[0].shape[-1] == rows - 1
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
