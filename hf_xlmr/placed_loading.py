@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["load_placed"]
+__all__ = ["load_placed", "read_weights"]
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -74,6 +74,17 @@ def load_placed(
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, places, dtype, progress)
         return _dispatched(model, wanted, sources, places, dtype, main_device)
+
+
+def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Some weights of the model in `folder`, as they are stored. Raises InputError, IntegrityError."""
+    with told_plainly():
+        shape = shape_of(folder)
+        sources = _sources(shape, _stored(Path(folder)))
+        wanted = list(names)
+        if missing := [name for name in wanted if name not in sources]:
+            raise WeightsMismatch(missing=missing)
+        return {name: _read(sources[name]).clone() for name in wanted}
 
 
 # ---- what the folder holds -------------------------------------------------------------------------------------------

@@ -308,6 +308,43 @@ def test_a_registered_head_is_fresh_and_replaces_with_a_warning() -> None:
         xlmr.register_classification_head("other")
 
 
+def test_a_registered_head_has_the_options_of_the_checkpoints(tmp_path: Path) -> None:
+    folder = convert(NAMES["v0122cls"], tmp_path / "model", verify=False).output
+    (folder / "fairseq" / "options.json").write_text('{"pooler_activation_fn": "relu", "pooler_dropout": 0.3}')
+    xlmr = XLMR.from_pretrained(folder)
+    xlmr.register_classification_head("nli", num_classes=3)
+    for head in xlmr.model.classification_heads.values():
+        assert head.dropout.p == 0.3 and head.activation_fn is torch.nn.functional.relu
+
+
+@pytest.mark.parametrize("name", ["v0122cls", "v0122ranking"])
+def test_the_own_head_of_a_folder_predicts_offloaded(name: str, tmp_path: Path) -> None:
+    folder = convert(NAMES[name], tmp_path / "model", verify=False).output
+    whole = XLMR.from_pretrained(folder).eval()
+    spread = XLMR.from_pretrained(folder, device_map={"": "disk"}).eval()
+    (head,) = whole.model.classification_heads
+    tokens = torch.tensor([0, 5, 6, 2])
+    assert torch.equal(spread.predict(head, tokens), whole.predict(head, tokens))
+
+
+@pytest.mark.parametrize("name", ["v0122cls", "v0122ranking"])
+def test_the_own_head_of_a_folder_is_saved_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    folder = convert(NAMES[name], tmp_path / "model", verify=False).output
+    xlmr = XLMR.from_pretrained(folder).eval()
+    (head,) = xlmr.model.classification_heads
+    tokens = torch.tensor([0, 5, 6, 2])
+    before = xlmr.predict(head, tokens, return_logits=True)
+    with torch.no_grad():
+        xlmr.model.classification_heads[head].out_proj.bias.add_(1)
+        xlmr.model.classification_heads[head].dense.weight.mul_(2)
+    trained = xlmr.predict(head, tokens, return_logits=True)
+    assert not torch.equal(trained, before)
+    xlmr.model.network.save_pretrained(folder)
+    assert torch.equal(XLMR.from_pretrained(folder).eval().predict(head, tokens, return_logits=True), trained)
+    ours = {id(weight) for weight in xlmr.half().model.classification_heads.parameters()}
+    assert ours <= {id(weight) for weight in xlmr.model.network.parameters()}
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
