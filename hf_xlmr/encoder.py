@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ClassificationHead", "Encoder"]
+__all__ = ["ClassificationHead", "Encoder", "HeadOptions"]
 
 POSITION_OFFSET = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
 
@@ -24,6 +25,13 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.ut
     "relu": functional.relu,
     "tanh": torch.tanh,
 }
+
+
+class HeadOptions(NamedTuple):
+    """What the heads of a model have in common: fairseq's pooler_dropout and pooler_activation_fn."""
+
+    dropout: float = 0.0
+    activation_fn: str = "tanh"
 
 
 class ClassificationHead(nn.Module):
@@ -46,12 +54,15 @@ class ClassificationHead(nn.Module):
         self.out_proj = nn.Linear(inner_dim or hidden_size, num_classes)
 
     @classmethod
-    def of(cls, weights: Mapping[str, torch.Tensor], *, dropout: float, activation_fn: str) -> ClassificationHead:
-        """A head with these weights: `dense.weight`, `dense.bias`, `out_proj.weight`, `out_proj.bias`."""
+    def of(cls, weights: Mapping[str, torch.Tensor], options: HeadOptions) -> ClassificationHead:
+        """A head of these weights, `dense.weight`, `dense.bias`, `out_proj.weight`, `out_proj.bias`.
+
+        Parameters among them are shared, so that both their modules train and are cast together.
+        """
         inner_dim, hidden_size = weights["dense.weight"].shape
         with torch.device("meta"):
             classes = len(weights["out_proj.weight"])
-            head = cls(hidden_size, classes, inner_dim=inner_dim, dropout=dropout, activation_fn=activation_fn)
+            head = cls(hidden_size, classes, inner_dim=inner_dim, **options._asdict())
         head.load_state_dict(dict(weights), assign=True)
         return head
 
@@ -68,11 +79,25 @@ class Encoder(nn.Module):
     Values at padding are fairseq's too: its embeddings are zero there, and no token attends to them.
     """
 
-    def __init__(self, network: nn.Module, heads: Mapping[str, ClassificationHead], *, pad_index: int) -> None:
-        """Wrap a Transformers `network` of one of the three families, and the classification heads by name."""
+    def __init__(
+        self,
+        network: nn.Module,
+        heads: Mapping[str, ClassificationHead],
+        *,
+        pad_index: int,
+        embedding_rows: int,
+        head_options: HeadOptions | None = None,
+    ) -> None:
+        """Wrap a Transformers `network` of one of the three families, and the classification heads by name.
+
+        The network may have more rows than the `embedding_rows` of fairseq's, which has no logits for them. Heads that
+        are registered later get the `head_options`.
+        """
         super().__init__()
         self.network: Any = network
         self.pad_index = pad_index
+        self.embedding_rows = embedding_rows
+        self.head_options = head_options or HeadOptions()
         self.classification_heads = nn.ModuleDict(dict(heads))
         self.base.embeddings.register_forward_hook(self._zero_padding, with_kwargs=True)
 
@@ -137,7 +162,7 @@ class Encoder(nn.Module):
         """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given."""
         chosen = features if masked_tokens is None else features[masked_tokens, :]
         logits: torch.Tensor = self.network.lm_head(chosen)
-        return logits
+        return logits[..., : self.embedding_rows]
 
     def classified(self, head: str, features: torch.Tensor) -> torch.Tensor:
         """The logits (batch, classes) of a classification head, computed where it lies."""
@@ -161,7 +186,8 @@ class Encoder(nn.Module):
                 f"is replaced by a fresh one with {num_classes} (hidden layer: {inner_dim or self.hidden_size})",
                 stacklevel=3,
             )
-        head = ClassificationHead(self.hidden_size, num_classes, inner_dim=inner_dim)
+        options = self.head_options._asdict()
+        head = ClassificationHead(self.hidden_size, num_classes, inner_dim=inner_dim, **options)
         self.classification_heads[name] = head.to(self._end())
 
     def _end(self) -> torch.Tensor:
@@ -180,13 +206,15 @@ class Encoder(nn.Module):
 
     @contextmanager
     def _captured(self, wanted: Collection[int]) -> Iterator[dict[int, torch.Tensor]]:
-        """A dictionary that fills with the outputs of the wanted layers while the network runs."""
+        """A dictionary that fills with what the wanted layers give in this thread while the network runs."""
         hidden: dict[int, torch.Tensor] = {}
+        thread = threading.get_ident()
         places = [self.base.embeddings, *self.layers]
 
         def keeper(number: int) -> Callable[..., None]:
             def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-                hidden[number] = output[0] if isinstance(output, tuple) else output
+                if threading.get_ident() == thread:
+                    hidden[number] = output[0] if isinstance(output, tuple) else output
 
             return keep
 

@@ -65,6 +65,10 @@ class NoLmHead(InputError, AttributeError):
     """A model that predicts no tokens."""
 
 
+class NoSuchToken(InputError, IndexError):
+    """An id beyond the rows of fairseq's embedding, or below 0."""
+
+
 class TooManyCandidates(InputError, RuntimeError):
     """More candidates than there are symbols, or none."""
 
@@ -228,7 +232,7 @@ class XLMR(nn.Module):
         return [hidden[number].to(self.device) for number in wanted]
 
     def _batch(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`tokens` as a 2-D tensor on the device. Raises InputError, TokensTooLong."""
+        """`tokens` as a 2-D tensor on the device. Raises InputError, NoSuchToken, TokensTooLong."""
         batch = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         if batch.dim() != 2 or batch.is_floating_point() or batch.numel() == 0:
             raise InputError(
@@ -237,9 +241,9 @@ class XLMR(nn.Module):
             )
         if batch.shape[1] > self.max_positions:
             raise TokensTooLong(batch.shape[1], self.max_positions)
-        rows = int(self.model.network.config.vocab_size)
+        rows = self.files.embedding_rows
         if int(batch.min()) < 0 or int(batch.max()) >= rows:
-            raise InputError(f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows")
+            raise NoSuchToken(f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows")
         return batch.to(self.device).long()
 
     def extract_features_aligned_to_words(
@@ -298,7 +302,7 @@ class XLMR(nn.Module):
         with self._in_eval_mode(), torch.no_grad():
             features, _hidden = self.model.features(tokens)
             logits = self.model.logits(features[:, (tokens[0] == self.task.mask_idx).to(features.device)])
-        probabilities = logits[0, 0, : self.files.embedding_rows].float().softmax(dim=0)
+        probabilities = logits[0, 0].float().softmax(dim=0)
         if not 0 < topk <= len(probabilities):
             raise TooManyCandidates(f"topk={topk}: give a number from 1 to {len(probabilities)}, the rows of the model")
         best = probabilities.topk(topk)

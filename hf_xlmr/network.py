@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from hf_xlmr.dictionary import PAD_INDEX
-from hf_xlmr.encoder import ClassificationHead, Encoder
+from hf_xlmr.encoder import ClassificationHead, Encoder, HeadOptions
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.memory import CPU, DISK, Device, available_memory, parse_size
 from hf_xlmr.model_shape import shape_of
-from hf_xlmr.placed_loading import load_placed
+from hf_xlmr.placed_loading import load_placed, read_weights
 from hf_xlmr.sharding import DEFAULT_TOKENS, check_device_map, plan_placement
 
 __all__ = ["LoadedEncoder", "load_encoder"]
@@ -60,8 +60,14 @@ def load_encoder(
             main_device=plan.main_device,
             offload_folder=offload_folder,
         )
-    heads = {name: head.to(place, network.dtype) for name, head in _heads(files, network).items()}
-    encoder = Encoder(network, heads, pad_index=PAD_INDEX)
+    options = _head_options(files)
+    encoder = Encoder(
+        network,
+        {name: ClassificationHead.of(parts, options) for name, parts in _heads(files, network, place).items()},
+        pad_index=PAD_INDEX,
+        embedding_rows=files.embedding_rows,
+        head_options=options,
+    )
     return LoadedEncoder(encoder.train(), device=place, is_spread=is_spread)
 
 
@@ -151,28 +157,39 @@ def _whole(files: ModelFiles, dtype: torch.dtype | str, device: torch.device) ->
     return network
 
 
-def _heads(files: ModelFiles, network: Any) -> dict[str, ClassificationHead]:
-    """The classification heads: those kept beside the folder, and the folder's own."""
-    kept = {name: parts for name, parts in files.heads().items() if set(parts) == set(HEAD_PARTS)}
-    own = _own_head(network)
-    if own is not None:
-        kept[files.head_name] = own
-    dropout = float(files.options.get("pooler_dropout") or 0.0)
-    activation = str(files.options.get("pooler_activation_fn") or "tanh")
-    return {
-        name: ClassificationHead.of(parts, dropout=dropout, activation_fn=activation) for name, parts in kept.items()
+def _head_options(files: ModelFiles) -> HeadOptions:
+    return HeadOptions(
+        dropout=float(files.options.get("pooler_dropout") or 0.0),
+        activation_fn=str(files.options.get("pooler_activation_fn") or "tanh"),
+    )
+
+
+def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of the classification heads: those kept beside the folder, and the folder's own."""
+    kept = {
+        name: {part: weight.to(place, network.dtype) for part, weight in parts.items()}
+        for name, parts in files.heads().items()
+        if set(parts) == set(HEAD_PARTS)
     }
+    own = _own_head(network)
+    if not own:
+        return kept
+    if len({weight.device for weight in own.values()}) > 1 or any(weight.is_meta for weight in own.values()):
+        names = {id(weight): name for name, weight in network.named_parameters()}
+        stored = read_weights(files.folder, [names[id(weight)] for weight in own.values()])
+        own = {part: stored[names[id(weight)]].to(place, network.dtype) for part, weight in own.items()}
+    return {**kept, files.head_name: own}
 
 
-def _own_head(network: Any) -> dict[str, torch.Tensor] | None:
-    """The weights of Transformers' head under fairseq's names: a classifier's, or that of multiple choice."""
+def _own_head(network: Any) -> dict[str, torch.Tensor]:
+    """The parameters of Transformers' head under fairseq's names: a classifier's, or that of multiple choice."""
     classifier: Any = getattr(network, "classifier", None)
     if hasattr(classifier, "out_proj"):
-        return {name: weight.detach() for name, weight in classifier.state_dict().items()}
+        return dict(classifier.named_parameters())
     pooler = getattr(network.base_model, "pooler", None)
     if classifier is None or pooler is None:
-        return None
+        return {}
     return {
-        **{f"dense.{name}": weight.detach() for name, weight in pooler.dense.state_dict().items()},
-        **{f"out_proj.{name}": weight.detach() for name, weight in classifier.state_dict().items()},
+        **{f"dense.{name}": weight for name, weight in pooler.dense.named_parameters()},
+        **{f"out_proj.{name}": weight for name, weight in classifier.named_parameters()},
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["load_placed"]
+__all__ = ["load_placed", "read_weights"]
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -71,6 +74,17 @@ def load_placed(
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, places, dtype, progress)
         return _dispatched(model, wanted, sources, places, dtype, main_device)
+
+
+def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Some weights of the model in `folder`, as they are stored. Raises InputError, IntegrityError."""
+    with told_plainly():
+        shape = shape_of(folder)
+        sources = _sources(shape, _stored(Path(folder)))
+        wanted = list(names)
+        if missing := [name for name in wanted if name not in sources]:
+            raise WeightsMismatch(missing=missing)
+        return {name: _read(sources[name]).clone() for name in wanted}
 
 
 # ---- what the folder holds -------------------------------------------------------------------------------------------
@@ -156,15 +170,33 @@ def _raise_if_wrong(shape: ModelShape, sources: Mapping[str, _Source]) -> None:
 def _copied_to(
     folder: Path, sources: Mapping[str, _Source], places: Mapping[str, Device], dtype: str
 ) -> dict[str, _Source]:
-    """A file in `folder` for each weight that stays on disk, in the dtype that is computed in."""
+    """A file for each weight that stays on disk, in the dtype that is computed in.
+
+    They lie in a subfolder of `folder` that is this model's alone, and one that is there is used again.
+    """
     import torch
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    copies = {name: _Source(folder / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
+    own = folder / _digest(sources, dtype)
+    own.mkdir(parents=True, exist_ok=True)
+    copies = {name: _Source(own / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
     for name, copy in copies.items():
-        save_file({name: _read(sources[name]).to(getattr(torch, dtype)).contiguous()}, copy.file)
+        if copy.file.is_file():
+            continue
+        part = own / f"{name}.{os.getpid()}.{threading.get_ident()}.part"
+        try:
+            save_file({name: _read(sources[name]).to(getattr(torch, dtype)).contiguous()}, part)
+            part.replace(copy.file)
+        finally:
+            part.unlink(missing_ok=True)
     return copies
+
+
+def _digest(sources: Mapping[str, _Source], dtype: str) -> str:
+    """A name for these files as they are now, in this dtype."""
+    files = sorted({source.file.resolve() for source in sources.values()})
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([dtype, stats]).encode()).hexdigest()[:32]
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

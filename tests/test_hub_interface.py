@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,13 @@ def assert_answers(xlmr: XLMR, name: str) -> None:
         for ours, theirs in zip(hidden, arrays[f"hiddens.{index}"], strict=True):
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(features.numpy(), arrays[f"last.{index}"], rtol=0, atol=TOLERANCE)
+        if xlmr.model.has_lm_head and f"logits.{index}" in arrays:
+            expected = arrays[f"logits.{index}"]
+            with torch.no_grad():
+                found = xlmr.model(tokens.reshape(1, -1))[0].numpy()
+            np.testing.assert_allclose(
+                found.reshape(expected.shape), expected, rtol=0, atol=TOLERANCE * max(1, np.abs(expected).max())
+            )
         for key in arrays:
             if key.startswith("head.") and key.endswith(f".{index}"):
                 head = key.removeprefix("head.").removesuffix(f".{index}")
@@ -206,6 +214,16 @@ def test_layers_are_picked_by_index(loaded: dict[str, XLMR]) -> None:
         xlmr.extract_features(tokens, layers=[99])
 
 
+def test_threads_see_only_their_own_hidden_states(loaded: dict[str, XLMR]) -> None:
+    xlmr = model_of("demo", loaded)
+    rows = [torch.tensor([0, *range(4, 8 + 3 * number), 2]) for number in range(4)]
+    expected = [xlmr.extract_features(row, return_all_hiddens=True) for row in rows]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda row: xlmr.extract_features(row, return_all_hiddens=True), rows * 10))
+    for ours, theirs in zip(found, expected * 10, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
 def test_a_fresh_model_trains_and_gradients_flow() -> None:
     xlmr = XLMR.from_pretrained("demo")
     tokens = xlmr.encode("Hello world!")
@@ -290,6 +308,43 @@ def test_a_registered_head_is_fresh_and_replaces_with_a_warning() -> None:
         xlmr.register_classification_head("other")
 
 
+def test_a_registered_head_has_the_options_of_the_checkpoints(tmp_path: Path) -> None:
+    folder = convert(NAMES["v0122cls"], tmp_path / "model", verify=False).output
+    (folder / "fairseq" / "options.json").write_text('{"pooler_activation_fn": "relu", "pooler_dropout": 0.3}')
+    xlmr = XLMR.from_pretrained(folder)
+    xlmr.register_classification_head("nli", num_classes=3)
+    for head in xlmr.model.classification_heads.values():
+        assert head.dropout.p == 0.3 and head.activation_fn is torch.nn.functional.relu
+
+
+@pytest.mark.parametrize("name", ["v0122cls", "v0122ranking"])
+def test_the_own_head_of_a_folder_predicts_offloaded(name: str, tmp_path: Path) -> None:
+    folder = convert(NAMES[name], tmp_path / "model", verify=False).output
+    whole = XLMR.from_pretrained(folder).eval()
+    spread = XLMR.from_pretrained(folder, device_map={"": "disk"}).eval()
+    (head,) = whole.model.classification_heads
+    tokens = torch.tensor([0, 5, 6, 2])
+    assert torch.equal(spread.predict(head, tokens), whole.predict(head, tokens))
+
+
+@pytest.mark.parametrize("name", ["v0122cls", "v0122ranking"])
+def test_the_own_head_of_a_folder_is_saved_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    folder = convert(NAMES[name], tmp_path / "model", verify=False).output
+    xlmr = XLMR.from_pretrained(folder).eval()
+    (head,) = xlmr.model.classification_heads
+    tokens = torch.tensor([0, 5, 6, 2])
+    before = xlmr.predict(head, tokens, return_logits=True)
+    with torch.no_grad():
+        xlmr.model.classification_heads[head].out_proj.bias.add_(1)
+        xlmr.model.classification_heads[head].dense.weight.mul_(2)
+    trained = xlmr.predict(head, tokens, return_logits=True)
+    assert not torch.equal(trained, before)
+    xlmr.model.network.save_pretrained(folder)
+    assert torch.equal(XLMR.from_pretrained(folder).eval().predict(head, tokens, return_logits=True), trained)
+    ours = {id(weight) for weight in xlmr.half().model.classification_heads.parameters()}
+    assert ours <= {id(weight) for weight in xlmr.model.network.parameters()}
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +367,8 @@ def test_mistakes_raise_what_fairseq_raises_and_say_more(loaded: dict[str, XLMR]
         xlmr.fill_mask("<mask>", topk=10**9)
     with pytest.raises(InputError, match="rows"):
         xlmr.extract_features(torch.tensor([0, 10**6, 2]))
+    with pytest.raises(IndexError, match="rows"):
+        xlmr.extract_features(torch.tensor([0, -1, 2]))
     with pytest.raises(InputError, match="1-D or 2-D"):
         xlmr.extract_features(torch.tensor([0.5]))
 
@@ -346,6 +403,20 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(IntegrityError, match=r"layer\.0\.output\.dense\.weight"):
         XLMR.from_pretrained(folder)
+
+
+def test_rows_that_fairseq_does_not_have_are_no_tokens_and_get_no_logits(tmp_path: Path) -> None:
+    folder = convert("demo", tmp_path / "model", verify=False).output
+    record = json.loads((folder / "fairseq" / "conversion.json").read_text(encoding="utf-8"))
+    xlmr = XLMR.from_pretrained(folder).eval()
+    rows = xlmr.files.embedding_rows
+    assert xlmr.model(torch.tensor([[0, 5, 2]]))[0].shape[-1] == rows
+    assert xlmr.model.network.config.vocab_size >= rows == record.get("embedding_rows", rows)
+    xlmr.model.embedding_rows -= 1
+    object.__setattr__(xlmr.files, "_record", {"embedding_rows": rows - 1})
+    with pytest.raises(IndexError, match=f"{rows - 1} rows"):
+        xlmr.extract_features(torch.tensor([0, rows - 1, 2]))
+    assert xlmr.model(torch.tensor([[0, 5, 2]]))[0].shape[-1] == rows - 1
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -522,6 +593,20 @@ def test_offloaded_models_answer_bit_for_bit(
     assert spread.fill_mask("Hello <mask>!") == whole.fill_mask("Hello <mask>!")
     for head in whole.model.classification_heads:
         assert torch.equal(spread.predict(head, tokens), whole.predict(head, tokens))
+
+
+def test_models_share_an_offload_folder(tmp_path: Path, loaded: dict[str, XLMR]) -> None:
+    options: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": tmp_path}
+    names = ("v0122", "v0122untied")
+    spread = {name: XLMR.from_pretrained(NAMES[name], **options).eval() for name in names}
+    XLMR.from_pretrained(NAMES["v0122"], **options, dtype="bfloat16")
+    tokens = torch.tensor([0, 5, 6, 2])
+    for name in names:
+        assert torch.equal(spread[name].extract_features(tokens), model_of(name, loaded).extract_features(tokens))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    XLMR.from_pretrained(NAMES["v0122"], **options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def tied(device_map: Any, base: str) -> Any:
