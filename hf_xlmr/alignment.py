@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignedFeatures", "align_features", "align_pieces", "split_words"]
 
-WORD = re.compile(r"\w+|[^\w\s]")
 Span = tuple[int, int]
 
 
@@ -30,8 +29,20 @@ class AlignedFeatures:
 
 
 def split_words(sentence: str) -> list[str]:
-    """Runs of letters and digits, and each other sign that is no white space by itself."""
-    return WORD.findall(sentence)
+    """Runs of letters and digits with the marks on them, and each other sign that is no white space by itself."""
+    words: list[str] = []
+    is_open = False
+    for character in sentence:
+        kind = unicodedata.category(character)
+        belongs = character == "_" or kind[0] in "LNM"
+        if kind == "Cf":  # joiners and byte order marks: part of a word inside it, nothing outside
+            belongs = is_open
+        if belongs and is_open:
+            words[-1] += character
+        elif belongs or not (character.isspace() or kind in ("Cf", "Cc")):
+            words.append(character)
+        is_open = belongs
+    return words
 
 
 def align_pieces(tokenizer: ExactTokenizer, sentence: str, words: Sequence[str]) -> list[list[int]]:
@@ -56,15 +67,20 @@ def _spans_of_words(sentence: str, words: Sequence[str]) -> list[Span]:
     end = 0
     for word in words:
         start = sentence.find(word.strip(), end) if word.strip() else -1
-        if start < 0 or sentence[end:start].strip():
+        if start < 0 or _seen(sentence[end:start]):
             raise InputError(
                 f"the words are not those of the sentence: {word!r} does not come at {sentence[end:][:40]!r}"
             )
         end = start + len(word.strip())
         spans.append((start, end))
-    if sentence[end:].strip():
+    if _seen(sentence[end:]):
         raise InputError(f"the words are not those of the sentence: {sentence[end:][:40]!r} is left over")
     return spans
+
+
+def _seen(text: str) -> bool:
+    """Whether there is anything in `text` but white space, control and format characters."""
+    return any(not (each.isspace() or unicodedata.category(each) in ("Cf", "Cc")) for each in text)
 
 
 def _with_unclaimed(alignment: list[list[int]], count: int) -> list[list[int]]:

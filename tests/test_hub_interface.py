@@ -446,6 +446,16 @@ def test_a_word_is_the_sum_of_its_pieces(loaded: dict[str, XLMR]) -> None:
     torch.testing.assert_close(aligned[2], features[starts[1] : -1].sum(dim=0))
 
 
+def test_marks_and_joiners_belong_to_their_words(loaded: dict[str, XLMR]) -> None:
+    for sentence, words in {
+        "नमस्ते दुनिया!": ("नमस्ते", "दुनिया", "!"),
+        "cafe\u0301 bar": ("cafe\u0301", "bar"),
+        "\ufeffHello": ("Hello",),
+        "มี a": ("มี", "a"),
+    }.items():
+        assert model_of("demo", loaded).extract_features_aligned_to_words(sentence).words == ("<s>", *words, "</s>")
+
+
 def test_words_that_are_not_the_sentences_are_refused(loaded: dict[str, XLMR]) -> None:
     for words in (["Hello"], ["Hello", "there"], ["Hello", "world", "!"], [""]):
         with pytest.raises(InputError, match="words"):
