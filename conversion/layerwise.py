@@ -14,7 +14,7 @@ from hf_xlmr.errors import IntegrityError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["layerwise_network"]
+__all__ = ["WeightFiles", "layerwise_network"]
 
 BAND: Final = 1 << 14  # rows of a tall matrix that are in memory at a time
 
@@ -34,7 +34,7 @@ def layerwise_network(folder: Path, class_name: str, **options: object) -> torch
     config = transformers.AutoConfig.from_pretrained(folder)
     with init_empty_weights(include_buffers=False):
         network: Any = loader(config, **options)
-    files, buffers = _WeightFiles.of(folder), _Buffers()
+    files, buffers = WeightFiles.of(folder), _Buffers()
     tied: Mapping[str, str] = network.all_tied_weights_keys
     for prefix, module in network.named_modules():
         own = [name for name, _parameter in module.named_parameters(recurse=False)]
@@ -111,13 +111,14 @@ class _Reader:
 
 
 @dataclass(frozen=True)
-class _WeightFiles:
+class WeightFiles:
     """Which file of a folder holds which weight."""
 
     places: Mapping[str, Path]
 
     @classmethod
-    def of(cls, folder: Path) -> _WeightFiles:
+    def of(cls, folder: Path) -> WeightFiles:
+        """The weights of all safetensors files in `folder`."""
         from safetensors import safe_open
 
         places: dict[str, Path] = {}
@@ -127,6 +128,7 @@ class _WeightFiles:
         return cls(places)
 
     def reader(self, name: str) -> _Reader:
+        """The weight `name`. Raises IntegrityError."""
         if name not in self.places:
             raise IntegrityError(f"the folder's files hold no {name}, which Transformers' network has")
         return _Reader(self.places[name], name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from hf_xlmr.conversion.architecture import Architecture
-from hf_xlmr.conversion.layerwise import layerwise_network
+from hf_xlmr.conversion.layerwise import WeightFiles, layerwise_network
 from hf_xlmr.conversion.plan import WeightPlan
 from hf_xlmr.conversion.preparation import Prepared
 from hf_xlmr.conversion.reference import EPS, Reference, Step
@@ -39,6 +39,8 @@ TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding o
 COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs are kept in half precision
 BLOCK: Final = 1 << 20
 PAD: Final = 1
+UNK: Final = 3
+NEVER_CHOSEN: Final = 1000.0  # below every bias of fairseq's
 SEED: Final = 20191105
 TEXTS_PER_CLASS: Final = 400
 TOLERATED_TEXTS: Final = (
@@ -256,7 +258,7 @@ def _entries(path: Path, file: IO[bytes]) -> dict[str, _Entry]:
     try:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, path.stat().st_size)))
-        return {
+        entries = {
             name: _Entry(str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(first), int(last) - int(first))
             for name, entry in header.items()
             if name != "__metadata__"
@@ -264,6 +266,12 @@ def _entries(path: Path, file: IO[bytes]) -> dict[str, _Entry]:
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"{path} is damaged: its header does not parse ({error})") from error
+    end = max((entry.start + entry.nbytes for entry in entries.values()), default=8 + length)
+    if end != path.stat().st_size:
+        raise IntegrityError(
+            f"{path} is damaged: it has {path.stat().st_size:,} bytes, and its header tells of {end:,}"
+        )
+    return entries
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -354,6 +362,7 @@ def _compare_behaviour(
         layers=architecture.layers,
         rounded=_rounding(prepared.plan),
     )
+    _compare_embedding(reference, folder)
     worst: dict[str, StepDifference] = {}
     with torch.no_grad(), progress.task("compare outputs", total=len(probes) * (len(architecture.layers) + 3)) as task:
         for probe in probes:
@@ -367,6 +376,29 @@ def _compare_behaviour(
                     found = _difference(step, theirs.pop(step.name), probe.ids != PAD)
                     worst[step.name] = max(found, worst.get(step.name, found), key=_severity)
     return tuple(worst.values())
+
+
+def _compare_embedding(reference: Reference, folder: Path) -> None:
+    """Compare every row of the embedding with fairseq's, since texts reach only some.
+
+    Rows after fairseq's own must be copies of that of `<unk>`, and the LM head must never choose them.
+    """
+    files = WeightFiles.of(folder)
+    (name,) = (name for name in files.places if name.endswith("embeddings.word_embeddings.weight"))
+    embedding = files.reader(name)
+    unknown = embedding.band(UNK, UNK + 1)
+    first = 0
+    for band in reference.embedding_bands():
+        theirs = embedding.band(first, first + len(band))
+        if not band.allclose(theirs, rtol=COARSE_TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            raise ParityError("embeddings", f"the embedding departs from fairseq's in the rows from {first} on")
+        first += len(band)
+    if not bool((embedding.band(first, embedding.height()) == unknown).all()):
+        raise ParityError("embeddings", f"the rows from {first} on are not copies of that of <unk>")
+    if embedding.height() > first and "lm_head.bias" in files.places:
+        bias = files.reader("lm_head.bias").band(0, embedding.height())
+        if float(bias[first:].max()) > float(bias[:first].min()) - NEVER_CHOSEN:
+            raise ParityError("lm_head.bias", f"the LM head could choose the rows from {first} on, which fairseq lacks")
 
 
 def _severity(step: StepDifference) -> float:

@@ -73,6 +73,17 @@ class Reference:
         elif has_lm_head:
             yield Step("logits", self._logits(hidden))
 
+    def embedding_bands(self) -> Iterator[torch.Tensor]:
+        """The whole token embedding, some rows at a time, scaled as fairseq scales it."""
+        import numpy as np
+        import torch
+
+        table = self.rounded(self.weights[self.root + "sentence_encoder.embed_tokens.weight"])
+        scale = sqrt(table.shape[1]) if self.options.get("no_scale_embedding") is False else 1.0
+        for first in range(0, table.shape[0], BAND):
+            band = read_rows(table, first, min(first + BAND, table.shape[0]))
+            yield torch.from_numpy(band.astype(np.float32)) * scale
+
     # ---- weights by name
 
     def _has(self, name: str) -> bool:

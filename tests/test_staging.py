@@ -27,7 +27,8 @@ PATIENCE = 60
 
 # A conversion in a process of its own that stops at a chosen place: it says so, and waits for its input to end.
 HARNESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from contextlib import nullcontext
 from hf_xlmr.conversion import convert, staging
 from hf_xlmr.errors import HfXlmrError

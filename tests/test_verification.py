@@ -279,6 +279,27 @@ def test_a_value_that_is_no_number_is_named_where_it_begins(tmp_path: Path) -> N
     assert caught.value.where == "embeddings"
 
 
+def test_rows_that_no_probe_reads_are_compared_too(tmp_path: Path) -> None:
+    """Only the bytes and this comparison see all rows of an encoder without a head."""
+
+    def swapped(prepared: Prepared) -> Weights:
+        (name,) = (name for name in prepared.plan.weights if name.endswith("word_embeddings.weight"))
+        table = prepared.plan.weights[name]
+        assert isinstance(table, Stored)
+        order = [*range(20), 21, 20, *range(22, table.shape[0])]
+        parts = tuple(table.rows(row, row + 1) for row in order)
+        return {**prepared.plan.weights, name: JoinedRows(table.dtype, table.shape, parts)}
+
+    with open_checkpoint("demo") as checkpoint:
+        prepared = prepare(checkpoint, Wanted(encoder_only=True))
+        mistaken = replace(prepared, plan=replace(prepared.plan, weights=swapped(prepared)))
+        folder = convert("demo", tmp_path / "model", encoder_only=True, verify=False).output
+        write_weights(mistaken.plan.weights, folder, max_shard_size=1 << 30)
+        with pytest.raises(ParityError) as caught:
+            verify_folder(mistaken, folder)
+    assert caught.value.where == "embeddings"
+
+
 @pytest.mark.parametrize("name", ["config.json", "fairseq/conversion.json", "model.safetensors"])
 def test_deep_or_longer_files_are_damage_in_a_sentence(name: str, folder: Path, tmp_path: Path) -> None:
     copy = copy_of(folder, tmp_path / "copy")
