@@ -65,7 +65,7 @@ class SourceDictionary:
         return self.dictionary.unk_index
 
     def string(self, tokens: Iterable[int]) -> str:
-        """The symbols of `tokens`, one text or a 2-D tensor, with spaces between; ids 0 and 2 are left out."""
+        """The symbols of the `tokens` of one text with spaces between; ids 0 and 2 are left out."""
         return self.dictionary.string(tokens)
 
     def encode_line(
