@@ -14,17 +14,19 @@ from hf_xlmr.registration import register_with_transformers
 
 if TYPE_CHECKING:
     from hf_xlmr.batching import collate_tokens
+    from hf_xlmr.extraction import FeatureExtractor
     from hf_xlmr.hub_interface import XLMR
     from hf_xlmr.tokenization import ExactTokenizer
     from hf_xlmr.transformers_tokenizer import XLMRTokenizer
 
-__all__ = ["XLMR", "ExactTokenizer", "XLMRTokenizer", "__version__", "collate_tokens"]
+__all__ = ["XLMR", "ExactTokenizer", "FeatureExtractor", "XLMRTokenizer", "__version__", "collate_tokens"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "XLMR": "hub_interface",
     "ExactTokenizer": "tokenization",
+    "FeatureExtractor": "extraction",
     "XLMRTokenizer": "transformers_tokenizer",
     "collate_tokens": "batching",
 }

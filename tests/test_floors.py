@@ -19,11 +19,15 @@ FLOORS = (
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     (
         *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
+        *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision"),
         *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
     ),
-    ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
+    ("hf_xlmr.console", "hf_xlmr.packed_network", "hf_xlmr.pooling", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
-    ("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
+    (
+        *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
+        "hf_xlmr.windows",
+    ),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
         *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
@@ -52,6 +56,7 @@ FLOORS = (
     ("hf_xlmr.loading",),
     ("hf_xlmr.network",),
     ("hf_xlmr.hub_interface",),
+    ("hf_xlmr.extraction",),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -59,9 +64,14 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.cli": {"typer"},
     "hf_xlmr.console": {"rich"},
     "hf_xlmr.encoder": {"torch"},
+    "hf_xlmr.extraction": {"numpy", "torch"},
     "hf_xlmr.hub_interface": {"torch"},
+    "hf_xlmr.linear_kernels": {"torch"},
     "hf_xlmr.network": {"torch"},
+    "hf_xlmr.packed_network": {"torch"},
     "hf_xlmr.pipeline": {"torch", "transformers"},
+    "hf_xlmr.pooling": {"torch"},
+    "hf_xlmr.precision": {"torch"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in

@@ -1,0 +1,315 @@
+"""Features of any number of texts: tokenized in windows, computed without padding, given back in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.linear_kernels import KERNELS, fastest_kernel
+from hf_xlmr.overlap import prefetched
+from hf_xlmr.packed_network import PackedNetwork
+from hf_xlmr.packing import PackedBatch, pack
+from hf_xlmr.pooling import Pooling, pooled_batch, pooled_text
+from hf_xlmr.precision import wanted_dtype
+from hf_xlmr.windows import SHORTEST, OnLong, Window, WindowMaker, rejoined
+
+if TYPE_CHECKING:
+    from hf_xlmr.hub_interface import XLMR
+
+__all__ = ["FeatureExtractor", "Features"]
+
+Choice = TypeVar("Choice", bound=Enum)
+
+TOKENS_PER_WINDOW: Final = 1 << 19
+TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # a vector for each is kept in memory
+TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of some texts, in order."""
+
+    layers: Mapping[int, np.ndarray[Any, Any] | list[np.ndarray[Any, Any]]]
+    """By number of the layer (0 is the embeddings): (texts, width) in float32, or unpooled (tokens, width) per text."""
+    spans: list[np.ndarray[Any, Any]] | None
+    """Unpooled: for each text the first character and the end of each token, (tokens, 2); 0, 0 for `<s>` and `</s>`."""
+    texts: int
+    tokens: int
+    """That were computed."""
+    truncated: int
+    """Texts that were cut off."""
+
+
+class FeatureExtractor:
+    """XLM-R's features of any number of texts, as `XLMR.extract_features` gives them one by one, at full speed.
+
+    Call it on a list of texts, iterate over `stream`, or hand it to `datasets.Dataset.map(batched=True)` or
+    `ray.data.Dataset.map_batches`, whose batches get a column `features`.
+    """
+
+    def __init__(
+        self,
+        xlmr: XLMR,
+        *,
+        layers: int | Sequence[int] = -1,
+        pool: Pooling | str = Pooling.mean,
+        dtype: torch.dtype | str | None = None,
+        tokens_per_batch: int | None = None,
+        max_length: int | None = None,
+        on_long: OnLong | str = OnLong.truncate,
+        column: str = "text",
+        kernel: str | None = None,
+    ) -> None:
+        """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be let go afterwards.
+
+        `layers` are hidden states by index: 0 the embeddings, -1 the features. Computed in `dtype`, that of the model
+        unless given, "auto" being bfloat16 where the device multiplies it natively. A text may have `max_length`
+        tokens, `<s>` and `</s>` included, the model's most unless given. `column` is the texts' in batches of datasets.
+        `kernel` names one of linear_kernels.KERNELS instead of measuring which is fastest. Raises InputError.
+        """
+        self.device = xlmr.device
+        self.pooling = _member(Pooling, "pool", pool)
+        self.column = column
+        self.texts = WindowMaker(
+            xlmr.tokenizer,
+            max_length=_within(max_length, "max_length", least=SHORTEST, most=xlmr.max_positions),
+            on_long=_member(OnLong, "on_long", on_long),
+            most_tokens=TOKENS_PER_WINDOW_UNPOOLED if self.pooling is Pooling.none else TOKENS_PER_WINDOW,
+        )
+        self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
+        self.network = _network(xlmr, dtype, kernel, self.tokens_per_batch)
+        self.is_one_layer = isinstance(layers, int)
+        self.layers = _numbers(layers, self.network.layer_count + 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return self.network.dtype
+
+    @property
+    def kernel(self) -> str:
+        """How matrices are multiplied: a name of linear_kernels.KERNELS."""
+        return self.network.kernel
+
+    @property
+    def width(self) -> int:
+        """Of a vector."""
+        return int(self.network.config.hidden_size)
+
+    @cached_property
+    def columns(self) -> dict[int, str]:
+        """What the features of each layer are called beside others: `features`, or `features_3` of several."""
+        return {number: "features" if self.is_one_layer else f"features_{number}" for number in self.layers}
+
+    def __call__(self, texts: Sequence[str] | Mapping[str, Any]) -> Any:
+        """The features of a list of texts, or a batch of a dataset with its features.
+
+        A list gives (texts, width) in float32, unpooled a list of (tokens, width); of several layers a dictionary by
+        number. A mapping of columns gives a dictionary of these and `features` (`features_0` and so on of several
+        layers). Raises InputError, TextTooLong.
+        """
+        if isinstance(texts, Mapping):
+            return self._with_features(texts)
+        if isinstance(texts, str):
+            raise InputError("give a list of texts, not one text")
+        found = _joined(list(self.windows(texts)), self)
+        return found[self.layers[0]] if self.is_one_layer else found
+
+    def stream(self, texts: Iterable[str]) -> Iterator[Any]:
+        """The features of one text after another, in order, of any number: (width,), unpooled (tokens, width).
+
+        Of several layers a dictionary by number. Raises InputError, TextTooLong.
+        """
+        for window in self.windows(texts):
+            for index in range(window.texts):
+                row = {number: values[index] for number, values in window.layers.items()}
+                yield row[self.layers[0]] if self.is_one_layer else row
+
+    def windows(self, texts: Iterable[str]) -> Iterator[Features]:
+        """The features of any number of texts, some thousand at a time, in order; memory does not grow with them.
+
+        Texts are tokenized in a thread, ahead of what is computed. Raises InputError, TextTooLong.
+        """
+        ahead = 1 if self.device.type == "cuda" else 0
+        pending: deque[_Computation] = deque()
+        with closing(prefetched(self.texts.windows(texts), depth=2)) as tokenized:
+            for window in tokenized:
+                pending.append(self._computed(window))
+                if len(pending) > ahead:
+                    yield self._features(pending.popleft())
+        while pending:
+            yield self._features(pending.popleft())
+
+    def _with_features(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        if self.column not in batch:
+            raise InputError(f"the batch has no column {self.column!r} (column=); it has {', '.join(map(str, batch))}")
+        found = _joined(list(self.windows([*batch[self.column]])), self)
+        named = {self.columns[number]: values for number, values in found.items()}
+        return {**batch, **named}
+
+    # ---- sequences to features
+
+    def _computed(self, window: Window) -> _Computation:
+        """A window on its way through the network; on CUDA nothing is waited for."""
+        batches = list(pack([len(sequence) for sequence in window.sequences], tokens_per_batch=self.tokens_per_batch))
+        return _Computation(window, [(batch, self._batch(batch, window)) for batch in batches])
+
+    def _batch(self, batch: PackedBatch, window: Window) -> dict[int, _Fetch]:
+        inputs = (batch.ids(window.sequences), batch.positions())
+        ids, positions = (_sent(torch.tensor(values), self.device) for values in inputs)
+        found = self.network.hidden_states(batch, ids, positions, layers=self.layers)
+        is_pooled = self.pooling is not Pooling.none and not window.has_pieces(batch.texts)
+        return {
+            number: _Fetch(pooled_batch(values, batch, self.pooling) if is_pooled else values.float())
+            for number, values in found.items()
+        }
+
+    def _features(self, computation: _Computation) -> Features:
+        """The features of a computed window, in the order of its texts."""
+        window = computation.window
+        is_unpooled = self.pooling is Pooling.none
+        spans = [np.array(self.texts.spans(text), np.int32) for text in window.texts] if is_unpooled else None
+        return Features(
+            layers={number: self._in_order(computation, number) for number in self.layers},
+            spans=spans,
+            texts=len(window.texts),
+            tokens=window.tokens,
+            truncated=window.truncated,
+        )
+
+    def _in_order(self, computation: _Computation, layer: int) -> Any:
+        """(texts, width), unpooled a list of (tokens, width)."""
+        window = computation.window
+        vectors: list[Any] = [None] * len(window.texts)
+        parts: dict[int, torch.Tensor] = {}
+        for batch, fetched in computation.batches:
+            values = fetched[layer].tensor()
+            if self.pooling is not Pooling.none and not window.has_pieces(batch.texts):
+                for row, sequence in zip(values.unbind(), batch.texts, strict=True):
+                    vectors[window.owners[sequence]] = row
+                continue
+            for sequence, (start, end) in zip(batch.texts, pairwise(batch.boundaries), strict=True):
+                parts[sequence] = values[start:end]
+        for sequence in parts:
+            number = window.owners[sequence]
+            if vectors[number] is None:
+                whole = rejoined([parts[each] for each in window.pieces.get(number, (sequence,))])
+                vectors[number] = whole if self.pooling is Pooling.none else pooled_text(whole, self.pooling)
+        if self.pooling is Pooling.none:
+            return [each.numpy() for each in vectors]
+        return torch.stack(vectors).numpy()
+
+
+class _Computation(NamedTuple):
+    """A window, and for each of its batches the layers that are on their way to the host."""
+
+    window: Window
+    batches: list[tuple[PackedBatch, dict[int, _Fetch]]]
+
+
+class _Fetch:
+    """A tensor on its way to the host, which goes on computing meanwhile."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._event = None
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.current_stream(values.device).record_event()
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor, once it is there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values
+
+
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device, without waiting for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[int, Any]:
+    """The features of several windows, by layer."""
+    is_pooled = extractor.pooling is not Pooling.none
+    empty = np.zeros((0, extractor.width), dtype=np.float32)
+    joined: dict[int, Any] = {}
+    for number in extractor.layers:
+        parts: list[Any] = [window.layers[number] for window in windows]
+        joined[number] = np.concatenate(parts or [empty]) if is_pooled else [row for part in parts for row in part]
+    return joined
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def _network(xlmr: XLMR, dtype: torch.dtype | str | None, kernel: str | None, tokens: int) -> PackedNetwork:
+    """The network of `xlmr` for packed batches. Raises InputError."""
+    base, config = xlmr.model.base, xlmr.model.base.config
+    if any(parameter.is_meta for parameter in base.parameters()):
+        raise InputError(
+            "the model is offloaded to CPU or disk: features of many texts need its weights on the devices that "
+            "compute; give it more devices, or a smaller dtype="
+        )
+    stored = next(base.parameters()).dtype
+    wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
+    if kernel not in (None, *KERNELS):
+        raise InputError(f"kernel={kernel!r}: give one of {', '.join(KERNELS)}")
+    chosen = kernel or fastest_kernel(
+        config.hidden_size,
+        config.intermediate_size,
+        tokens=tokens,
+        dtype=wanted,
+        device=xlmr.device,
+        activation=config.hidden_act,
+    )
+    return PackedNetwork(base, dtype=wanted, kernel=chosen)
+
+
+def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:
+    """The member of that value. Raises InputError."""
+    try:
+        return choices(value)
+    except ValueError:
+        known = ", ".join(str(each.value) for each in choices)
+        raise InputError(f"{option}={value!r:.40}: give one of {known}") from None
+
+
+def _within(value: int | None, option: str, *, least: int, most: int) -> int:
+    """`value`, or the most there may be. Raises InputError."""
+    if value is None:
+        return most
+    if not least <= value <= most:
+        raise InputError(f"{option}={value}: give a number from {least} to {most}")
+    return value
+
+
+def _tokens_per_batch(tokens: int | None, device: torch.device) -> int:
+    """Raises InputError."""
+    if tokens is None:
+        return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    if tokens < 1:
+        raise InputError(f"tokens_per_batch={tokens}: give a number of tokens from 1 on")
+    return tokens
+
+
+def _numbers(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Layers counted from 0, in the order given. Raises InputError."""
+    given = (layers,) if isinstance(layers, int) else tuple(layers)
+    if not given or any(not isinstance(each, int) or not -count <= each < count for each in given):
+        raise InputError(f"layers={layers}: the hidden states are numbered 0 (embeddings) to {count - 1} (features)")
+    numbers = tuple(each % count for each in given)
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"layers={layers}: the same layer is asked for twice")
+    return numbers

@@ -1,0 +1,159 @@
+"""The ways to multiply with a layer's weights: plainly, or re-ordered once for oneDNN; which is faster is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median
+from typing import Any, Final, Protocol
+
+import torch
+from torch.nn import functional
+
+__all__ = ["KERNELS", "PLAIN", "Linear", "fastest_kernel"]
+
+PLAIN: Final = "plain"
+ONEDNN: Final = "onednn"
+TRIALS: Final = 5
+WORTH_A_COPY: Final = 0.97  # a kernel that holds weights of its own must save more than this share of the time
+
+
+class Linear(Protocol):
+    """A matrix product with its bias, an activation or a residual on top."""
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The activation of the product, (tokens, out)."""
+
+    def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The product and `residual` together, without an activation."""
+
+
+ACTIVATIONS: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = {  # transformers.activations.ACT2FN
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_fast": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "none": lambda values: values,
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+}
+FUSED: Final = {  # ACTIVATIONS that oneDNN computes on its way, by its name and algorithm
+    "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"),
+    "gelu_fast": ("gelu", "tanh"),
+    "gelu_pytorch_tanh": ("gelu", "tanh"),
+    "none": ("none", ""),
+    "relu": ("relu", ""),
+    "tanh": ("tanh", ""),
+}
+
+
+class PlainLinear:
+    """PyTorch's own product with the weights as they lie, one after another where there are several."""
+
+    def __init__(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str = "none"
+    ) -> None:
+        """Multiply with `weights`, (out, in) each, side by side."""
+        self._parts = list(zip(weights, biases, strict=True))
+        self._activation = ACTIVATIONS[activation]
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The activation of the product, (tokens, out)."""
+        return self._activation(self._product(values))
+
+    def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The product and `residual` together, without an activation."""
+        return self._product(values).add_(residual)
+
+    def _product(self, values: torch.Tensor) -> torch.Tensor:
+        parts = [functional.linear(values, weight, bias) for weight, bias in self._parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+class OneDnnLinear:
+    """oneDNN's product with a re-ordered copy of the weights, side by side in one matrix; activation and sum fused.
+
+    `torch.compile` with freezing makes the same calls on a CPU (torch/_inductor/fx_passes/mkldnn_fusion.py).
+    """
+
+    def __init__(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str = "none"
+    ) -> None:
+        """Copy `weights`, (out, in) each."""
+        joined = weights[0] if len(weights) == 1 else torch.cat(tuple(weights))
+        self._operations: Any = torch.ops.mkldnn
+        self._weight = self._operations._reorder_linear_weight(joined.detach(), None)
+        self._bias = biases[0].detach() if len(biases) == 1 else torch.cat(tuple(biases)).detach()
+        self._activation, self._algorithm = FUSED[activation]
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The activation of the product, (tokens, out)."""
+        product: torch.Tensor = self._operations._linear_pointwise(
+            values, self._weight, self._bias, self._activation, [], self._algorithm
+        )
+        return product
+
+    def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The product and `residual` together, without an activation."""
+        total: torch.Tensor = self._operations._linear_pointwise.binary(
+            values, residual, self._weight, self._bias, "add"
+        )
+        return total
+
+
+KERNELS: Final[Mapping[str, Callable[..., Linear]]] = {PLAIN: PlainLinear, ONEDNN: OneDnnLinear}
+
+
+def fastest_kernel(
+    hidden: int, intermediate: int, *, tokens: int, dtype: torch.dtype, device: torch.device, activation: str
+) -> str:
+    """The name of the kernel that does a layer's four products on `tokens` tokens fastest, by a short measurement."""
+    if device.type != "cpu" or not _has_onednn(dtype):
+        return PLAIN
+    with torch.inference_mode():
+        inputs = [torch.ones(tokens, size, dtype=dtype) for size in (hidden, intermediate)]
+        seconds = {
+            name: _seconds(_layer(make, hidden, intermediate, dtype, activation), inputs)
+            for name, make in KERNELS.items()
+        }
+    return ONEDNN if seconds[ONEDNN] < WORTH_A_COPY * seconds[PLAIN] else PLAIN
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has the fused products, and this processor this dtype."""
+    onednn: Any = torch.backends.mkldnn
+    operations: Any = torch.ops.mkldnn
+    needs = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    if not onednn.is_available() or not hasattr(operations, "_linear_pointwise"):
+        return False
+    return dtype not in needs or bool(getattr(operations, needs[dtype])())
+
+
+def _layer(
+    make: Callable[..., Linear], hidden: int, intermediate: int, dtype: torch.dtype, activation: str
+) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """The four products of a layer, with weights of no meaning."""
+
+    def weights(out: int, into: int, count: int = 1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        matrices = [torch.full((out, into), 0.01, dtype=dtype) for _ in range(count)]
+        return matrices, [torch.zeros(out, dtype=dtype) for _ in range(count)]
+
+    attention, output = make(*weights(hidden, hidden, 3)), make(*weights(hidden, hidden))
+    up, down = make(*weights(intermediate, hidden), activation=activation), make(*weights(hidden, intermediate))
+
+    def run(narrow: torch.Tensor, wide: torch.Tensor) -> None:
+        attention(narrow), output.plus(narrow, narrow), up(narrow), down.plus(wide, narrow)
+
+    return run
+
+
+def _seconds(run: Callable[[torch.Tensor, torch.Tensor], None], inputs: Sequence[torch.Tensor]) -> float:
+    run(*inputs)
+    took = []
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        run(*inputs)
+        took.append(time.perf_counter() - start)
+    return median(took)
