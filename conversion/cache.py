@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr import __version__
+from hf_xlmr.cache_folder import cache_folder
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.plan import resolve_spectral_norm
 from hf_xlmr.conversion.recipe import convert
-from hf_xlmr.conversion.releases import RELEASE_NAMES, cache_folder, download
+from hf_xlmr.conversion.releases import RELEASE_NAMES, download
 from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
 from hf_xlmr.progress import SILENT, Progress

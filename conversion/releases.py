@@ -15,6 +15,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.progress import SILENT, Progress
 
@@ -27,7 +28,6 @@ __all__ = [
     "RELEASE_NAMES",
     "Patience",
     "Release",
-    "cache_folder",
     "download",
     "out_of_room",
     "release_address",
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 OFFICIAL_BASE = "https://dl.fbaipublicfiles.com/fairseq/models"
 BASE_VARIABLE = "HF_XLMR_RELEASES_URL"
-CACHE_VARIABLE = "HF_XLMR_CACHE"
 WRITE_BUFFER = 1 << 20
 CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-\d+/(?P<total>\d+|\*)")
 BY_HAND = "Download the archive by other means and pass its path instead of the name."
@@ -129,15 +128,6 @@ def release_address(name: str) -> str:
     if not base.startswith(("https://", "http://")):
         raise InputError(f"{BASE_VARIABLE} must be an http:// or https:// address, not {base!r}.")
     return f"{base.rstrip('/')}/{release.tail}"
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: HF_XLMR_CACHE, else hf_xlmr in the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "hf_xlmr"
 
 
 def download(name: str, *, progress: Progress = SILENT, patience: Patience = PATIENT) -> Path:

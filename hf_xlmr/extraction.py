@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.linear_kernels import KERNELS, fastest_kernel
+from hf_xlmr.kernel_choice import remembered_kernel
+from hf_xlmr.linear_kernels import KERNELS
 from hf_xlmr.overlap import prefetched
 from hf_xlmr.packed_network import PackedNetwork
 from hf_xlmr.packing import PackedBatch, pack
@@ -266,7 +267,7 @@ def _network(xlmr: XLMR, dtype: torch.dtype | str | None, kernel: str | None, to
     wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
     if kernel not in (None, *KERNELS):
         raise InputError(f"kernel={kernel!r}: give one of {', '.join(KERNELS)}")
-    chosen = kernel or fastest_kernel(
+    chosen = kernel or remembered_kernel(
         config.hidden_size,
         config.intermediate_size,
         tokens=tokens,

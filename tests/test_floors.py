@@ -18,11 +18,19 @@ FLOORS = (
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     (
+        *("hf_xlmr.cache_folder", "hf_xlmr.processes"),
         *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision"),
         *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
     ),
-    ("hf_xlmr.console", "hf_xlmr.packed_network", "hf_xlmr.pooling", "hf_xlmr.sharding", "hf_xlmr.ties"),
+    (
+        "hf_xlmr.console",
+        "hf_xlmr.kernel_choice",
+        "hf_xlmr.packed_network",
+        "hf_xlmr.pooling",
+        "hf_xlmr.sharding",
+        "hf_xlmr.ties",
+    ),
     ("hf_xlmr.tokenization",),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
@@ -66,6 +74,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.encoder": {"torch"},
     "hf_xlmr.extraction": {"numpy", "torch"},
     "hf_xlmr.hub_interface": {"torch"},
+    "hf_xlmr.kernel_choice": {"torch"},
     "hf_xlmr.linear_kernels": {"torch"},
     "hf_xlmr.network": {"torch"},
     "hf_xlmr.packed_network": {"torch"},

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_xlmr.cache_folder import cache_folder
 from hf_xlmr.conversion import releases
-from hf_xlmr.conversion.releases import RELEASE_NAMES, Patience, cache_folder, download, release_address
+from hf_xlmr.conversion.releases import RELEASE_NAMES, Patience, download, release_address
 from hf_xlmr.errors import InputError, IntegrityError
 
 QUICK = Patience(pauses=(0.01, 0.01, 0.01, 0.01), timeout=5)

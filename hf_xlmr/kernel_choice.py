@@ -1,0 +1,57 @@
+"""Which kernel a machine multiplies with: measured once, and remembered, so that runs give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from hf_xlmr.cache_folder import cache_folder
+from hf_xlmr.linear_kernels import PLAIN, fastest_kernel
+
+__all__ = ["remembered_kernel"]
+
+TOO_SMALL: Final = 1 << 30  # products of numbers in a layer, below which no kernel saves anything to speak of
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def remembered_kernel(
+    hidden: int, intermediate: int, *, tokens: int, dtype: torch.dtype, device: torch.device, activation: str
+) -> str:
+    """The name of the kernel for layers of these sizes: `fastest_kernel`'s first answer on this machine.
+
+    Kept in the cache folder by processor, PyTorch release, sizes and dtype; a cache that cannot be written only means
+    that it is measured again. Networks that are too small to matter get the plain kernel unmeasured.
+    """
+    if device.type != "cpu" or hidden * intermediate * tokens < TOO_SMALL:
+        return PLAIN
+    facts = [_processor(), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
+    path = cache_folder() / "kernels" / sha256(json.dumps(facts).encode()).hexdigest()
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["kernel"])
+    except (OSError, ValueError, KeyError, TypeError):
+        kernel = fastest_kernel(hidden, intermediate, tokens=tokens, dtype=dtype, device=device, activation=activation)
+    _remember(path, {"kernel": kernel, "measured for": facts})
+    return kernel
+
+
+def _processor() -> str:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
+
+
+def _remember(path: Path, content: dict[str, object]) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        _LOG.info("the choice of a kernel cannot be remembered: %s", error)

@@ -1,0 +1,69 @@
+"""Several processes that do one piece of work: which of them this is, and how they meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from hf_xlmr.errors import InputError
+
+__all__ = ["Processes"]
+
+Shared = TypeVar("Shared")
+VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of the processes that `torchrun` or `accelerate launch` started, or the only one there is."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    """Among those of its machine: the number of its GPU."""
+
+    @classmethod
+    def current(cls, environment: Mapping[str, str] = os.environ) -> Processes:
+        """The running one, by the variables that launchers set; it joins the others. Raises InputError."""
+        try:
+            rank, count, local = (
+                int(environment.get(name, default))
+                for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+            )
+        except ValueError as error:
+            raise InputError(
+                f"RANK, WORLD_SIZE and LOCAL_RANK are to be numbers, as torchrun sets them: {error}"
+            ) from None
+        if not 0 <= rank < count:
+            raise InputError(f"RANK={rank} is not below WORLD_SIZE={count}, as torchrun sets them")
+        found = cls(rank, count, local)
+        if count > 1:
+            found._state()
+        return found
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what is done once falls to this one."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.count > 1:
+            self._state().wait_for_everyone()
+
+    def agreed(self, value: Shared) -> Shared:
+        """The first one's `value`, in all of them."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        values: list[Shared] = broadcast_object_list([value])
+        return values[0]
+
+    def _state(self) -> Any:
+        import torch
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available())

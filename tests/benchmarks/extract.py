@@ -1,0 +1,394 @@
+"""Features of many texts: hf_xlmr beside its peers and the machine's own matrix rate, in one run.
+
+    pip install -e '.[benchmarks]'
+    python tests/benchmarks/extract.py [--rounds 3] [--threads 2] [--only NAME ...] [--work FOLDER] [--json FILE]
+
+The model is of XLM-R base's shape with random weights and XLM-R's vocabulary, converted once. Texts are made of the
+vocabulary's words: `short` are 512 with lognormal lengths (median 22 tokens, some 15,500 in all), `long` 100 passages
+of some 400 tokens. Each peer is a process of its own that loads the model, does the texts once unmeasured and then
+`--rounds` times, tokenizing included; all of them pool by the mean. Its vectors are compared with the ones of
+`hf_xlmr float32` (mean cosine). `rate` is the time that the model's matrix products alone would take at the best rate
+that PyTorch reaches on this machine at their shapes, whichever of its libraries and whatever number of rows is best.
+Medians of the rounds, lowest to highest in brackets.
+
+    python tests/benchmarks/extract.py --million [--texts 1000000]
+
+puts that many short texts through the demo model into Parquet with the program, and tells its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from converting import CASES, PROGRAM, made
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+BATCH = 32
+LONGEST = 512
+RATE_ROWS = (512, 1024, 2048, 4096)
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+def texts_of(folder: Path) -> dict[str, list[str]]:
+    """The two sets of texts, of words that are a piece each, so that lengths in tokens are as drawn."""
+    from hf_xlmr.loading import ModelFiles
+    from hf_xlmr.tokenization import ExactTokenizer
+
+    tokenizer = ModelFiles(folder).tokenizer
+    assert isinstance(tokenizer, ExactTokenizer)
+    pieces = [symbol for symbol in tokenizer.dictionary.symbols[:60_000] if symbol.startswith("\u2581")]
+    words = [piece[1:] for piece in pieces if piece[1:].isalpha()]
+    rng = random.Random(0)
+
+    def text(tokens: int) -> str:
+        return " ".join(rng.choices(words, k=max(1, min(tokens, LONGEST) - 2)))
+
+    short = [text(round(rng.lognormvariate(np.log(22), 0.8))) for _ in range(512)]
+    return {"short": short, "long": [text(rng.randint(300, 500)) for _ in range(100)]}
+
+
+# ---- peers -----------------------------------------------------------------------------------------------------------
+
+
+def hf_xlmr_extractor(folder: Path, dtype: str) -> Encode:
+    from hf_xlmr import XLMR, FeatureExtractor
+
+    extractor = FeatureExtractor(XLMR.from_pretrained(folder).eval(), dtype=dtype)
+    print(f"kernel: {extractor.kernel}", file=sys.stderr)
+    return extractor
+
+
+def transformers_pipeline(folder: Path, dtype: str) -> Encode:
+    import torch
+    from transformers import AutoModel, AutoTokenizer, pipeline
+
+    model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), add_pooling_layer=False)
+    extract = pipeline("feature-extraction", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        rows = extract(list(texts), batch_size=BATCH, return_tensors=True, tokenize_kwargs={"truncation": True})
+        lengths = [len(extract.tokenizer(text, truncation=True)["input_ids"]) for text in texts]  # rows are padded
+        return np.stack([row[0, :n].float().mean(0).numpy() for row, n in zip(rows, lengths, strict=True)])
+
+    return encode
+
+
+def sentence_transformers_encoder(folder: Path, dtype: str) -> Encode:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    options = {"model_args": {"dtype": getattr(torch, dtype), "add_pooling_layer": False}}
+    transformer = Transformer(str(folder), max_seq_length=LONGEST, **options)
+    width = transformer.get_word_embedding_dimension()
+    model = SentenceTransformer(modules=[transformer, Pooling(width, pooling_mode="mean")], device="cpu")
+    return lambda texts: np.asarray(
+        model.encode(list(texts), batch_size=BATCH, convert_to_tensor=True).float(), dtype=np.float32
+    )
+
+
+def in_sorted_batches(folder: Path, infer: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Encode:
+    """Sorted by length, in padded batches, for engines that only multiply."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        encoded = tokenizer(list(texts), truncation=True, max_length=LONGEST)["input_ids"]
+        order = sorted(range(len(texts)), key=lambda number: -len(encoded[number]))
+        found: list[Any] = [None] * len(texts)
+        for start in range(0, len(order), BATCH):
+            numbers = order[start : start + BATCH]
+            batch = tokenizer.pad({"input_ids": [encoded[number] for number in numbers]}, return_tensors="np")
+            inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+            mask = inputs["attention_mask"][:, :, None]
+            vectors = (infer(inputs) * mask).sum(1) / mask.sum(1)
+            for number, vector in zip(numbers, vectors, strict=True):
+                found[number] = vector
+        return np.stack(found).astype(np.float32)
+
+    return encode
+
+
+def exported(folder: Path) -> Path:
+    """The encoder as ONNX, made once."""
+    import torch
+    from transformers import AutoModel
+
+    file = folder.parent / "encoder.onnx"
+    if not file.exists():
+        model = AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa").eval()
+
+        class Encoder(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+                hidden: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+                return hidden
+
+        ones = torch.ones(2, 8, dtype=torch.int64)
+        shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+        torch.onnx.export(
+            Encoder(),
+            (ones * 5, ones),
+            str(file),
+            input_names=["input_ids", "attention_mask"],
+            dynamic_shapes=(shape, shape),
+            dynamo=True,
+        )
+    return file
+
+
+def onnx_runtime(folder: Path, dtype: str) -> Encode:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+    session = onnxruntime.InferenceSession(exported(folder), options, providers=["CPUExecutionProvider"])
+    return in_sorted_batches(folder, lambda inputs: session.run(None, inputs)[0])
+
+
+def open_vino(folder: Path, dtype: str) -> Encode:
+    import openvino
+
+    core = openvino.Core()
+    options = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        "INFERENCE_NUM_THREADS": int(os.environ["OMP_NUM_THREADS"]),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(exported(folder)), "CPU", options)
+    return in_sorted_batches(folder, lambda inputs: compiled(inputs)[0])
+
+
+PEERS = {
+    "hf_xlmr": hf_xlmr_extractor,
+    "sentence-transformers": sentence_transformers_encoder,
+    "OpenVINO": open_vino,
+    "ONNX Runtime": onnx_runtime,
+    "transformers pipeline": transformers_pipeline,
+}
+CASES_OF_PEERS = {
+    f"{name} {dtype}": (name, dtype)
+    for name in PEERS
+    for dtype in ("float32", "bfloat16")
+    if (name, dtype) not in {("ONNX Runtime", "bfloat16"), ("transformers pipeline", "bfloat16")}
+}
+
+
+# ---- the limit -------------------------------------------------------------------------------------------------------
+
+
+def seconds_at_the_rate(
+    dtype: str, tokens: int, *, hidden: int = 768, intermediate: int = 3072, layers: int = 12
+) -> float:
+    """Seconds that `tokens` tokens need in the linear layers at the best rate measured for each of their shapes."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    shapes = {(3 * hidden, hidden): 1, (hidden, hidden): 1, (intermediate, hidden): 1, (hidden, intermediate): 1}
+    with torch.inference_mode():
+        return layers * tokens * sum(count * best_seconds_per_row(kind, *shape) for shape, count in shapes.items())
+
+
+def best_seconds_per_row(kind: Any, out: int, into: int) -> float:
+    import torch
+
+    best = float("inf")
+    for rows in RATE_ROWS:
+        weight, values = torch.randn(out, into).to(kind), torch.randn(rows, into).to(kind)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        ways = [
+            lambda values=values, weight=weight: torch.nn.functional.linear(values, weight),
+            lambda values=values, packed=packed: torch.ops.mkldnn._linear_pointwise(
+                values, packed, None, "none", [], ""
+            ),
+        ]
+        if kind == torch.float32 and torch.backends.mkl.is_available():
+            for_mkl = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+            ways.append(
+                lambda values=values, weight=weight, for_mkl=for_mkl, rows=rows: torch.ops.mkl._mkl_linear(
+                    values, for_mkl, weight, None, rows
+                )
+            )
+        best = min(best, *(median_seconds(way) / rows for way in ways))
+    return best
+
+
+def median_seconds(action: Callable[[], object], *, rounds: int = 9) -> float:
+    action()
+    took = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        action()
+        took.append(time.perf_counter() - start)
+    return statistics.median(took)
+
+
+# ---- one process per peer --------------------------------------------------------------------------------------------
+
+
+def measure(case: str, folder: Path, rounds: int, vectors: Path) -> None:
+    """Print one line of JSON: seconds of each round for both sets of texts, or of the rate."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if case.startswith("rate "):
+        counts = tokens_of(folder)
+        found = {name: [seconds_at_the_rate(case.split()[1], counts[name])] for name in counts}
+        print(json.dumps(found))
+        return
+    name, dtype = CASES_OF_PEERS[case]
+    encode = PEERS[name](folder, dtype)
+    seconds: dict[str, list[float]] = {}
+    for kind, texts in texts_of(folder).items():
+        np.save(vectors / f"{case}.{kind}.npy", encode(texts))
+        seconds[kind] = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            encode(texts)
+            seconds[kind].append(time.perf_counter() - start)
+    print(json.dumps(seconds))
+
+
+def tokens_of(folder: Path) -> dict[str, int]:
+    from hf_xlmr.loading import ModelFiles
+
+    tokenizer: Any = ModelFiles(folder).tokenizer
+    return {name: sum(map(len, tokenizer.encode_batch(texts))) for name, texts in texts_of(folder).items()}
+
+
+def in_a_process(case: str, folder: Path, rounds: int, threads: int, vectors: Path) -> dict[str, list[float]]:
+    command = [sys.executable, __file__, "--measure", case, str(folder), str(vectors), "--rounds", str(rounds)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+    environment["TOKENIZERS_PARALLELISM"] = "true"
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, list[float]] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(((first * second).sum(1) / norms).mean())
+
+
+def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+    """All peers in turn; rows of a table."""
+    folder = work / "base-model"
+    if not folder.exists():
+        source = made(next(case for case in CASES if case.name == "base-zip"), work)
+        subprocess.run([PROGRAM, "convert", source, folder, "--no-verify", "--quiet"], check=True)
+    cases = [case for case in CASES_OF_PEERS if not options.only or any(case.startswith(name) for name in options.only)]
+    found: dict[str, dict[str, list[float]]] = {}
+    vectors = work / "vectors"
+    vectors.mkdir(exist_ok=True)
+    rates = [] if options.only else ["rate float32", "rate bfloat16"]
+    for case in (*cases, *rates):
+        print(f"measuring {case}", file=sys.stderr)
+        found[case] = in_a_process(case, folder, options.rounds, options.threads, vectors)
+    return [row(case, kind, found, vectors) for kind in ("short", "long") for case in found]
+
+
+def row(case: str, kind: str, found: dict[str, dict[str, list[float]]], vectors: Path) -> dict[str, Any]:
+    seconds, dtype = found[case][kind], case.rpartition(" ")[2]
+    middle = statistics.median(seconds)
+    ours = found.get(f"hf_xlmr {dtype}", {}).get(kind)
+    files = [vectors / f"{name}.{kind}.npy" for name in (case, "hf_xlmr float32")]
+    return {
+        "texts": kind,
+        "case": case,
+        "seconds": round(middle, 2),
+        "range": f"{min(seconds):.2f}-{max(seconds):.2f}",
+        "times hf_xlmr": round(middle / statistics.median(ours), 2) if ours else None,
+        "cosine": round(cosine(*map(np.load, files)), 6) if all(file.exists() for file in files) else None,
+    }
+
+
+# ---- a million texts -------------------------------------------------------------------------------------------------
+
+
+def a_million(count: int, work: Path) -> None:
+    """Peak memory and speed of the program with `count` short texts and the demo model."""
+    rng = random.Random(0)
+    words = [
+        "the",
+        "train",
+        "leaves",
+        "late",
+        "and",
+        "nobody",
+        "knows",
+        "why",
+        "we",
+        "wait",
+        "here",
+        "for",
+        "so",
+        "long",
+        "again",
+    ]
+    texts = work / "texts.txt"
+    with texts.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            file.write(" ".join(rng.choices(words, k=rng.randint(2, 9))) + "\n")
+    command = [PROGRAM, "extract", "demo", texts, work / "features", "--quiet"]
+    start = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)))
+    _pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, process.returncode
+    seconds = time.perf_counter() - start
+    print(f"{count:,} texts in {seconds:.0f} s ({count / seconds:,.0f} texts/s), peak {usage.ru_maxrss / 1024:.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", nargs="*", help=f"the beginnings of names: {', '.join(CASES_OF_PEERS)}")
+    parser.add_argument("--work", type=Path, help="keeps the model and the export (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="where the rows go as JSON")
+    parser.add_argument("--million", action="store_true")
+    parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        case, folder, vectors = options.measure
+        measure(case, Path(folder), options.rounds, Path(vectors))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        if options.million:
+            a_million(options.texts, Path(temporary))
+            return
+        rows = compare(options, work)
+    print(f"{platform.machine()}, {options.threads} threads, Python {sysconfig.get_python_version()}")
+    print(" | ".join(rows[0]))
+    for each in rows:
+        print(" | ".join(str(value) for value in each.values()))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

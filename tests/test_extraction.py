@@ -1,0 +1,315 @@
+"""Features of many texts are those of each text alone, whatever lies beside it in a batch."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from places import FIXTURES, SHARED
+
+from hf_xlmr import XLMR, FeatureExtractor
+from hf_xlmr.errors import InputError
+from hf_xlmr.kernel_choice import remembered_kernel
+from hf_xlmr.linear_kernels import KERNELS, PLAIN, fastest_kernel
+from hf_xlmr.overlap import prefetched
+from hf_xlmr.packing import pack
+from hf_xlmr.precision import native_dtype
+from hf_xlmr.windows import TextTooLong
+
+TOLERANCE = 1e-5
+NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
+NAMES |= {f"shared-{path.name}": path for path in sorted((SHARED / "fairseq").glob("v*"))}
+TEXTS = [
+    "Hello world!",
+    "",
+    "Bonjour le monde, ça va?",
+    "你好，世界",
+    "a",
+    "Ein ziemlich langer Satz, der noch viele weitere Wörter hat.",
+    "नमस्ते दुनिया",
+    "Hello world!",
+    "<mask> is no mask here </s>",
+]
+LONG = "The train leaves in the evening, and nobody knows why. " * 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("HF_XLMR_CACHE", str(folder))
+        yield folder
+
+
+@cache
+def model_of(name: str) -> XLMR:
+    return XLMR.from_pretrained("demo" if name == "demo" else NAMES[name]).eval()
+
+
+@pytest.fixture(scope="module")
+def demo(cache_folder: Path) -> XLMR:
+    return model_of("demo")
+
+
+def one_by_one(xlmr: XLMR, texts: list[str], *, most: int | None = None) -> list[np.ndarray]:
+    """What extract_features gives for each text alone, cut off at `most` tokens."""
+    found = []
+    for text in texts:
+        tokens = xlmr.encode(text)
+        if len(tokens) > (most or xlmr.max_positions):
+            tokens = torch.cat((tokens[: (most or xlmr.max_positions) - 1], tokens[-1:]))
+        with torch.no_grad():
+            found.append(xlmr.extract_features(tokens)[0].numpy())
+    return found
+
+
+# ---- the same as fairseq, and as extract_features
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", NAMES)
+def test_features_of_every_layer_are_those_that_fairseq_gave(name: str, kernel: str) -> None:
+    """For the texts whose answers a real fairseq recorded; its last layer is before the final norm, ours after it."""
+    golden = json.loads((NAMES[name] / "golden.json").read_text(encoding="utf-8"))
+    arrays = np.load(NAMES[name] / "golden.npz")
+    xlmr, texts = model_of(name), golden["texts"]
+    layers = list(range(len(xlmr.model.layers) + 1))
+    extractor = FeatureExtractor(xlmr, layers=layers, pool="none", tokens_per_batch=50, kernel=kernel)
+    found = extractor(texts)
+    for index in range(len(texts)):
+        expected = [*arrays[f"hiddens.{index}"][:-1, 0], arrays[f"last.{index}"][0]]
+        for layer in layers:
+            np.testing.assert_allclose(found[layer][index], expected[layer], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 40, 4096])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_text_has_the_same_features_whatever_is_beside_it(demo: XLMR, kernel: str, tokens_per_batch: int) -> None:
+    extractor = FeatureExtractor(demo, pool="none", kernel=kernel, tokens_per_batch=tokens_per_batch)
+    for found, expected in zip(extractor(TEXTS), one_by_one(demo, TEXTS), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("pool", "reduce"),
+    [
+        ("mean", lambda rows: rows.mean(axis=0)),
+        ("cls", lambda rows: rows[0]),
+        ("max", lambda rows: rows.max(axis=0)),
+    ],
+)
+def test_pooling_is_over_all_tokens_of_a_text_and_no_others(demo: XLMR, pool: str, reduce: Any) -> None:
+    found = FeatureExtractor(demo, pool=pool)(TEXTS)
+    assert found.shape == (len(TEXTS), 64) and found.dtype == np.float32
+    expected = np.stack([reduce(rows) for rows in one_by_one(demo, TEXTS)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_several_layers_come_by_number_and_one_as_it_is(demo: XLMR) -> None:
+    last = len(demo.model.layers)
+    several = FeatureExtractor(demo, layers=[0, -1])(TEXTS)
+    assert list(several) == [0, last]
+    np.testing.assert_array_equal(several[last], FeatureExtractor(demo, layers=-1)(TEXTS))
+
+
+@pytest.mark.parametrize("name", ["demo", "v0122prenorm", "v0122prelayernorm"])
+def test_bfloat16_points_where_float32_does(name: str) -> None:
+    xlmr = model_of(name)
+    for kernel in KERNELS:
+        low = FeatureExtractor(xlmr, dtype="bfloat16", kernel=kernel)(TEXTS)
+        full = FeatureExtractor(xlmr, dtype="float32")(TEXTS)
+        cosines = (low * full).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(full, axis=1)
+        assert cosines.mean() >= 0.999
+
+
+def test_the_dtype_is_the_models_unless_asked_for(demo: XLMR) -> None:
+    assert FeatureExtractor(demo).dtype == torch.float32
+    assert FeatureExtractor(demo, dtype="auto").dtype == native_dtype(torch.device("cpu"))
+    with pytest.raises(InputError, match=r"dtype=float8: give one of auto, float32, bfloat16, float16"):
+        FeatureExtractor(demo, dtype="float8")
+
+
+def test_the_model_may_be_let_go_and_is_left_as_it_was() -> None:
+    xlmr = XLMR.from_pretrained("demo").eval()
+    before = {name: weight.clone() for name, weight in xlmr.state_dict().items()}
+    expected = one_by_one(xlmr, TEXTS)
+    extractor = FeatureExtractor(xlmr, pool="none")
+    extractor(TEXTS)
+    assert all(torch.equal(weight, before[name]) for name, weight in xlmr.state_dict().items())
+    del xlmr
+    np.testing.assert_allclose(extractor(TEXTS)[0], expected[0], rtol=0, atol=TOLERANCE)
+
+
+# ---- texts that are too long
+
+
+def test_a_long_text_is_cut_off_and_keeps_its_end_token(demo: XLMR) -> None:
+    for most in (None, 20):
+        extractor = FeatureExtractor(demo, pool="none", max_length=most)
+        expected = one_by_one(demo, [LONG], most=most)[0]
+        (window,) = extractor.windows([LONG, "short"])
+        assert window.truncated == 1 and len(window.spans[0]) == len(expected) == (most or demo.max_positions)
+        np.testing.assert_allclose(window.layers[len(demo.model.layers)][0], expected, rtol=0, atol=TOLERANCE)
+
+
+def test_a_split_text_is_pooled_over_all_its_tokens(demo: XLMR) -> None:
+    """Each piece stands between `<s>` and `</s>`, of which the text keeps the first and the last."""
+    ids = demo.encode(LONG).tolist()
+    rows = []
+    for start in range(1, len(ids) - 1, 98):
+        piece = ids[start : min(start + 98, len(ids) - 1)]
+        with torch.no_grad():
+            rows.append(demo.extract_features(torch.tensor([0, *piece, 2]))[0].numpy())
+    kept = np.concatenate([rows[0][:-1], *(each[1:-1] for each in rows[1:-1]), rows[-1][1:]])
+    assert len(kept) == len(ids)
+    for pool, expected in (("none", kept), ("mean", kept.mean(0)), ("max", kept.max(0)), ("cls", kept[0])):
+        extractor = FeatureExtractor(demo, pool=pool, max_length=100, on_long="split", tokens_per_batch=128)
+        found = extractor(["a", LONG, TEXTS[5]])
+        np.testing.assert_allclose(found[1], expected, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(found[2], FeatureExtractor(demo, pool=pool)([TEXTS[5]])[0], rtol=0, atol=TOLERANCE)
+
+
+def test_a_long_text_is_an_error_on_demand_and_is_named(demo: XLMR) -> None:
+    extractor = FeatureExtractor(demo, on_long="error", max_length=12)
+    with pytest.raises(TextTooLong, match=r"text 300 has \d+ tokens, and 12 are the most") as caught:
+        extractor(["a"] * 300 + [LONG])
+    assert caught.value.index == 300 and caught.value.most == 12
+
+
+def test_tokens_tell_where_in_their_text_they_are(demo: XLMR) -> None:
+    (window,) = FeatureExtractor(demo, pool="none").windows(["Hello world!"])
+    spans = window.spans[0].tolist()
+    assert spans[0] == spans[-1] == [0, 0] and len(spans) == len(demo.encode("Hello world!"))
+    assert "".join("Hello world!"[start:end] for start, end in spans) == "Hello world!"
+
+
+# ---- ways to call it
+
+
+def test_a_stream_without_an_end_is_read_only_as_far_as_needed(demo: XLMR) -> None:
+    read = count()
+    extractor = FeatureExtractor(demo)
+    first = list(islice(extractor.stream(f"text {number}" for number in read), 3))
+    np.testing.assert_allclose(first, extractor(["text 0", "text 1", "text 2"]), rtol=0, atol=TOLERANCE)
+    assert next(read) < 50_000
+    deadline = time.monotonic() + 10
+    while any(thread.name == "prefetch" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "the thread that reads ahead goes on for ever"
+        time.sleep(0.05)
+
+
+def test_windows_do_not_change_what_comes_out(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = TEXTS * 100
+    expected = FeatureExtractor(demo)(texts)
+    monkeypatch.setattr("hf_xlmr.windows.TEXTS_PER_WINDOW", 7)
+    extractor = FeatureExtractor(demo)
+    assert len(list(extractor.windows(texts))) == -(-len(texts) // 7)
+    np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_no_texts_have_no_features(demo: XLMR) -> None:
+    assert FeatureExtractor(demo)([]).shape == (0, 64)
+    assert FeatureExtractor(demo, pool="none")([]) == []
+
+
+def test_a_dataset_maps_it_over_its_rows(demo: XLMR) -> None:
+    from datasets import Dataset
+
+    dataset = Dataset.from_dict({"sentence": TEXTS, "label": list(range(len(TEXTS)))})
+    extractor = FeatureExtractor(demo, layers=[1, -1], column="sentence")
+    mapped = dataset.map(extractor, batched=True, batch_size=4).with_format("numpy")
+    assert mapped.column_names == ["sentence", "label", "features_1", f"features_{len(demo.model.layers)}"]
+    np.testing.assert_allclose(mapped["features_1"][:], extractor(TEXTS)[1], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "sum"}, r"pool='sum': give one of mean, cls, max, none"),
+        ({"on_long": "cut"}, r"on_long='cut': give one of truncate, split, error"),
+        ({"layers": 99}, r"layers=99: the hidden states are numbered 0 \(embeddings\) to \d+ \(features\)"),
+        ({"layers": []}, r"layers=\[\]: "),
+        ({"layers": [0, 0]}, r"the same layer is asked for twice"),
+        ({"max_length": 2}, r"max_length=2: give a number from 3 to 512"),
+        ({"max_length": 513}, r"max_length=513: give a number from 3 to 512"),
+        ({"tokens_per_batch": 0}, r"tokens_per_batch=0: give a number of tokens from 1 on"),
+        ({"kernel": "magic"}, r"kernel='magic': give one of plain, onednn"),
+    ],
+)
+def test_wrong_options_are_told_with_what_is_right(demo: XLMR, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FeatureExtractor(demo, **options)
+
+
+def test_wrong_texts_are_told_with_their_number(demo: XLMR) -> None:
+    extractor = FeatureExtractor(demo)
+    with pytest.raises(InputError, match="give a list of texts, not one text"):
+        extractor("one text")
+    with pytest.raises(InputError, match=r"text 400 cannot be encoded: .*not a str but NoneType"):
+        extractor(["a"] * 400 + [None])
+    with pytest.raises(InputError, match=r"no column 'text' .* it has words"):
+        extractor({"words": ["a"]})
+
+
+def test_an_offloaded_model_is_refused(tmp_path: Path, demo: XLMR) -> None:
+    names = [name for name, _ in demo.model.network.named_children()]
+    spread = XLMR.from_pretrained("demo", device_map=dict.fromkeys(names, "disk")).eval()
+    with pytest.raises(InputError, match="the model is offloaded"):
+        FeatureExtractor(spread)
+
+
+# ---- its parts
+
+
+def test_batches_hold_every_text_once_within_their_budget() -> None:
+    lengths = [5, 3, 700, 5, 1, 30, 30, 30, 2] * 3
+    batches = list(pack(lengths, tokens_per_batch=64))
+    assert sorted(number for batch in batches for number in batch.texts) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch.tokens == sum(lengths[number] for number in batch.texts)
+        assert batch.tokens <= 64 or len(batch.texts) == 1
+        assert [end - start for start, end in zip(batch.boundaries, batch.boundaries[1:], strict=False)] == [
+            lengths[number] for number in batch.texts
+        ]
+        assert batch.positions() == [place for number in batch.texts for place in range(2, 2 + lengths[number])]
+
+
+def test_a_kernel_that_is_not_faster_is_not_chosen() -> None:
+    sizes = {"tokens": 64, "dtype": torch.float32, "activation": "gelu"}
+    assert fastest_kernel(64, 256, device=torch.device("cpu"), **sizes) in KERNELS
+    assert fastest_kernel(64, 256, device=torch.device("meta"), **sizes) == PLAIN
+
+
+def test_a_kernel_is_measured_once_on_a_machine(monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
+    """Otherwise a run that goes on after a break might round otherwise than before it."""
+    asked = {"tokens": 2048, "dtype": torch.float32, "device": torch.device("cpu"), "activation": "gelu"}
+    answers = iter(["onednn", "plain"])
+    monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: next(answers))
+    assert remembered_kernel(1024, 4096, **asked) == remembered_kernel(1024, 4096, **asked) == "onednn"
+    assert remembered_kernel(1024, 8192, **asked) == "plain"
+    assert remembered_kernel(64, 256, **asked) == PLAIN  # too small to matter
+    monkeypatch.setenv("HF_XLMR_CACHE", "/proc/nowhere")
+    monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: "onednn")
+    assert remembered_kernel(1024, 4096, **asked) == "onednn"
+
+
+def test_what_is_prefetched_comes_in_order_and_its_error_last() -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise ValueError("the sixth")
+
+    seen = []
+    with pytest.raises(ValueError, match="the sixth"):
+        for item in prefetched(items(), depth=2):
+            seen.append(item)
+    assert seen == list(range(5))
