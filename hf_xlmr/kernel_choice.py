@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -43,7 +44,7 @@ def remembered_kernel(
 
 
 def _processor() -> str:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
 
 

@@ -13,6 +13,7 @@ __all__ = ["Processes"]
 
 Shared = TypeVar("Shared")
 VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,11 @@ class Processes:
     @classmethod
     def current(cls, environment: Mapping[str, str] = os.environ) -> Processes:
         """The running one, by the variables that launchers set; it joins the others. Raises InputError."""
-        try:
-            rank, count, local = (
-                int(environment.get(name, default))
-                for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-            )
-        except ValueError as error:
-            raise InputError(
-                f"RANK, WORLD_SIZE and LOCAL_RANK are to be numbers, as torchrun sets them: {error}"
-            ) from None
+        given = {name: environment.get(name, default) for name, default in VARIABLES.items()}
+        if not all(value.isdecimal() for value in given.values()):
+            told = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise InputError(f"{told}: these are to be numbers, as torchrun sets them")
+        rank, count, local = map(int, given.values())
         if not 0 <= rank < count:
             raise InputError(f"RANK={rank} is not below WORLD_SIZE={count}, as torchrun sets them")
         found = cls(rank, count, local)
