@@ -13,7 +13,6 @@ __all__ = ["Processes"]
 
 Shared = TypeVar("Shared")
 VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 @dataclass(frozen=True)
