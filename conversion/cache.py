@@ -19,6 +19,8 @@ from hf_xlmr.conversion.recipe import convert
 from hf_xlmr.conversion.releases import RELEASE_NAMES, cache_folder, download
 from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
+from hf_xlmr.errors import InputError
+from hf_xlmr.model_shape import HEAD_PARTS
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ __all__ = ["CachedModel", "converted_once"]
 BLOCK: Final = 1 << 20
 FORMAT: Final = 1  # of the entries: one more where conversions of the same source would come out otherwise
 SIZES: Final = "sizes.json"
-HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,17 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Hold the entry's lock; another process that wants it waits."""
+    """Hold the entry's lock; another process that wants it waits. Raises InputError where nothing can be written."""
     import fcntl
 
-    entry.mkdir(parents=True, exist_ok=True)
-    with (entry / "lock").open("w") as lock:
+    try:
+        entry.mkdir(parents=True, exist_ok=True)
+        lock = (entry / "lock").open("w")
+    except OSError as trouble:
+        raise InputError(
+            f"the cache {cache_folder()}, where conversions are kept, cannot be written to ({trouble.strerror}): set "
+            "HF_XLMR_CACHE to a folder that can, or convert by yourself and name the converted folder"
+        ) from trouble
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
