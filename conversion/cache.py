@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,11 +78,11 @@ def _write_sizes(entry: Path) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a small file under its name in one rename."""
+    """Write a small file under its name in one rename, for all to read: a cache can be another user's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
-        draft.write(text)
-    Path(draft.name).rename(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.rename(path)
 
 
 def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> None:
@@ -100,12 +101,12 @@ def _make(model: CachedModel, source: str | Path, data: str | Path | None, progr
 
 
 def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for head in checkpoint.heads:
         tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _parts_of(head, checkpoint.weights)}
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))  # its save_file would make a file that only we can read
 
 
 def _parts_of(head: str, weights: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:

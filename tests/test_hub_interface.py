@@ -621,6 +621,16 @@ def test_a_cache_that_cannot_be_written_to_is_told_in_a_sentence(monkeypatch: py
         XLMR.from_pretrained(NAMES["v0122"])
 
 
+def test_a_cache_is_for_all_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user may fill it for others: its files have the permissions that any new file has."""
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
+    XLMR.from_pretrained(NAMES["v0122cls"])
+    (tmp_path / "any").write_text("")
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "any").stat().st_mode}
+
+
 TWO_AT_ONCE = "import sys; from hf_xlmr import XLMR; print(XLMR.from_pretrained(sys.argv[1]).files.folder)"
 
 
