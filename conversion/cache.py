@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from hf_xlmr.conversion.recipe import convert
 from hf_xlmr.conversion.releases import RELEASE_NAMES, download
 from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
+from hf_xlmr.errors import InputError
+from hf_xlmr.model_shape import HEAD_PARTS
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -30,7 +33,6 @@ __all__ = ["CachedModel", "converted_once"]
 BLOCK: Final = 1 << 20
 FORMAT: Final = 1  # of the entries: one more where conversions of the same source would come out otherwise
 SIZES: Final = "sizes.json"
-HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def _write_sizes(entry: Path) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a small file under its name in one rename."""
+    """Write a small file under its name in one rename, for all to read: a cache can be another user's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
-        draft.write(text)
-    Path(draft.name).rename(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.rename(path)
 
 
 def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> None:
@@ -100,12 +102,12 @@ def _make(model: CachedModel, source: str | Path, data: str | Path | None, progr
 
 
 def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for head in checkpoint.heads:
         tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _parts_of(head, checkpoint.weights)}
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))  # its save_file would make a file that only we can read
 
 
 def _parts_of(head: str, weights: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
@@ -171,10 +173,17 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Hold the entry's lock; another process that wants it waits."""
+    """Hold the entry's lock; another process that wants it waits. Raises InputError where nothing can be written."""
     import fcntl
 
-    entry.mkdir(parents=True, exist_ok=True)
-    with (entry / "lock").open("w") as lock:
+    try:
+        entry.mkdir(parents=True, exist_ok=True)
+        lock = (entry / "lock").open("w")
+    except OSError as trouble:
+        raise InputError(
+            f"the cache {cache_folder()}, where conversions are kept, cannot be written to ({trouble.strerror}): set "
+            "HF_XLMR_CACHE to a folder that can, or convert by yourself and name the converted folder"
+        ) from trouble
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ from hf_xlmr.alignment import AlignedFeatures, align_features, align_pieces, spl
 from hf_xlmr.dictionary import MASK
 from hf_xlmr.encoder import Encoder
 from hf_xlmr.errors import InputError
-from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.network import load_encoder
+from hf_xlmr.loading import ModelFiles, find_model, raise_if_no_path
+from hf_xlmr.network import Placing, load_encoder
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.task import FairseqTask, SentencepieceBpe, SourceDictionary
 from hf_xlmr.tokenization import ExactTokenizer, text_of_symbols
@@ -100,7 +100,7 @@ class XLMR(nn.Module):
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | int | None = None,
         device_map: str | Mapping[str, str | int] | None = None,
-        max_memory: Mapping[str | int, str | int] | None = None,
+        max_memory: Mapping[str | int, str | int | None] | None = None,
         offload_folder: str | Path | None = None,
         tokens: int | None = None,
         progress: Progress = SILENT,
@@ -112,21 +112,10 @@ class XLMR(nn.Module):
         archive, a release name such as `xlmr.large`, or `demo`; that is converted once into a cache.
         `data_name_or_path` is the folder of its dictionaries, taken from the model's folder where it begins with a dot.
         `device_map` "auto" lays the layers out over all devices within `max_memory`, with room for batches of `tokens`;
-        a dictionary of modules and devices does as it says. Raises InputError, IntegrityError.
+        a dictionary of modules and devices does as it says. What is offloaded cannot be trained. Raises InputError,
+        IntegrityError.
         """
-        if bpe != "sentencepiece":
-            raise InputError(
-                f"bpe={bpe!r}: XLM-R is tokenized by SentencePiece; pass bpe='sentencepiece' or leave it out"
-            )
-        files = find_model(
-            model_name_or_path,
-            checkpoint_file=checkpoint_file,
-            data=_data_folder(Path(model_name_or_path), data_name_or_path),
-            revision=revision,
-            progress=progress,
-        )
-        loaded = load_encoder(
-            files,
+        placing = Placing(
             dtype=dtype,
             device=device,
             device_map=device_map,
@@ -134,6 +123,11 @@ class XLMR(nn.Module):
             offload_folder=offload_folder,
             tokens=tokens,
         )
+        data = _data_folder(model_name_or_path, data_name_or_path, bpe)
+        files = find_model(
+            model_name_or_path, checkpoint_file=checkpoint_file, data=data, revision=revision, progress=progress
+        )
+        loaded = load_encoder(files, placing)
         return cls(files, loaded.encoder, device=loaded.device, is_spread=loaded.is_spread)
 
     # ---- what it is
@@ -224,7 +218,7 @@ class XLMR(nn.Module):
         `layers` picks some of that list by index. Raises TokensTooLong, a ValueError.
         """
         count = len(self.model.layers) + 1
-        wanted = list(range(count)) if layers is None else [_index(layer, count) for layer in layers]
+        wanted = list(range(count)) if layers is None else _indices(layers, count)
         returns_hidden = return_all_hiddens or layers is not None
         features, hidden = self.model.features(self._batch(tokens), layers=wanted if returns_hidden else ())
         if not returns_hidden:
@@ -344,18 +338,32 @@ def _filled(text: str, symbol: str, score: float) -> tuple[str, float, str]:
     return text.replace(place, predicted), score, predicted
 
 
-def _index(layer: int, count: int) -> int:
-    """The index of a hidden state, counted from the end where it is negative. Raises InputError."""
-    if not -count <= layer < count:
-        raise InputError(f"there is no layer {layer}: the hidden states are numbered 0 (embeddings) to {count - 1}")
-    return layer % count
+def _indices(layers: object, count: int) -> list[int]:
+    """The indices of hidden states, counted from the end where they are negative. Raises InputError."""
+    numbers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else None
+    if numbers is None or any(type(number) is not int for number in numbers):
+        raise InputError(f"layers={layers!r:.80}: give a list of numbers, such as [0, -1]")
+    for number in numbers:
+        if not -count <= number < count:
+            raise InputError(
+                f"there is no layer {number}: the hidden states are numbered 0 (embeddings) to {count - 1}"
+            )
+    return [number % count for number in numbers]
 
 
-def _data_folder(model: Path, data: str | Path) -> Path | None:
-    """Where the dictionaries are, None for beside the model: fairseq joins what begins with a dot to its folder."""
-    if str(data) == ".":
+def _data_folder(model: str | Path, data: str | Path, bpe: str) -> Path | None:
+    """Where the dictionaries are, None for beside the model: fairseq joins what begins with a dot to its folder.
+
+    Raises InputError.
+    """
+    if bpe != "sentencepiece":
+        raise InputError(
+            f"bpe={bpe!r:.80}: XLM-R is tokenized by SentencePiece; pass bpe='sentencepiece' or leave it out"
+        )
+    raise_if_no_path(model_name_or_path=model, data_name_or_path=data)
+    if Path(data) == Path():
         return None
-    home = model if model.is_dir() else model.parent
+    home = Path(model) if Path(model).is_dir() else Path(model).parent
     return home / data if str(data).startswith(".") else Path(data)
 
 

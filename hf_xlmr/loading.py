@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.model_shape import ModelShape, shape_of_config
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 from hf_xlmr.tokenization import ExactTokenizer
@@ -18,13 +20,22 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ModelFiles", "find_model"]
+__all__ = ["ModelFiles", "find_model", "raise_if_no_path"]
 
 FAMILIES = {
     "xlm-roberta": "XLMRoberta",
     "xlm-roberta-xl": "XLMRobertaXL",
     "roberta-prelayernorm": "RobertaPreLayerNorm",
 }
+FIXED: Mapping[str, tuple[object, ...]] = {  # fields of config.json that change the answers, or break the calls
+    "pad_token_id": (1,),
+    "is_decoder": (False,),
+    "return_dict": (True,),
+    "output_hidden_states": (False, True, None),
+    "chunk_size_feed_forward": (0,),
+    "quantization_config": (None,),
+}
+FAIRSEQS_DEFAULT = "model.pt"  # what its from_pretrained takes for checkpoint_file, so that callers say it of anything
 DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's sentence_prediction task
 SENTENCEPIECE = "sentencepiece.bpe.model"
 WANTED_FROM_HUB = (
@@ -44,15 +55,58 @@ def find_model(
     """The model folder that `model` stands for; a fairseq source is converted into the cache first.
 
     `model` is a Transformers folder, a fairseq source (folder, `.pt` file, archive, release name or `demo`, with
-    `checkpoint_file` inside a folder and `data` for its dictionaries), or the id of a repository on the Hub. Raises
-    InputError, IntegrityError.
+    `checkpoint_file` inside a folder and `data` for its dictionaries), or the id of a repository on the Hub. For
+    anything but a fairseq folder `checkpoint_file` may be `model.pt`, fairseq's default, which then says nothing, and
+    the dictionary in `data` must be the model's where that is converted already. Raises InputError, IntegrityError.
     """
     path = Path(model)
-    if checkpoint_file is None and (path / "config.json").is_file():
-        return ModelFiles(path)
-    if path.exists() or _is_name_of_ours(str(model)):
-        return _converted(path / checkpoint_file if checkpoint_file else model, data, progress)
-    return ModelFiles(_from_hub(str(model), revision))
+    with told_plainly():
+        picked = None if checkpoint_file is None else _picked(path, checkpoint_file)
+        if picked is None and (path / "config.json").is_file():
+            return _with_the_dictionary(ModelFiles(path), data)
+        if picked is not None or path.exists() or _is_name_of_ours(str(model)):
+            return _converted(picked or model, data, progress)
+        return _with_the_dictionary(ModelFiles(_from_hub(str(model), revision)), data)
+
+
+def raise_if_no_path(**paths: object) -> None:
+    """Raise InputError for an argument that is no text and no path, or says nothing."""
+    for name, path in paths.items():
+        if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
+            raise InputError(f"{name}={path!r:.80}: give a path or a name")
+
+
+def _picked(model: Path, checkpoint_file: str | Path) -> Path | None:
+    """The file that `checkpoint_file` picks in a fairseq folder, None where it says nothing. Raises InputError."""
+    raise_if_no_path(checkpoint_file=checkpoint_file)
+    name = str(checkpoint_file)
+    if os.pathsep in name:
+        raise InputError(
+            f"checkpoint_file={name!r} names several checkpoints: fairseq makes an ensemble of them, which is not one "
+            "model; name one of them, or average them with fairseq's scripts/average_checkpoints.py first"
+        )
+    if model.is_dir() and (found := _in_folder(model, name)):
+        return found
+    is_fairseqs = model.is_dir() and not (model / "config.json").is_file()
+    if name == FAIRSEQS_DEFAULT and not is_fairseqs:
+        return None
+    if not model.is_dir():
+        raise InputError(
+            f"checkpoint_file={name!r} picks a file in a folder, and {model} is none: leave it out (of an archive with "
+            "several checkpoints, unpack it and name the folder)"
+        )
+    there = ", ".join(sorted(path.name for path in model.glob("*.pt"))[:8])
+    raise InputError(f"{model} holds no {name} (checkpoint_file=); it has {there or 'no .pt file'}")
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    """The checkpoint of that name, or the first of the parts that were written under it."""
+    from hf_xlmr.conversion.sources import PART
+
+    if (folder / name).is_file():
+        return folder / name
+    parts = ((path, PART.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    return next((path for path, part in parts if part and part["stem"] == Path(name).stem), None)
 
 
 def _is_name_of_ours(model: str) -> bool:
@@ -94,6 +148,24 @@ def _from_hub(model: str, revision: str | None) -> Path:
     return folder
 
 
+def _with_the_dictionary(files: ModelFiles, data: str | Path | None) -> ModelFiles:
+    """`files`, whose dictionary is the one in the folder `data`. Raises InputError where that is another."""
+    if data is None:
+        return files
+    places = [Path(data) / name for name in ("dict.txt", "input0/dict.txt", "fairseq/dict.txt")]
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        kind = "holds no dict.txt" if Path(data).is_dir() else "is no folder"
+        raise InputError(f"data_name_or_path: {data} {kind}; the dictionary of {files.folder} lies in it, leave it out")
+    given = Dictionary.parse(path.read_bytes(), expected_rows=files.embedding_rows, name=str(path))
+    if given.with_mask().symbols != files.dictionary.with_mask().symbols:
+        raise InputError(
+            f"data_name_or_path: {path} is another dictionary than that of {files.folder}, which was converted with "
+            "its own: leave it out, or convert the checkpoint again with --data"
+        )
+    return files
+
+
 # ---- what lies in a model folder -------------------------------------------------------------------------------------
 
 
@@ -109,11 +181,15 @@ class ModelFiles:
     def config(self) -> Mapping[str, Any]:
         """config.json. Raises InputError for a model of another type, IntegrityError."""
         config = _json(self.folder / "config.json")
-        if config.get("model_type") not in FAMILIES:
+        if str(config.get("model_type")) not in FAMILIES:
             raise InputError(
                 f"{self.folder} holds a model of the type {config.get('model_type')!r}; hf_xlmr takes those of "
                 f"{', '.join(FAMILIES)}."
             )
+        odd = [name for name, values in FIXED.items() if name in config and config[name] not in values]
+        if odd:
+            told = "; ".join(f"{name} is {config[name]!r:.40}, and must be {FIXED[name][0]!r}" for name in odd)
+            raise InputError(f"{self.folder}/config.json is not that of an XLM-R: {told}.")
         return config
 
     @property
@@ -121,9 +197,15 @@ class ModelFiles:
         """The Transformers class whose weights the folder holds. Raises InputError for one of another family."""
         family = FAMILIES[self.config["model_type"]]
         named = self.config.get("architectures") or [f"{family}ForMaskedLM"]
-        if not str(named[0]).startswith(family):
-            raise InputError(f"{self.folder}/config.json names {named[0]}, which is not of the family {family}.")
-        return str(named[0])
+        first = named[0] if isinstance(named, list) else named
+        if not str(first).startswith(family):
+            raise InputError(f"{self.folder}/config.json names {first!s:.60}, which is not of the family {family}.")
+        return str(first)
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The sizes of the class that the folder holds. Raises InputError, IntegrityError."""
+        return shape_of_config({**self.config, "architectures": [self.class_name]})
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -141,16 +223,24 @@ class ModelFiles:
         """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply. Raises InputError."""
         path = self.folder / "fairseq" / "dict.txt"
         if not path.is_file():
-            return _dictionary_of_tokenizer(self.folder, rows=int(self.config["vocab_size"]))
+            return _dictionary_of_tokenizer(self.folder, rows=self.shape.vocabulary)
         rows = self.embedding_rows
         dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
         return dictionary if len(dictionary) == rows else dictionary.with_mask()
 
     @property
     def embedding_rows(self) -> int:
-        """The rows of fairseq's embedding; what `convert` appended for pieces that the dictionary lacks comes after."""
-        rows = self._record.get("embedding_rows")
-        return rows if isinstance(rows, int) else int(self.config["vocab_size"])
+        """The rows of fairseq's embedding; what `convert` appended for pieces that the dictionary lacks comes after.
+
+        Raises IntegrityError.
+        """
+        rows = self._record.get("embedding_rows", self.shape.vocabulary)
+        if type(rows) is not int or not 0 < rows <= self.shape.vocabulary:
+            raise IntegrityError(
+                f"{self.folder}/fairseq/conversion.json is damaged: embedding_rows is {rows!r:.40}, and the model has "
+                f"{self.shape.vocabulary} rows"
+            )
+        return rows
 
     @cached_property
     def _record(self) -> Mapping[str, Any]:
@@ -176,11 +266,16 @@ class ModelFiles:
         return Dictionary.of((*SPECIAL_SYMBOLS, *names)) if is_named else None
 
     def heads(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The weights of the source's classification heads, by head and part."""
+        """The weights of the source's classification heads, by head and part. Raises IntegrityError."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         heads: dict[str, dict[str, torch.Tensor]] = {}
-        for name, weight in load_file(self.heads_file).items() if self.heads_file else ():
+        try:
+            stored = load_file(self.heads_file) if self.heads_file else {}
+        except SafetensorError as error:
+            raise IntegrityError(f"{self.heads_file} is damaged ({error}); delete {self.folder.parent}") from error
+        for name, weight in stored.items():
             head, layer, part = name.rsplit(".", 2)
             heads.setdefault(head, {})[f"{layer}.{part}"] = weight
         return heads
@@ -201,7 +296,7 @@ def _json(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path.parent} holds no {path.name}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise IntegrityError(f"{path} is damaged: it holds no JSON object")

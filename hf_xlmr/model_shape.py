@@ -14,9 +14,11 @@ from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 
-__all__ = ["DTYPE_BYTES", "Block", "ModelShape", "Task", "Tensor", "shape_of", "shape_of_config"]
+__all__ = ["DTYPE_BYTES", "HEAD_PARTS", "Block", "ModelShape", "Task", "Tensor", "shape_of", "shape_of_config"]
 
-DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+"""The weights of a classification head as fairseq names them."""
 CONFIG: Final = "config.json"
 BUFFER_BYTES: Final = 8  # position_ids and token_type_ids are int64, whatever the dtype of the weights
 POSITION_OFFSET: Final = 2  # RoBERTa's positions begin after <pad>, which is 1

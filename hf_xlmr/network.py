@@ -5,22 +5,55 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
 
 from hf_xlmr.dictionary import PAD_INDEX
-from hf_xlmr.encoder import ClassificationHead, Encoder, HeadOptions
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.encoder import ACTIVATIONS, ClassificationHead, Encoder, HeadOptions
+from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.loading import ModelFiles
-from hf_xlmr.memory import CPU, DISK, Device, available_memory, parse_size
-from hf_xlmr.model_shape import shape_of
-from hf_xlmr.placed_loading import load_placed, read_weights
+from hf_xlmr.memory import CPU, DISK, Device, available_memory, in_order, parse_size
+from hf_xlmr.model_shape import DTYPE_BYTES, HEAD_PARTS
+from hf_xlmr.placed_loading import load_placed, load_whole, read_weights, shape_held, stored_dtype, without_absent
 from hf_xlmr.sharding import DEFAULT_TOKENS, check_device_map, plan_placement
 
-__all__ = ["LoadedEncoder", "load_encoder"]
+__all__ = ["LoadedEncoder", "Placing", "load_encoder"]
 
-HEAD_PARTS = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+AUTO = "auto"
+MOST_TOKENS = 1 << 31  # of a batch
+BUDGETS = "give a dictionary of devices and sizes, such as {0: '24GiB', 'cpu': '64GiB', 'disk': 'unlimited'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placing:
+    """Where a network goes, and in which dtype: the options of `XLMR.from_pretrained`. Raises InputError."""
+
+    dtype: torch.dtype | str = torch.float32
+    device: torch.device | str | int | None = None
+    device_map: str | Mapping[str, str | int] | None = None
+    max_memory: Mapping[str | int, str | int | None] | None = None
+    offload_folder: str | Path | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Tell of every option that cannot be meant before anything is read, downloaded or converted."""
+        _raise_if_no_dtype(self.dtype)
+        if not _is_device_map(self.device_map):
+            raise InputError(f"device_map={self.device_map!r:.80}: give auto, or a dictionary of modules and devices")
+        if not isinstance(self.offload_folder, (str, Path, NoneType)):
+            raise InputError(f"offload_folder={self.offload_folder!r:.80}: give the path of a folder")
+        if self.tokens is not None and (type(self.tokens) is not int or not 0 < self.tokens <= MOST_TOKENS):
+            raise InputError(f"tokens={self.tokens!r:.80}: give the most tokens of a batch, such as 8192")
+        if self.device_map is None:
+            _raise_if_given(max_memory=self.max_memory, offload_folder=self.offload_folder, tokens=self.tokens)
+            _device(self.device)
+        else:
+            _raise_if_given(device=self.device)
+        if self.device_map != AUTO:
+            _raise_if_given(max_memory=self.max_memory, tokens=self.tokens)
+        _budgets(self.max_memory)
 
 
 @dataclass(frozen=True)
@@ -32,43 +65,53 @@ class LoadedEncoder:
     is_spread: bool
 
 
-def load_encoder(
-    files: ModelFiles,
-    *,
-    dtype: torch.dtype | str = torch.float32,
-    device: torch.device | str | int | None = None,
-    device_map: str | Mapping[str, str | int] | None = None,
-    max_memory: Mapping[str | int, str | int] | None = None,
-    offload_folder: str | Path | None = None,
-    tokens: int | None = None,
-) -> LoadedEncoder:
-    """Load the network of a model folder, whole on `device` or by `device_map`. Raises InputError, IntegrityError."""
-    wanted = _dtype(dtype)
-    if device_map is None:
-        _raise_if_given(max_memory=max_memory, offload_folder=offload_folder, tokens=tokens)
-        place = _device(device)
-        network, is_spread = _whole(files, wanted, place), False
-    else:
-        _raise_if_given(device=device)
-        plan = _plan(files, wanted, device_map, max_memory, tokens)
-        place, is_spread = _device(plan.main_device), len(set(plan.device_map.values())) > 1
-        is_spread = is_spread or DISK in plan.device_map.values()
-        network = load_placed(
-            files.folder,
-            plan.device_map,
-            dtype=plan.dtype,
-            main_device=plan.main_device,
-            offload_folder=offload_folder,
+def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
+    """Load the network of a model folder, whole or spread over devices. Raises InputError, IntegrityError.
+
+    What lies on the CPU or the disk until its turn comes cannot be trained: it asks for no gradients, and `state_dict`
+    refuses.
+    """
+    with told_plainly():
+        plan = _plan(files, placing)
+        network = _network(files, plan, placing.offload_folder)
+        is_offloaded = any(weight.is_meta for weight in network.parameters())
+        if is_offloaded:
+            network.requires_grad_(requires_grad=False)
+        options = _head_options(files)
+        encoder = Encoder(
+            network,
+            {name: ClassificationHead.of(parts, options) for name, parts in _heads(files, network, plan.main).items()},
+            pad_index=PAD_INDEX,
+            embedding_rows=files.embedding_rows,
+            head_options=options,
         )
-    options = _head_options(files)
-    encoder = Encoder(
-        network,
-        {name: ClassificationHead.of(parts, options) for name, parts in _heads(files, network, place).items()},
-        pad_index=PAD_INDEX,
-        embedding_rows=files.embedding_rows,
-        head_options=options,
+    if is_offloaded:
+        encoder.register_state_dict_pre_hook(_refuse_state_dict)  # type: ignore[no-untyped-call]
+    return LoadedEncoder(encoder.train(), device=plan.main, is_spread=plan.is_spread)
+
+
+def _refuse_state_dict(*_about: object) -> None:
+    raise InputError(
+        "the model is offloaded: its weights are on the CPU or the disk and no state_dict holds them; load it again on "
+        "one device (device=) to train or to save it"
     )
-    return LoadedEncoder(encoder.train(), device=place, is_spread=is_spread)
+
+
+def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) -> Any:
+    """Transformers' network by the plan. Raises InputError, IntegrityError."""
+    if not plan.is_spread:
+        return load_whole(files.folder, device=plan.main, dtype=plan.dtype, shape=files.shape)
+    return load_placed(
+        files.folder,
+        plan.device_map,
+        dtype=plan.dtype,
+        shape=files.shape,
+        main_device=plan.main_device,
+        offload_folder=offload_folder,
+    )
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
 
 
 class _Plan(NamedTuple):
@@ -78,33 +121,75 @@ class _Plan(NamedTuple):
     dtype: str
     main_device: Device
 
+    @property
+    def main(self) -> torch.device:
+        """Where inputs go. Raises InputError."""
+        return _device(self.main_device)
 
-def _plan(
-    files: ModelFiles,
-    dtype: torch.dtype | str,
-    device_map: str | Mapping[str, str | int],
-    max_memory: Mapping[str | int, str | int] | None,
-    tokens: int | None,
-) -> _Plan:
-    """The planner's layout for "auto", or the user's own. Raises DoesNotFit, InputError."""
-    shape = shape_of(files.folder)
-    named = shape.dtype if dtype == "auto" else str(dtype).removeprefix("torch.")
-    if isinstance(device_map, str):
-        if device_map != "auto":
-            raise InputError(f"device_map={device_map!r}: give auto, or a dictionary of modules and devices")
-        budgets = available_memory() if max_memory is None else _budgets(max_memory)
-        placement = plan_placement(shape, max_memory=budgets, dtype=named, tokens=tokens or DEFAULT_TOKENS)
-        return _Plan(placement.device_map, named, placement.main_device)
-    _raise_if_given(max_memory=max_memory, tokens=tokens)
-    places = check_device_map(device_map, shape)
-    first_gpu = next((device for device in places.values() if isinstance(device, int)), CPU)
-    return _Plan(device_map, named, first_gpu)
+    @property
+    def is_spread(self) -> bool:
+        """Whether there is more than one device, or a disk."""
+        return len(set(self.device_map.values())) > 1 or DISK in self.device_map.values()
 
 
-def _budgets(max_memory: Mapping[str | int, str | int]) -> dict[Device, int | None]:
-    """Sizes such as "24GiB" as bytes. Raises InputError."""
-    unlimited = ("unlimited", None)
-    return {device: None if size in unlimited else parse_size(size) for device, size in max_memory.items()}
+def _plan(files: ModelFiles, placing: Placing) -> _Plan:
+    """One device, the planner's layout for "auto", or the user's own. Raises DoesNotFit, InputError."""
+    dtype = _named_dtype(files, placing.dtype)
+    if placing.device_map is None:
+        place = _device(placing.device)
+        return _Plan({"": place}, dtype, str(place))
+    shape = shape_held(files.folder, files.shape)
+    if isinstance(placing.device_map, Mapping):
+        places = check_device_map(without_absent(placing.device_map, shape), shape)
+        main = next((device for device in places.values() if isinstance(device, int)), CPU)
+    else:
+        budgets = available_memory() if placing.max_memory is None else _budgets(placing.max_memory)
+        placement = plan_placement(shape, max_memory=budgets, dtype=dtype, tokens=placing.tokens or DEFAULT_TOKENS)
+        places, main = placement.device_map, placement.main_device
+    for device in places.values():
+        if isinstance(device, int):
+            _device(device, option="device_map")
+    return _Plan(places, dtype, main)
+
+
+def _named_dtype(files: ModelFiles, dtype: torch.dtype | str) -> str:
+    """The dtype to compute in; "auto" is what config.json tells, or what the weights are stored in."""
+    if dtype == AUTO:
+        told = files.config.get("dtype") or files.config.get("torch_dtype")
+        return files.shape.dtype if told else stored_dtype(files.folder, files.shape)
+    return str(getattr(torch, dtype) if isinstance(dtype, str) else dtype).removeprefix("torch.")
+
+
+# ---- the options -----------------------------------------------------------------------------------------------------
+
+
+def _is_device_map(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(module, str) for module in value)
+    return value is None or (isinstance(value, str) and value == AUTO)
+
+
+def _raise_if_no_dtype(dtype: object) -> None:
+    """Raises InputError."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    is_known = isinstance(found, torch.dtype) and str(found).removeprefix("torch.") in DTYPE_BYTES
+    if not is_known and not (isinstance(dtype, str) and dtype == AUTO):
+        raise InputError(f"dtype={dtype!r:.80}: give {', '.join(DTYPE_BYTES)} or auto (as stored)")
+
+
+def _budgets(max_memory: object) -> dict[Device, int | None]:
+    """Sizes such as "24GiB" as bytes, "unlimited" as None. Raises InputError."""
+    if max_memory is None:
+        return {}
+    if not isinstance(max_memory, Mapping) or not max_memory:
+        raise InputError(f"max_memory={max_memory!r:.80}: {BUDGETS}")
+    try:
+        sizes = {
+            device: None if size in ("unlimited", None) else parse_size(size) for device, size in max_memory.items()
+        }
+        return in_order(sizes)
+    except InputError as error:
+        raise InputError(f"max_memory={dict(max_memory)!r:.80}: {error} ({BUDGETS})") from error
 
 
 def _raise_if_given(**options: object) -> None:
@@ -117,51 +202,36 @@ def _raise_if_given(**options: object) -> None:
         )
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
-    """A dtype, or "auto" for the stored one. Raises InputError."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
-    if found != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise InputError(f"dtype={dtype!r}: give float32, bfloat16, float16 or auto (as stored)")
-    return found
-
-
-def _device(device: torch.device | str | int | None) -> torch.device:
-    """A device that is there. Raises InputError."""
+def _device(device: object, *, option: str = "device") -> torch.device:
+    """A device that is there; `option` is where it was named. Raises InputError."""
+    if type(device) not in (torch.device, str, int, NoneType):
+        raise InputError(f"{option}={device!r:.80}: give a device such as cpu, cuda or cuda:1")
     try:
-        place = torch.device("cpu" if device is None else device)
+        place: torch.device = torch.device("cpu" if device is None else device)  # type: ignore[call-overload]
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={device!r} cannot be used here: {reason}") from error
-    return place
+    except (RuntimeError, AssertionError, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise InputError(f"{option}: {device!r:.80} cannot be used here ({reason})") from error
+    if place.type == "meta":
+        raise InputError(f"{option}: meta holds no weights, give a device such as cpu, cuda or cuda:1")
+    return torch.device("cpu") if place.type == "cpu" else place  # cpu:0, which weights are never on
 
 
-def _whole(files: ModelFiles, dtype: torch.dtype | str, device: torch.device) -> Any:
-    """The network on one device; its weights are read straight to it. Raises IntegrityError."""
-    import transformers
-
-    loader = getattr(transformers, files.class_name, None)
-    if loader is None:
-        raise InputError(f"{files.folder}/config.json names {files.class_name}, which Transformers does not have")
-    options: dict[str, Any] = {"add_pooling_layer": False} if files.class_name.endswith("Model") else {}
-    network, info = loader.from_pretrained(
-        files.folder, dtype=dtype, device_map={"": device}, output_loading_info=True, **options
-    )
-    faults = [
-        f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, info[kind])))}"
-        for kind in ("missing_keys", "mismatched_keys")
-        if info[kind]
-    ]
-    if faults:
-        raise IntegrityError(f"{files.folder} lacks weights of its {files.class_name} ({'; '.join(faults)})")
-    return network
+# ---- the heads -------------------------------------------------------------------------------------------------------
 
 
 def _head_options(files: ModelFiles) -> HeadOptions:
-    return HeadOptions(
-        dropout=float(files.options.get("pooler_dropout") or 0.0),
-        activation_fn=str(files.options.get("pooler_activation_fn") or "tanh"),
-    )
+    """What fairseq was told of its heads. Raises IntegrityError."""
+    dropout = files.options.get("pooler_dropout") or 0.0
+    activation = files.options.get("pooler_activation_fn") or "tanh"
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+        raise IntegrityError(f"{files.folder}/fairseq/options.json is damaged: pooler_dropout is {dropout!r:.40}")
+    if activation not in list(ACTIVATIONS):
+        raise IntegrityError(
+            f"{files.folder}/fairseq/options.json: pooler_activation_fn is {activation!r:.40}, which is none of "
+            f"fairseq's {', '.join(ACTIVATIONS)}"
+        )
+    return HeadOptions(dropout=float(dropout), activation_fn=activation)
 
 
 def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""A model folder onto the devices of a plan: each weight goes from its file to its device, one at a time."""
+"""A model folder onto one device, or the devices of a plan: each weight goes from its file to its device by itself."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, told_plainly
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.memory import CPU, DISK, Device
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of
 from hf_xlmr.progress import SILENT, Progress
@@ -22,11 +24,18 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["load_placed", "read_weights"]
+__all__ = ["load_placed", "load_whole", "read_weights", "shape_held", "stored_dtype", "without_absent"]
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 NO_SHARED_BASE: Final = ("lm_head.", "classifier.", "qa_outputs.")
+STORED_DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+LEFT_IN_THE_FILE: Final = {  # names that a class may do without, and why
+    r"(\w+\.)?embeddings\.(position_ids|token_type_ids)": "buffers that Transformers saved until 4.31 and makes anew",
+    r"(\w+\.)?pooler\.dense\.(weight|bias)": "Transformers gives every encoder a pooler; XLM-R was trained without",
+}
+HEAD_OF_AN_ENCODER: Final = r"(lm_head|classifier|qa_outputs)\.[\w.]+"  # left where the bare encoder is what is wanted
+BLOCK_OF_ROWS: Final = 1 << 12  # in which tied weights are compared
 
 
 @dataclass(frozen=True)
@@ -62,18 +71,56 @@ def load_placed(
         raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
     with told_plainly():
         folder = Path(folder)
-        wanted = shape or shape_of(folder)
-        stored = _stored(folder)
-        if wanted.task is Task.ENCODER and not _sources(wanted, stored).keys() & _pooler(wanted):
-            wanted = wanted.without_pooler()
-        sources = _sources(wanted, stored)
-        places = check_device_map(_without_absent(device_map, wanted), wanted)
-        _raise_if_wrong(wanted, sources)
+        wanted = shape_held(folder, shape or shape_of(folder))
+        places = check_device_map(without_absent(device_map, wanted), wanted)
+        sources = _checked_sources(folder, wanted)
         if offload_folder is not None:
             sources |= _copied_to(Path(offload_folder), sources, places, dtype)
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, places, dtype, progress)
         return _dispatched(model, wanted, sources, places, dtype, main_device)
+
+
+def load_whole(
+    folder: str | Path,
+    *,
+    device: torch.device | str,
+    dtype: str,
+    shape: ModelShape | None = None,
+    attention: str = "sdpa",
+    progress: Progress = SILENT,
+) -> PreTrainedModel:
+    """The Transformers model in `folder` on one device, in evaluation mode and in memory of its own.
+
+    Host memory holds one weight at a time beside it, and the files may be overwritten afterwards. `shape` is another
+    class than the folder's own. Raises InputError, IntegrityError, WeightsMismatch.
+    """
+    if dtype not in DTYPE_BYTES:
+        raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
+    with told_plainly():
+        folder = Path(folder)
+        wanted = shape_held(folder, shape or shape_of(folder))
+        sources = _checked_sources(folder, wanted)
+        model = _empty(folder, wanted, dtype, attention)
+        _fill(model, wanted, sources, {"": device}, dtype, progress, is_own=True)
+        whole: PreTrainedModel = model.to(device)  # type: ignore[arg-type]  # the buffers
+    return whole
+
+
+def shape_held(folder: str | Path, shape: ModelShape) -> ModelShape:
+    """`shape`, for a bare encoder without the pooler that its files lack. Raises InputError, IntegrityError."""
+    held = _sources(shape, _stored(Path(folder)))
+    return shape.without_pooler() if shape.task is Task.ENCODER and not held.keys() & _pooler(shape) else shape
+
+
+def stored_dtype(folder: str | Path, shape: ModelShape) -> str:
+    """What the word embeddings are stored in, for a config that does not tell. Raises InputError, IntegrityError."""
+    with told_plainly():
+        sources = _sources(shape, _stored(Path(folder)))
+        name = f"{shape.base}embeddings.word_embeddings.weight"
+        if name not in sources:
+            raise WeightsMismatch(missing=[name])
+        return str(_read(sources[name]).dtype).removeprefix("torch.")
 
 
 def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -95,7 +142,10 @@ def _stored(folder: Path) -> dict[str, Path]:
     if (folder / SINGLE).is_file():
         return dict.fromkeys(_names_in(folder / SINGLE), folder / SINGLE)
     if not (folder / INDEX).is_file():
-        raise InputError(f"{folder} holds no weights: there is neither {SINGLE} nor {INDEX}")
+        raise InputError(
+            f"{folder} holds no weights: there is neither {SINGLE} nor {INDEX} (a pytorch_model.bin is not read, since "
+            "it is a pickle: load it with Transformers and save it again, which writes safetensors)"
+        )
     try:
         files = {
             str(name): Path(file) for name, file in json.loads((folder / INDEX).read_bytes())["weight_map"].items()
@@ -106,7 +156,11 @@ def _stored(folder: Path) -> dict[str, Path]:
         raise IntegrityError(f"{folder / INDEX} names {str(odd[0])!r:.80}, which is not in the folder")
     if absent := [file for file in dict.fromkeys(files.values()) if not (folder / file).is_file()]:
         raise InputError(f"{folder} is incomplete: {absent[0]} is missing")
-    return {name: folder / file for name, file in files.items()}
+    held = {name: folder / file for file in dict.fromkeys(files.values()) for name in _names_in(folder / file)}
+    if lost := [name for name in files if name not in held]:
+        file = folder / files[lost[0]]
+        raise IntegrityError(f"{file} is damaged: it does not hold {lost[0]:.80}, which its index names")
+    return held
 
 
 def _names_in(file: Path) -> list[str]:
@@ -114,12 +168,14 @@ def _names_in(file: Path) -> list[str]:
         return list(weights.keys())
 
 
-def _opened(file: Path, device: str = CPU) -> Any:
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     """The file's weights, mapped. Raises IntegrityError."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(file, framework="pt", device=device)
+        with safe_open(file, framework="pt", device=CPU) as weights:
+            yield weights
     except SafetensorError as error:
         raise IntegrityError(f"{file} is damaged: {error}") from error
 
@@ -141,30 +197,76 @@ def _pooler(shape: ModelShape) -> set[str]:
     return {tensor.name for tensor in shape.tensors if tensor.name.startswith(f"{shape.base}pooler.")}
 
 
-def _without_absent(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
+def without_absent(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
     """The map without a pooler that the model does not have: a plan from the config alone cannot know."""
     pooler = f"{shape.base}pooler"
     return {key: device for key, device in device_map.items() if shape.has_pooler or key != pooler}
 
 
-def _raise_if_wrong(shape: ModelShape, sources: Mapping[str, _Source]) -> None:
-    """Raises WeightsMismatch with every weight that is missing or of another shape, IntegrityError."""
-    expected = {tensor.name: tensor.sizes for tensor in shape.tensors if not tensor.is_buffer}
+def _checked_sources(folder: Path, shape: ModelShape) -> dict[str, _Source]:
+    """Where each weight of the class lies, once all that the files hold adds up.
+
+    Raises WeightsMismatch with every weight that is missing, unknown or of another shape, InputError, IntegrityError.
+    """
+    stored = _stored(folder)
+    sources = _sources(shape, stored)
+    missing = [tensor.name for tensor in shape.tensors if not tensor.is_buffer and tensor.name not in sources]
+    unexpected = _unknown(shape, stored.keys() - {source.name for source in sources.values()})
+    wrong = _of_other_sizes(shape, sources)
+    if missing or unexpected or wrong:
+        raise WeightsMismatch(missing=missing, unexpected=unexpected, wrong_shape=wrong)
+    _raise_if_tied_apart(shape, sources, stored)
+    return sources
+
+
+def _unknown(shape: ModelShape, left: Collection[str]) -> list[str]:
+    """The names among those `left` over that nothing explains."""
+    reasons = [*LEFT_IN_THE_FILE, *[HEAD_OF_AN_ENCODER] * (shape.task is Task.ENCODER)]
+    return sorted(
+        name
+        for name in left
+        if name not in shape.tied_tensors and not any(re.fullmatch(reason, name) for reason in reasons)
+    )
+
+
+def _of_other_sizes(shape: ModelShape, sources: Mapping[str, _Source]) -> list[str]:
+    """Each weight whose sizes are not those of the class. Raises InputError for numbers that are no floats."""
+    expected = {tensor.name: tensor.sizes for tensor in shape.tensors}
     wrong: list[str] = []
     for file in dict.fromkeys(source.file for source in sources.values()):
         with _opened(file) as weights:
-            held = set(weights.keys())
             for name, source in sources.items():
                 if source.file != file:
                     continue
-                if source.name not in held:
-                    raise IntegrityError(f"{file} is damaged: it does not hold {source.name}, which its index names")
-                sizes = tuple(weights.get_slice(source.name).get_shape())
-                if sizes != expected[name]:
-                    wrong.append(f"{name} {list(sizes)}, expected {list(expected[name])}")
-    missing = [name for name in expected if name not in sources]
-    if missing or wrong:
-        raise WeightsMismatch(missing=missing, wrong_shape=wrong)
+                held = weights.get_slice(source.name)
+                if held.get_dtype() not in STORED_DTYPES:
+                    raise InputError(
+                        f"{file} holds {source.name} as {held.get_dtype()}: quantized weights are not read, give a "
+                        f"model in {', '.join(STORED_DTYPES.values())}"
+                    )
+                if tuple(held.get_shape()) != expected[name]:
+                    wrong.append(f"{name} {held.get_shape()}, expected {list(expected[name])}")
+    return wrong
+
+
+def _raise_if_tied_apart(shape: ModelShape, sources: Mapping[str, _Source], stored: Mapping[str, Path]) -> None:
+    """Raise InputError for a second copy of a tied weight that has other values: Transformers would use those."""
+    for name in shape.tied_tensors:
+        if name in stored and not _are_equal(_Source(stored[name], name), sources[shape.tied_to(name)]):
+            raise InputError(
+                f"config.json ties {name} to {shape.tied_to(name)} (tie_word_embeddings), but {stored[name]} holds "
+                "other values for it: say false there, or leave it out of the file"
+            )
+
+
+def _are_equal(one: _Source, other: _Source) -> bool:
+    """Whether two weights have the same values, some rows at a time."""
+    with _opened(one.file) as first, _opened(other.file) as second:
+        ours, theirs = first.get_slice(one.name), second.get_slice(other.name)
+        rows = range(0, ours.get_shape()[0] if ours.get_shape() else 0, BLOCK_OF_ROWS)
+        return ours.get_shape() == theirs.get_shape() and all(
+            bool((ours[start : start + BLOCK_OF_ROWS] == theirs[start : start + BLOCK_OF_ROWS]).all()) for start in rows
+        )
 
 
 def _copied_to(
@@ -178,7 +280,10 @@ def _copied_to(
     from safetensors.torch import save_file
 
     own = folder / _digest(sources, dtype)
-    own.mkdir(parents=True, exist_ok=True)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"offload_folder: {folder} cannot be written to ({error.strerror})") from error
     copies = {name: _Source(own / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
     for name, copy in copies.items():
         if copy.file.is_file():
@@ -203,29 +308,49 @@ def _digest(sources: Mapping[str, _Source], dtype: str) -> str:
 
 
 def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTrainedModel:
-    """The class without weights; its buffers, which no file holds, are made."""
+    """The class without weights; its buffers, which no file holds, are made. Raises InputError, IntegrityError."""
     import torch
     import transformers
     from accelerate import init_empty_weights
+    from transformers.activations import ACT2FN
 
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, attn_implementation=attention)
-    config.dtype = getattr(torch, dtype)
     options = {} if shape.has_pooler or shape.task is not Task.ENCODER else {"add_pooling_layer": False}
-    with init_empty_weights(include_buffers=False):
-        model = getattr(transformers, shape.class_name)(config, **options)
+    with _config_told(folder / "config.json"):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, attn_implementation=attention)
+        if config.hidden_act not in ACT2FN:
+            raise InputError(
+                f"{folder}/config.json: hidden_act is {config.hidden_act!r:.40}, which Transformers does not have"
+            )
+        config.dtype = getattr(torch, dtype)
+        with init_empty_weights(include_buffers=False):
+            model = getattr(transformers, shape.class_name)(config, **options)
     empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
     return empty
+
+
+@contextmanager
+def _config_told(path: Path) -> Iterator[None]:
+    """Name config.json where Transformers cannot use it, which it says in errors of a dozen kinds."""
+    try:
+        yield
+    except (HfXlmrError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise IntegrityError(f"{path} is damaged: Transformers cannot build the model from it ({reason})") from error
 
 
 def _fill(
     model: PreTrainedModel,
     shape: ModelShape,
     sources: Mapping[str, _Source],
-    places: Mapping[str, Device],
+    places: Mapping[str, Any],
     dtype: str,
     progress: Progress,
+    *,
+    is_own: bool = False,
 ) -> None:
-    """Put every weight that does not stay on disk where it belongs."""
+    """Put every weight that does not stay on disk where it belongs; with `is_own` none stays mapped from its file."""
     import torch
     from accelerate.utils import set_module_tensor_to_device
 
@@ -233,7 +358,7 @@ def _fill(
     placed = [name for name in sources if place_of(places, name) != DISK]
     with progress.task("loading", total=sum(sizes[name] for name in placed)) as task:
         for name in placed:
-            tensor = _read(sources[name]).to(getattr(torch, dtype))
+            tensor = _read(sources[name]).to(place_of(places, name), getattr(torch, dtype), copy=is_own)
             set_module_tensor_to_device(model, name, place_of(places, name), value=tensor, dtype=tensor.dtype)
             task.advance(sizes[name])
     if not any(place_of(places, name) == DISK for name in shape.tied_tensors):

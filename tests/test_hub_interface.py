@@ -381,11 +381,72 @@ def test_mistakes_raise_what_fairseq_raises_and_say_more(loaded: dict[str, XLMR]
         ({"dtype": torch.int8}, "int8"),
         ({"device": "cuda:7"}, "cuda:7"),
         ({"device": "nonsense"}, "nonsense"),
+        ({"dtype": torch.float8_e4m3fn}, "dtype=torch.float8_e4m3fn: give float32"),
+        ({"dtype": None}, "dtype=None: give float32"),
+        ({"device": "meta"}, "device: meta holds no weights"),
+        ({"device": 10**30}, "device: 1000.* cannot be used here"),
+        ({"device": ["cpu"]}, "device=.*give a device such as cpu"),
+        ({"device_map": ["cpu"]}, "device_map=.*give auto, or a dictionary"),
+        ({"device_map": {0: "cpu"}}, "device_map=.*give auto, or a dictionary"),
+        ({"device_map": "auto", "max_memory": "1GB"}, "max_memory='1GB': give a dictionary of devices and sizes"),
+        ({"device_map": "auto", "max_memory": {}}, "max_memory={}: give a dictionary of devices and sizes"),
+        ({"device_map": "auto", "max_memory": {"cpu": 0.5}}, "max_memory=.*0.5"),
+        ({"device_map": "auto", "tokens": "a"}, "tokens='a': give the most tokens"),
+        ({"device_map": "auto", "tokens": 0}, "tokens=0: give the most tokens"),
+        ({"device_map": {"": "disk"}, "offload_folder": 5}, "offload_folder=5: give the path"),
+        ({"device_map": {"": "disk"}, "offload_folder": "/dev/null/x"}, "offload_folder: /dev/null/x cannot be"),
+        ({"checkpoint_file": "a.pt:b.pt"}, "an ensemble"),
+        ({"checkpoint_file": "other.pt"}, "checkpoint_file='other.pt' picks a file in a folder"),
+        ({"checkpoint_file": 5}, "checkpoint_file=5"),
+        ({"data_name_or_path": None}, "data_name_or_path=None"),
     ],
 )
 def test_wrong_options_are_told_in_a_sentence(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         XLMR.from_pretrained("demo", **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    for options in ({"device": "cuda"}, {"device": 0}, {"device_map": {"": 0}}):
+        with pytest.raises(InputError, match="cannot be used here"):
+            XLMR.from_pretrained("demo", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", [None, 5, "", "a\0b", []])
+def test_what_is_no_model_at_all_is_told(model: Any) -> None:
+    with pytest.raises(InputError, match=r"model_name_or_path=.*give a path or a name"):
+        XLMR.from_pretrained(model)
+
+
+@pytest.mark.parametrize("layers", [0, "a", [True], [0.5], {"a": 1}])
+def test_layers_that_are_no_numbers_are_told(layers: Any, loaded: dict[str, XLMR]) -> None:
+    with pytest.raises(InputError, match=r"layers=.*give a list of numbers"):
+        model_of("demo", loaded).extract_features(torch.tensor([0, 2]), layers=layers)
+
+
+SILENT = """
+import sys
+from hf_xlmr import XLMR
+for options in ({}, {"dtype": "bfloat16"}, {"device_map": {"": "disk"}}, {"device_map": "auto"}):
+    for model in sys.argv[1:]:
+        XLMR.from_pretrained(model, **options)
+"""
+
+
+def test_loading_prints_nothing(tmp_path: Path) -> None:
+    """Converting included, and Transformers' bars and reports too."""
+    folder = convert(NAMES["v0122cls"], tmp_path / "model", verify=False).output
+    environment = {**os.environ, "HF_XLMR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT, "demo", str(NAMES["v0122prenorm"]), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_folder_of_another_model_type_is_refused(tmp_path: Path) -> None:
@@ -482,6 +543,37 @@ def test_the_arguments_of_fairseqs_from_pretrained(tmp_path: Path, loaded: dict[
         assert_answers(xlmr.eval(), "v0122")
 
 
+def test_fairseqs_default_checkpoint_file_says_nothing_of_what_is_no_fairseq_folder(tmp_path: Path) -> None:
+    import shutil
+    import tarfile
+
+    folder = convert(NAMES["v0122"], tmp_path / "model", verify=False).output
+    with tarfile.open(tmp_path / "archive.tar", "w") as archive:
+        archive.add(NAMES["v0122"], "v0122")
+    for model in ("demo", folder, tmp_path / "archive.tar", NAMES["v0122"] / "model.pt", NAMES["fsdp"]):
+        XLMR.from_pretrained(model, "model.pt", ".", "sentencepiece")
+    run = shutil.copytree(NAMES["v0122"], tmp_path / "run")
+    (run / "model.pt").rename(run / "checkpoint_best.pt")
+    with pytest.raises(InputError, match=r"run holds no model\.pt \(checkpoint_file=\); it has checkpoint_best\.pt"):
+        XLMR.from_pretrained(run, "model.pt")
+    with pytest.raises(InputError, match=r"unpack it and name the folder"):
+        XLMR.from_pretrained(tmp_path / "archive.tar", "checkpoint_best.pt")
+
+
+def test_a_converted_folder_is_told_another_dictionary(tmp_path: Path) -> None:
+    """It has its own; fairseq would have read the one in data_name_or_path."""
+    folder, data = convert(NAMES["v0122"], tmp_path / "model", verify=False).output, tmp_path / "data"
+    (data / "input0").mkdir(parents=True)
+    lines = (NAMES["v0122"] / "dict.txt").read_text(encoding="utf-8").splitlines()
+    (data / "input0" / "dict.txt").write_text("\n".join(lines), encoding="utf-8")
+    for same in (data, folder, "../data", "./"):
+        XLMR.from_pretrained(folder, data_name_or_path=same)
+    (data / "dict.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
+    for other, told in ((data, "another dictionary"), ("./nowhere", "is no folder"), (tmp_path, r"holds no dict\.txt")):
+        with pytest.raises(InputError, match=f"data_name_or_path: .*{told}"):
+            XLMR.from_pretrained(folder, data_name_or_path=other)
+
+
 def test_a_source_is_converted_once_and_found_by_content(cache_folder: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -520,6 +612,23 @@ def test_a_cache_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path, monke
     monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match="file"):
         XLMR.from_pretrained(NAMES["v0122"])
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc, which even root cannot write to")
+def test_a_cache_that_cannot_be_written_to_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_XLMR_CACHE", "/proc/hf_xlmr")
+    with pytest.raises(InputError, match=r"the cache /proc/hf_xlmr.* cannot be written to .*: set HF_XLMR_CACHE"):
+        XLMR.from_pretrained(NAMES["v0122"])
+
+
+def test_a_cache_is_for_all_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user may fill it for others: its files have the permissions that any new file has."""
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
+    XLMR.from_pretrained(NAMES["v0122cls"])
+    (tmp_path / "any").write_text("")
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "any").stat().st_mode}
 
 
 TWO_AT_ONCE = "import sys; from hf_xlmr import XLMR; print(XLMR.from_pretrained(sys.argv[1]).files.folder)"
@@ -624,6 +733,38 @@ def tied(device_map: Any, base: str) -> Any:
     if isinstance(device_map, dict) and "lm_head" in device_map:
         return {**device_map, "lm_head": device_map[f"{base}embeddings"]}
     return device_map
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device_map": {"": "disk"}},
+        {"device_map": "auto", "max_memory": {"cpu": "1300KB", "disk": "unlimited"}, "tokens": 16},
+    ],
+    ids=["disk", "auto"],
+)
+def test_what_is_offloaded_cannot_be_trained_and_says_so(options: dict[str, Any]) -> None:
+    """Its gradients would be lost without a word; a head of one's own on top of it trains."""
+    spread = XLMR.from_pretrained("demo", **options)
+    tokens = spread.encode("Hello")
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        spread.extract_features(tokens).sum().backward()
+    for holder in (spread, spread.model):
+        with pytest.raises(InputError, match="offloaded"):
+            holder.state_dict()
+    spread.register_classification_head("nli", num_classes=3)
+    spread.predict("nli", tokens).sum().backward()
+    assert all(weight.grad is not None for weight in spread.model.classification_heads.parameters())
+    assert not any(weight.requires_grad for weight in spread.model.network.parameters())
+
+
+@pytest.mark.parametrize(
+    "options", [{"device_map": {"": "cpu"}}, {"device_map": "auto", "max_memory": {"cpu": "8GiB"}}], ids=["map", "auto"]
+)
+def test_a_map_of_one_device_gives_a_model_like_any_other(options: dict[str, Any]) -> None:
+    xlmr = XLMR.from_pretrained("demo", **options)
+    xlmr.extract_features(xlmr.encode("Hello")).sum().backward()
+    assert set(xlmr.half().state_dict()) == set(XLMR.from_pretrained("demo").state_dict())
 
 
 def test_a_spread_model_is_not_moved_or_cast() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from places import FIXTURES, SHARED, needs_shared
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.loading import ModelFiles
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -88,6 +90,16 @@ def test_a_bare_encoder_extracts(folder: Path, tmp_path: Path) -> None:
         xlmr.encode("text")
 
 
+def test_a_map_for_a_bare_encoder_may_place_a_pooler_or_not(folder: Path, tmp_path: Path) -> None:
+    """A plan from the config alone cannot know whether the files hold one."""
+    transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(tmp_path / "saved")
+    expected = XLMR.from_pretrained(tmp_path / "saved").eval().extract_features(torch.tensor([0, 5, 6, 2]))
+    for more in ({}, {"pooler": "cpu"}):
+        device_map = {"embeddings": "cpu", "encoder": "disk", **more}
+        spread = XLMR.from_pretrained(tmp_path / "saved", device_map=device_map).eval()
+        assert torch.equal(spread.extract_features(torch.tensor([0, 5, 6, 2])), expected)
+
+
 @pytest.mark.parametrize(
     ("content", "error", "told"),
     [
@@ -106,6 +118,79 @@ def test_other_models_and_damage_are_told(content: str, error: type[Exception], 
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(error, match=told):
         XLMR.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pad_token_id", 0),
+        ("pad_token_id", None),
+        ("is_decoder", True),
+        ("return_dict", False),
+        ("chunk_size_feed_forward", 3.5),
+        ("quantization_config", {"quant_method": "bitsandbytes"}),
+    ],
+)
+def test_fields_that_no_xlmr_has_are_told(field: str, value: object, folder: Path, tmp_path: Path) -> None:
+    """They would change the answers: padding is id 1 for fairseq, and a decoder sees nothing of what follows."""
+    copy = changed(folder, tmp_path, "config.json", **{field: value})
+    with pytest.raises(InputError, match=f"{field} is .*, and must be "):
+        XLMR.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("options", [{}, {"device_map": {"": "disk"}}], ids=["whole", "spread"])
+@pytest.mark.parametrize(
+    ("name", "field", "value", "error", "told"),
+    [
+        ("config.json", "num_hidden_layers", 1, WeightsMismatch, r"unexpected: roberta\.encoder\.layer\.1\."),
+        ("config.json", "vocab_size", "many", IntegrityError, "vocab_size is 'many'"),
+        ("config.json", "model_type", ["xlm-roberta"], InputError, "type"),
+        ("config.json", "architectures", [3], InputError, "names 3"),
+        ("config.json", "hidden_act", "swoosh", InputError, "'swoosh'"),
+        ("config.json", "layer_norm_eps", "small", IntegrityError, "layer_norm_eps"),
+        ("fairseq/options.json", "pooler_activation_fn", "swoosh", IntegrityError, "'swoosh'"),
+        ("fairseq/options.json", "pooler_dropout", "much", IntegrityError, "'much'"),
+        ("fairseq/conversion.json", "embedding_rows", 10**6, IntegrityError, "embedding_rows is 1000000"),
+    ],
+)
+def test_damage_is_told_whole_or_spread(
+    name: str, field: str, value: object, error: type[Exception], told: str, options: Any, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=told):
+        XLMR.from_pretrained(changed(folder, tmp_path, name, **{field: value}), **options)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
+def test_a_field_that_is_missing_is_told_by_what_it_does_to_the_weights(
+    field: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = changed(folder, tmp_path, "config.json")
+    config = json.loads((copy / "config.json").read_text())
+    del config[field]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(IntegrityError, match=r"do not add up|not a multiple"):
+        XLMR.from_pretrained(copy)
+
+
+def test_auto_is_what_the_weights_are_stored_in(folder: Path, tmp_path: Path) -> None:
+    """As config.json tells, and where it does not, as the files hold them."""
+    from safetensors.torch import load_file, save_file
+
+    copy = changed(folder, tmp_path, "config.json", dtype=None)
+    weights = {name: weight.to(torch.float64) for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert XLMR.from_pretrained(copy, dtype="auto").model.network.dtype == torch.float64
+    changed(copy, copy, "config.json", dtype="float16")
+    assert XLMR.from_pretrained(copy, dtype="auto").model.network.dtype == torch.float16
+
+
+def changed(folder: Path, target: Path, name: str, **fields: object) -> Path:
+    """A copy of the folder with some fields of one of its JSON files as given."""
+    if target != folder:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+    content = json.loads((target / name).read_text())
+    (target / name).write_text(json.dumps({**content, **fields}))
+    return target
 
 
 def test_classes_are_named_by_number_whatever_their_order(tmp_path: Path) -> None:

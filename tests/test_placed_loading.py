@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,29 @@ import pytest
 import torch
 import transformers
 from places import TESTS
+from safetensors.torch import load_file, save_file
 from test_model_shape import FAMILIES, config_of
 
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.memory import CPU, DISK
 from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
-from hf_xlmr.placed_loading import load_placed
+from hf_xlmr.placed_loading import load_placed, load_whole
 from hf_xlmr.sharding import plan_placement
 
 BENCHMARK = TESTS / "benchmarks" / "loading.py"
 SMALLER = {"num_hidden_layers": 4, "hidden_size": 16}
+Load = Callable[[Path], Any]
 TASKS = (Task.ENCODER, Task.MASKED_LM, Task.SEQUENCE_CLASSIFICATION)
+
+
+EVERY_ROUTE = pytest.mark.parametrize(
+    "load",
+    [
+        lambda folder: load_whole(folder, device=CPU, dtype="float32"),
+        lambda folder: load_placed(folder, {"": DISK}, dtype="float32"),
+    ],
+    ids=["whole", "placed"],
+)
 
 
 def saved(folder: Path, kind: str = "xlm-roberta-xl", task: Task = Task.MASKED_LM, **more: Any) -> Path:
@@ -77,11 +90,41 @@ def test_offloaded_models_answer_as_whole_ones(tmp_path: Path, kind: str, task: 
         assert torch.equal(answer(load_placed(folder, device_map, dtype=dtype)), expected), device_map
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_model_on_one_device_answers_as_transformers_own(tmp_path: Path, kind: str, task: Task, dtype: str) -> None:
+    folder = saved(tmp_path / "model", kind, task)
+    model = load_whole(folder, device=CPU, dtype=dtype)
+    assert torch.equal(answer(model), whole(folder, dtype))
+    assert {weight.dtype for weight in model.parameters()} == {getattr(torch, dtype)}
+
+
 @pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
 def test_tied_and_untied_heads_are_loaded(tmp_path: Path, is_tied: bool) -> None:
     folder = saved(tmp_path / "model", tie_word_embeddings=is_tied)
     for device in (CPU, DISK):
         assert torch.equal(answer(load_placed(folder, {"": device}, dtype="float32")), whole(folder, "float32"))
+    assert torch.equal(answer(load_whole(folder, device=CPU, dtype="float32")), whole(folder, "float32"))
+
+
+def test_a_model_on_one_device_trains_and_leaves_its_files_alone(tmp_path: Path) -> None:
+    """Its weights are its own: neither does training reach the files, nor what becomes of them the model."""
+    folder = saved(tmp_path / "model")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    model = load_whole(folder, device=CPU, dtype="float32")
+    first = answer(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(input_ids=torch.tensor([[0, 8, 2]])).logits.logsumexp(-1).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    optimizer.step()
+    trained = answer(model)
+    assert not torch.equal(trained, first)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    assert torch.equal(answer(model), trained)
+    assert torch.equal(answer(model.to(torch.float64).to(torch.float32)), trained)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -120,11 +163,12 @@ def test_the_model_is_ready_for_use(tmp_path: Path) -> None:
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_shard_is_told(tmp_path: Path) -> None:
+@EVERY_ROUTE
+def test_a_missing_shard_is_told(tmp_path: Path, load: Load) -> None:
     folder = saved(tmp_path / "model")
     sorted(folder.glob("*.safetensors"))[-1].unlink()
     with pytest.raises(InputError, match="is incomplete"):
-        load_placed(folder, {"": CPU}, dtype="float32")
+        load(folder)
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
@@ -141,24 +185,127 @@ def test_a_damaged_index_is_told(tmp_path: Path, content: str) -> None:
         load_placed(folder, {"": CPU}, dtype="float32")
 
 
-def test_a_truncated_shard_is_told(tmp_path: Path) -> None:
+@EVERY_ROUTE
+@pytest.mark.parametrize("length", [0, 20, -1])
+def test_a_truncated_shard_is_told(tmp_path: Path, length: int, load: Load) -> None:
     folder = saved(tmp_path / "model")
     shard = sorted(folder.glob("*.safetensors"))[0]
-    shard.write_bytes(shard.read_bytes()[:-1])
+    shard.write_bytes(shard.read_bytes()[:length])
     with pytest.raises(IntegrityError, match="is damaged"):
-        load_placed(folder, {"": CPU}, dtype="float32")
+        load(folder)
 
 
+@EVERY_ROUTE
 @pytest.mark.parametrize(
     ("field", "value", "told"),
-    [("num_hidden_layers", 5, r"missing: .*layer\.4"), ("intermediate_size", 25, "wrong shape")],
+    [
+        ("num_hidden_layers", 5, r"missing: .*layer\.4"),
+        ("num_hidden_layers", 3, r"unexpected: roberta\.encoder\.layer\.3\.LayerNorm\.bias, "),
+        ("intermediate_size", 25, "wrong shape"),
+        ("architectures", ["XLMRobertaXLForSequenceClassification"], r"missing: classifier.*; unexpected: lm_head"),
+    ],
 )
-def test_weights_that_are_not_the_configs_are_told(tmp_path: Path, field: str, value: int, told: str) -> None:
+def test_weights_that_are_not_the_configs_are_told(
+    tmp_path: Path, field: str, value: object, told: str, load: Load
+) -> None:
     folder = saved(tmp_path / "model")
+    configure(folder, field, value)
+    with pytest.raises(WeightsMismatch, match=told):
+        load(folder)
+
+
+@EVERY_ROUTE
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("hidden_act", "swoosh", "hidden_act is 'swoosh'"),
+        ("hidden_act", 3, "hidden_act"),
+        ("layer_norm_eps", "small", "layer_norm_eps"),
+        ("id2label", "names", "config.json is damaged"),
+        ("num_attention_heads", 3, "multiple of the number of attention heads"),
+        ("hidden_dropout_prob", 7, "dropout"),
+        ("vocab_size", "many", "vocab_size is 'many'"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_told(tmp_path: Path, field: str, value: object, told: str, load: Load) -> None:
+    folder = saved(tmp_path / "model")
+    configure(folder, field, value)
+    with pytest.raises((InputError, IntegrityError), match=told):
+        load(folder)
+
+
+def configure(folder: Path, field: str, value: object) -> None:
+    """Write one field of config.json."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, field: value}))
-    with pytest.raises(WeightsMismatch, match=told):
-        load_placed(folder, {"": CPU}, dtype="float32")
+
+
+EMBEDDING = "roberta.embeddings.word_embeddings.weight"
+
+
+def stored_with(folder: Path, **weights: torch.Tensor) -> Path:
+    """The folder with all weights in one file, and some put in or replaced; a double underscore is a dot."""
+    held = {name: weight for file in folder.glob("*.safetensors") for name, weight in load_file(file).items()}
+    held |= {name.replace("__", "."): weight.clone() for name, weight in weights.items()}
+    for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
+        file.unlink()
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@EVERY_ROUTE
+@pytest.mark.parametrize("name", ["roberta.embeddings.position_ids", "roberta.pooler.dense.weight"])
+def test_what_the_class_does_without_may_lie_in_the_file(tmp_path: Path, name: str, load: Load) -> None:
+    folder = saved(tmp_path / "model")
+    expected = whole(folder, "float32")
+    stored_with(folder, **{name.replace(".", "__"): torch.zeros(3)})
+    assert torch.equal(answer(load(folder)), expected)
+
+
+@EVERY_ROUTE
+@pytest.mark.parametrize("name", ["roberta.encoder.layer.0.adapter.weight", "embeddings.word_embeddings.weight"])
+def test_what_the_class_does_not_know_is_refused_by_name(tmp_path: Path, name: str, load: Load) -> None:
+    folder = stored_with(saved(tmp_path / "model"), **{name.replace(".", "__"): torch.zeros(3)})
+    with pytest.raises(WeightsMismatch) as refused:
+        load(folder)
+    assert refused.value.unexpected == (name,)
+
+
+@EVERY_ROUTE
+def test_a_tied_weight_may_be_stored_twice_but_not_with_other_values(tmp_path: Path, load: Load) -> None:
+    folder = saved(tmp_path / "model")
+    expected = whole(folder, "float32")
+    weights = {name: weight for file in folder.glob("*.safetensors") for name, weight in load_file(file).items()}
+    stored_with(folder, lm_head__decoder__weight=weights[EMBEDDING], lm_head__decoder__bias=weights["lm_head.bias"])
+    assert torch.equal(answer(load(folder)), expected)
+    other = weights[EMBEDDING].clone()
+    other[-1, -1] += 1
+    save_file(weights | {"lm_head.decoder.weight": other}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"ties lm_head\.decoder\.weight"):
+        load(folder)
+
+
+@EVERY_ROUTE
+def test_quantized_weights_are_refused(tmp_path: Path, load: Load) -> None:
+    folder = stored_with(saved(tmp_path / "model"), lm_head__bias=torch.zeros(50, dtype=torch.int8))
+    with pytest.raises(InputError, match=r"lm_head\.bias as I8: quantized"):
+        load(folder)
+
+
+@EVERY_ROUTE
+def test_a_shard_that_is_another_is_told(tmp_path: Path, load: Load) -> None:
+    folder = saved(tmp_path / "model")
+    first, second, *_others = sorted(folder.glob("*.safetensors"))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(IntegrityError, match=f"{second.name} is damaged: it does not hold"):
+        load(folder)
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of("xlm-roberta", Task.MASKED_LM)))
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is not read.*save it again"):
+        load_whole(tmp_path, device=CPU, dtype="float32")
 
 
 def test_a_map_that_leaves_something_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -173,7 +320,15 @@ def test_a_map_that_leaves_something_out_is_refused_before_anything_is_read(tmp_
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the benchmark measures for a model of 145 MB in float32, kept as 72 MB of bfloat16 in shards of 20."""
     command = [sys.executable, BENCHMARK, "--size", "tiny", "--shard", "20MB", "--compute", "float32"]
-    work = ["--work", str(tmp_path_factory.mktemp("loading")), "--ways", "hf_xlmr cpu", "hf_xlmr disk", "hf_xlmr mixed"]
+    work = [
+        "--work",
+        str(tmp_path_factory.mktemp("loading")),
+        "--ways",
+        "hf_xlmr cpu",
+        "hf_xlmr disk",
+        "hf_xlmr mixed",
+        "hf_xlmr whole",
+    ]
     done = subprocess.run([*command, *work], capture_output=True, text=True, check=True)
     first, *others = done.stdout.splitlines()
     found = {row["way"]: row for row in map(json.loads, others)}
@@ -184,8 +339,9 @@ def test_loading_onto_the_disk_reads_nothing(rows: dict[str, Any]) -> None:
     assert rows["hf_xlmr disk"]["loading MB"] < rows["shard"]
 
 
-def test_loading_onto_the_cpu_holds_no_second_copy(rows: dict[str, Any]) -> None:
-    assert rows["hf_xlmr cpu"]["loading MB"] < rows["whole"] + 2 * rows["shard"]
+@pytest.mark.parametrize("way", ["cpu", "whole"])
+def test_loading_onto_the_cpu_holds_no_second_copy(way: str, rows: dict[str, Any]) -> None:
+    assert rows[f"hf_xlmr {way}"]["loading MB"] < rows["whole"] + 2 * rows["shard"]
 
 
 def test_answers_are_the_same_wherever_the_weights_are(rows: dict[str, Any]) -> None:

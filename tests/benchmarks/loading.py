@@ -38,7 +38,7 @@ COMMON = {
     "max_position_embeddings": 514,
     "type_vocab_size": 1,
 }
-WAYS = ("hf_xlmr cpu", "hf_xlmr disk", "hf_xlmr mixed", "transformers cpu", "transformers disk")
+WAYS = ("hf_xlmr whole", "hf_xlmr cpu", "hf_xlmr disk", "hf_xlmr mixed", "transformers cpu", "transformers disk")
 CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 BLOCK = 1 << 22  # numbers that are drawn at a time
 
@@ -118,6 +118,10 @@ def placed(way: str, shape: ModelShape) -> dict[str, int | str]:
 
 def load(way: str, folder: Path, dtype: str) -> Any:
     """The model, loaded in a way."""
+    if way == "hf_xlmr whole":
+        from hf_xlmr.placed_loading import load_whole
+
+        return load_whole(folder, device="cpu", dtype=dtype)
     device_map = placed(way, shape_of(folder))
     if way.startswith("hf_xlmr"):
         from hf_xlmr.placed_loading import load_placed
