@@ -18,10 +18,10 @@ FLOORS = (
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     (
-        *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
+        *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape", "hf_xlmr.views"),
         *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
     ),
-    ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
+    ("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
     ("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
     (
@@ -63,6 +63,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.network": {"torch"},
     "hf_xlmr.pipeline": {"torch", "transformers"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
+    "hf_xlmr.views": {"torch"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in
 MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}
