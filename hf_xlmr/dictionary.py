@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, InputIndexError
 
 __all__ = ["MASK", "PAD_INDEX", "SPECIAL_SYMBOLS", "Dictionary"]
 
@@ -14,7 +15,9 @@ BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
 SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these four before it reads any line
 BOS_INDEX, PAD_INDEX, EOS_INDEX, UNK_INDEX = range(4)  # where fairseq puts them; a dict.txt may name other rows so too
+ADDED_COUNT = 1  # of a symbol that fairseq adds itself
 OVERWRITE_FLAG = "#fairseq:overwrite"
+LONGEST_COUNT = 20  # digits of a number that is read without further thought
 MOST_LINES = 1_500_000  # XLM-V, the largest of the kind, has 900,000
 LARGEST_FILE = 1 << 26
 
@@ -32,12 +35,18 @@ class Dictionary:
 
     symbols: tuple[str, ...]
     _indices: dict[str, int] = field(repr=False, compare=False)
+    counts: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    """How often each symbol came in the corpus, as dict.txt has it; None for a dictionary of another origin."""
 
     @classmethod
-    def of(cls, symbols: Iterable[str]) -> Dictionary:
-        """A dictionary with these rows, specials included."""
+    def of(cls, symbols: Iterable[str], *, counts: Iterable[int] | None = None) -> Dictionary:
+        """A dictionary with these rows, specials included, and the `counts` of all of them."""
         rows = tuple(symbols)
-        return cls(symbols=rows, _indices={symbol: index for index, symbol in enumerate(rows)})
+        return cls(
+            symbols=rows,
+            _indices={symbol: index for index, symbol in enumerate(rows)},
+            counts=None if counts is None else tuple(counts),
+        )
 
     @classmethod
     def parse(cls, data: bytes, *, expected_rows: int | None = None, name: str) -> Dictionary:
@@ -47,11 +56,13 @@ class Dictionary:
         (the rows of the embedding, with or without `<mask>`). Raises InputError.
         """
         symbols, overwriting = list(SPECIAL_SYMBOLS), set[int]()
-        for symbol, overwrites in _lines(data, name=name):
+        counts = [ADDED_COUNT] * len(symbols)
+        for symbol, count, overwrites in _lines(data, name=name):
             if overwrites:
                 overwriting.add(len(symbols))
             symbols.append(symbol)
-        made = cls.of(symbols)
+            counts.append(count)
+        made = cls.of(symbols, counts=counts)
         names = len(symbols)
         if len(made._indices) < names and expected_rows not in {names, names + (MASK not in made)}:
             _raise_if_doubled(symbols, overwriting, expected_rows=expected_rows, name=name)
@@ -61,6 +72,11 @@ class Dictionary:
         """The id of `symbol`, or that of `<unk>`."""
         return self._indices.get(symbol, UNK_INDEX)
 
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Each name's id, read-only."""
+        return MappingProxyType(self._indices)
+
     def indices(self, symbols: Iterable[str]) -> list[int]:
         """The `index` of each of the `symbols`."""
         find = self._indices.get
@@ -69,7 +85,7 @@ class Dictionary:
     def string(self, indices: Iterable[int]) -> str:
         """The symbols of `indices` joined by spaces, those of ids 0 and 2 left out, as fairseq.data.Dictionary.string.
 
-        An id after the last is `<unk>`, and a negative one counts from the end, as there. Raises InputError.
+        An id after the last is `<unk>`, and a negative one counts from the end, as there. Raises InputIndexError.
         """
         try:
             return " ".join(
@@ -78,13 +94,14 @@ class Dictionary:
                 if index not in (BOS_INDEX, EOS_INDEX)
             )
         except IndexError:
-            raise InputError(f"An id is below {-len(self)}: these are no ids of this dictionary.") from None
+            raise InputIndexError(f"An id is below {-len(self)}: these are no ids of this dictionary.") from None
 
     def with_mask(self) -> Dictionary:
         """The dictionary as the masked_lm tasks complete it: `<mask>` at the end, unless it has one."""
         if MASK in self:
             return self
-        return Dictionary(symbols=(*self.symbols, MASK), _indices={**self._indices, MASK: len(self)})
+        counts = None if self.counts is None else (*self.counts, ADDED_COUNT)
+        return Dictionary(symbols=(*self.symbols, MASK), _indices={**self._indices, MASK: len(self)}, counts=counts)
 
     @property
     def mask_index(self) -> int | None:
@@ -118,10 +135,10 @@ class Dictionary:
         return symbol in self._indices
 
 
-def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, bool]]:
-    r"""Each line's symbol, and whether it overwrites; cut at \n, \r\n and \r alone, as Python's text mode does.
+def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, int, bool]]:
+    r"""Each line's symbol, its count, and whether it overwrites. Raises InputError.
 
-    Raises InputError.
+    Lines end at \n, \r\n and \r alone, as in Python's text mode.
     """
     _raise_if_not_text(data, name=name)
     lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=None)
@@ -129,8 +146,8 @@ def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, bool]]:
         if number > MOST_LINES:
             raise InputError(f"{name} has more than {MOST_LINES:,} lines, as no dictionary does.")
         symbol, space, count = text.rstrip().rpartition(" ")
-        if space and count.isascii() and count.isdigit():  # as nearly every line
-            yield symbol, False
+        if space and count.isascii() and count.isdigit() and len(count) < LONGEST_COUNT:  # as nearly every line
+            yield symbol, int(count), False
             continue
         try:
             yield _line(text)
@@ -142,14 +159,13 @@ def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, bool]]:
             ) from None
 
 
-def _line(text: str) -> tuple[str, bool]:
+def _line(text: str) -> tuple[str, int, bool]:
     """One line, by fairseq's own order of steps: strip the right end, then split at the last space."""
     symbol, last = text.rstrip().rsplit(" ", 1)
     overwrites = last == OVERWRITE_FLAG
     if overwrites:
         symbol, last = symbol.rsplit(" ", 1)
-    int(last)
-    return symbol, overwrites
+    return symbol, int(last), overwrites
 
 
 def _raise_if_not_text(data: bytes, *, name: str) -> None:

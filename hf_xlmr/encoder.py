@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ClassificationHead", "Encoder", "HeadOptions"]
+from hf_xlmr.errors import (
+    InputAttributeError,
+    InputKeyError,
+    InputRuntimeError,
+    InputTypeError,
+)
+from hf_xlmr.views import Options, View, view_of
+
+__all__ = ["ClassificationHead", "Encoder", "HeadOptions", "NoLmHead", "UnknownHead"]
 
 POSITION_OFFSET = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
 
@@ -25,6 +33,22 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.ut
     "relu": functional.relu,
     "tanh": torch.tanh,
 }
+
+
+class NoLmHead(InputAttributeError):
+    """A model that predicts no tokens."""
+
+
+class UnknownHead(InputKeyError):
+    """A classification head that the model does not have."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        """Carry the name, and those of the heads that there are."""
+        self.name, self.known = name, tuple(known)
+        there = f"its heads are {', '.join(known)}" if known else "it has none"
+        super().__init__(
+            f"the model has no classification head {name!r}: {there}; register_classification_head makes a new one"
+        )
 
 
 class HeadOptions(NamedTuple):
@@ -98,6 +122,7 @@ class Encoder(nn.Module):
         self.pad_index = pad_index
         self.embedding_rows = embedding_rows
         self.head_options = head_options or HeadOptions()
+        self.args = Options.of(network.config, max_positions=self.max_positions())
         self.classification_heads = nn.ModuleDict(dict(heads))
         self.base.embeddings.register_forward_hook(self._zero_padding, with_kwargs=True)
 
@@ -111,6 +136,16 @@ class Encoder(nn.Module):
         """Transformers' layers, in order."""
         found: nn.ModuleList = self.base.encoder.layer
         return found
+
+    @property
+    def encoder(self) -> View:
+        """Fairseq's names for the network's parts: `encoder.sentence_encoder.layers[0].fc1`, `encoder.lm_head`."""
+        return view_of(self)
+
+    @property
+    def decoder(self) -> View:
+        """`encoder`, under its name up to fairseq 0.9."""
+        return view_of(self)
 
     @property
     def has_lm_head(self) -> bool:
@@ -137,7 +172,8 @@ class Encoder(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor] | None]]:
         """Features (batch, length, width), logits over the vocabulary, or a head's logits; and the hidden states.
 
-        The hidden states are under `inner_states`, (length, batch, width) each, as fairseq lays them out.
+        The hidden states are under `inner_states`, (length, batch, width) each, as fairseq lays them out. What else is
+        given by name, such as `src_lengths` in fairseq's batches, is ignored, as there. Raises NoLmHead, UnknownHead.
         """
         wanted = range(len(self.layers) + 1) if return_all_hiddens else ()
         features, hidden = self.features(src_tokens, layers=wanted)
@@ -145,6 +181,27 @@ class Encoder(nn.Module):
         if classification_head_name is not None:
             return self.classified(classification_head_name, features), extra
         return (features if features_only else self.logits(features, masked_tokens)), extra
+
+    def extract_features(self, *args: Any, **options: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        """What calling the model gives, as in fairseq: logits, unless `features_only`."""
+        found: tuple[torch.Tensor, dict[str, Any]] = self(*args, **options)
+        return found
+
+    def get_normalized_probs(
+        self, net_output: Sequence[torch.Tensor], log_probs: bool, sample: object = None
+    ) -> torch.Tensor:
+        """Probabilities in float32, or their logarithms, of what the model gave; `sample` is ignored, as in fairseq."""
+        logits = net_output[0].float()
+        return functional.log_softmax(logits, dim=-1) if log_probs else functional.softmax(logits, dim=-1)
+
+    def get_targets(self, sample: Mapping[str, Any], net_output: object) -> Any:
+        """The `target` of a batch of fairseq's."""
+        return sample["target"]
+
+    @property
+    def supported_targets(self) -> set[str]:
+        """What fairseq's criteria may ask of the model."""
+        return {"self"}
 
     def features(
         self, tokens: torch.Tensor, *, layers: Collection[int] = ()
@@ -159,13 +216,17 @@ class Encoder(nn.Module):
         return output.last_hidden_state, hidden
 
     def logits(self, features: torch.Tensor, masked_tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given."""
+        """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given. Raises NoLmHead."""
+        if not self.has_lm_head:
+            raise NoLmHead("the model holds no LM head: it predicts no tokens (convert with --head none)")
         chosen = features if masked_tokens is None else features[masked_tokens, :]
         logits: torch.Tensor = self.network.lm_head(chosen)
         return logits[..., : self.embedding_rows]
 
     def classified(self, head: str, features: torch.Tensor) -> torch.Tensor:
-        """The logits (batch, classes) of a classification head, computed where it lies."""
+        """The logits (batch, classes) of a classification head, computed where it lies. Raises UnknownHead."""
+        if head not in self.classification_heads:
+            raise UnknownHead(head, list(self.classification_heads))
         network: Any = self.classification_heads[head]
         logits: torch.Tensor = network(features.to(network.dense.weight.device))
         return logits
@@ -175,10 +236,12 @@ class Encoder(nn.Module):
     ) -> None:
         """Put a fresh head under `name`; as in fairseq it replaces another with a warning, and is in training mode.
 
-        It gets the dtype and the device of the last layer. Raises TypeError without `num_classes`.
+        It gets the dtype and the device of the last layer. Other arguments by name are ignored, as there. Raises
+        InputError, of fairseq's kind: TypeError without `num_classes`, KeyError for a name that no module can have.
         """
         if num_classes is None:
-            raise TypeError("a classification head needs num_classes=, the number of its outputs")
+            raise InputTypeError("a classification head needs num_classes=, the number of its outputs")
+        self._raise_if_no_head(name, {"num_classes": num_classes, "inner_dim": inner_dim or self.hidden_size})
         if name in self.classification_heads:
             old: Any = self.classification_heads[name]
             warnings.warn(
@@ -189,6 +252,19 @@ class Encoder(nn.Module):
         options = self.head_options._asdict()
         head = ClassificationHead(self.hidden_size, num_classes, inner_dim=inner_dim, **options)
         self.classification_heads[name] = head.to(self._end())
+
+    def _raise_if_no_head(self, name: object, sizes: Mapping[str, object]) -> None:
+        """Raise InputError, of the kind that fairseq raises, for what is no name or no size of a head."""
+        if not isinstance(name, str):
+            raise InputTypeError(f"the name of a classification head is a str, not {type(name).__name__}")
+        is_taken = hasattr(self.classification_heads, name) and name not in self.classification_heads
+        if not name or "." in name or is_taken:
+            raise InputKeyError(f"a classification head cannot be called {name!r}: PyTorch has no module of that name")
+        for argument, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise InputTypeError(f"{argument}={size!r}: give a whole number")
+            if size < 0:
+                raise InputRuntimeError(f"{argument}={size}: give a number that is not below 0")
 
     def _end(self) -> torch.Tensor:
         """A weight with the dtype and the device that features have."""

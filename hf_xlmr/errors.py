@@ -8,7 +8,15 @@ from contextlib import contextmanager
 
 __all__ = [
     "HfXlmrError",
+    "InputAssertionError",
+    "InputAttributeError",
     "InputError",
+    "InputIndexError",
+    "InputKeyError",
+    "InputNotImplementedError",
+    "InputRuntimeError",
+    "InputTypeError",
+    "InputValueError",
     "IntegrityError",
     "UnsupportedCheckpoint",
     "WeightsMismatch",
@@ -29,6 +37,40 @@ class InputError(HfXlmrError):
     """Something the user can mend: a wrong path, dictionary or option."""
 
     exit_code = 2
+
+
+class InputAssertionError(InputError, AssertionError):
+    """One that fairseq raises as AssertionError, so that code written for it catches it."""
+
+
+class InputAttributeError(InputError, AttributeError):
+    """One that fairseq raises as AttributeError."""
+
+
+class InputIndexError(InputError, IndexError):
+    """One that fairseq raises as IndexError."""
+
+
+class InputKeyError(InputError, KeyError):
+    """One that fairseq raises as KeyError."""
+
+    __str__ = Exception.__str__  # KeyError would show the sentence in quotes
+
+
+class InputNotImplementedError(InputError, NotImplementedError):
+    """One that fairseq raises as NotImplementedError."""
+
+
+class InputRuntimeError(InputError, RuntimeError):
+    """One that fairseq raises as RuntimeError."""
+
+
+class InputTypeError(InputError, TypeError):
+    """One that fairseq raises as TypeError."""
+
+
+class InputValueError(InputError, ValueError):
+    """One that fairseq raises as ValueError."""
 
 
 class IntegrityError(HfXlmrError):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -15,21 +14,32 @@ from torch.nn.functional import log_softmax
 
 from hf_xlmr.alignment import AlignedFeatures, align_features, align_pieces, split_words
 from hf_xlmr.dictionary import MASK
-from hf_xlmr.encoder import Encoder
-from hf_xlmr.errors import InputError
+from hf_xlmr.encoder import Encoder, NoLmHead, UnknownHead
+from hf_xlmr.errors import (
+    InputAssertionError,
+    InputAttributeError,
+    InputError,
+    InputIndexError,
+    InputRuntimeError,
+    InputTypeError,
+    InputValueError,
+)
 from hf_xlmr.loading import ModelFiles, find_model, raise_if_no_path
 from hf_xlmr.network import Placing, load_encoder
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.task import FairseqTask, SentencepieceBpe, SourceDictionary
-from hf_xlmr.tokenization import ExactTokenizer, text_of_symbols
+from hf_xlmr.tokenization import ExactTokenizer, text_of_ids, text_of_symbols
+from hf_xlmr.views import Options
 
 __all__ = ["XLMR", "TokensTooLong", "UnknownHead", "WrongMask"]
 
 WORD_BEGIN = "\u2581"
+HOW_TO_GET_TOKENS = "encode gives them for a text, collate_tokens for several"
+SENTENCE_TASKS = ("sentence_prediction", "sentence_ranking")  # of fairseq's; only these limit the length themselves
 
 
-class TokensTooLong(InputError, ValueError):
-    """A text with more tokens than the model has positions for."""
+class TokensTooLong(InputError, ValueError, IndexError):
+    """A text with more tokens than the model has positions for; fairseq's fill_mask raises IndexError for it."""
 
     def __init__(self, length: int, longest: int) -> None:
         """Carry both lengths, in tokens."""
@@ -39,30 +49,8 @@ class TokensTooLong(InputError, ValueError):
         )
 
 
-class UnknownHead(InputError, KeyError):
-    """A classification head that the model does not have."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        """Carry the name, and those of the heads that there are."""
-        self.name, self.known = name, tuple(known)
-        there = f"its heads are {', '.join(known)}" if known else "it has none"
-        super().__init__(
-            f"the model has no classification head {name!r}: {there}; register_classification_head makes a new one"
-        )
-
-    __str__ = Exception.__str__  # KeyError would show the sentence in quotes
-
-
 class WrongMask(InputError, AssertionError):
     """A text to fill that has no `<mask>`, or several."""
-
-
-class NotOneText(InputError, AssertionError):
-    """Tokens to decode that are not those of one text."""
-
-
-class NoLmHead(InputError, AttributeError):
-    """A model that predicts no tokens."""
 
 
 class NoSuchToken(InputError, IndexError):
@@ -70,7 +58,11 @@ class NoSuchToken(InputError, IndexError):
 
 
 class TooManyCandidates(InputError, RuntimeError):
-    """More candidates than there are symbols, or none."""
+    """More candidates than there are symbols, or fewer than none."""
+
+
+class NoWinograd(InputError, AssertionError):
+    """A call that needs a model of fairseq's task wsc."""
 
 
 class XLMR(nn.Module):
@@ -84,7 +76,8 @@ class XLMR(nn.Module):
         super().__init__()
         self.files = files
         self.model = encoder
-        self.args = Namespace(**files.options)
+        self.args = encoder.args = Options(**{**vars(encoder.args), **files.options})
+        self.cfg = Options(model=self.args, task=self.args)
         self.is_spread = is_spread
         self.register_buffer("_float_tensor", torch.zeros(1, device=device), persistent=False)
 
@@ -147,10 +140,14 @@ class XLMR(nn.Module):
     @cached_property
     def task(self) -> FairseqTask:
         """The dictionaries, where fairseq has them. Raises InputError where the folder has none."""
-        labels = self.files.labels
+        source, labels = SourceDictionary(self.files.dictionary), self.files.labels
+        is_regression = self.files.config.get("problem_type") == "regression"
+        is_regression = is_regression or bool(getattr(self.args, "regression_target", False))
         return FairseqTask(
-            source_dictionary=SourceDictionary(self.files.dictionary),
-            label_dictionary=None if labels is None else SourceDictionary(labels),
+            source_dictionary=source,
+            labels=SourceDictionary(labels.with_mask()) if labels else source if is_regression else None,
+            args=self.args,
+            longest=self.max_positions if getattr(self.args, "task", None) in SENTENCE_TASKS else None,
         )
 
     @property
@@ -163,14 +160,16 @@ class XLMR(nn.Module):
         """Texts to fairseq's ids. Raises InputError where the folder has no SentencePiece model."""
         if self.files.tokenizer is None:
             raise InputError(
-                f"{self.files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used"
+                f"{self.files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used and "
+                "decoded. Copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert "
+                "wrote: Transformers does not save them"
             )
         return self.files.tokenizer
 
     @property
     def bpe(self) -> SentencepieceBpe:
         """SentencePiece alone, as fairseq's `bpe`."""
-        return SentencepieceBpe(self.tokenizer)
+        return SentencepieceBpe(lambda: self.tokenizer)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> XLMR:
         """What `.to()`, `.half()` and `.cuda()` call. Raises InputError for a model that is spread over devices."""
@@ -188,9 +187,13 @@ class XLMR(nn.Module):
         """The tokens of a sentence, `<s> a b c </s>`, or of several, `<s> a </s> </s> b </s>`: int64, 1-D, on the CPU.
 
         `no_separator` leaves out the first of two `</s>`. Nothing in a text becomes a special token, and nothing is
-        cut off. `encode_batch` is much faster for many.
+        cut off. `encode_batch` is much faster for many. Raises InputTypeError for what is no text.
         """
-        return torch.tensor(self.tokenizer.encode(sentence, *addl_sentences, no_separator=no_separator))
+        tokenizer = self.tokenizer
+        try:
+            return torch.tensor(tokenizer.encode(sentence, *addl_sentences, no_separator=no_separator))
+        except InputError as error:
+            raise InputTypeError(str(error)) from None
 
     def encode_batch(
         self, sentences: Sequence[str], *addl_sentences: Sequence[str], no_separator: bool = False
@@ -200,11 +203,17 @@ class XLMR(nn.Module):
         return [torch.tensor(ids) for ids in encoded]
 
     def decode(self, tokens: torch.Tensor) -> str | list[str]:
-        """The text of 1-D `tokens`, or the list of texts where `</s> </s>` parts them. Raises InputError."""
-        if not isinstance(tokens, torch.Tensor) or tokens.dim() != 1:
-            shape = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
-            raise NotOneText(f"decode takes the 1-D tensor of one text, not {shape}")
-        return self.tokenizer.decode(tokens.tolist())
+        """The text of 1-D `tokens`, or the list of texts where `</s> </s>` parts them; needs only the dictionary.
+
+        Raises InputError, of the kind that fairseq raises: AssertionError for more dimensions, IndexError for no token.
+        """
+        if not isinstance(tokens, torch.Tensor):
+            raise InputAttributeError(f"decode takes the 1-D tensor of one text, not {type(tokens).__name__}")
+        if tokens.dim() != 1:
+            raise InputAssertionError(f"decode takes the 1-D tensor of one text, not {list(tokens.shape)}")
+        if tokens.is_floating_point():
+            raise InputTypeError(f"decode takes ids, not {tokens.dtype}")
+        return text_of_ids(self.files.dictionary, tokens.tolist())
 
     # ---- features
 
@@ -215,7 +224,8 @@ class XLMR(nn.Module):
 
         With `return_all_hiddens` a list of the embeddings and what each layer gives; as in fairseq, the last is before
         the final norm in models that normalise before their layers (XL, XXL), and equals the features in the others.
-        `layers` picks some of that list by index. Raises TokensTooLong, a ValueError.
+        `layers` picks some of that list by index. Raises TokensTooLong, a ValueError, and for what are no tokens an
+        InputError of the kind that fairseq raises.
         """
         count = len(self.model.layers) + 1
         wanted = list(range(count)) if layers is None else _indices(layers, count)
@@ -227,14 +237,20 @@ class XLMR(nn.Module):
 
     def _batch(self, tokens: torch.Tensor) -> torch.Tensor:
         """`tokens` as a 2-D tensor on the device. Raises InputError, NoSuchToken, TokensTooLong."""
+        if not isinstance(tokens, torch.Tensor):
+            raise InputAttributeError(f"tokens are a tensor of ids, not {type(tokens).__name__}; {HOW_TO_GET_TOKENS}")
         batch = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
-        if batch.dim() != 2 or batch.is_floating_point() or batch.numel() == 0:
-            raise InputError(
-                f"tokens are a 1-D or 2-D tensor of ids, not {batch.dtype} of the shape {list(tokens.shape)}; encode "
-                "gives them for a text, collate_tokens for several"
-            )
-        if batch.shape[1] > self.max_positions:
-            raise TokensTooLong(batch.shape[1], self.max_positions)
+        if not batch.dim():
+            raise InputIndexError(f"tokens are a 1-D or 2-D tensor, not a single number; {HOW_TO_GET_TOKENS}")
+        if batch.shape[-1] > self.max_positions:
+            raise TokensTooLong(batch.shape[-1], self.max_positions)
+        shape = list(tokens.shape)
+        if batch.dim() != 2:
+            raise InputValueError(f"tokens are a 1-D or 2-D tensor, not of the shape {shape}; {HOW_TO_GET_TOKENS}")
+        if batch.dtype not in (torch.int64, torch.int32):
+            raise InputRuntimeError(f"tokens are ids in int64 or int32, not {tokens.dtype}; {HOW_TO_GET_TOKENS}")
+        if not batch.numel():
+            raise InputAssertionError(f"there are no tokens: the shape is {shape}; {HOW_TO_GET_TOKENS}")
         rows = self.files.embedding_rows
         if int(batch.min()) < 0 or int(batch.max()) >= rows:
             raise NoSuchToken(f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows")
@@ -268,19 +284,20 @@ class XLMR(nn.Module):
     ) -> None:
         """Put a fresh head `name` for `num_classes` on the model, in training mode.
 
-        `inner_dim=` is the width of its hidden layer; `embedding_size` is ignored, as in fairseq. Raises TypeError
-        without `num_classes`.
+        `inner_dim=` is the width of its hidden layer; `embedding_size` and other `options` are ignored, as in fairseq.
+        Raises InputError, of fairseq's kind: TypeError without `num_classes`.
         """
         self.model.register_classification_head(name, num_classes, **options)
 
     def predict(self, head: str, tokens: torch.Tensor, return_logits: bool = False) -> torch.Tensor:
         """Log-probabilities (batch, classes) of the head `head`, or its logits, which regression heads need.
 
-        Raises UnknownHead, a KeyError.
+        Raises what `extract_features` raises, then UnknownHead, a KeyError.
         """
+        batch = self._batch(tokens)
         if head not in self.model.classification_heads:
             raise UnknownHead(head, list(self.model.classification_heads))
-        features, _hidden = self.model.features(self._batch(tokens))
+        features, _hidden = self.model.features(batch)
         logits = self.model.classified(head, features).to(self.device)
         return logits if return_logits else log_softmax(logits, dim=-1)
 
@@ -297,8 +314,7 @@ class XLMR(nn.Module):
             features, _hidden = self.model.features(tokens)
             logits = self.model.logits(features[:, (tokens[0] == self.task.mask_idx).to(features.device)])
         probabilities = logits[0, 0].float().softmax(dim=0)
-        if not 0 < topk <= len(probabilities):
-            raise TooManyCandidates(f"topk={topk}: give a number from 1 to {len(probabilities)}, the rows of the model")
+        _raise_if_no_number(topk, most=len(probabilities))
         best = probabilities.topk(topk)
         return [
             _filled(masked_input, self.dictionary[number], score)
@@ -311,13 +327,22 @@ class XLMR(nn.Module):
 
         Raises WrongMask.
         """
-        if text.count(MASK) != 1:
+        if not isinstance(text, (str, list, tuple)):
+            raise InputTypeError(f"fill_mask takes a text, not {type(text).__name__}")
+        if not isinstance(text, str) or text.count(MASK) != 1:
             raise WrongMask(
                 f"Please add one {MASK} token for the input, eg: 'He is a {MASK} guy'; {text!r} has another number"
             )
         before, after = (self.tokenizer.ids(part.rstrip()) for part in text.split(MASK))
         dictionary = self.files.dictionary
         return torch.tensor([dictionary.bos_index, *before, self.task.mask_idx, *after, dictionary.eos_index])
+
+    def disambiguate_pronoun(self, sentence: str) -> NoReturn:
+        """Raise NoWinograd, an AssertionError, as fairseq does for all models but those of its task wsc."""
+        raise NoWinograd(
+            "disambiguate_pronoun() requires a model trained with the WSC task, which no XLM-R is; to rank answers, "
+            "give each of them to predict"
+        )
 
     @contextmanager
     def _in_eval_mode(self) -> Iterator[None]:
@@ -329,6 +354,15 @@ class XLMR(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def _raise_if_no_number(topk: object, *, most: int) -> None:
+    """Raise InputError, of the kind that fairseq raises, for what is no number of candidates."""
+    if not isinstance(topk, int):
+        raise InputTypeError(f"topk={topk!r}: give a whole number")
+    if not 0 < topk <= most:
+        kind = TooManyCandidates if topk else InputIndexError
+        raise kind(f"topk={topk}: give a number from 1 to {most}, the rows of the model")
 
 
 def _filled(text: str, symbol: str, score: float) -> tuple[str, float, str]:

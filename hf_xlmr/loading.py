@@ -322,13 +322,23 @@ def _dictionary_of_tokenizer(folder: Path, *, rows: int) -> Dictionary:
 
 
 def _symbols_of_json(path: Path) -> list[str]:
-    """The names of a Unigram tokenizer in the order of their ids, `<mask>` and other added ones at theirs."""
+    """The names of a Unigram tokenizer in the order of their ids, `<mask>` and other added ones at theirs.
+
+    What stands after a space in a name is the converter's mark that no text can spell it (`madeupword0000 `). Raises
+    InputError.
+    """
     content = _json(path)
+    model = content.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
     try:
-        symbols = [str(piece) for piece, _score in content["model"]["vocab"]]
+        symbols = [str(piece).partition(" ")[0] or str(piece) for piece, _score in content["model"]["vocab"]]
         added = {int(token["id"]): str(token["content"]) for token in content.get("added_tokens", [])}
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not the tokenizer of an XLM-R: it lists no pieces with scores.") from error
+        what = "a BPE tokenizer, whose file lists" if kind == "BPE" else "not the tokenizer of an XLM-R: it lists"
+        raise InputError(
+            f"{path} is {what} no pieces with scores. Copy fairseq/ into this folder from the one that hf-xlmr "
+            "convert wrote: the dictionary is there."
+        ) from error
     for index in sorted(added):
         if index == len(symbols) and added[index] == MASK:
             symbols.append(MASK)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError, InputIndexError, IntegrityError
 from hf_xlmr.sentencepiece_model import SentencePieceModel
 from hf_xlmr.ties import REPEATS, TieBreaker, texts_with_repeats
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ExactTokenizer", "text_of_symbols"]
+__all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
 TEXTS_AT_ONCE: Final = 256  # of a batch: their pieces, as strings, are in memory together
 
@@ -84,15 +84,8 @@ class ExactTokenizer:
         return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
-        """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
-
-        As fairseq.models.roberta.hub_interface.RobertaHubInterface.decode: no id is refused, one that the dictionary
-        lacks is `<unk>`. Raises InputError for no ids at all, as fairseq raises IndexError.
-        """
-        if not len(ids):
-            raise InputError("There is nothing to decode: give at least one id.")
-        texts = [text_of_symbols(self.dictionary.string(part)) for part in _parts([int(each) for each in ids])]
-        return texts[0] if len(texts) == 1 else texts
+        """The text of `ids`, as `text_of_ids`. Raises InputIndexError."""
+        return text_of_ids(self.dictionary, ids)
 
     @cached_property
     def _ties(self) -> TieBreaker:
@@ -196,6 +189,18 @@ def _joined(encoded: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
     import numpy as np
 
     return np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
+
+
+def text_of_ids(dictionary: Dictionary, ids: Sequence[int]) -> str | list[str]:
+    """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
+
+    As fairseq.models.roberta.hub_interface.RobertaHubInterface.decode: no id is refused, one that the dictionary
+    lacks is `<unk>`. Raises InputIndexError for no ids at all, and for one that is far below 0.
+    """
+    if not len(ids):
+        raise InputIndexError("There is nothing to decode: give at least one id.")
+    texts = [text_of_symbols(dictionary.string(part)) for part in _parts([int(each) for each in ids])]
+    return texts[0] if len(texts) == 1 else texts
 
 
 def text_of_symbols(symbols: str) -> str:

@@ -18,18 +18,13 @@ FLOORS = (
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
     (
-        *("hf_xlmr.cache_folder", "hf_xlmr.processes"),
-        *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
-        *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision"),
-        *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
+        *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
+        *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
+        *("hf_xlmr.sentencepiece_model", "hf_xlmr.views", "hf_xlmr.conversion.layerwise"),
     ),
     (
-        "hf_xlmr.console",
-        "hf_xlmr.kernel_choice",
-        "hf_xlmr.packed_network",
-        "hf_xlmr.pooling",
-        "hf_xlmr.sharding",
-        "hf_xlmr.ties",
+        *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
+        *("hf_xlmr.sharding", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.tokenization",),
     (
@@ -82,6 +77,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.pooling": {"torch"},
     "hf_xlmr.precision": {"torch"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
+    "hf_xlmr.views": {"torch"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in
 MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}

@@ -122,10 +122,20 @@ def test_masks_are_filled_as_by_fairseq(name: str, loaded: dict[str, XLMR]) -> N
     text = golden.get("fill_mask_text", "The train <mask> at night")
     found = model_of(name, loaded).fill_mask(text, topk=5)
     assert [(filled, token) for filled, _score, token in found] == [(each[0], each[2]) for each in expected]
-    if len(expected) == 5:
-        assert [score for _filled, score, _token in found] == pytest.approx(
-            [float(each[1]) for each in expected], abs=1e-6
-        )
+    probabilities = probabilities_at_the_mask(model_of(name, loaded), text)
+    fairseqs = [float(each[1]) for each in expected]
+    assert probabilities.topk(len(fairseqs)).values.tolist() == pytest.approx(fairseqs, abs=1e-6)
+    best = [row for row in probabilities.topk(5).indices.tolist() if row not in (0, 2)]
+    assert [score for _filled, score, _token in found] == pytest.approx(probabilities[best].tolist(), abs=1e-6)
+
+
+def probabilities_at_the_mask(xlmr: XLMR, text: str) -> torch.Tensor:
+    """Of every row; fairseq's list gives the best of them in order, though not always beside their own names."""
+    mask = xlmr.task.mask_idx
+    before, after = (xlmr.encode(part) for part in text.split("<mask>"))
+    tokens = torch.cat([before[:-1], torch.tensor([mask]), after[1:]]).unsqueeze(0)
+    with torch.no_grad():
+        return xlmr.model(tokens, masked_tokens=tokens == mask)[0][0].softmax(dim=0)
 
 
 @needs_shared
@@ -253,28 +263,7 @@ def test_filling_leaves_the_mode_as_it_was() -> None:
     assert [module.training for module in xlmr.modules()] == modes
 
 
-def test_the_inner_model_is_called_as_fairseqs(loaded: dict[str, XLMR]) -> None:
-    xlmr = model_of("v0122cls", loaded)
-    tokens = xlmr.encode("a b").unsqueeze(0)
-    features, extra = xlmr.model(tokens, features_only=True, return_all_hiddens=True)
-    inner = extra["inner_states"]
-    assert inner is not None and len(inner) == len(xlmr.model.layers) + 1
-    assert torch.equal(inner[-1].transpose(0, 1), features)
-    logits, _extra = xlmr.model(tokens)
-    masked = torch.zeros_like(tokens, dtype=torch.bool)
-    masked[0, 1] = True
-    torch.testing.assert_close(xlmr.model(tokens, masked_tokens=masked)[0][0], logits[0, 1])
-    (head,) = xlmr.model.classification_heads
-    assert torch.equal(
-        xlmr.model(tokens, classification_head_name=head)[0], xlmr.predict(head, tokens, return_logits=True)
-    )
-
-
 # ---- heads -----------------------------------------------------------------------------------------------------------
-
-
-def test_both_heads_of_a_checkpoint_predict(loaded: dict[str, XLMR]) -> None:
-    assert len(model_of("v0122twoheads", loaded).model.classification_heads) == 2
 
 
 def test_predictions_are_log_probabilities(loaded: dict[str, XLMR]) -> None:
@@ -348,28 +337,24 @@ def test_the_own_head_of_a_folder_is_saved_as_it_was_trained(name: str, tmp_path
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_mistakes_raise_what_fairseq_raises_and_say_more(loaded: dict[str, XLMR]) -> None:
+def test_mistakes_tell_what_to_do(loaded: dict[str, XLMR]) -> None:
+    """Their kinds are those of real fairseq's, asked in test_hub_likeness."""
     xlmr = model_of("demo", loaded)
     longest = xlmr.max_positions
     xlmr.extract_features(torch.full((longest,), 5))
-    with pytest.raises(ValueError, match=f"tokens exceeds maximum length: {longest + 1} > {longest}") as too_long:
+    with pytest.raises(TokensTooLong, match=f"tokens exceeds maximum length: {longest + 1} > {longest}") as too_long:
         xlmr.extract_features(torch.full((longest + 1,), 5))
-    assert isinstance(too_long.value, TokensTooLong) and too_long.value.longest == longest
-    with pytest.raises(KeyError) as unknown:
+    assert too_long.value.longest == longest
+    with pytest.raises(UnknownHead, match="register_classification_head makes a new one"):
         xlmr.predict("mnli", torch.tensor([0, 2]))
-    assert isinstance(unknown.value, UnknownHead) and "register_classification_head" in str(unknown.value)
     for text in ("no mask", "<mask> and <mask>"):
-        with pytest.raises(AssertionError, match="Please add one <mask>"):
+        with pytest.raises(InputError, match="Please add one <mask>"):
             xlmr.fill_mask(text)
-    with pytest.raises(AssertionError, match="1-D"):
-        xlmr.decode(torch.tensor([[0, 2]]))
-    with pytest.raises(RuntimeError, match="topk"):
+    with pytest.raises(InputError, match="topk=1000000000: give a number from 1 to"):
         xlmr.fill_mask("<mask>", topk=10**9)
     with pytest.raises(InputError, match="rows"):
         xlmr.extract_features(torch.tensor([0, 10**6, 2]))
-    with pytest.raises(IndexError, match="rows"):
-        xlmr.extract_features(torch.tensor([0, -1, 2]))
-    with pytest.raises(InputError, match="1-D or 2-D"):
+    with pytest.raises(InputError, match=r"int64 or int32, not torch\.float32; encode gives them"):
         xlmr.extract_features(torch.tensor([0.5]))
 
 
@@ -464,20 +449,6 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(IntegrityError, match=r"layer\.0\.output\.dense\.weight"):
         XLMR.from_pretrained(folder)
-
-
-def test_rows_that_fairseq_does_not_have_are_no_tokens_and_get_no_logits(tmp_path: Path) -> None:
-    folder = convert("demo", tmp_path / "model", verify=False).output
-    record = json.loads((folder / "fairseq" / "conversion.json").read_text(encoding="utf-8"))
-    xlmr = XLMR.from_pretrained(folder).eval()
-    rows = xlmr.files.embedding_rows
-    assert xlmr.model(torch.tensor([[0, 5, 2]]))[0].shape[-1] == rows
-    assert xlmr.model.network.config.vocab_size >= rows == record.get("embedding_rows", rows)
-    xlmr.model.embedding_rows -= 1
-    object.__setattr__(xlmr.files, "_record", {"embedding_rows": rows - 1})
-    with pytest.raises(IndexError, match=f"{rows - 1} rows"):
-        xlmr.extract_features(torch.tensor([0, rows - 1, 2]))
-    assert xlmr.model(torch.tensor([[0, 5, 2]]))[0].shape[-1] == rows - 1
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
