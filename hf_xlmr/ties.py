@@ -34,9 +34,9 @@ class TieBreaker:
     """The best path as SentencePiece up to 0.2.1 found it (unigram_model.cc, Model::EncodeOptimized).
 
     `aaaaaa` can be cut into the same pieces in several orders, all with the same score; and `kochilun` ends in chi,
-    lun or ch, ilun, whose scores differ by less than rounding does late in a text. Those versions compared a candidate in
-    double precision with a score kept in single precision; 0.2.2 and later compare in single precision and decide
-    otherwise. They all agree where the best path leads by more than rounding can change: by its margin.
+    lun or ch, ilun, whose scores differ by less than rounding does late in a text. Those versions compared a
+    candidate in double precision with a score kept in single precision; 0.2.2 and later compare in single precision
+    and decide otherwise. They all agree where the best path leads by more than rounding can change: by its margin.
     """
 
     def __init__(self, model: SentencePieceModel) -> None:
