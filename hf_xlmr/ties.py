@@ -1,11 +1,11 @@
-"""Cuts of equal score, decided as the SentencePiece of fairseq's time decided them."""
+"""Cuts of nearly equal score, decided as the SentencePiece of fairseq's time decided them."""
 
 from __future__ import annotations
 
 import math
-import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,102 +14,167 @@ from hf_xlmr.sentencepiece_model import ModelType, SentencePieceModel
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["REPEATS", "TieBreaker", "texts_with_repeats"]
+__all__ = ["Sieve", "TieBreaker"]
 
-SPACE: Final = "▁"
-REPEATS: Final = re.compile(r"(.)\1\1|(.)(.)\2\3\2|(.{3,8}?)\4", flags=re.DOTALL)
-"""`aaa`, `ababa`, or three to eight characters twice: only there do pieces have two orders."""
-AGREEING: Final = {1: 2, 2: 3, **{length: length for length in range(3, 9)}}
-"""The same in other words: how many characters in a row are the one that many places further on."""
-
-MOST_REMEMBERED: Final = 1 << 16  # words whose margin is kept
-SINGLE_PRECISION: Final = 2.0**-23
-SEAM: Final = "\ud800"  # between texts: SentencePiece never gives half a surrogate pair
+SEAM: Final = "\ud800"  # between pieces: none holds half a surrogate pair
 SEAM_CODE: Final = 0xD800
+
+MOST_REMEMBERED: Final = 1 << 16  # words and parts of words whose margin is kept
+LONGEST_REMEMBERED: Final = 128  # in characters
+ENOUGH: Final = 1.0  # of a margin: no more is looked for
+ROUNDING: Final = 2.0**-22  # two paths, half of 2**-23 for each addition in single precision, and twice that for safety
+UNKNOWN: Final = 0  # as the length of a piece
+CALM, DOUBTFUL = 1, 2
+HASH_BITS: Final = 22
+HASH_FACTORS: Final = (2246822519, 2654435761)
+CALM_MARGIN: Final = 2.0**-7  # for each character: more than rounding loses in a text of a thousand pieces
 
 
 class TieBreaker:
     """The best path as SentencePiece up to 0.2.1 found it (unigram_model.cc, Model::EncodeOptimized).
 
-    `aaaaaa` can be cut into the same pieces in several orders, all with the same score. Those versions compared a
-    candidate in double precision with a score kept in single precision, and rounding decided; 0.2.2 and later
-    compare in single precision and decide otherwise.
+    `aaaaaa` can be cut into the same pieces in several orders, all with the same score; and `kochilun` ends in chi,
+    lun or ch, ilun, whose scores differ by less than rounding does late in a text. Those versions compared a
+    candidate in double precision with a score kept in single precision; 0.2.2 and later compare in single precision
+    and decide otherwise. They all agree where the best path leads by more than rounding can change: by its margin.
     """
 
     def __init__(self, model: SentencePieceModel) -> None:
-        """Take the scores of `model`."""
+        """Take the pieces and scores of `model`."""
         self.applies = model.model_type is ModelType.UNIGRAM and not model.byte_fallback
         self.scores = model.reachable_scores()
-        self._reach = _reach(self.scores)
-        self._margins: dict[str, float] = {}
         self.unk_score = array("f", [model.lowest_score - model.UNK_PENALTY])[0]
-        self.spaces_begin_pieces = SPACE in self.scores and not any(SPACE in piece[1:] for piece in self.scores)
+        self._inside = {piece[start : start + 2] for piece in self.scores for start in range(len(piece) - 1)}
+        self.knows_by_character = all(character in self.scores for character in set().union(*self.scores))
+        self._starts = _starts(self.scores)
+        self._longest = max(map(len, self.scores), default=1)
+        self._largest_score = max(map(abs, (self.unk_score, *self.scores.values())))
+        self._scores_fall = max(self.scores.values(), default=0.0) <= 0.0
+        self._margins: dict[str, float] = {}
+
+    def is_calm(self, segments: Sequence[str]) -> bool:
+        """Whether all versions cut these segments alike where they are part of a text that is not `too_long`.
+
+        Only for what every path through that text begins and ends with, like words.
+        """
+        size = sum(map(len, segments))
+        if len(segments) == 1 and size <= LONGEST_REMEMBERED and not self._may_be_cut(segments[0], size * CALM_MARGIN):
+            return True
+        return size <= LONGEST_REMEMBERED and self._computed_margin(segments, size * CALM_MARGIN) >= size * CALM_MARGIN
+
+    def _may_be_cut(self, piece: str, margin: float) -> bool:
+        """Whether pieces that `piece` can be cut into may score nearly as much: a quick look at the first of them."""
+        scores, starts = self.scores, self._starts
+        least = scores[piece] - margin
+        for end in range(1, len(piece)):
+            first = scores.get(piece[:end], self.unk_score if end == 1 else -math.inf)
+            if first > least:
+                following = piece[end : end + 2]
+                if first + (starts[following][1] if following in starts else scores.get(following[0], 0.0)) >= least:
+                    return True
+        return False
+
+    def too_long(self, length: int) -> bool:
+        """Whether the score of a text of that many pieces, unknown ones counted by character, may be too large."""
+        return not self._scores_fall or length * self._largest_score * ROUNDING > CALM_MARGIN
 
     def mended(self, segments: Sequence[str]) -> list[str]:
-        """The `segments` of one text as those versions would have cut them; only words with a repeat change.
+        """The `segments` of one text as those versions would have cut them.
 
-        A word begins at U+2581: where no piece has that inside, every path meets there, and all that a word takes
-        from the text before it is the score so far.
+        Only parts are cut anew where rounding can decide. All that these take from the text before is its score.
         """
-        if not self.spaces_begin_pieces:
-            return self.segments("".join(segments))
         kept: list[str] = []
         total, counted = array("f", [0.0]), 0  # single precision: what is stored is rounded
-        for word in _words(segments):
-            text = "".join(word)
-            if len(word) == 1 or not REPEATS.search(text):
-                kept += word
-                continue
-            self._add_scores(total, kept[counted:])
-            counted = len(kept)
-            kept += self.segments(text, score_before=total[0]) if self._is_close(text, total[0]) else word
+        most = sum(map(len, segments)) * self._largest_score
+        for part in self._parts(segments):
+            if self._is_close(part, most):
+                self._add_scores(total, kept[counted:])
+                counted = len(kept)
+                kept += self.segments("".join(part), score_before=total[0])
+            else:
+                kept += part
         return kept
+
+    def _parts(self, segments: Sequence[str]) -> Iterator[Sequence[str]]:
+        """The segments, parted where no piece crosses the seam: every path meets there."""
+        neighbours = enumerate(pairwise(segments), start=1)
+        seams = [place for place, (left, right) in neighbours if left[-1] + right[0] not in self._inside]
+        for start, stop in pairwise((0, *seams, len(segments))):
+            yield segments[start:stop]
 
     def segments(self, text: str, *, score_before: float = 0.0) -> list[str]:
         """The pieces of the normalized `text`, runs of unknown characters joined."""
-        starts, known = self._best_path(text, score_before)
+        lengths = self._best_path(text, score_before)
         cuts: list[int] = []
-        end = len(text)
+        end, after_unknown = len(text), False
         while end > 0:
-            if not (cuts and not known[end] and not known[cuts[-1]]):
+            is_unknown = lengths[end] == UNKNOWN
+            if not (is_unknown and after_unknown):
                 cuts.append(end)
-            end = starts[end]
+            end, after_unknown = end - (lengths[end] or 1), is_unknown
         cuts.reverse()
         return [text[start:stop] for start, stop in zip([0, *cuts], cuts, strict=False)]
 
-    def _is_close(self, word: str, score_before: float) -> bool:
-        """Whether rounding can decide how `word` is cut after a text of that score."""
-        margin = self._margins.get(word)
+    def _is_close(self, part: Sequence[str], score_before: float) -> bool:
+        """Whether rounding can decide how `part` is cut after a text of that score, or of a smaller one."""
+        if len(part) == 1 and self.knows_by_character and part[0] not in self.scores:
+            return False  # unknown characters: no piece has any of them
+        size = sum(map(len, part))
+        doubt = size * (abs(score_before) + size * self._largest_score) * ROUNDING
+        return size > LONGEST_REMEMBERED or doubt >= ENOUGH or self._margin(part) <= doubt
+
+    def _margin(self, part: Sequence[str]) -> float:
+        text = "".join(part)
+        margin = self._margins.get(text)
         if margin is None:
             if len(self._margins) >= MOST_REMEMBERED:
                 self._margins.clear()
-            margin = self._margins[word] = self._margin(word)
-        largest = abs(score_before) + len(word) * abs(self.unk_score)
-        return margin <= 2 * len(word) * largest * SINGLE_PRECISION
+            margin = self._margins[text] = self._computed_margin(part, ENOUGH)
+        return margin
 
-    def _margin(self, word: str) -> float:
-        """By how much the best path through `word` beats any other at each place that it comes by."""
-        best, second = [0.0] + [-math.inf] * len(word), [-math.inf] * (len(word) + 1)
-        starts = [0] * (len(word) + 1)
-        for start in range(len(word)):
-            for end, score in self._pieces_at(word, start):
-                if best[start] + score > best[end]:
-                    best[end], second[end], starts[end] = best[start] + score, best[end], start
-                else:
-                    second[end] = max(second[end], best[start] + score)
-        margin, end = math.inf, len(word)
+    def _computed_margin(self, segments: Sequence[str], enough: float) -> float:
+        """By how much the best path beats any other at each place that it comes by, up to `enough`."""
+        text, scores, starts_of = "".join(segments), self.scores, self._starts
+        size = len(text)
+        least = self._score(segments) - enough  # what cannot reach that is left out
+        best, second = [0.0] + [-math.inf] * size, [-math.inf] * (size + 1)
+        starts = [0] * (size + 1)
+        for start in range(size):
+            here = best[start]
+            reach, ceiling = starts_of.get(text[start : start + 2]) or self._start(text[start])
+            if here + ceiling < least:
+                continue
+            for end in range(start + 1, min(start + reach, size) + 1):
+                score = scores.get(text[start:end])
+                if score is None:
+                    if end > start + 1:
+                        continue
+                    score = self.unk_score
+                if here + score > best[end]:
+                    best[end], second[end], starts[end] = here + score, best[end], start
+                elif here + score > second[end]:
+                    second[end] = here + score
+        margin, end = enough, size
         while end:
             margin, end = min(margin, best[end] - second[end]), starts[end]
         return margin
 
-    def _pieces_at(self, text: str, start: int) -> Iterator[tuple[int, float]]:
-        """End and score of each piece from `start` on, and of the unknown one where its character is no piece."""
-        for end in range(start + 1, min(start + self._reach.get(text[start : start + 2], 1), len(text)) + 1):
-            score = self.scores.get(text[start:end])
+    def _pieces_at(self, window: str) -> tuple[bool, list[tuple[int, float]]]:
+        """Whether the first character is unknown; length and score of each piece that begins there."""
+        reach, _ceiling = self._starts.get(window[:2]) or self._start(window[0])
+        found: list[tuple[int, float]] = []
+        for length in range(1, min(reach, len(window)) + 1):
+            score = self.scores.get(window[:length])
             if score is not None:
-                yield end, score
-        if text[start] not in self.scores:
-            yield start + 1, self.unk_score
+                found.append((length, score))
+        return window[0] not in self.scores, found
+
+    def _start(self, character: str) -> tuple[int, float]:
+        """What _starts says of a place where only that character can be a piece."""
+        return 1, self.scores.get(character, self.unk_score)
+
+    def _score(self, segments: Sequence[str]) -> float:
+        return sum(self.scores.get(segment) or self.unk_score * len(segment) for segment in segments)
 
     def _add_scores(self, total: array[float], segments: Sequence[str]) -> None:
         """Add what `segments` score to `total`, in SentencePiece's order."""
@@ -118,71 +183,121 @@ class TieBreaker:
             for each in (score,) if score is not None else (self.unk_score,) * len(segment):
                 total[0] += each
 
-    def _best_path(self, text: str, score_before: float) -> tuple[array[int], bytearray]:
-        """For each position the start of the best last piece, and whether it is one SentencePiece knows."""
-        best = array("f", bytes(4 * (len(text) + 1)))
+    def _best_path(self, text: str, score_before: float) -> array[int]:
+        """For each place the length of the best last piece, UNKNOWN for an unknown character."""
+        best = array("f", [-math.inf]) * (len(text) + 1)
         best[0] = score_before
-        starts, known = array("l", [-1]) * (len(text) + 1), bytearray(len(text) + 1)
+        lengths = array("H", [UNKNOWN]) * (len(text) + 1)
+        seen: dict[str, tuple[bool, list[tuple[int, float]]]] = {}  # repeats look the same again and again
         for start in range(len(text)):
+            window = text[start : start + self._longest]
+            if window not in seen:
+                seen[window] = self._pieces_at(window)
+            is_unknown, pieces = seen[window]
             till_here = best[start]
-            for end in range(start + 1, min(start + self._reach.get(text[start : start + 2], 1), len(text)) + 1):
-                score = self.scores.get(text[start:end])
-                if score is not None and (starts[end] < 0 or score + till_here > best[end]):
-                    best[end], starts[end], known[end] = score + till_here, start, True
-            if text[start] not in self.scores:
-                _add_unknown(best, starts, known, start=start, score=self.unk_score + till_here)
-        return starts, known
+            for length, score in pieces:
+                if score + till_here > best[start + length]:
+                    best[start + length] = score + till_here
+                    lengths[start + length] = length
+            if is_unknown:
+                self._add_unknown(best, lengths, start)
+        return lengths
+
+    def _add_unknown(self, best: array[float], lengths: array[int], start: int) -> None:
+        """Offer an unknown character at `start`; SentencePiece rounds its score before it compares."""
+        rounded = array("f", [self.unk_score + best[start]])[0]
+        if rounded > best[start + 1]:
+            best[start + 1], lengths[start + 1] = rounded, UNKNOWN
 
 
-def _reach(pieces: Iterable[str]) -> dict[str, int]:
-    """How long a piece can be that begins with these two characters."""
-    reach: dict[str, int] = {}
-    for piece in pieces:
-        if len(piece) > reach.get(piece[:2], 1):
-            reach[piece[:2]] = len(piece)
-    return reach
+@dataclass(frozen=True)
+class Sieve:
+    """Which texts may need a TieBreaker, told by SentencePiece's own ids: few.
 
-
-def _add_unknown(best: array[float], starts: array[int], known: bytearray, *, start: int, score: float) -> None:
-    """Offer an unknown character at `start`; SentencePiece rounds its score before it compares."""
-    rounded = array("f", [score])[0]
-    if starts[start + 1] < 0 or rounded > best[start + 1]:
-        best[start + 1], starts[start + 1], known[start + 1] = rounded, start, False
-
-
-def _words(segments: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The segments word by word."""
-    begins = [index for index, segment in enumerate(segments) if index and segment[0] == SPACE]
-    for start, stop in pairwise((0, *begins, len(segments))):
-        yield segments[start:stop]
-
-
-def texts_with_repeats(texts: Sequence[str], *, within_words: bool) -> list[int]:
-    """The indices of the `texts` that REPEATS is found in, `within_words` where no repeat over U+2581 counts.
-
-    All texts at once, by comparing them with themselves some places further on.
+    No piece of the vocabulary crosses the seam between most neighbours; there every path meets, and the parts between
+    such seams, mostly single pieces, are judged one by one.
     """
-    import numpy as np
 
-    codes = np.frombuffer(SEAM.join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    counts = codes != SEAM_CODE
-    if within_words:
-        counts &= codes != ord(SPACE)
-    found = np.zeros(len(codes), dtype=bool)
-    for distance, count in AGREEING.items():
-        same = (codes[distance:] == codes[:-distance]) & counts[distance:]
-        runs = _runs(same, count)
-        found[: len(runs)] |= runs
-    starts = np.cumsum([0, *(len(text) + 1 for text in texts)])
-    hits: list[int] = np.unique(np.searchsorted(starts, np.flatnonzero(found), side="right") - 1).tolist()
-    return hits
+    ties: TieBreaker = field(repr=False)
+    pieces: tuple[str, ...] = field(repr=False)
+    heads: np.ndarray[Any, Any] = field(repr=False)  # a hash of the first character of each piece
+    tails: np.ndarray[Any, Any] = field(repr=False)  # and of the last
+    crossed: np.ndarray[Any, Any] = field(repr=False)  # by head ^ tail: whether a piece may have these two inside
+    verdicts: np.ndarray[Any, Any] = field(repr=False)  # on each piece by itself: CALM, DOUBTFUL, or none yet
+    parts: dict[str, bool] = field(default_factory=dict, repr=False)  # whether each is calm
+
+    @classmethod
+    def of(cls, model: SentencePieceModel) -> Sieve:
+        """The sieve for `model`."""
+        import numpy as np
+
+        ties = TieBreaker(model)
+        codes = np.frombuffer(SEAM.join(["", *model.pieces, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        seams = np.flatnonzero(codes == SEAM_CODE)
+        heads, tails = (codes * np.uint32(factor) >> (32 - HASH_BITS) for factor in HASH_FACTORS)
+        crossed = np.zeros(2 << HASH_BITS, dtype=bool)
+        crossed[(tails[:-1] ^ heads[1:])[(codes[:-1] != SEAM_CODE) & (codes[1:] != SEAM_CODE)]] = True
+        heads, tails = heads[seams[:-1] + 1], tails[seams[1:] - 1]
+        heads[model.unk_id] = tails[model.unk_id] = 1 << HASH_BITS  # never crossed
+        verdicts = np.zeros(len(model), dtype=np.uint8)
+        verdicts[model.unk_id] = CALM if ties.knows_by_character else DOUBTFUL
+        return cls(ties, model.pieces, heads, tails, crossed, verdicts)
+
+    def doubtful_texts(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[int]:
+        """The indices of the texts that may need mending; `joined` holds all of `encoded` in one array.
+
+        Where the unknown piece occurs, its characters may make a text too long besides: see TieBreaker.too_long.
+        """
+        import numpy as np
+
+        sizes = [len(pieces) for pieces in encoded]
+        ends = np.cumsum(sizes)
+        places = [*self._doubtful_pieces(joined), *self._doubtful_parts(joined, ends)]
+        found: set[int] = set(np.searchsorted(ends, places, side="right").tolist())
+        if self.ties.too_long(max(sizes, default=0)):
+            found.update(index for index, size in enumerate(sizes) if self.ties.too_long(size))
+        return sorted(found)
+
+    def _doubtful_pieces(self, joined: np.ndarray[Any, Any]) -> list[int]:
+        import numpy as np
+
+        for piece in np.unique(joined[self.verdicts[joined] == 0]).tolist():
+            self.verdicts[piece] = CALM if self.ties.is_calm([self.pieces[piece]]) else DOUBTFUL
+        places: list[int] = np.flatnonzero(self.verdicts[joined] == DOUBTFUL).tolist()
+        return places
+
+    def _doubtful_parts(self, joined: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> Iterator[int]:
+        """Where the parts of several pieces begin that may be cut otherwise."""
+        import numpy as np
+
+        is_crossed = self.crossed[self.tails[joined[:-1]] ^ self.heads[joined[1:]]]
+        is_crossed[ends[(ends > 0) & (ends < len(joined))] - 1] = False
+        seams = np.flatnonzero(is_crossed)
+        firsts = seams[np.diff(seams, prepend=-2) > 1].tolist()
+        stops = (seams[np.diff(seams, append=len(joined) + 2) > 1] + 2).tolist()
+        names, ids = self.pieces, joined.tolist()
+        for first, stop in zip(firsts, stops, strict=True):
+            part = [names[piece] for piece in ids[first:stop]]
+            text = "".join(part)
+            is_calm = self.parts.get(text)
+            if not (self._judged(part, text) if is_calm is None else is_calm):
+                yield first
+
+    def _judged(self, part: Sequence[str], text: str) -> bool:
+        if len(self.parts) >= MOST_REMEMBERED:
+            self.parts.clear()
+        is_calm = self.parts[text] = self.ties.is_calm(part)
+        return is_calm
 
 
-def _runs(flags: np.ndarray[Any, np.dtype[np.bool_]], length: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where `length` set flags in a row begin."""
-    reached = 1
-    while reached < length:
-        step = min(reached, length - reached)
-        flags = flags[: max(len(flags) - step, 0)] & flags[step:]
-        reached += step
-    return flags
+def _starts(scores: Mapping[str, float]) -> dict[str, tuple[int, float]]:
+    """By two first characters: how long a piece can be at a place where they stand, and how high it can score."""
+    starts: dict[str, tuple[int, float]] = {}
+    for piece, score in scores.items():
+        first_two = piece[:2]
+        known = starts.get(first_two)
+        if known is None:
+            starts[first_two] = (len(piece), max(score, scores.get(piece[0], score)))
+        elif len(piece) > known[0] or score > known[1]:
+            starts[first_two] = (max(len(piece), known[0]), max(score, known[1]))
+    return starts

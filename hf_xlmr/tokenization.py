@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
 from hf_xlmr.errors import InputError, InputIndexError, IntegrityError
 from hf_xlmr.sentencepiece_model import SentencePieceModel
-from hf_xlmr.ties import REPEATS, TieBreaker, texts_with_repeats
+from hf_xlmr.ties import Sieve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +38,7 @@ class ExactTokenizer:
         them again at white space: a piece like U+0085 vanishes here.
         """
         _raise_if_not_texts([text])
-        segments: list[str] = self.processor.encode(text, out_type=str)
-        if REPEATS.search("".join(segments)):
-            segments = self._mended(segments)
+        segments = self._mended(self.processor.encode(text, out_type=str))
         return " ".join(segments).split()
 
     def ids(self, text: str) -> list[int]:
@@ -49,9 +47,7 @@ class ExactTokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
-        segments: list[str] = self.processor.encode(text, out_type=str)
-        if REPEATS.search("".join(segments)):
-            segments = self._mended(segments)
+        segments = self._mended(self.processor.encode(text, out_type=str))
         _normalized, origins = self.processor.normalize(text, with_offsets=True)
         spans: list[tuple[int, int]] = []
         start = 0
@@ -81,6 +77,9 @@ class ExactTokenizer:
                 raise InputError(
                     f"Give as many further sentences as first ones: {len(column)} are not {len(sentences)}."
                 )
+        if not more:
+            bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
+            return [[bos, *ids, eos] for ids in columns[0]]
         return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
@@ -88,12 +87,13 @@ class ExactTokenizer:
         return text_of_ids(self.dictionary, ids)
 
     @cached_property
-    def _ties(self) -> TieBreaker:
+    def _sieve(self) -> Sieve:
         data = self.processor.serialized_model_proto()
-        return TieBreaker(SentencePieceModel.parse(data, name="the SentencePiece model"))
+        return Sieve.of(SentencePieceModel.parse(data, name="the SentencePiece model"))
 
     def _mended(self, segments: list[str]) -> list[str]:
-        return self._ties.mended(segments) if self._ties.applies else segments
+        ties = self._sieve.ties
+        return ties.mended(segments) if ties.applies else segments
 
     def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
         """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
@@ -121,31 +121,22 @@ class ExactTokenizer:
     def _ids_of_some(self, texts: list[str]) -> list[list[int]]:
         """By SentencePiece's own ids, which take no strings; anew for texts where these do not tell the pieces."""
         encoded: list[list[int]] = self.processor.encode(texts, out_type=int, num_threads=1)
-        odd = self._table.odd_ones(encoded)
-        for index in odd:
-            encoded[index] = []
-        names, found = self._table.pieces, self._table.translated(encoded)
-        joined = ["".join([names[piece] for piece in pieces]) for pieces in encoded]
-        for index in self._with_repeats(joined):
-            mended = self._mended([names[piece] for piece in encoded[index]])
-            found[index] = self.dictionary.indices(mended)
-        for index, pieces in zip(odd, self._pieces_of_all([texts[index] for index in odd]), strict=True):
-            found[index] = self.dictionary.indices(pieces)
+        joined = _joined(encoded)
+        found = self._table.translated(encoded, joined)
+        ties, table = self._sieve.ties, self._table
+        doubtful = set(self._sieve.doubtful_texts(encoded, joined) if ties.applies else ())
+        again = set(doubtful)
+        odd = table.odd_ones(encoded, joined)
+        for index, text in zip(odd, self.processor.normalize([texts[index] for index in odd]), strict=True):
+            if ties.applies and ties.too_long(len(text)):
+                doubtful.add(index)
+            if index in doubtful or not (ties.applies and table.unknown_is_unknown) or text.split() != [text]:
+                again.add(index)
+        segmented = self.processor.encode([texts[index] for index in again], out_type=str, num_threads=1)
+        for index, segments in zip(again, segmented, strict=True):
+            cut = ties.mended(segments) if index in doubtful else segments
+            found[index] = self.dictionary.indices(" ".join(cut).split())
         return found
-
-    def _with_repeats(self, joined: Sequence[str]) -> list[int]:
-        """Which texts may need the tie-breaker: before it is made, no more is known than that repeats matter."""
-        is_known = "_ties" in self.__dict__
-        return texts_with_repeats(joined, within_words=is_known and self._ties.spaces_begin_pieces)
-
-    def _pieces_of_all(self, texts: list[str]) -> Iterator[list[str]]:
-        """The pieces of each text, as `pieces` gives them."""
-        segmented: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
-        joined = list(map("".join, segmented))
-        for index in self._with_repeats(joined):
-            segmented[index] = self._mended(segmented[index])
-        for text, segments in zip(joined, segmented, strict=True):
-            yield segments if text.split() == [text] else " ".join(segments).split()
 
 
 @dataclass(frozen=True)
@@ -158,6 +149,7 @@ class PieceTable:
     pieces: tuple[str, ...] = field(repr=False)
     ids: np.ndarray[Any, Any] = field(repr=False)
     is_odd: np.ndarray[Any, Any] = field(repr=False)
+    unknown_is_unknown: bool  # whether what SentencePiece does not know is never in the dictionary
 
     @classmethod
     def of(cls, processor: Any, dictionary: Dictionary) -> PieceTable:
@@ -167,22 +159,30 @@ class PieceTable:
         pieces = tuple(processor.id_to_piece(list(range(len(processor)))))
         is_odd = np.array([piece.split() != [piece] for piece in pieces])
         is_odd[processor.unk_id()] = True
-        return cls(pieces, np.array(dictionary.indices(pieces), dtype=np.int32), is_odd)
+        ids = np.array(dictionary.indices(pieces), dtype=np.int32)
+        ids[processor.unk_id()] = dictionary.unk_index
+        others = set(dictionary.symbols).difference(pieces)
+        return cls(pieces, ids, is_odd, not any(_is_unknown(processor, other) for other in others if other))
 
-    def odd_ones(self, encoded: Sequence[Sequence[int]]) -> list[int]:
-        """Which of the texts hold an odd piece."""
+    def odd_ones(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[int]:
+        """Which of the texts hold an odd piece; `joined` holds all of them in one array."""
         import numpy as np
 
-        places = np.flatnonzero(self.is_odd[_joined(encoded)])
+        places = np.flatnonzero(self.is_odd[joined])
         ends = np.cumsum([len(pieces) for pieces in encoded])
         odd: list[int] = np.unique(np.searchsorted(ends, places, side="right")).tolist()
         return odd
 
-    def translated(self, encoded: Sequence[Sequence[int]]) -> list[list[int]]:
-        """SentencePiece's ids as fairseq's."""
-        ids: list[int] = self.ids[_joined(encoded)].tolist()
+    def translated(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[list[int]]:
+        """SentencePiece's ids as fairseq's; `joined` holds all of them in one array."""
+        ids: list[int] = self.ids[joined].tolist()
         ends = [0, *accumulate(map(len, encoded))]
         return [ids[start:end] for start, end in pairwise(ends)]
+
+
+def _is_unknown(processor: Any, text: str) -> bool:
+    """Whether no character of `text` is a piece: SentencePiece may give it back as one unknown piece."""
+    return all(processor.piece_to_id(character) == processor.unk_id() for character in text)
 
 
 def _joined(encoded: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:

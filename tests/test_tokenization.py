@@ -19,7 +19,6 @@ from hf_xlmr.conversion.tokenizer_parity import texts_by_class
 from hf_xlmr.dictionary import SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
-from hf_xlmr.ties import REPEATS, texts_with_repeats
 from hf_xlmr.tokenization import ExactTokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -75,6 +74,14 @@ def test_ties_without_three_repetitions_are_seen_too(xlmr: ExactTokenizer) -> No
     assert cut == ["▁दोन", "▁suc", "▁Aires", "应用", "въ", "зв", "ъз", "в", "в", "▁jilbab"]
     cut = xlmr.pieces(" күрделі stannoሙስbabaxxababaxxababaxxa gorputz")
     assert cut[3:-1] == ["baba", "xx", "aba", "bax", "xa", "baba", "xx", "a"]
+
+
+@needs_xlmr
+def test_near_ties_fall_by_the_score_of_the_text_before(xlmr: ExactTokenizer) -> None:
+    """What SentencePiece 0.2.1 answers: two cuts whose scores differ by less than rounding does late in a text."""
+    for text, cut in (("the " * 200 + "kochilun", ["▁ko", "chi", "lun"]), ("the kochilun", ["▁ko", "ch", "ilun"])):
+        assert xlmr.pieces(text)[-3:] == cut
+        assert xlmr.encode_batch([text]) == [xlmr.encode(text)]
 
 
 @needs_xlmr
@@ -173,17 +180,6 @@ def test_what_cannot_be_decoded_is_told() -> None:
         tokenizer.decode([])
     with pytest.raises(InputError, match="below -"):
         tokenizer.decode([0, -(10**6), 2])
-
-
-@pytest.mark.parametrize("within_words", [True, False])
-def test_repeats_of_many_texts_are_those_of_each(within_words: bool) -> None:
-    chance = random.Random(2)
-    texts = ["".join(chance.choice("ab▁\nc") for _ in range(chance.randint(0, 14))) for _ in range(5000)]
-    found = set(texts_with_repeats(texts, within_words=within_words))
-    for index, text in enumerate(texts):
-        parts = text.split("▁") if within_words else [text]
-        assert (index in found) == any(map(REPEATS.search, parts)), text
-    assert texts_with_repeats([], within_words=True) == [] == texts_with_repeats(["", ""], within_words=True)
 
 
 @pytest.mark.parametrize("folder", FAIRSEQ_FOLDERS)

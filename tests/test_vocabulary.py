@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import unicodedata
@@ -19,12 +20,13 @@ from hf_xlmr.conversion.vocabulary import Vocabulary, build_vocabulary, write_to
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
-from hf_xlmr.tokenization import REPEATS, ExactTokenizer
+from hf_xlmr.tokenization import ExactTokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 XLMR = SHARED / "data" / "xlmr-vocabulary"
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 TEXTS_PER_CLASS = 1200
+REPEATS = re.compile(r"(.)\1\1|(.)(.)\2\3\2|(.{3,8}?)\4", flags=re.DOTALL)  # `aaa`, `ababa`, three to eight twice
 
 WORDS = [
     word
