@@ -20,6 +20,7 @@ FLOORS = (
     (
         *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
+        "hf_xlmr.text_files",
     ),
     ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
