@@ -20,9 +20,9 @@ FLOORS = (
     (
         *("hf_xlmr.batching", "hf_xlmr.dictionary", "hf_xlmr.encoder", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.sentencepiece_model", "hf_xlmr.conversion.layerwise"),
-        "hf_xlmr.text_files",
+        *("hf_xlmr.feature_files", "hf_xlmr.text_files"),
     ),
-    ("hf_xlmr.console", "hf_xlmr.sharding", "hf_xlmr.ties"),
+    ("hf_xlmr.console", "hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ("hf_xlmr.tokenization",),
     ("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
     (
