@@ -1,0 +1,681 @@
+"""Features come back as they were given, in the same bytes however often a run was killed, and of one input only."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from kills import contents
+
+from hf_xlmr import feature_files
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.feature_store import FeatureStore, ShardWriter, TextsDigest
+from hf_xlmr.text_files import TextRow
+
+JOB = {"model": "abc", "options": {"pool": "mean", "layers": [-1]}}
+KINDS = pytest.mark.parametrize("kind", ["parquet", "npy"])
+TOKENS_OR_TEXTS = pytest.mark.parametrize("per_token", [False, True])
+WIDTH = 16
+
+
+def layout_of(**options: Any) -> feature_files.StoreLayout:
+    return feature_files.StoreLayout(**{"layers": (12,), "width": WIDTH, "rows_per_shard": 10, **options})
+
+
+def rows_of(first: int, stop: int, *, ids: Any = None) -> list[TextRow]:
+    return [TextRow(n, f"row {n}", f"text {n} 🙂", None if ids is None else ids(n)) for n in range(first, stop)]
+
+
+def tokens_of(row: int) -> int:
+    return row * 7 % 5 + 1
+
+
+def vectors_of(row: int, layer: int, *, per_token: bool) -> np.ndarray[Any, Any]:
+    shape = (tokens_of(row), WIDTH) if per_token else (WIDTH,)
+    return np.random.default_rng([row, layer + 100]).standard_normal(shape).astype(np.float32)
+
+
+def spans_of(row: int) -> np.ndarray[Any, Any]:
+    return np.arange(2 * tokens_of(row)).reshape(-1, 2) + row
+
+
+def write(writer: ShardWriter, rows: list[TextRow], *, portion: int = 3) -> None:
+    layout = writer._layout
+    for start in range(0, len(rows), portion):
+        part = rows[start : start + portion]
+        features = {
+            layer: [vectors_of(row.number, layer, per_token=layout.per_token) for row in part]
+            for layer in layout.layers
+        }
+        given = features if layout.per_token else {layer: np.stack(each) for layer, each in features.items()}
+        writer.write(part, given, spans=[spans_of(row.number) for row in part] if layout.per_token else None)
+        writer.counts["truncated"] += sum(row.number % 4 == 0 for row in part)
+
+
+def fill(store: FeatureStore, rows: list[TextRow], *, portion: int = 3) -> None:
+    """What an extraction does, one shard after another."""
+    size = store.layout.rows_per_shard
+    for number in range(-(-len(rows) // size)):
+        part = rows[number * size : (number + 1) * size]
+        if store.is_done(number):
+            store.check(number, digest_of(part))
+            continue
+        with store.shard(number) as writer:
+            write(writer, part, portion=portion)
+    store.finish(rows=len(rows))
+
+
+def digest_of(rows: list[TextRow]) -> str:
+    digest = TextsDigest()
+    for row in rows:
+        digest.add(row)
+    return digest.hexdigest()
+
+
+def filled(folder: Path, *, rows: int = 25, ids: Any = None, portion: int = 3, **options: Any) -> FeatureStore:
+    store = FeatureStore.create(folder, JOB, layout=layout_of(**options))
+    fill(store, rows_of(0, rows, ids=ids), portion=portion)
+    return store
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four vectors of one layer fill a group."""
+    monkeypatch.setattr(feature_files, "GROUP_BYTES", 4 * WIDTH * 4)
+
+
+# ---- what comes back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("layers", [(12,), (0, 12)])
+@TOKENS_OR_TEXTS
+def test_parquet_holds_what_was_given(tmp_path: Path, layers: tuple[int, ...], per_token: bool) -> None:
+    filled(tmp_path / "out", layers=layers, per_token=per_token, has_ids=True, ids=lambda n: f"id{n}")
+    table = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "out").glob("part-*.parquet")))
+    names = ["features"] if len(layers) == 1 else ["features_0", "features_12"]
+    assert table.column_names == ["row", "id", *names, *(["spans"] if per_token else [])]
+    vector = pa.list_(pa.float32(), WIDTH)
+    assert table.schema.field(names[0]).type == (pa.list_(vector) if per_token else vector)
+    assert table["row"].to_pylist() == list(range(25))
+    assert table["id"].to_pylist() == [f"id{n}" for n in range(25)]
+    for layer, name in zip(layers, names, strict=True):
+        for row, value in enumerate(table[name].to_pylist()):
+            np.testing.assert_array_equal(np.float32(value), vectors_of(row, layer, per_token=per_token))
+    if per_token:
+        assert table["spans"].to_pylist() == [spans_of(row).tolist() for row in range(25)]
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("layers", [(12,), (0, 12)])
+@TOKENS_OR_TEXTS
+def test_npy_is_mapped_into_memory(tmp_path: Path, layers: tuple[int, ...], per_token: bool) -> None:
+    out = tmp_path / "out"
+    filled(out, format="npy", layers=layers, per_token=per_token, has_ids=True, ids=lambda n: n - 5)
+    names = {12: "features"} if len(layers) == 1 else {0: "features_0", 12: "features_12"}
+    for shard, (first, stop) in enumerate([(0, 10), (10, 20), (20, 25)]):
+        for layer, name in names.items():
+            array = np.load(out / f"{name}-{shard:05d}.npy", mmap_mode="r")
+            parts = [vectors_of(row, layer, per_token=per_token) for row in range(first, stop)]
+            np.testing.assert_array_equal(array, np.concatenate(parts) if per_token else np.stack(parts))
+        ids = (out / f"ids-{shard:05d}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(each) for each in ids] == [n - 5 for n in range(first, stop)]
+        if per_token:
+            offsets = np.load(out / f"offsets-{shard:05d}.npy", mmap_mode="r")
+            spans = np.load(out / f"spans-{shard:05d}.npy", mmap_mode="r")
+            assert (offsets.dtype, spans.dtype, spans.shape) == (np.int64, np.int32, (offsets[-1], 2))
+            for at, row in enumerate(range(first, stop)):
+                np.testing.assert_array_equal(spans[offsets[at] : offsets[at + 1]], spans_of(row))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@TOKENS_OR_TEXTS
+def test_datasets_reads_the_parquet(tmp_path: Path, dtype: str, per_token: bool) -> None:
+    from datasets import load_dataset
+
+    filled(tmp_path / "out", per_token=per_token, dtype=dtype, has_ids=True, ids=lambda n: n)
+    files = str(tmp_path / "out" / "part-*.parquet")
+    data = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert (
+        load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")).features == data.features
+    )
+    assert data["row"][:] == data["id"][:] == list(range(25))
+    for row in (0, 13, 24):
+        expected = vectors_of(row, 12, per_token=per_token).astype(dtype)
+        np.testing.assert_array_equal(np.array(data[row]["features"], dtype), expected)
+
+
+@KINDS
+@TOKENS_OR_TEXTS
+def test_float16_is_the_nearest(tmp_path: Path, kind: str, per_token: bool) -> None:
+    filled(tmp_path / "out", format=kind, dtype="float16", per_token=per_token)
+    expected = [vectors_of(row, 12, per_token=per_token).astype(np.float16) for row in range(10)]
+    if kind == "npy":
+        found = np.load(tmp_path / "out" / "features-00000.npy")
+    else:
+        column = pq.read_table(tmp_path / "out" / "part-00000.parquet")["features"].combine_chunks()
+        flat = column.flatten().flatten() if per_token else column.flatten()
+        found = flat.to_numpy(zero_copy_only=False).reshape(-1, WIDTH)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, np.concatenate(expected) if per_token else np.stack(expected))
+
+
+@KINDS
+@pytest.mark.parametrize("value", [7e4, -1e30])
+def test_what_is_too_large_for_float16_is_refused(tmp_path: Path, kind: str, value: float) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, dtype="float16"))
+    with pytest.raises(InputError, match="features of rows 0 to 1 are too large for float16"), store.shard(0) as writer:
+        writer.write(rows_of(0, 2), {12: np.array([[0.0] * WIDTH, [value] * WIDTH], np.float32)})
+    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+
+
+def test_the_manifest_tells_everything(tmp_path: Path) -> None:
+    filled(tmp_path / "out", has_ids=True, ids=lambda n: n, format="npy")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert manifest["job"] == JOB
+    assert manifest["layout"]["layers"] == [12]
+    assert (manifest["rows"], manifest["counts"]) == (25, {"truncated": 7})
+    assert [shard["rows"] for shard in manifest["shards"]] == [10, 10, 5]
+    assert [shard["first_row"] for shard in manifest["shards"]] == [0, 10, 20]
+    assert manifest["shards"][1]["texts_sha256"] == digest_of(rows_of(10, 20, ids=lambda n: n))
+    files = {file["name"]: file for shard in manifest["shards"] for file in shard["files"]}
+    assert {*contents(tmp_path / "out")} == {*files, "manifest.json"}
+    for name, file in files.items():
+        content = (tmp_path / "out" / name).read_bytes()
+        assert (file["size"], file["sha256"]) == (len(content), sha256(content).hexdigest())
+
+
+@pytest.mark.usefixtures("small_groups")
+@KINDS
+@TOKENS_OR_TEXTS
+def test_bytes_do_not_depend_on_the_portions(tmp_path: Path, kind: str, per_token: bool) -> None:
+    """Nor on the order of the shards, which several processes may write."""
+    filled(tmp_path / "one", format=kind, per_token=per_token, portion=1)
+    filled(tmp_path / "all", format=kind, per_token=per_token, portion=10)
+    store = FeatureStore.create(tmp_path / "back", JOB, layout=layout_of(format=kind, per_token=per_token))
+    for number, (first, stop) in ((2, (20, 25)), (0, (0, 10)), (1, (10, 20))):
+        with store.shard(number) as writer:
+            write(writer, rows_of(first, stop))
+    store.finish(rows=25)
+    assert contents(tmp_path / "one") == contents(tmp_path / "all") == contents(tmp_path / "back")
+    if kind == "parquet":
+        groups = pq.ParquetFile(tmp_path / "one" / "part-00000.parquet").metadata
+        sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
+        assert sizes == ([2, 1, 2, 2, 1, 2] if per_token else [4, 4, 2])
+
+
+def test_arrays_may_be_used_anew_after_writing(tmp_path: Path) -> None:
+    filled(tmp_path / "usual", rows=10)
+    store = FeatureStore.create(tmp_path / "reused", JOB, layout=layout_of())
+    buffer = np.empty((2, WIDTH), np.float32)
+    with store.shard(0) as writer:
+        for first in range(0, 10, 2):
+            buffer[:] = [vectors_of(row, 12, per_token=False) for row in (first, first + 1)]
+            writer.write(rows_of(first, first + 2), {12: buffer})
+            writer.counts["truncated"] += sum(row % 4 == 0 for row in (first, first + 1))
+    store.finish(rows=10)
+    assert contents(tmp_path / "reused") == contents(tmp_path / "usual")
+
+
+def test_an_input_without_rows(tmp_path: Path) -> None:
+    filled(tmp_path / "out", rows=0)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["shards"] == []
+
+
+@KINDS
+def test_texts_without_tokens(tmp_path: Path, kind: str) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, per_token=True))
+    with store.shard(0) as writer:
+        for row in rows_of(0, 3):
+            count = 2 * (row.number == 1)
+            writer.write([row], {12: [np.ones((count, WIDTH))]}, spans=[np.zeros((count, 2), int)])
+    store.finish(rows=3)
+    if kind == "npy":
+        assert np.load(tmp_path / "out" / "offsets-00000.npy").tolist() == [0, 0, 2, 2]
+    else:
+        table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+        assert [len(row) for row in table["features"].to_pylist()] == [0, 2, 0]
+
+
+# ---- what a writer refuses -------------------------------------------------------------------------------------------
+
+
+def ones(*shape: int) -> np.ndarray[Any, Any]:
+    return np.ones(shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    told: str
+    first: int = 0
+    rows: int = 2
+    layer: int = 12
+    features: Any = None
+    spans: Any = None
+    per_token: bool = False
+
+
+WRONG = (
+    Wrong("the next row of shard 0 is 0", first=1),
+    Wrong("shard 0 has only 10 rows", rows=11, features=ones(11, WIDTH)),
+    Wrong("features of the layers .12,. are needed", layer=11),
+    Wrong("1 features are given for 2 rows", features=ones(1, WIDTH)),
+    Wrong("features of width 16 are needed", features=ones(2, WIDTH + 1)),
+    Wrong("features of width 16 are needed", features=ones(2, 1, WIDTH)),
+    Wrong("with spans if they are of tokens", spans=[np.zeros((1, 2))] * 2),
+    Wrong("with spans if they are of tokens", per_token=True, features=[ones(1, WIDTH)] * 2),
+    Wrong("not as many vectors", per_token=True, features=[ones(1, WIDTH)] * 2, spans=[np.zeros((2, 2))] * 2),
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.told)
+def test_what_does_not_belong_into_a_shard(tmp_path: Path, wrong: Wrong) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(per_token=wrong.per_token))
+    rows = rows_of(wrong.first, wrong.first + wrong.rows)
+    features = ones(2, WIDTH) if wrong.features is None else wrong.features
+    with pytest.raises(ValueError, match=wrong.told), store.shard(0) as writer:
+        writer.write(rows, {wrong.layer: features}, spans=wrong.spans)
+    with pytest.raises(ValueError, match="shard 1 has no rows"), store.shard(1):
+        pass
+    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+
+
+def test_ids_of_two_types_are_refused(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(has_ids=True))
+    with pytest.raises(InputError, match="not all strings or all integers"), store.shard(0) as writer:
+        write(writer, rows_of(0, 10, ids=lambda n: n if n < 5 else str(n)))
+    for number, ids in ((0, str), (1, int)):
+        with store.shard(number) as writer:
+            write(writer, rows_of(10 * number, 10 * number + 10, ids=ids))
+    with pytest.raises(InputError, match="integers in some shards and strings in others"):
+        store.finish(rows=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"format": "csv"}, "csv is none of the formats parquet, npy"),
+        ({"dtype": "bfloat16"}, "bfloat16 is none of the dtypes float32, float16"),
+        ({"rows_per_shard": 0}, "at least one row"),
+        ({"layers": ()}, "different layers"),
+        ({"layers": (1, 1)}, "different layers"),
+    ],
+)
+def test_layouts_that_cannot_be(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        layout_of(**options)
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+@KINDS
+def test_what_is_done_is_not_done_again(tmp_path: Path, kind: str) -> None:
+    filled(tmp_path / "usual", format=kind)
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind))
+    with store.shard(1) as writer:
+        write(writer, rows_of(10, 20))
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir() if path.is_file()}
+    again = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
+    assert [again.is_done(number) for number in range(3)] == [False, True, False]
+    fill(again, rows_of(0, 25))
+    after = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
+    assert {name: after[name] for name in before if name != "job.json"} == {
+        name: inode for name, inode in before.items() if name != "job.json"
+    }
+    assert again.is_finished
+    assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+
+
+def test_an_output_is_not_taken_for_another(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    FeatureStore.create(out, JOB, layout=layout_of())
+    other = {"model": "abd", "options": {"pool": "mean", "layers": [-1, 3]}, "new": 1}
+    with pytest.raises(InputError) as caught:
+        FeatureStore.create(out, other, layout=layout_of(dtype="float16"), resume=True)
+    for told in (
+        'model was "abc" and is "abd" now',
+        "options.layers was [-1] and is [-1, 3] now",
+        "new was null and is 1 now",
+        'dtype was "float32" and is "float16" now',
+    ):
+        assert told in str(caught.value)
+    with pytest.raises(InputError, match="was begun by an earlier run; choose another folder, or say --resume"):
+        FeatureStore.create(out, JOB, layout=layout_of())
+    fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+    before = contents(out)
+    with pytest.raises(InputError, match="is finished by an earlier run; choose another folder, or say --resume"):
+        FeatureStore.create(out, JOB, layout=layout_of())
+    with pytest.raises(InputError, match="model was"):
+        FeatureStore.create(out, other, layout=layout_of(), resume=True)
+    assert FeatureStore.create(out, JOB, layout=layout_of(), resume=True).is_finished
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds something else \(thesis.tex\)"):
+        FeatureStore.create(tmp_path, JOB, layout=layout_of(), resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        FeatureStore.create(tmp_path / "thesis.tex", JOB, layout=layout_of(), resume=resume)
+
+
+def test_texts_that_changed_are_told(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    for number in (0, 1):
+        with store.shard(number) as writer:
+            write(writer, rows_of(10 * number, 10 * number + 10))
+    again = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+    for number, rows in ((0, rows_of(0, 10)), (1, rows_of(10, 20)), (2, rows_of(20, 25))):
+        again.check(number, digest_of(rows))
+    changed = [TextRow(row.number, row.place, row.text + "!" * (row.number == 13)) for row in rows_of(10, 20)]
+    for rows in (changed, rows_of(10, 19), rows_of(10, 21), rows_of(10, 20, ids=int)):
+        with pytest.raises(InputError, match=r"rows 10 to 19 .* have other texts now"):
+            again.check(1, digest_of(rows))
+
+
+def test_digests_tell_where_texts_end() -> None:
+    digests = {
+        digest_of([TextRow(0, "", text) for text in texts])
+        for texts in ([], [""], ["", ""], ["ab"], ["a", "b"], ["", "ab"], ["ab", ""])
+    }
+    assert len(digests) == 7
+
+
+def test_shards_that_are_missing_or_too_much_are_told(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    with store.shard(1) as writer:
+        write(writer, rows_of(10, 18))
+    with pytest.raises(InputError, match="is not complete: 0, 2 of 3 shards missing"):
+        store.finish(rows=25)
+    with store.shard(0) as writer:
+        write(writer, rows_of(0, 10))
+    with pytest.raises(InputError, match="shard 1 has 8 rows where 10 belong"):
+        store.finish(rows=20)
+    with pytest.raises(InputError, match="has more than the 10 rows of the input: 1 too much"):
+        store.finish(rows=10)
+    store.finish(rows=18)
+    assert store.is_finished
+
+
+@KINDS
+def test_files_that_were_lost_or_cut_are_made_again(tmp_path: Path, kind: str) -> None:
+    filled(tmp_path / "usual", format=kind, rows=20)
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
+        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind))
+        with store.shard(0) as writer:
+            write(writer, rows_of(0, 10))
+        (name,) = (path for path in (tmp_path / "out").iterdir() if "00000" in path.name)
+        damage(name)
+        assert not store.is_done(0)
+        fill(store, rows_of(0, 20))
+        assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_damaged_note_is_told(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    (tmp_path / "out" / ".state" / "00000.json").write_bytes(b"{")
+    with pytest.raises(IntegrityError, match=r"00000\.json is damaged"):
+        store.is_done(0)
+
+
+@KINDS
+def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, width=WIDTH))
+    with pytest.raises(KeyboardInterrupt), store.shard(0) as writer:
+        write(writer, rows_of(0, 7))
+        writer._write_pending()
+        assert len(list((tmp_path / "out" / ".state").glob("*.tmp"))) == 1
+        raise KeyboardInterrupt
+    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    fill(store, rows_of(0, 25))
+    filled(tmp_path / "usual", format=kind)
+    assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+
+
+# ---- several processes, and killed ones ------------------------------------------------------------------------------
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    state = tmp_path / "out" / ".state"
+    (state / "part-00007.parquet.1-aa.tmp").write_bytes(b"of a run that was killed")
+    with (state / "part-00008.parquet.2-bb.tmp").open("wb") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        assert [path.name for path in state.glob("*.tmp")] == ["part-00008.parquet.2-bb.tmp"]
+    (tmp_path / "out" / "part-00009.parquet").write_bytes(b"of a run that was killed before it noted the shard")
+    fill(store, rows_of(0, 25))
+    filled(tmp_path / "usual")
+    assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+
+
+# An extraction of made-up features: its process takes every COUNT-th shard from FIRST on
+WORKER = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_feature_store as tests
+from hf_xlmr import feature_files
+from hf_xlmr.errors import HfXlmrError
+from hf_xlmr.feature_store import FeatureStore
+import pyarrow.parquet
+
+folder, kind, rows, first, count, finishes = sys.argv[1:]
+feature_files.GROUP_BYTES = 4 * tests.WIDTH * 4
+print("ready", flush=True)
+try:
+    layout = tests.layout_of(format=kind, per_token=True, has_ids=True)
+    store = FeatureStore.create(folder, tests.JOB, layout=layout, resume=True)
+    if not store.is_finished:
+        for number in range(int(first), -(-int(rows) // 10), int(count)):
+            part = tests.rows_of(10 * number, min(int(rows), 10 * number + 10), ids=str)
+            if store.is_done(number):
+                store.check(number, tests.digest_of(part))
+                continue
+            with store.shard(number) as writer:
+                tests.write(writer, part)
+        if finishes == "finish":
+            store.finish(rows=int(rows))
+except HfXlmrError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@contextmanager
+def worker(folder: Path, kind: str, rows: int, *, part: str = "0 1", last: str = "finish") -> Iterator[Any]:
+    code = WORKER.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code, folder, kind, str(rows), *part.split(), last]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def in_peace(folder: Path, kind: str, rows: int, **options: str) -> float:
+    """The time it takes to write, once everything is imported."""
+    with worker(folder, kind, rows, **options) as process:
+        assert process.stdout.readline() == "ready\n"
+        begun = time.monotonic()
+        _output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return time.monotonic() - begun
+
+
+@KINDS
+def test_killed_at_any_moment_and_resumed_the_bytes_are_the_same(tmp_path: Path, kind: str) -> None:
+    """Killed again and again until it is done; each run gets as far as chance lets it."""
+    rows, chance, kills, outputs = 125, random.Random(0), 0, 0
+    usual = in_peace(tmp_path / "usual", kind, rows)
+    expected = contents(tmp_path / "usual")
+    while kills < 8:
+        outputs += 1
+        out, is_over = tmp_path / f"out{outputs}", False
+        while not is_over:
+            with worker(out, kind, rows) as process:
+                assert process.stdout.readline() == "ready\n"
+                time.sleep(chance.random() * usual * 0.5)
+                process.send_signal(signal.SIGKILL)
+                _output, errors = process.communicate()
+            assert process.returncode in (0, -signal.SIGKILL), errors
+            is_over = process.returncode == 0 or kills >= 12
+            kills += process.returncode != 0
+        in_peace(out, kind, rows)
+        assert contents(out) == expected
+
+
+@pytest.mark.parametrize("place", ["mkdir", "replace", "unlink", "rmtree", "fsync"])
+def test_killed_at_every_step_and_resumed_the_bytes_are_the_same(tmp_path: Path, place: str) -> None:
+    """In a process that ends right before the step, at each of them in turn."""
+    filled(tmp_path / "usual", format="npy", per_token=True, has_ids=True, ids=str)
+    expected, step = contents(tmp_path / "usual"), 0
+    while True:
+        out = tmp_path / f"out{step}"
+        child = os.fork()
+        if child == 0:
+            try:
+                die_before(place, step)
+                filled(out, format="npy", per_token=True, has_ids=True, ids=str)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _child, status = os.waitpid(child, 0)
+        store = FeatureStore.create(
+            out, JOB, layout=layout_of(format="npy", per_token=True, has_ids=True), resume=out.exists()
+        )
+        if not store.is_finished:
+            fill(store, rows_of(0, 25, ids=str))
+        assert contents(out) == expected, f"{place} {step}"
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            break
+        step += 1
+    assert step >= {"mkdir": 1, "replace": 15, "unlink": 1, "rmtree": 1, "fsync": 15}[place]
+
+
+def die_before(place: str, step: int) -> None:
+    holder: Any = {"fsync": os, "rmtree": shutil}.get(place, Path)
+    usual, calls = getattr(holder, place), []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) > step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(*given, **named)
+
+    setattr(holder, place, counted)
+
+
+@KINDS
+def test_several_processes_fill_one_folder(tmp_path: Path, kind: str) -> None:
+    in_peace(tmp_path / "usual", kind, 65)
+    with (
+        worker(tmp_path / "out", kind, 65, part="0 3", last="") as one,
+        worker(tmp_path / "out", kind, 65, part="1 3", last="") as two,
+        worker(tmp_path / "out", kind, 65, part="2 3", last="") as three,
+    ):
+        for process in (one, two, three):
+            _output, errors = process.communicate()
+            assert process.returncode == 0, errors
+    in_peace(tmp_path / "out", kind, 65)
+    assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+
+
+def test_only_one_of_two_begins_a_folder_that_neither_resumes(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_feature_store as t\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "t.FeatureStore.create(sys.argv[1], t.JOB, layout=t.layout_of())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as two:
+        assert one.stdout.readline() == two.stdout.readline() == "ready\n"
+        for process in (one, two):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        errors = [process.communicate()[1] for process in (one, two)]
+    assert sorted((one.returncode, two.returncode)) == [0, 1]
+    assert "InputError" in "".join(errors) and "say --resume" in "".join(errors)
+
+
+# ---- a full disk -----------------------------------------------------------------------------------------------------
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[7]), resource.RLIM_INFINITY))
+sys.argv[7:] = []
+"""
+
+
+@KINDS
+@pytest.mark.parametrize("limit", [100, 1500])
+def test_a_file_that_may_not_grow_is_told_in_a_sentence(tmp_path: Path, kind: str, limit: int) -> None:
+    code = LIMITED + WORKER.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code, tmp_path / "out", kind, "25", "0", "1", "finish", str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"File too large ({tmp_path / 'out'})\n"
+    left = (
+        {name for name in contents(tmp_path / "out") if name != ".state/lock"} if (tmp_path / "out").exists() else set()
+    )
+    assert left <= {"job.json"}
+    in_peace(tmp_path / "out", kind, 25)
+    in_peace(tmp_path / "usual", kind, 25)
+    assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", place]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@KINDS
+def test_a_full_disk_leaves_what_was_done(small_disk: Path, tmp_path: Path, kind: str) -> None:
+    out = small_disk / "out"
+    store = FeatureStore.create(out, JOB, layout=layout_of(format=kind, per_token=True, has_ids=True))
+    with pytest.raises(InputError, match=rf"No space left on device \({out}.*\)"):
+        fill(store, rows_of(0, 400, ids=str))
+    assert not list((out / ".state").glob("*.tmp"))
+    done = [number for number in range(40) if store.is_done(number)]
+    assert done
+    subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
+    fill(FeatureStore.create(out, JOB, layout=store.layout, resume=True), rows_of(0, 400, ids=str))
+    filled(tmp_path / "usual", rows=400, format=kind, per_token=True, has_ids=True, ids=str)
+    assert contents(out) == contents(tmp_path / "usual")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="Not a directory"):
+        FeatureStore.create(tmp_path / "file" / "out", JOB, layout=layout_of())

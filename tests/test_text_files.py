@@ -1,0 +1,477 @@
+"""Every kind of input gives the same texts in their order, in flat memory, and tells where a bad row is."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.text_files import BadRow, TextInput, open_texts
+
+TEXTS = [
+    "Hello world!",
+    "",
+    "née Müller",
+    "日本語の文",
+    "a\u2028b\u0085c\x0bd\x0ce\x1cf",
+    " spaced ",
+    'so "quoted", yes',
+    "🙂",
+]
+CUT = ["two\nlines", "\r\n", "a\rb"]  # what a text per line cannot hold
+
+
+def texts_of(source: Path | str, **options: Any) -> list[str]:
+    return [row.text for row in open_texts(source, **options)]
+
+
+def bad_row(source: Path | str, **options: Any) -> BadRow:
+    with pytest.raises(BadRow) as caught:
+        texts_of(source, **options)
+    return caught.value
+
+
+def write_txt(path: Path, texts: list[str]) -> None:
+    path.write_bytes("".join(text + "\n" for text in texts).encode())
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    rows = [{"id": f"id{number}", "text": text, "more": [1]} for number, text in enumerate(texts)]
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=bool(len(row["text"]) % 2)) + "\n" for row in rows).encode())
+
+
+def write_csv(path: Path, texts: list[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerow(["id", "text", "more"])
+        writer.writerows([f"id{number}", text, 1] for number, text in enumerate(texts))
+
+
+def table_of(texts: list[str], kind: Any = None) -> pa.Table:
+    return pa.table(
+        {"id": [f"id{number}" for number in range(len(texts))], "text": pa.array(texts, kind or pa.string())}
+    )
+
+
+def write_parquet(path: Path, texts: list[str]) -> None:
+    pq.write_table(table_of(texts), path, row_group_size=3)
+
+
+WRITERS: dict[str, Callable[[Path, list[str]], None]] = {
+    ".txt": write_txt,
+    ".jsonl": write_jsonl,
+    ".ndjson": write_jsonl,
+    ".json": write_jsonl,
+    ".csv": write_csv,
+    ".tsv": write_csv,
+    ".parquet": write_parquet,
+}
+ZIPPED = [name for name in WRITERS if name != ".parquet"]
+
+
+@pytest.fixture(params=[*WRITERS, *(f"{name}.gz" for name in ZIPPED)])
+def ending(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def written(folder: Path, ending: str, texts: list[str]) -> Path:
+    kind = ending.removesuffix(".gz")
+    path = folder / f"texts{kind}"
+    WRITERS[kind](path, texts)
+    if kind == ending:
+        return path
+    zipped = folder / f"texts{ending}"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    return zipped
+
+
+# ---- every kind ------------------------------------------------------------------------------------------------------
+
+
+def test_texts_come_back_in_their_order_each_time(tmp_path: Path, ending: str) -> None:
+    texts = TEXTS if ending.startswith(".txt") else TEXTS + CUT
+    opened = open_texts(written(tmp_path, ending, texts))
+    assert [row.text for row in opened] == texts
+    assert [(row.number, row.text, row.id) for row in opened] == [(n, text, None) for n, text in enumerate(texts)]
+    assert opened.is_repeatable and not opened.has_ids
+
+
+def test_ids_come_along(tmp_path: Path, ending: str) -> None:
+    path = written(tmp_path, ending, TEXTS)
+    if ending.startswith(".txt"):
+        with pytest.raises(InputError, match="has no columns"):
+            open_texts(path, id_column="id")
+        return
+    opened = open_texts(path, id_column="id")
+    assert opened.has_ids
+    assert [row.id for row in opened] == [f"id{number}" for number in range(len(TEXTS))]
+    assert [row.id for row in open_texts(path, id_column="text")] == TEXTS
+
+
+def test_rows_are_counted_where_that_is_cheap(tmp_path: Path, ending: str) -> None:
+    is_cheap = not ending.endswith((".gz", ".csv", ".tsv"))
+    assert open_texts(written(tmp_path, ending, TEXTS)).count == (len(TEXTS) if is_cheap else None)
+
+
+def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path, ending: str) -> None:
+    if ending.startswith(".txt"):
+        pytest.skip("lines have no columns")
+    path = written(tmp_path, ending, TEXTS)
+    for options in ({"column": "body"}, {"id_column": "body"}):
+        assert "there is no column 'body'; the columns are 'id', 'text'" in bad_row(path, **options).reason
+
+
+def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
+    for name in ("texts.txt", "texts.jsonl"):
+        for content in (b"", b"\xef\xbb\xbf"):
+            (tmp_path / name).write_bytes(content)
+            assert (texts_of(tmp_path / name), open_texts(tmp_path / name).count) == ([], 0)
+    (tmp_path / "texts.csv").write_bytes(b"")
+    assert "the columns are none" in bad_row(tmp_path / "texts.csv").reason
+
+
+def test_a_text_of_a_hundred_megabytes(tmp_path: Path) -> None:
+    long = "word " * 20_000_000
+    for kind in (".jsonl", ".csv", ".parquet"):
+        texts = texts_of(written(tmp_path, kind, ["before", long, "after"]))
+        assert [len(text) for text in texts] == [6, 100_000_000, 5]
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+STREAM = """
+import sys
+from hf_xlmr.text_files import open_texts
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+opened, rows = open_texts(sys.argv[1]), 0
+for row in opened:
+    rows += 1
+    if rows == 10_000:
+        early = peak()
+print(rows, opened.count, peak() - early)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
+@pytest.mark.parametrize("kind", [".txt", ".txt.gz", ".jsonl", ".csv", ".parquet"])
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind: str) -> None:
+    texts = [f"{number} " + "some words of a text " * 10 for number in range(100_000)]  # 20 MB
+    path = written(tmp_path, kind, texts)
+    if kind == ".parquet":
+        pq.write_table(table_of(texts), path)  # in one row group
+    done = subprocess.run([sys.executable, "-c", STREAM, path], capture_output=True, text=True, check=True)
+    rows, _count, grown = done.stdout.split()
+    assert int(rows) == 100_000
+    assert int(grown) < 12_000
+
+
+# ---- lines -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"a\nb\n", ["a", "b"]),
+        (b"a\nb", ["a", "b"]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"a\n\n\nb\n\n", ["a", "", "", "b", ""]),
+        (b"\n", [""]),
+        (b"\r\n", [""]),
+        (b"a\rb\n", ["a\rb"]),
+        (b"a\r", ["a\r"]),
+        (b"\xef\xbb\xbfa\nb\n", ["a", "b"]),
+        (b"\xef\xbb\xbf\n", [""]),
+        (b"a\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),
+        ("a\u2028b\u2029c\x85d\n".encode(), ["a\u2028b\u2029c\x85d"]),
+        (b"a\0b\n", ["a\0b"]),
+    ],
+)
+def test_only_a_line_feed_ends_a_line(tmp_path: Path, content: bytes, texts: list[str]) -> None:
+    (tmp_path / "texts.txt").write_bytes(content)
+    opened = open_texts(tmp_path / "texts.txt")
+    assert [row.text for row in opened] == texts
+    assert opened.count == len(texts)
+    (tmp_path / "texts.txt.gz").write_bytes(gzip.compress(content))
+    assert texts_of(tmp_path / "texts.txt.gz") == texts
+
+
+def test_places_name_the_file_and_the_line(tmp_path: Path) -> None:
+    write_txt(tmp_path / "texts.txt", TEXTS)
+    write_jsonl(tmp_path / "texts.jsonl", TEXTS)
+    write_parquet(tmp_path / "texts.parquet", TEXTS)
+    for name, place in (("texts.txt", "line 3"), ("texts.jsonl", "line 3"), ("texts.parquet", "row 2")):
+        assert [row.place for row in open_texts(tmp_path / name)][2] == f"{name}, {place}"
+
+
+def test_a_row_of_csv_is_where_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text('text,n\n"one\ntwo\nthree",1\n\nfour,2\n', encoding="utf-8")
+    rows = list(open_texts(tmp_path / "texts.csv"))
+    assert [(row.place, row.text) for row in rows] == [
+        ("texts.csv, line 2", "one\ntwo\nthree"),
+        ("texts.csv, line 6", "four"),
+    ]
+
+
+def test_blank_lines_between_objects_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\n  \r\n{"text": "b"}\r\n\n')
+    opened = open_texts(tmp_path / "texts.jsonl")
+    assert [(row.number, row.place, row.text) for row in opened] == [
+        (0, "texts.jsonl, line 1", "a"),
+        (1, "texts.jsonl, line 4", "b"),
+    ]
+    assert opened.count == 2
+
+
+# ---- what is no text -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "reason"),
+    [
+        ("a.txt", b"good\nba\xffd\n", "line 2", r"byte 3 \(0xFF\) is not UTF-8"),
+        ("a.txt", b"good\n\xed\xa0\x80\n", "line 2", "byte 1 .0xED. is not UTF-8"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": "b\xe9"}\n', "line 2", "byte 12 .0xE9. is not UTF-8"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": null}\n', "line 2", "the text is null, not a string"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": 5}\n', "line 2", "the text is a number"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": true}\n', "line 2", "the text is a truth value"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": ["a"]}\n', "line 2", "the text is a list"),
+        ("a.jsonl", b'{"text": "good"}\n{"body": "a"}\n', "line 2", "no column 'text'; the columns are 'body'"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": "a"\n', "line 2", "not JSON"),
+        ("a.jsonl", b'{"text": "good"}\n"a"\n', "line 2", "a row is an object, not a string"),
+        ("a.jsonl", b'{"text": "good"}\n' + b"[" * 100_000 + b"\n", "line 2", "an array begins here"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": ' + b"[" * 100_000 + b"\n", "line 2", "not JSON"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": "ab\\ud83d"}\n', "line 2", r"U\+D83D, as its character 3"),
+        ("a.csv", b"text,n\ngood,1\nb\xff,2\n", "line 3", "byte 2 .0xFF. is not UTF-8"),
+        ("a.csv", b"text,n\ngood,1\nbad\n", "line 3", "1 fields are below a header of 2"),
+        ("a.csv", b"text,n\ngood,1\na,b,3\n", "line 3", "3 fields are below a header of 2"),
+        ("a.csv", b'text,n\ngood,1\n"open,2\nmore,3\n', "line 3", "is not CSV: unexpected end of data"),
+        ("a.csv", b'text,n\ngood,1\n"a" b,2\n', "line 3", "is not CSV: ',' expected after"),
+    ],
+)
+def test_rows_before_a_bad_one_are_given_out(
+    tmp_path: Path, name: str, content: bytes, place: str, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    rows = iter(open_texts(tmp_path / name))
+    assert next(rows).text == "good"
+    with pytest.raises(BadRow, match=reason) as caught:
+        next(rows)
+    assert caught.value.place == f"{name}, {place}"
+    assert str(caught.value) == f"{caught.value.place}: {caught.value.reason}"
+
+
+def test_a_pair_of_surrogates_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude42"}\n', encoding="utf-8")
+    assert texts_of(tmp_path / "a.jsonl") == ["🙂"]
+
+
+def test_an_array_of_objects_is_told_from_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}], indent=1), encoding="utf-8")
+    assert "jq -c '.[]'" in bad_row(tmp_path / "a.json").reason
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}]), encoding="utf-8")
+    assert "jq -c '.[]'" in bad_row(tmp_path / "a.json").reason
+
+
+def test_utf16_is_told_by_its_mark(tmp_path: Path) -> None:
+    for kind in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.txt").write_bytes(("\ufeff" + "text\n").encode(kind))
+        assert "the file is UTF-16" in bad_row(tmp_path / "a.txt").reason
+
+
+def test_a_null_and_bytes_that_are_no_utf8_in_parquet(tmp_path: Path) -> None:
+    pq.write_table(table_of(["a", None]), tmp_path / "null.parquet")  # type: ignore[list-item]
+    broken = pa.array([b"good", b"fine", b"b\xff", b"after"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": broken}), tmp_path / "bytes.parquet")
+    assert str(bad_row(tmp_path / "null.parquet")) == "null.parquet, row 1: the text is null, not a string"
+    rows = iter(open_texts(tmp_path / "bytes.parquet"))
+    assert [next(rows).text, next(rows).text] == ["good", "fine"]
+    with pytest.raises(BadRow, match=r"bytes.parquet, row 2: byte 2 \(0xFF\) is not UTF-8"):
+        next(rows)
+
+
+def test_columns_of_parquet_have_the_right_types(tmp_path: Path) -> None:
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        table = table_of(TEXTS).set_column(1, "text", pa.array(TEXTS, kind))
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert texts_of(tmp_path / "a.parquet") == TEXTS
+    pq.write_table(pa.table({"text": ["a"], "n": [1.5], "i": [7]}), tmp_path / "a.parquet")
+    assert "the column 'n' holds double, not text" in bad_row(tmp_path / "a.parquet", column="n").reason
+    assert "ids are strings or integers" in bad_row(tmp_path / "a.parquet", id_column="n").reason
+    assert [row.id for row in open_texts(tmp_path / "a.parquet", id_column="i")] == [7]
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        ("null", "the id is null, neither"),
+        ("true", "the id is a truth value, neither"),
+        ("1.5", "the id is a number, neither"),
+        ("9223372036854775808", "does not fit in 64 bits"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ('"a"', "the id is a string, those before are not"),
+    ],
+)
+def test_ids_are_all_strings_or_all_integers(tmp_path: Path, ids: str, reason: str) -> None:
+    lines = ['{"text": "a", "id": -9223372036854775808}', f'{{"text": "b", "id": {ids}}}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert reason in bad_row(tmp_path / "a.jsonl", id_column="id").reason
+
+
+@pytest.mark.parametrize("damage", [slice(None, -20), slice(3, None), slice(None, 12)])
+def test_damaged_files_are_told(tmp_path: Path, damage: slice) -> None:
+    texts = [os.urandom(20).hex() for _ in range(1000)]
+    for kind in (".txt.gz", ".parquet"):
+        path = written(tmp_path, kind, texts)
+        path.write_bytes(path.read_bytes()[damage])
+        with pytest.raises(InputError, match=r"damaged|is not a Parquet file"):
+            texts_of(path)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,text\na,b\n", encoding="utf-8")
+    assert "there are 2 columns 'text'" in bad_row(tmp_path / "a.csv").reason
+
+
+def test_names_in_messages_are_printable(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2J.txt").write_bytes(b"\xff")
+    assert "\x1b" not in str(bad_row(tmp_path / "a\x1b[2J.txt"))
+
+
+# ---- what is opened --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_its_files_by_name(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.jsonl"):
+        write_jsonl(tmp_path / name, [f"{name} 1", f"{name} 2"])
+    (tmp_path / "README.md").write_text("no text", encoding="utf-8")
+    (tmp_path / ".hidden.jsonl").write_text("no row", encoding="utf-8")
+    opened = open_texts(tmp_path)
+    assert [row.text for row in opened] == [f"{name}.jsonl {number}" for name in "abc" for number in (1, 2)]
+    assert [row.number for row in opened] == list(range(6))
+    assert [row.place for row in opened][-1] == "c.jsonl, line 2"
+    assert opened.count == 6
+    assert texts_of(str(tmp_path / "[bc].jsonl")) == texts_of(tmp_path)[2:]
+
+
+def test_what_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    write_txt(tmp_path / "mixed" / "a.txt", TEXTS)
+    write_parquet(tmp_path / "mixed" / "a.parquet", TEXTS)
+    (tmp_path / "a.docx").write_bytes(b"")
+    (tmp_path / "a.parquet.gz").write_bytes(b"")
+    for source, told in {
+        "missing.txt": "missing.txt does not exist",
+        "nowhere/missing.txt": "does not exist",
+        "mixed/missing": "mixed/missing does not exist",
+        "*.txt": "does not exist",
+        "a.docx": r"of no known kind; texts are read from .txt, .jsonl, .*and .parquet",
+        "a.parquet.gz": "of no known kind",
+        "empty": "holds no data set and none of the files .txt",
+        "mixed": r"files of several kinds \(.parquet, .txt\); say which, as mixed/\*.parquet",
+    }.items():
+        with pytest.raises(InputError, match=told):
+            open_texts(source)
+    with pytest.raises(InputError, match="is no data set, so it has no split"):
+        open_texts(str(tmp_path / "mixed" / "a.txt"), split="train")
+
+
+def test_a_name_of_the_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    code = "from hf_xlmr.text_files import open_texts\nopen_texts('nobody-here/no-such-data')"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "InputError: nobody-here/no-such-data is not here, and as a data set of the Hub: " in done.stderr
+
+
+STANDARD_INPUT = """
+from hf_xlmr.errors import InputError
+from hf_xlmr.text_files import open_texts
+opened = open_texts("-")
+print([(row.place, row.text) for row in opened], opened.count, opened.is_repeatable)
+try:
+    list(opened)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_standard_input_is_read_once() -> None:
+    command = [sys.executable, "-c", STANDARD_INPUT]
+    done = subprocess.run(command, input="\ufeffa\r\n\nü".encode(), capture_output=True, check=True)
+    assert done.stdout.decode().splitlines() == [
+        f"{[(f'standard input, line {n}', text) for n, text in ((1, 'a'), (2, ''), (3, 'ü'))]} None False",
+        "standard input can be read only once",
+    ]
+
+
+def test_a_pipe_is_not_used_up_by_looking_at_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    opened = open_texts(pipe)
+    assert (opened.count, opened.is_repeatable) == (None, False)
+    with subprocess.Popen(["sh", "-c", f"printf 'a\\nb\\n' > {pipe}"]):
+        assert [row.text for row in opened] == ["a", "b"]
+
+
+# ---- data sets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data() -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict({"text": TEXTS + CUT, "id": list(range(len(TEXTS + CUT))), "n": [[1]] * len(TEXTS + CUT)})
+
+
+def test_a_saved_data_set(tmp_path: Path, data: Any) -> None:
+    data.save_to_disk(tmp_path / "set", num_shards=2)
+    opened = open_texts(tmp_path / "set", id_column="id")
+    assert [(row.text, row.id) for row in opened] == list(zip(TEXTS + CUT, range(100), strict=False))
+    assert (opened.count, opened.is_repeatable, [row.place for row in opened][3]) == (11, True, "set, row 3")
+    assert "no column 'body'; the columns are 'text', 'id', 'n'" in bad_row(tmp_path / "set", column="body").reason
+    with pytest.raises(InputError, match="so it has no split 'test'"):
+        open_texts(tmp_path / "set", split="test")
+
+
+def test_saved_splits(tmp_path: Path, data: Any) -> None:
+    from datasets import DatasetDict
+
+    DatasetDict(train=data, test=data.select([2, 0])).save_to_disk(tmp_path / "two")
+    DatasetDict(test=data.select([2, 0])).save_to_disk(tmp_path / "one")
+    assert texts_of(tmp_path / "two", split="test") == texts_of(tmp_path / "one") == [TEXTS[2], TEXTS[0]]
+    assert texts_of(tmp_path / "two", split="train") == TEXTS + CUT
+    with pytest.raises(InputError, match="has the splits train, test; say which"):
+        open_texts(tmp_path / "two")
+    with pytest.raises(InputError, match="no split 'dev'; its splits are train, test"):
+        open_texts(tmp_path / "two", split="dev")
+
+
+def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path, data: Any) -> None:
+    """As `load_dataset(..., streaming=True)` gives it for a name of the Hub."""
+    from datasets import load_dataset
+
+    from hf_xlmr.text_files import _Asked, _DataSet, _split_of
+
+    write_jsonl(tmp_path / "texts.jsonl", TEXTS)
+    loaded = load_dataset("json", data_files=str(tmp_path / "texts.jsonl"), streaming=True)
+    asked = _Asked("text", "id")
+    source = _DataSet("owner/name", _split_of("owner/name", loaded, "train"), asked)
+    opened = TextInput("owner/name", (source,), has_ids=True)
+    expected = [(f"owner/name, row {n}", text, f"id{n}") for n, text in enumerate(TEXTS)]
+    assert [(row.place, row.text, row.id) for row in opened] == expected
+    assert [(row.place, row.text, row.id) for row in opened] == expected
+    assert opened.count is None
