@@ -200,6 +200,118 @@ def plan(
         raise typer.Exit(InputError.exit_code)
 
 
+class Pool(Enum):
+    """The values of --pool."""
+
+    mean = "mean"
+    cls = "cls"
+    max = "max"
+    none = "none"
+
+
+class OnLong(Enum):
+    """The values of --on-long."""
+
+    truncate = "truncate"
+    split = "split"
+    error = "error"
+
+
+class FileFormat(Enum):
+    """The values of --format."""
+
+    parquet = "parquet"
+    npy = "npy"
+
+
+class StoreDtype(Enum):
+    """The values of --store-dtype."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+@app.command()
+def extract(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Texts: .txt (one per line), .jsonl, .csv, .tsv, .parquet, gzipped too, a folder or 'pattern*' of "
+            "these, a saved data set, an id of one on the Hub, or - for standard input.",
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")],
+    column: Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")] = "text",
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A column to hand on beside the features, as id.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set, such as train.")] = None,
+    layers: Annotated[
+        str, typer.Option(metavar="LIST", help="Such as -1 (the features) or 0,6,12; 0 is the embeddings.")
+    ] = "-1",
+    pool: Annotated[Pool, typer.Option(help="What becomes of the tokens of a text; none keeps each.")] = Pool.mean,
+    dtype: Annotated[
+        Dtype, typer.Option(help="auto is bfloat16 where the hardware multiplies it natively, else float32.")
+    ] = Dtype.auto,
+    tokens_per_batch: Annotated[
+        int | None, typer.Option(min=1, help="By default 2048 on a CPU, 16384 on a GPU.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=3, help="Of a text in tokens; by default what the model takes, such as 512.")
+    ] = None,
+    on_long: Annotated[OnLong, typer.Option(help="What happens to longer texts.")] = OnLong.truncate,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Of the output.")] = FileFormat.parquet,
+    store_dtype: Annotated[StoreDtype, typer.Option(help="Of the features in the files.")] = StoreDtype.float32,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Texts in a file of the output.")] = 8192,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the GPU, if any.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an OUTPUT that was begun.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write features of any number of texts, without padding; run it under torchrun to use many devices."""
+    from hf_xlmr.bulk_extraction import ExtractionOptions
+    from hf_xlmr.bulk_extraction import extract as run
+
+    options = ExtractionOptions(
+        column=column,
+        id_column=id_column,
+        split=split,
+        layers=_numbers(layers),
+        pool=pool.value,
+        dtype=dtype.value,
+        device=device,
+        tokens_per_batch=tokens_per_batch,
+        max_length=max_length,
+        on_long=on_long.value,
+        file_format=file_format.value,
+        store_dtype=store_dtype.value,
+        rows_per_shard=rows_per_shard,
+    )
+    is_shown = not quiet and os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    report = run(model, source, output, options=options, resume=resume, progress=_progress(shown=is_shown))
+    if as_json:
+        _print_json(report)
+    elif is_shown:
+        from hf_xlmr.console import show_extraction
+
+        show_extraction(report)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a list such as 0,6,-1. Raises InputError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--layers {text}: give numbers with commas between, such as -1 or 0,6,12") from None
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"hf-xlmr {__version__}")

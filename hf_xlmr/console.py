@@ -10,7 +10,15 @@ from typing import Any, Final
 
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
@@ -18,7 +26,7 @@ from hf_xlmr.errors import printable
 from hf_xlmr.memory import told_device, told_size
 from hf_xlmr.progress import ProgressTask
 
-__all__ = ["Bars", "show_conversion", "show_export", "show_inspection", "show_placement"]
+__all__ = ["Bars", "show_conversion", "show_export", "show_extraction", "show_inspection", "show_placement"]
 
 COLUMNS: Final[dict[str, JustifyMethod]] = {
     "device": "left",
@@ -35,26 +43,23 @@ class _Bar:
         self._progress = progress
         self._number = number
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, *, note: str = "") -> None:
         """Move the bar on."""
-        self._progress.advance(self._number, amount)
+        self._progress.update(self._number, advance=amount, note=note)
 
 
 class Bars:
-    """Progress as bars on standard error: bytes, speed and time left."""
+    """Progress as bars on standard error: how much is done, speed and time left."""
 
     @contextmanager
-    def task(self, label: str, *, total: int | None = None) -> Iterator[ProgressTask]:
+    def task(self, label: str, *, total: int | None = None, unit: str = "bytes") -> Iterator[ProgressTask]:
         """Show a bar until the block ends."""
-        columns = (
-            TextColumn("{task.description:<16}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
+        done: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+        if unit != "bytes":
+            done = (MofNCompleteColumn(), TextColumn(unit + " {task.fields[note]}"))
+        columns = (TextColumn("{task.description:<16}"), BarColumn(), *done, TimeRemainingColumn())
         with RichProgress(*columns, console=Console(stderr=True), transient=True) as progress:
-            yield _Bar(progress, progress.add_task(label, total=total))
+            yield _Bar(progress, progress.add_task(label, total=total, note=""))
 
 
 def _rows(title: str, rows: Mapping[str, object]) -> Table:
@@ -126,6 +131,28 @@ def show_export(report: Any) -> None:
     console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
     for line in [*_reasons(report.dropped), *report.notes]:
         console.print(f"  - {_plain(line)}")
+
+
+def show_extraction(report: Any) -> None:
+    """Print an ExtractionReport."""
+    layers = ", ".join(map(str, report.layers))
+    speed = report.tokens / report.seconds if report.seconds else 0.0
+    shown = {
+        "texts": f"{report.rows:,}, of which {_counted_here(report)}",
+        "tokens": f"{report.tokens:,} in {report.seconds:,.1f} s ({speed:,.0f} a second)",
+        "cut off": f"{report.truncated:,} texts",
+        "features": f"layer {layers}, {'every token' if report.pool == 'none' else f'pooled by {report.pool}'}",
+        "computed in": f"{report.dtype} on {report.device} ({report.kernel} kernel)",
+    }
+    if not report.truncated:
+        del shown["cut off"]
+    Console(highlight=False).print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
+
+
+def _counted_here(report: Any) -> str:
+    """How many texts a process computed, of its share."""
+    found = f"{report.texts:,} were computed now"
+    return found if report.processes == 1 else f"{found} by the first of {report.processes} processes"
 
 
 def show_inspection(inspection: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.feature_files import column_names
 from hf_xlmr.kernel_choice import remembered_kernel
 from hf_xlmr.linear_kernels import KERNELS
 from hf_xlmr.overlap import prefetched
@@ -85,7 +85,7 @@ class FeatureExtractor:
             xlmr.tokenizer,
             max_length=_within(max_length, "max_length", least=SHORTEST, most=xlmr.max_positions),
             on_long=_member(OnLong, "on_long", on_long),
-            most_tokens=TOKENS_PER_WINDOW_UNPOOLED if self.pooling is Pooling.none else TOKENS_PER_WINDOW,
+            most_tokens=TOKENS_PER_WINDOW_UNPOOLED if self.is_unpooled else TOKENS_PER_WINDOW,
         )
         self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
         self.network = _network(xlmr, dtype, kernel, self.tokens_per_batch)
@@ -107,10 +107,10 @@ class FeatureExtractor:
         """Of a vector."""
         return int(self.network.config.hidden_size)
 
-    @cached_property
-    def columns(self) -> dict[int, str]:
-        """What the features of each layer are called beside others: `features`, or `features_3` of several."""
-        return {number: "features" if self.is_one_layer else f"features_{number}" for number in self.layers}
+    @property
+    def is_unpooled(self) -> bool:
+        """Whether each token keeps its vector."""
+        return self.pooling is Pooling.none
 
     def __call__(self, texts: Sequence[str] | Mapping[str, Any]) -> Any:
         """The features of a list of texts, or a batch of a dataset with its features.
@@ -136,14 +136,16 @@ class FeatureExtractor:
                 row = {number: values[index] for number, values in window.layers.items()}
                 yield row[self.layers[0]] if self.is_one_layer else row
 
-    def windows(self, texts: Iterable[str]) -> Iterator[Features]:
+    def windows(self, texts: Iterable[str], *, texts_per_block: int | None = None) -> Iterator[Features]:
         """The features of any number of texts, some thousand at a time, in order; memory does not grow with them.
 
-        Texts are tokenized in a thread, ahead of what is computed. Raises InputError, TextTooLong.
+        Texts are tokenized in a thread, ahead of what is computed. Blocks of `texts_per_block` texts are computed
+        apart from each other, so that each gives the same bits whatever comes before it. Raises InputError,
+        TextTooLong.
         """
         ahead = 1 if self.device.type == "cuda" else 0
         pending: deque[_Computation] = deque()
-        with closing(prefetched(self.texts.windows(texts), depth=2)) as tokenized:
+        with closing(prefetched(self.texts.windows(texts, texts_per_block=texts_per_block), depth=2)) as tokenized:
             for window in tokenized:
                 pending.append(self._computed(window))
                 if len(pending) > ahead:
@@ -155,7 +157,8 @@ class FeatureExtractor:
         if self.column not in batch:
             raise InputError(f"the batch has no column {self.column!r} (column=); it has {', '.join(map(str, batch))}")
         found = _joined(list(self.windows([*batch[self.column]])), self)
-        named = {self.columns[number]: values for number, values in found.items()}
+        columns = column_names(self.layers)
+        named = {columns[number]: values for number, values in found.items()}
         return {**batch, **named}
 
     # ---- sequences to features
@@ -169,7 +172,7 @@ class FeatureExtractor:
         inputs = (batch.ids(window.sequences), batch.positions())
         ids, positions = (_sent(torch.tensor(values), self.device) for values in inputs)
         found = self.network.hidden_states(batch, ids, positions, layers=self.layers)
-        is_pooled = self.pooling is not Pooling.none and not window.has_pieces(batch.texts)
+        is_pooled = not self.is_unpooled and not window.has_pieces(batch.texts)
         return {
             number: _Fetch(pooled_batch(values, batch, self.pooling) if is_pooled else values.float())
             for number, values in found.items()
@@ -178,8 +181,8 @@ class FeatureExtractor:
     def _features(self, computation: _Computation) -> Features:
         """The features of a computed window, in the order of its texts."""
         window = computation.window
-        is_unpooled = self.pooling is Pooling.none
-        spans = [np.array(self.texts.spans(text), np.int32) for text in window.texts] if is_unpooled else None
+        texts = window.texts
+        spans = [np.array(self.texts.spans(text), np.int32) for text in texts] if self.is_unpooled else None
         return Features(
             layers={number: self._in_order(computation, number) for number in self.layers},
             spans=spans,
@@ -195,7 +198,7 @@ class FeatureExtractor:
         parts: dict[int, torch.Tensor] = {}
         for batch, fetched in computation.batches:
             values = fetched[layer].tensor()
-            if self.pooling is not Pooling.none and not window.has_pieces(batch.texts):
+            if not self.is_unpooled and not window.has_pieces(batch.texts):
                 for row, sequence in zip(values.unbind(), batch.texts, strict=True):
                     vectors[window.owners[sequence]] = row
                 continue
@@ -205,8 +208,8 @@ class FeatureExtractor:
             number = window.owners[sequence]
             if vectors[number] is None:
                 whole = rejoined([parts[each] for each in window.pieces.get(number, (sequence,))])
-                vectors[number] = whole if self.pooling is Pooling.none else pooled_text(whole, self.pooling)
-        if self.pooling is Pooling.none:
+                vectors[number] = whole if self.is_unpooled else pooled_text(whole, self.pooling)
+        if self.is_unpooled:
             return [each.numpy() for each in vectors]
         return torch.stack(vectors).numpy()
 
@@ -243,7 +246,7 @@ def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[int, Any]:
     """The features of several windows, by layer."""
-    is_pooled = extractor.pooling is not Pooling.none
+    is_pooled = not extractor.is_unpooled
     empty = np.zeros((0, extractor.width), dtype=np.float32)
     joined: dict[int, Any] = {}
     for number in extractor.layers:

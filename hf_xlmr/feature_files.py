@@ -24,6 +24,11 @@ SUFFIXES: Final = {"parquet": (".parquet",), "npy": (".npy", ".jsonl")}
 OpenFile = Callable[[str], IO[bytes]]  # a new file for one that will have this name
 
 
+def column_names(layers: Sequence[int]) -> dict[int, str]:
+    """What the features of each layer are called: `features` of the only one, else `features_0`, `features_12`."""
+    return {layer: "features" if len(layers) == 1 else f"features_{layer}" for layer in layers}
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreLayout:
     """What files hold features, and in what form. Raises InputError where that cannot be."""
@@ -53,9 +58,7 @@ class StoreLayout:
     @cached_property
     def columns(self) -> dict[int, str]:
         """The name of each layer's column: `features` of the only one, else `features_0`, `features_12`."""
-        if len(self.layers) == 1:
-            return {self.layers[0]: "features"}
-        return {layer: f"features_{layer}" for layer in self.layers}
+        return column_names(self.layers)
 
     @cached_property
     def vectors_per_group(self) -> int:

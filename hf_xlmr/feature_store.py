@@ -104,6 +104,13 @@ class FeatureStore:
                 store._begin_or_go_on(resume=resume)
         return store
 
+    @classmethod
+    def job_of(cls, folder: str | Path) -> Mapping[str, Any] | None:
+        """The job that an output was begun with, None where there is none. Raises IntegrityError."""
+        begun = cls._begun_in(Path(folder))
+        job: Mapping[str, Any] | None = begun and begun["job"]
+        return job if isinstance(job, dict) else None
+
     @property
     def is_finished(self) -> bool:
         """Whether everything is there, so that nothing is left to do."""
@@ -167,7 +174,7 @@ class FeatureStore:
 
     def _begin_or_go_on(self, *, resume: bool) -> None:
         self._raise_if_taken()
-        begun = self._begun()
+        begun = self._begun_in(self.folder)
         if begun is None:
             self._write_json(self.folder / JOB, self._record)
             return
@@ -187,11 +194,12 @@ class FeatureStore:
         if names and not {MANIFEST, JOB}.intersection(names):
             raise InputError(f"{self.folder} holds something else ({names[0]}); choose an empty or a new folder")
 
-    def _begun(self) -> dict[str, Any] | None:
+    @staticmethod
+    def _begun_in(folder: Path) -> dict[str, Any] | None:
         """What the folder was begun for, None for a folder that was not."""
         for name in (MANIFEST, JOB):
-            if (self.folder / name).is_file():
-                found = _read_json(self.folder / name)
+            if (folder / name).is_file():
+                found = _read_json(folder / name)
                 return {"job": found.get("job"), "layout": found.get("layout")}
         return None
 

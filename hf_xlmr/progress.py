@@ -11,24 +11,28 @@ __all__ = ["SILENT", "Progress", "ProgressTask"]
 class ProgressTask(Protocol):
     """One running piece of work."""
 
-    def advance(self, amount: int) -> None:
-        """Tell that `amount` more units are done."""
+    def advance(self, amount: int, *, note: str = "") -> None:
+        """Tell that `amount` more units are done; a `note`, such as a speed, takes the place of the one before."""
 
 
 class Progress(Protocol):
     """Whoever shows progress; a command hands in a bar, a library call nothing."""
 
-    def task(self, label: str, *, total: int | None = None) -> AbstractContextManager[ProgressTask]:
-        """Begin a task of `total` units (bytes unless the label says otherwise), None where unknown."""
+    def task(
+        self, label: str, *, total: int | None = None, unit: str = "bytes"
+    ) -> AbstractContextManager[ProgressTask]:
+        """Begin a task of `total` units, None where unknown."""
 
 
 class _SilentTask:
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, *, note: str = "") -> None:
         """Say nothing."""
 
 
 class _Silent:
-    def task(self, label: str, *, total: int | None = None) -> AbstractContextManager[ProgressTask]:
+    def task(
+        self, label: str, *, total: int | None = None, unit: str = "bytes"
+    ) -> AbstractContextManager[ProgressTask]:
         """Begin a task that nobody sees."""
         return nullcontext(_SilentTask())
 

@@ -73,12 +73,17 @@ class WindowMaker:
     on_long: OnLong
     most_tokens: int
 
-    def windows(self, texts: Iterable[str]) -> Iterator[Window]:
-        """All texts in order; the same texts give the same windows. Raises InputError, TextTooLong."""
+    def windows(self, texts: Iterable[str], *, texts_per_block: int | None = None) -> Iterator[Window]:
+        """All texts in order; the same texts give the same windows. Raises InputError, TextTooLong.
+
+        No window has texts of two blocks of `texts_per_block`.
+        """
         held: list[tuple[str, list[int]]] = []
         first = tokens = 0
         for text, ids in self._encoded(texts):
-            if held and (len(held) == TEXTS_PER_WINDOW or tokens + len(ids) > self.most_tokens):
+            is_full = len(held) == TEXTS_PER_WINDOW or tokens + len(ids) > self.most_tokens
+            ends_block = texts_per_block is not None and (first + len(held)) % texts_per_block == 0
+            if held and (is_full or ends_block):
                 yield self._window(held, first)
                 first, held, tokens = first + len(held), [], 0
             held.append((text, ids))

@@ -20,7 +20,13 @@ FLOORS = (
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
-        *("hf_xlmr.feature_files", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files", "hf_xlmr.views"),
+        *(
+            "hf_xlmr.feature_files",
+            "hf_xlmr.fingerprint",
+            "hf_xlmr.sentencepiece_model",
+            "hf_xlmr.text_files",
+            "hf_xlmr.views",
+        ),
         "hf_xlmr.conversion.layerwise",
     ),
     (
@@ -61,6 +67,7 @@ FLOORS = (
     ("hf_xlmr.network",),
     ("hf_xlmr.hub_interface",),
     ("hf_xlmr.extraction",),
+    ("hf_xlmr.bulk_extraction",),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}

@@ -1,0 +1,331 @@
+"""From a file of texts to a folder of features: each process makes its share of the shards, and can be killed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr import __version__
+from hf_xlmr.errors import InputError
+from hf_xlmr.feature_files import StoreLayout
+from hf_xlmr.feature_store import FeatureStore, TextsDigest
+from hf_xlmr.fingerprint import fingerprint
+from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.memory import Device, available_memory
+from hf_xlmr.model_shape import ModelShape
+from hf_xlmr.overlap import prefetched
+from hf_xlmr.processes import Processes
+from hf_xlmr.progress import SILENT, Progress, ProgressTask
+from hf_xlmr.sharding import lay_out
+from hf_xlmr.text_files import BadRow, TextInput, TextRow, open_texts
+from hf_xlmr.windows import TextTooLong
+
+if TYPE_CHECKING:
+    from hf_xlmr.extraction import FeatureExtractor, Features
+
+__all__ = ["ExtractionReport", "extract", "placing_for"]
+
+ROWS_PER_SHARD: Final = 8192
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """What one process did of an extraction."""
+
+    model: str
+    source: str
+    output: str
+    rows: int
+    """Of the whole input."""
+    shards: int
+    """That this process made in this run."""
+    texts: int
+    """In these shards."""
+    tokens: int
+    """That were computed."""
+    truncated: int
+    """Texts that were cut off."""
+    seconds: float
+    """From the first text read to the last shard written."""
+    layers: tuple[int, ...]
+    pool: str
+    dtype: str
+    kernel: str
+    device: str
+    processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """What is extracted, how, and in what form it is kept; FeatureExtractor and StoreLayout tell more."""
+
+    column: str = "text"
+    """Of the texts, where the input has columns."""
+    id_column: str | None = None
+    """What is handed on beside the features."""
+    split: str | None = None
+    """Of a data set."""
+    layers: tuple[int, ...] = (-1,)
+    pool: str = "mean"
+    dtype: str = "auto"
+    device: str | None = None
+    """Such as cpu or cuda:1; None is the process's own GPU, or the CPU where there is none."""
+    tokens_per_batch: int | None = None
+    max_length: int | None = None
+    on_long: str = "truncate"
+    file_format: str = "parquet"
+    store_dtype: str = "float32"
+    rows_per_shard: int = ROWS_PER_SHARD
+
+
+def extract(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    options: ExtractionOptions | None = None,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> ExtractionReport:
+    """Write the features of every text in `source` into the folder `output`, in the order of the input.
+
+    `model` is what `XLMR.from_pretrained` takes, `source` what `text_files.open_texts` takes. Under `torchrun` or
+    `accelerate launch` each process makes every so-manieth shard; the folder is the same as one process makes it, and
+    the same with breaks as without. With `resume` what is there already is kept. Raises InputError, BadRow naming the
+    line, IntegrityError.
+    """
+    options = options or ExtractionOptions()
+    processes = Processes.current()
+    texts = open_texts(source, column=options.column, id_column=options.id_column, split=options.split)
+    _raise_if_read_once(texts, processes, resume=resume)
+    files = find_model(model, progress=progress)
+    begun = FeatureStore.job_of(output) if resume else None
+    extractor = _extractor(files, processes, options, kernel=(begun or {}).get("kernel"))
+    layout = StoreLayout(
+        layers=extractor.layers,
+        width=extractor.width,
+        per_token=extractor.is_unpooled,
+        has_ids=texts.has_ids,
+        format=options.file_format,
+        dtype=options.store_dtype,
+        rows_per_shard=options.rows_per_shard,
+    )
+    share = _Share(
+        texts, _store(output, _job(files, extractor), layout, processes, resume=resume), extractor, processes
+    )
+    start = time.perf_counter()
+    with progress.task("extracting", total=share.count(), unit="texts") as task:
+        share.make(task)
+    seconds = time.perf_counter() - start
+    processes.wait()
+    if processes.is_first:
+        store.finish(rows=share.rows_read)
+    processes.wait()
+    return _report(str(model), texts.name, str(output), share, seconds)
+
+
+def _report(model: str, source: str, output: str, share: _Share, seconds: float) -> ExtractionReport:
+    extractor = share.extractor
+    return ExtractionReport(
+        model=model,
+        source=source,
+        output=output,
+        rows=share.rows_read,
+        shards=share.shards,
+        texts=share.texts_done,
+        tokens=share.tokens,
+        truncated=share.truncated,
+        seconds=round(seconds, 3),
+        layers=extractor.layers,
+        pool=extractor.pooling.value,
+        dtype=str(extractor.dtype).removeprefix("torch."),
+        kernel=extractor.kernel,
+        device=str(extractor.device),
+        processes=share.processes.count,
+    )
+
+
+def _raise_if_read_once(texts: TextInput, processes: Processes, *, resume: bool) -> None:
+    if not texts.is_repeatable and (resume or processes.count > 1):
+        raise InputError(
+            f"{texts.name} can be read only once, so that nothing can go on after a break, and processes cannot share "
+            "it: give a file"
+        )
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+def _extractor(
+    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, kernel: str | None
+) -> FeatureExtractor:
+    """The extractor on the device of this process, with the dtype and the kernel that the first process chose."""
+    import torch
+
+    from hf_xlmr.extraction import FeatureExtractor
+    from hf_xlmr.hub_interface import XLMR
+    from hf_xlmr.precision import wanted_dtype
+
+    memory = available_memory()
+    gpus = [each for each in memory if isinstance(each, int)]
+    place = torch.device(options.device or ("cuda" if gpus else "cpu"))
+    dtype = processes.agreed(str(wanted_dtype(options.dtype, place)).removeprefix("torch."))
+    placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
+    xlmr = XLMR.from_pretrained(files.folder, dtype=dtype, **placing).eval()
+
+    def made(chosen: str | None) -> FeatureExtractor:
+        return FeatureExtractor(
+            xlmr,
+            layers=options.layers,
+            pool=options.pool,
+            tokens_per_batch=options.tokens_per_batch,
+            max_length=options.max_length,
+            on_long=options.on_long,
+            kernel=chosen,
+        )
+
+    extractor = made(kernel)
+    agreed = processes.agreed(extractor.kernel)
+    return extractor if agreed == extractor.kernel else made(agreed)
+
+
+def placing_for(
+    shape: ModelShape, memory: Mapping[Device, int | None], processes: Processes, *, dtype: str
+) -> dict[str, Any]:
+    """Where a process puts its model, as options of `XLMR.from_pretrained`, with these budgets by device.
+
+    A model that fits one GPU is there once for each process; one that does not lies over all of them, in one process.
+    Raises InputError.
+    """
+    gpus = {number: budget for number, budget in memory.items() if isinstance(number, int)}
+    if not gpus:
+        return {"device": "cpu"}
+    if processes.local_rank >= len(gpus):
+        raise InputError(f"process {processes.local_rank} of this machine has no GPU of its own: there are {len(gpus)}")
+    own = sorted(gpus)[processes.local_rank]
+    if lay_out(shape, max_memory={own: gpus[own]}, dtype=dtype).fits:
+        return {"device": f"cuda:{own}"}
+    if processes.count > 1:
+        raise InputError(
+            "the model does not fit one GPU, so that processes cannot have one each: run one process, which lays it "
+            "out over all GPUs"
+        )
+    return {"device_map": "auto", "max_memory": gpus}
+
+
+# ---- the output ------------------------------------------------------------------------------------------------------
+
+
+def _store(
+    output: str | Path, job: Mapping[str, Any], layout: StoreLayout, processes: Processes, *, resume: bool
+) -> FeatureStore:
+    """The output, begun by the first process and then joined by the others."""
+    if processes.is_first:
+        store = FeatureStore.create(output, job, layout=layout, resume=resume)
+        processes.wait()
+        return store
+    processes.wait()
+    return FeatureStore.create(output, job, layout=layout, resume=True)
+
+
+def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
+    """All that the features depend on beside the texts."""
+    import torch
+
+    return {
+        "model": fingerprint(files.folder),
+        "pool": extractor.pooling.value,
+        "dtype": str(extractor.dtype).removeprefix("torch."),
+        "kernel": extractor.kernel,
+        "device": extractor.device.type,
+        "tokens_per_batch": extractor.tokens_per_batch,
+        "max_length": extractor.texts.max_length,
+        "on_long": extractor.texts.on_long.value,
+        "hf_xlmr": __version__,
+        "torch": torch.__version__,
+    }
+
+
+@dataclass
+class _Share:
+    """The shards that fall to one process, and how far it is."""
+
+    texts: TextInput
+    store: FeatureStore
+    extractor: FeatureExtractor
+    processes: Processes
+    rows_read: int = 0
+    shards: int = 0
+    texts_done: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    _waiting: deque[TextRow] = field(default_factory=deque)
+    """Rows whose texts are on their way through the network."""
+    _taken: int = 0
+    """Rows that came out of it."""
+
+    def count(self) -> int | None:
+        """About how many texts are this process's; None where nobody knows."""
+        return None if self.texts.count is None else -(-self.texts.count // self.processes.count)
+
+    def make(self, task: ProgressTask) -> None:
+        """Make every shard that is not there yet. Raises InputError, BadRow."""
+        size, start = self.store.layout.rows_per_shard, time.perf_counter()
+        with closing(prefetched(self._results(task), depth=1)) as results:
+            for number, group in groupby(results, key=lambda result: result[0][0].number // size):
+                with self.store.shard(number) as writer:
+                    for rows, features in group:
+                        writer.write(rows, features.layers, spans=features.spans)
+                        writer.counts["truncated"] += features.truncated
+                        writer.counts["tokens"] += features.tokens
+                        self._count(features)
+                        speed = self.tokens / (time.perf_counter() - start)
+                        task.advance(features.texts, note=f"{speed:,.0f} tokens/s")
+                self.shards += 1
+
+    def _count(self, features: Features) -> None:
+        self.texts_done += features.texts
+        self.tokens += features.tokens
+        self.truncated += features.truncated
+
+    def _results(self, task: ProgressTask) -> Iterator[tuple[list[TextRow], Features]]:
+        """Rows and their features; no window has rows of two shards. Raises BadRow."""
+        size = self.store.layout.rows_per_shard
+        try:
+            for features in self.extractor.windows(self._wanted(task), texts_per_block=size):
+                rows = [self._waiting.popleft() for _ in range(features.texts)]
+                self._taken += len(rows)
+                yield rows, features
+        except TextTooLong as error:
+            row = self._waiting[error.index - self._taken]
+            reason = f"{error.tokens} tokens, and {error.most} are the most (--on-long truncate or split takes it)"
+            raise BadRow(row.place, reason) from None
+
+    def _wanted(self, task: ProgressTask) -> Iterator[str]:
+        """The texts of the shards that this process is to make; every row of the input is read."""
+        size = self.store.layout.rows_per_shard
+        for number, rows in groupby(self.texts, key=lambda row: row.number // size):
+            if number % self.processes.count != self.processes.rank:
+                self.rows_read += sum(1 for _row in rows)
+            elif self.store.is_done(number):
+                task.advance(self._checked(number, rows))
+            else:
+                for row in rows:
+                    self.rows_read += 1
+                    self._waiting.append(row)
+                    yield row.text
+
+    def _checked(self, number: int, rows: Iterator[TextRow]) -> int:
+        """How many rows a shard has that is there; their texts are to be what it was made from. Raises InputError."""
+        digest, before = TextsDigest(), self.rows_read
+        for row in rows:
+            digest.add(row)
+            self.rows_read += 1
+        self.store.check(number, digest.hexdigest())
+        return self.rows_read - before
