@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hf_xlmr import __version__
 from hf_xlmr.errors import InputError
@@ -116,9 +116,8 @@ def extract(
         dtype=options.store_dtype,
         rows_per_shard=options.rows_per_shard,
     )
-    share = _Share(
-        texts, _store(output, _job(files, extractor), layout, processes, resume=resume), extractor, processes
-    )
+    store = _store(output, _job(files, extractor), layout, processes, resume=resume)
+    share = _Share(texts, store, extractor, processes)
     start = time.perf_counter()
     with progress.task("extracting", total=share.count(), unit="texts") as task:
         share.make(task)
@@ -170,8 +169,10 @@ def _extractor(
 
     from hf_xlmr.extraction import FeatureExtractor
     from hf_xlmr.hub_interface import XLMR
+    from hf_xlmr.network import Placing
     from hf_xlmr.precision import wanted_dtype
 
+    Placing(device=options.device)  # tells of a device that there is none of
     memory = available_memory()
     gpus = [each for each in memory if isinstance(each, int)]
     place = torch.device(options.device or ("cuda" if gpus else "cpu"))
@@ -252,6 +253,19 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
     }
 
 
+Result: TypeAlias = "tuple[list[TextRow], Features]"
+"""Rows, and the features of their texts."""
+
+
+def _until_full(first: Result, others: Iterator[Result], rows_per_shard: int) -> Iterator[Result]:
+    """The results of one shard: nothing that follows is waited for, so that a bad row spoils its own shard alone."""
+    rows, _features = first
+    yield first
+    while (rows[-1].number + 1) % rows_per_shard and (following := next(others, None)):
+        rows, _features = following
+        yield following
+
+
 @dataclass
 class _Share:
     """The shards that fall to one process, and how far it is."""
@@ -278,9 +292,9 @@ class _Share:
         """Make every shard that is not there yet. Raises InputError, BadRow."""
         size, start = self.store.layout.rows_per_shard, time.perf_counter()
         with closing(prefetched(self._results(task), depth=1)) as results:
-            for number, group in groupby(results, key=lambda result: result[0][0].number // size):
-                with self.store.shard(number) as writer:
-                    for rows, features in group:
+            for first in results:
+                with self.store.shard(first[0][0].number // size) as writer:
+                    for rows, features in _until_full(first, results, size):
                         writer.write(rows, features.layers, spans=features.spans)
                         writer.counts["truncated"] += features.truncated
                         writer.counts["tokens"] += features.tokens
@@ -294,7 +308,7 @@ class _Share:
         self.tokens += features.tokens
         self.truncated += features.truncated
 
-    def _results(self, task: ProgressTask) -> Iterator[tuple[list[TextRow], Features]]:
+    def _results(self, task: ProgressTask) -> Iterator[Result]:
         """Rows and their features; no window has rows of two shards. Raises BadRow."""
         size = self.store.layout.rows_per_shard
         try:

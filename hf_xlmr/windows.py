@@ -80,14 +80,16 @@ class WindowMaker:
         """
         held: list[tuple[str, list[int]]] = []
         first = tokens = 0
-        for text, ids in self._encoded(texts):
-            is_full = len(held) == TEXTS_PER_WINDOW or tokens + len(ids) > self.most_tokens
-            ends_block = texts_per_block is not None and (first + len(held)) % texts_per_block == 0
-            if held and (is_full or ends_block):
+        for text, ids in self._encoded(texts, texts_per_block):
+            if held and tokens + len(ids) > self.most_tokens:
                 yield self._window(held, first)
                 first, held, tokens = first + len(held), [], 0
             held.append((text, ids))
             tokens += len(ids)
+            ends_block = texts_per_block is not None and (first + len(held)) % texts_per_block == 0
+            if len(held) == TEXTS_PER_WINDOW or ends_block:
+                yield self._window(held, first)
+                first, held, tokens = first + len(held), [], 0
         if held:
             yield self._window(held, first)
 
@@ -103,13 +105,18 @@ class WindowMaker:
     def _pad(self) -> int:
         return self.tokenizer.dictionary.pad_index
 
-    def _encoded(self, texts: Iterable[str]) -> Iterator[tuple[str, list[int]]]:
-        """Each text and its tokens; `<pad>`, which no token attends to, is left out."""
+    def _encoded(self, texts: Iterable[str], texts_per_block: int | None) -> Iterator[tuple[str, list[int]]]:
+        """Each text and its tokens; `<pad>`, which no token attends to, is left out.
+
+        A block is given out before the next one is read, whose texts may be in error.
+        """
         source, first, pad = iter(texts), 0, self._pad
-        while some := list(islice(source, TEXTS_AT_ONCE)):
+        left = texts_per_block or TEXTS_AT_ONCE
+        while some := list(islice(source, min(TEXTS_AT_ONCE, left))):
             for text, ids in zip(some, self._tokens(some, first), strict=True):
                 yield text, [token for token in ids if token != pad] if pad in ids else ids
             first += len(some)
+            left = texts_per_block - first % texts_per_block if texts_per_block else TEXTS_AT_ONCE
 
     def _tokens(self, texts: list[str], first: int) -> list[list[int]]:
         try:

@@ -1,0 +1,317 @@
+"""`hf-xlmr extract`: every text's features in order, and the same bytes however often it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hf_xlmr import XLMR, FeatureExtractor
+from hf_xlmr.bulk_extraction import ExtractionOptions, extract, placing_for
+from hf_xlmr.errors import InputError
+from hf_xlmr.fingerprint import fingerprint
+from hf_xlmr.model_shape import shape_of
+from hf_xlmr.processes import Processes
+from hf_xlmr.text_files import BadRow
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PROGRAM = SCRIPTS / "hf-xlmr"
+TOLERANCE = 1e-5
+WORDS = ["the", "train", "leaves", "late", "Дети", "играют", "в", "саду", "你好", "世界", "नमस्ते", "दुनिया", "children"]
+FLOAT32 = ExtractionOptions(dtype="float32", rows_per_shard=50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("HF_XLMR_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def demo(cache_folder: Path) -> XLMR:
+    return XLMR.from_pretrained("demo").eval()
+
+
+def texts_of(count: int) -> list[str]:
+    rng = random.Random(7)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(0, 12))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return texts_of(230)
+
+
+@pytest.fixture(scope="module")
+def source(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def vectors_in(folder: Path, column: str = "features") -> np.ndarray:
+    tables = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
+    return np.concatenate([np.stack(table[column].to_numpy()) for table in tables])
+
+
+# ---- what is written
+
+
+def test_every_text_has_its_features_in_the_order_of_the_input(
+    demo: XLMR, source: Path, texts: list[str], tmp_path: Path
+) -> None:
+    report = extract("demo", source, tmp_path / "out", options=FLOAT32)
+    assert (report.rows, report.texts, report.shards, report.truncated) == (230, 230, 5, 0)
+    expected = FeatureExtractor(demo)(texts)
+    np.testing.assert_allclose(vectors_in(tmp_path / "out"), expected, rtol=0, atol=TOLERANCE)
+    assert sorted(contents(tmp_path / "out")) == [
+        "manifest.json",
+        *(f"part-{number:05d}.parquet" for number in range(5)),
+    ]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["rows"] == 230 and manifest["counts"]["tokens"] == report.tokens
+
+
+def test_datasets_reads_the_shards(source: Path, texts: list[str], tmp_path: Path) -> None:
+    import datasets
+
+    extract("demo", source, tmp_path / "out", options=FLOAT32)
+    files = sorted(map(str, (tmp_path / "out").glob("*.parquet")))
+    dataset = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert dataset["row"][:] == list(range(len(texts)))
+    assert dataset.features["features"] == datasets.List(datasets.Value("float32"), length=64)
+
+
+def test_memory_maps_hold_the_same(demo: XLMR, source: Path, texts: list[str], tmp_path: Path) -> None:
+    options = ExtractionOptions(dtype="float32", rows_per_shard=50, file_format="npy", layers=(0, -1), pool="cls")
+    extract("demo", source, tmp_path / "out", options=options)
+    expected = FeatureExtractor(demo, layers=[0, -1], pool="cls")(texts)
+    for layer, vectors in expected.items():
+        parts = [np.load(path, mmap_mode="r") for path in sorted((tmp_path / "out").glob(f"features_{layer}-*.npy"))]
+        np.testing.assert_allclose(np.concatenate(parts), vectors, rtol=0, atol=TOLERANCE)
+
+
+def test_tokens_keep_their_vectors_and_places(demo: XLMR, source: Path, texts: list[str], tmp_path: Path) -> None:
+    options = ExtractionOptions(dtype="float32", rows_per_shard=50, pool="none", store_dtype="float16")
+    extract("demo", source, tmp_path / "out", options=options)
+    table = pq.read_table(tmp_path / "out" / "part-00002.parquet").to_pylist()
+    expected = FeatureExtractor(demo, pool="none")(texts[100:150])
+    for row, text, vectors in zip(table, texts[100:150], expected, strict=True):
+        np.testing.assert_allclose(np.array(row["features"]), vectors, rtol=0, atol=2e-3)
+        assert "".join(text[start:end] for start, end in row["spans"]).strip() == text.strip()
+
+
+def test_ids_are_handed_on(source: Path, texts: list[str], tmp_path: Path) -> None:
+    rows = [{"key": f"k{number}", "sentence": text} for number, text in enumerate(texts)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = ExtractionOptions(column="sentence", id_column="key", dtype="float32")
+    extract("demo", path, tmp_path / "out", options=options)
+    table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    assert table["id"].to_pylist() == [row["key"] for row in rows]
+
+
+def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("")
+    report = extract("demo", tmp_path / "texts.txt", tmp_path / "out")
+    assert report.rows == 0 and json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"] == []
+
+
+# ---- breaks
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    source = tmp_path / "many.txt"
+    source.write_text("\n".join(texts_of(8_000)), encoding="utf-8")
+    options = ["--rows-per-shard", "500", "--tokens-per-batch", "512", "--quiet"]
+    begun = time.monotonic()
+    subprocess.run([PROGRAM, "extract", "demo", source, tmp_path / "whole", *options], check=True)
+    usual = time.monotonic() - begun
+    rng, kills = random.Random(3), 0
+    for _ in range(40):
+        process = subprocess.Popen([PROGRAM, "extract", "demo", source, tmp_path / "out", *options, "--resume"])
+        try:
+            process.wait(timeout=usual * rng.uniform(0.3, 0.9))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    else:
+        subprocess.run([PROGRAM, "extract", "demo", source, tmp_path / "out", *options, "--resume"], check=True)
+    assert kills > 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_output_is_not_begun_twice_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:
+    extract("demo", source, tmp_path / "out", options=FLOAT32)
+    before = contents(tmp_path / "out")
+    with pytest.raises(InputError, match="--resume"):
+        extract("demo", source, tmp_path / "out", options=FLOAT32)
+    report = extract("demo", source, tmp_path / "out", options=FLOAT32, resume=True)
+    assert report.shards == report.texts == 0 and report.rows == 230
+    assert contents(tmp_path / "out") == before
+
+
+def test_other_options_do_not_go_on(source: Path, tmp_path: Path) -> None:
+    extract("demo", source, tmp_path / "out", options=FLOAT32)
+    other = ExtractionOptions(dtype="float32", rows_per_shard=50, pool="max")
+    with pytest.raises(InputError, match=r"pool.*mean.*max"):
+        extract("demo", source, tmp_path / "out", options=other, resume=True)
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe broken", b"too long " * 200])
+def test_a_bad_row_is_named_and_what_was_done_stays(bad: bytes, texts: list[str], source: Path, tmp_path: Path) -> None:
+    path, options = (
+        tmp_path / "texts.txt",
+        ExtractionOptions(dtype="float32", rows_per_shard=50, on_long="error", max_length=100),
+    )
+    lines = [text.encode() for text in texts]
+    path.write_bytes(b"\n".join([*lines[:120], bad, *lines[121:]]) + b"\n")
+    with pytest.raises(BadRow, match=r"texts\.txt, line 121: "):
+        extract("demo", path, tmp_path / "out", options=options)
+    done = {name: content for name, content in contents(tmp_path / "out").items() if name.endswith(".parquet")}
+    assert sorted(done) == ["part-00000.parquet", "part-00001.parquet"]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    report = extract("demo", path, tmp_path / "out", options=options, resume=True)
+    assert report.texts == 130
+    assert contents(tmp_path / "out").items() >= done.items()
+    extract("demo", source, tmp_path / "whole", options=options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_input_that_changed_where_it_was_done_is_refused(texts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join([*texts[:60], *texts]), encoding="utf-8")
+    with pytest.raises(BadRow):
+        path.write_bytes(path.read_bytes() + b"\n\xff")
+        extract("demo", path, tmp_path / "out", options=FLOAT32)
+    path.write_text("\n".join(["other", *texts[1:60], *texts]), encoding="utf-8")
+    with pytest.raises(InputError, match="rows 0 to 49"):
+        extract("demo", path, tmp_path / "out", options=FLOAT32, resume=True)
+
+
+# ---- many processes
+
+
+def test_two_processes_make_the_same_bytes_as_one(source: Path, tmp_path: Path) -> None:
+    arguments = ["--rows-per-shard", "50", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = [PROGRAM, "extract", "demo", source, tmp_path / "one", *arguments]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = [*launcher, PROGRAM, "extract", "demo", source, tmp_path / "two", *arguments]
+    for command in (one, two):
+        subprocess.run(list(map(str, command)), env=environment, check=True, timeout=120)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_processes_are_those_of_the_launcher() -> None:
+    assert Processes.current({}) == Processes(rank=0, count=1)
+    for wrong in ({"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}):
+        with pytest.raises(InputError, match="as torchrun sets them"):
+            Processes.current(wrong)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("memory", "processes", "expected"),
+    [
+        ({"cpu": 64 * GIB}, Processes(), {"device": "cpu"}),
+        ({0: 24 * GIB, 1: 24 * GIB, "cpu": 64 * GIB}, Processes(), {"device": "cuda:0"}),
+        ({0: 24 * GIB, 1: 24 * GIB, "cpu": 64 * GIB}, Processes(1, 2, 1), {"device": "cuda:1"}),
+        (
+            {0: 6 * GIB, 1: 6 * GIB, "cpu": 64 * GIB},
+            Processes(),
+            {"device_map": "auto", "max_memory": {0: 6 * GIB, 1: 6 * GIB}},
+        ),
+    ],
+)
+def test_a_model_that_fits_a_gpu_is_there_for_each_process(
+    memory: dict[Any, int], processes: Processes, expected: dict[str, Any]
+) -> None:
+    assert placing_for(shape_of("xlmr.xl"), memory, processes, dtype="bfloat16") == expected
+
+
+def test_a_model_that_fits_no_gpu_is_for_one_process() -> None:
+    with pytest.raises(InputError, match=r"does not fit one GPU.*run one process"):
+        placing_for(shape_of("xlmr.xl"), {0: 6 * GIB, 1: 6 * GIB}, Processes(0, 2, 0), dtype="bfloat16")
+    with pytest.raises(InputError, match="process 1 of this machine has no GPU"):
+        placing_for(shape_of("xlmr.xl"), {0: 24 * GIB}, Processes(1, 2, 1), dtype="bfloat16")
+
+
+# ---- the program
+
+
+def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, "extract", *map(str, arguments)], capture_output=True, text=True, **more)
+
+
+def test_the_program_tells_what_it_did(source: Path, tmp_path: Path) -> None:
+    done = run("demo", source, tmp_path / "out")
+    native = "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+    assert done.returncode == 0 and done.stderr == ""
+    assert "230, of which 230 were computed now" in done.stdout and native in done.stdout
+    again = run("demo", source, tmp_path / "out")
+    assert again.returncode == 2 and "--resume" in again.stderr and again.stdout == ""
+    told = run("demo", source, tmp_path / "out", "--resume", "--json")
+    assert json.loads(told.stdout)["rows"] == 230
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "one"], "--layers one: give numbers with commas between"),
+        (["--layers", "9"], "the hidden states are numbered 0 (embeddings) to"),
+        (["--column", "words"], "has no columns"),
+        (["--max-length", "600"], "max_length=600: give a number from 3 to 512"),
+        (["--device", "moon"], "moon"),
+    ],
+)
+def test_wrong_options_end_with_one_sentence(arguments: list[str], message: str, source: Path, tmp_path: Path) -> None:
+    done = run("demo", source, tmp_path / "out", *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_standard_input_is_read_once(source: Path, texts: list[str], tmp_path: Path) -> None:
+    done = run("demo", "-", tmp_path / "out", "--quiet", input=source.read_text(encoding="utf-8"))
+    assert done.returncode == 0, done.stderr
+    assert len(vectors_in(tmp_path / "out")) == len(texts)
+    assert "can be read only once" in run("demo", "-", tmp_path / "out", "--resume", input="").stderr
+
+
+def test_a_model_is_known_by_what_it_computes(demo: XLMR, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(demo.files.folder, folder)
+    assert fingerprint(folder) == fingerprint(demo.files.folder)
+    weights = load_file(folder / "model.safetensors")
+    trained = {name: weight + 1e-3 for name, weight in weights.items()}
+    save_file(trained, folder / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint(folder) != fingerprint(demo.files.folder)
