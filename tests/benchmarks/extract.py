@@ -41,6 +41,7 @@ from converting import CASES, PROGRAM, made
 Encode = Callable[[Sequence[str]], np.ndarray]
 BATCH = 32
 LONGEST = 512
+TEXT_COUNTS = {"short": 512, "long": 100}
 RATE_ROWS = (512, 1024, 2048, 4096)
 
 
@@ -61,8 +62,8 @@ def texts_of(folder: Path) -> dict[str, list[str]]:
     def text(tokens: int) -> str:
         return " ".join(rng.choices(words, k=max(1, min(tokens, LONGEST) - 2)))
 
-    short = [text(round(rng.lognormvariate(np.log(22), 0.8))) for _ in range(512)]
-    return {"short": short, "long": [text(rng.randint(300, 500)) for _ in range(100)]}
+    short = [text(round(rng.lognormvariate(np.log(22), 0.8))) for _ in range(TEXT_COUNTS["short"])]
+    return {"short": short, "long": [text(rng.randint(300, 500)) for _ in range(TEXT_COUNTS["long"])]}
 
 
 # ---- peers -----------------------------------------------------------------------------------------------------------
