@@ -23,6 +23,7 @@ def commands() -> list[list[str]]:
     for kind, block in BLOCKS:
         if kind == "python":
             typed.append([sys.executable, "-c", block])
+        typed += [["sh", "-c", line] for line in block.splitlines() if line.startswith("printf ")]
         typed += [[str(PROGRAM), *line.split()[1:]] for line in block.splitlines() if line.startswith("hf-xlmr ")]
     return [command for command in typed if not {"SOURCE", "MODEL_DIR", "MODEL"} & set(command)]
 
@@ -36,7 +37,7 @@ def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "verify", "export", "plan"])
+@pytest.mark.parametrize("command", ["convert", "inspect", "verify", "export", "plan", "extract"])
 def test_the_options_that_it_lists_exist(command: str) -> None:
     usage = re.search(rf"hf-xlmr {command} (?:SOURCE|MODEL_DIR|MODEL) .*?(?=\nhf-xlmr|\n```)", README, flags=re.S)
     assert usage is not None
