@@ -150,6 +150,17 @@ def test_the_model_may_be_let_go_and_is_left_as_it_was() -> None:
     np.testing.assert_allclose(extractor(TEXTS)[0], expected[0], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1), ("float16", 0.02)])
+def test_a_gpu_gives_what_the_cpu_gives(demo: XLMR, dtype: str, tolerance: float) -> None:
+    """Within what a GPU's matrix products differ by; the half types go through the kernel of unequal lengths."""
+    on_gpu = FeatureExtractor(XLMR.from_pretrained("demo", device="cuda").eval(), dtype=dtype, pool="none")
+    expected = FeatureExtractor(demo, pool="none")(TEXTS * 20)
+    for found, each in zip(on_gpu(TEXTS * 20), expected, strict=True):
+        np.testing.assert_allclose(found, each, rtol=0, atol=tolerance)
+
+
 # ---- texts that are too long
 
 
