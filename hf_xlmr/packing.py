@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Final, NamedTuple
 
@@ -38,7 +39,7 @@ class PackedBatch:
         """Of all texts together."""
         return self.runs[-1].end
 
-    @property
+    @cached_property
     def boundaries(self) -> list[int]:
         """Where each text begins, and where the last one ends."""
         starts = [run.start + number * run.length for run in self.runs for number in range(run.texts)]
