@@ -105,8 +105,9 @@ def extract(
     texts = open_texts(source, column=options.column, id_column=options.id_column, split=options.split)
     _raise_if_read_once(texts, processes, resume=resume)
     files = find_model(model, progress=progress)
-    begun = FeatureStore.job_of(output) if resume else None
-    extractor = _extractor(files, processes, options, kernel=(begun or {}).get("kernel"))
+    job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
+    _set_threads(notes.get("threads"))
+    extractor = _extractor(files, processes, options, kernel=job.get("kernel"))
     layout = StoreLayout(
         layers=extractor.layers,
         width=extractor.width,
@@ -156,6 +157,14 @@ def _raise_if_read_once(texts: TextInput, processes: Processes, *, resume: bool)
             f"{texts.name} can be read only once, so that nothing can go on after a break, and processes cannot share "
             "it: give a file"
         )
+
+
+def _set_threads(count: object) -> None:
+    """Go on with as many threads as the run before the break had: sums may round otherwise with others."""
+    import torch
+
+    if isinstance(count, int) and count > 0:
+        torch.set_num_threads(count)
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -227,8 +236,11 @@ def _store(
     output: str | Path, job: Mapping[str, Any], layout: StoreLayout, processes: Processes, *, resume: bool
 ) -> FeatureStore:
     """The output, begun by the first process and then joined by the others."""
+    import torch
+
     if processes.is_first:
-        store = FeatureStore.create(output, job, layout=layout, resume=resume)
+        notes = {"threads": torch.get_num_threads()}
+        store = FeatureStore.create(output, job, layout=layout, resume=resume, notes=notes)
         processes.wait()
         return store
     processes.wait()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
@@ -86,13 +87,20 @@ class FeatureStore:
 
     @classmethod
     def create(
-        cls, folder: str | Path, job: Mapping[str, Any], *, layout: StoreLayout, resume: bool = False
+        cls,
+        folder: str | Path,
+        job: Mapping[str, Any],
+        *,
+        layout: StoreLayout,
+        resume: bool = False,
+        notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> FeatureStore:
         """Begin an output, or with `resume` go on with one where there is one.
 
         `job` is JSON and tells everything that the features depend on: to go on, it and `layout` must be the same.
         Processes that fill one folder together all say `resume`; the first of them begins it. What killed runs left
-        is removed, what others are writing just now is not. Raises InputError.
+        is removed, what others are writing just now is not. `notes` are kept for whoever goes on, until all is done;
+        they may differ. Raises InputError.
         """
         folder = Path(folder)
         record = json.loads(json.dumps({"job": dict(job), "layout": asdict(layout)}))
@@ -101,15 +109,19 @@ class FeatureStore:
             folder.mkdir(parents=True, exist_ok=True)
             store._raise_if_taken()
             with store._locked():
-                store._begin_or_go_on(resume=resume)
+                store._begin_or_go_on(notes, resume=resume)
         return store
 
     @classmethod
-    def job_of(cls, folder: str | Path) -> Mapping[str, Any] | None:
-        """The job that an output was begun with, None where there is none. Raises IntegrityError."""
-        begun = cls._begun_in(Path(folder))
-        job: Mapping[str, Any] | None = begun and begun["job"]
-        return job if isinstance(job, dict) else None
+    def begun_with(cls, folder: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The job that an output was begun with, and the notes of then; empty where there is none, or no longer.
+
+        Raises IntegrityError.
+        """
+        found = [_read_json(Path(folder) / name) if (Path(folder) / name).is_file() else {} for name in (MANIFEST, JOB)]
+        jobs = [each["job"] for each in found if isinstance(each.get("job"), dict)]
+        notes = found[1].get("notes")
+        return (jobs or [{}])[0], notes if isinstance(notes, dict) else {}
 
     @property
     def is_finished(self) -> bool:
@@ -172,11 +184,11 @@ class FeatureStore:
 
     # ---- beginning and going on --------------------------------------------------------------------------------------
 
-    def _begin_or_go_on(self, *, resume: bool) -> None:
+    def _begin_or_go_on(self, notes: Mapping[str, Any], *, resume: bool) -> None:
         self._raise_if_taken()
-        begun = self._begun_in(self.folder)
+        begun = self._begun()
         if begun is None:
-            self._write_json(self.folder / JOB, self._record)
+            self._write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
             return
         if not resume:
             state = "is finished" if self.is_finished else "was begun"
@@ -194,12 +206,11 @@ class FeatureStore:
         if names and not {MANIFEST, JOB}.intersection(names):
             raise InputError(f"{self.folder} holds something else ({names[0]}); choose an empty or a new folder")
 
-    @staticmethod
-    def _begun_in(folder: Path) -> dict[str, Any] | None:
+    def _begun(self) -> dict[str, Any] | None:
         """What the folder was begun for, None for a folder that was not."""
         for name in (MANIFEST, JOB):
-            if (folder / name).is_file():
-                found = _read_json(folder / name)
+            if (self.folder / name).is_file():
+                found = _read_json(self.folder / name)
                 return {"job": found.get("job"), "layout": found.get("layout")}
         return None
 

@@ -163,6 +163,23 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_it_goes_on_with_as_many_threads_as_it_was_begun_with(texts: list[str], tmp_path: Path) -> None:
+    """Matrix products round otherwise with another number of threads."""
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"\xff\n")
+    threads = torch.get_num_threads()
+    with pytest.raises(BadRow):
+        extract("demo", path, tmp_path / "out", options=FLOAT32)
+    path.write_text("\n".join(texts), encoding="utf-8")
+    try:
+        torch.set_num_threads(threads + 1)
+        extract("demo", path, tmp_path / "out", options=FLOAT32, resume=True)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+    assert b"threads" not in contents(tmp_path / "out")["manifest.json"]
+
+
 def test_an_output_is_not_begun_twice_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:
     extract("demo", source, tmp_path / "out", options=FLOAT32)
     before = contents(tmp_path / "out")
