@@ -5,28 +5,19 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hf_xlmr.sentencepiece_model import ModelType, SentencePieceModel
 
-if TYPE_CHECKING:
-    import numpy as np
-
-__all__ = ["Sieve", "TieBreaker"]
-
-SEAM: Final = "\ud800"  # between pieces: none holds half a surrogate pair
-SEAM_CODE: Final = 0xD800
+__all__ = ["CALM_MARGIN", "ROUNDING", "TieBreaker"]
 
 MOST_REMEMBERED: Final = 1 << 16  # words and parts of words whose margin is kept
 LONGEST_REMEMBERED: Final = 128  # in characters
 ENOUGH: Final = 1.0  # of a margin: no more is looked for
 ROUNDING: Final = 2.0**-22  # two paths, half of 2**-23 for each addition in single precision, and twice that for safety
 UNKNOWN: Final = 0  # as the length of a piece
-CALM, DOUBTFUL = 1, 2
-HASH_BITS: Final = 22
-HASH_FACTORS: Final = (2246822519, 2654435761)
 CALM_MARGIN: Final = 2.0**-7  # for each character: more than rounding loses in a text of a thousand pieces
 
 
@@ -44,39 +35,23 @@ class TieBreaker:
         self.applies = model.model_type is ModelType.UNIGRAM and not model.byte_fallback
         self.scores = model.reachable_scores()
         self.unk_score = array("f", [model.lowest_score - model.UNK_PENALTY])[0]
-        self._inside = {piece[start : start + 2] for piece in self.scores for start in range(len(piece) - 1)}
         self.knows_by_character = all(character in self.scores for character in set().union(*self.scores))
-        self._starts = _starts(self.scores)
         self._longest = max(map(len, self.scores), default=1)
-        self._largest_score = max(map(abs, (self.unk_score, *self.scores.values())))
-        self._scores_fall = max(self.scores.values(), default=0.0) <= 0.0
+        self.largest_score = max(map(abs, (self.unk_score, *self.scores.values())))
+        self.scores_fall = max(self.scores.values(), default=0.0) <= 0.0
         self._margins: dict[str, float] = {}
 
-    def is_calm(self, segments: Sequence[str]) -> bool:
-        """Whether all versions cut these segments alike where they are part of a text that is not `too_long`.
+    @cached_property
+    def _inside(self) -> set[str]:
+        return {piece[start : start + 2] for piece in self.scores for start in range(len(piece) - 1)}
 
-        Only for what every path through that text begins and ends with, like words.
-        """
-        size = sum(map(len, segments))
-        if len(segments) == 1 and size <= LONGEST_REMEMBERED and not self._may_be_cut(segments[0], size * CALM_MARGIN):
-            return True
-        return size <= LONGEST_REMEMBERED and self._computed_margin(segments, size * CALM_MARGIN) >= size * CALM_MARGIN
-
-    def _may_be_cut(self, piece: str, margin: float) -> bool:
-        """Whether pieces that `piece` can be cut into may score nearly as much: a quick look at the first of them."""
-        scores, starts = self.scores, self._starts
-        least = scores[piece] - margin
-        for end in range(1, len(piece)):
-            first = scores.get(piece[:end], self.unk_score if end == 1 else -math.inf)
-            if first > least:
-                following = piece[end : end + 2]
-                if first + (starts[following][1] if following in starts else scores.get(following[0], 0.0)) >= least:
-                    return True
-        return False
+    @cached_property
+    def _starts(self) -> dict[str, tuple[int, float]]:
+        return _starts(self.scores)
 
     def too_long(self, length: int) -> bool:
         """Whether the score of a text of that many pieces, unknown ones counted by character, may be too large."""
-        return not self._scores_fall or length * self._largest_score * ROUNDING > CALM_MARGIN
+        return not self.scores_fall or length * self.largest_score * ROUNDING > CALM_MARGIN
 
     def mended(self, segments: Sequence[str]) -> list[str]:
         """The `segments` of one text as those versions would have cut them.
@@ -85,7 +60,7 @@ class TieBreaker:
         """
         kept: list[str] = []
         total, counted = array("f", [0.0]), 0  # single precision: what is stored is rounded
-        most = sum(map(len, segments)) * self._largest_score
+        most = sum(map(len, segments)) * self.largest_score
         for part in self._parts(segments):
             if self._is_close(part, most):
                 self._add_scores(total, kept[counted:])
@@ -120,7 +95,7 @@ class TieBreaker:
         if len(part) == 1 and self.knows_by_character and part[0] not in self.scores:
             return False  # unknown characters: no piece has any of them
         size = sum(map(len, part))
-        doubt = size * (abs(score_before) + size * self._largest_score) * ROUNDING
+        doubt = size * (abs(score_before) + size * self.largest_score) * ROUNDING
         return size > LONGEST_REMEMBERED or doubt >= ENOUGH or self._margin(part) <= doubt
 
     def _margin(self, part: Sequence[str]) -> float:
@@ -208,86 +183,6 @@ class TieBreaker:
         rounded = array("f", [self.unk_score + best[start]])[0]
         if rounded > best[start + 1]:
             best[start + 1], lengths[start + 1] = rounded, UNKNOWN
-
-
-@dataclass(frozen=True)
-class Sieve:
-    """Which texts may need a TieBreaker, told by SentencePiece's own ids: few.
-
-    No piece of the vocabulary crosses the seam between most neighbours; there every path meets, and the parts between
-    such seams, mostly single pieces, are judged one by one.
-    """
-
-    ties: TieBreaker = field(repr=False)
-    pieces: tuple[str, ...] = field(repr=False)
-    heads: np.ndarray[Any, Any] = field(repr=False)  # a hash of the first character of each piece
-    tails: np.ndarray[Any, Any] = field(repr=False)  # and of the last
-    crossed: np.ndarray[Any, Any] = field(repr=False)  # by head ^ tail: whether a piece may have these two inside
-    verdicts: np.ndarray[Any, Any] = field(repr=False)  # on each piece by itself: CALM, DOUBTFUL, or none yet
-    parts: dict[str, bool] = field(default_factory=dict, repr=False)  # whether each is calm
-
-    @classmethod
-    def of(cls, model: SentencePieceModel) -> Sieve:
-        """The sieve for `model`."""
-        import numpy as np
-
-        ties = TieBreaker(model)
-        codes = np.frombuffer(SEAM.join(["", *model.pieces, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        seams = np.flatnonzero(codes == SEAM_CODE)
-        heads, tails = (codes * np.uint32(factor) >> (32 - HASH_BITS) for factor in HASH_FACTORS)
-        crossed = np.zeros(2 << HASH_BITS, dtype=bool)
-        crossed[(tails[:-1] ^ heads[1:])[(codes[:-1] != SEAM_CODE) & (codes[1:] != SEAM_CODE)]] = True
-        heads, tails = heads[seams[:-1] + 1], tails[seams[1:] - 1]
-        heads[model.unk_id] = tails[model.unk_id] = 1 << HASH_BITS  # never crossed
-        verdicts = np.zeros(len(model), dtype=np.uint8)
-        verdicts[model.unk_id] = CALM if ties.knows_by_character else DOUBTFUL
-        return cls(ties, model.pieces, heads, tails, crossed, verdicts)
-
-    def doubtful_texts(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[int]:
-        """The indices of the texts that may need mending; `joined` holds all of `encoded` in one array.
-
-        Where the unknown piece occurs, its characters may make a text too long besides: see TieBreaker.too_long.
-        """
-        import numpy as np
-
-        sizes = [len(pieces) for pieces in encoded]
-        ends = np.cumsum(sizes)
-        places = [*self._doubtful_pieces(joined), *self._doubtful_parts(joined, ends)]
-        found: set[int] = set(np.searchsorted(ends, places, side="right").tolist())
-        if self.ties.too_long(max(sizes, default=0)):
-            found.update(index for index, size in enumerate(sizes) if self.ties.too_long(size))
-        return sorted(found)
-
-    def _doubtful_pieces(self, joined: np.ndarray[Any, Any]) -> list[int]:
-        import numpy as np
-
-        for piece in np.unique(joined[self.verdicts[joined] == 0]).tolist():
-            self.verdicts[piece] = CALM if self.ties.is_calm([self.pieces[piece]]) else DOUBTFUL
-        places: list[int] = np.flatnonzero(self.verdicts[joined] == DOUBTFUL).tolist()
-        return places
-
-    def _doubtful_parts(self, joined: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> Iterator[int]:
-        """Where the parts of several pieces begin that may be cut otherwise."""
-        import numpy as np
-
-        is_crossed = self.crossed[self.tails[joined[:-1]] ^ self.heads[joined[1:]]]
-        is_crossed[ends[(ends > 0) & (ends < len(joined))] - 1] = False
-        seams = np.flatnonzero(is_crossed)
-        firsts = seams[np.diff(seams, prepend=-2) > 1].tolist()
-        stops = (seams[np.diff(seams, append=len(joined) + 2) > 1] + 2).tolist()
-        names, ids = self.pieces, joined.tolist()
-        for first, stop in zip(firsts, stops, strict=True):
-            part = [names[piece] for piece in ids[first:stop]]
-            text = "".join(part)
-            is_calm = self.parts.get(text)
-            if not (self._judged(part, text) if is_calm is None else is_calm):
-                yield first
-
-    def _judged(self, part: Sequence[str], text: str) -> bool:
-        if len(self.parts) >= MOST_REMEMBERED:
-            self.parts.clear()
-        is_calm = self.parts[text] = self.ties.is_calm(part)
-        return is_calm
 
 
 def _starts(scores: Mapping[str, float]) -> dict[str, tuple[int, float]]:
