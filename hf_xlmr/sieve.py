@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.piece_trie import BETWEEN, NOWHERE, PieceTrie, codes_of
-from hf_xlmr.sentencepiece_model import SentencePieceModel
+from hf_xlmr.piece_trie import BETWEEN, NOWHERE, PieceTrie, codes_of, ranges
+from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 from hf_xlmr.ties import CALM_MARGIN, ROUNDING, TieBreaker
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ HASH_BITS: Final = 22
 HASH_FACTORS: Final = (2246822519, 2654435761)
 APART: Final = -1e4  # what no detour over a seam that no piece crosses can be worth
 SLACK: Final = 1e-6  # for sums in double precision
-MOST_BY_DEMAND: Final = 0.1  # of the pieces; more, and all the rest are weighed at once
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Sieve:
     places: np.ndarray[Any, Any] = field(repr=False)  # where in `codes` each piece begins
     heads: np.ndarray[Any, Any] = field(repr=False)  # a hash of the first character
     tails: np.ndarray[Any, Any] = field(repr=False)  # and of the last
-    margins: np.ndarray[Any, Any] = field(repr=False)  # before the best other cut of the piece; NaN: not yet weighed
+    margins: np.ndarray[Any, Any] = field(repr=False)  # before the best other cut of the piece
+    is_weighed: np.ndarray[Any, Any] = field(repr=False)  # whether the last three arrays tell of it
     crossed: np.ndarray[Any, Any] = field(repr=False)  # by head ^ tail: whether a piece may have these two inside
     codes: np.ndarray[Any, Any] = field(repr=False)  # the characters of all pieces
     before: np.ndarray[Any, Any] = field(repr=False)  # what leads from the beginning of the piece up to each of them
@@ -61,14 +61,17 @@ class Sieve:
         crossed[(tails[:-1] ^ heads[1:])[(codes[:-1] != BETWEEN) & (codes[1:] != BETWEEN)]] = True
         heads, tails = heads[seams[:-1] + 1], tails[seams[1:] - 1]
         heads[model.unk_id] = tails[model.unk_id] = 1 << HASH_BITS  # never crossed
-        margins, scores = np.full(len(model), np.nan), np.array(model.scores, dtype=np.float64)
+        trie = PieceTrie.of(ties.scores, unk_score=ties.unk_score)
+        kinds = np.frombuffer(model.types, dtype=np.uint8)
+        margins, scores = np.full(len(model), np.inf), np.array(model.scores, dtype=np.float64)
+        margins[(kinds == PieceType.NORMAL) | (kinds == PieceType.USER_DEFINED)] = trie.margins
         margins[model.unk_id] = np.inf if ties.knows_by_character else -np.inf
         scores[model.unk_id] = ties.unk_score
         empty = np.full(len(codes), -np.inf)
         return cls(
             ties=ties,
             pieces=model.pieces,
-            trie=PieceTrie.of(ties.scores),
+            trie=trie,
             unk_id=model.unk_id,
             scores=scores,
             sizes=np.diff(seams) - 1,
@@ -76,6 +79,7 @@ class Sieve:
             heads=heads,
             tails=tails,
             margins=margins,
+            is_weighed=np.zeros(len(model), dtype=bool),
             crossed=crossed,
             codes=codes,
             before=empty,
@@ -94,8 +98,8 @@ class Sieve:
         if not self.ties.scores_fall:
             return np.flatnonzero(counts).tolist()
         ends = np.cumsum(counts)
-        self._weigh_new(joined)
         is_crossed = self._is_crossed(joined, ends)
+        self._weigh_new(joined[is_crossed | np.concatenate([[False], is_crossed[:-1]])])
         leads, parts = self._leads(joined, is_crossed)
         sizes = self._sizes_of_parts(joined, parts)
         rates = np.repeat(self._rates(joined, counts, ends), counts)
@@ -165,7 +169,7 @@ class Sieve:
         import numpy as np
 
         left = joined[seams]
-        starts, owners = _ranges(self.places[left], self.sizes[left])
+        starts, owners = ranges(self.places[left], self.sizes[left])
         known = np.flatnonzero(self.nodes[starts] != NOWHERE)
         starts, owners = starts[known], owners[known]
         nodes, values = self.nodes[starts], self.before[starts] - self.scores[left[owners]]
@@ -192,19 +196,17 @@ class Sieve:
     def _weigh_new(self, joined: np.ndarray[Any, Any]) -> None:
         import numpy as np
 
-        new = np.unique(joined[np.isnan(self.margins[joined])])
-        if not len(new):
-            return
-        if len(self.margins) - np.isnan(self.margins).sum() + len(new) > MOST_BY_DEMAND * len(self.margins):
-            new = np.flatnonzero(np.isnan(self.margins))
-        self._weigh(new)
+        new = np.unique(joined[~self.is_weighed[joined]])
+        if len(new):
+            self._weigh(new)
+            self.is_weighed[new] = True
 
     def _weigh(self, ids: np.ndarray[Any, Any]) -> None:
         """Fill in what all cuts of these pieces score."""
         import numpy as np
 
         firsts, sizes = self.places[ids], self.sizes[ids]
-        starts, owners = _ranges(firsts, sizes)
+        starts, owners = ranges(firsts, sizes)
         edges, scores = self._edges(starts, firsts[owners] + sizes[owners])
         is_whole = (edges[0] == firsts[owners[edges[2]]]) & (edges[1] - edges[0] == sizes[owners[edges[2]]])
         begin, end, owner = (each[~is_whole] for each in edges)
@@ -217,7 +219,6 @@ class Sieve:
         for some in reversed(_by_level(end - owner)):
             there = begin[some]
             self.after[there] = np.maximum(self.after[there], self.after[end[some]] + scores[some])
-        self.margins[ids] = self.scores[ids] - self.before[firsts + sizes]
 
     def _edges(
         self, starts: np.ndarray[Any, Any], stops: np.ndarray[Any, Any]
@@ -245,15 +246,6 @@ class Sieve:
             index, nodes = index[~is_over], nodes[~is_over]
         which, lengths, values = (np.concatenate(column) for column in zip(*found, strict=True))
         return (starts[which], starts[which] + lengths, which), values
-
-
-def _ranges(firsts: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
-    """The numbers from each of `firsts` on, `sizes` of them, and for each number whose it is."""
-    import numpy as np
-
-    owners = np.repeat(np.arange(len(firsts)), sizes)
-    shifts = firsts - (np.cumsum(sizes) - sizes)
-    return np.arange(len(owners)) + shifts[owners], owners
 
 
 def _by_level(levels: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
