@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
-from hf_xlmr.sentencepiece_model import ModelType, SentencePieceModel
+from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
 __all__ = ["CALM_MARGIN", "ROUNDING", "TieBreaker"]
 
@@ -35,6 +35,7 @@ class TieBreaker:
         self.applies = model.model_type is ModelType.UNIGRAM and not model.byte_fallback
         self.scores = model.reachable_scores()
         self.unk_score = array("f", [model.lowest_score - model.UNK_PENALTY])[0]
+        self.are_single = PieceType.USER_DEFINED not in model.types  # whether all scores are in single precision
         self.knows_by_character = all(character in self.scores for character in set().union(*self.scores))
         self._longest = max(map(len, self.scores), default=1)
         self.largest_score = max(map(abs, (self.unk_score, *self.scores.values())))
@@ -164,10 +165,14 @@ class TieBreaker:
         best[0] = score_before
         lengths = array("H", [UNKNOWN]) * (len(text) + 1)
         seen: dict[str, tuple[bool, list[tuple[int, float]]]] = {}  # repeats look the same again and again
-        for start in range(len(text)):
+        cycles = _Cycles(text, best, lengths, reach=self._longest, largest_score=self.largest_score)
+        start = 0
+        while start < len(text):
             window = text[start : start + self._longest]
             if window not in seen:
                 seen[window] = self._pieces_at(window)
+            elif self.are_single:
+                start = cycles.after(window, start)
             is_unknown, pieces = seen[window]
             till_here = best[start]
             for length, score in pieces:
@@ -176,6 +181,7 @@ class TieBreaker:
                     lengths[start + length] = length
             if is_unknown:
                 self._add_unknown(best, lengths, start)
+            start += 1
         return lengths
 
     def _add_unknown(self, best: array[float], lengths: array[int], start: int) -> None:
@@ -183,6 +189,82 @@ class TieBreaker:
         rounded = array("f", [self.unk_score + best[start]])[0]
         if rounded > best[start + 1]:
             best[start + 1], lengths[start + 1] = rounded, UNKNOWN
+
+
+class _Cycles:
+    """Repeats in a text that the search for its best path goes through in the same way again.
+
+    Between two powers of two all scores in single precision are multiples of one unit, so rounding does the same to
+    two paths which differ by an even number of units. Where the text repeats and so does what the search knows ahead,
+    but for such a difference, it goes on as before until the repeat ends or the next power of two comes.
+    """
+
+    def __init__(
+        self, text: str, best: array[float], lengths: array[int], *, reach: int, largest_score: float
+    ) -> None:
+        """Watch a search that fills `best` and `lengths`, from each place as far as `reach`."""
+        self.text, self.best, self.lengths = text, best, lengths
+        self.reach, self.largest_score = reach, largest_score
+        self._window, self._first, self._ahead = "", 0, [0.0]
+        self._patience = 1  # for so many places the first one stays, as in Brent's search for cycles
+        self._floor = 0.0  # the power of two that ends what holds for the first one
+        self._is_asleep = True  # until the score falls below that
+
+    def after(self, window: str, start: int) -> int:
+        """Where to go on instead of at `start`, where `window` is seen: there, or later if all till then is filled."""
+        here = self.best[start]
+        if here <= self._floor or (not self._is_asleep and start - self._first > self._patience):
+            self._remember(window, start)
+        elif not self._is_asleep and self.best[start + 1] - here == self._ahead[1] and window == self._window:
+            ahead = [score - here for score in self.best[start : start + len(self._ahead)]]
+            if ahead == self._ahead and self._is_same_way(start):
+                return start + self._skipped(start)
+        return start
+
+    def _remember(self, window: str, start: int) -> None:
+        here = self.best[start]
+        floor = -(2.0 ** math.frexp(here)[1])
+        self._patience = (2 * self._patience if floor == self._floor else 0) or 4 * self.reach
+        self._window, self._first, self._floor = window, start, floor
+        self._ahead = [score - here for score in self.best[start : start + self.reach + 1]]
+        self._lengths = self.lengths[start + 1 : start + len(self._ahead)]
+        self._is_asleep = len(self._ahead) <= self.reach  # near the end
+        if max(self._ahead) + here > floor / 2:
+            self._patience = 0  # the power of two before lies ahead
+
+    def _is_same_way(self, second: int) -> bool:
+        return self.lengths[second + 1 : second + len(self._ahead)] == self._lengths
+
+    def _skipped(self, second: int) -> int:
+        """How many places after `second` go like those after the first: whole repeats of what lies between."""
+        best, first, ahead = self.best, self._first, self._ahead
+        period, drop = second - first, best[second] - best[first]
+        if drop >= 0.0 or drop % (self._floor * 2.0**-23):  # an even number of units
+            return 0
+        lowest = min(score for score in (*best[first:second], *best[second : second + len(ahead)]) if score > -math.inf)
+        room = lowest - self.largest_score - self._floor
+        repeats = min((self._agreement(first, second) - self.reach) // period, int(room / -drop))
+        self._is_asleep = True
+        if repeats <= 0:
+            return 0
+        skipped = repeats * period
+        stop = second + len(ahead)
+        self.lengths[second + skipped + 1 : stop + skipped] = self.lengths[second + 1 : stop]
+        self.lengths[second + 1 : second + skipped + 1] = self.lengths[first + 1 : second + 1] * repeats
+        here = best[second] + repeats * drop
+        best[second + skipped : stop + skipped] = array("f", [here + score for score in ahead])
+        return skipped
+
+    def _agreement(self, first: int, second: int) -> int:
+        """For how many characters the text goes on from `second` as from `first`."""
+        least, most = 0, len(self.text) - second
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self.text.startswith(self.text[first + least : first + middle], second + least):
+                least = middle
+            else:
+                most = middle - 1
+        return least
 
 
 def _starts(scores: Mapping[str, float]) -> dict[str, tuple[int, float]]:
