@@ -105,7 +105,20 @@ class Sieve:
         rates = np.repeat(self._rates(joined, counts, ends), counts)
         doubts = sizes * (rates + sizes * (self.ties.largest_score * ROUNDING)) + SLACK
         places = np.flatnonzero(leads <= doubts)
-        return np.unique(np.searchsorted(ends, places, side="right")).tolist()
+        close = [place for place in places.tolist() if self._is_close(joined, parts, place, doubts[place])]
+        return np.unique(np.searchsorted(ends, close, side="right")).tolist()
+
+    def _is_close(
+        self, joined: np.ndarray[Any, Any], is_joined: np.ndarray[Any, Any], place: int, doubt: float
+    ) -> bool:
+        """Whether that much decides about the part of a text at `place`, by its whole lattice."""
+        first, stop = place, place + 1
+        while is_joined[first]:
+            first -= 1
+        while stop < len(joined) and is_joined[stop]:
+            stop += 1
+        ids = joined[first:stop].tolist()
+        return self.unk_id in ids or self.ties.is_close([self.pieces[each] for each in ids], doubt)
 
     def _is_crossed(self, joined: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """For each piece whether another may cross the seam after it."""
@@ -146,16 +159,22 @@ class Sieve:
         """By how much, at least, the best path leads at the end of each piece; and which the one before is joined to."""
         import numpy as np
 
-        detours, excess = np.full(len(joined), -np.inf), np.full(len(joined), APART)
-        for arrivals in self._walk(joined, np.flatnonzero(is_crossed), is_crossed, excess):
-            pieces, at, value = arrivals
-            np.maximum.at(detours, pieces, value + self.after[at] - self.scores[joined[pieces]])
-            inside = np.flatnonzero(self.codes[at] != BETWEEN)
-            np.maximum.at(excess, pieces[inside], value[inside] - self.before[at[inside]])
-        steps = np.cumsum(excess)  # carried[i] = max(0, carried[i - 1] + excess[i]), as in Lindley's recursion
-        carried = steps - np.minimum(np.minimum.accumulate(steps), 0.0)
-        detours[1:] += carried[:-1]
-        return np.minimum(self.margins[joined], -detours), np.isfinite(detours) | (excess > APART)
+        apart, length = np.full(len(joined), APART), len(joined)
+        detours, excess = (apart, apart.copy()), (apart.copy(), apart.copy())  # from a seam; from inside a piece
+        for from_inside, pieces, at, value in self._walk(joined, np.flatnonzero(is_crossed), is_crossed, excess[1]):
+            for kind in (False, True):
+                some = np.flatnonzero(from_inside == kind)
+                there = pieces[some], at[some]
+                np.maximum.at(detours[kind], there[0], value[some] + self.after[there[1]] - self.scores[joined[there[0]]])
+                inside = some[self.codes[there[1]] != BETWEEN]
+                np.maximum.at(excess[kind], pieces[inside], value[inside] - self.before[at[inside]])
+        is_joined = (np.maximum(*detours) > APART) | (excess[1] > APART)
+        # What an arrival inside a piece is worth before its best cut: carried[i] = max(0, excess[0][i],
+        # carried[i - 1] + excess[1][i]), Lindley's recursion.
+        steps = np.cumsum(excess[1])
+        carried = steps + np.maximum.accumulate(np.maximum(excess[0], 0.0) - steps)
+        detours[1][1:] += carried[: length - 1]
+        return np.minimum(self.margins[joined], -np.maximum(*detours)), is_joined
 
     def _walk(
         self,
@@ -172,6 +191,7 @@ class Sieve:
         starts, owners = ranges(self.places[left], self.sizes[left])
         known = np.flatnonzero(self.nodes[starts] != NOWHERE)
         starts, owners = starts[known], owners[known]
+        from_inside = starts > self.places[left[owners]]
         nodes, values = self.nodes[starts], self.before[starts] - self.scores[left[owners]]
         pieces = seams[owners] + 1
         at = self.places[joined[pieces]]
@@ -189,9 +209,10 @@ class Sieve:
             nodes = self.trie.children(nodes, codes)
             alive = np.flatnonzero(nodes != NOWHERE)
             nodes, at, pieces, values = nodes[alive], at[alive] + 1, pieces[alive], values[alive]
+            from_inside = from_inside[alive]
             scores = self.trie.scores[nodes]
             whole = np.flatnonzero(scores > -np.inf)
-            yield pieces[whole], at[whole], values[whole] + scores[whole]
+            yield from_inside[whole], pieces[whole], at[whole], values[whole] + scores[whole]
 
     def _weigh_new(self, joined: np.ndarray[Any, Any]) -> None:
         import numpy as np

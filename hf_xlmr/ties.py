@@ -63,7 +63,7 @@ class TieBreaker:
         total, counted = array("f", [0.0]), 0  # single precision: what is stored is rounded
         most = sum(map(len, segments)) * self.largest_score
         for part in self._parts(segments):
-            if self._is_close(part, most):
+            if self._may_be_close(part, most):
                 self._add_scores(total, kept[counted:])
                 counted = len(kept)
                 kept += self.segments("".join(part), score_before=total[0])
@@ -91,13 +91,16 @@ class TieBreaker:
         cuts.reverse()
         return [text[start:stop] for start, stop in zip([0, *cuts], cuts, strict=False)]
 
-    def _is_close(self, part: Sequence[str], score_before: float) -> bool:
+    def _may_be_close(self, part: Sequence[str], score_before: float) -> bool:
         """Whether rounding can decide how `part` is cut after a text of that score, or of a smaller one."""
         if len(part) == 1 and self.knows_by_character and part[0] not in self.scores:
             return False  # unknown characters: no piece has any of them
         size = sum(map(len, part))
-        doubt = size * (abs(score_before) + size * self.largest_score) * ROUNDING
-        return size > LONGEST_REMEMBERED or doubt >= ENOUGH or self._margin(part) <= doubt
+        return self.is_close(part, size * (abs(score_before) + size * self.largest_score) * ROUNDING)
+
+    def is_close(self, part: Sequence[str], doubt: float) -> bool:
+        """Whether the best path through `part`, which all paths through the text enter and leave, leads by so little."""
+        return doubt >= ENOUGH or sum(map(len, part)) > LONGEST_REMEMBERED or self._margin(part) <= doubt
 
     def _margin(self, part: Sequence[str]) -> float:
         text = "".join(part)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
-TEXTS_AT_ONCE: Final = 256  # of a batch: their pieces, as strings, are in memory together
+TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces, as strings, are in memory together
 
 
 class ExactTokenizer:
