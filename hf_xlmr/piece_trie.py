@@ -146,13 +146,15 @@ class PieceTrie:
         return found
 
     def _keys_of(self, nodes: np.ndarray[Any, Any], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return (nodes + 1) << CODE_BITS | codes  # never 0, which is a free slot
+        keys: np.ndarray[Any, Any] = (nodes + 1) << CODE_BITS | codes  # never 0, which is a free slot
+        return keys
 
     def _first_slots(self, keys: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np
 
         shift = np.uint64(64 - (len(self.keys).bit_length() - 1))
-        return (keys.view(np.uint64) * np.uint64(SPREAD) >> shift).view(np.int64)
+        slots: np.ndarray[Any, Any] = (keys.view(np.uint64) * np.uint64(SPREAD) >> shift).view(np.int64)
+        return slots
 
 
 def ranges(firsts: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +29,7 @@ class Sieve:
     scores no more than the best cut of the beginning of a piece of the best path (`before`), after the last one no
     more than the best cut of the end of one (`after`), and between two of them, over characters from v to w of one
     piece, no more than before[w] - before[v]. These are known for each piece of the vocabulary; what crosses a seam is
-    found by walking over it. All arrays but the last four run over SentencePiece's ids.
+    found by walking over it. Arrays run over SentencePiece's ids, the last four over `codes`.
     """
 
     ties: TieBreaker = field(repr=False)
@@ -95,8 +95,8 @@ class Sieve:
         import numpy as np
 
         counts = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        if not self.ties.scores_fall:
-            return np.flatnonzero(counts).tolist()
+        if not (len(joined) and self.ties.scores_fall):
+            return [index for index, pieces in enumerate(encoded) if pieces]
         ends = np.cumsum(counts)
         is_crossed = self._is_crossed(joined, ends)
         self._weigh_new(joined[is_crossed | np.concatenate([[False], is_crossed[:-1]])])
@@ -105,19 +105,20 @@ class Sieve:
         rates = np.repeat(self._rates(joined, counts, ends), counts)
         doubts = sizes * (rates + sizes * (self.ties.largest_score * ROUNDING)) + SLACK
         places = np.flatnonzero(leads <= doubts)
-        close = [place for place in places.tolist() if self._is_close(joined, parts, place, doubts[place])]
-        return np.unique(np.searchsorted(ends, close, side="right")).tolist()
+        firsts = np.append(np.flatnonzero(~parts), len(joined))
+        numbers, sample = np.unique(np.searchsorted(firsts, places, side="right"), return_index=True)
+        close = [
+            first
+            for first, stop, doubt in zip(
+                firsts[numbers - 1].tolist(), firsts[numbers].tolist(), doubts[places[sample]].tolist(), strict=True
+            )
+            if self._is_close(joined[first:stop].tolist(), doubt)
+        ]
+        found: list[int] = np.unique(np.searchsorted(ends, close, side="right")).tolist()
+        return found
 
-    def _is_close(
-        self, joined: np.ndarray[Any, Any], is_joined: np.ndarray[Any, Any], place: int, doubt: float
-    ) -> bool:
-        """Whether that much decides about the part of a text at `place`, by its whole lattice."""
-        first, stop = place, place + 1
-        while is_joined[first]:
-            first -= 1
-        while stop < len(joined) and is_joined[stop]:
-            stop += 1
-        ids = joined[first:stop].tolist()
+    def _is_close(self, ids: list[int], doubt: float) -> bool:
+        """Whether that much decides about a part of a text, by its whole lattice."""
         return self.unk_id in ids or self.ties.is_close([self.pieces[each] for each in ids], doubt)
 
     def _is_crossed(self, joined: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -136,7 +137,7 @@ class Sieve:
         import numpy as np
 
         totals = np.concatenate([[0.0], np.cumsum(-self.scores[joined])])
-        rates = (totals[ends] - totals[ends - counts]) * ROUNDING
+        rates: np.ndarray[Any, Any] = (totals[ends] - totals[ends - counts]) * ROUNDING
         unknown = np.flatnonzero(joined == self.unk_id)
         if len(unknown):
             rates[np.searchsorted(ends, unknown, side="right")] = CALM_MARGIN
@@ -146,17 +147,14 @@ class Sieve:
         """For each piece the characters of all that are joined with it, one to the next."""
         import numpy as np
 
-        sizes = self.sizes[joined].astype(np.float64)
-        firsts = np.flatnonzero(~is_joined)
-        if len(firsts) == len(joined):
-            return sizes
-        totals = np.add.reduceat(sizes, firsts) if len(firsts) else sizes
+        firsts = np.flatnonzero(~is_joined)  # never none: a part begins with one
+        totals = np.add.reduceat(self.sizes[joined], firsts)
         return np.repeat(totals, np.diff(firsts, append=len(joined)))
 
     def _leads(
         self, joined: np.ndarray[Any, Any], is_crossed: np.ndarray[Any, Any]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """By how much, at least, the best path leads at the end of each piece; and which the one before is joined to."""
+        """By how much, at least, the best path leads at each piece's end; and which is joined to the one before."""
         import numpy as np
 
         apart, length = np.full(len(joined), APART), len(joined)
@@ -164,9 +162,9 @@ class Sieve:
         for from_inside, pieces, at, value in self._walk(joined, np.flatnonzero(is_crossed), is_crossed, excess[1]):
             for kind in (False, True):
                 some = np.flatnonzero(from_inside == kind)
-                there = pieces[some], at[some]
-                np.maximum.at(detours[kind], there[0], value[some] + self.after[there[1]] - self.scores[joined[there[0]]])
-                inside = some[self.codes[there[1]] != BETWEEN]
+                closed = value[some] + self.after[at[some]] - self.scores[joined[pieces[some]]]
+                np.maximum.at(detours[kind], pieces[some], closed)
+                inside = some[self.codes[at[some]] != BETWEEN]
                 np.maximum.at(excess[kind], pieces[inside], value[inside] - self.before[at[inside]])
         is_joined = (np.maximum(*detours) > APART) | (excess[1] > APART)
         # What an arrival inside a piece is worth before its best cut: carried[i] = max(0, excess[0][i],
@@ -182,9 +180,12 @@ class Sieve:
         seams: np.ndarray[Any, Any],
         is_crossed: np.ndarray[Any, Any],
         excess: np.ndarray[Any, Any],
-    ) -> Any:
-        """All pieces of the vocabulary that cross a seam, by their lengths: where in `joined` each ends, at which of
-        the `codes`, and what the path to there scores beside the best path to the beginning of that piece."""
+    ) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+        """All pieces of the vocabulary that cross a seam, by their lengths; note in `excess` which pieces they pass.
+
+        Told of each: whether it begins inside a piece, in which of `joined` it ends, at which of the `codes`, and
+        what the path to there scores beside the best path to the beginning of that piece.
+        """
         import numpy as np
 
         left = joined[seams]

@@ -99,7 +99,7 @@ class TieBreaker:
         return self.is_close(part, size * (abs(score_before) + size * self.largest_score) * ROUNDING)
 
     def is_close(self, part: Sequence[str], doubt: float) -> bool:
-        """Whether the best path through `part`, which all paths through the text enter and leave, leads by so little."""
+        """Whether the best path through `part`, where all paths of the text enter and leave, leads by so little."""
         return doubt >= ENOUGH or sum(map(len, part)) > LONGEST_REMEMBERED or self._margin(part) <= doubt
 
     def _margin(self, part: Sequence[str]) -> float:

@@ -2,12 +2,12 @@
 
     RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 python tests/benchmarks/tokenizing.py VOCABULARY
 
-VOCABULARY is a folder with XLM-R's dict.txt and sentencepiece.bpe.model, and texts in encode-sample.json.gz; --lines is
-a file of natural text, a text a line. The stock tokenizer is what `hf-xlmr convert` writes for the vocabulary. Each round
-of each kind has texts of its own, by another seed; the exact tokenizer is a new one for each kind, so all it has seen
-are the rounds before. Building its tables falls into the first call, which is told by itself, and not into the rounds.
-Processor time, the peers in turns; medians of the rounds, lowest to highest in brackets, and the first round. Ratios are
-to the stock batch, round by round.
+VOCABULARY is a folder with XLM-R's dict.txt and sentencepiece.bpe.model, and texts in encode-sample.json.gz; --lines
+is a file of natural text, a text a line. The stock tokenizer is what `hf-xlmr convert` writes for the vocabulary. Each
+round of each kind has texts of its own, by another seed; the exact tokenizer is a new one for each kind, so all it has
+seen are the rounds before. Its tables are made in a first call, which is told by itself, and not in the rounds.
+Processor time, the peers in turns; medians of the rounds, lowest to highest in brackets, and the first round. Ratios
+are to the stock batch, round by round.
 """
 
 from __future__ import annotations
