@@ -100,7 +100,21 @@ class TieBreaker:
 
     def is_close(self, part: Sequence[str], doubt: float) -> bool:
         """Whether the best path through `part`, where all paths of the text enter and leave, leads by so little."""
+        if len(part) == 1 and part[0] in self.scores and self.scores_fall and not self._may_be_cut(part[0], doubt):
+            return False
         return doubt >= ENOUGH or sum(map(len, part)) > LONGEST_REMEMBERED or self._margin(part) <= doubt
+
+    def _may_be_cut(self, piece: str, margin: float) -> bool:
+        """Whether pieces that `piece` can be cut into may score nearly as much: a quick look at the first two."""
+        scores, starts = self.scores, self._starts
+        least = scores[piece] - margin
+        for end in range(1, len(piece)):
+            first = scores.get(piece[:end], self.unk_score if end == 1 else -math.inf)
+            if first > least:
+                following = piece[end : end + 2]
+                if first + (starts[following][1] if following in starts else scores.get(following[0], 0.0)) >= least:
+                    return True
+        return False
 
     def _margin(self, part: Sequence[str]) -> float:
         text = "".join(part)
@@ -202,9 +216,7 @@ class _Cycles:
     but for such a difference, it goes on as before until the repeat ends or the next power of two comes.
     """
 
-    def __init__(
-        self, text: str, best: array[float], lengths: array[int], *, reach: int, largest_score: float
-    ) -> None:
+    def __init__(self, text: str, best: array[float], lengths: array[int], *, reach: int, largest_score: float) -> None:
         """Watch a search that fills `best` and `lengths`, from each place as far as `reach`."""
         self.text, self.best, self.lengths = text, best, lengths
         self.reach, self.largest_score = reach, largest_score
