@@ -5,28 +5,19 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from hf_xlmr.sentencepiece_model import ModelType, SentencePieceModel
+from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
-if TYPE_CHECKING:
-    import numpy as np
-
-__all__ = ["Sieve", "TieBreaker"]
-
-SEAM: Final = "\ud800"  # between pieces: none holds half a surrogate pair
-SEAM_CODE: Final = 0xD800
+__all__ = ["CALM_MARGIN", "ROUNDING", "TieBreaker"]
 
 MOST_REMEMBERED: Final = 1 << 16  # words and parts of words whose margin is kept
 LONGEST_REMEMBERED: Final = 128  # in characters
 ENOUGH: Final = 1.0  # of a margin: no more is looked for
 ROUNDING: Final = 2.0**-22  # two paths, half of 2**-23 for each addition in single precision, and twice that for safety
 UNKNOWN: Final = 0  # as the length of a piece
-CALM, DOUBTFUL = 1, 2
-HASH_BITS: Final = 22
-HASH_FACTORS: Final = (2246822519, 2654435761)
 CALM_MARGIN: Final = 2.0**-7  # for each character: more than rounding loses in a text of a thousand pieces
 
 
@@ -44,39 +35,24 @@ class TieBreaker:
         self.applies = model.model_type is ModelType.UNIGRAM and not model.byte_fallback
         self.scores = model.reachable_scores()
         self.unk_score = array("f", [model.lowest_score - model.UNK_PENALTY])[0]
-        self._inside = {piece[start : start + 2] for piece in self.scores for start in range(len(piece) - 1)}
+        self.are_single = PieceType.USER_DEFINED not in model.types  # whether all scores are in single precision
         self.knows_by_character = all(character in self.scores for character in set().union(*self.scores))
-        self._starts = _starts(self.scores)
         self._longest = max(map(len, self.scores), default=1)
-        self._largest_score = max(map(abs, (self.unk_score, *self.scores.values())))
-        self._scores_fall = max(self.scores.values(), default=0.0) <= 0.0
+        self.largest_score = max(map(abs, (self.unk_score, *self.scores.values())))
+        self.scores_fall = max(self.scores.values(), default=0.0) <= 0.0
         self._margins: dict[str, float] = {}
 
-    def is_calm(self, segments: Sequence[str]) -> bool:
-        """Whether all versions cut these segments alike where they are part of a text that is not `too_long`.
+    @cached_property
+    def _inside(self) -> set[str]:
+        return {piece[start : start + 2] for piece in self.scores for start in range(len(piece) - 1)}
 
-        Only for what every path through that text begins and ends with, like words.
-        """
-        size = sum(map(len, segments))
-        if len(segments) == 1 and size <= LONGEST_REMEMBERED and not self._may_be_cut(segments[0], size * CALM_MARGIN):
-            return True
-        return size <= LONGEST_REMEMBERED and self._computed_margin(segments, size * CALM_MARGIN) >= size * CALM_MARGIN
-
-    def _may_be_cut(self, piece: str, margin: float) -> bool:
-        """Whether pieces that `piece` can be cut into may score nearly as much: a quick look at the first of them."""
-        scores, starts = self.scores, self._starts
-        least = scores[piece] - margin
-        for end in range(1, len(piece)):
-            first = scores.get(piece[:end], self.unk_score if end == 1 else -math.inf)
-            if first > least:
-                following = piece[end : end + 2]
-                if first + (starts[following][1] if following in starts else scores.get(following[0], 0.0)) >= least:
-                    return True
-        return False
+    @cached_property
+    def _starts(self) -> dict[str, tuple[int, float]]:
+        return _starts(self.scores)
 
     def too_long(self, length: int) -> bool:
         """Whether the score of a text of that many pieces, unknown ones counted by character, may be too large."""
-        return not self._scores_fall or length * self._largest_score * ROUNDING > CALM_MARGIN
+        return not self.scores_fall or length * self.largest_score * ROUNDING > CALM_MARGIN
 
     def mended(self, segments: Sequence[str]) -> list[str]:
         """The `segments` of one text as those versions would have cut them.
@@ -85,9 +61,9 @@ class TieBreaker:
         """
         kept: list[str] = []
         total, counted = array("f", [0.0]), 0  # single precision: what is stored is rounded
-        most = sum(map(len, segments)) * self._largest_score
+        most = sum(map(len, segments)) * self.largest_score
         for part in self._parts(segments):
-            if self._is_close(part, most):
+            if self._may_be_close(part, most):
                 self._add_scores(total, kept[counted:])
                 counted = len(kept)
                 kept += self.segments("".join(part), score_before=total[0])
@@ -115,13 +91,30 @@ class TieBreaker:
         cuts.reverse()
         return [text[start:stop] for start, stop in zip([0, *cuts], cuts, strict=False)]
 
-    def _is_close(self, part: Sequence[str], score_before: float) -> bool:
+    def _may_be_close(self, part: Sequence[str], score_before: float) -> bool:
         """Whether rounding can decide how `part` is cut after a text of that score, or of a smaller one."""
         if len(part) == 1 and self.knows_by_character and part[0] not in self.scores:
             return False  # unknown characters: no piece has any of them
         size = sum(map(len, part))
-        doubt = size * (abs(score_before) + size * self._largest_score) * ROUNDING
-        return size > LONGEST_REMEMBERED or doubt >= ENOUGH or self._margin(part) <= doubt
+        return self.is_close(part, size * (abs(score_before) + size * self.largest_score) * ROUNDING)
+
+    def is_close(self, part: Sequence[str], doubt: float) -> bool:
+        """Whether the best path through `part`, where all paths of the text enter and leave, leads by so little."""
+        if len(part) == 1 and part[0] in self.scores and self.scores_fall and not self._may_be_cut(part[0], doubt):
+            return False
+        return doubt >= ENOUGH or sum(map(len, part)) > LONGEST_REMEMBERED or self._margin(part) <= doubt
+
+    def _may_be_cut(self, piece: str, margin: float) -> bool:
+        """Whether pieces that `piece` can be cut into may score nearly as much: a quick look at the first two."""
+        scores, starts = self.scores, self._starts
+        least = scores[piece] - margin
+        for end in range(1, len(piece)):
+            first = scores.get(piece[:end], self.unk_score if end == 1 else -math.inf)
+            if first > least:
+                following = piece[end : end + 2]
+                if first + (starts[following][1] if following in starts else scores.get(following[0], 0.0)) >= least:
+                    return True
+        return False
 
     def _margin(self, part: Sequence[str]) -> float:
         text = "".join(part)
@@ -189,10 +182,14 @@ class TieBreaker:
         best[0] = score_before
         lengths = array("H", [UNKNOWN]) * (len(text) + 1)
         seen: dict[str, tuple[bool, list[tuple[int, float]]]] = {}  # repeats look the same again and again
-        for start in range(len(text)):
+        cycles = _Cycles(text, best, lengths, reach=self._longest, largest_score=self.largest_score)
+        start = 0
+        while start < len(text):
             window = text[start : start + self._longest]
             if window not in seen:
                 seen[window] = self._pieces_at(window)
+            elif self.are_single:
+                start = cycles.after(window, start)
             is_unknown, pieces = seen[window]
             till_here = best[start]
             for length, score in pieces:
@@ -201,6 +198,7 @@ class TieBreaker:
                     lengths[start + length] = length
             if is_unknown:
                 self._add_unknown(best, lengths, start)
+            start += 1
         return lengths
 
     def _add_unknown(self, best: array[float], lengths: array[int], start: int) -> None:
@@ -210,84 +208,78 @@ class TieBreaker:
             best[start + 1], lengths[start + 1] = rounded, UNKNOWN
 
 
-@dataclass(frozen=True)
-class Sieve:
-    """Which texts may need a TieBreaker, told by SentencePiece's own ids: few.
+class _Cycles:
+    """Repeats in a text that the search for its best path goes through in the same way again.
 
-    No piece of the vocabulary crosses the seam between most neighbours; there every path meets, and the parts between
-    such seams, mostly single pieces, are judged one by one.
+    Between two powers of two all scores in single precision are multiples of one unit, so rounding does the same to
+    two paths which differ by an even number of units. Where the text repeats and so does what the search knows ahead,
+    but for such a difference, it goes on as before until the repeat ends or the next power of two comes.
     """
 
-    ties: TieBreaker = field(repr=False)
-    pieces: tuple[str, ...] = field(repr=False)
-    heads: np.ndarray[Any, Any] = field(repr=False)  # a hash of the first character of each piece
-    tails: np.ndarray[Any, Any] = field(repr=False)  # and of the last
-    crossed: np.ndarray[Any, Any] = field(repr=False)  # by head ^ tail: whether a piece may have these two inside
-    verdicts: np.ndarray[Any, Any] = field(repr=False)  # on each piece by itself: CALM, DOUBTFUL, or none yet
-    parts: dict[str, bool] = field(default_factory=dict, repr=False)  # whether each is calm
+    def __init__(self, text: str, best: array[float], lengths: array[int], *, reach: int, largest_score: float) -> None:
+        """Watch a search that fills `best` and `lengths`, from each place as far as `reach`."""
+        self.text, self.best, self.lengths = text, best, lengths
+        self.reach, self.largest_score = reach, largest_score
+        self._window, self._first, self._ahead = "", 0, [0.0]
+        self._patience = 1  # for so many places the first one stays, as in Brent's search for cycles
+        self._floor = 0.0  # the power of two that ends what holds for the first one
+        self._is_asleep = True  # until the score falls below that
 
-    @classmethod
-    def of(cls, model: SentencePieceModel) -> Sieve:
-        """The sieve for `model`."""
-        import numpy as np
+    def after(self, window: str, start: int) -> int:
+        """Where to go on instead of at `start`, where `window` is seen: there, or later if all till then is filled."""
+        here = self.best[start]
+        if here <= self._floor or (not self._is_asleep and start - self._first > self._patience):
+            self._remember(window, start)
+        elif not self._is_asleep and self.best[start + 1] - here == self._ahead[1] and window == self._window:
+            ahead = [score - here for score in self.best[start : start + len(self._ahead)]]
+            if ahead == self._ahead and self._is_same_way(start):
+                return start + self._skipped(start)
+        return start
 
-        ties = TieBreaker(model)
-        codes = np.frombuffer(SEAM.join(["", *model.pieces, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        seams = np.flatnonzero(codes == SEAM_CODE)
-        heads, tails = (codes * np.uint32(factor) >> (32 - HASH_BITS) for factor in HASH_FACTORS)
-        crossed = np.zeros(2 << HASH_BITS, dtype=bool)
-        crossed[(tails[:-1] ^ heads[1:])[(codes[:-1] != SEAM_CODE) & (codes[1:] != SEAM_CODE)]] = True
-        heads, tails = heads[seams[:-1] + 1], tails[seams[1:] - 1]
-        heads[model.unk_id] = tails[model.unk_id] = 1 << HASH_BITS  # never crossed
-        verdicts = np.zeros(len(model), dtype=np.uint8)
-        verdicts[model.unk_id] = CALM if ties.knows_by_character else DOUBTFUL
-        return cls(ties, model.pieces, heads, tails, crossed, verdicts)
+    def _remember(self, window: str, start: int) -> None:
+        here = self.best[start]
+        floor = -(2.0 ** math.frexp(here)[1])
+        self._patience = (2 * self._patience if floor == self._floor else 0) or 4 * self.reach
+        self._window, self._first, self._floor = window, start, floor
+        self._ahead = [score - here for score in self.best[start : start + self.reach + 1]]
+        self._lengths = self.lengths[start + 1 : start + len(self._ahead)]
+        self._is_asleep = len(self._ahead) <= self.reach  # near the end
+        if max(self._ahead) + here > floor / 2:
+            self._patience = 0  # the power of two before lies ahead
 
-    def doubtful_texts(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[int]:
-        """The indices of the texts that may need mending; `joined` holds all of `encoded` in one array.
+    def _is_same_way(self, second: int) -> bool:
+        return self.lengths[second + 1 : second + len(self._ahead)] == self._lengths
 
-        Where the unknown piece occurs, its characters may make a text too long besides: see TieBreaker.too_long.
-        """
-        import numpy as np
+    def _skipped(self, second: int) -> int:
+        """How many places after `second` go like those after the first: whole repeats of what lies between."""
+        best, first, ahead = self.best, self._first, self._ahead
+        period, drop = second - first, best[second] - best[first]
+        if drop >= 0.0 or drop % (self._floor * 2.0**-23):  # an even number of units
+            return 0
+        lowest = min(score for score in (*best[first:second], *best[second : second + len(ahead)]) if score > -math.inf)
+        room = lowest - self.largest_score - self._floor
+        repeats = min((self._agreement(first, second) - self.reach) // period, int(room / -drop))
+        self._is_asleep = True
+        if repeats <= 0:
+            return 0
+        skipped = repeats * period
+        stop = second + len(ahead)
+        self.lengths[second + skipped + 1 : stop + skipped] = self.lengths[second + 1 : stop]
+        self.lengths[second + 1 : second + skipped + 1] = self.lengths[first + 1 : second + 1] * repeats
+        here = best[second] + repeats * drop
+        best[second + skipped : stop + skipped] = array("f", [here + score for score in ahead])
+        return skipped
 
-        sizes = [len(pieces) for pieces in encoded]
-        ends = np.cumsum(sizes)
-        places = [*self._doubtful_pieces(joined), *self._doubtful_parts(joined, ends)]
-        found: set[int] = set(np.searchsorted(ends, places, side="right").tolist())
-        if self.ties.too_long(max(sizes, default=0)):
-            found.update(index for index, size in enumerate(sizes) if self.ties.too_long(size))
-        return sorted(found)
-
-    def _doubtful_pieces(self, joined: np.ndarray[Any, Any]) -> list[int]:
-        import numpy as np
-
-        for piece in np.unique(joined[self.verdicts[joined] == 0]).tolist():
-            self.verdicts[piece] = CALM if self.ties.is_calm([self.pieces[piece]]) else DOUBTFUL
-        places: list[int] = np.flatnonzero(self.verdicts[joined] == DOUBTFUL).tolist()
-        return places
-
-    def _doubtful_parts(self, joined: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> Iterator[int]:
-        """Where the parts of several pieces begin that may be cut otherwise."""
-        import numpy as np
-
-        is_crossed = self.crossed[self.tails[joined[:-1]] ^ self.heads[joined[1:]]]
-        is_crossed[ends[(ends > 0) & (ends < len(joined))] - 1] = False
-        seams = np.flatnonzero(is_crossed)
-        firsts = seams[np.diff(seams, prepend=-2) > 1].tolist()
-        stops = (seams[np.diff(seams, append=len(joined) + 2) > 1] + 2).tolist()
-        names, ids = self.pieces, joined.tolist()
-        for first, stop in zip(firsts, stops, strict=True):
-            part = [names[piece] for piece in ids[first:stop]]
-            text = "".join(part)
-            is_calm = self.parts.get(text)
-            if not (self._judged(part, text) if is_calm is None else is_calm):
-                yield first
-
-    def _judged(self, part: Sequence[str], text: str) -> bool:
-        if len(self.parts) >= MOST_REMEMBERED:
-            self.parts.clear()
-        is_calm = self.parts[text] = self.ties.is_calm(part)
-        return is_calm
+    def _agreement(self, first: int, second: int) -> int:
+        """For how many characters the text goes on from `second` as from `first`."""
+        least, most = 0, len(self.text) - second
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self.text.startswith(self.text[first + least : first + middle], second + least):
+                least = middle
+            else:
+                most = middle - 1
+        return least
 
 
 def _starts(scores: Mapping[str, float]) -> dict[str, tuple[int, float]]:

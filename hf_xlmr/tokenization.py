@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
 from hf_xlmr.errors import InputError, InputIndexError, IntegrityError
 from hf_xlmr.sentencepiece_model import SentencePieceModel
-from hf_xlmr.ties import Sieve
+from hf_xlmr.sieve import Sieve
+from hf_xlmr.ties import TieBreaker
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
-TEXTS_AT_ONCE: Final = 256  # of a batch: their pieces, as strings, are in memory together
+TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces, as strings, are in memory together
 
 
 class ExactTokenizer:
@@ -87,13 +88,19 @@ class ExactTokenizer:
         return text_of_ids(self.dictionary, ids)
 
     @cached_property
+    def _model(self) -> SentencePieceModel:
+        return SentencePieceModel.parse(self.processor.serialized_model_proto(), name="the SentencePiece model")
+
+    @cached_property
+    def _ties(self) -> TieBreaker:
+        return TieBreaker(self._model)
+
+    @cached_property
     def _sieve(self) -> Sieve:
-        data = self.processor.serialized_model_proto()
-        return Sieve.of(SentencePieceModel.parse(data, name="the SentencePiece model"))
+        return Sieve.of(self._model, self._ties)
 
     def _mended(self, segments: list[str]) -> list[str]:
-        ties = self._sieve.ties
-        return ties.mended(segments) if ties.applies else segments
+        return self._ties.mended(segments) if self._ties.applies else segments
 
     def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
         """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
@@ -123,7 +130,7 @@ class ExactTokenizer:
         encoded: list[list[int]] = self.processor.encode(texts, out_type=int, num_threads=1)
         joined = _joined(encoded)
         found = self._table.translated(encoded, joined)
-        ties, table = self._sieve.ties, self._table
+        ties, table = self._ties, self._table
         doubtful = set(self._sieve.doubtful_texts(encoded, joined) if ties.applies else ())
         again = set(doubtful)
         odd = table.odd_ones(encoded, joined)

@@ -21,12 +21,13 @@ FLOORS = (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
-        *("hf_xlmr.views", "hf_xlmr.conversion.layerwise"),
+        *("hf_xlmr.piece_trie", "hf_xlmr.views", "hf_xlmr.conversion.layerwise"),
     ),
     (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.ties"),
     ),
+    ("hf_xlmr.sieve",),
     ("hf_xlmr.tokenization",),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),

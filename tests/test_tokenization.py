@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import json
@@ -82,6 +83,37 @@ def test_near_ties_fall_by_the_score_of_the_text_before(xlmr: ExactTokenizer) ->
     for text, cut in (("the " * 200 + "kochilun", ["▁ko", "chi", "lun"]), ("the kochilun", ["▁ko", "ch", "ilun"])):
         assert xlmr.pieces(text)[-3:] == cut
         assert xlmr.encode_batch([text]) == [xlmr.encode(text)]
+
+
+@needs_xlmr
+def test_long_repeats_are_cut_as_if_place_by_place(xlmr: ExactTokenizer) -> None:
+    """Whole cycles are skipped where the search repeats itself; a search that may not skip says what is right."""
+    ties, chance = xlmr._ties, random.Random(6)
+    slow = copy.copy(ties)
+    slow.are_single = False  # as for a model whose scores have more digits: nothing is skipped
+    units = [chance.choice(xlmr.dictionary.symbols[4:3000]) for _ in range(60)] + list("a.-=あ的лx")
+    for unit in units:
+        end = chance.choice(("", "b", unit[:1]))
+        text = "▁the" * chance.choice((0, 3, 300)) + "▁" + unit * (700 // len(unit)) + end
+        assert ties.segments(text) == slow.segments(text), text
+
+
+@needs_xlmr
+def test_no_lead_is_said_to_be_larger_than_it_is(xlmr: ExactTokenizer) -> None:
+    """The table of margins is exact; the leads of whole texts, read off the table, never exceed the true ones."""
+    sieve, chance = xlmr._sieve, random.Random(8)
+    pieces = xlmr.dictionary.symbols[4:30_000]
+    for number in chance.sample(range(10, 200_000), 200):
+        exact = xlmr._ties._computed_margin([sieve.pieces[number]], 100.0)
+        assert min(sieve.margins[number], 100.0) == pytest.approx(exact), sieve.pieces[number]
+    words = ["".join(chance.choices(pieces, k=4)).replace("▁", "") for _ in range(300)]
+    for ids in xlmr.processor.encode([word for word in words if word]):
+        joined = np.array(ids)
+        is_crossed = sieve._is_crossed(joined, np.array([len(ids)]))
+        sieve._weigh_new(joined)
+        leads, _ = sieve._leads(joined, is_crossed)
+        exact = xlmr._ties._computed_margin([sieve.pieces[each] for each in ids], 100.0)
+        assert leads.min() <= exact + 1e-6, ids
 
 
 @needs_xlmr

@@ -1,10 +1,13 @@
-"""Many texts to ids, on one thread: stock AutoTokenizer, the exact tokenizer, and SentencePiece alone as the limit.
+"""Many new texts to ids, on one thread: stock AutoTokenizer, the exact tokenizer, and SentencePiece alone as the limit.
 
     RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 python tests/benchmarks/tokenizing.py VOCABULARY
 
-VOCABULARY is a folder with XLM-R's dict.txt and sentencepiece.bpe.model, and texts in encode-sample.json.gz. The stock
-tokenizer is what `hf-xlmr convert` writes for them. Processor time, the peers in turns; medians of the rounds, lowest
-to highest in brackets. Ratios are to the stock batch, round by round.
+VOCABULARY is a folder with XLM-R's dict.txt and sentencepiece.bpe.model, and texts in encode-sample.json.gz; --lines
+is a file of natural text, a text a line. The stock tokenizer is what `hf-xlmr convert` writes for the vocabulary. Each
+round of each kind has texts of its own, by another seed; the exact tokenizer is a new one for each kind, so all it has
+seen are the rounds before. Its tables are made in a first call, which is told by itself, and not in the rounds.
+Processor time, the peers in turns; medians of the rounds, lowest to highest in brackets, and the first round. Ratios
+are to the stock batch, round by round.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,10 @@ from hf_xlmr.conversion.vocabulary import build_vocabulary, write_tokenizer
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.sentencepiece_model import SentencePieceModel
 from hf_xlmr.tokenization import ExactTokenizer
+
+WORDS = 50_000  # of each script, the most frequent first; the n-th comes 1/n times as often as the first
+BLOCK_BITS = 8  # characters whose codes agree but for so many bits are taken for one script
+LEAST_PIECES = 100  # that a script has among the commonest
 
 
 def stock_tokenizer(dictionary: Dictionary, model: bytes) -> Any:
@@ -37,66 +45,112 @@ def stock_tokenizer(dictionary: Dictionary, model: bytes) -> Any:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def kinds_of_texts(samples: list[str], pieces: list[str], *, count: int) -> dict[str, list[str]]:
-    """Every text of a kind is another one."""
-    chance = random.Random(1)
-    known = [text for text in samples if text.strip()]
-    calm = [text for text in known if not re.search(r"(.)\1{40}", text)]  # 30 are runs of up to 700 times one letter
-    generated = texts_by_class(pieces, count=count, seed=5)
-    common = pieces[:20_000]
-    return {
-        "common pieces": ["".join(chance.choices(common, k=40)).replace("▁", " ") for _ in range(count)],
-        "all pieces": generated["text of pieces"],
-        "decomposed": generated["decomposed text"],
-        "eight samples": [" ".join(chance.sample(calm, 8)) for _ in range(count)],
-        "eight samples, long runs too": [" ".join(chance.sample(known, 8)) for _ in range(count)],
-        "repeats only": generated["long repeats"],
-    }
+class Texts:
+    """Texts of each kind, for each seed others."""
 
+    def __init__(self, samples: list[str], pieces: list[str], lines: list[str]) -> None:
+        self.pieces, self.common, self.lines = pieces, pieces[:20_000], lines
+        self.known = [text for text in samples if text.strip()]
+        self.calm = [text for text in self.known if not re.search(r"(.)\1{40}", text)]  # the others: up to 700 times
+        random.Random(0).shuffle(self.lines)
+        self.words = list(self._words_by_script())
+        self.weights = list(accumulate(1 / rank for rank in range(1, WORDS + 1)))
 
-def rounds_of(peers: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
-    spent: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(rounds):
-        for name, run in peers.items():
-            begin = time.process_time()
-            run()
-            spent[name].append(time.process_time() - begin)
-    return spent
+    def kinds(self) -> dict[str, Callable[[random.Random, int], list[str]]]:
+        return {
+            **({"natural lines": self._natural} if self.lines else {}),
+            "words by Zipf's law": lambda chance, count: [self._by_zipf(chance) for _ in range(count)],
+            "eight samples": lambda chance, count: [" ".join(chance.sample(self.calm, 8)) for _ in range(count)],
+            "common pieces": lambda chance, count: [self._joined(chance, self.common) for _ in range(count)],
+            "all pieces": lambda chance, count: self._generated("text of pieces", chance, count),
+            "decomposed": lambda chance, count: self._generated("decomposed text", chance, count),
+            "repeats only": lambda chance, count: self._generated("long repeats", chance, count),
+            "eight samples, long runs too": lambda chance, count: [
+                " ".join(chance.sample(self.known, 8)) for _ in range(count)
+            ],
+        }
+
+    def _words_by_script(self) -> Iterator[list[str]]:
+        """Words of one piece, of two and of three, begun by the commonest pieces that begin a word."""
+        scripts: dict[int, list[str]] = {}
+        for piece in self.common:
+            if piece.strip("▁").isalpha():
+                scripts.setdefault(ord(piece.strip("▁")[0]) >> BLOCK_BITS, []).append(piece)
+        chance = random.Random(2)
+        for pieces in scripts.values():
+            first = [piece for piece in pieces if piece.startswith("▁")] or pieces
+            rest = [piece for piece in pieces if not piece.startswith("▁")]
+            if len(first) > LEAST_PIECES and len(rest) > LEAST_PIECES:
+                words = first + [
+                    chance.choice(first) + "".join(chance.choices(rest, k=chance.choice((1, 1, 2))))
+                    for _ in range(WORDS - len(first))
+                ]
+                yield [word.replace("▁", "") for word in words]
+
+    def _by_zipf(self, chance: random.Random) -> str:
+        words = chance.choice(self.words)
+        return " ".join(chance.choices(words, cum_weights=self.weights[: len(words)], k=chance.randint(5, 40)))
+
+    def _natural(self, chance: random.Random, count: int) -> list[str]:
+        """Lines that were not given before."""
+        given, self.lines = self.lines[:count], self.lines[count:]
+        if len(given) < count:
+            raise SystemExit("Too few lines: give more, or fewer rounds.")
+        return given
+
+    def _joined(self, chance: random.Random, pieces: list[str]) -> str:
+        return "".join(chance.choices(pieces, k=40)).replace("▁", " ")
+
+    def _generated(self, kind: str, chance: random.Random, count: int) -> list[str]:
+        return texts_by_class(self.pieces, count=count, seed=chance.randrange(1 << 30))[kind]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vocabulary", type=Path)
-    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--lines", type=Path)
+    parser.add_argument("--count", type=int, default=1000, help="texts of a round")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     dictionary = Dictionary.parse((given.vocabulary / "dict.txt").read_bytes(), name="dict.txt").with_mask()
     model = (given.vocabulary / "sentencepiece.bpe.model").read_bytes()
-    exact, stock = ExactTokenizer(dictionary, model), stock_tokenizer(dictionary, model)
+    stock = stock_tokenizer(dictionary, model)
     samples = json.loads(gzip.decompress((given.vocabulary / "encode-sample.json.gz").read_bytes()))
-    exact.encode_batch(["a" * 7])  # tables and tie-breaker are made once
-    print("| texts | peer | µs a text | times the stock batch |\n|---|---|---|---|")
-    kinds = kinds_of_texts(
-        [row["text"] for row in samples["encode"]], list(dictionary.symbols[4:-1]), count=given.count
-    )
-    for kind, texts in kinds.items():
-        assert exact.encode_batch(texts) == [exact.encode(text) for text in texts]
-        report(kind, texts, exact=exact, stock=stock, rounds=given.rounds)
+    lines = given.lines.read_text(encoding="utf-8").splitlines() if given.lines else []
+    texts = Texts([row["text"] for row in samples["encode"]], list(dictionary.symbols[4:-1]), lines)
+    print("| texts | peer | µs a text | times the stock batch | the first round |\n|---|---|---|---|---|")
+    firsts = []
+    for kind, make in texts.kinds().items():
+        exact = ExactTokenizer(dictionary, model)
+        begin = time.process_time()
+        exact.encode_batch(["a" * 7])  # ends with a tie: all tables are made
+        firsts.append(time.process_time() - begin)
+        rounds = [make(random.Random(seed), given.count) for seed in range(given.rounds)]
+        report(kind, rounds, exact=exact, stock=stock)
+    print(f"\nThe first call: {told(firsts)} s.")
 
 
-def report(kind: str, texts: list[str], *, exact: ExactTokenizer, stock: Any, rounds: int) -> None:
-    peers: dict[str, Callable[[], object]] = {
-        "stock batch": lambda: stock(texts)["input_ids"],
-        "stock loop": lambda: [stock(text)["input_ids"] for text in texts],
-        "SentencePiece batch": lambda: exact.processor.encode(texts, out_type=int, num_threads=1),
-        "encode_batch": lambda: exact.encode_batch(texts),
-        "encode in a loop": lambda: [exact.encode(text) for text in texts],
+def report(kind: str, rounds: list[list[str]], *, exact: ExactTokenizer, stock: Any) -> None:
+    """Time the peers on each round's texts; that of `encode` is last, so that it cannot help `encode_batch`."""
+    peers: dict[str, Callable[[list[str]], object]] = {
+        "stock batch": lambda texts: stock(texts)["input_ids"],
+        "stock loop": lambda texts: [stock(text)["input_ids"] for text in texts],
+        "SentencePiece batch": lambda texts: exact.processor.encode(texts, out_type=int, num_threads=1),
+        "encode_batch": exact.encode_batch,
+        "encode in a loop": lambda texts: [exact.encode(text) for text in texts],
     }
-    spent = rounds_of(peers, rounds=rounds)
+    spent: dict[str, list[float]] = {name: [] for name in peers}
+    for texts in rounds:
+        answers: dict[str, object] = {}
+        for name, run in peers.items():
+            begin = time.process_time()
+            answers[name] = run(texts)
+            spent[name].append(time.process_time() - begin)
+        assert answers["encode_batch"] == answers["encode in a loop"]
     for name, seconds in spent.items():
-        each = [1e6 * value / len(texts) for value in seconds]
+        each = [1e6 * value / len(texts) for value, texts in zip(seconds, rounds, strict=True)]
         ratios = [first / second for first, second in zip(spent["stock batch"], seconds, strict=True)]
-        print(f"| {kind} | {name} | {told(each)} | {told(ratios)} |", flush=True)
+        print(f"| {kind} | {name} | {told(each)} | {told(ratios)} | {ratios[0]:.1f} |", flush=True)
 
 
 def told(values: list[float]) -> str:
