@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,7 @@ from hf_xlmr.fingerprint import fingerprint
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.memory import Device, available_memory
 from hf_xlmr.model_shape import ModelShape
-from hf_xlmr.overlap import prefetched
+from hf_xlmr.overlap import handed_over
 from hf_xlmr.processes import Processes
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
 from hf_xlmr.sharding import lay_out
@@ -70,6 +69,7 @@ class ExtractionOptions:
     id_column: str | None = None
     """What is handed on beside the features."""
     split: str | None = None
+    config: str | None = None
     """Of a data set."""
     layers: tuple[int, ...] = (-1,)
     pool: str = "mean"
@@ -100,9 +100,13 @@ def extract(
     the same with breaks as without. With `resume` what is there already is kept. Raises InputError, BadRow naming the
     line, IntegrityError.
     """
+    from hf_xlmr.precision import dtype_name
+
     options = options or ExtractionOptions()
     processes = Processes.current()
-    texts = open_texts(source, column=options.column, id_column=options.id_column, split=options.split)
+    texts = open_texts(
+        source, column=options.column, id_column=options.id_column, split=options.split, config=options.config
+    )
     _raise_if_read_once(texts, processes, resume=resume)
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
@@ -120,7 +124,7 @@ def extract(
     store = _store(output, _job(files, extractor), layout, processes, resume=resume)
     share = _Share(texts, store, extractor, processes)
     start = time.perf_counter()
-    with progress.task("extracting", total=share.count(), unit="texts") as task:
+    with progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=share.count(), unit="texts") as task:
         share.make(task)
     seconds = time.perf_counter() - start
     processes.wait()
@@ -131,6 +135,8 @@ def extract(
 
 
 def _report(model: str, source: str, output: str, share: _Share, seconds: float) -> ExtractionReport:
+    from hf_xlmr.precision import dtype_name
+
     extractor = share.extractor
     return ExtractionReport(
         model=model,
@@ -144,7 +150,7 @@ def _report(model: str, source: str, output: str, share: _Share, seconds: float)
         seconds=round(seconds, 3),
         layers=extractor.layers,
         pool=extractor.pooling.value,
-        dtype=str(extractor.dtype).removeprefix("torch."),
+        dtype=dtype_name(extractor.dtype),
         kernel=extractor.kernel,
         device=str(extractor.device),
         processes=share.processes.count,
@@ -179,13 +185,13 @@ def _extractor(
     from hf_xlmr.extraction import FeatureExtractor
     from hf_xlmr.hub_interface import XLMR
     from hf_xlmr.network import Placing
-    from hf_xlmr.precision import wanted_dtype
+    from hf_xlmr.precision import dtype_name, wanted_dtype
 
     Placing(device=options.device)  # tells of a device that there is none of
     memory = available_memory()
     gpus = [each for each in memory if isinstance(each, int)]
     place = torch.device(options.device or ("cuda" if gpus else "cpu"))
-    dtype = processes.agreed(str(wanted_dtype(options.dtype, place)).removeprefix("torch."))
+    dtype = processes.agreed(dtype_name(wanted_dtype(options.dtype, place)))
     placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
     xlmr = XLMR.from_pretrained(files.folder, dtype=dtype, **placing).eval()
 
@@ -251,12 +257,14 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
     """All that the features depend on beside the texts."""
     import torch
 
+    from hf_xlmr.precision import device_name, dtype_name
+
     return {
         "model": fingerprint(files.folder),
         "pool": extractor.pooling.value,
-        "dtype": str(extractor.dtype).removeprefix("torch."),
+        "dtype": dtype_name(extractor.dtype),
         "kernel": extractor.kernel,
-        "device": extractor.device.type,
+        "device": device_name(extractor.device),
         "tokens_per_batch": extractor.tokens_per_batch,
         "max_length": extractor.texts.max_length,
         "on_long": extractor.texts.on_long.value,
@@ -301,24 +309,34 @@ class _Share:
         return None if self.texts.count is None else -(-self.texts.count // self.processes.count)
 
     def make(self, task: ProgressTask) -> None:
-        """Make every shard that is not there yet. Raises InputError, BadRow."""
-        size, start = self.store.layout.rows_per_shard, time.perf_counter()
-        with closing(prefetched(self._results(task), depth=1)) as results:
-            for first in results:
-                with self.store.shard(first[0][0].number // size) as writer:
-                    for rows, features in _until_full(first, results, size):
-                        writer.write(rows, features.layers, spans=features.spans)
-                        writer.counts["truncated"] += features.truncated
-                        writer.counts["tokens"] += features.tokens
-                        self._count(features)
-                        speed = self.tokens / (time.perf_counter() - start)
-                        task.advance(features.texts, note=f"{speed:,.0f} tokens/s")
-                self.shards += 1
+        """Make every shard that is not there yet; one is written while the next is computed.
 
-    def _count(self, features: Features) -> None:
-        self.texts_done += features.texts
-        self.tokens += features.tokens
-        self.truncated += features.truncated
+        Raises InputError, BadRow.
+        """
+        start = time.perf_counter()
+
+        def write(results: Iterator[Result]) -> None:
+            for first in results:
+                self._write(first, results, task, start)
+
+        with handed_over(write, depth=1) as hand_over:
+            for result in self._results(task):
+                hand_over(result)
+
+    def _write(self, first: Result, others: Iterator[Result], task: ProgressTask, start: float) -> None:
+        """Write one shard, of which `first` is the beginning."""
+        size = self.store.layout.rows_per_shard
+        with self.store.shard(first[0][0].number // size) as writer:
+            for rows, features in _until_full(first, others, size):
+                writer.write(rows, features.layers, spans=features.spans)
+                writer.counts["truncated"] += features.truncated
+                writer.counts["tokens"] += features.tokens
+                self.texts_done += features.texts
+                self.tokens += features.tokens
+                self.truncated += features.truncated
+                speed = self.tokens / (time.perf_counter() - start)
+                task.advance(features.texts, note=f"{speed:,.0f} tokens/s")
+        self.shards += 1
 
     def _results(self, task: ProgressTask) -> Iterator[Result]:
         """Rows and their features; no window has rows of two shards. Raises BadRow."""

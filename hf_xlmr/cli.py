@@ -253,6 +253,7 @@ def extract(
         str | None, typer.Option(metavar="NAME", help="A column to hand on beside the features, as id.")
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set, such as train.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set on the Hub, such as de.")] = None,
     layers: Annotated[
         str, typer.Option(metavar="LIST", help="Such as -1 (the features) or 0,6,12; 0 is the embeddings.")
     ] = "-1",
@@ -283,6 +284,7 @@ def extract(
         column=column,
         id_column=id_column,
         split=split,
+        config=config,
         layers=_numbers(layers),
         pool=pool.value,
         dtype=dtype.value,
@@ -294,9 +296,10 @@ def extract(
         store_dtype=store_dtype.value,
         rows_per_shard=rows_per_shard,
     )
-    is_shown = not quiet and os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    is_shown = is_first and not quiet
     report = run(model, source, output, options=options, resume=resume, progress=_progress(shown=is_shown))
-    if as_json:
+    if as_json and is_first:
         _print_json(report)
     elif is_shown:
         from hf_xlmr.console import show_extraction

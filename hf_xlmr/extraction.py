@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -80,17 +80,19 @@ class FeatureExtractor:
         """
         self.device = xlmr.device
         self.pooling = _member(Pooling, "pool", pool)
+        self.on_long = _member(OnLong, "on_long", on_long)
         self.column = column
+        self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
+        self.network = _network(xlmr, dtype, kernel, self.tokens_per_batch)
+        self.is_one_layer = _is_number(layers)
+        self.layers = _numbers(layers, self.network.layer_count + 1)
         self.texts = WindowMaker(
             xlmr.tokenizer,
             max_length=_within(max_length, "max_length", least=SHORTEST, most=xlmr.max_positions),
-            on_long=_member(OnLong, "on_long", on_long),
-            most_tokens=TOKENS_PER_WINDOW_UNPOOLED if self.is_unpooled else TOKENS_PER_WINDOW,
+            on_long=self.on_long,
+            most_tokens=self._most_tokens(),
+            with_spans=self.is_unpooled,
         )
-        self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
-        self.network = _network(xlmr, dtype, kernel, self.tokens_per_batch)
-        self.is_one_layer = isinstance(layers, int)
-        self.layers = _numbers(layers, self.network.layer_count + 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,9 +123,7 @@ class FeatureExtractor:
         """
         if isinstance(texts, Mapping):
             return self._with_features(texts)
-        if isinstance(texts, str):
-            raise InputError("give a list of texts, not one text")
-        found = _joined(list(self.windows(texts)), self)
+        found = _joined(list(self.windows(_sequence(texts))), self)
         return found[self.layers[0]] if self.is_one_layer else found
 
     def stream(self, texts: Iterable[str]) -> Iterator[Any]:
@@ -131,7 +131,7 @@ class FeatureExtractor:
 
         Of several layers a dictionary by number. Raises InputError, TextTooLong.
         """
-        for window in self.windows(texts):
+        for window in self.windows(_iterable(texts)):
             for index in range(window.texts):
                 row = {number: values[index] for number, values in window.layers.items()}
                 yield row[self.layers[0]] if self.is_one_layer else row
@@ -156,10 +156,16 @@ class FeatureExtractor:
     def _with_features(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self.column not in batch:
             raise InputError(f"the batch has no column {self.column!r} (column=); it has {', '.join(map(str, batch))}")
-        found = _joined(list(self.windows([*batch[self.column]])), self)
+        found = _joined(list(self.windows(_sequence(batch[self.column]))), self)
         columns = column_names(self.layers)
         named = {columns[number]: values for number, values in found.items()}
         return {**batch, **named}
+
+    def _most_tokens(self) -> int:
+        """Of a window: fewer where the vectors of its tokens are in memory together, for several layers."""
+        if self.is_unpooled or self.on_long is OnLong.split:
+            return TOKENS_PER_WINDOW_UNPOOLED // len(self.layers)
+        return TOKENS_PER_WINDOW
 
     # ---- sequences to features
 
@@ -181,12 +187,11 @@ class FeatureExtractor:
     def _features(self, computation: _Computation) -> Features:
         """The features of a computed window, in the order of its texts."""
         window = computation.window
-        texts = window.texts
-        spans = [np.array(self.texts.spans(text), np.int32) for text in texts] if self.is_unpooled else None
+        spans = None if window.spans is None else [np.array(each, np.int32) for each in window.spans]
         return Features(
             layers={number: self._in_order(computation, number) for number in self.layers},
             spans=spans,
-            texts=len(window.texts),
+            texts=window.texts,
             tokens=window.tokens,
             truncated=window.truncated,
         )
@@ -194,7 +199,7 @@ class FeatureExtractor:
     def _in_order(self, computation: _Computation, layer: int) -> Any:
         """(texts, width), unpooled a list of (tokens, width)."""
         window = computation.window
-        vectors: list[Any] = [None] * len(window.texts)
+        vectors: list[Any] = [None] * window.texts
         parts: dict[int, torch.Tensor] = {}
         for batch, fetched in computation.batches:
             values = fetched[layer].tensor()
@@ -255,6 +260,27 @@ def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[in
     return joined
 
 
+def _iterable(texts: Iterable[str]) -> Iterable[str]:
+    """`texts`, unless they are one text, or what has columns. Raises InputError."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError("give a list of texts, not one text")
+    has_columns = hasattr(texts, "columns") or hasattr(texts, "column_names") or isinstance(texts, Mapping)
+    if has_columns or not isinstance(texts, Iterable):
+        raise InputError(
+            f"give texts in their order, or a dictionary of columns, not {type(texts).__name__}; of a table take the "
+            "column of the texts"
+        )
+    return texts
+
+
+def _sequence(texts: Any) -> list[str]:
+    """The same as a list; columns of pyarrow are taken too. Raises InputError."""
+    if isinstance(texts, (set, frozenset)):
+        raise InputError("give a list of texts: a set has no order")
+    to_list = getattr(_iterable(texts), "to_pylist", None)
+    return list(texts if to_list is None else to_list())
+
+
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +320,7 @@ def _within(value: int | None, option: str, *, least: int, most: int) -> int:
     """`value`, or the most there may be. Raises InputError."""
     if value is None:
         return most
-    if not least <= value <= most:
+    if not _is_number(value) or not least <= value <= most:
         raise InputError(f"{option}={value}: give a number from {least} to {most}")
     return value
 
@@ -303,17 +329,22 @@ def _tokens_per_batch(tokens: int | None, device: torch.device) -> int:
     """Raises InputError."""
     if tokens is None:
         return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
-    if tokens < 1:
+    if not _is_number(tokens) or tokens < 1:
         raise InputError(f"tokens_per_batch={tokens}: give a number of tokens from 1 on")
     return tokens
 
 
+def _is_number(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, NumPy's too; True is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _numbers(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
     """Layers counted from 0, in the order given. Raises InputError."""
-    given = (layers,) if isinstance(layers, int) else tuple(layers)
-    if not given or any(not isinstance(each, int) or not -count <= each < count for each in given):
+    given = (layers,) if _is_number(layers) else tuple(layers) if isinstance(layers, Sequence) else ()
+    if not given or any(not _is_number(each) or not -count <= each < count for each in given):
         raise InputError(f"layers={layers}: the hidden states are numbered 0 (embeddings) to {count - 1} (features)")
-    numbers = tuple(each % count for each in given)
+    numbers = tuple(int(each) % count for each in given)
     if len(set(numbers)) < len(numbers):
         raise InputError(f"layers={layers}: the same layer is asked for twice")
     return numbers

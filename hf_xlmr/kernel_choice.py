@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -15,6 +13,7 @@ import torch
 
 from hf_xlmr.cache_folder import cache_folder
 from hf_xlmr.linear_kernels import PLAIN, fastest_kernel
+from hf_xlmr.precision import device_name
 
 __all__ = ["remembered_kernel"]
 
@@ -33,7 +32,7 @@ def remembered_kernel(
     """
     if device.type != "cpu" or hidden * intermediate * tokens < TOO_SMALL:
         return PLAIN
-    facts = [_processor(), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
+    facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
     path = cache_folder() / "kernels" / sha256(json.dumps(facts).encode()).hexdigest()
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["kernel"])
@@ -41,11 +40,6 @@ def remembered_kernel(
         kernel = fastest_kernel(hidden, intermediate, tokens=tokens, dtype=dtype, device=device, activation=activation)
     _remember(path, {"kernel": kernel, "measured for": facts})
     return kernel
-
-
-def _processor() -> str:
-    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
 
 
 def _remember(path: Path, content: dict[str, object]) -> None:

@@ -29,12 +29,16 @@ class Linear(Protocol):
         """The product and `residual` together, without an activation."""
 
 
+def _unchanged(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
 ACTIVATIONS: Final[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] = {  # transformers.activations.ACT2FN
     "gelu": functional.gelu,
     "gelu_new": partial(functional.gelu, approximate="tanh"),
     "gelu_fast": partial(functional.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-    "none": lambda values: values,
+    "none": _unchanged,
     "relu": functional.relu,
     "tanh": torch.tanh,
 }

@@ -177,8 +177,15 @@ class _Layer:
     def _attended(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """What each token takes from the tokens of its text, all heads side by side: (tokens, width)."""
         joined = self._query_key_value(values)
-        attend = _by_kernel if joined.is_cuda and joined.dtype in HALVES else _by_run
+        attend = _by_kernel if _has_kernel(joined, self._heads) else _by_run
         return attend(joined, batch, self._heads)
+
+
+def _has_kernel(joined: torch.Tensor, heads: int) -> bool:
+    """Whether FlashAttention takes these: half precision on Ampere or newer, heads of at most 256 numbers."""
+    width = joined.shape[-1] // 3 // heads
+    fits = joined.is_cuda and joined.dtype in HALVES and width % 8 == 0 and width <= 256
+    return fits and torch.cuda.get_device_capability(joined.device) >= (8, 0)
 
 
 def _by_run(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tensor:

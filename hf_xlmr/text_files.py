@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import glob
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -362,7 +363,10 @@ class _StandardInput(_Text):
 
         if sys.stdin.buffer.closed:
             raise InputError("standard input can be read only once")
-        return sys.stdin.buffer  # closed by whoever reads it to its end
+        # A reader of our own: Python aborts where a thread still waits for sys.stdin's when the program ends
+        reader: IO[bytes] = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=BLOCK)
+        sys.stdin.close()
+        return reader
 
 
 class _JsonLines(_File):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tokenization import ExactTokenizer
@@ -41,11 +41,23 @@ class TextTooLong(InputError, ValueError):
         super().__init__(f"text {index} has {tokens} tokens, and {most} are the most; let it be cut or split (on_long)")
 
 
+Span: TypeAlias = tuple[int, int]
+"""The first character of a token in its text, and the end."""
+NO_SPAN: Final[Span] = (0, 0)
+
+
+class _Encoded(NamedTuple):
+    """The tokens of a text, and where they come from."""
+
+    ids: list[int]
+    spans: list[Span] | None
+
+
 @dataclass(frozen=True)
 class Window:
     """Texts as sequences of tokens, of which a text that was split has several."""
 
-    texts: tuple[str, ...]
+    texts: int
     sequences: list[list[int]]
     owners: list[int]
     """The text of each sequence, by its number in the window."""
@@ -53,6 +65,8 @@ class Window:
     """The sequences of each text that was split."""
     truncated: int
     """Texts that were cut off."""
+    spans: list[list[Span]] | None
+    """Where in its text each token comes from, for each text, where asked for; (0, 0) for `<s>` and `</s>`."""
 
     @property
     def tokens(self) -> int:
@@ -72,20 +86,21 @@ class WindowMaker:
     max_length: int
     on_long: OnLong
     most_tokens: int
+    with_spans: bool = False
 
     def windows(self, texts: Iterable[str], *, texts_per_block: int | None = None) -> Iterator[Window]:
         """All texts in order; the same texts give the same windows. Raises InputError, TextTooLong.
 
         No window has texts of two blocks of `texts_per_block`.
         """
-        held: list[tuple[str, list[int]]] = []
+        held: list[_Encoded] = []
         first = tokens = 0
-        for text, ids in self._encoded(texts, texts_per_block):
-            if held and tokens + len(ids) > self.most_tokens:
+        for each in self._encoded(texts, texts_per_block):
+            if held and tokens + len(each.ids) > self.most_tokens:
                 yield self._window(held, first)
                 first, held, tokens = first + len(held), [], 0
-            held.append((text, ids))
-            tokens += len(ids)
+            held.append(each)
+            tokens += len(each.ids)
             ends_block = texts_per_block is not None and (first + len(held)) % texts_per_block == 0
             if len(held) == TEXTS_PER_WINDOW or ends_block:
                 yield self._window(held, first)
@@ -93,30 +108,26 @@ class WindowMaker:
         if held:
             yield self._window(held, first)
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where in `text` each of its tokens comes from, as far as it is not cut off; (0, 0) for `<s>` and `</s>`."""
-        ids, spans = self.tokenizer.ids(text), self.tokenizer.spans(text)
-        kept = [span for token, span in zip(ids, spans, strict=True) if token != self._pad]
-        if self.on_long is not OnLong.split:
-            kept = kept[: self.max_length - 2]
-        return [(0, 0), *kept, (0, 0)]
-
-    @property
-    def _pad(self) -> int:
-        return self.tokenizer.dictionary.pad_index
-
-    def _encoded(self, texts: Iterable[str], texts_per_block: int | None) -> Iterator[tuple[str, list[int]]]:
+    def _encoded(self, texts: Iterable[str], texts_per_block: int | None) -> Iterator[_Encoded]:
         """Each text and its tokens; `<pad>`, which no token attends to, is left out.
 
         A block is given out before the next one is read, whose texts may be in error.
         """
-        source, first, pad = iter(texts), 0, self._pad
+        source, first = iter(texts), 0
         left = texts_per_block or TEXTS_AT_ONCE
         while some := list(islice(source, min(TEXTS_AT_ONCE, left))):
             for text, ids in zip(some, self._tokens(some, first), strict=True):
-                yield text, [token for token in ids if token != pad] if pad in ids else ids
+                spans = [NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] if self.with_spans else None
+                yield self._without_padding(ids, spans)
             first += len(some)
             left = texts_per_block - first % texts_per_block if texts_per_block else TEXTS_AT_ONCE
+
+    def _without_padding(self, ids: list[int], spans: list[Span] | None) -> _Encoded:
+        pad = self.tokenizer.dictionary.pad_index
+        if pad not in ids:
+            return _Encoded(ids, spans)
+        kept = [place for place, token in enumerate(ids) if token != pad]
+        return _Encoded([ids[place] for place in kept], None if spans is None else [spans[place] for place in kept])
 
     def _tokens(self, texts: list[str], first: int) -> list[list[int]]:
         try:
@@ -129,19 +140,23 @@ class WindowMaker:
                     raise InputError(f"text {number} cannot be encoded: {error}") from None
             raise
 
-    def _window(self, held: Sequence[tuple[str, list[int]]], first: int) -> Window:
+    def _window(self, held: Sequence[_Encoded], first: int) -> Window:
         sequences: list[list[int]] = []
         pieces: dict[int, range] = {}
         owners: list[int] = []
+        spans: list[list[Span]] = []
         truncated = 0
-        for number, (_text, ids) in enumerate(held):
+        for number, (ids, places) in enumerate(held):
             fitting = self._fitting(ids, first + number)
-            truncated += self.on_long is OnLong.truncate and len(fitting[0]) < len(ids)
+            is_cut = self.on_long is OnLong.truncate and len(fitting[0]) < len(ids)
+            truncated += is_cut
+            if places is not None:
+                spans.append([*places[: self.max_length - 1], NO_SPAN] if is_cut else places)
             if len(fitting) > 1:
                 pieces[number] = range(len(sequences), len(sequences) + len(fitting))
             sequences += fitting
             owners += [number] * len(fitting)
-        return Window(tuple(text for text, _ids in held), sequences, owners, pieces, truncated)
+        return Window(len(held), sequences, owners, pieces, truncated, spans if self.with_spans else None)
 
     def _fitting(self, ids: list[int], number: int) -> list[list[int]]:
         """The tokens of a text, cut off or in pieces where they are too many. Raises TextTooLong."""

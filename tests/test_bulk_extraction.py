@@ -180,6 +180,30 @@ def test_it_goes_on_with_as_many_threads_as_it_was_begun_with(texts: list[str], 
     assert b"threads" not in contents(tmp_path / "out")["manifest.json"]
 
 
+@pytest.mark.parametrize("source", ["waits", "goes on"])
+def test_an_interrupt_ends_it_at_once(source: str, tmp_path: Path) -> None:
+    """Where the input says nothing for long, and in the middle of a window."""
+    command = [PROGRAM, "extract", "demo", "-", tmp_path / "out", "--quiet", "--tokens-per-batch", "16"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None and process.stderr is not None
+    lines = b"the train leaves late again\n" * (1 if source == "waits" else 4000)
+    process.stdin.write(lines)
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "_job.json").exists() and not (tmp_path / "out" / "job.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    code = process.wait(timeout=30)
+    seconds, told = time.monotonic() - begun, process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
+    assert code in (130, -signal.SIGINT) and b"Traceback" not in told, told
+    assert seconds < 10
+
+
 def test_an_output_is_not_begun_twice_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:
     extract("demo", source, tmp_path / "out", options=FLOAT32)
     before = contents(tmp_path / "out")

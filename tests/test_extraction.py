@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 import torch
 from places import FIXTURES, SHARED
@@ -20,10 +22,11 @@ from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
 from hf_xlmr.kernel_choice import remembered_kernel
 from hf_xlmr.linear_kernels import KERNELS, PLAIN, fastest_kernel
-from hf_xlmr.overlap import prefetched
+from hf_xlmr.overlap import handed_over, prefetched
 from hf_xlmr.packing import pack
+from hf_xlmr.pooling import Pooling, pooled_batch
 from hf_xlmr.precision import native_dtype
-from hf_xlmr.windows import TextTooLong
+from hf_xlmr.windows import OnLong, TextTooLong, WindowMaker
 
 TOLERANCE = 1e-5
 NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
@@ -228,6 +231,34 @@ def test_windows_do_not_change_what_comes_out(demo: XLMR, monkeypatch: pytest.Mo
     np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)
 
 
+def test_windows_of_few_tokens_lose_no_text(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = TEXTS * 10
+    expected = FeatureExtractor(demo)(texts)
+    monkeypatch.setattr("hf_xlmr.extraction.TOKENS_PER_WINDOW", 50)
+    extractor = FeatureExtractor(demo)
+    windows = list(extractor.windows(texts, texts_per_block=7))
+    assert all(window.tokens <= 50 or window.texts == 1 for window in windows) and len(windows) > 20
+    assert sum(window.texts for window in windows) == len(texts)
+    np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_padding_in_a_text_is_nothing(demo: XLMR) -> None:
+    """No token attends to it, and it has no vector; positions go on without it."""
+    tokens = demo.encode("Hello world!").tolist()
+    maker = WindowMaker(demo.tokenizer, max_length=512, on_long=OnLong.truncate, most_tokens=1000, with_spans=True)
+    padded = maker._without_padding(
+        [*tokens[:3], 1, *tokens[3:]], [(place, place + 1) for place in range(len(tokens) + 1)]
+    )
+    assert padded.ids == tokens
+    assert padded.spans == [(place, place + 1) for place in range(len(tokens) + 1) if place != 3]
+
+
+def test_means_of_long_texts_are_summed_in_float32() -> None:
+    batch = next(pack([5000], tokens_per_batch=5000))
+    values = torch.full((5000, 1), 1.001, dtype=torch.bfloat16)
+    assert pooled_batch(values, batch, Pooling.mean).item() == pytest.approx(values[0].item(), abs=1e-6)
+
+
 def test_no_texts_have_no_features(demo: XLMR) -> None:
     assert FeatureExtractor(demo)([]).shape == (0, 64)
     assert FeatureExtractor(demo, pool="none")([]) == []
@@ -251,6 +282,9 @@ def test_a_dataset_maps_it_over_its_rows(demo: XLMR) -> None:
         ({"layers": 99}, r"layers=99: the hidden states are numbered 0 \(embeddings\) to \d+ \(features\)"),
         ({"layers": []}, r"layers=\[\]: "),
         ({"layers": [0, 0]}, r"the same layer is asked for twice"),
+        ({"layers": "0"}, r"layers=0: the hidden states are numbered"),
+        ({"layers": True}, r"layers=True: the hidden states are numbered"),
+        ({"max_length": "10"}, r"max_length=10: give a number"),
         ({"max_length": 2}, r"max_length=2: give a number from 3 to 512"),
         ({"max_length": 513}, r"max_length=513: give a number from 3 to 512"),
         ({"tokens_per_batch": 0}, r"tokens_per_batch=0: give a number of tokens from 1 on"),
@@ -264,8 +298,18 @@ def test_wrong_options_are_told_with_what_is_right(demo: XLMR, options: dict[str
 
 def test_wrong_texts_are_told_with_their_number(demo: XLMR) -> None:
     extractor = FeatureExtractor(demo)
+    for one in ("one text", b"one text"):
+        with pytest.raises(InputError, match="give a list of texts, not one text"):
+            extractor(one)
     with pytest.raises(InputError, match="give a list of texts, not one text"):
-        extractor("one text")
+        next(extractor.stream("one text"))
+    with pytest.raises(InputError, match="a set has no order"):
+        extractor({"a", "b"})
+    for table in (pandas.DataFrame({"text": ["a"]}), pyarrow.table({"text": ["a"]}), None, 3):
+        with pytest.raises(InputError, match="give texts in their order, or a dictionary of columns"):
+            extractor(table)
+    for column in (pandas.Series(["a", "b"]), pyarrow.array(["a", "b"]), np.array(["a", "b"]), ("a", "b")):
+        np.testing.assert_array_equal(extractor(column), extractor(["a", "b"]))
     with pytest.raises(InputError, match=r"text 400 cannot be encoded: .*not a str but NoneType"):
         extractor(["a"] * 400 + [None])
     with pytest.raises(InputError, match=r"no column 'text' .* it has words"):
@@ -324,3 +368,28 @@ def test_what_is_prefetched_comes_in_order_and_its_error_last() -> None:
         for item in prefetched(items(), depth=2):
             seen.append(item)
     assert seen == list(range(5))
+
+
+def test_what_is_handed_over_is_taken_in_order_and_errors_meet() -> None:
+    taken: list[int] = []
+    with handed_over(taken.extend, depth=1) as hand_over:
+        for number in range(5):
+            hand_over(number)
+    assert taken == list(range(5))
+
+    def fail(items: Iterator[int]) -> None:
+        next(items)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"), handed_over(fail, depth=1) as hand_over:
+        for number in range(100):
+            hand_over(number)
+
+    published: list[list[int]] = []
+    with (
+        pytest.raises(ValueError, match="a bad row"),
+        handed_over(lambda items: published.append(list(items)), depth=3) as hand_over,
+    ):
+        hand_over(1)
+        raise ValueError("a bad row")
+    assert published == []  # what was begun is not taken for the whole
