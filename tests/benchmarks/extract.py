@@ -1,7 +1,8 @@
 """Features of many texts: hf_xlmr beside its peers and the machine's own matrix rate, in one run.
 
     pip install -e '.[benchmarks]'
-    python tests/benchmarks/extract.py [--rounds 3] [--threads 2] [--only NAME ...] [--work FOLDER] [--json FILE]
+    python tests/benchmarks/extract.py [--rounds 3] [--threads 2] [--only NAME ...] [--texts-of short]
+        [--work FOLDER] [--json FILE]
 
 The model is of XLM-R base's shape with random weights and XLM-R's vocabulary, converted once. Texts are made of the
 vocabulary's words: `short` are 512 with lognormal lengths (median 22 tokens, some 15,500 in all), `long` 100 passages
@@ -249,7 +250,7 @@ def median_seconds(action: Callable[[], object], *, rounds: int = 9) -> float:
 # ---- one process per peer --------------------------------------------------------------------------------------------
 
 
-def measure(case: str, folder: Path, rounds: int, vectors: Path) -> None:
+def measure(case: str, folder: Path, rounds: int, vectors: Path, kinds: Sequence[str]) -> None:
     """Print one line of JSON: seconds of each round for both sets of texts, or of the rate."""
     import torch
 
@@ -262,7 +263,8 @@ def measure(case: str, folder: Path, rounds: int, vectors: Path) -> None:
     name, dtype = CASES_OF_PEERS[case]
     encode = PEERS[name](folder, dtype)
     seconds: dict[str, list[float]] = {}
-    for kind, texts in texts_of(folder).items():
+    for kind in kinds:
+        texts = texts_of(folder)[kind]
         np.save(vectors / f"{case}.{kind}.npy", encode(texts))
         seconds[kind] = []
         for _ in range(rounds):
@@ -279,11 +281,13 @@ def tokens_of(folder: Path) -> dict[str, int]:
     return {name: sum(map(len, tokenizer.encode_batch(texts))) for name, texts in texts_of(folder).items()}
 
 
-def in_a_process(case: str, folder: Path, rounds: int, threads: int, vectors: Path) -> dict[str, list[float]]:
-    command = [sys.executable, __file__, "--measure", case, str(folder), str(vectors), "--rounds", str(rounds)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+def in_a_process(case: str, folder: Path, options: argparse.Namespace, vectors: Path) -> dict[str, list[float]]:
+    command = [sys.executable, __file__, "--measure", case, folder, vectors, "--rounds", options.rounds]
+    command += ["--texts-of", *options.texts_of]
+    threads = str(options.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
     environment["TOKENIZERS_PARALLELISM"] = "true"
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, list[float]] = json.loads(result.stdout.splitlines()[-1])
     return found
 
@@ -306,8 +310,8 @@ def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     rates = [] if options.only else ["rate float32", "rate bfloat16"]
     for case in (*cases, *rates):
         print(f"measuring {case}", file=sys.stderr)
-        found[case] = in_a_process(case, folder, options.rounds, options.threads, vectors)
-    return [row(case, kind, found, vectors) for kind in ("short", "long") for case in found]
+        found[case] = in_a_process(case, folder, options, vectors)
+    return [row(case, kind, found, vectors) for kind in options.texts_of for case in found]
 
 
 def row(case: str, kind: str, found: dict[str, dict[str, list[float]]], vectors: Path) -> dict[str, Any]:
@@ -367,6 +371,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", help=f"the beginnings of names: {', '.join(CASES_OF_PEERS)}")
+    parser.add_argument("--texts-of", nargs="*", choices=["short", "long"], default=["short", "long"])
     parser.add_argument("--work", type=Path, help="keeps the model and the export (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="where the rows go as JSON")
     parser.add_argument("--million", action="store_true")
@@ -375,7 +380,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         case, folder, vectors = options.measure
-        measure(case, Path(folder), options.rounds, Path(vectors))
+        measure(case, Path(folder), options.rounds, Path(vectors), options.texts_of)
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
