@@ -1,7 +1,7 @@
 """Ask the official scripts what odd predictions score: answer_scores.py MLQA_SCRIPT SQUAD_SCRIPT > answer_scores.json.
 
 The scripts are mlqa_evaluation_v1.py of facebookresearch/MLQA and SQuAD's evaluate-v1.1.py, as downloaded. Predictions
-and right answers are made here, of words of our own, from a fixed seed; what comes out belongs into tests/fixtures/tasks.
+and right answers are made here, of words of our own, from a fixed seed; what comes out belongs into tests/fixtures.
 `--compare N` records nothing, and scores N of them per language by the scripts and by hf_xlmr.
 """
 
