@@ -25,9 +25,9 @@ FLOORS = (
     ),
     (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
-        *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.ties"),
+        *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
-    ("hf_xlmr.tokenization",),
+    ("hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli", "hf_xlmr.tokenization"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
         "hf_xlmr.windows",
