@@ -522,9 +522,13 @@ def open_parquet(path: Path) -> Any:
     from pyarrow.parquet import ParquetFile
 
     try:  # with a buffer, pages are read one by one instead of a row group's whole column
-        return ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path} is not a Parquet file: {error}") from error
+        file = ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
+        file.schema_arrow.names  # noqa: B018  # decoded here
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
+            raise
+        raise InputError(printable(f"{path} is not a Parquet file: {str(error).strip()}")) from error
+    return file
 
 
 def _arrow_records(name: str, batches: Iterable[Any], asked: _Asked) -> Iterator[Record]:

@@ -240,6 +240,25 @@ def test_a_bad_row_is_told_by_one_sentence(tmp_path: Path, row: Any, sentence: s
     assert sentence in told(read_xnli, write_lines(tmp_path / "x.jsonl", [row]), language="de")
 
 
+@pytest.mark.parametrize(
+    "written", [b"{", b"[]", b'{"info": {"features": 3}}', b'{"info": {"features": {"label": {"names": 3}}}}']
+)
+def test_damaged_words_about_the_columns_are_told(tmp_path: Path, written: bytes) -> None:
+    """Those that `datasets` leaves in a Parquet file: without them nobody knows what the numbers mean."""
+    one_language().to_parquet(tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet").replace_schema_metadata({b"huggingface": written})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert "x.parquet: what datasets wrote about the column" in told(read_xnli, tmp_path / "x.parquet", language="de")
+
+
+def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:
+    one_language().to_parquet(tmp_path / "x.parquet")
+    whole = (tmp_path / "x.parquet").read_bytes()
+    for damaged in (whole[:-20], whole[: len(whole) // 2], whole[:-600] + b"\xff" * 592 + whole[-8:]):
+        (tmp_path / "x.parquet").write_bytes(damaged)
+        assert "x.parquet is not a Parquet file: " in told(read_xnli, tmp_path / "x.parquet", language="de")
+
+
 def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "x.doc").write_bytes(b"")
@@ -470,6 +489,15 @@ def test_tokens_and_tags_of_a_data_set(tmp_path: Path, is_saved: bool) -> None:
         (each.save_to_disk if is_saved else each.to_parquet)(path)
         expected = [("de", "Anna|lacht", "B-PER O"), ("fi" if name == "told" else "de", "ja", "O")]
         assert read_ner(path, language=None if name == "told" else "de") == expected
+
+
+@pytest.mark.parametrize("form", ['{"feature": %s, "_type": "List"}', '{"feature": %s, "_type": "Sequence"}', "[%s]"])
+def test_names_of_tags_as_every_version_of_datasets_writes_them(tmp_path: Path, form: str) -> None:
+    names = form % '{"names": ["O", "B-PER"], "_type": "ClassLabel"}'
+    table = pa.table({"tokens": [["Anna", "lacht"]], "ner_tags": [[1, 0]]})
+    written = table.replace_schema_metadata({b"huggingface": f'{{"info": {{"features": {{"ner_tags": {names}}}}}}}'})
+    pq.write_table(written, tmp_path / "x.parquet")
+    assert read_ner(tmp_path / "x.parquet", language="de") == [("de", "Anna|lacht", "B-PER O")]
 
 
 def test_tags_of_json_lines(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.errors import told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, Languages, Row, Source, find_sources
@@ -165,19 +165,13 @@ def _conll_sentence(rows: Sequence[Line], width: int) -> Sentence:
 
 
 def _tabular(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sentence]:
-    names = labels or (_tag_names(source.features().get("ner_tags")) if source.is_arrow else None)
+    names = labels or (source.class_names("ner_tags") if source.is_arrow else None)
     for row in source.table(COLUMNS) if source.is_arrow else source.objects():
         tokens, tags = _list(row, "tokens"), _list(row, "ner_tags")
         if len(tokens) != len(tags):
             raise BadRow(row.place, f"{len(tokens)} words have {len(tags)} tags")
         words = [checked_text(row.place, each, what="a word") for each in tokens]
         yield row.place, _language_told(row), words, [_tag(row.place, each, names) for each in tags]
-
-
-def _tag_names(feature: Any) -> tuple[str, ...] | None:
-    """The names of numbered tags, where the data set knows them."""
-    names = getattr(getattr(feature, "feature", None), "names", None)
-    return tuple(names) if names else None
 
 
 def _list(row: Row, name: str) -> list[object]:

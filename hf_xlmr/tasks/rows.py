@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,14 +106,29 @@ class Source:
         for place, values in arrow_rows(self.name, batches, found):
             yield Row(place, dict(zip(found, values, strict=True)))
 
-    def features(self) -> Mapping[str, Any]:
-        """What `datasets` knows of the columns of Arrow, such as the names of classes."""
-        if self.is_data_set:
-            return dict(self.data.features or {})
-        from datasets import Features
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """What the numbers in a column of Arrow mean, alone or in lists, where `datasets` knows. Raises BadRow."""
+        feature = self._features().get(column)
+        if isinstance(feature, dict) and "feature" in feature:
+            feature = feature["feature"]
+        if isinstance(feature, list) and feature:  # as older versions write lists
+            feature = feature[0]
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise BadRow(self.name, f"what datasets wrote about the column {column!r} is damaged")
+        return None if names is None else tuple(names)
 
+    def _features(self) -> Mapping[str, object]:
+        """Those of `datasets`, in the form in which it writes them."""
+        if self.is_data_set:
+            return {} if self.data.features is None else dict(self.data.features.to_dict())
         with open_parquet(self.path) as file:
-            return dict(Features.from_arrow_schema(file.schema_arrow))
+            written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        try:
+            features = json.loads(written).get("info", {}).get("features", {})
+            return dict(features)
+        except (ValueError, RecursionError, AttributeError, TypeError) as error:
+            raise BadRow(self.name, f"what datasets wrote about the columns is damaged: {error}") from error
 
 
 def find_sources(

@@ -122,8 +122,7 @@ def _language_told(source: Source) -> str | None:
 
 def _label_names(source: Source) -> Sequence[str]:
     """What the numbers of labels mean: what the data set says, else what they mean in `facebook/xnli`."""
-    feature = source.features().get("label") if source.is_arrow else None
-    return getattr(feature, "names", None) or XNLI_LABELS
+    return (source.class_names("label") if source.is_arrow else None) or XNLI_LABELS
 
 
 def _rows(source: Source) -> Iterator[Row]:
