@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.metrics import mlqa_rules, score_answers
 from hf_xlmr.tasks.mlqa import MisalignedAnswers, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XNLI_LANGUAGES, open_xnli
@@ -106,7 +107,7 @@ def test_translations_of_multinli_for_training(tmp_path: Path) -> None:
 
 
 def test_a_table_that_tells_no_language_is_given_one(tmp_path: Path) -> None:
-    path = write_tsv(tmp_path / "mine.tsv", "premise hypo label", [ROWS[3][1:]])
+    path = write_tsv(tmp_path / "mine.tsv", "premise hypo label", [ROWS[3][1:], ()])
     assert read_xnli(path, language="de") == [ROWS[3]]
     assert told(read_xnli, path) == "mine.tsv, line 2: nothing here says which language this is; give the language"
 
@@ -368,6 +369,17 @@ def test_questions_of_a_data_set(tmp_path: Path, is_saved: bool) -> None:
     assert [each.text for each in first.answers] == answers["text"]
     assert [each.start for each in first.answers] == answers["answer_start"]
     assert (second.id, second.answers) == ("r2", ())
+
+
+def test_questions_go_to_their_scores(tmp_path: Path) -> None:
+    for pair, content in (("de-question-en", ON_THE_RIVER), ("zh-question-en", ON_THE_TOWER)):
+        answered = content[0], content[1][:1]
+        write_json(tmp_path / f"test-context-{pair}.json", squad(answered))
+    for language, predicted, f1 in (("de", {"r1": "das Dresden"}, 100.0), ("zh", {"t1": "红"}, 200 / 3)):
+        opened = open_questions(str(tmp_path / "*.json"), context_language=language, misaligned="keep")
+        answers = ((each.id, [answer.text for answer in each.answers]) for each in opened)
+        scores = score_answers(predicted, answers, rules=mlqa_rules(language))
+        assert scores.f1 == pytest.approx(f1)
 
 
 def misaligned_file(folder: Path, n_bad: int = 1) -> Path:

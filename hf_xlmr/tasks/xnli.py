@@ -132,10 +132,12 @@ def _rows(source: Source) -> Iterator[Row]:
 
 
 def _tabulated(source: Source) -> Iterator[Row]:
-    """Rows below a header; a quotation mark is a character like any other, as in the releases."""
+    """Rows below a header, less blank lines; a quotation mark is a character like any other, as in the releases."""
     lines = source.lines()
     header = next(lines, (source.name, ""))[1].split("\t")
     for place, line in lines:
+        if not line:
+            continue
         fields = line.split("\t")
         if len(fields) != len(header):
             raise BadRow(place, f"{len(fields)} fields are below a header of {len(header)}")
