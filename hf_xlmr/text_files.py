@@ -7,16 +7,32 @@ import glob
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, Protocol, TypeGuard
 
 from hf_xlmr.errors import InputError, printable, told_plainly
 
-__all__ = ["STANDARD_INPUT", "BadRow", "TextInput", "TextRow", "open_texts"]
+__all__ = [
+    "STANDARD_INPUT",
+    "BadRow",
+    "TextInput",
+    "TextRow",
+    "arrow_rows",
+    "checked_text",
+    "hub_data_set",
+    "is_hub_name",
+    "json_object",
+    "kind_name",
+    "open_parquet",
+    "open_texts",
+    "saved_data_set",
+    "text_lines",
+    "why_no_column",
+]
 
 STANDARD_INPUT: Final = "-"
 DEFAULT_COLUMN: Final = "text"
@@ -100,11 +116,10 @@ class TextInput:
         with told_plainly():
             for source in self.sources:
                 for place, text, id_ in source.records():
-                    if not _is_text(text):
-                        raise BadRow(place, _why_no_text(text))
+                    text = checked_text(place, text)
                     if self.has_ids:
                         ids.check(place, id_)
-                    yield TextRow(next(numbers), place, text, id_)  # type: ignore[arg-type]
+                    yield TextRow(next(numbers), place, text, id_)
 
 
 def open_texts(
@@ -133,6 +148,11 @@ def open_texts(
         for each in opened.sources:
             each.check()
     return opened
+
+
+def text_lines(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Every line of a file in UTF-8, gzipped or not, without its end, and its place. Raises BadRow, OSError."""
+    return ((place, str(line)) for place, line, _ in _Text(name, path, _Asked()).records())
 
 
 @dataclass(frozen=True)
@@ -164,9 +184,15 @@ def _opened(source: str, asked: _Asked) -> TextInput:
         return _from_files(source, [_file(path, path.name, asked)], asked)
     if found := sorted(glob.glob(source)):  # noqa: PTH207  # that of Path takes no absolute pattern
         return _from_files(source, [_file(Path(each), each, asked) for each in found], asked)
-    if HUB_ID.fullmatch(source) and _kind_name(path) not in KINDS and not path.parent.exists():
+    if is_hub_name(source):
         return TextInput(source, (_from_hub(source, asked),), asked.has_ids)
     raise InputError(f"{source} does not exist")
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether what does not exist here can be a data set of the Hub, and not a file that was misspelt."""
+    path = Path(source)
+    return bool(HUB_ID.fullmatch(source)) and kind_name(path) not in KINDS and not path.parent.exists()
 
 
 def _from_files(name: str, files: list[_File], asked: _Asked) -> TextInput:
@@ -180,8 +206,8 @@ def _from_folder(folder: Path, asked: _Asked) -> TextInput:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return TextInput(str(folder), (_from_disk(folder, asked),), asked.has_ids)
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    known = [path for path in paths if _kind_name(path) in KINDS]
-    kinds = sorted({_kind_name(path) for path in known})
+    known = [path for path in paths if kind_name(path) in KINDS]
+    kinds = sorted({kind_name(path) for path in known})
     if not known:
         raise InputError(f"{folder} holds no data set and none of the files {_kinds_told()}")
     if len(kinds) > 1:
@@ -192,13 +218,13 @@ def _from_folder(folder: Path, asked: _Asked) -> TextInput:
 
 
 def _file(path: Path, name: str, asked: _Asked) -> _File:
-    kind = KINDS.get(_kind_name(path))
+    kind = KINDS.get(kind_name(path))
     if kind is None:
         raise InputError(f"{path} is of no known kind; texts are read from {_kinds_told()}")
     return kind(name, path, asked)
 
 
-def _kind_name(path: Path) -> str:
+def kind_name(path: Path) -> str:
     """The ending that tells the kind: that before `.gz`, which Parquet has no use for."""
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     kind = endings[0] if endings[1:] == [".gz"] else "".join(endings[-1:])
@@ -213,7 +239,14 @@ def _kinds_told() -> str:
 # ---- what a row must be ----------------------------------------------------------------------------------------------
 
 
-def _is_text(value: object) -> bool:
+def checked_text(place: str, value: object, *, what: str = "the text") -> str:
+    """`value`, which must be a text that can be written as UTF-8. Raises BadRow."""
+    if not _is_text(value):
+        raise BadRow(place, _why_no_text(value, what))
+    return value
+
+
+def _is_text(value: object) -> TypeGuard[str]:
     return type(value) is str and (value.isascii() or not _has_surrogates(value))
 
 
@@ -226,11 +259,11 @@ def _has_surrogates(text: str) -> bool:
     return False
 
 
-def _why_no_text(value: object) -> str:
+def _why_no_text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        return f"the text is {JSON_TYPES.get(type(value), type(value).__name__)}, not a string"
+        return f"{what} is {JSON_TYPES.get(type(value), type(value).__name__)}, not a string"
     at = next(place for place, each in enumerate(value) if "\ud800" <= each <= "\udfff")
-    return f"the text has half of a surrogate pair, U+{ord(value[at]):04X}, as its character {at + 1}"
+    return f"{what} has half of a surrogate pair, U+{ord(value[at]):04X}, as its character {at + 1}"
 
 
 class _Ids:
@@ -381,14 +414,15 @@ class _JsonLines(_File):
             if line.isspace():
                 continue
             place = f"{self.name}, line {number}"
-            row = _json_object(_decoded(line, self.name, number), place)
+            row = json_object(_decoded(line, self.name, number), place)
             try:
                 yield place, row[text_name], None if id_name is None else row[id_name]
             except KeyError as missing:
-                raise BadRow(place, _why_no_column(str(missing.args[0]), row)) from None
+                raise BadRow(place, why_no_column(str(missing.args[0]), row)) from None
 
 
-def _json_object(line: str, place: str) -> dict[str, object]:
+def json_object(line: str, place: str) -> dict[str, object]:
+    """The object on a line of JSON Lines. Raises BadRow."""
     import json
 
     try:
@@ -405,7 +439,8 @@ def _why_no_object(line: str) -> str:
     return "an array begins here; put one object on each line, as jq -c '.[]' does" if is_array else ""
 
 
-def _why_no_column(name: str, columns: Iterable[str]) -> str:
+def why_no_column(name: str, columns: Iterable[str]) -> str:
+    """That there is no such column, and which there are."""
     return f"there is no column {name!r}; the columns are {', '.join(map(repr, columns)) or 'none'}"
 
 
@@ -457,7 +492,7 @@ class _Csv(_File):
         if header.count(name) > 1:
             raise BadRow(place, f"there are {header.count(name)} columns {name!r}")
         if name not in header:
-            raise BadRow(place, _why_no_column(name, header))
+            raise BadRow(place, why_no_column(name, header))
         return header.index(name)
 
 
@@ -472,38 +507,48 @@ class _Parquet(_File):
     """A Parquet file, read a few rows at a time."""
 
     def check(self) -> None:
-        with self._parquet() as file:
+        with open_parquet(self.path) as file:
             _check_columns(self.name, file.schema_arrow, self.asked)
 
     def count(self) -> int | None:
-        with self._parquet() as file:
+        with open_parquet(self.path) as file:
             return int(file.metadata.num_rows)
 
     def records(self) -> Iterator[Record]:
-        with self._parquet() as file:
+        with open_parquet(self.path) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=self.asked.columns, use_threads=False)
             yield from _arrow_records(self.name, batches, self.asked)
 
-    def _parquet(self) -> Any:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
 
-        try:  # with a buffer, pages are read one by one instead of a row group's whole column
-            return ParquetFile(self.path, buffer_size=BLOCK, pre_buffer=False)
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{self.path} is not a Parquet file: {error}") from error
+def open_parquet(path: Path) -> Any:
+    """The `pyarrow.parquet.ParquetFile` of `path`, to be read in little memory. Raises InputError."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:  # with a buffer, pages are read one by one instead of a row group's whole column
+        file = ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
+        file.schema_arrow.names  # noqa: B018  # decoded here
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
+            raise
+        raise InputError(printable(f"{path} is not a Parquet file: {str(error).strip()}")) from error
+    return file
 
 
 def _arrow_records(name: str, batches: Iterable[Any], asked: _Asked) -> Iterator[Record]:
+    for place, values in arrow_rows(name, batches, asked.columns):
+        yield place, values[0], values[-1] if asked.has_ids else None
+
+
+def arrow_rows(name: str, batches: Iterable[Any], columns: Sequence[str]) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """The values of `columns` in every row of Arrow `batches`, with its place. Raises BadRow, OSError."""
     import pyarrow
 
     number = 0
     try:
         for batch in batches:
-            texts = _values(batch.column(asked.column))
-            ids = [None] * batch.num_rows if asked.id_column is None else _values(batch.column(asked.id_column))
-            for text, id_ in zip(texts, ids, strict=True):
-                yield f"{name}, row {number}", text, id_
+            for values in zip(*(_values(batch.column(column)) for column in columns), strict=True):
+                yield f"{name}, row {number}", values
                 number += 1
     except UnicodeDecodeError as error:
         raise BadRow(f"{name}, row {number}", _why_no_utf8(error)) from error
@@ -529,7 +574,7 @@ def _check_columns(name: str, schema: Any, asked: _Asked) -> None:
     for column in asked.columns:
         if schema.names.count(column) != 1:
             twice = f"there are several columns {column!r}"
-            raise BadRow(name, twice if column in schema.names else _why_no_column(column, schema.names))
+            raise BadRow(name, twice if column in schema.names else why_no_column(column, schema.names))
     if not _is_string(schema.field(asked.column).type):
         raise BadRow(name, f"the column {asked.column!r} holds {schema.field(asked.column).type}, not text")
     kind = None if asked.id_column is None else schema.field(asked.id_column).type
@@ -570,22 +615,32 @@ class _DataSet:
 
 
 def _from_disk(folder: Path, asked: _Asked) -> _DataSet:
-    from datasets import load_from_disk
-
     if asked.config or asked.revision:
         raise InputError(f"{folder} is a data set on this disk, so it has no config or revision")
-    return _DataSet(folder.name, _split_of(str(folder), load_from_disk(str(folder)), asked.split), asked)
+    return _DataSet(folder.name, saved_data_set(folder, asked.split), asked)
+
+
+def saved_data_set(folder: Path, split: str | None) -> Any:
+    """The `datasets.Dataset` that `save_to_disk` wrote, or its `split`. Raises InputError."""
+    from datasets import load_from_disk
+
+    return _split_of(str(folder), load_from_disk(str(folder)), split)
 
 
 def _from_hub(name: str, asked: _Asked) -> _DataSet:
+    return _DataSet(name, hub_data_set(name, asked.split, config=asked.config, revision=asked.revision), asked)
+
+
+def hub_data_set(name: str, split: str | None, *, config: str | None, revision: str | None) -> Any:
+    """The `datasets.IterableDataset` of a split of a data set of the Hub. Raises InputError."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        loaded = load_dataset(name, asked.config, revision=asked.revision, streaming=True)
+        loaded = load_dataset(name, config, revision=revision, streaming=True)
     except (DatasetsError, OSError, ValueError) as error:
         raise InputError(f"{name} is not here, and as a data set of the Hub: {error}") from error
-    return _DataSet(name, _split_of(name, loaded, asked.split), asked)
+    return _split_of(name, loaded, split)
 
 
 def _split_of(name: str, loaded: Any, split: str | None) -> Any:

@@ -21,13 +21,14 @@ FLOORS = (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
-        *("hf_xlmr.piece_trie", "hf_xlmr.views", "hf_xlmr.conversion.layerwise"),
+        *("hf_xlmr.piece_trie", "hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
+        "hf_xlmr.conversion.layerwise",
     ),
     (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
-        *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.ties"),
+        *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
-    ("hf_xlmr.sieve",),
+    ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ("hf_xlmr.tokenization",),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
@@ -90,9 +91,12 @@ RUNS_CODE_OF_TEXT = {"eval", "exec", "compile", "__import__"}
 LOADERS = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("torch.jit", "load"), ("joblib", "load")}
 
 
+PACKAGES = {"hf_xlmr": "hf_xlmr", "hf_xlmr/tasks": "hf_xlmr.tasks", "conversion": "hf_xlmr.conversion"}
+
+
 def sources() -> dict[str, Path]:
     found = {}
-    for folder, package in (("hf_xlmr", "hf_xlmr"), ("conversion", "hf_xlmr.conversion")):
+    for folder, package in PACKAGES.items():
         for path in sorted((CHECKOUT / folder).glob("*.py")):
             found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
     return found

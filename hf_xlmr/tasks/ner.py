@@ -1,0 +1,206 @@
+"""Sentences with tagged names, as CoNLL and WikiANN publish them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.errors import told_plainly
+from hf_xlmr.tasks.rows import JSON_LINES, Languages, Row, Source, find_sources
+from hf_xlmr.text_files import JSON_TYPES, BadRow, checked_text, why_no_column
+
+__all__ = ["NerExample", "NerInput", "open_ner"]
+
+DOCUMENT_MARK: Final = "-DOCSTART-"  # a sentence of CoNLL that is none
+TAG: Final = re.compile(r"O|[BIESLU]-\S+")
+WIKIANN_LANGUAGE: Final = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):")
+COLUMNS: Final = ("tokens", "ner_tags", "langs")
+FEWEST_COLUMNS: Final = 2
+
+Line = tuple[str, list[str]]  # its place, and its columns
+
+
+@dataclass(frozen=True, slots=True)
+class NerExample:
+    """A sentence in words, each with its tag."""
+
+    place: str
+    """For messages, such as `eng.testa, line 17`: where it begins."""
+    language: str
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+    """Such as `B-PER`, `I-PER` and `O`."""
+
+
+@dataclass(frozen=True)
+class NerInput:
+    """The sentences of an input in their order; each iteration reads anew."""
+
+    name: str
+    sources: tuple[Source, ...]
+    language: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    def __iter__(self) -> Iterator[NerExample]:
+        """Every sentence, each checked when it is reached. Raises BadRow, InputError."""
+        languages = Languages(self.name, self.language)
+        with told_plainly():
+            for source in self.sources:
+                for place, told, tokens, tags in _sentences(source, self.labels):
+                    language = languages.of(place, told)
+                    if languages.is_wanted(language):
+                        yield NerExample(place, language, tuple(tokens), tuple(tags))
+        languages.check()
+
+
+def open_ner(
+    source: str | Path,
+    *,
+    language: str | None = None,
+    labels: Sequence[str] | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+) -> NerInput:
+    """The sentences of a file, of a pattern of files, or of a data set with `tokens` and `ner_tags`.
+
+    A file has a word per line and a blank line after each sentence: CoNLL's columns at tabs or spaces, of which the
+    first is the word and the last its tag, or WikiANN's `lang:word`, a tab and the tag. `.jsonl` and `.parquet` are
+    read as data sets are. `language` picks one of those that the input tells, and says which it is where it tells none.
+    `labels` are all tags there may be, in the order of their numbers where `ner_tags` are numbers without names.
+
+    Raises InputError, for sentences when they are reached.
+    """
+    with told_plainly():
+        sources = find_sources(source, split=split, config=config, revision=revision)
+    return NerInput(str(source), sources, language, None if labels is None else tuple(labels))
+
+
+Sentence = tuple[str, "str | None", Sequence[str], Sequence[str]]  # place, language if it is told, words, tags
+
+
+def _sentences(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sentence]:
+    is_table = source.is_arrow or source.kind in JSON_LINES
+    for place, told, tokens, tags in _tabular(source, labels) if is_table else _in_columns(source):
+        for number, tag in enumerate(tags):
+            if tag not in labels if labels else not TAG.fullmatch(tag):
+                known = ", ".join(labels or ("O", "B-TYPE", "I-TYPE"))
+                raise BadRow(place, f"the label {tag!r} of word {number + 1} is unknown; there are {known}")
+        yield place, told, tokens, tags
+
+
+# ---- a word per line -------------------------------------------------------------------------------------------------
+
+
+def _in_columns(source: Source) -> Iterator[Sentence]:
+    is_wikiann: bool | None = None
+    width = 0
+    for lines in _paragraphs(source):
+        if is_wikiann is None:
+            is_wikiann = _is_wikiann(lines)
+        if is_wikiann:
+            yield _wikiann_sentence(lines)
+            continue
+        rows = [(place, _columns(line)) for place, line in lines]
+        if rows[0][1][0] == DOCUMENT_MARK:
+            continue
+        width = width or len(rows[0][1])
+        yield _conll_sentence(rows, width)
+
+
+def _columns(line: str) -> list[str]:
+    """Those between tabs, or else between spaces; no other white space ends a word, which may hold some."""
+    if "\t" in line:
+        return [column.strip(" ") for column in line.split("\t")]
+    return [column for column in line.split(" ") if column]
+
+
+def _paragraphs(source: Source) -> Iterator[list[tuple[str, str]]]:
+    """Runs of lines that are not blank."""
+    lines: list[tuple[str, str]] = []
+    for place, line in source.lines():
+        if line.strip():
+            lines.append((place, line))
+        elif lines:
+            yield lines
+            lines = []
+    if lines:
+        yield lines
+
+
+def _is_wikiann(lines: Iterable[tuple[str, str]]) -> bool:
+    """Whether all words of a sentence begin with one language, which tells WikiANN's form from CoNLL's."""
+    found = [WIKIANN_LANGUAGE.match(line) for _, line in lines if line.count("\t") == 1]
+    return bool(found) and all(found) and len({each[0] for each in found if each}) == 1
+
+
+def _wikiann_sentence(lines: Sequence[tuple[str, str]]) -> Sentence:
+    told, tokens, tags = "", [], []
+    for place, line in lines:
+        word, tab, tag = line.partition("\t")
+        language, colon, token = word.partition(":")
+        if not (tab and colon and WIKIANN_LANGUAGE.match(word)) or "\t" in tag:
+            raise BadRow(place, f"here is {line!r}, where WikiANN has lang:word, a tab and the tag")
+        if told not in ("", language):
+            raise BadRow(place, f"the sentence begins in {told!r}, this word is in {language!r}")
+        told = language
+        tokens.append(token)
+        tags.append(tag.strip())
+    return lines[0][0], told, tokens, tags
+
+
+def _conll_sentence(rows: Sequence[Line], width: int) -> Sentence:
+    if width < FEWEST_COLUMNS:
+        raise BadRow(rows[0][0], f"there is one column, {rows[0][1][0]!r}; needed are a word and its tag")
+    for place, columns in rows:
+        if len(columns) != width:
+            raise BadRow(place, f"the number of columns is {len(columns)}, and {width} in the lines before")
+    return rows[0][0], None, [columns[0] for _, columns in rows], [columns[-1] for _, columns in rows]
+
+
+# ---- columns of lists ------------------------------------------------------------------------------------------------
+
+
+def _tabular(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sentence]:
+    names = labels or (source.class_names("ner_tags") if source.is_arrow else None)
+    for row in source.table(COLUMNS) if source.is_arrow else source.objects():
+        tokens, tags = _list(row, "tokens"), _list(row, "ner_tags")
+        if len(tokens) != len(tags):
+            raise BadRow(row.place, f"{len(tokens)} words have {len(tags)} tags")
+        words = [checked_text(row.place, each, what="a word") for each in tokens]
+        yield row.place, _language_told(row), words, [_tag(row.place, each, names) for each in tags]
+
+
+def _list(row: Row, name: str) -> list[object]:
+    if name not in row.values:
+        raise BadRow(row.place, why_no_column(name, row.values))
+    value = row.values[name]
+    if not isinstance(value, list):
+        raise BadRow(row.place, f"{name!r} is {JSON_TYPES.get(type(value), type(value).__name__)}, not a list")
+    return value
+
+
+def _language_told(row: Row) -> str | None:
+    if not row.values.get("langs"):
+        return None
+    told = {checked_text(row.place, each, what="a language") for each in _list(row, "langs")}
+    if len(told) > 1:
+        raise BadRow(row.place, f"one sentence is in several languages: {', '.join(sorted(told))}")
+    return told.pop()
+
+
+def _tag(place: str, value: object, names: tuple[str, ...] | None) -> str:
+    if isinstance(value, str):
+        return value
+    if type(value) is not int:
+        raise BadRow(
+            place, f"a tag is {JSON_TYPES.get(type(value), type(value).__name__)}, not a string or a whole number"
+        )
+    if names is None:
+        raise BadRow(place, "tags are numbers, and nothing says what they mean; give the labels in their order")
+    if not 0 <= value < len(names):
+        raise BadRow(place, f"the label {value} is unknown; there are {len(names)}, from 0: {', '.join(names)}")
+    return names[value]

@@ -1,0 +1,197 @@
+"""Examples of XNLI and MultiNLI, out of every form that they are published in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
+from hf_xlmr.text_files import BadRow, checked_text
+
+__all__ = ["XNLI_LABELS", "XNLI_LANGUAGES", "XnliExample", "XnliInput", "open_xnli"]
+
+XNLI_LABELS: Final = ("entailment", "neutral", "contradiction")
+"""In the order of their numbers in the data set `facebook/xnli`."""
+XNLI_LANGUAGES: Final = (
+    *("en", "fr", "es", "de", "el", "bg", "ru", "tr"),
+    *("ar", "vi", "th", "zh", "hi", "sw", "ur"),
+)
+"""In the order of the papers' tables."""
+
+LABEL_OF: Final[Mapping[str, str]] = {**{label: label for label in XNLI_LABELS}, "contradictory": "contradiction"}
+TABULATED: Final = (".tsv", ".txt")
+TRAINING_FILE: Final = re.compile(r"multinli\.train\.(\w+)\.tsv")
+
+
+@dataclass(frozen=True, slots=True)
+class XnliExample:
+    """Two sentences, and whether the second follows from the first."""
+
+    place: str
+    """For messages, such as `xnli.dev.tsv, line 17`."""
+    language: str
+    premise: str
+    hypothesis: str
+    label: str
+    """One of XNLI_LABELS."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of one published form."""
+
+    premise: str
+    hypothesis: str
+    label: str
+    language: str = "language"
+    """Of the language, where there is such a column."""
+
+    @property
+    def required(self) -> tuple[str, str, str]:
+        return self.premise, self.hypothesis, self.label
+
+
+_Pair = tuple[str | None, object, object]  # the language if it is told, premise and hypothesis
+
+LAYOUTS: Final = (
+    _Layout("sentence1", "sentence2", "gold_label"),  # XNLI's release, and MultiNLI's
+    _Layout("premise", "hypo", "label"),  # XNLI's translations of MultiNLI
+    _Layout("premise", "hypothesis", "label"),  # facebook/xnli
+)
+COLUMNS: Final = tuple(dict.fromkeys(column for each in LAYOUTS for column in (*each.required, each.language)))
+
+
+@dataclass(frozen=True)
+class XnliInput:
+    """The examples of an input in their order; each iteration reads anew."""
+
+    name: str
+    sources: tuple[Source, ...]
+    language: str | None = None
+
+    def __iter__(self) -> Iterator[XnliExample]:
+        """Every example, each checked when it is reached. Raises BadRow, InputError."""
+        languages = Languages(self.name, self.language)
+        with told_plainly():
+            for source in self.sources:
+                told, names = _language_told(source), _label_names(source)
+                for row in _rows(source):
+                    yield from _examples(row, told, names, languages)
+        languages.check()
+
+
+def open_xnli(
+    source: str | Path,
+    *,
+    language: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+) -> XnliInput:
+    """The examples of a file, of a pattern such as `multinli.train.*.tsv`, or of a data set like `facebook/xnli`.
+
+    Read are XNLI's `.tsv` and `.jsonl`, tables with premise, hypo and label, and the layouts of `facebook/xnli`, for
+    one language or all, as a saved data set, as Parquet or from the Hub. `language` picks one of those there are, and
+    says which it is where neither a column, nor the name of the file, nor that of the config does.
+
+    Raises InputError, for rows when they are reached.
+    """
+    with told_plainly():
+        sources = find_sources(source, split=split, config=config, revision=revision)
+    for each in sources:
+        if not each.is_arrow and each.kind not in (*TABULATED, *JSON_LINES):
+            kinds = ", ".join((*TABULATED, *JSON_LINES))
+            raise InputError(
+                f"{each.path} is of no known kind; XNLI is read from {kinds} (also with .gz) and {PARQUET}"
+            )
+    return XnliInput(str(source), sources, language)
+
+
+def _language_told(source: Source) -> str | None:
+    """The language of all rows, where the name of the file, its folder, or the config tells it."""
+    if found := TRAINING_FILE.fullmatch(source.base_name):
+        return found[1]
+    name = source.base_name if source.is_data_set else source.path.parent.name
+    return name if source.is_arrow and name in XNLI_LANGUAGES else None
+
+
+def _label_names(source: Source) -> Sequence[str]:
+    """What the numbers of labels mean: what the data set says, else what they mean in `facebook/xnli`."""
+    return (source.class_names("label") if source.is_arrow else None) or XNLI_LABELS
+
+
+def _rows(source: Source) -> Iterator[Row]:
+    if source.is_arrow:
+        return source.table(COLUMNS)
+    return source.objects() if source.kind in JSON_LINES else _tabulated(source)
+
+
+def _tabulated(source: Source) -> Iterator[Row]:
+    """Rows below a header, less blank lines; a quotation mark is a character like any other, as in the releases."""
+    lines = source.lines()
+    header = next(lines, (source.name, ""))[1].split("\t")
+    for place, line in lines:
+        if not line:
+            continue
+        fields = line.split("\t")
+        if len(fields) != len(header):
+            raise BadRow(place, f"{len(fields)} fields are below a header of {len(header)}")
+        yield Row(place, dict(zip(header, fields, strict=True)))
+
+
+# ---- rows to examples ------------------------------------------------------------------------------------------------
+
+
+def _examples(row: Row, told: str | None, names: Sequence[str], languages: Languages) -> Iterator[XnliExample]:
+    layout = _layout(row.place, row.values)
+    premise, hypothesis, label = (row.values[column] for column in layout.required)
+    if isinstance(premise, dict):
+        pairs: Iterator[_Pair] = _translations(row.place, premise, hypothesis)
+    else:
+        pairs = iter([(_language(row, layout) or told, premise, hypothesis)])
+    for named, *texts in pairs:
+        language = languages.of(row.place, named)
+        if languages.is_wanted(language):
+            first, second = map(partial(checked_text, row.place), texts)
+            yield XnliExample(row.place, language, first, second, _label(row.place, label, names))
+
+
+def _language(row: Row, layout: _Layout) -> str | None:
+    named = row.values.get(layout.language)
+    return None if named is None else checked_text(row.place, named, what="the language")
+
+
+def _layout(place: str, columns: Collection[str]) -> _Layout:
+    for layout in LAYOUTS:
+        if all(column in columns for column in layout.required):
+            return layout
+    known = ", or ".join(" ".join(layout.required) for layout in LAYOUTS)
+    raise BadRow(place, f"the columns are {' '.join(columns) or 'none'}; needed are {known}")
+
+
+def _translations(place: str, premise: Mapping[str, object], hypothesis: object) -> Iterator[_Pair]:
+    """Premise and hypothesis in each language; those of the hypothesis can be two lists."""
+    if not isinstance(hypothesis, dict):
+        raise BadRow(place, "the premise is in several languages, the hypothesis is not")
+    if hypothesis.keys() == {"language", "translation"}:
+        listed, texts = hypothesis["language"] or (), hypothesis["translation"] or ()
+        if len(listed) != len(texts):
+            raise BadRow(place, f"{len(texts)} translations of the hypothesis are in {len(listed)} languages")
+        hypothesis = dict(zip(listed, texts, strict=True))
+    for language, text in premise.items():
+        if hypothesis.get(language) is None:
+            raise BadRow(place, f"the hypothesis is missing in {language!r}")
+        yield language, text, hypothesis[language]
+
+
+def _label(place: str, value: object, names: Sequence[str]) -> str:
+    named = names[value] if type(value) is int and 0 <= value < len(names) else value
+    if isinstance(named, str) and named in LABEL_OF:
+        return LABEL_OF[named]
+    numbers = ", ".join(f"{label} ({number})" for number, label in enumerate(names))
+    raise BadRow(place, f"the label {value!r} is unknown; there are {numbers}")
