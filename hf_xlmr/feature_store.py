@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MANIFEST", "FeatureStore", "Row", "ShardWriter", "TextsDigest"]
 
-MANIFEST: Final = "manifest.json"  # there when all is done
-JOB: Final = "job.json"  # there until then
+MANIFEST: Final = ".manifest.json"  # there when all is done; readers of data sets skip hidden files
+JOB: Final = ".job.json"  # there until then
 STATE: Final = ".state"  # which shards are done, and files that are not yet
 LOCK: Final = "lock"
 TEMPORARY: Final = ".tmp"

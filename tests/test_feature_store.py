@@ -162,6 +162,24 @@ def test_datasets_reads_the_parquet(tmp_path: Path, dtype: str, per_token: bool)
         np.testing.assert_array_equal(np.array(data[row]["features"], dtype), expected)
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_the_folder_itself_is_read(tmp_path: Path, is_finished: bool) -> None:
+    """Readers of data sets take every file of a folder, but for hidden ones."""
+    import pyarrow.dataset
+    from datasets import load_dataset
+
+    out = tmp_path / "out"
+    store = FeatureStore.create(out, JOB, layout=layout_of())
+    for number in (0, 1):
+        with store.shard(number) as writer:
+            write(writer, rows_of(10 * number, 10 * number + 10))
+    if is_finished:
+        store.finish(rows=20)
+    data = load_dataset("parquet", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    for table in (pq.read_table(out), pyarrow.dataset.dataset(out).to_table(), data.with_format("arrow")[:]):
+        assert table["row"].to_pylist() == list(range(20))
+
+
 @KINDS
 @TOKENS_OR_TEXTS
 def test_float16_is_the_nearest(tmp_path: Path, kind: str, per_token: bool) -> None:
@@ -183,12 +201,12 @@ def test_what_is_too_large_for_float16_is_refused(tmp_path: Path, kind: str, val
     store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, dtype="float16"))
     with pytest.raises(InputError, match="features of rows 0 to 1 are too large for float16"), store.shard(0) as writer:
         writer.write(rows_of(0, 2), {12: np.array([[0.0] * WIDTH, [value] * WIDTH], np.float32)})
-    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
 
 
 def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     filled(tmp_path / "out", has_ids=True, ids=lambda n: n, format="npy")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_bytes())
     assert manifest["job"] == JOB
     assert manifest["layout"]["layers"] == [12]
     assert (manifest["rows"], manifest["counts"]) == (25, {"truncated": 7})
@@ -196,7 +214,7 @@ def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     assert [shard["first_row"] for shard in manifest["shards"]] == [0, 10, 20]
     assert manifest["shards"][1]["texts_sha256"] == digest_of(rows_of(10, 20, ids=lambda n: n))
     files = {file["name"]: file for shard in manifest["shards"] for file in shard["files"]}
-    assert {*contents(tmp_path / "out")} == {*files, "manifest.json"}
+    assert {*contents(tmp_path / "out")} == {*files, ".manifest.json"}
     for name, file in files.items():
         content = (tmp_path / "out" / name).read_bytes()
         assert (file["size"], file["sha256"]) == (len(content), sha256(content).hexdigest())
@@ -236,7 +254,7 @@ def test_arrays_may_be_used_anew_after_writing(tmp_path: Path) -> None:
 
 def test_an_input_without_rows(tmp_path: Path) -> None:
     filled(tmp_path / "out", rows=0)
-    assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["shards"] == []
+    assert json.loads((tmp_path / "out" / ".manifest.json").read_bytes())["shards"] == []
 
 
 @KINDS
@@ -294,7 +312,7 @@ def test_what_does_not_belong_into_a_shard(tmp_path: Path, wrong: Wrong) -> None
         writer.write(rows, {wrong.layer: features}, spans=wrong.spans)
     with pytest.raises(ValueError, match="shard 1 has no rows"), store.shard(1):
         pass
-    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
 
 
 def test_ids_of_two_types_are_refused(tmp_path: Path) -> None:
@@ -337,8 +355,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, kind: str) -> None:
     assert [again.is_done(number) for number in range(3)] == [False, True, False]
     fill(again, rows_of(0, 25))
     after = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
-    assert {name: after[name] for name in before if name != "job.json"} == {
-        name: inode for name, inode in before.items() if name != "job.json"
+    assert {name: after[name] for name in before if name != ".job.json"} == {
+        name: inode for name, inode in before.items() if name != ".job.json"
     }
     assert again.is_finished
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
@@ -447,7 +465,7 @@ def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> No
         writer._write_pending()
         assert len(list((tmp_path / "out" / ".state").glob("*.tmp"))) == 1
         raise KeyboardInterrupt
-    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
     fill(store, rows_of(0, 25))
     filled(tmp_path / "usual", format=kind)
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
@@ -641,7 +659,7 @@ def test_a_file_that_may_not_grow_is_told_in_a_sentence(tmp_path: Path, kind: st
     left = (
         {name for name in contents(tmp_path / "out") if name != ".state/lock"} if (tmp_path / "out").exists() else set()
     )
-    assert left <= {"job.json"}
+    assert left <= {".job.json"}
     in_peace(tmp_path / "out", kind, 25)
     in_peace(tmp_path / "usual", kind, 25)
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
