@@ -457,6 +457,132 @@ def test_a_damaged_note_is_told(tmp_path: Path) -> None:
         store.is_done(0)
 
 
+def lost(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@KINDS
+@pytest.mark.parametrize("damage", [lost, cut])
+def test_of_a_finished_output_what_was_lost_or_cut_is_made_again(tmp_path: Path, kind: str, damage: Any) -> None:
+    out = tmp_path / "out"
+    filled(out, format=kind)
+    expected = contents(out)
+    (broken,) = (path for path in out.iterdir() if "00001" in path.name)
+    damage(broken)
+    kept = {path.name: path.stat().st_ino for path in out.iterdir() if path.name[0] != "." and path != broken}
+    with pytest.raises(InputError, match="is finished by an earlier run"):
+        FeatureStore.create(out, JOB, layout=layout_of(format=kind))
+    with pytest.raises(InputError, match="with other options"):
+        FeatureStore.create(out, {}, layout=layout_of(format=kind), resume=True)
+    store = FeatureStore.create(out, JOB, layout=layout_of(format=kind), resume=True, notes={"threads": 3})
+    assert FeatureStore.begun_with(out) == (JOB, {"threads": 3})
+    assert [store.is_done(number) for number in range(3)] == [True, False, True]
+    fill(store, rows_of(0, 25))
+    assert contents(out) == expected
+    assert kept.items() <= {path.name: path.stat().st_ino for path in out.iterdir()}.items()
+
+
+def test_a_lost_shard_is_made_of_the_same_texts_only(tmp_path: Path) -> None:
+    filled(tmp_path / "out")
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+    with pytest.raises(InputError, match=r"rows 10 to 19 .* have other texts now"), store.shard(1) as writer:
+        write(writer, rows_of(10, 19))
+    assert not (tmp_path / "out" / "part-00001.parquet").exists()
+    fill(store, rows_of(0, 25))
+    assert store.is_finished
+
+
+def test_a_finished_output_is_of_one_input(tmp_path: Path) -> None:
+    filled(tmp_path / "out", rows=20)
+    before = contents(tmp_path / "out")
+    changed = [TextRow(row.number, row.place, row.text + "!" * (row.number == 13)) for row in rows_of(0, 20)]
+    for rows, told in (
+        (changed, "rows 10 to 19"),
+        (rows_of(0, 25), "it has more than 20 rows"),
+        (rows_of(0, 15), "rows 10 to 19"),
+        (rows_of(0, 10), "it has 10 rows, not 20"),
+        ([], "it has 0 rows, not 20"),
+    ):
+        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        with pytest.raises(InputError, match=rf"the input is not what .*out was begun with: {told}"):
+            fill(store, rows)
+    fill(store, rows_of(0, 20))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_finished_output_that_is_whole_is_not_written_to(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    filled(out)
+    before = {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))}
+    fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+    assert {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))} == before
+
+
+NO_SHARD = b'{"number": 0, "first_row": 0, "rows": 10}'
+DAMAGED = pytest.mark.parametrize("content", [b"[]", b"{}", b"7", b"{", b"\xff", b"[" * 100_000, NO_SHARD])
+
+
+@DAMAGED
+def test_a_damaged_file_of_a_begun_output_is_told(tmp_path: Path, content: bytes) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    with store.shard(0) as writer:
+        write(writer, rows_of(0, 10))
+    state = tmp_path / "out" / ".state" / "00000.json"
+    whole = state.read_bytes()
+    state.write_bytes(content)
+    told = r"00000\.json is damaged: .*; remove it, and the shard is made again"
+    for ask in (lambda: store.is_done(0), lambda: store.check(0, ""), lambda: store.finish(rows=10)):
+        with pytest.raises(IntegrityError, match=told):
+            ask()
+    state.write_bytes(whole)
+    (tmp_path / "out" / ".job.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"\.job\.json is damaged: .*; put back the file that was there"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+
+
+@DAMAGED
+def test_a_damaged_manifest_is_told(tmp_path: Path, content: bytes) -> None:
+    filled(tmp_path / "out")
+    (tmp_path / "out" / ".manifest.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"\.manifest\.json is damaged: .*; put back the file that was there"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("shard", "told"),
+    [
+        ({}, "number, first_row, rows, texts_sha256, id_type, files, counts is missing or of another type"),
+        ({"number": 2}, "shard 2 is where 1 belongs"),
+        ({"rows": "ten"}, "rows is missing or of another type"),
+        ({"counts": {"truncated": "few"}}, "truncated is missing or of another type"),
+        ({"files": ["part-00001.parquet"]}, 'an object belongs where "part-00001.parquet" is'),
+        ({"files": [{"name": "part-00001.parquet"}]}, "size, sha256 is missing or of another type"),
+    ],
+)
+def test_a_manifest_with_a_damaged_shard_is_told(tmp_path: Path, shard: dict[str, Any], told: str) -> None:
+    filled(tmp_path / "out")
+    path = tmp_path / "out" / ".manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["shards"][1] = {**manifest["shards"][1], **shard} if shard else {}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(IntegrityError, match=rf"\.manifest\.json is damaged: {told}"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+
+
+@KINDS
+def test_shards_without_what_tells_of_them_are_left_alone(tmp_path: Path, kind: str) -> None:
+    """As a copy of a folder without its hidden files is."""
+    filled(tmp_path / "out", format=kind)
+    (tmp_path / "out" / ".manifest.json").unlink()
+    with pytest.raises(InputError, match=r"-00000\.\w+\), but neither \.manifest\.json nor \.job\.json"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
+
+
 @KINDS
 def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> None:
     store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, width=WIDTH))
@@ -562,6 +688,30 @@ def test_killed_at_any_moment_and_resumed_the_bytes_are_the_same(tmp_path: Path,
             kills += process.returncode != 0
         in_peace(out, kind, rows)
         assert contents(out) == expected
+
+
+@pytest.mark.parametrize("place", ["replace", "unlink", "fsync"])
+def test_killed_at_every_step_of_beginning_again_the_bytes_are_the_same(tmp_path: Path, place: str) -> None:
+    filled(tmp_path / "usual")
+    expected, step, status = contents(tmp_path / "usual"), 0, -1
+    while status:
+        out = tmp_path / f"out{step}"
+        shutil.copytree(tmp_path / "usual", out)
+        (out / "part-00001.parquet").unlink()
+        child = os.fork()
+        if child == 0:
+            try:
+                die_before(place, step)
+                fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _child, status = os.waitpid(child, 0)
+        assert status == 0 or os.WIFSIGNALED(status)
+        fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+        assert contents(out) == expected, f"{place} {step}"
+        step += 1
+    assert step > {"replace": 6, "unlink": 1, "fsync": 6}[place]
 
 
 @pytest.mark.parametrize("place", ["mkdir", "replace", "unlink", "rmtree", "fsync"])
