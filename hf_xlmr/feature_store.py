@@ -26,13 +26,31 @@ if TYPE_CHECKING:
 
 __all__ = ["MANIFEST", "FeatureStore", "Row", "ShardWriter", "TextsDigest"]
 
-MANIFEST: Final = "manifest.json"  # there when all is done
-JOB: Final = "job.json"  # there until then
+MANIFEST: Final = ".manifest.json"  # there when all is done; readers of data sets skip hidden files
+JOB: Final = ".job.json"  # there until then
 STATE: Final = ".state"  # which shards are done, and files that are not yet
 LOCK: Final = "lock"
 TEMPORARY: Final = ".tmp"
 BLOCK: Final = 1 << 20
 MOST_LISTED: Final = 10  # shards in a message
+
+# What the objects in our files hold
+RECORD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"job": dict, "layout": dict})
+MANIFEST_FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
+    {**RECORD_FIELDS, "rows": int, "counts": dict, "shards": list}
+)
+SHARD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "number": int,
+        "first_row": int,
+        "rows": int,
+        "texts_sha256": str,
+        "id_type": (str, type(None)),
+        "files": list,
+        "counts": dict,
+    }
+)
+FILE_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"name": str, "size": int, "sha256": str})
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -84,6 +102,7 @@ class FeatureStore:
         self.folder = folder
         self.layout = layout
         self._record = record
+        self._finished: dict[str, Any] | None = None
 
     @classmethod
     def create(
@@ -100,7 +119,8 @@ class FeatureStore:
         `job` is JSON and tells everything that the features depend on: to go on, it and `layout` must be the same.
         Processes that fill one folder together all say `resume`; the first of them begins it. What killed runs left
         is removed, what others are writing just now is not. `notes` are kept for whoever goes on, until all is done;
-        they may differ. Raises InputError.
+        they may differ. A finished output whose files were lost or cut is begun again, with the shards
+        that are left. Raises InputError, IntegrityError.
         """
         folder = Path(folder)
         record = json.loads(json.dumps({"job": dict(job), "layout": asdict(layout)}))
@@ -116,9 +136,11 @@ class FeatureStore:
     def begun_with(cls, folder: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """The job that an output was begun with, and the notes of then; empty where there is none, or no longer.
 
-        Raises IntegrityError.
+        Raises InputError, IntegrityError.
         """
-        found = [_read_json(Path(folder) / name) if (Path(folder) / name).is_file() else {} for name in (MANIFEST, JOB)]
+        paths = [Path(folder) / name for name in (MANIFEST, JOB)]
+        with _told(Path(folder)):
+            found = [_read_json(path) if path.is_file() else {} for path in paths]
         jobs = [each["job"] for each in found if isinstance(each.get("job"), dict)]
         notes = found[1].get("notes")
         return (jobs or [{}])[0], notes if isinstance(notes, dict) else {}
@@ -129,26 +151,33 @@ class FeatureStore:
         return (self.folder / MANIFEST).is_file()
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard is there, with its files as long as they were. Raises IntegrityError."""
-        if self.is_finished:
-            return True
+        """Whether a shard is there, with its files as long as they were.
+
+        Raises IntegrityError, and InputError where the output is finished and has no such shard.
+        """
         state = self._state(number)
         if state is None:
+            if self.is_finished:
+                raise self._another_input(f"it has more than {self._manifest()['rows']} rows")
             return False
-        wrong = [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
+        wrong = self._wrong_files(state)
         if wrong:
             _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
         return not wrong
 
     def check(self, number: int, texts_sha256: str) -> None:
-        """See that a shard that is done was made from these texts. Raises InputError naming its rows."""
+        """See that a shard that was made before was made from these texts. Raises InputError naming its rows."""
         state = self._state(number)
         if state is None or state["texts_sha256"] == texts_sha256:
             return
         first, rows = state["first_row"], state["rows"]
-        raise InputError(
-            f"the input is not what {self.folder} was begun with: rows {first} to {first + rows - 1} (counted from 0) "
-            "have other texts now, or more or fewer follow them; give the same input, or choose another folder"
+        raise self._another_input(
+            f"rows {first} to {first + rows - 1} (counted from 0) have other texts now, or more or fewer follow them"
+        )
+
+    def _another_input(self, why: str) -> InputError:
+        return InputError(
+            f"the input is not what {self.folder} was begun with: {why}; give the same input, or choose another folder"
         )
 
     @contextmanager
@@ -167,11 +196,13 @@ class FeatureStore:
     def finish(self, *, rows: int) -> None:
         """Declare all `rows` of the input done: the manifest takes the place of what resuming needs.
 
-        One process calls it, when the shards of all are done; a second call does nothing. Raises InputError naming
-        what is missing or too much, IntegrityError.
+        One process calls it, when the shards of all are done; where that is declared already, `rows` are to be as many
+        as then. Raises InputError naming what is missing or too much, IntegrityError.
         """
         with _told(self.folder), self._locked():
             if self.is_finished:
+                if rows != (before := self._manifest()["rows"]):
+                    raise self._another_input(f"it has {rows} rows, not {before}")
                 return
             shards = self._all_shards(rows)
             named = {file["name"] for shard in shards for file in shard["files"]}
@@ -181,11 +212,13 @@ class FeatureStore:
             counts = sum((Counter(shard["counts"]) for shard in shards), Counter())
             manifest = {**self._record, "rows": rows, "counts": counts, "shards": shards}
             self._write_json(self.folder / MANIFEST, manifest)
+            self._finished = None
 
     # ---- beginning and going on --------------------------------------------------------------------------------------
 
     def _begin_or_go_on(self, notes: Mapping[str, Any], *, resume: bool) -> None:
         self._raise_if_taken()
+        self._finished = None  # while this process waited, another one may have begun it again
         begun = self._begun()
         if begun is None:
             self._write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
@@ -199,19 +232,36 @@ class FeatureStore:
                 f"{self.folder} was begun with other options: {'; '.join(differences)}. "
                 "Say the same to go on, or choose another folder"
             )
+        if self.is_finished and not self._is_whole:
+            self._begin_again(notes)
         self._clear_leftovers()
+
+    def _begin_again(self, notes: Mapping[str, Any]) -> None:
+        """Make an unfinished folder of a finished one; the manifest goes last, so that this can be done twice."""
+        for state in self._manifest()["shards"]:
+            self._write_json(self._state_path(state["number"]), state)
+        self._write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
+        (self.folder / MANIFEST).unlink()
+        _flush_folder(self.folder)
+        self._finished = None
 
     def _raise_if_taken(self) -> None:
         names = self._names()
-        if names and not {MANIFEST, JOB}.intersection(names):
-            raise InputError(f"{self.folder} holds something else ({names[0]}); choose an empty or a new folder")
+        if not names or {MANIFEST, JOB}.intersection(names):
+            return
+        if shards := [name for name in names if self.layout.is_shard_file(name)]:
+            raise InputError(
+                f"{self.folder} holds features ({shards[0]}), but neither {MANIFEST} nor {JOB}, which tell what they "
+                "were made from: copy that too (its name makes it a hidden file), or choose another folder"
+            )
+        raise InputError(f"{self.folder} holds something else ({names[0]}); choose an empty or a new folder")
 
     def _begun(self) -> dict[str, Any] | None:
         """What the folder was begun for, None for a folder that was not."""
         for name in (MANIFEST, JOB):
             if (self.folder / name).is_file():
-                found = _read_json(self.folder / name)
-                return {"job": found.get("job"), "layout": found.get("layout")}
+                found = _checked(self.folder / name, _read_json(self.folder / name), RECORD_FIELDS)
+                return {"job": found["job"], "layout": found["layout"]}
         return None
 
     def _names(self) -> list[str]:
@@ -232,9 +282,9 @@ class FeatureStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from beginning or finishing the folder; a finished one needs no lock."""
+        """Keep other processes from beginning or finishing the folder; one that is whole needs no lock."""
         lock = None
-        while lock is None and not self.is_finished:
+        while lock is None and not self._is_whole:
             lock = self._lock()
         try:
             yield
@@ -259,10 +309,36 @@ class FeatureStore:
 
     # ---- the states of shards ----------------------------------------------------------------------------------------
 
+    def _state_path(self, number: int) -> Path:
+        return self.folder / STATE / f"{number:05d}.json"
+
     def _state(self, number: int) -> dict[str, Any] | None:
-        path = self.folder / STATE / f"{number:05d}.json"
+        """What is known of a shard that was made, None where none was. Raises IntegrityError."""
+        if self.is_finished:
+            shards: list[dict[str, Any]] = self._manifest()["shards"]
+            return shards[number] if number < len(shards) else None
+        path = self._state_path(number)
         with _told(path):
-            return _read_json(path) if path.is_file() else None
+            return _checked_state(path, _read_json(path), number) if path.is_file() else None
+
+    def _manifest(self) -> dict[str, Any]:
+        """That of a finished folder, read once. Raises IntegrityError."""
+        if self._finished is None:
+            path = self.folder / MANIFEST
+            with _told(path):
+                found = _checked(path, _read_json(path), MANIFEST_FIELDS)
+            for number, state in enumerate(found["shards"]):
+                _checked_state(path, state, number)
+            self._finished = found
+        return self._finished
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the folder is finished, and its files are as long as they were. Raises IntegrityError."""
+        return self.is_finished and not any(map(self._wrong_files, self._manifest()["shards"]))
+
+    def _wrong_files(self, state: Mapping[str, Any]) -> list[str]:
+        return [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
 
     def _all_shards(self, rows: int) -> list[dict[str, Any]]:
         """The states of all shards that `rows` make. Raises InputError."""
@@ -274,7 +350,7 @@ class FeatureStore:
             raise InputError(f"{self.folder} is not complete: {_listed(missing)} of {len(wanted)} shards missing")
         if beyond := sorted(found.difference(wanted)):
             raise InputError(f"{self.folder} has more than the {rows} rows of the input: {_listed(beyond)} too much")
-        shards = [_read_json(self.folder / STATE / f"{number:05d}.json") for number in wanted]
+        shards = [state for state in map(self._state, wanted) if state is not None]
         for shard in shards:
             expected = min(size, rows - shard["first_row"])
             if shard["rows"] != expected:
@@ -429,6 +505,7 @@ class ShardWriter:
                 self._write_pending()
             if self._files is not None:
                 self._files.finish()
+            self._store.check(self._number, self._digest.hexdigest())  # its files may have been lost, not its texts
             files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
@@ -442,7 +519,7 @@ class ShardWriter:
                 "files": files,
                 "counts": dict(self.counts),
             }
-            self._store._write_json(self._store.folder / STATE / f"{self._number:05d}.json", state)
+            self._store._write_json(self._store._state_path(self._number), state)
             self._files = None
 
     def _close(self) -> None:
@@ -489,11 +566,39 @@ def _size(path: Path) -> int | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises IntegrityError, OSError."""
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
+        found: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damage(path, str(error)) from error
+    return _checked(path, found, {})
+
+
+def _checked(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found in a file, if it is an object with values of these types. Raises IntegrityError."""
+    if not isinstance(found, dict):
+        raise _damage(path, f"an object belongs where {json.dumps(found):.40} is")
+    wrong = [name for name, kind in kinds.items() if name not in found or not isinstance(found[name], kind)]
+    if wrong:
+        raise _damage(path, f"{', '.join(wrong)} is missing or of another type")
     return found
+
+
+def _checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
+    """What is known of a shard, if it is what a writer of shards notes. Raises IntegrityError."""
+    state = _checked(path, found, SHARD_FIELDS)
+    for file in state["files"]:
+        _checked(path, file, FILE_FIELDS)
+    _checked(path, state["counts"], dict.fromkeys(state["counts"], int))
+    if state["number"] != number:
+        raise _damage(path, f"shard {state['number']} is where {number} belongs")
+    return state
+
+
+def _damage(path: Path, why: str) -> IntegrityError:
+    is_state = path.parent.name == STATE
+    mend = "remove it, and the shard is made again" if is_state else "put back the file that was there, or begin anew"
+    return IntegrityError(f"{path} is damaged: {why}; {mend}")
 
 
 def _differences(begun: Any, now: Any, name: str = "") -> list[str]:

@@ -325,11 +325,16 @@ class _File(ABC):
     @property
     def is_countable(self) -> bool:
         """Whether a look at the file as it lies there is enough, and does not use it up."""
-        return self.path.is_file() and self.path.suffix.lower() != ".gz"
+        return self.path.is_file() and not self._is_gzipped
+
+    @property
+    def _is_gzipped(self) -> bool:
+        return self.path.suffix.lower() == ".gz"
 
     def lines(self) -> Iterator[bytes]:
         """Every line with its end, less a byte order mark. Raises BadRow, OSError."""
         number = 0
+        damage = _gzip_errors() if self._is_gzipped else ()  # not looked up when a reader is let go of as Python ends
         try:
             with self._open() as file:
                 for number in count(1):
@@ -341,11 +346,11 @@ class _File(ABC):
                     if len(line) > LONGEST_LINE:
                         raise BadRow(f"{self.name}, line {number}", f"the line is longer than {LONGEST_LINE:,} bytes")
                     yield line
-        except _gzip_errors() as error:
+        except damage as error:
             raise BadRow(f"{self.name}, line {number}", f"the gzip file is damaged: {error}") from error
 
     def _open(self) -> IO[bytes]:
-        if self.path.suffix.lower() != ".gz":
+        if not self._is_gzipped:
             return self.path.open("rb", buffering=BLOCK)
         from isal import igzip
 

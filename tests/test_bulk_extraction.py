@@ -85,10 +85,10 @@ def test_every_text_has_its_features_in_the_order_of_the_input(
     expected = FeatureExtractor(demo)(texts)
     np.testing.assert_allclose(vectors_in(tmp_path / "out"), expected, rtol=0, atol=TOLERANCE)
     assert sorted(contents(tmp_path / "out")) == [
-        "manifest.json",
+        ".manifest.json",
         *(f"part-{number:05d}.parquet" for number in range(5)),
     ]
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_text())
     assert manifest["rows"] == 230 and manifest["counts"]["tokens"] == report.tokens
 
 
@@ -134,7 +134,7 @@ def test_ids_are_handed_on(source: Path, texts: list[str], tmp_path: Path) -> No
 def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("")
     report = extract("demo", tmp_path / "texts.txt", tmp_path / "out")
-    assert report.rows == 0 and json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"] == []
+    assert report.rows == 0 and json.loads((tmp_path / "out" / ".manifest.json").read_text())["shards"] == []
 
 
 # ---- breaks
@@ -177,7 +177,7 @@ def test_it_goes_on_with_as_many_threads_as_it_was_begun_with(texts: list[str], 
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(threads)
-    assert b"threads" not in contents(tmp_path / "out")["manifest.json"]
+    assert b"threads" not in contents(tmp_path / "out")[".manifest.json"]
 
 
 @pytest.mark.parametrize("source", ["waits", "goes on"])

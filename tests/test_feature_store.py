@@ -162,6 +162,24 @@ def test_datasets_reads_the_parquet(tmp_path: Path, dtype: str, per_token: bool)
         np.testing.assert_array_equal(np.array(data[row]["features"], dtype), expected)
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_the_folder_itself_is_read(tmp_path: Path, is_finished: bool) -> None:
+    """Readers of data sets take every file of a folder, but for hidden ones."""
+    import pyarrow.dataset
+    from datasets import load_dataset
+
+    out = tmp_path / "out"
+    store = FeatureStore.create(out, JOB, layout=layout_of())
+    for number in (0, 1):
+        with store.shard(number) as writer:
+            write(writer, rows_of(10 * number, 10 * number + 10))
+    if is_finished:
+        store.finish(rows=20)
+    data = load_dataset("parquet", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    for table in (pq.read_table(out), pyarrow.dataset.dataset(out).to_table(), data.with_format("arrow")[:]):
+        assert table["row"].to_pylist() == list(range(20))
+
+
 @KINDS
 @TOKENS_OR_TEXTS
 def test_float16_is_the_nearest(tmp_path: Path, kind: str, per_token: bool) -> None:
@@ -183,12 +201,12 @@ def test_what_is_too_large_for_float16_is_refused(tmp_path: Path, kind: str, val
     store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, dtype="float16"))
     with pytest.raises(InputError, match="features of rows 0 to 1 are too large for float16"), store.shard(0) as writer:
         writer.write(rows_of(0, 2), {12: np.array([[0.0] * WIDTH, [value] * WIDTH], np.float32)})
-    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
 
 
 def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     filled(tmp_path / "out", has_ids=True, ids=lambda n: n, format="npy")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_bytes())
     assert manifest["job"] == JOB
     assert manifest["layout"]["layers"] == [12]
     assert (manifest["rows"], manifest["counts"]) == (25, {"truncated": 7})
@@ -196,7 +214,7 @@ def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     assert [shard["first_row"] for shard in manifest["shards"]] == [0, 10, 20]
     assert manifest["shards"][1]["texts_sha256"] == digest_of(rows_of(10, 20, ids=lambda n: n))
     files = {file["name"]: file for shard in manifest["shards"] for file in shard["files"]}
-    assert {*contents(tmp_path / "out")} == {*files, "manifest.json"}
+    assert {*contents(tmp_path / "out")} == {*files, ".manifest.json"}
     for name, file in files.items():
         content = (tmp_path / "out" / name).read_bytes()
         assert (file["size"], file["sha256"]) == (len(content), sha256(content).hexdigest())
@@ -236,7 +254,7 @@ def test_arrays_may_be_used_anew_after_writing(tmp_path: Path) -> None:
 
 def test_an_input_without_rows(tmp_path: Path) -> None:
     filled(tmp_path / "out", rows=0)
-    assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["shards"] == []
+    assert json.loads((tmp_path / "out" / ".manifest.json").read_bytes())["shards"] == []
 
 
 @KINDS
@@ -294,7 +312,7 @@ def test_what_does_not_belong_into_a_shard(tmp_path: Path, wrong: Wrong) -> None
         writer.write(rows, {wrong.layer: features}, spans=wrong.spans)
     with pytest.raises(ValueError, match="shard 1 has no rows"), store.shard(1):
         pass
-    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
 
 
 def test_ids_of_two_types_are_refused(tmp_path: Path) -> None:
@@ -337,8 +355,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, kind: str) -> None:
     assert [again.is_done(number) for number in range(3)] == [False, True, False]
     fill(again, rows_of(0, 25))
     after = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
-    assert {name: after[name] for name in before if name != "job.json"} == {
-        name: inode for name, inode in before.items() if name != "job.json"
+    assert {name: after[name] for name in before if name != ".job.json"} == {
+        name: inode for name, inode in before.items() if name != ".job.json"
     }
     assert again.is_finished
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
@@ -439,6 +457,132 @@ def test_a_damaged_note_is_told(tmp_path: Path) -> None:
         store.is_done(0)
 
 
+def lost(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@KINDS
+@pytest.mark.parametrize("damage", [lost, cut])
+def test_of_a_finished_output_what_was_lost_or_cut_is_made_again(tmp_path: Path, kind: str, damage: Any) -> None:
+    out = tmp_path / "out"
+    filled(out, format=kind)
+    expected = contents(out)
+    (broken,) = (path for path in out.iterdir() if "00001" in path.name)
+    damage(broken)
+    kept = {path.name: path.stat().st_ino for path in out.iterdir() if path.name[0] != "." and path != broken}
+    with pytest.raises(InputError, match="is finished by an earlier run"):
+        FeatureStore.create(out, JOB, layout=layout_of(format=kind))
+    with pytest.raises(InputError, match="with other options"):
+        FeatureStore.create(out, {}, layout=layout_of(format=kind), resume=True)
+    store = FeatureStore.create(out, JOB, layout=layout_of(format=kind), resume=True, notes={"threads": 3})
+    assert FeatureStore.begun_with(out) == (JOB, {"threads": 3})
+    assert [store.is_done(number) for number in range(3)] == [True, False, True]
+    fill(store, rows_of(0, 25))
+    assert contents(out) == expected
+    assert kept.items() <= {path.name: path.stat().st_ino for path in out.iterdir()}.items()
+
+
+def test_a_lost_shard_is_made_of_the_same_texts_only(tmp_path: Path) -> None:
+    filled(tmp_path / "out")
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+    with pytest.raises(InputError, match=r"rows 10 to 19 .* have other texts now"), store.shard(1) as writer:
+        write(writer, rows_of(10, 19))
+    assert not (tmp_path / "out" / "part-00001.parquet").exists()
+    fill(store, rows_of(0, 25))
+    assert store.is_finished
+
+
+def test_a_finished_output_is_of_one_input(tmp_path: Path) -> None:
+    filled(tmp_path / "out", rows=20)
+    before = contents(tmp_path / "out")
+    changed = [TextRow(row.number, row.place, row.text + "!" * (row.number == 13)) for row in rows_of(0, 20)]
+    for rows, told in (
+        (changed, "rows 10 to 19"),
+        (rows_of(0, 25), "it has more than 20 rows"),
+        (rows_of(0, 15), "rows 10 to 19"),
+        (rows_of(0, 10), "it has 10 rows, not 20"),
+        ([], "it has 0 rows, not 20"),
+    ):
+        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        with pytest.raises(InputError, match=rf"the input is not what .*out was begun with: {told}"):
+            fill(store, rows)
+    fill(store, rows_of(0, 20))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_finished_output_that_is_whole_is_not_written_to(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    filled(out)
+    before = {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))}
+    fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+    assert {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))} == before
+
+
+NO_SHARD = b'{"number": 0, "first_row": 0, "rows": 10}'
+DAMAGED = pytest.mark.parametrize("content", [b"[]", b"{}", b"7", b"{", b"\xff", b"[" * 100_000, NO_SHARD])
+
+
+@DAMAGED
+def test_a_damaged_file_of_a_begun_output_is_told(tmp_path: Path, content: bytes) -> None:
+    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    with store.shard(0) as writer:
+        write(writer, rows_of(0, 10))
+    state = tmp_path / "out" / ".state" / "00000.json"
+    whole = state.read_bytes()
+    state.write_bytes(content)
+    told = r"00000\.json is damaged: .*; remove it, and the shard is made again"
+    for ask in (lambda: store.is_done(0), lambda: store.check(0, ""), lambda: store.finish(rows=10)):
+        with pytest.raises(IntegrityError, match=told):
+            ask()
+    state.write_bytes(whole)
+    (tmp_path / "out" / ".job.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"\.job\.json is damaged: .*; put back the file that was there"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+
+
+@DAMAGED
+def test_a_damaged_manifest_is_told(tmp_path: Path, content: bytes) -> None:
+    filled(tmp_path / "out")
+    (tmp_path / "out" / ".manifest.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"\.manifest\.json is damaged: .*; put back the file that was there"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("shard", "told"),
+    [
+        ({}, "number, first_row, rows, texts_sha256, id_type, files, counts is missing or of another type"),
+        ({"number": 2}, "shard 2 is where 1 belongs"),
+        ({"rows": "ten"}, "rows is missing or of another type"),
+        ({"counts": {"truncated": "few"}}, "truncated is missing or of another type"),
+        ({"files": ["part-00001.parquet"]}, 'an object belongs where "part-00001.parquet" is'),
+        ({"files": [{"name": "part-00001.parquet"}]}, "size, sha256 is missing or of another type"),
+    ],
+)
+def test_a_manifest_with_a_damaged_shard_is_told(tmp_path: Path, shard: dict[str, Any], told: str) -> None:
+    filled(tmp_path / "out")
+    path = tmp_path / "out" / ".manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["shards"][1] = {**manifest["shards"][1], **shard} if shard else {}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(IntegrityError, match=rf"\.manifest\.json is damaged: {told}"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+
+
+@KINDS
+def test_shards_without_what_tells_of_them_are_left_alone(tmp_path: Path, kind: str) -> None:
+    """As a copy of a folder without its hidden files is."""
+    filled(tmp_path / "out", format=kind)
+    (tmp_path / "out" / ".manifest.json").unlink()
+    with pytest.raises(InputError, match=r"-00000\.\w+\), but neither \.manifest\.json nor \.job\.json"):
+        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
+
+
 @KINDS
 def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> None:
     store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, width=WIDTH))
@@ -447,7 +591,7 @@ def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> No
         writer._write_pending()
         assert len(list((tmp_path / "out" / ".state").glob("*.tmp"))) == 1
         raise KeyboardInterrupt
-    assert sorted(contents(tmp_path / "out")) == [".state/lock", "job.json"]
+    assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
     fill(store, rows_of(0, 25))
     filled(tmp_path / "usual", format=kind)
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
@@ -546,6 +690,30 @@ def test_killed_at_any_moment_and_resumed_the_bytes_are_the_same(tmp_path: Path,
         assert contents(out) == expected
 
 
+@pytest.mark.parametrize("place", ["replace", "unlink", "fsync"])
+def test_killed_at_every_step_of_beginning_again_the_bytes_are_the_same(tmp_path: Path, place: str) -> None:
+    filled(tmp_path / "usual")
+    expected, step, status = contents(tmp_path / "usual"), 0, -1
+    while status:
+        out = tmp_path / f"out{step}"
+        shutil.copytree(tmp_path / "usual", out)
+        (out / "part-00001.parquet").unlink()
+        child = os.fork()
+        if child == 0:
+            try:
+                die_before(place, step)
+                fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _child, status = os.waitpid(child, 0)
+        assert status == 0 or os.WIFSIGNALED(status)
+        fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+        assert contents(out) == expected, f"{place} {step}"
+        step += 1
+    assert step > {"replace": 6, "unlink": 1, "fsync": 6}[place]
+
+
 @pytest.mark.parametrize("place", ["mkdir", "replace", "unlink", "rmtree", "fsync"])
 def test_killed_at_every_step_and_resumed_the_bytes_are_the_same(tmp_path: Path, place: str) -> None:
     """In a process that ends right before the step, at each of them in turn."""
@@ -641,7 +809,7 @@ def test_a_file_that_may_not_grow_is_told_in_a_sentence(tmp_path: Path, kind: st
     left = (
         {name for name in contents(tmp_path / "out") if name != ".state/lock"} if (tmp_path / "out").exists() else set()
     )
-    assert left <= {"job.json"}
+    assert left <= {".job.json"}
     in_peace(tmp_path / "out", kind, 25)
     in_peace(tmp_path / "usual", kind, 25)
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")

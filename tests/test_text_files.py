@@ -390,6 +390,22 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         open_texts(str(tmp_path / "mixed" / "a.txt"), split="train")
 
 
+LEFT_OPEN = """
+import builtins, sys
+from hf_xlmr.text_files import open_texts
+builtins.rows = iter(open_texts(sys.argv[1]))  # what is cleared last, when nothing can be imported any more
+next(builtins.rows)
+"""
+
+
+@pytest.mark.parametrize("name", ["texts.txt", "texts.txt.gz"])
+def test_a_reader_that_is_open_when_python_ends_is_silent(tmp_path: Path, name: str) -> None:
+    content = b"a\nb\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, tmp_path / name], capture_output=True, check=True)
+    assert done.stderr == b""
+
+
 def test_a_name_of_the_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     code = "from hf_xlmr.text_files import open_texts\nopen_texts('nobody-here/no-such-data')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
