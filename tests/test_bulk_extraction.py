@@ -190,7 +190,7 @@ def test_an_interrupt_ends_it_at_once(source: str, tmp_path: Path) -> None:
     process.stdin.write(lines)
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not (tmp_path / "out" / "_job.json").exists() and not (tmp_path / "out" / "job.json").exists():
+    while not (tmp_path / "out" / ".job.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)
