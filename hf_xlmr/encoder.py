@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from hf_xlmr.errors import (
     InputAttributeError,
+    InputError,
     InputKeyError,
     InputRuntimeError,
     InputTypeError,
@@ -23,6 +24,10 @@ from hf_xlmr.views import Options, View, view_of
 
 __all__ = ["ClassificationHead", "Encoder", "HeadOptions", "NoLmHead", "UnknownHead"]
 
+OFFLOADED = (
+    "the model is offloaded: its weights are on the CPU or the disk, where no state_dict holds or fills them and nothing "
+    "trains them; load it again on one device (device=) for that (heads on top are in model.classification_heads)"
+)
 POSITION_OFFSET = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.utils.get_activation_fn
@@ -111,11 +116,12 @@ class Encoder(nn.Module):
         pad_index: int,
         embedding_rows: int,
         head_options: HeadOptions | None = None,
+        is_spread: bool = False,
     ) -> None:
         """Wrap a Transformers `network` of one of the three families, and the classification heads by name.
 
         The network may have more rows than the `embedding_rows` of fairseq's, which has no logits for them. Heads that
-        are registered later get the `head_options`.
+        are registered later get the `head_options`. One that `is_spread` over devices is not moved or cast.
         """
         super().__init__()
         self.network: Any = network
@@ -124,7 +130,13 @@ class Encoder(nn.Module):
         self.head_options = head_options or HeadOptions()
         self.args = Options.of(network.config, max_positions=self.max_positions())
         self.classification_heads = nn.ModuleDict(dict(heads))
+        self.is_spread = is_spread
+        self.is_offloaded = any(weight.is_meta for weight in network.parameters())
         self.base.embeddings.register_forward_hook(self._zero_padding, with_kwargs=True)
+        self.register_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
+        if self.is_offloaded:
+            network.register_load_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
 
     @property
     def base(self) -> Any:
@@ -156,6 +168,27 @@ class Encoder(nn.Module):
     def hidden_size(self) -> int:
         """The width of the features."""
         return int(self.network.config.hidden_size)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Encoder:
+        """What `.to()`, `.half()` and `.cuda()` call. Raises InputError for a model that is spread over devices."""
+        if self.is_spread:
+            raise InputError(
+                "the model is spread over several devices, or offloaded: it cannot be moved or cast as a whole; load "
+                "it again with the dtype= and the device_map= that are wanted"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Encoder:
+        """Train all parameters, or leave them as they are. Raises InputError for an offloaded model to be trained."""
+        if requires_grad:
+            self._raise_if_offloaded()
+        super().requires_grad_(requires_grad)
+        return self
+
+    def _raise_if_offloaded(self, *_about: object) -> None:
+        if self.is_offloaded:
+            raise InputError(OFFLOADED)
 
     def max_positions(self) -> int:
         """The most tokens a text may have, `<s>` and `</s>` included."""

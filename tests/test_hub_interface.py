@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -720,9 +720,15 @@ def test_what_is_offloaded_cannot_be_trained_and_says_so(options: dict[str, Any]
     tokens = spread.encode("Hello")
     with pytest.raises(RuntimeError, match="does not require grad"):
         spread.extract_features(tokens).sum().backward()
-    for holder in (spread, spread.model):
-        with pytest.raises(InputError, match="offloaded"):
-            holder.state_dict()
+    state = XLMR.from_pretrained("demo").state_dict()
+    inner = {name.removeprefix("model."): weight for name, weight in state.items()}
+    network = {name.removeprefix("network."): weight for name, weight in inner.items()}
+    for holder, held in ((spread, state), (spread.model, inner)):
+        for refused in (holder.state_dict, holder.requires_grad_, partial(holder.load_state_dict, held)):
+            with pytest.raises(InputError, match="offloaded"):
+                refused()
+    with pytest.raises(InputError, match="offloaded"):
+        spread.model.network.load_state_dict(network)
     spread.register_classification_head("nli", num_classes=3)
     spread.predict("nli", tokens).sum().backward()
     assert all(weight.grad is not None for weight in spread.model.classification_heads.parameters())
@@ -740,7 +746,8 @@ def test_a_map_of_one_device_gives_a_model_like_any_other(options: dict[str, Any
 
 def test_a_spread_model_is_not_moved_or_cast() -> None:
     spread = XLMR.from_pretrained("demo", device_map={"": "disk"})
-    for change in (spread.half, spread.cpu, lambda: spread.to("cpu")):
+    model = spread.model
+    for change in (spread.half, spread.cpu, lambda: spread.to("cpu"), model.half, lambda: model.to("cpu")):
         with pytest.raises(InputError, match="load it again"):
             change()
     spread.eval().register_classification_head("nli", num_classes=3)
