@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hf_xlmr.dictionary import PAD_INDEX
-from hf_xlmr.encoder import ACTIVATIONS, ClassificationHead, Encoder, HeadOptions
+from hf_xlmr.encoder import ACTIVATIONS, ClassificationHead, Encoder, HeadOptions, own_head_layers
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.memory import CPU, DISK, Device, available_memory, in_order, parse_size
@@ -82,6 +82,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
             pad_index=PAD_INDEX,
             embedding_rows=files.embedding_rows,
             head_options=options,
+            own_head=files.head_name if own_head_layers(network) else None,
             is_spread=plan.is_spread,
         )
     return LoadedEncoder(encoder.train(), device=plan.main)
@@ -242,14 +243,9 @@ def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, di
 
 
 def _own_head(network: Any) -> dict[str, torch.Tensor]:
-    """The parameters of Transformers' head under fairseq's names: a classifier's, or that of multiple choice."""
-    classifier: Any = getattr(network, "classifier", None)
-    if hasattr(classifier, "out_proj"):
-        return dict(classifier.named_parameters())
-    pooler = getattr(network.base_model, "pooler", None)
-    if classifier is None or pooler is None:
-        return {}
+    """The parameters of Transformers' head under fairseq's names."""
     return {
-        **{f"dense.{name}": weight for name, weight in pooler.dense.named_parameters()},
-        **{f"out_proj.{name}": weight for name, weight in classifier.named_parameters()},
+        f"{layer}.{name}": weight
+        for layer, module in own_head_layers(network).items()
+        for name, weight in module.named_parameters()
     }
