@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,18 +157,12 @@ class XLMR(nn.Module):
     @property
     def tokenizer(self) -> ExactTokenizer:
         """Texts to fairseq's ids. Raises InputError where the folder has no SentencePiece model."""
-        if self.files.tokenizer is None:
-            raise InputError(
-                f"{self.files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used and "
-                "decoded. Copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert "
-                "wrote: Transformers does not save them"
-            )
-        return self.files.tokenizer
+        return _tokenizer_of(self.files)
 
     @property
     def bpe(self) -> SentencepieceBpe:
         """SentencePiece alone, as fairseq's `bpe`."""
-        return SentencepieceBpe(lambda: self.tokenizer)
+        return SentencepieceBpe(partial(_tokenizer_of, self.files))
 
     def requires_grad_(self, requires_grad: bool = True) -> XLMR:
         """Train all parameters, or leave them as they are. Raises InputError for an offloaded model to be trained."""
@@ -348,6 +342,17 @@ class XLMR(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def _tokenizer_of(files: ModelFiles) -> ExactTokenizer:
+    """Raises InputError."""
+    if files.tokenizer is None:
+        raise InputError(
+            f"{files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used and "
+            "decoded. Copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert "
+            "wrote: Transformers does not save them"
+        )
+    return files.tokenizer
 
 
 def _raise_if_no_number(topk: object, *, most: int) -> None:
