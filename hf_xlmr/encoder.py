@@ -15,14 +15,19 @@ from torch.nn import functional
 
 from hf_xlmr.errors import (
     InputAttributeError,
+    InputError,
     InputKeyError,
     InputRuntimeError,
     InputTypeError,
 )
 from hf_xlmr.views import Options, View, view_of
 
-__all__ = ["ClassificationHead", "Encoder", "HeadOptions", "NoLmHead", "UnknownHead"]
+__all__ = ["ClassificationHead", "Encoder", "HeadOptions", "NoLmHead", "UnknownHead", "own_head_layers"]
 
+OFFLOADED = (
+    "the model is offloaded: its weights are on the CPU or the disk, where no state_dict holds or fills them and "
+    "nothing trains them; load it again on one device (device=) for that, or take model.classification_heads alone"
+)
 POSITION_OFFSET = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.utils.get_activation_fn
@@ -97,6 +102,30 @@ class ClassificationHead(nn.Module):
         return logits
 
 
+def own_head_layers(network: Any) -> dict[str, Any]:
+    """Transformers' layers of a network's own head by fairseq's names: a classifier's, or those of multiple choice."""
+    classifier: Any = getattr(network, "classifier", None)
+    pooler: Any = getattr(network.base_model, "pooler", None)
+    if hasattr(classifier, "out_proj"):
+        return {"dense": classifier.dense, "out_proj": classifier.out_proj}
+    return {} if classifier is None or pooler is None else {"dense": pooler.dense, "out_proj": classifier}
+
+
+def _match_heads(model: Encoder, state: dict[str, torch.Tensor], prefix: str, *_about: object) -> None:
+    """What fairseq does before it loads a state: heads of the state are registered, and those it lacks stay.
+
+    As fairseq.models.roberta.model.RobertaModel.upgrade_state_dict_named with load_checkpoint_heads, as its hub loads.
+    """
+    start = f"{prefix}classification_heads."
+    names = {name.removeprefix(start).partition(".")[0] for name in state if name.startswith(start)}
+    for name in sorted(names - set(model.classification_heads)):
+        dense, out_proj = (state.get(f"{start}{name}.{layer}.weight") for layer in ("dense", "out_proj"))
+        if dense is not None and out_proj is not None:
+            model.register_classification_head(name, len(out_proj), len(dense))
+    for name, weight in model.classification_heads.state_dict().items():
+        state.setdefault(start + name, weight)
+
+
 class Encoder(nn.Module):
     """Transformers' network with the calls, the values and the layouts of fairseq.models.roberta.model.RobertaModel.
 
@@ -111,11 +140,14 @@ class Encoder(nn.Module):
         pad_index: int,
         embedding_rows: int,
         head_options: HeadOptions | None = None,
+        own_head: str | None = None,
+        is_spread: bool = False,
     ) -> None:
         """Wrap a Transformers `network` of one of the three families, and the classification heads by name.
 
         The network may have more rows than the `embedding_rows` of fairseq's, which has no logits for them. Heads that
-        are registered later get the `head_options`.
+        are registered later get the `head_options`. `own_head` is the one of them that is the network's own. A network
+        that `is_spread` over devices is not moved or cast.
         """
         super().__init__()
         self.network: Any = network
@@ -124,7 +156,15 @@ class Encoder(nn.Module):
         self.head_options = head_options or HeadOptions()
         self.args = Options.of(network.config, max_positions=self.max_positions())
         self.classification_heads = nn.ModuleDict(dict(heads))
+        self.own_head = own_head
+        self.is_spread = is_spread
+        self.is_offloaded = any(weight.is_meta for weight in network.parameters())
         self.base.embeddings.register_forward_hook(self._zero_padding, with_kwargs=True)
+        self.register_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_match_heads)  # type: ignore[no-untyped-call]
+        if self.is_offloaded:
+            network.register_load_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
 
     @property
     def base(self) -> Any:
@@ -156,6 +196,27 @@ class Encoder(nn.Module):
     def hidden_size(self) -> int:
         """The width of the features."""
         return int(self.network.config.hidden_size)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Encoder:
+        """What `.to()`, `.half()` and `.cuda()` call. Raises InputError for a model that is spread over devices."""
+        if self.is_spread:
+            raise InputError(
+                "the model is spread over several devices, or offloaded: it cannot be moved or cast as a whole; load "
+                "it again with the dtype= and the device_map= that are wanted"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Encoder:
+        """Train all parameters, or leave them as they are. Raises InputError for an offloaded model to be trained."""
+        if requires_grad:
+            self._raise_if_offloaded()
+        super().requires_grad_(requires_grad)
+        return self
+
+    def _raise_if_offloaded(self, *_about: object) -> None:
+        if self.is_offloaded:
+            raise InputError(OFFLOADED)
 
     def max_positions(self) -> int:
         """The most tokens a text may have, `<s>` and `</s>` included."""
@@ -236,12 +297,16 @@ class Encoder(nn.Module):
     ) -> None:
         """Put a fresh head under `name`; as in fairseq it replaces another with a warning, and is in training mode.
 
-        It gets the dtype and the device of the last layer. Other arguments by name are ignored, as there. Raises
-        InputError, of fairseq's kind: TypeError without `num_classes`, KeyError for a name that no module can have.
+        It gets the dtype and the device of the last layer. In place of the network's own head it becomes that, so that
+        `network.save_pretrained` writes it. Other arguments by name are ignored, as there. Raises InputError, of
+        fairseq's kind: TypeError without `num_classes`, KeyError for a name that no module can have; and where
+        Transformers' class cannot hold a head of that size as its own.
         """
         if num_classes is None:
             raise InputTypeError("a classification head needs num_classes=, the number of its outputs")
         self._raise_if_no_head(name, {"num_classes": num_classes, "inner_dim": inner_dim or self.hidden_size})
+        if name == self.own_head:
+            self._raise_if_network_cannot_hold(num_classes, inner_dim or self.hidden_size)
         if name in self.classification_heads:
             old: Any = self.classification_heads[name]
             warnings.warn(
@@ -252,6 +317,33 @@ class Encoder(nn.Module):
         options = self.head_options._asdict()
         head = ClassificationHead(self.hidden_size, num_classes, inner_dim=inner_dim, **options)
         self.classification_heads[name] = head.to(self._end())
+        if name == self.own_head:
+            self._put_into_network(head)
+
+    def _raise_if_network_cannot_hold(self, num_classes: int, inner_dim: int) -> None:
+        """Raise InputError where the network's own head cannot be replaced by one of these sizes."""
+        layers = own_head_layers(self.network)
+        reasons = {
+            "the model is spread over devices or offloaded": self.is_spread or self.is_offloaded,
+            f"its hidden layer has the width {self.hidden_size} in Transformers": inner_dim != self.hidden_size,
+            "multiple choice has one output": self.network.classifier is layers["out_proj"] and num_classes != 1,
+        }
+        if told := [reason for reason, holds in reasons.items() if holds]:
+            raise InputError(
+                f"the head {self.own_head!r} is a part of {type(self.network).__name__} and cannot be replaced by this "
+                f"one ({'; '.join(told)}): register it under another name"
+            )
+
+    def _put_into_network(self, head: ClassificationHead) -> None:
+        """Share the weights of `head` with the network, in place of those of its own head."""
+        for name, layer in own_head_layers(self.network).items():
+            fresh: Any = head.get_submodule(name)
+            layer.weight, layer.bias = fresh.weight, fresh.bias
+            layer.out_features = fresh.out_features
+        classes = head.out_proj.out_features
+        if hasattr(self.network, "num_labels") and classes != self.network.config.num_labels:
+            self.network.config.num_labels = self.network.num_labels = classes  # which also names them anew
+            self.network.config.problem_type = None
 
     def _raise_if_no_head(self, name: object, sizes: Mapping[str, object]) -> None:
         """Raise InputError, of the kind that fairseq raises, for what is no name or no size of a head."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,14 +71,13 @@ class XLMR(nn.Module):
     As there, a fresh one is in training mode (`.eval()` switches dropout off), and gradients flow.
     """
 
-    def __init__(self, files: ModelFiles, encoder: Encoder, *, device: torch.device, is_spread: bool = False) -> None:
+    def __init__(self, files: ModelFiles, encoder: Encoder, *, device: torch.device) -> None:
         """Join what lies in a model folder with its loaded network; `from_pretrained` does both."""
         super().__init__()
         self.files = files
         self.model = encoder
         self.args = encoder.args = Options(**{**vars(encoder.args), **files.options})
         self.cfg = Options(model=self.args, task=self.args)
-        self.is_spread = is_spread
         self.register_buffer("_float_tensor", torch.zeros(1, device=device), persistent=False)
 
     @classmethod
@@ -121,7 +120,7 @@ class XLMR(nn.Module):
             model_name_or_path, checkpoint_file=checkpoint_file, data=data, revision=revision, progress=progress
         )
         loaded = load_encoder(files, placing)
-        return cls(files, loaded.encoder, device=loaded.device, is_spread=loaded.is_spread)
+        return cls(files, loaded.encoder, device=loaded.device)
 
     # ---- what it is
 
@@ -158,27 +157,16 @@ class XLMR(nn.Module):
     @property
     def tokenizer(self) -> ExactTokenizer:
         """Texts to fairseq's ids. Raises InputError where the folder has no SentencePiece model."""
-        if self.files.tokenizer is None:
-            raise InputError(
-                f"{self.files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used and "
-                "decoded. Copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert "
-                "wrote: Transformers does not save them"
-            )
-        return self.files.tokenizer
+        return _tokenizer_of(self.files)
 
     @property
     def bpe(self) -> SentencepieceBpe:
         """SentencePiece alone, as fairseq's `bpe`."""
-        return SentencepieceBpe(lambda: self.tokenizer)
+        return SentencepieceBpe(partial(_tokenizer_of, self.files))
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> XLMR:
-        """What `.to()`, `.half()` and `.cuda()` call. Raises InputError for a model that is spread over devices."""
-        if self.is_spread:
-            raise InputError(
-                "the model is spread over several devices, or offloaded: it cannot be moved or cast as a whole; load "
-                "it again with the dtype= and the device_map= that are wanted"
-            )
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+    def requires_grad_(self, requires_grad: bool = True) -> XLMR:
+        """Train all parameters, or leave them as they are. Raises InputError for an offloaded model to be trained."""
+        self.model.requires_grad_(requires_grad)
         return self
 
     # ---- texts and tokens
@@ -354,6 +342,17 @@ class XLMR(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def _tokenizer_of(files: ModelFiles) -> ExactTokenizer:
+    """Raises InputError."""
+    if files.tokenizer is None:
+        raise InputError(
+            f"{files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used and "
+            "decoded. Copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert "
+            "wrote: Transformers does not save them"
+        )
+    return files.tokenizer
 
 
 def _raise_if_no_number(topk: object, *, most: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.kept_files import read_kept
 from hf_xlmr.model_shape import ModelShape, shape_of_config
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
@@ -38,6 +39,7 @@ FIXED: Mapping[str, tuple[object, ...]] = {  # fields of config.json that change
 FAIRSEQS_DEFAULT = "model.pt"  # what its from_pretrained takes for checkpoint_file, so that callers say it of anything
 DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's sentence_prediction task
 SENTENCEPIECE = "sentencepiece.bpe.model"
+LABELS = "label/dict.txt"
 WANTED_FROM_HUB = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
     *("sentencepiece.bpe.model", "fairseq/*", "fairseq/*/*"),
@@ -220,12 +222,20 @@ class ModelFiles:
 
     @cached_property
     def dictionary(self) -> Dictionary:
-        """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply. Raises InputError."""
+        """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply.
+
+        Raises InputError, IntegrityError for a dict.txt that is not the model's.
+        """
         path = self.folder / "fairseq" / "dict.txt"
         if not path.is_file():
             return _dictionary_of_tokenizer(self.folder, rows=self.shape.vocabulary)
         rows = self.embedding_rows
-        dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
+        dictionary = Dictionary.parse(read_kept(path.parent, path.name), expected_rows=rows, name=str(path))
+        if len(dictionary) > rows:
+            raise IntegrityError(
+                f"{path} has {len(dictionary)} names (4 specials and its lines), but the embedding {rows} rows: it is "
+                "the dictionary of another model"
+            )
         return dictionary if len(dictionary) == rows else dictionary.with_mask()
 
     @property
@@ -251,16 +261,18 @@ class ModelFiles:
     @cached_property
     def tokenizer(self) -> ExactTokenizer | None:
         """Fairseq's tokenization; None where the folder has no SentencePiece model."""
-        paths = (self.folder / "fairseq" / SENTENCEPIECE, self.folder / SENTENCEPIECE)
-        path = next((path for path in paths if path.is_file()), None)
-        return None if path is None else ExactTokenizer(self.dictionary, path)
+        kept = self.folder / "fairseq"
+        if (kept / SENTENCEPIECE).is_file():
+            return ExactTokenizer(self.dictionary, read_kept(kept, SENTENCEPIECE))
+        path = self.folder / SENTENCEPIECE
+        return ExactTokenizer(self.dictionary, path) if path.is_file() else None
 
     @cached_property
     def labels(self) -> Dictionary | None:
         """The label dictionary, names from id 4 on; None where the classes have no names."""
-        path = self.folder / "fairseq" / "label" / "dict.txt"
-        if path.is_file():
-            return Dictionary.parse(path.read_bytes(), name=str(path))
+        kept = self.folder / "fairseq"
+        if (kept / LABELS).is_file():
+            return Dictionary.parse(read_kept(kept, LABELS), name=str(kept / LABELS))
         names = _names_of_classes(self.config.get("id2label") or {})
         is_named = bool(names) and not all(name.startswith("LABEL_") for name in names)
         return Dictionary.of((*SPECIAL_SYMBOLS, *names)) if is_named else None

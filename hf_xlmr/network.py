@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hf_xlmr.dictionary import PAD_INDEX
-from hf_xlmr.encoder import ACTIVATIONS, ClassificationHead, Encoder, HeadOptions
+from hf_xlmr.encoder import ACTIVATIONS, ClassificationHead, Encoder, HeadOptions, own_head_layers
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.memory import CPU, DISK, Device, available_memory, in_order, parse_size
@@ -58,24 +58,22 @@ class Placing:
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder, where its inputs go, and whether it lies on more than that device."""
+    """An encoder, and where its inputs go."""
 
     encoder: Encoder
     device: torch.device
-    is_spread: bool
 
 
 def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
     """Load the network of a model folder, whole or spread over devices. Raises InputError, IntegrityError.
 
     What lies on the CPU or the disk until its turn comes cannot be trained: it asks for no gradients, and `state_dict`
-    refuses.
+    and `load_state_dict` refuse.
     """
     with told_plainly():
         plan = _plan(files, placing)
         network = _network(files, plan, placing.offload_folder)
-        is_offloaded = any(weight.is_meta for weight in network.parameters())
-        if is_offloaded:
+        if any(weight.is_meta for weight in network.parameters()):
             network.requires_grad_(requires_grad=False)
         options = _head_options(files)
         encoder = Encoder(
@@ -84,17 +82,10 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
             pad_index=PAD_INDEX,
             embedding_rows=files.embedding_rows,
             head_options=options,
+            own_head=files.head_name if own_head_layers(network) else None,
+            is_spread=plan.is_spread,
         )
-    if is_offloaded:
-        encoder.register_state_dict_pre_hook(_refuse_state_dict)  # type: ignore[no-untyped-call]
-    return LoadedEncoder(encoder.train(), device=plan.main, is_spread=plan.is_spread)
-
-
-def _refuse_state_dict(*_about: object) -> None:
-    raise InputError(
-        "the model is offloaded: its weights are on the CPU or the disk and no state_dict holds them; load it again on "
-        "one device (device=) to train or to save it"
-    )
+    return LoadedEncoder(encoder.train(), device=plan.main)
 
 
 def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) -> Any:
@@ -252,14 +243,9 @@ def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, di
 
 
 def _own_head(network: Any) -> dict[str, torch.Tensor]:
-    """The parameters of Transformers' head under fairseq's names: a classifier's, or that of multiple choice."""
-    classifier: Any = getattr(network, "classifier", None)
-    if hasattr(classifier, "out_proj"):
-        return dict(classifier.named_parameters())
-    pooler = getattr(network.base_model, "pooler", None)
-    if classifier is None or pooler is None:
-        return {}
+    """The parameters of Transformers' head under fairseq's names."""
     return {
-        **{f"dense.{name}": weight for name, weight in pooler.dense.named_parameters()},
-        **{f"out_proj.{name}": weight for name, weight in classifier.named_parameters()},
+        f"{layer}.{name}": weight
+        for layer, module in own_head_layers(network).items()
+        for name, weight in module.named_parameters()
     }

@@ -5,7 +5,9 @@ This file is copied into folders that the pipeline is saved to, so it needs noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from transformers import Pipeline
 __all__ = ["TASK", "XLMRFeatureExtractionPipeline"]
 
 TASK = "xlmr-feature-extraction"
+PAIR = ("text", "text_pair")
+FEWEST = 2  # tokens: `<s>` and `</s>`
 FIRST_POSITION = 2  # a table of 514 positions holds texts of 512 tokens
 
 
@@ -33,11 +37,12 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     """Hidden states of texts, each row without padding whatever the batch size.
 
     `pipeline("xlmr-feature-extraction", model=FOLDER)(texts, layers=-1, pool="none", truncation=False, batch_size=1)`
-    takes a text, a pair (a tuple of two), or a list of them. `layers` is one hidden state by index (0 is the
-    embeddings, -1 the features, which come after the final norm where there is one) or a list of them; `pool` is none,
-    mean, cls or max over a text's tokens, `<s>` and `</s>` included. A text of more tokens than the model has
-    positions for is an error unless `truncation=True`, which may be given a `max_length`. Gives a tensor (tokens,
-    width) or (width,) per text, with `return_tensors=False` nested lists; for several layers a list of those.
+    takes a text, a pair (a tuple of two, or a dictionary of `text` and `text_pair`), or a list of them. `layers` is one
+    hidden state by index (0 is the embeddings, -1 the features, which come after the final norm where there is one) or
+    a list of them; `pool` is none, mean, cls or max over a text's tokens, `<s>` and `</s>` included. A text of more
+    tokens than the model has positions for is an error unless `truncation=True`, which may be given a `max_length`.
+    Gives a tensor (tokens, width) or (width,) per text, with `return_tensors=False` nested lists; for several layers a
+    list of those.
     """
 
     _load_processor = False  # type: ignore[assignment]
@@ -54,6 +59,8 @@ class XLMRFeatureExtractionPipeline(Pipeline):
             )
         if given.get("pool", "none") not in POOLINGS:
             raise ValueError(f"pool={given['pool']!r}: give one of {', '.join(POOLINGS)}")
+        _raise_if_no_layers(given.get("layers", -1))
+        _raise_if_no_length(given.get("max_length"))
         steps = [{name: given[name] for name in names if name in given} for names in known]
         return steps[0], steps[1], steps[2]
 
@@ -65,9 +72,8 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     def preprocess(  # type: ignore[override]
         self, input_: Any, truncation: bool = False, max_length: int | None = None
     ) -> Any:
-        """The tokens of one text or pair. Raises ValueError for one that is too long."""
-        texts = tuple(input_.values()) if isinstance(input_, dict) else input_
-        pair = texts if isinstance(texts, tuple) else (texts,)
+        """The tokens of one text or pair. Raises ValueError for one that is too long, and for what is neither."""
+        pair = _pair(input_)
         most = min(max_length or self.longest, self.longest)
         tokenizer: Any = self.tokenizer
         encoded = tokenizer(*pair, truncation=truncation, max_length=most, return_tensors="pt")
@@ -106,3 +112,35 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         rows = [POOLINGS[pool](layer[is_real]) for layer in model_outputs["hidden"][0]]
         found = rows if return_tensors else [row.tolist() for row in rows]
         return found[0] if isinstance(layers, int) else found
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write the model, the tokenizer and this file, which Transformers writes only where hf_xlmr is imported."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / Path(__file__).name).write_bytes(Path(__file__).read_bytes())
+        super().save_pretrained(save_directory, **kwargs)
+
+
+def _pair(given: Any) -> tuple[Any, ...]:
+    """A text, or a text and its pair. Raises ValueError."""
+    if isinstance(given, dict):
+        if odd := [repr(name) for name in given if name not in PAIR]:
+            raise ValueError(f"a text is given as 'text', with its pair as 'text_pair', not as {', '.join(odd)}")
+        given = (given.get("text"), given["text_pair"]) if given.get("text_pair") is not None else given.get("text")
+    pair = given if isinstance(given, tuple) else (given,)
+    if not 0 < len(pair) <= len(PAIR) or not all(isinstance(text, str) for text in pair):
+        raise ValueError(f"give a text, a pair of texts, or a list of them, not {given!r:.80}")
+    return pair
+
+
+def _raise_if_no_layers(layers: object) -> None:
+    """Raise ValueError for what is no number of a hidden state, and no list of such numbers."""
+    numbers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
+    if not numbers or not all(isinstance(number, Integral) and not isinstance(number, bool) for number in numbers):
+        raise ValueError(f"layers={layers!r:.80}: give a number such as -1, or a list of numbers such as [0, -1]")
+
+
+def _raise_if_no_length(max_length: object) -> None:
+    """Raise ValueError."""
+    if max_length is not None and (type(max_length) is not int or max_length < FEWEST):
+        raise ValueError(f"max_length={max_length!r:.80}: give the most tokens of a text, {FEWEST} or more")

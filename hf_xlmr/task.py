@@ -292,8 +292,8 @@ class SentencepieceBpe:
         return self._find_tokenizer().processor
 
     def encode(self, x: str) -> str:
-        """The pieces of the text `x`. Raises InputError."""
-        return " ".join(self._find_tokenizer().pieces(x))
+        """The pieces of the text `x`, such as U+0085 too, where `encode_line` splits. Raises InputError."""
+        return " ".join(self._find_tokenizer().segments(x))
 
     def decode(self, x: str) -> str:
         """The text of the pieces `x`: no spaces but those that the pieces stand for."""

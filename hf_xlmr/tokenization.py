@@ -38,9 +38,12 @@ class ExactTokenizer:
         fairseq.data.encoders.sentencepiece_bpe joins SentencePiece's pieces with spaces and fairseq.tokenizer splits
         them again at white space: a piece like U+0085 vanishes here.
         """
+        return " ".join(self.segments(text)).split()
+
+    def segments(self, text: str) -> list[str]:
+        """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
         _raise_if_not_texts([text])
-        segments = self._mended(self.processor.encode(text, out_type=str))
-        return " ".join(segments).split()
+        return self._mended(self.processor.encode(text, out_type=str))
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text` alone, without `<s>` and `</s>`."""

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizer
 
 from hf_xlmr.dictionary import BOS, EOS, MASK, PAD, UNK, Dictionary
 from hf_xlmr.errors import InputError
+from hf_xlmr.kept_files import read_kept
 from hf_xlmr.tokenization import ExactTokenizer, text_of_symbols
 
 __all__ = ["XLMRTokenizer"]
@@ -54,10 +55,8 @@ class XLMRTokenizer(PreTrainedTokenizer):
                 "fairseq's dict.txt and SentencePiece model are needed: name a folder that hf-xlmr convert made (they "
                 "lie under fairseq/), or pass dictionary_file= and vocab_file=."
             )
-        self._files = {
-            "dictionary_file": Path(dictionary_file).read_bytes(),
-            "vocab_file": Path(vocab_file).read_bytes(),
-        }
+        given = {"dictionary_file": Path(dictionary_file), "vocab_file": Path(vocab_file)}
+        self._files = {kind: read_kept(path.parent, path.name) for kind, path in given.items()}
         dictionary = Dictionary.parse(self._files["dictionary_file"], name=str(dictionary_file))
         if MASK in dictionary or "mask_token" in options or "unk_token" not in options:
             dictionary, options = dictionary.with_mask(), {**options, "mask_token": MASK}

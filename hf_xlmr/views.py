@@ -60,8 +60,10 @@ class View:
     """A module of fairseq's, made of Transformers' own: what is trained, cast or moved here is so in the network.
 
     It can be asked for its parts and its parameters under fairseq's names, switched between training and evaluation,
-    and some can be called; it is no nn.Module, so that no weight of the model is listed twice. As in the network, a
-    weight that is left on the disk is on the device "meta", and embeddings have the rows that the conversion appended.
+    and some can be called; it is no nn.Module, so that no weight of the model is listed twice. A module of your own
+    that holds one thus has none of its parameters: give it `xlmr.model`, or what the view shows. It is not copied or
+    pickled, since a copy would compute with the model's own weights. As in the network, a weight that is left on the
+    disk is on the device "meta", and embeddings have the rows that the conversion appended.
     """
 
     _kind: str
@@ -92,6 +94,13 @@ class View:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise InputAttributeError(f"{name!r} cannot be set on a view of fairseq's {self._kind}: change {self._instead}")
+
+    def __reduce__(self) -> NoReturn:
+        """What copy and pickle ask for. Raises InputTypeError."""
+        raise InputTypeError(
+            f"a view of fairseq's {self._kind} is not copied or pickled, since it would go on computing with the "
+            f"model's weights: copy the model (copy.deepcopy(xlmr.model).encoder), or the modules {self._instead}"
+        )
 
     def __repr__(self) -> str:
         return f"{self._kind}({', '.join(self._parts)})"

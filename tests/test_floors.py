@@ -22,7 +22,7 @@ FLOORS = (
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
         *("hf_xlmr.piece_trie", "hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
-        "hf_xlmr.conversion.layerwise",
+        *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
     ),
     (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,59 @@ def test_the_own_head_of_a_folder_is_saved_as_it_was_trained(name: str, tmp_path
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "classes"), [("v0122cls", 3), ("v0122cls", 5), ("v0122ranking", 1)])
+def test_a_head_in_place_of_the_folders_own_is_saved_with_the_network(name: str, classes: int, tmp_path: Path) -> None:
+    xlmr = XLMR.from_pretrained(convert(NAMES[name], tmp_path / "model", verify=False).output, dtype="bfloat16").eval()
+    (head,) = xlmr.model.classification_heads
+    with pytest.warns(UserWarning, match="replaced by a fresh one"):
+        xlmr.register_classification_head(head, num_classes=classes)
+    with torch.no_grad():
+        xlmr.model.classification_heads[head].out_proj.bias.add_(1)
+    tokens = torch.tensor([0, 5, 6, 2])
+    expected = xlmr.eval().predict(head, tokens, return_logits=True)
+    xlmr.model.network.save_pretrained(tmp_path / "saved")
+    shutil.copytree(tmp_path / "model" / "fairseq", tmp_path / "saved" / "fairseq")
+    saved = XLMR.from_pretrained(tmp_path / "saved", dtype="auto").eval()
+    assert torch.equal(saved.predict(head, tokens, return_logits=True), expected)
+    assert expected.shape == (1, classes)
+    assert name == "v0122ranking" or len(saved.files.config["id2label"]) == classes
+
+
+def test_a_head_that_the_network_cannot_hold_as_its_own_is_refused(tmp_path: Path) -> None:
+    folder = convert(NAMES["v0122cls"], tmp_path / "model", verify=False).output
+    ranking = XLMR.from_pretrained(convert(NAMES["v0122ranking"], tmp_path / "ranking", verify=False).output)
+    for xlmr, sizes, told in (
+        (XLMR.from_pretrained(folder), {"num_classes": 3, "inner_dim": 5}, "the width"),
+        (XLMR.from_pretrained(folder, device_map={"": "disk"}), {"num_classes": 3}, "offloaded"),
+        (ranking, {"num_classes": 2}, "one output"),
+    ):
+        (head,) = xlmr.model.classification_heads
+        before = xlmr.model.classification_heads[head]
+        with pytest.raises(InputError, match=f"{told}.*another name"):
+            xlmr.register_classification_head(head, **sizes)
+        assert xlmr.model.classification_heads[head] is before
+
+
+def test_loading_a_state_registers_its_heads_as_in_fairseq(tmp_path: Path) -> None:
+    trained = XLMR.from_pretrained("demo").eval()
+    trained.register_classification_head("nli", num_classes=3, inner_dim=5)
+    trained.register_classification_head("other", num_classes=2)
+    torch.save(trained.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    fresh = XLMR.from_pretrained("demo", dtype="bfloat16")
+    fresh.register_classification_head("mine", num_classes=2)
+    mine = fresh.model.classification_heads["mine"].out_proj.weight.clone()
+    fresh.load_state_dict(state)
+    tokens = trained.encode("Hello")
+    assert fresh.eval().predict("nli", tokens).dtype == torch.bfloat16, "heads are made as the model is"
+    assert torch.equal(fresh.model.classification_heads["mine"].out_proj.weight, mine), "what a state lacks stays"
+    again = XLMR.from_pretrained("demo")
+    again.model.load_state_dict(trained.model.state_dict())
+    assert torch.equal(again.eval().predict("nli", tokens), trained.eval().predict("nli", tokens))
+    with pytest.raises(RuntimeError, match=r"classification_heads\.half\.dense\.weight"):
+        again.load_state_dict({**state, "model.classification_heads.half.dense.weight": torch.zeros(2, 2)})
 
 
 def test_mistakes_tell_what_to_do(loaded: dict[str, XLMR]) -> None:
@@ -720,9 +774,15 @@ def test_what_is_offloaded_cannot_be_trained_and_says_so(options: dict[str, Any]
     tokens = spread.encode("Hello")
     with pytest.raises(RuntimeError, match="does not require grad"):
         spread.extract_features(tokens).sum().backward()
-    for holder in (spread, spread.model):
-        with pytest.raises(InputError, match="offloaded"):
-            holder.state_dict()
+    state = XLMR.from_pretrained("demo").state_dict()
+    inner = {name.removeprefix("model."): weight for name, weight in state.items()}
+    network = {name.removeprefix("network."): weight for name, weight in inner.items()}
+    for holder, held in ((spread, state), (spread.model, inner)):
+        for refused in (holder.state_dict, holder.requires_grad_, partial(holder.load_state_dict, held)):
+            with pytest.raises(InputError, match="offloaded"):
+                refused()
+    with pytest.raises(InputError, match="offloaded"):
+        spread.model.network.load_state_dict(network)
     spread.register_classification_head("nli", num_classes=3)
     spread.predict("nli", tokens).sum().backward()
     assert all(weight.grad is not None for weight in spread.model.classification_heads.parameters())
@@ -740,7 +800,8 @@ def test_a_map_of_one_device_gives_a_model_like_any_other(options: dict[str, Any
 
 def test_a_spread_model_is_not_moved_or_cast() -> None:
     spread = XLMR.from_pretrained("demo", device_map={"": "disk"})
-    for change in (spread.half, spread.cpu, lambda: spread.to("cpu")):
+    model = spread.model
+    for change in (spread.half, spread.cpu, lambda: spread.to("cpu"), model.half, lambda: model.to("cpu")):
         with pytest.raises(InputError, match="load it again"):
             change()
     spread.eval().register_classification_head("nli", num_classes=3)

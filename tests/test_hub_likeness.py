@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import copy
 import json
+import pickle
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -209,6 +210,38 @@ def test_what_a_view_lacks_is_told_with_what_to_use() -> None:
         _ = loaded("v0122").args.nonsense
     assert not hasattr(encoder, "nonsense") and getattr(loaded("v0122").cfg, "bpe", None) is None
     assert copy.deepcopy(loaded("v0122").args) == loaded("v0122").args
+
+
+def test_a_view_is_not_copied_but_the_model_is() -> None:
+    """A copied view would compute with the weights of the model that it was made of."""
+    model, tokens = XLMR.from_pretrained(FIXTURES / "v0122").eval().model, torch.tensor([[0, 5, 6, 2]])
+    for view in (model.encoder, model.encoder.lm_head, model.encoder.sentence_encoder.layers[0]):
+        for refused in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=r"copy\.deepcopy\(xlmr\.model\)\.encoder"):
+                refused(view)
+    copied, before = copy.deepcopy(model).encoder, model.encoder(tokens)[0]
+    with torch.no_grad():
+        copied.sentence_encoder.layers[0].fc1.weight.zero_()
+    assert torch.equal(model.encoder(tokens)[0], before) and not torch.equal(copied(tokens)[0], before)
+
+
+def test_views_of_layers_count_from_the_end() -> None:
+    model = loaded("v0122").model
+    layers = model.encoder.sentence_encoder.layers
+    assert [each.fc1 for each in (layers[-2], layers[-1])] == [each.intermediate.dense for each in model.layers[-2:]]
+    assert [each.fc1 for each in layers[::-1]] == [each.intermediate.dense for each in reversed(model.layers)]
+    with pytest.raises(IndexError, match="no layer -3"):
+        _ = layers[-3]
+
+
+def test_bpe_keeps_white_space_that_only_encode_line_splits_at() -> None:
+    """As fairseq 0.12.2 answers for this checkpoint."""
+    xlmr = loaded("v0122")
+    assert xlmr.bpe.encode("a\u0085b") == "\u2581 a \x85 b"
+    assert xlmr.bpe.encode("a\u3000b \u2028c") == "\u2581 a \u2581 b \u2581 c"
+    line = xlmr.task.source_dictionary.encode_line(xlmr.bpe.encode("a\u0085b"), append_eos=False)
+    assert line.tolist() == xlmr.encode("a\u0085b")[1:-1].tolist()
+    assert pickle.loads(pickle.dumps(xlmr.bpe)).encode("a\u0085b") == "\u2581 a \x85 b"
 
 
 @pytest.mark.parametrize("name", ["v0122", "v0122prenorm", "v0122prelayernorm"])

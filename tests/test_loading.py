@@ -23,6 +23,7 @@ from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.loading import ModelFiles
+from hf_xlmr.transformers_tokenizer import XLMRTokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -30,6 +31,59 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert(FIXTURES / "v0122", tmp_path_factory.mktemp("converted") / "model", verify=False).output
+
+
+# ---- what lies under fairseq/ ----------------------------------------------------------------------------------------
+
+
+def without_last(data: bytes) -> bytes:
+    return b"".join(data.splitlines(keepends=True)[:-1])
+
+
+def with_first_two_swapped(data: bytes) -> bytes:
+    first, second, *others = data.splitlines(keepends=True)
+    return b"".join([second, first, *others])
+
+
+DAMAGE = {
+    "cut": lambda data: b"".join(data.splitlines(keepends=True)[:20]),
+    "last line lost": without_last,
+    "swapped": with_first_two_swapped,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_dictionary_that_is_not_the_conversions_is_refused(damage: str, folder: Path, tmp_path: Path) -> None:
+    """Its ids would be wrong, and nothing else would tell."""
+    path = shutil.copytree(folder, tmp_path / "model") / "fairseq" / "dict.txt"
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    for encode in (
+        lambda: XLMR.from_pretrained(tmp_path / "model").encode("Hello world!"),
+        lambda: XLMRTokenizer.from_pretrained(tmp_path / "model"),
+    ):
+        with pytest.raises(IntegrityError, match=r"dict\.txt is not the file"):
+            encode()
+
+
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "label/dict.txt"])
+def test_another_models_pieces_and_labels_are_refused(name: str, tmp_path: Path) -> None:
+    path = convert(FIXTURES / "v0122cls", tmp_path / "model", verify=False).output / "fairseq" / name
+    path.write_bytes(path.read_bytes() + b"another 1\n")
+    files = ModelFiles(tmp_path / "model")
+    with pytest.raises(IntegrityError, match=f"{name} is not the file"):
+        _ = files.labels if "label" in name else files.tokenizer
+
+
+def test_a_dictionary_of_more_names_than_rows_is_refused_where_nothing_was_recorded(
+    folder: Path, tmp_path: Path
+) -> None:
+    kept = shutil.copytree(folder, tmp_path / "model") / "fairseq"
+    (kept / "conversion.json").unlink()
+    rows = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    with (kept / "dict.txt").open("a", encoding="utf-8") as file:
+        file.writelines(f"more{number} 1\n" for number in range(rows))
+    with pytest.raises(IntegrityError, match=f"{rows} rows"):
+        _ = ModelFiles(tmp_path / "model").dictionary
 
 
 # ---- folders that Transformers made ----------------------------------------------------------------------------------

@@ -68,6 +68,33 @@ def test_pairs_and_lists(pipe: Any, folder: Path) -> None:
     torch.testing.assert_close(torch.tensor(pair), expected, rtol=0, atol=1e-5)
 
 
+def test_pairs_are_read_by_name(pipe: Any) -> None:
+    expected = pipe([("a", "b and c")])[0]
+    assert torch.equal(pipe({"text_pair": "b and c", "text": "a"}), expected)
+    assert torch.equal(pipe({"text": "a", "text_pair": None}), pipe("a"))
+    for given in ({"foo": "a"}, {"text": "a", "foo": "b"}, {"text_pair": "a"}, {}, [("a", "b", "c")], [3]):
+        with pytest.raises(ValueError, match=r"text_pair|a pair of texts"):
+            pipe(given)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"layers": []}, {"layers": "-1"}, {"layers": [0.5]}, {"layers": True}, {"max_length": 0}, {"max_length": -3}],
+    ids=str,
+)
+def test_options_that_cannot_be_meant_are_told(options: dict[str, Any], pipe: Any) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=f"^{name}=.*give"):
+        pipe("a", truncation=True, **options)
+
+
+def test_the_mean_is_computed_in_float32(folder: Path) -> None:
+    half = transformers.pipeline("xlmr-feature-extraction", model=str(folder), dtype=torch.float16)
+    rows = half(TEXTS[1])
+    assert rows.dtype == torch.float16
+    assert torch.equal(half(TEXTS[1], pool="mean"), rows.float().mean(dim=0))
+
+
 def test_truncation_is_asked_for(pipe: Any) -> None:
     long = "a b c d " * 40
     with pytest.raises(ValueError, match="truncation=True"):
@@ -83,21 +110,25 @@ import sys
 sys.modules["hf_xlmr"] = None
 import transformers
 pipe = transformers.pipeline("xlmr-feature-extraction", model=sys.argv[1], trust_remote_code=True)
+if sys.argv[2:]:
+    pipe.save_pretrained(sys.argv[2])
 print(type(pipe).__name__, tuple(pipe("Hello world!", pool="mean").shape))
 """
 
 
 def test_a_saved_pipeline_reloads_without_hf_xlmr(pipe: Any, tmp_path: Path) -> None:
+    """And what was reloaded can be saved and reloaded again."""
     pipe.save_pretrained(tmp_path / "saved")
-    done = subprocess.run(
-        [sys.executable, "-c", RELOAD, str(tmp_path / "saved")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    width = pipe.model.config.hidden_size
-    assert done.stdout.strip() == f"XLMRFeatureExtractionPipeline ({width},)", done.stderr
+    for folders in (["saved", "again"], ["again"]):
+        done = subprocess.run(
+            [sys.executable, "-c", RELOAD, *[str(tmp_path / folder) for folder in folders]],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        width = pipe.model.config.hidden_size
+        assert done.stdout.strip() == f"XLMRFeatureExtractionPipeline ({width},)", done.stderr
 
 
 ORDERS = {
