@@ -303,12 +303,12 @@ def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     if not folder.exists():
         source = made(next(case for case in CASES if case.name == "base-zip"), work)
         subprocess.run([PROGRAM, "convert", source, folder, "--no-verify", "--quiet"], check=True)
-    cases = [case for case in CASES_OF_PEERS if not options.only or any(case.startswith(name) for name in options.only)]
+    every = (*CASES_OF_PEERS, "rate float32", "rate bfloat16")
+    cases = [case for case in every if not options.only or case.startswith(tuple(options.only))]
     found: dict[str, dict[str, list[float]]] = {}
     vectors = work / "vectors"
     vectors.mkdir(exist_ok=True)
-    rates = [] if options.only else ["rate float32", "rate bfloat16"]
-    for case in (*cases, *rates):
+    for case in cases:
         print(f"measuring {case}", file=sys.stderr)
         found[case] = in_a_process(case, folder, options, vectors)
     return [row(case, kind, found, vectors) for kind in options.texts_of for case in found]
