@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from hf_xlmr.linear_kernels import KERNELS, PLAIN, Linear
-from hf_xlmr.packing import PackedBatch
+from hf_xlmr.packing import PackedBatch, Run
 
 __all__ = ["PackedNetwork"]
 
 ROUNDED_TO: Final = 32  # tokens: a kernel is made for each length of matrix, so there should be few lengths
 HALVES: Final = (torch.bfloat16, torch.float16)
+# Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
+# each text and head by itself (tests/benchmarks/RESULTS.md); scores of a run beyond MOST_SCORES are not written out.
+SHORT: Final = {torch.float32: 96, torch.bfloat16: 512}
+MOST_SCORES: Final = 1 << 24
 
 
 class _Family(NamedTuple):
@@ -195,9 +199,25 @@ def _by_run(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tenso
     for run in batch.runs:
         parts = joined[run.start : run.end].view(run.texts, run.length, 3, heads, width // heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        attended = _chosen(run, query)(query, key, value)
         found[run.start : run.end].view(run.texts, run.length, heads, -1).copy_(attended.transpose(1, 2))
     return found
+
+
+def _chosen(run: Run, query: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """How a run attends; all of its texts alike, so that the rest of the batch decides nothing."""
+    is_short = query.device.type == "cpu" and run.length <= SHORT.get(query.dtype, 0)
+    scores = query.shape[1] * run.texts * run.length**2
+    return _by_products if is_short and scores <= MOST_SCORES else functional.scaled_dot_product_attention
+
+
+def _by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention with its scores written out; all are (texts, heads, length, width of a head)."""
+    texts, heads, length, width = query.shape
+    queries, keys, values = (each.reshape(texts * heads, length, width) for each in (query, key, value))
+    nothing = queries.new_zeros(()).expand(texts * heads, length, length)
+    scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=width**-0.5)
+    return torch.bmm(scores.softmax(dim=-1), values).view(query.shape)
 
 
 def _by_kernel(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tensor:

@@ -56,12 +56,13 @@ class StoredWeight:
         mapped = self.mapped()
         if not is_own and mapped.dtype == dtype and mapped.data_ptr() % ALIGNMENT == 0:
             return mapped
+        if not mapped.shape:
+            return mapped.to(dtype, copy=True)
         read = torch.empty(mapped.shape, dtype=dtype)
-        rows = torch.atleast_1d(read)
-        step = max(1, BAND_BYTES // max(1, torch.atleast_1d(mapped)[:1].nbytes))
+        rows = max(1, BAND_BYTES // max(1, mapped[:1].nbytes))
         del mapped
-        for start in range(0, len(rows), step):
-            rows[start : start + step] = torch.atleast_1d(self.mapped())[start : start + step]
+        for start in range(0, len(read), rows):
+            read[start : start + rows] = self.mapped()[start : start + rows]
         return read
 
 
