@@ -29,7 +29,7 @@ FLOORS = (
         *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
-    ("hf_xlmr.tokenization",),
+    ("hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
         "hf_xlmr.windows",
