@@ -216,3 +216,37 @@ def _parts(share: Any) -> str:
     names = [name.rpartition(".")[2] for name in share.modules if not name.rpartition(".")[2].isdecimal()]
     shown = [f"layers {'-'.join(map(str, ends))}"] * bool(ends) + names
     return ", ".join(shown) or "nothing"
+
+
+def show_results(results: Any) -> None:
+    """Print TaskResults."""
+    table = Table(
+        title=_plain(f"{results.task}: {results.model}"), title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    table.add_column("", no_wrap=True)
+    for metric in results.metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    table.add_column("examples", justify="right")
+    for language, scores in results.scores.items():
+        values = [f"{scores[metric]:.1f}" for metric in results.metrics]
+        table.add_row(_plain(language), *values, f"{results.counts[language]:,}")
+    table.add_row("average", *[f"{results.average[metric]:.1f}" for metric in results.metrics], "")
+    Console(highlight=False).print(table)
+
+
+def show_finetuning(report: Any) -> None:
+    """Print a FinetuningReport."""
+    losses = list(report.losses.items())
+    told = [f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)]
+    shown = {
+        "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
+        "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
+        "left out": f"{sum(report.skipped.values()):,} with misaligned answers",
+        "steps": f"{report.steps:,} ({report.mode})",
+        "loss": ", then ".join(told),
+    }
+    if not report.skipped:
+        del shown["left out"]
+    Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
+    if report.results is not None:
+        show_results(report.results)

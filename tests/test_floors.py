@@ -29,10 +29,10 @@ FLOORS = (
         *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
-    ("hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
+    ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tasks.task_data", "hf_xlmr.tokenization"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
-        "hf_xlmr.windows",
+        *("hf_xlmr.windows", "hf_xlmr.tasks.adapters", "hf_xlmr.tasks.encoding", "hf_xlmr.tasks.trainer_progress"),
     ),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
@@ -59,11 +59,11 @@ FLOORS = (
     ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview", "hf_xlmr.conversion.verification"),
     ("hf_xlmr.conversion.cache",),
     ("hf_xlmr.conversion",),
-    ("hf_xlmr.loading",),
-    ("hf_xlmr.network",),
-    ("hf_xlmr.hub_interface",),
-    ("hf_xlmr.extraction",),
-    ("hf_xlmr.bulk_extraction",),
+    ("hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
+    ("hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
+    ("hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
+    ("hf_xlmr.extraction", "hf_xlmr.tasks.training"),
+    ("hf_xlmr.bulk_extraction", "hf_xlmr.task_commands"),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -80,6 +80,8 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.pipeline": {"torch", "transformers"},
     "hf_xlmr.pooling": {"torch"},
     "hf_xlmr.precision": {"torch"},
+    "hf_xlmr.task_commands": {"typer"},
+    "hf_xlmr.tasks.trainer_progress": {"transformers"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.views": {"torch"},
 }
