@@ -22,6 +22,7 @@ FLOORS = (
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
         *("hf_xlmr.piece_trie", "hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
+        *("hf_xlmr.tasks.example_data", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
     ),
     (
@@ -30,6 +31,8 @@ FLOORS = (
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ("hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
+    ("hf_xlmr.tasks.results_table",),
+    ("hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
         "hf_xlmr.windows",
