@@ -40,7 +40,7 @@ TITLES: Final = {
 }
 CHANCE: Final = {"xnli": 100 / 3}  # of guessing one of three labels
 HEADING: Final[Mapping[str, Any]] = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
-BAR_INCHES: Final = 0.34  # wide enough for its number
+BAR_INCHES: Final = 0.27  # wide enough for its number
 GAP: Final = 0.9  # between groups, in bars; twice before the average
 MARK_STEP: Final = 0.32  # from mark to mark, in bars
 LEGEND_INCHES: Final = 2.3  # of one entry
@@ -90,7 +90,7 @@ def figure_of(
     with rc_context(dict(STYLE)):
         figure = Figure(figsize=(width, HEIGHT), layout="constrained")
         axes = figure.subplots()
-        _frame(axes, places, several)
+        _frame(axes, places, several, n_marks=n_marks)
         is_of_pairs = any(map(is_cross_lingual, several))
         # to the figure's edge, which a title of the axes overflows where these are narrow
         figure.suptitle(title or TITLES["pairs" if is_of_pairs else task], **HEADING)
@@ -133,13 +133,13 @@ def _places(keys: Sequence[str], several: Sequence[TaskResults], *, n_marks: int
     return {**places, AVERAGE: at + GAP}
 
 
-def _frame(axes: Axes, places: Mapping[str, float], several: Sequence[TaskResults]) -> None:
+def _frame(axes: Axes, places: Mapping[str, float], several: Sequence[TaskResults], *, n_marks: int) -> None:
     """Everything but bars and marks."""
     middle = (len(several) - 1) / 2
     labels = [_label(key, several[0].task) for key in places]
     axes.set_xticks([at + middle for at in places.values()], labels)
     axes.get_xticklabels()[-1].set_fontweight("bold")
-    axes.set_xlim(-1, max(places.values()) + len(several))
+    axes.set_xlim(-1, max(places.values()) + len(several) + n_marks * MARK_STEP)
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
@@ -184,7 +184,7 @@ def _number(
             textcoords="offset points",
             ha="center",
             va="top" if is_inside else "bottom",
-            fontsize=9,
+            fontsize=8.5,
             color="white" if is_inside else INK,
             weight="bold" if key == AVERAGE else "normal",
         )
