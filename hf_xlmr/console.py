@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
@@ -26,7 +26,15 @@ from hf_xlmr.errors import printable
 from hf_xlmr.memory import told_device, told_size
 from hf_xlmr.progress import ProgressTask
 
-__all__ = ["Bars", "show_conversion", "show_export", "show_extraction", "show_inspection", "show_placement"]
+__all__ = [
+    "Bars",
+    "show_conversion",
+    "show_export",
+    "show_extraction",
+    "show_inspection",
+    "show_placement",
+    "show_results",
+]
 
 COLUMNS: Final[dict[str, JustifyMethod]] = {
     "device": "left",
@@ -218,20 +226,32 @@ def _parts(share: Any) -> str:
     return ", ".join(shown) or "nothing"
 
 
-def show_results(results: Any) -> None:
-    """Print TaskResults."""
-    table = Table(
-        title=_plain(f"{results.task}: {results.model}"), title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
-    table.add_column("", no_wrap=True)
-    for metric in results.metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
-    table.add_column("examples", justify="right")
-    for language, scores in results.scores.items():
-        values = [f"{scores[metric]:.1f}" for metric in results.metrics]
-        table.add_row(_plain(language), *values, f"{results.counts[language]:,}")
-    table.add_row("average", *[f"{results.average[metric]:.1f}" for metric in results.metrics], "")
-    Console(highlight=False).print(table)
+def show_results(tables: Iterable[Any]) -> None:
+    """Print ResultsTables, those that are wider than the terminal with their columns as rows."""
+    console = Console(highlight=False)
+    for number, each in enumerate(tables):
+        if number:
+            console.print()
+        table = _results(each)
+        if console.measure(table).minimum > console.width:
+            table = _results(each.turned)
+        console.print(table)
+        for note in each.notes:
+            console.print(_plain(note), style="dim")
+
+
+def _results(shown: Any) -> Table:
+    table = Table(title=_plain(shown.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(shown.columns):
+        table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=True)
+    for row in shown.rows:
+        table.add_row(*map(_plain, row))
+    if shown.published:
+        table.add_row()
+        table.add_row("published", style="dim")
+    for row in shown.published:
+        table.add_row(*map(_plain, row), style="dim italic")
+    return table
 
 
 def show_finetuning(report: Any) -> None:
@@ -248,5 +268,3 @@ def show_finetuning(report: Any) -> None:
     if not report.skipped:
         del shown["left out"]
     Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
-    if report.results is not None:
-        show_results(report.results)

@@ -52,7 +52,8 @@ MISALIGNMENTS = {"error": "refuse", "skip": "skip", "score": "keep"}
 MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
 DATA_HELP = (
     "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub; may be said several "
-    "times. de=FILE tells the language, en-de=FILE those of contexts and questions, where nothing in the data does."
+    "times. de=FILE tells the language, en-de=FILE those of contexts and questions, where nothing in the data does. "
+    "demo is small data that comes with the program."
 )
 LIST_HELP = "Such as en,de,zh; in MLQA also pairs such as en-de (context, question). By default all there are."
 
@@ -190,9 +191,12 @@ def finetune(
     if as_json and _is_first():
         _print_json({**asdict(report), "results": None if report.results is None else _as_object(report.results)})
     elif not quiet and _is_first():
-        from hf_xlmr.console import show_finetuning
+        from hf_xlmr.console import show_finetuning, show_results
+        from hf_xlmr.tasks.results_table import tables_of
 
         show_finetuning(report)
+        if report.results is not None:
+            show_results(tables_of(report.results))
 
 
 def evaluate(
@@ -213,6 +217,7 @@ def evaluate(
     ] = OnMisalignedInScores.score,
     bf16: Bf16 = False,
     cpu: Cpu = False,
+    references: Annotated[bool, typer.Option("--references", help="Show what the papers published below.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -237,8 +242,9 @@ def evaluate(
         _print_json(_as_object(results))
     elif not quiet and _is_first():
         from hf_xlmr.console import show_results
+        from hf_xlmr.tasks.results_table import tables_of
 
-        show_results(results)
+        show_results(tables_of(results, references=references))
 
 
 def _listed(languages: str | None) -> tuple[str, ...] | None:

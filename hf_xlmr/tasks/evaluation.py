@@ -106,7 +106,10 @@ def evaluate_data(
         for language, examples in data.examples.items():
             scores[language] = scorer.scores(language, examples)
             bar.advance(len(examples), note=f"({language})")
-    settings: dict[str, Setting] = {"max_length": scorer.max_length, "dtype": "bfloat16" if options.bf16 else "float32"}
+    settings: dict[str, Setting] = {"data": data.name}
+    if options.split:
+        settings["split"] = options.split
+    settings |= {"max_length": scorer.max_length, "dtype": "bfloat16" if options.bf16 else "float32"}
     if recipe.task == "mlqa":
         settings |= {"stride": options.stride, "max_answer": options.max_answer}
     return TaskResults(

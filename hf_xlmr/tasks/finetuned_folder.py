@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,9 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.results import Setting, TaskResults
+from hf_xlmr.tasks.results_card import put_results_in_card
+from hf_xlmr.tasks.results_plot import plot_results
+from hf_xlmr.tasks.results_table import tables_of
 
 __all__ = ["FinetunedFolder", "FinetuningReport"]
 
@@ -28,7 +32,6 @@ CONFIG: Final = "config.json"
 KEPT: Final = "fairseq"
 OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
 CARD: Final = "README.md"
-RESULTS: Final = "\n## Results\n"
 LONGEST_TOLD: Final = 40  # characters of a value in a message
 NAMES: Final = {"xnli": "XNLI", "mlqa": "MLQA", "ner": "named entities"}
 PIPELINES: Final = {"xnli": "text-classification", "mlqa": "question-answering", "ner": "token-classification"}
@@ -198,11 +201,14 @@ class FinetunedFolder:
             raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
 
     def add_results(self, results: TaskResults) -> None:
-        """Write scores beside the model, and into its card."""
+        """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
         if self.processes.is_first:
             (self.path / "results.json").write_text(results.to_json(), encoding="utf-8")
-            card = (self.path / CARD).read_text(encoding="utf-8").partition(RESULTS)[0].rstrip()
-            (self.path / CARD).write_text(f"{card}\n", encoding="utf-8")
+            tables = "\n".join(table.as_markdown() for table in tables_of(results))
+            (self.path / "results.md").write_text(tables, encoding="utf-8")
+            if find_spec("matplotlib") is not None:
+                plot_results(results, self.path / "results.svg")
+            put_results_in_card(self.path / CARD, results)
         self.processes.wait()
 
 

@@ -163,6 +163,8 @@ def _why_not(results: TaskResults) -> str | None:
         return "no language has scores"
     if results.counts.keys() != results.scores.keys():
         return f"scores are of {', '.join(results.scores)}, counts of {', '.join(results.counts) or 'nothing'}"
+    if results.task == "mlqa" and len({languages_of_pair(key) for key in results.scores}) < len(results.scores):
+        return f"two of the pairs {', '.join(results.scores)} are the same"
     faults = (_why_not_scores(key, scores, results.metrics) for key, scores in results.scores.items())
     return next((why for why in faults if why), None) or _why_not_values(results)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from hf_xlmr.errors import InputError, printable
+from hf_xlmr.tasks.example_data import example_data
 from hf_xlmr.tasks.mlqa import Misaligned, Misalignment, QuestionExample, QuestionInput, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
 from hf_xlmr.tasks.xnli import XnliExample, open_xnli
@@ -19,6 +20,7 @@ __all__ = ["DataSource", "Example", "Reading", "TaskData", "language_of", "read_
 
 Example: TypeAlias = XnliExample | QuestionExample | NerExample
 
+DEMO: Final = "demo"
 LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,3})?"
 TOLD: Final = re.compile(rf"(?P<language>{LANGUAGE})=(?P<source>.+)", re.DOTALL)
 
@@ -32,8 +34,10 @@ class DataSource:
     config: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> DataSource:
-        """The parts of `text`; what exists under the whole of it is a file."""
+    def parse(cls, text: str, *, task: str, part: str) -> DataSource:
+        """The parts of `text`; what exists under the whole of it is a file, and `demo` what comes with the package."""
+        if text == DEMO and not Path(text).exists():
+            return cls(example_data(task, part))
         language = None
         if not Path(text).exists() and (told := TOLD.fullmatch(text)):
             language, text = told["language"], told["source"]
@@ -90,7 +94,8 @@ def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskD
     found: dict[str, list[Example]] = {}
     misaligned: list[Misaligned] = []
     skipped: Counter[str] = Counter()
-    for source in map(DataSource.parse, sources):
+    for text in sources:
+        source = DataSource.parse(text, task=task, part=reading.usual_split)
         for part in _parts(task, source, reading):
             _add(found, part)
             if isinstance(part, QuestionInput) and reading.misaligned != "refuse":
