@@ -159,7 +159,9 @@ def encode_words(
         tags = [_tag_id(example, tag, numbers) for tag in example.tags]
         words = [ids[1:-1] or [tokenizer.dictionary.unk_index] for ids in tokenizer.encode_batch(example.tokens)]
         for first, last in _runs([len(word) for word in words], max_length - MARKS):
-            pieces, places, targets = [], [], [IGNORED]
+            pieces: list[int] = []
+            places: list[int] = []
+            targets = [IGNORED]
             for word, tag in zip(words[first:last], tags[first:last], strict=True):
                 cut = word[: max_length - MARKS]
                 places.append(1 + len(pieces))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hf_xlmr.errors import InputError
@@ -23,7 +24,14 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["EvaluationOptions", "check_metrics", "evaluate", "scores_of"]
+__all__ = [
+    "EvaluationOptions",
+    "evaluate",
+    "evaluate_data",
+    "question_options",
+    "read_what_is_scored",
+    "scores_of",
+]
 
 LONGEST_QUESTION: Final = 64  # tokens, as in XTREME's script
 
@@ -71,23 +79,26 @@ def evaluate(
     work, and each gets the whole result. Raises InputError, IntegrityError.
     """
     chosen, recipe = options or EvaluationOptions(), recipe_of(task)
-    check_metrics(task)
-    read = read_task_data(task, data, evaluation_reading(chosen))
+    read = read_what_is_scored(task, data, chosen)
     files = find_model(model, revision=revision, progress=progress)
     return evaluate_data(recipe, model, files, read, options=chosen, progress=progress)
 
 
-def evaluation_reading(options: EvaluationOptions) -> Reading:
-    """What of the data is scored."""
-    return Reading(split=options.split, usual_split="test", languages=options.languages, misaligned=options.misaligned)
+def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptions) -> TaskData:
+    """The examples, before anything is computed: all that can be told of them then. Raises InputError.
 
-
-def check_metrics(task: str) -> None:
-    """Raise InputError where a task is scored by a package that is not installed, before anything is computed."""
-    from importlib.util import find_spec
-
+    A language that a task has no scores for is refused, and a task that is scored by a package that is not installed.
+    """
     if task == "ner" and find_spec("seqeval") is None:
         raise InputError("scores of entities need seqeval: pip install 'hf-xlmr[train]'")
+    reading = Reading(
+        split=options.split, usual_split="test", languages=options.languages, misaligned=options.misaligned
+    )
+    read = read_task_data(task, data, reading)
+    if task == "mlqa":
+        for pair in read.examples:
+            mlqa_rules(languages_of_pair(pair)[0])
+    return read
 
 
 def evaluate_data(

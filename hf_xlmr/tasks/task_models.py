@@ -192,7 +192,9 @@ def _fill(network: Any, weights: Mapping[str, Any]) -> None:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Transformers without reports and bars; what matters of them is checked here."""
-    from transformers.utils import logging
+    import transformers.utils.logging
+
+    logging: Any = transformers.utils.logging
 
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

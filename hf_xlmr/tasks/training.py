@@ -16,10 +16,9 @@ from hf_xlmr.tasks.adapters import check_peft, merged, with_adapters
 from hf_xlmr.tasks.encoding import Features, collate, encode_pairs, encode_words
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
-    check_metrics,
     evaluate_data,
-    evaluation_reading,
     question_options,
+    read_what_is_scored,
 )
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.mlqa import Misaligned
@@ -115,14 +114,12 @@ def finetune(
     IntegrityError.
     """
     chosen, scoring, recipe = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), recipe_of(task)
-    if evaluation:
-        check_metrics(task)
     if chosen.lora:
         check_peft()
     with told_plainly():
         folder = FinetunedFolder(Path(output), (Processes if chosen.cpu else DeviceProcesses).current())
         folder.check(resume=resume, overwrite=overwrite)
-        scored = read_task_data(task, evaluation, evaluation_reading(scoring)) if evaluation else None
+        scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
         if resume and folder.is_finished:
             report = folder.report()
         else:
@@ -233,7 +230,7 @@ class _Training:
             trainer = Trainer(
                 model=network,
                 args=arguments,
-                train_dataset=self.features,  # type: ignore[arg-type]  # it has what a data set needs
+                train_dataset=self.features,
                 data_collator=collate,
                 callbacks=[ProgressCallback(progress)],
             )
