@@ -252,3 +252,19 @@ def _results(shown: Any, *, is_folded: bool = False) -> Table:
     for row in shown.published:
         table.add_row(*map(_plain, row), style="dim italic")
     return table
+
+
+def show_finetuning(report: Any) -> None:
+    """Print a FinetuningReport."""
+    losses = list(report.losses.items())
+    told = [f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)]
+    shown = {
+        "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
+        "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
+        "left out": f"{sum(report.skipped.values()):,} with misaligned answers",
+        "steps": f"{report.steps:,} ({report.mode})",
+        "loss": ", then ".join(told),
+    }
+    if not report.skipped:
+        del shown["left out"]
+    Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
