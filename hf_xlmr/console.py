@@ -36,6 +36,7 @@ __all__ = [
     "show_results",
 ]
 
+WIDEST: Final = 10_000  # characters: more than any table has
 COLUMNS: Final[dict[str, JustifyMethod]] = {
     "device": "left",
     "holds": "left",
@@ -233,17 +234,16 @@ def show_results(tables: Iterable[Any]) -> None:
         if number:
             console.print()
         table = _results(each)
-        if console.measure(table).minimum > console.width:
-            table = _results(each.turned)
-        console.print(table)
+        needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        console.print(table if needed <= console.width else _results(each.turned, is_folded=True))
         for note in each.notes:
             console.print(_plain(note), style="dim")
 
 
-def _results(shown: Any) -> Table:
+def _results(shown: Any, *, is_folded: bool = False) -> Table:
     table = Table(title=_plain(shown.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for number, heading in enumerate(shown.columns):
-        table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=True)
+        table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=not is_folded, overflow="fold")
     for row in shown.rows:
         table.add_row(*map(_plain, row))
     if shown.published:

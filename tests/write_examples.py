@@ -10,6 +10,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,12 +56,13 @@ def write_examples(folder: Path, *, times: int = 1, seed: int = 1) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def unlike(generator: random.Random, bounds: dict[str, int], count: int) -> list[Fill]:
-    """Numbers below `bounds`, no two alike."""
+def unlike(generator: random.Random, template: str, bounds: dict[str, int], count: int) -> list[Fill]:
+    """Numbers below `bounds` that make no two sentences of a template alike: `count`, or as many as there are."""
+    used = [name for name in bounds if f"{{{name}}}" in template]
     found: dict[tuple[int, ...], Fill] = {}
-    while len(found) < count:
+    while len(found) < min(count, prod(bounds[name] for name in used)):
         fill = {name: generator.randrange(bound) for name, bound in bounds.items()}
-        found.setdefault(tuple(fill.values()), fill)
+        found.setdefault(tuple(fill[name] for name in used), fill)
     return list(found.values())
 
 
@@ -71,8 +73,9 @@ def nli_files(times: int, seed: int) -> Iterator[tuple[str, str]]:
     """Two tables in the columns of XNLI's release: pairs of all languages, translations of each other."""
     generator = random.Random(f"{seed} pairs")
     parts: dict[str, list[tuple[str, Fill]]] = {"train": [], "test": []}
-    for kind in INFERENCES:
-        fills = unlike(generator, {"n": 6, "c": 6, "t": 44, "u": 43, "p": 70}, PREMISES * times)
+    bounds = {"n": 6, "c": 6, "t": 44, "u": 43, "p": 70}
+    for kind, (premise, *_) in ((kind, texts["en"]) for kind, texts in INFERENCES.items()):
+        fills = unlike(generator, premise, bounds, PREMISES * times)
         for number, fill in enumerate(fills):
             parts["test" if number % TEST_PART == 0 else "train"].append((kind, fill))
     for part, premises in parts.items():
@@ -107,7 +110,11 @@ def qa_files(seed: int) -> Iterator[tuple[str, str]]:
     """Training data in English and translated, and test data of all pairs of context and question, in SQuAD's JSON."""
     generator = random.Random(f"{seed} questions")
     bounds = {"n": 6, "s": 6, "y": 130, "m": 700, "k": 60}
-    fills = {(kind, city): unlike(generator, bounds, 1)[0] for kind in READINGS for city in range(CITIES_READ_OF)}
+    fills = {
+        (kind, city): {name: generator.randrange(bound) for name, bound in bounds.items()}
+        for kind in READINGS
+        for city in range(CITIES_READ_OF)
+    }
     train = {key: fill for key, fill in fills.items() if key[1] >= TEST_CITIES}
     test = {key: fill for key, fill in fills.items() if key[1] < TEST_CITIES}
     for language in QA_LANGUAGES:
@@ -161,8 +168,7 @@ def ner_files(times: int, seed: int) -> Iterator[tuple[str, str]]:
     parts: dict[str, list[tuple[int, Fill]]] = {"train": [], "test": []}
     bounds = {"p": 36, "q": 35, "c": 11, "o": 6}
     for kind, template in enumerate(REPORTS["en"]):
-        count = PREMISES * times if "{" in template else 1
-        for number, fill in enumerate(unlike(generator, bounds, count)):
+        for number, fill in enumerate(unlike(generator, template, bounds, PREMISES * times)):
             parts["test" if number % TEST_PART == 2 else "train"].append((kind, fill))
     for part, sentences in parts.items():
         blocks = [sentence(language, kind, fill) for language in NER_LANGUAGES for kind, fill in sentences]

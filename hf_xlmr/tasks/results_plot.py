@@ -23,7 +23,7 @@ AVERAGE: Final = "Avg"
 INK: Final = "#7a7a7a"
 COLOURS: Final = ("#d9660a", "#3a7fc4", "#2f9070", "#a663c4", "#c2518a", "#8a7d2c")
 MARKS: Final = ("o", "D", "s")
-STYLE: Final[Mapping[str, Any]] = {
+STYLE: Final[Any] = {
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -68,7 +68,7 @@ def plot_results(
     from matplotlib import rc_context
 
     metadata = {"Date": None} if target.suffix.lower() == ".svg" else {"Software": None}
-    with told_plainly(), rc_context(dict(STYLE)):
+    with told_plainly(), rc_context(STYLE):
         figure.savefig(target, dpi=150, transparent=True, metadata=metadata)
 
 
@@ -87,7 +87,7 @@ def figure_of(
     n_marks = len(PUBLISHED[task]) if references else 0
     places = _places(keys, several, n_marks=n_marks)
     width = max(4.6, BAR_INCHES * (max(places.values()) + len(several) + n_marks * MARK_STEP) + 0.8)
-    with rc_context(dict(STYLE)):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, HEIGHT), layout="constrained")
         axes = figure.subplots()
         _frame(axes, places, several, n_marks=n_marks)

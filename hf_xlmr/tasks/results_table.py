@@ -20,6 +20,8 @@ IN_A_CELL: Final[Mapping[str, tuple[str, ...]]] = {
 }
 AVERAGE: Final = "Avg"
 NOTHING: Final = "-"
+MODELS, PAIRS = "model", "context \\ question"  # what the first column holds
+TURNED: Final = {MODELS: "language", PAIRS: "question \\ context"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class ResultsTable:
         names = [row[0] for row in self.rows] + [f"{row[0]}, published" for row in self.published]
         bodies = [row[1:] for row in (*self.rows, *self.published)]
         rows = tuple(zip(self.columns[1:], *bodies, strict=True))
-        return replace(self, columns=("language", *names), rows=rows, published=())
+        return replace(self, columns=(TURNED[self.columns[0]], *names), rows=rows, published=())
 
     def as_text(self) -> str:
         """Columns that are aligned by blanks."""
@@ -111,7 +113,7 @@ def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable
     published = [_published_row(each, languages) for each in PUBLISHED[task]] if references else []
     return ResultsTable(
         title=f"{TITLES[task]} in percent",
-        columns=("model", *languages, AVERAGE),
+        columns=(MODELS, *languages, AVERAGE),
         rows=tuple(rows),
         published=tuple(published),
         notes=(*_notes(several), *_sources(task, is_wanted=bool(published))),
@@ -159,7 +161,7 @@ def _matrix(results: TaskResults) -> ResultsTable:
     same = [values for (context, question), values in scores.items() if context == question]
     return ResultsTable(
         title=f"{TITLES['mlqa']} in percent, {results.model}",
-        columns=("context \\ question", *questions, AVERAGE),
+        columns=(PAIRS, *questions, AVERAGE),
         rows=(*rows, (AVERAGE, *means, _cell("mlqa", results.average))),
         notes=(
             *([f"Context and question in the same language: {_mean(same)} on average."] if same else []),
@@ -175,7 +177,7 @@ def _mean(scores: Sequence[Mapping[str, float]]) -> str:
 def _published_alone(task: str, languages: Sequence[str]) -> ResultsTable:
     return ResultsTable(
         title=f"{TITLES[task]} in percent, published (context and question in the same language)",
-        columns=("model", *languages, AVERAGE),
+        columns=(MODELS, *languages, AVERAGE),
         rows=tuple(_published_row(each, languages) for each in PUBLISHED[task]),
         notes=_sources(task, is_wanted=True),
     )
