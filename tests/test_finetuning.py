@@ -546,6 +546,10 @@ def test_scores_that_cannot_be_had_are_told_before_training(data: dict[str, list
     assert "does not say its languages" in told(finetune, *arguments, evaluation=questions)
     message = told(finetune, *arguments, evaluation=[f"ru={questions[0]}"])
     assert "MLQA has no rules for answers in 'ru'" in message
+    (tmp_path / "rivers.txt").write_text("de:Elbe\tB-RIVER\n")
+    rivers = [str(tmp_path / "rivers.txt")]
+    message = told(finetune, "ner", "demo", data["ner train"], tmp_path / "out", evaluation=rivers, options=FEW)
+    assert "rivers.txt, line 1: the label 'B-RIVER' is unknown to the model; it has O, B-LOC" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -607,6 +611,7 @@ def test_weights_that_are_missing_are_not_drawn_at_random(data: dict[str, list[s
         ("facebook/xnli@all_languages", DataSource("facebook/xnli", None, "all_languages")),
         ("sw=facebook/xnli@sw", DataSource("facebook/xnli", "sw", "sw")),
         ("german=a.tsv", DataSource("german=a.tsv")),
+        ("me@home.tsv", DataSource("me@home.tsv")),
     ],
 )
 def test_what_a_user_writes_as_data(

@@ -14,6 +14,7 @@ from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, TaggedSpan, collate, encode_pairs, encode_words
 from hf_xlmr.tasks.metrics import accuracy, mlqa_rules, score_answers, score_entities
 from hf_xlmr.tasks.mlqa import Misalignment
+from hf_xlmr.tasks.ner import NerExample
 from hf_xlmr.tasks.question_answering import QuestionOptions, best_answers, row_of, windows_of
 from hf_xlmr.tasks.recipes import Recipe, recipe_of
 from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults, languages_of_pair
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EvaluationOptions",
+    "check_tags",
     "evaluate",
     "evaluate_data",
     "question_options",
@@ -103,6 +105,16 @@ def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptio
     return read
 
 
+def check_tags(data: TaskData, labels: Sequence[str] | None) -> None:
+    """Raise InputError for the first word with a tag that is none of the `labels`, which could never be found."""
+    known = set(labels or ())
+    for example in (each for several in data.examples.values() for each in several):
+        if isinstance(example, NerExample) and (unknown := [tag for tag in example.tags if tag not in known]):
+            raise InputError(
+                f"{example.place}: the label {unknown[0]!r} is unknown to the model; it has {', '.join(labels or ())}"
+            )
+
+
 def evaluate_data(
     recipe: Recipe,
     name: str,
@@ -114,6 +126,7 @@ def evaluate_data(
 ) -> TaskResults:
     """The scores of the model in `files`, called `name`, in every language. Raises InputError, IntegrityError."""
     scorer = _Scorer.of(recipe, files, options)
+    check_tags(data, scorer.labels)
     scores = {}
     with progress.task("evaluating", total=data.count, unit="examples") as bar:
         for language, examples in data.examples.items():

@@ -41,9 +41,9 @@ class DataSource:
         language = None
         if not Path(text).exists() and (told := TOLD.fullmatch(text)):
             language, text = told["language"], told["source"]
-        if not Path(text).exists() and "@" in text:
-            text, _, config = text.rpartition("@")
-            return cls(text, language, config or None)
+        name, _, config = text.rpartition("@")
+        if is_hub_name(name) and config and not Path(text).exists():
+            return cls(name, language, config)
         return cls(text, language)
 
 

@@ -16,6 +16,7 @@ from hf_xlmr.tasks.adapters import check_peft, merged, with_adapters
 from hf_xlmr.tasks.encoding import Features, collate, encode_pairs, encode_words
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
+    check_tags,
     evaluate_data,
     question_options,
     read_what_is_scored,
@@ -126,6 +127,8 @@ def finetune(
             files = find_model(model, revision=revision, progress=progress)
             data = _training_data(recipe, train, chosen)
             training = _Training.of(recipe, files, data, chosen)
+            if scored is not None:
+                check_tags(scored, training.head.labels)
             report = training.run(model, folder, resume=resume, progress=progress)
         if scored is None:
             return report
