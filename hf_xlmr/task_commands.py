@@ -64,7 +64,8 @@ MaxLength = Annotated[
     int | None, typer.Option("--max-length", help="Of a text or window, in tokens: 128, and 384 for mlqa.")
 ]
 Stride = Annotated[
-    int, typer.Option("--stride", min=1, help="mlqa: a window of a long text begins every so many tokens.")
+    int | None,
+    typer.Option("--stride", min=1, help="mlqa: a window of a long text begins every so many tokens: 128."),
 ]
 NullThreshold = Annotated[
     float | None,
@@ -115,7 +116,7 @@ def finetune(
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="0, and 0.0001 for mlqa.")] = None,
     max_length: MaxLength = None,
-    stride: Stride = 128,
+    stride: Stride = None,
     null_threshold: NullThreshold = None,
     on_misaligned: Annotated[
         OnMisaligned, typer.Option(help="mlqa: what becomes of training data whose answer is not where it says.")
@@ -210,7 +211,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts or windows at once on a device.")] = 32,
     max_length: MaxLength = None,
-    stride: Stride = 128,
+    stride: Stride = None,
     null_threshold: NullThreshold = None,
     on_misaligned: Annotated[
         OnMisalignedInScores, typer.Option(help="mlqa: scores know no positions, so such questions are scored.")

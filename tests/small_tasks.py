@@ -13,8 +13,8 @@ WORDS = {
     "zh": ["火车", "晚上", "出发", "孩子", "在", "花园", "里", "玩"],
 }
 LANGUAGES = tuple(WORDS)
-MARKS = {"entailment": ".", "neutral": "?", "contradiction": "!"}
-"""What the second sentence ends with, which is all there is to learn."""
+MARKS = {"entailment": ".", "neutral": "e", "contradiction": "o"}
+"""What the second sentence ends with, which is all there is to learn; every dictionary here has it."""
 NAMES = {"PER": ("Maria Anna", "Peter"), "LOC": ("Berlin", "San Marino")}
 
 
@@ -32,13 +32,13 @@ def write_xnli(path: Path, count: int, languages: tuple[str, ...] = LANGUAGES, *
 
 
 def write_ner(path: Path, count: int, languages: tuple[str, ...] = LANGUAGES, *, seed: int = 1) -> str:
-    """`count` sentences in each language, as WikiANN has them: `1` stands before a person, `2` before a place."""
+    """`count` sentences in each language, as WikiANN has them: `e` stands before a person, `o` before a place."""
     rng = random.Random(seed)
     lines = []
     for language in languages:
         for _ in range(count):
             sentence = [(word, "O") for word in rng.choices(WORDS[language], k=3)]
-            for kind, sign in (("PER", "1"), ("LOC", "2")):
+            for kind, sign in (("PER", "e"), ("LOC", "o")):
                 words = rng.choice(NAMES[kind]).split()
                 sentence += [(sign, "O"), *((word, f"{'IB'[not i]}-{kind}") for i, word in enumerate(words))]
                 sentence += [(word, "O") for word in rng.choices(WORDS[language], k=2)]

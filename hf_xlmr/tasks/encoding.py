@@ -18,7 +18,17 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IGNORED", "Features", "Row", "TaggedSpan", "collate", "encode_pairs", "encode_words", "label_ids"]
+__all__ = [
+    "IGNORED",
+    "PAIR_MARKS",
+    "Features",
+    "Row",
+    "TaggedSpan",
+    "collate",
+    "encode_pairs",
+    "encode_words",
+    "label_ids",
+]
 
 T = TypeVar("T")
 Row: TypeAlias = Mapping[str, "list[int] | int"]

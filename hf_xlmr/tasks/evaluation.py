@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from hf_xlmr.errors import InputError
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding import Features, TaggedSpan, collate, encode_pairs, encode_words
+from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, TaggedSpan, collate, encode_pairs, encode_words
 from hf_xlmr.tasks.metrics import accuracy, mlqa_rules, score_answers, score_entities
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.question_answering import QuestionOptions, best_answers, row_of, windows_of
@@ -33,7 +33,8 @@ __all__ = [
     "scores_of",
 ]
 
-LONGEST_QUESTION: Final = 64  # tokens, as in XTREME's script
+LONGEST_QUESTION: Final = 64  # tokens; this and the next as in XTREME's script
+STRIDE: Final = 128
 
 Logits: TypeAlias = "list[np.ndarray[Any, Any]]"
 
@@ -54,7 +55,8 @@ class EvaluationOptions:
     """Texts, or windows of them, that are computed together on a device."""
     max_length: int | None = None
     """Of a text in tokens; None for what the task's recipe has."""
-    stride: int = 128
+    stride: int | None = None
+    """A window of a long text begins every so many tokens; None for 128, less where a window holds little."""
     max_answer: int = 30
     null_threshold: float | None = None
     """Of questions that may have no answer, as in SQuAD 2.0: see QuestionOptions."""
@@ -122,7 +124,7 @@ def evaluate_data(
         settings["split"] = options.split
     settings |= {"max_length": scorer.max_length, "dtype": "bfloat16" if options.bf16 else "float32"}
     if recipe.task == "mlqa":
-        settings |= {"stride": options.stride, "max_answer": options.max_answer}
+        settings |= {"stride": scorer.questions.stride, "max_answer": options.max_answer}
     return TaskResults(
         task=recipe.task,
         model=name,
@@ -216,10 +218,12 @@ class _Scorer:
 
 def question_options(max_length: int, options: EvaluationOptions) -> QuestionOptions:
     """How questions are cut into windows; questions are cut shorter where a model takes few tokens."""
+    longest_question = min(LONGEST_QUESTION, max_length // 2 - 2)
+    room = max_length - longest_question - PAIR_MARKS
     return QuestionOptions(
         max_length=max_length,
-        stride=options.stride,
-        max_question=min(LONGEST_QUESTION, max_length // 2 - 2),
+        stride=min(STRIDE, max(1, room // 2)) if options.stride is None else options.stride,
+        max_question=longest_question,
         max_answer=options.max_answer,
         null_threshold=options.null_threshold,
     )

@@ -15,6 +15,7 @@ from typing import Final
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
+from hf_xlmr.tasks.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.results import Setting, TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 from hf_xlmr.tasks.results_plot import plot_results
@@ -185,6 +186,7 @@ class FinetunedFolder:
         if (files.folder / KEPT).is_dir():
             left = shutil.ignore_patterns(OF_CLASSES) if is_new_head else None
             shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
+        repeat_unknown_row(draft, first=files.embedding_rows)
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
         (draft / REPORT).write_text(_as_json(report), encoding="utf-8")
         (draft / CARD).write_text(_card(report), encoding="utf-8")

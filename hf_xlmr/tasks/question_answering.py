@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.tasks.encoding import Row
+from hf_xlmr.tasks.encoding import PAIR_MARKS, Row
 from hf_xlmr.tasks.mlqa import QuestionExample
 from hf_xlmr.tokenization import ExactTokenizer
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidate", "QuestionOptions", "Window", "best_answers", "encode_questions", "row_of", "windows_of"]
 
-MARKS: Final = 4  # <s> question </s></s> context </s>
 CONTEXTS_KEPT: Final = 64  # questions about one text follow each other
 TIE_BREAK: Final = 0.01  # of the size of a window, as BERT's and XTREME's scripts weigh it
 
@@ -43,7 +42,7 @@ class QuestionOptions:
 
     def __post_init__(self) -> None:
         """Check that a window of the text is left beside the longest question, and that windows leave no gap."""
-        room = self.max_length - self.max_question - MARKS
+        room = self.max_length - self.max_question - PAIR_MARKS
         if min(self.stride, self.max_question, self.max_answer, self.n_best) < 1 or room < 1:
             raise InputError(
                 f"windows of {self.max_length} tokens with questions of up to {self.max_question} leave {room} for the "
@@ -85,13 +84,13 @@ def windows_of(
     for index, example in enumerate(examples):
         question = tokenizer.ids(example.question)[: options.max_question]
         ids, spans = encoded(example.context)
-        bounds = _bounds(len(ids), options.max_length - len(question) - MARKS, options.stride)
+        bounds = _bounds(len(ids), options.max_length - len(question) - PAIR_MARKS, options.stride)
         for number, (first, last) in enumerate(bounds):
             yield Window(
                 example=index,
                 ids=tokenizer.framed([question, ids[first:last]]),
                 first_token=first,
-                offset=len(question) + MARKS - 1,
+                offset=len(question) + PAIR_MARKS - 1,
                 spans=spans[first:last],
                 home=_home(bounds, number),
             )

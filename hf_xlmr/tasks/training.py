@@ -63,7 +63,7 @@ class FinetuningOptions:
     """Below 1 a share of all steps, else their number."""
     weight_decay: float | None = None
     max_length: int | None = None
-    stride: int = 128
+    stride: int | None = None
     lora: bool = False
     lora_rank: int = LORA.rank
     freeze_embeddings: bool | None = None
@@ -187,11 +187,12 @@ class _Training:
         """Train, and write the finished folder."""
         from transformers import set_seed
 
+        arguments = _arguments(self.recipe, self.options, self.settings, folder)
         folder.begin(self._record(), resume=resume)
         set_seed(self.options.seed)  # a new head is drawn by it
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
-        trainer = self._trainer(network, folder, progress)
+        trainer = self._trainer(network, arguments, progress)
         with quiet_transformers():
             trainer.train(resume_from_checkpoint=folder.last_checkpoint() if resume else None)
         report = FinetuningReport(
@@ -220,12 +221,11 @@ class _Training:
             network.base_model.embeddings.requires_grad_(requires_grad=False)
         return with_adapters(network, self.recipe, rank=self.options.lora_rank) if self.options.lora else network
 
-    def _trainer(self, network: Any, folder: FinetunedFolder, progress: Progress) -> Any:
+    def _trainer(self, network: Any, arguments: Any, progress: Progress) -> Any:
         from transformers import PrinterCallback, Trainer
 
         from hf_xlmr.tasks.trainer_progress import ProgressCallback
 
-        arguments = _arguments(self.recipe, self.options, self.settings, folder)
         with quiet_transformers():
             trainer = Trainer(
                 model=network,
@@ -282,7 +282,8 @@ def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> 
         del settings["epochs"]
         settings["max_steps"] = options.max_steps
     if recipe.task == "mlqa":
-        settings["stride"] = options.stride
+        scoring = EvaluationOptions(stride=options.stride)
+        settings["stride"] = question_options(int(settings["max_length"]), scoring).stride
     return settings
 
 
