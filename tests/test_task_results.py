@@ -317,6 +317,18 @@ def test_published_scores_are_marks_and_no_bars() -> None:
     ]
 
 
+def test_published_scores_of_pairs_stand_at_their_own_language() -> None:
+    """And no published average beside one over all pairs."""
+    (axes,) = figure_of(results_of("mlqa", MLQA_PAIRS), references=True).axes
+    (marks,) = [line for line in axes.lines if "published" in str(line.get_label())]
+    published = PUBLISHED["mlqa"][0].scores
+    assert list(marks.get_ydata()) == [published[language][0] for language in ("en", "de", "zh")]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels[:4] == ["en\non en", "de\non en", "zh\non en", "en\non de"] and labels[-1] == "Avg"
+    (of_same,) = figure_of([results_of("mlqa", ["en-en", "de"]), results_of("mlqa", ["en"])]).axes
+    assert [label.get_text() for label in of_same.get_xticklabels()] == ["en", "de", "Avg"]
+
+
 def test_no_bar_and_no_number_overlaps_another() -> None:
     """Also where there are many: the figure grows."""
     figure = figure_of([replace(SEVERAL[0], model=str(number)) for number in range(4)], references=True)
