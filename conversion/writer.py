@@ -18,7 +18,10 @@ from hf_xlmr.progress import SILENT, Progress, ProgressTask
 
 __all__ = ["parse_size", "write_weights"]
 
-# The format: a little-endian 64-bit length, a JSON header padded with spaces to 8 bytes, then the tensors' bytes
+# The format: a little-endian 64-bit length, a JSON header that spaces may follow, then the tensors' bytes. Readers map
+# them; XLM-R's sizes keep all of them aligned where the first one is, and processors read aligned numbers best.
+ALIGNMENT: Final = 64
+LENGTH_BYTES: Final = 8
 DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 FLUSH_BYTES: Final = 1 << 26  # flushed early and often, so that the last fsync has little left to do
@@ -91,8 +94,8 @@ def _header(shard: Mapping[str, Weight]) -> bytes:
         entries[name] = {"dtype": DTYPE_NAMES[weight.dtype], "shape": list(weight.shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def _write_shard(path: Path, shard: Mapping[str, Weight], task: ProgressTask) -> None:

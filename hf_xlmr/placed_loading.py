@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,7 @@ from hf_xlmr.memory import CPU, DISK, Device
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sharding import check_device_map, place_of
+from hf_xlmr.stored_weights import OffloadedWeights, StoredWeight, opened
 
 if TYPE_CHECKING:
     import torch
@@ -38,14 +38,6 @@ HEAD_OF_AN_ENCODER: Final = r"(lm_head|classifier|qa_outputs)\.[\w.]+"  # left w
 BLOCK_OF_ROWS: Final = 1 << 12  # in which tied weights are compared
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a weight lies: a safetensors file, and its name there."""
-
-    file: Path
-    name: str
-
-
 def load_placed(
     folder: str | Path,
     device_map: Mapping[str, Any],
@@ -60,11 +52,12 @@ def load_placed(
     """The Transformers model in `folder`, in evaluation mode, with each module where `device_map` puts it.
 
     Beside what stays on the CPU, host memory holds one weight at a time, whatever the size of the shards: a weight is
-    mapped from its file, cast to `dtype`, moved, and let go. What is on the CPU in the stored dtype stays mapped, what
-    is on `disk` is not read until its turn comes in a forward pass; neither may be overwritten while the model is used.
-    `shape` is another class than the folder's own, such as its bare encoder; `main_device` computes what lies on CPU
-    or disk (the first GPU of the map, unless given). `offload_folder` is where
-    copies of what stays on disk go, in `dtype`, for folders that are slow to read; without it their own files are read.
+    mapped from its file, cast to `dtype`, moved, and let go. What is on the CPU in the stored dtype stays mapped where
+    its file aligns it as memory does (convert's do); what is on `disk` is not read until its turn comes in a forward
+    pass. Neither file may be overwritten while the model is used. `shape` is another class than the folder's own, such
+    as its bare encoder; `main_device` computes what lies on CPU or disk (the first GPU of the map, unless given).
+    `offload_folder` is where copies of what stays on disk go, in `dtype`, for folders that are slow to read; without it
+    their own files are read.
     Raises InputError, IntegrityError, WeightsMismatch.
     """
     if dtype not in DTYPE_BYTES:
@@ -120,7 +113,7 @@ def stored_dtype(folder: str | Path, shape: ModelShape) -> str:
         name = f"{shape.base}embeddings.word_embeddings.weight"
         if name not in sources:
             raise WeightsMismatch(missing=[name])
-        return str(_read(sources[name]).dtype).removeprefix("torch.")
+        return str(sources[name].mapped().dtype).removeprefix("torch.")
 
 
 def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -131,7 +124,7 @@ def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Te
         wanted = list(names)
         if missing := [name for name in wanted if name not in sources]:
             raise WeightsMismatch(missing=missing)
-        return {name: _read(sources[name]).clone() for name in wanted}
+        return {name: sources[name].mapped().clone() for name in wanted}
 
 
 # ---- what the folder holds -------------------------------------------------------------------------------------------
@@ -164,32 +157,20 @@ def _stored(folder: Path) -> dict[str, Path]:
 
 
 def _names_in(file: Path) -> list[str]:
-    with _opened(file) as weights:
+    with opened(file) as weights:
         return list(weights.keys())
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """The file's weights, mapped. Raises IntegrityError."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt", device=CPU) as weights:
-            yield weights
-    except SafetensorError as error:
-        raise IntegrityError(f"{file} is damaged: {error}") from error
-
-
-def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, _Source]:
+def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, StoredWeight]:
     """Where each weight of the class lies, whether its file holds the bare encoder or a model with a head."""
-    found: dict[str, _Source] = {}
+    found: dict[str, StoredWeight] = {}
     base = shape.base_of_heads
     for tensor in shape.tensors:
         bare = tensor.name.removeprefix(base)
         also = () if tensor.name.startswith(NO_SHARED_BASE) else (bare, base + bare)
         for name in (tensor.name, *also):
             if name in stored and not tensor.is_buffer:
-                found.setdefault(tensor.name, _Source(stored[name], name))
+                found.setdefault(tensor.name, StoredWeight(stored[name], name))
     return found
 
 
@@ -203,7 +184,7 @@ def without_absent(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str
     return {key: device for key, device in device_map.items() if shape.has_pooler or key != pooler}
 
 
-def _checked_sources(folder: Path, shape: ModelShape) -> dict[str, _Source]:
+def _checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
     """Where each weight of the class lies, once all that the files hold adds up.
 
     Raises WeightsMismatch with every weight that is missing, unknown or of another shape, InputError, IntegrityError.
@@ -229,12 +210,12 @@ def _unknown(shape: ModelShape, left: Collection[str]) -> list[str]:
     )
 
 
-def _of_other_sizes(shape: ModelShape, sources: Mapping[str, _Source]) -> list[str]:
+def _of_other_sizes(shape: ModelShape, sources: Mapping[str, StoredWeight]) -> list[str]:
     """Each weight whose sizes are not those of the class. Raises InputError for numbers that are no floats."""
     expected = {tensor.name: tensor.sizes for tensor in shape.tensors}
     wrong: list[str] = []
     for file in dict.fromkeys(source.file for source in sources.values()):
-        with _opened(file) as weights:
+        with opened(file) as weights:
             for name, source in sources.items():
                 if source.file != file:
                     continue
@@ -249,19 +230,19 @@ def _of_other_sizes(shape: ModelShape, sources: Mapping[str, _Source]) -> list[s
     return wrong
 
 
-def _raise_if_tied_apart(shape: ModelShape, sources: Mapping[str, _Source], stored: Mapping[str, Path]) -> None:
+def _raise_if_tied_apart(shape: ModelShape, sources: Mapping[str, StoredWeight], stored: Mapping[str, Path]) -> None:
     """Raise InputError for a second copy of a tied weight that has other values: Transformers would use those."""
     for name in shape.tied_tensors:
-        if name in stored and not _are_equal(_Source(stored[name], name), sources[shape.tied_to(name)]):
+        if name in stored and not _are_equal(StoredWeight(stored[name], name), sources[shape.tied_to(name)]):
             raise InputError(
                 f"config.json ties {name} to {shape.tied_to(name)} (tie_word_embeddings), but {stored[name]} holds "
                 "other values for it: say false there, or leave it out of the file"
             )
 
 
-def _are_equal(one: _Source, other: _Source) -> bool:
+def _are_equal(one: StoredWeight, other: StoredWeight) -> bool:
     """Whether two weights have the same values, some rows at a time."""
-    with _opened(one.file) as first, _opened(other.file) as second:
+    with opened(one.file) as first, opened(other.file) as second:
         ours, theirs = first.get_slice(one.name), second.get_slice(other.name)
         rows = range(0, ours.get_shape()[0] if ours.get_shape() else 0, BLOCK_OF_ROWS)
         return ours.get_shape() == theirs.get_shape() and all(
@@ -270,8 +251,8 @@ def _are_equal(one: _Source, other: _Source) -> bool:
 
 
 def _copied_to(
-    folder: Path, sources: Mapping[str, _Source], places: Mapping[str, Device], dtype: str
-) -> dict[str, _Source]:
+    folder: Path, sources: Mapping[str, StoredWeight], places: Mapping[str, Device], dtype: str
+) -> dict[str, StoredWeight]:
     """A file for each weight that stays on disk, in the dtype that is computed in.
 
     They lie in a subfolder of `folder` that is this model's alone, and one that is there is used again.
@@ -284,20 +265,22 @@ def _copied_to(
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"offload_folder: {folder} cannot be written to ({error.strerror})") from error
-    copies = {name: _Source(own / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK}
+    copies = {
+        name: StoredWeight(own / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK
+    }
     for name, copy in copies.items():
         if copy.file.is_file():
             continue
         part = own / f"{name}.{os.getpid()}.{threading.get_ident()}.part"
         try:
-            save_file({name: _read(sources[name]).to(getattr(torch, dtype)).contiguous()}, part)
+            save_file({name: sources[name].on_cpu(getattr(torch, dtype))}, part)
             part.replace(copy.file)
         finally:
             part.unlink(missing_ok=True)
     return copies
 
 
-def _digest(sources: Mapping[str, _Source], dtype: str) -> str:
+def _digest(sources: Mapping[str, StoredWeight], dtype: str) -> str:
     """A name for these files as they are now, in this dtype."""
     files = sorted({source.file.resolve() for source in sources.values()})
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -343,7 +326,7 @@ def _config_told(path: Path) -> Iterator[None]:
 def _fill(
     model: PreTrainedModel,
     shape: ModelShape,
-    sources: Mapping[str, _Source],
+    sources: Mapping[str, StoredWeight],
     places: Mapping[str, Any],
     dtype: str,
     progress: Progress,
@@ -358,24 +341,24 @@ def _fill(
     placed = [name for name in sources if place_of(places, name) != DISK]
     with progress.task("loading", total=sum(sizes[name] for name in placed)) as task:
         for name in placed:
-            tensor = _read(sources[name]).to(place_of(places, name), getattr(torch, dtype), copy=is_own)
+            tensor = _placed(sources[name], place_of(places, name), getattr(torch, dtype), is_own=is_own)
             set_module_tensor_to_device(model, name, place_of(places, name), value=tensor, dtype=tensor.dtype)
             task.advance(sizes[name])
     if not any(place_of(places, name) == DISK for name in shape.tied_tensors):
         model.tie_weights()  # accelerate caches tied weights by address, which from disk is new each time
 
 
-def _read(source: _Source) -> torch.Tensor:
-    """A weight as it is mapped: the file is opened anew, so that what was read before can leave memory."""
-    with _opened(source.file) as weights:
-        tensor: torch.Tensor = weights.get_tensor(source.name)
-    return tensor
+def _placed(source: StoredWeight, place: Any, dtype: torch.dtype, *, is_own: bool) -> torch.Tensor:
+    """A weight on its device; on the way to another one than the CPU it needs no memory of its own."""
+    if str(place) == CPU:
+        return source.on_cpu(dtype, is_own=is_own)
+    return source.mapped().to(place, dtype)
 
 
 def _dispatched(
     model: PreTrainedModel,
     shape: ModelShape,
-    sources: Mapping[str, _Source],
+    sources: Mapping[str, StoredWeight],
     places: Mapping[str, Device],
     dtype: str,
     main_device: Device | None,
@@ -384,6 +367,7 @@ def _dispatched(
     from accelerate import dispatch_model
 
     first_gpu = next((device for device in places.values() if isinstance(device, int)), CPU)
+    main = first_gpu if main_device is None else main_device
     log = logging.getLogger("accelerate.big_modeling")
     level = log.level
     log.setLevel(logging.ERROR)  # that weights were offloaded is what was asked for
@@ -391,8 +375,9 @@ def _dispatched(
         dispatch_model(
             model,
             device_map=dict(places),
-            main_device=first_gpu if main_device is None else main_device,
-            offload_index=_offload_index(shape, sources, places, dtype),
+            main_device=main,
+            state_dict=_offloaded(model, shape, sources, places, dtype, main),
+            offload_index={},  # what is on disk is in the mapping too
             offload_buffers=True,
         )
     finally:
@@ -400,13 +385,25 @@ def _dispatched(
     return model
 
 
-def _offload_index(
-    shape: ModelShape, sources: Mapping[str, _Source], places: Mapping[str, Device], dtype: str
-) -> dict[str, dict[str, str]] | None:
-    """Where accelerate finds what stays on disk, under all names of a tied weight; None where nothing does."""
+def _offloaded(
+    model: PreTrainedModel,
+    shape: ModelShape,
+    sources: Mapping[str, StoredWeight],
+    places: Mapping[str, Device],
+    dtype: str,
+    main_device: Device,
+) -> OffloadedWeights:
+    """What accelerate's hooks fetch, under all names of a tied weight: what is on disk, and on the CPU for a GPU."""
+    import torch
+
     known = {**sources, **{name: sources[shape.tied_to(name)] for name in shape.tied_tensors}}
-    return {
-        name: {"safetensors_file": str(source.file), "weight_name": source.name, "dtype": dtype}
-        for name, source in known.items()
-        if place_of(places, name) == DISK
-    } or None
+    on_disk = {name: source for name, source in known.items() if place_of(places, name) == DISK}
+    kept = {} if str(main_device) == CPU else dict(_held_on_cpu(model, places))
+    return OffloadedWeights(kept, on_disk, dtype=getattr(torch, dtype), is_for_cpu=str(main_device) == CPU)
+
+
+def _held_on_cpu(model: PreTrainedModel, places: Mapping[str, Device]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights and buffers that the CPU keeps for a GPU."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_meta and place_of(places, name) == CPU:
+            yield name, tensor

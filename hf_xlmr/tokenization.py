@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
 TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces, as strings, are in memory together
+LAST_OF_FAIRSEQS: Final = (0, 2, 1)  # the SentencePiece that decides between cuts of equal score as fairseq's did
 
 
 class ExactTokenizer:
@@ -102,8 +103,13 @@ class ExactTokenizer:
     def _sieve(self) -> Sieve:
         return Sieve.of(self._model, self._ties)
 
+    @cached_property
+    def _mends(self) -> bool:
+        """Whether the installed SentencePiece can cut otherwise than fairseq's."""
+        return _sentencepiece_version() > LAST_OF_FAIRSEQS and self._ties.applies
+
     def _mended(self, segments: list[str]) -> list[str]:
-        return self._ties.mended(segments) if self._ties.applies else segments
+        return self._ties.mended(segments) if self._mends else segments
 
     def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
         """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
@@ -134,11 +140,11 @@ class ExactTokenizer:
         joined = _joined(encoded)
         found = self._table.translated(encoded, joined)
         ties, table = self._ties, self._table
-        doubtful = set(self._sieve.doubtful_texts(encoded, joined) if ties.applies else ())
+        doubtful = set(self._sieve.doubtful_texts(encoded, joined) if self._mends else ())
         again = set(doubtful)
         odd = table.odd_ones(encoded, joined)
         for index, text in zip(odd, self.processor.normalize([texts[index] for index in odd]), strict=True):
-            if ties.applies and ties.too_long(len(text)):
+            if self._mends and ties.too_long(len(text)):
                 doubtful.add(index)
             if index in doubtful or not (ties.applies and table.unknown_is_unknown) or text.split() != [text]:
                 again.add(index)
@@ -247,6 +253,12 @@ def _raise_if_half_a_pair(text: str, index: int) -> None:
             f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
             "it was not decoded right. Mend it where it is read."
         ) from None
+
+
+def _sentencepiece_version() -> tuple[int, ...]:
+    import sentencepiece
+
+    return tuple(int(part) for part in sentencepiece.__version__.split(".")[:3] if part.isdecimal())
 
 
 def _processor(model: bytes) -> Any:

@@ -28,7 +28,7 @@ FLOORS = (
     ),
     (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
-        *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
+        *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
