@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,21 +84,23 @@ def figure_of(
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("drawing needs matplotlib: pip install 'hf-xlmr[train]'") from None
+    is_of_pairs = any(map(is_cross_lingual, several))
+    several = tuple(_with_keys(each, is_of_pairs=is_of_pairs) for each in several)
     keys = paper_order(task, {key: 0 for each in several for key in each.scores})
     n_marks = len(PUBLISHED[task]) if references else 0
-    places = _places(keys, several, n_marks=n_marks)
+    step = len(several) + GAP + n_marks * MARK_STEP
+    places = _places(keys, step, is_of_pairs=is_of_pairs)
     width = max(4.6, BAR_INCHES * (max(places.values()) + len(several) + n_marks * MARK_STEP) + 0.8)
     with rc_context(STYLE):
         figure = Figure(figsize=(width, HEIGHT), layout="constrained")
         axes = figure.subplots()
-        _frame(axes, places, several, n_marks=n_marks)
-        is_of_pairs = any(map(is_cross_lingual, several))
+        _frame(axes, places, n_bars=len(several), n_marks=n_marks, is_of_pairs=is_of_pairs)
         # to the figure's edge, which a title of the axes overflows where these are narrow
         figure.suptitle(title or TITLES["pairs" if is_of_pairs else task], **HEADING)
         for number, each in enumerate(several):
             _draw_bars(axes, each, places, offset=number, colour=COLOURS[number % len(COLOURS)])
         if references:
-            _draw_published(axes, task, places, n_bars=len(several))
+            _draw_published(axes, task, places, n_bars=len(several), is_of_pairs=is_of_pairs)
         if task in CHANCE:
             axes.axhline(CHANCE[task], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3, label="guessing")
         _add_legend(figure, axes)
@@ -120,26 +123,34 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
     )
 
 
-def _places(keys: Sequence[str], several: Sequence[TaskResults], *, n_marks: int) -> dict[str, float]:
+def _with_keys(results: TaskResults, *, is_of_pairs: bool) -> TaskResults:
+    """The same with MLQA's keys spelled alike: all of them pairs, or all of them languages."""
+    if results.task != "mlqa":
+        return results
+    pairs = {key: languages_of_pair(key) for key in results.scores}
+    spelled = {key: "-".join(pair) if is_of_pairs else pair[0] for key, pair in pairs.items()}
+    scores = {spelled[key]: each for key, each in results.scores.items()}
+    return replace(results, scores=scores, counts={spelled[key]: count for key, count in results.counts.items()})
+
+
+def _places(keys: Sequence[str], step: float, *, is_of_pairs: bool) -> dict[str, float]:
     """Where the first bar of each group stands, counted in bars; contexts of MLQA stand apart from each other."""
     places: dict[str, float] = {}
-    at, last = 0.0, None
+    at, last = 0.0, ""
     for key in keys:
-        context = languages_of_pair(key)[0] if several[0].task == "mlqa" else None
-        is_apart = last is not None and context != last and any("-" in each for each in keys)
-        at += GAP if is_apart else 0.0
+        context, _ = languages_of_pair(key)
+        at += GAP if is_of_pairs and last not in ("", context) else 0.0
         places[key] = at
-        at, last = at + len(several) + GAP + n_marks * MARK_STEP, context
+        at, last = at + step, context
     return {**places, AVERAGE: at + GAP}
 
 
-def _frame(axes: Axes, places: Mapping[str, float], several: Sequence[TaskResults], *, n_marks: int) -> None:
+def _frame(axes: Axes, places: Mapping[str, float], *, n_bars: int, n_marks: int, is_of_pairs: bool) -> None:
     """Everything but bars and marks."""
-    middle = (len(several) - 1) / 2
-    labels = [_label(key, several[0].task) for key in places]
-    axes.set_xticks([at + middle for at in places.values()], labels)
+    labels = [_label(key) if is_of_pairs and key != AVERAGE else key for key in places]
+    axes.set_xticks([at + (n_bars - 1) / 2 for at in places.values()], labels)
     axes.get_xticklabels()[-1].set_fontweight("bold")
-    axes.set_xlim(-1, max(places.values()) + len(several) + n_marks * MARK_STEP)
+    axes.set_xlim(-1, max(places.values()) + n_bars + n_marks * MARK_STEP)
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
@@ -148,10 +159,10 @@ def _frame(axes: Axes, places: Mapping[str, float], several: Sequence[TaskResult
     axes.spines[["top", "left", "right"]].set_visible(False)
 
 
-def _label(key: str, task: str) -> str:
-    """A language; of a pair that of the question above that of the context."""
-    context, question = languages_of_pair(key) if task == "mlqa" else (key, key)
-    return key if context == question and "-" not in key else f"{question}\non {context}"
+def _label(key: str) -> str:
+    """The language of the question above that of the context."""
+    context, question = languages_of_pair(key)
+    return f"{question}\non {context}"
 
 
 def _draw_bars(axes: Axes, results: TaskResults, places: Mapping[str, float], *, offset: int, colour: str) -> None:
@@ -190,13 +201,16 @@ def _number(
         )
 
 
-def _draw_published(axes: Axes, task: str, places: Mapping[str, float], *, n_bars: int) -> None:
+def _draw_published(axes: Axes, task: str, places: Mapping[str, float], *, n_bars: int, is_of_pairs: bool) -> None:
     """A hollow mark for each published score, right of the bars of its language."""
     for number, (published, mark) in enumerate(zip(PUBLISHED[task], MARKS, strict=False)):
         known = {**published.scores, AVERAGE: published.average}
-        marks = {
-            places[key] + n_bars - 0.5 + MARK_STEP * (number + 0.5): known[key][0] for key in places if key in known
-        }
+        if is_of_pairs:  # the published average is not that of all pairs
+            known = {f"{language}-{language}": scores for language, scores in published.scores.items()}
+        right = n_bars - 0.5 + MARK_STEP * (number + 0.5)
+        marks = {places[key] + right: known[key][0] for key in places if key in known}
+        if not marks:
+            continue
         axes.plot(
             list(marks),
             list(marks.values()),
