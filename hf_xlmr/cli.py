@@ -16,6 +16,7 @@ import typer
 from hf_xlmr import __version__
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.sharding import DEFAULT_TOKENS
+from hf_xlmr.task_commands import register
 
 if TYPE_CHECKING:
     from hf_xlmr.progress import Progress
@@ -305,6 +306,9 @@ def extract(
         from hf_xlmr.console import show_extraction
 
         show_extraction(report)
+
+
+register(app)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
@@ -26,8 +26,17 @@ from hf_xlmr.errors import printable
 from hf_xlmr.memory import told_device, told_size
 from hf_xlmr.progress import ProgressTask
 
-__all__ = ["Bars", "show_conversion", "show_export", "show_extraction", "show_inspection", "show_placement"]
+__all__ = [
+    "Bars",
+    "show_conversion",
+    "show_export",
+    "show_extraction",
+    "show_inspection",
+    "show_placement",
+    "show_results",
+]
 
+WIDEST: Final = 10_000  # characters: more than any table has
 COLUMNS: Final[dict[str, JustifyMethod]] = {
     "device": "left",
     "holds": "left",
@@ -216,3 +225,46 @@ def _parts(share: Any) -> str:
     names = [name.rpartition(".")[2] for name in share.modules if not name.rpartition(".")[2].isdecimal()]
     shown = [f"layers {'-'.join(map(str, ends))}"] * bool(ends) + names
     return ", ".join(shown) or "nothing"
+
+
+def show_results(tables: Iterable[Any]) -> None:
+    """Print ResultsTables, those that are wider than the terminal with their columns as rows."""
+    console = Console(highlight=False)
+    for number, each in enumerate(tables):
+        if number:
+            console.print()
+        table = _results(each)
+        needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        console.print(table if needed <= console.width else _results(each.turned, is_folded=True))
+        for note in each.notes:
+            console.print(_plain(note), style="dim")
+
+
+def _results(shown: Any, *, is_folded: bool = False) -> Table:
+    table = Table(title=_plain(shown.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(shown.columns):
+        table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=not is_folded, overflow="fold")
+    for row in shown.rows:
+        table.add_row(*map(_plain, row))
+    if shown.published:
+        table.add_row()
+        table.add_row("published", style="dim")
+    for row in shown.published:
+        table.add_row(*map(_plain, row), style="dim italic")
+    return table
+
+
+def show_finetuning(report: Any) -> None:
+    """Print a FinetuningReport."""
+    losses = list(report.losses.items())
+    told = [f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)]
+    shown = {
+        "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
+        "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
+        "left out": f"{sum(report.skipped.values()):,} with misaligned answers",
+        "steps": f"{report.steps:,} ({report.mode})",
+        "loss": ", then ".join(told),
+    }
+    if not report.skipped:
+        del shown["left out"]
+    Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from hf_xlmr.errors import InputError
 
-__all__ = ["Processes"]
+__all__ = ["DeviceProcesses", "Processes"]
 
 Shared = TypeVar("Shared")
 PATIENCE: Final = timedelta(days=365)  # one may have days of work when another has none
@@ -64,3 +64,12 @@ class Processes:
         from accelerate import PartialState
 
         return PartialState(cpu=True, timeout=PATIENCE)  # they agree by gloo; each knows its GPU by itself
+
+
+class DeviceProcesses(Processes):
+    """The same, for what is trained: they agree by their devices' own means, which Trainer then finds in place."""
+
+    def _state(self) -> Any:
+        from accelerate import PartialState
+
+        return PartialState()

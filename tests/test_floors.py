@@ -22,6 +22,8 @@ FLOORS = (
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
         *("hf_xlmr.piece_trie", "hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
+        *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.example_data"),
+        *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
     ),
     (
@@ -29,10 +31,12 @@ FLOORS = (
         *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
-    ("hf_xlmr.tokenization",),
+    ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
+    ("hf_xlmr.tasks.results_table", "hf_xlmr.tasks.task_data"),
+    ("hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
-        "hf_xlmr.windows",
+        *("hf_xlmr.windows", "hf_xlmr.tasks.adapters", "hf_xlmr.tasks.encoding", "hf_xlmr.tasks.trainer_progress"),
     ),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
@@ -59,11 +63,11 @@ FLOORS = (
     ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview", "hf_xlmr.conversion.verification"),
     ("hf_xlmr.conversion.cache",),
     ("hf_xlmr.conversion",),
-    ("hf_xlmr.loading",),
-    ("hf_xlmr.network",),
-    ("hf_xlmr.hub_interface",),
-    ("hf_xlmr.extraction",),
-    ("hf_xlmr.bulk_extraction",),
+    ("hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
+    ("hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
+    ("hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
+    ("hf_xlmr.extraction", "hf_xlmr.tasks.training"),
+    ("hf_xlmr.bulk_extraction", "hf_xlmr.task_commands"),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -80,11 +84,13 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.pipeline": {"torch", "transformers"},
     "hf_xlmr.pooling": {"torch"},
     "hf_xlmr.precision": {"torch"},
+    "hf_xlmr.task_commands": {"typer"},
+    "hf_xlmr.tasks.trainer_progress": {"transformers"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.views": {"torch"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in
-MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console"}
+MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.task_commands"}
 RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
 ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}
 RUNS_CODE_OF_TEXT = {"eval", "exec", "compile", "__import__"}

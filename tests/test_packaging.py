@@ -22,11 +22,19 @@ from hf_xlmr import __version__
 NEEDED = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "setup.py")
 PLACES = {"hf_xlmr": "hf_xlmr", "conversion": "hf_xlmr/conversion"}
 DEMO = {"model.pt", "dict.txt", "sentencepiece.bpe.model"}
+
+
+def names_in(folder: str) -> list[str]:
+    """The data beside the sources of the tasks."""
+    return [path.name for path in (CHECKOUT / "hf_xlmr" / "tasks" / folder).iterdir()]
+
+
 DATA = {
     "hf_xlmr/py.typed",
     "hf_xlmr/conversion/templates/card.md",
     "hf_xlmr/conversion/templates/report.html",
     *(f"hf_xlmr/demo/{name}" for name in DEMO),
+    *(f"hf_xlmr/tasks/{folder}/{name}" for folder in ("configs", "examples") for name in names_in(folder)),
 }
 LARGEST_DEMO = 3_000_000
 LARGEST_WHEEL = 5_000_000
@@ -121,7 +129,7 @@ def test_what_is_imported_is_required(wheel: zipfile.ZipFile) -> None:
     """Every package that some line of the sources imports is among the requirements."""
     from test_floors import SOURCES, imports_in
 
-    providers = {"google": "protobuf"}
+    providers = {"google": "protobuf", "yaml": "pyyaml"}
     names = {each.name.split(".")[0] for module in SOURCES for each in imports_in(module)}
     outside = {providers.get(name, name) for name in names - {"hf_xlmr", *sys.stdlib_module_names}}
     others = "extra == .(ray|benchmarks|test)"  # are of examples, benchmarks and tests, not of the sources

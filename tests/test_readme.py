@@ -37,9 +37,13 @@ def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "verify", "export", "plan", "extract"])
+COMMANDS = ("convert", "inspect", "verify", "export", "plan", "extract", "finetune", "evaluate")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_options_that_it_lists_exist(command: str) -> None:
-    usage = re.search(rf"hf-xlmr {command} (?:SOURCE|MODEL_DIR|MODEL) .*?(?=\nhf-xlmr|\n```)", README, flags=re.S)
+    first = r"(?:SOURCE|MODEL_DIR|MODEL|xnli\|mlqa\|ner)"
+    usage = re.search(rf"hf-xlmr {command} {first} .*?(?=\nhf-xlmr|\n```)", README, flags=re.S)
     assert usage is not None
     helped = subprocess.run([PROGRAM, command, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(option in helped for option in re.findall(r"--[a-z-]+", usage[0]))

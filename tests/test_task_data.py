@@ -397,7 +397,7 @@ def test_misaligned_answers_are_refused_before_the_first_question(tmp_path: Path
     assert caught.value.found[0].answer.text == "Elbe"
     assert (
         "7 questions have answers that do not stand in the context at answer_start ('b0', 'b1', 'b2', 'b3', 'b4', ...);"
-        " leave them out with misaligned='skip'"
+        " leave them out with misaligned='skip' (--on-misaligned skip)"
     ) in str(caught.value)
     assert "1 question has an answer that does not stand" in told(read_questions, misaligned_file(tmp_path, 1))
 

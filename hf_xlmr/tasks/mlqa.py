@@ -81,7 +81,8 @@ class MisalignedAnswers(InputError):
         )
         super().__init__(
             printable(
-                f"{name}: {many} stand in the context at answer_start ({told}); leave them out with misaligned='skip'"
+                f"{name}: {many} stand in the context at answer_start ({told}); leave them out with misaligned='skip' "
+                "(--on-misaligned skip)"
             )
         )
 

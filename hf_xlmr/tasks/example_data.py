@@ -1,0 +1,37 @@
+"""Small data of the three tasks in several languages, which come with the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.errors import InputError
+
+__all__ = ["EXAMPLE_FILES", "example_data", "example_folder"]
+
+EXAMPLE_FILES: Final = {
+    ("xnli", "train"): "xnli.train.tsv",
+    ("xnli", "test"): "xnli.test.tsv",
+    ("mlqa", "train"): "train-v1.1.json",
+    ("mlqa", "test"): "test-context-*-question-*.json",
+    ("ner", "train"): "ner.train.txt",
+    ("ner", "test"): "ner.test.txt",
+}
+"""By task and part. Those of XNLI and names hold all languages; the training data of questions are English."""
+
+
+def example_folder() -> Path:
+    """Where the files lie; its README.md tells what they are."""
+    return Path(str(files("hf_xlmr.tasks") / "examples"))
+
+
+def example_data(task: str, part: str) -> str:
+    """The file of a task (`xnli`, `mlqa`, `ner`) and part (`train`, `test`), or the pattern of its files.
+
+    Raises InputError for others.
+    """
+    if (task, part) not in EXAMPLE_FILES:
+        known = ", ".join(" ".join(each) for each in EXAMPLE_FILES)
+        raise InputError(f"there is no example data for {task} {part}; there is {known}")
+    return str(example_folder() / EXAMPLE_FILES[task, part])

@@ -1,0 +1,249 @@
+"""The folder of a fine-tuned model: checkpoints while it is made, and in the end what Transformers and fairseq need."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.loading import ModelFiles
+from hf_xlmr.processes import Processes
+from hf_xlmr.tasks.appended_rows import repeat_unknown_row
+from hf_xlmr.tasks.results import Setting, TaskResults
+from hf_xlmr.tasks.results_card import put_results_in_card
+from hf_xlmr.tasks.results_plot import plot_results
+from hf_xlmr.tasks.results_table import tables_of
+
+__all__ = ["FinetunedFolder", "FinetuningReport"]
+
+CHECKPOINTS: Final = "checkpoints"
+CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
+LAST_WRITTEN: Final = "trainer_state.json"  # of a checkpoint of Trainer's
+RECORD: Final = "run.json"
+DRAFT: Final = "finished"
+REPORT: Final = "finetuning.json"
+CONFIG: Final = "config.json"
+KEPT: Final = "fairseq"
+OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
+CARD: Final = "README.md"
+LONGEST_TOLD: Final = 40  # characters of a value in a message
+NAMES: Final = {"xnli": "XNLI", "mlqa": "MLQA", "ner": "named entities"}
+PIPELINES: Final = {"xnli": "text-classification", "mlqa": "question-answering", "ner": "token-classification"}
+CARD_TEXT: Final = """---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags:
+- xlm-roberta
+- fairseq
+- hf_xlmr
+---
+
+# {model}, fine-tuned for {task}
+
+A `{class_name}`, trained by `hf-xlmr finetune` ({mode}) for {steps:,} steps on examples in {languages}.
+
+| | |
+|---|---|
+{settings}
+
+Texts were tokenized as fairseq does, which `hf_xlmr.XLMRTokenizer` and, but for the differences that the README of
+hf_xlmr lists, the folder's `tokenizer.json` do. `fairseq/` holds the dictionary and the SentencePiece model.
+"""
+FROM_THE_MODEL: Final = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "sentencepiece.bpe.model",
+)
+
+
+@dataclass(frozen=True)
+class FinetuningReport:
+    """What a training did."""
+
+    task: str
+    model: str
+    output: Path
+    class_name: str
+    mode: str
+    trained_on: Mapping[str, int]
+    """Examples by language."""
+    skipped: Mapping[str, int]
+    """Training examples that were left out for misaligned answers, by language."""
+    misaligned: tuple[str, ...]
+    """Their ids."""
+    steps: int
+    losses: Mapping[int, float]
+    """By step: the mean of the training loss since the one before."""
+    parameters: int
+    trainable: int
+    settings: Mapping[str, Setting]
+    results: TaskResults | None
+    """None where nothing was evaluated."""
+
+
+@dataclass(frozen=True)
+class FinetunedFolder:
+    """An output folder and the processes that fill it."""
+
+    path: Path
+    processes: Processes
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where Trainer writes while it trains; gone when the model is finished."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a training began here that is not finished."""
+        return (self.checkpoints / RECORD).is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the whole model is here."""
+        return (self.path / CONFIG).is_file() and not self.is_begun
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds something, unless that is to be gone on with or replaced. Raises InputError."""
+        if resume and overwrite:
+            raise InputError("--resume goes on with what is there, --overwrite begins anew: say one of them")
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise InputError(f"{self.path} is no folder")
+        is_ours = self.is_begun or (self.path / REPORT).is_file()
+        if any(self.path.iterdir()) and not is_ours:
+            raise InputError(f"{self.path} holds other files; choose another folder")
+        if is_ours and not resume and not overwrite:
+            state = "a training that is not finished" if self.is_begun else "a finished model"
+            raise InputError(
+                f"{self.path} holds {state}: choose another folder, go on with it (--resume), or begin anew "
+                "(--overwrite)"
+            )
+
+    def begin(self, record: Mapping[str, object], *, resume: bool) -> None:
+        """Note what is trained, or check that it is what the begun run has trained. Raises InputError."""
+        self.processes.wait()
+        if resume and self.is_begun:
+            self._check_record(record)
+        elif self.processes.is_first:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.checkpoints.mkdir(parents=True)
+            (self.checkpoints / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        self.processes.wait()
+
+    def _check_record(self, record: Mapping[str, object]) -> None:
+        path = self.checkpoints / RECORD
+        try:
+            begun = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise IntegrityError(f"{path} is damaged: {error}; begin anew with --overwrite") from error
+        wanted = json.loads(json.dumps(record))
+        others = [name for name in wanted if begun.get(name) != wanted[name]]
+        if others:
+            told = ", ".join(_told(name, begun.get(name), wanted[name]) for name in others)
+            raise InputError(f"{self.path} was begun otherwise ({told}): say the same, or begin anew with --overwrite")
+
+    def last_checkpoint(self) -> str | None:
+        """The newest checkpoint that is whole, for Trainer; None where none was written."""
+        found = [(int(hit[1]), path) for path in self.checkpoints.iterdir() if (hit := CHECKPOINT.fullmatch(path.name))]
+        whole = [each for each in found if (each[1] / LAST_WRITTEN).is_file()]
+        return str(max(whole)[1]) if whole else None
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A folder for the finished model, whose files take their places when the block ends well, config.json last."""
+        draft = self.checkpoints / DRAFT
+        if self.processes.is_first:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+        self.processes.wait()
+        yield draft
+        self.processes.wait()
+        if self.processes.is_first:
+            self._publish(draft)
+        self.processes.wait()
+
+    def _publish(self, draft: Path) -> None:
+        """Without config.json nothing loads the folder, so that no one meets a part of it."""
+        for name in (CONFIG, *(path.name for path in self.path.iterdir() if path != self.checkpoints)):
+            _remove(self.path / name)
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
+            path.rename(self.path / path.name)
+        shutil.rmtree(self.checkpoints)
+
+    def complete(self, draft: Path, files: ModelFiles, report: FinetuningReport, *, is_new_head: bool) -> None:
+        """Add to the trained weights what the model that they come from has, and what was done."""
+        for name in FROM_THE_MODEL:
+            if (files.folder / name).is_file():
+                shutil.copyfile(files.folder / name, draft / name)
+        if (files.folder / KEPT).is_dir():
+            left = shutil.ignore_patterns(OF_CLASSES) if is_new_head else None
+            shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
+        repeat_unknown_row(draft, first=files.embedding_rows)
+        (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
+        (draft / REPORT).write_text(_as_json(report), encoding="utf-8")
+        (draft / CARD).write_text(_card(report), encoding="utf-8")
+
+    def report(self) -> FinetuningReport:
+        """What the training that made this folder did. Raises IntegrityError."""
+        path = self.path / REPORT
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            losses = {int(step): float(loss) for step, loss in told["losses"].items()}
+            ids = tuple(told["misaligned"])
+            return FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
+
+    def add_results(self, results: TaskResults) -> None:
+        """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
+        if self.processes.is_first:
+            (self.path / "results.json").write_text(results.to_json(), encoding="utf-8")
+            tables = "\n".join(table.as_markdown() for table in tables_of(results))
+            (self.path / "results.md").write_text(tables, encoding="utf-8")
+            if find_spec("matplotlib") is not None:
+                plot_results(results, self.path / "results.svg")
+            put_results_in_card(self.path / CARD, results)
+        self.processes.wait()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _told(name: str, begun: object, wanted: object) -> str:
+    option = name.replace("_", " ")
+    if max(len(str(begun)), len(str(wanted))) > LONGEST_TOLD:
+        return f"the {option} differ"
+    return f"{option} {begun}, now {wanted}"
+
+
+def _as_json(report: FinetuningReport) -> str:
+    told = {**asdict(report), "output": "", "results": None}
+    return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
+
+
+def _card(report: FinetuningReport) -> str:
+    """The model card, without scores."""
+    languages = ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items())
+    settings = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in report.settings.items())
+    return CARD_TEXT.format(
+        model=Path(report.model).name,
+        pipeline=PIPELINES[report.task],
+        task=NAMES[report.task],
+        class_name=report.class_name,
+        mode=report.mode,
+        languages=languages,
+        steps=report.steps,
+        settings=settings,
+    )

@@ -1,0 +1,190 @@
+"""The scores of a task by language, as they are kept: in the papers' order, checked, to JSON and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.errors import InputError, printable, told_plainly
+from hf_xlmr.tasks.metrics import MLQA_RULES
+from hf_xlmr.tasks.xnli import XNLI_LANGUAGES
+from hf_xlmr.text_files import JSON_TYPES
+
+__all__ = ["TASK_METRICS", "Setting", "TaskResults", "languages_of_pair", "paper_order"]
+
+Setting = str | int | float | bool
+
+TASK_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
+    "xnli": ("accuracy",),
+    "mlqa": ("f1", "exact_match"),
+    "ner": ("f1", "precision", "recall"),
+}
+"""By task; the first is the one that models are compared by."""
+
+CONLL_LANGUAGES: Final = ("en", "nl", "es", "de")
+XTREME_LANGUAGES: Final = (
+    *("en", "af", "ar", "bg", "bn", "de", "el", "es", "et", "eu"),
+    *("fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "jv"),
+    *("ka", "kk", "ko", "ml", "mr", "ms", "my", "nl", "pt", "ru"),
+    *("sw", "ta", "te", "th", "tl", "tr", "ur", "vi", "yo", "zh"),
+)  # WikiANN's, as XTREME prints them
+ORDERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "xnli": (XNLI_LANGUAGES,),
+    "mlqa": (tuple(MLQA_RULES),),
+    "ner": (CONLL_LANGUAGES, XTREME_LANGUAGES),
+}
+HIGHEST: Final = 100.0
+
+
+def languages_of_pair(key: str) -> tuple[str, str]:
+    """The languages of context and question in a key of MLQA's scores: `en-de`, or `en` where they are the same."""
+    context, _, question = key.partition("-")
+    return context, question or context
+
+
+def paper_order(task: str, keys: Mapping[str, object]) -> tuple[str, ...]:
+    """The languages or pairs in `keys` as the papers order them, those that the papers lack last, alphabetically.
+
+    Entities have two orders: CoNLL's four languages where there are no others, else that of XTREME.
+    """
+    languages = {key: languages_of_pair(key) if task == "mlqa" else (key,) for key in keys}
+    found = {each for several in languages.values() for each in several}
+    order = next((each for each in ORDERS[task] if found <= set(each)), ORDERS[task][-1])
+    place = {language: number for number, language in enumerate(order)}
+    return tuple(sorted(keys, key=lambda key: [(place.get(each, len(order)), each) for each in languages[key]]))
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """What a model scored in a task. Raises InputError for scores that do not add up."""
+
+    task: str
+    """`xnli`, `mlqa` or `ner`."""
+    model: str
+    """What was evaluated, as the user named it."""
+    metrics: tuple[str, ...]
+    """`("accuracy",)`, `("f1", "exact_match")` or `("f1", "precision", "recall")`: the first is the headline."""
+    scores: Mapping[str, Mapping[str, float]]
+    """In percent by metric, by language; by pair in MLQA: `en-de` has English contexts and German questions."""
+    counts: Mapping[str, int]
+    """How many examples were scored, by language."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many were left out because their answers are misaligned, by language; empty where there were none."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """What matters for repeating it."""
+
+    def __post_init__(self) -> None:
+        """Check that every language has every metric, and put the languages in the papers' order."""
+        if why := _why_not(self):
+            raise InputError(printable(f"these are no results of a task: {why}"))
+        order = paper_order(self.task, self.scores)
+        for name, values in (("scores", self.scores), ("counts", self.counts)):
+            object.__setattr__(self, name, {key: values[key] for key in order})
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The keys of the scores, in the papers' order."""
+        return tuple(self.scores)
+
+    @property
+    def average(self) -> Mapping[str, float]:
+        """The mean over the languages, each of which counts alike, by metric."""
+        return {
+            metric: math.fsum(scores[metric] for scores in self.scores.values()) / len(self.scores)
+            for metric in self.metrics
+        }
+
+    def to_json(self) -> str:
+        """All fields, and the average for those who read it elsewhere."""
+        return json.dumps({**asdict(self), "average": self.average}, ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, name: str = "the text") -> TaskResults:
+        """The results that `to_json` wrote; `name` says in messages where they came from. Raises InputError."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(printable(f"{name} holds no results of a task: this is not JSON: {error}")) from error
+        if why := _why_not_fields(values):
+            raise InputError(printable(f"{name} holds no results of a task: {why}"))
+        given = {each.name: values[each.name] for each in fields(cls)} | {"metrics": tuple(values["metrics"])}
+        try:
+            return cls(**given)
+        except InputError as error:
+            raise InputError(printable(f"{name} is damaged: {error}")) from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> TaskResults:
+        """The results in a file of JSON. Raises InputError."""
+        with told_plainly():
+            content = Path(path).read_bytes()
+        try:
+            return cls.from_json(content.decode(), name=str(path))
+        except UnicodeDecodeError as error:
+            raise InputError(printable(f"{path} holds no results of a task: this is not UTF-8")) from error
+
+
+# ---- what must hold --------------------------------------------------------------------------------------------------
+
+KINDS: Final[Mapping[str, type]] = {
+    "task": str,
+    "model": str,
+    "metrics": list,
+    "scores": dict,
+    "counts": dict,
+    "skipped": dict,
+    "settings": dict,
+}
+
+
+def _why_not_fields(values: Any) -> str | None:
+    """Why an object of JSON has not the fields of results."""
+    if not isinstance(values, dict):
+        return f"an object is expected, not {JSON_TYPES[type(values)]}"
+    for name, kind in KINDS.items():
+        if name not in values:
+            return f"there is no {name!r}"
+        if not isinstance(values[name], kind):
+            return f"{name!r} is {JSON_TYPES[type(values[name])]}, not {JSON_TYPES[kind]}"
+    return None
+
+
+def _why_not(results: TaskResults) -> str | None:
+    """What does not add up."""
+    if results.task not in TASK_METRICS:
+        return f"the task {results.task!r} is unknown; there are {', '.join(TASK_METRICS)}"
+    if results.metrics != TASK_METRICS[results.task]:
+        return f"{results.task} has the metrics {', '.join(TASK_METRICS[results.task])}, not {results.metrics!r}"
+    if not results.scores:
+        return "no language has scores"
+    if results.counts.keys() != results.scores.keys():
+        return f"scores are of {', '.join(results.scores)}, counts of {', '.join(results.counts) or 'nothing'}"
+    if results.task == "mlqa" and len({languages_of_pair(key) for key in results.scores}) < len(results.scores):
+        return f"two of the pairs {', '.join(results.scores)} are the same"
+    faults = (_why_not_scores(key, scores, results.metrics) for key, scores in results.scores.items())
+    return next((why for why in faults if why), None) or _why_not_values(results)
+
+
+def _why_not_scores(key: str, scores: Any, metrics: tuple[str, ...]) -> str | None:
+    if not isinstance(scores, Mapping) or scores.keys() != set(metrics):
+        return f"{key!r} has {scores!r} where {' and '.join(metrics)} are expected"
+    for metric, value in scores.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= HIGHEST:
+            return f"the {metric} of {key!r} is {value!r}, which is no percentage"
+    return None
+
+
+def _why_not_values(results: TaskResults) -> str | None:
+    for what, counts in (("scored", results.counts), ("skipped", results.skipped)):
+        for key, count in counts.items():
+            if type(count) is not int or count < 0:
+                return f"the number of examples of {key!r} that were {what} is {count!r}"
+    settings: Mapping[str, object] = results.settings
+    for name, value in settings.items():
+        if not isinstance(value, Setting):
+            return f"the setting {name!r} is {JSON_TYPES.get(type(value), type(value).__name__)}"
+    return None

@@ -1,0 +1,230 @@
+"""Tables of results as the papers print them: a language per column, a model per row; as text and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.published import PUBLISHED, Published
+from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
+
+__all__ = ["ResultsTable", "check_same_task", "is_cross_lingual", "tables_of"]
+
+TITLES: Final = {"xnli": "XNLI, accuracy", "mlqa": "MLQA, F1 / EM", "ner": "Named entities, F1"}
+IN_A_CELL: Final[Mapping[str, tuple[str, ...]]] = {
+    "xnli": ("accuracy",),
+    "mlqa": ("f1", "exact_match"),
+    "ner": ("f1",),
+}
+AVERAGE: Final = "Avg"
+NOTHING: Final = "-"
+MODELS, PAIRS = "model", "context \\ question"  # what the first column holds
+TURNED: Final = {MODELS: "language", PAIRS: "question \\ context"}
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """A table that is ready to be printed."""
+
+    title: str
+    columns: tuple[str, ...]
+    """The first heads the names of the rows."""
+    rows: tuple[tuple[str, ...], ...]
+    published: tuple[tuple[str, ...], ...] = ()
+    """Rows of others, kept apart from those that were measured."""
+    notes: tuple[str, ...] = ()
+    """What must be known to read it, a sentence each."""
+
+    @property
+    def turned(self) -> ResultsTable:
+        """Rows as columns, for where a line is too short; those that were published say so."""
+        names = [row[0] for row in self.rows] + [f"{row[0]}, published" for row in self.published]
+        bodies = [row[1:] for row in (*self.rows, *self.published)]
+        rows = tuple(zip(self.columns[1:], *bodies, strict=True))
+        return replace(self, columns=(TURNED[self.columns[0]], *names), rows=rows, published=())
+
+    def as_text(self) -> str:
+        """Columns that are aligned by blanks."""
+        everything = (self.columns, *self.rows, *self.published)
+        widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
+        lines = [self.title, _line(self.columns, widths), *(_line(row, widths) for row in self.rows)]
+        if self.published:
+            lines += ["published:", *(_line(row, widths) for row in self.published)]
+        return "\n".join((*lines, *self.notes)) + "\n"
+
+    def as_markdown(self) -> str:
+        """A table of GitHub's Markdown below its title; what was published is in italics."""
+        measured = [[_escaped(cell) for cell in row] for row in self.rows]
+        others = [[f"*{_escaped(cell)}*" for cell in (f"{row[0]}, published", *row[1:])] for row in self.published]
+        heads = [_escaped(cell) for cell in self.columns]
+        rule = ["---", *["---:"] * (len(heads) - 1)]
+        lines = "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *measured, *others))
+        notes = " ".join(map(_escaped, self.notes))
+        return f"**{_escaped(self.title)}**\n\n{lines}\n" + (f"\n{notes}\n" if notes else "")
+
+
+def tables_of(results: TaskResults | Sequence[TaskResults], *, references: bool = False) -> tuple[ResultsTable, ...]:
+    """One table for all models; one for each where questions are in other languages than their contexts.
+
+    The columns are the languages of the papers in their order, those that were scored alone, then all others, then the
+    average. With `references`, what was published stands below. Raises InputError for results of several tasks.
+    """
+    several = (results,) if isinstance(results, TaskResults) else tuple(results)
+    task = check_same_task(several)
+    if any(map(is_cross_lingual, several)):
+        tables = tuple(map(_matrix, several))
+        languages = paper_order(
+            task, {each: 0 for one in several for key in one.scores for each in languages_of_pair(key)}
+        )
+        return (*tables, _published_alone(task, languages)) if references and PUBLISHED[task] else tables
+    return (_models(several, references=references),)
+
+
+def check_same_task(results: Sequence[TaskResults]) -> str:
+    """The task that all results are of. Raises InputError."""
+    tasks = list(dict.fromkeys(each.task for each in results))
+    if len(tasks) != 1:
+        raise InputError(f"results of one task are compared, not of {' and '.join(tasks) or 'none'}")
+    return tasks[0]
+
+
+def is_cross_lingual(results: TaskResults) -> bool:
+    """Whether some questions are in another language than their contexts."""
+    return results.task == "mlqa" and any(
+        context != question for context, question in map(languages_of_pair, results.scores)
+    )
+
+
+# ---- a row per model -------------------------------------------------------------------------------------------------
+
+
+def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable:
+    task = several[0].task
+    by_language = [{_heading(task, key): scores for key, scores in each.scores.items()} for each in several]
+    languages = paper_order(task, {language: 0 for scores in by_language for language in scores})
+    rows = [
+        (each.model, *(_cell(task, scores.get(language)) for language in languages), _cell(task, each.average))
+        for each, scores in zip(several, by_language, strict=True)
+    ]
+    if len(several) == 1:
+        rows += _other_metrics(several[0], languages)
+    published = [_published_row(each, languages) for each in PUBLISHED[task]] if references else []
+    return ResultsTable(
+        title=f"{TITLES[task]} in percent",
+        columns=(MODELS, *languages, AVERAGE),
+        rows=tuple(rows),
+        published=tuple(published),
+        notes=(*_notes(several), *_sources(task, is_wanted=bool(published))),
+    )
+
+
+def _heading(task: str, key: str) -> str:
+    return languages_of_pair(key)[0] if task == "mlqa" else key
+
+
+def _cell(task: str, scores: Mapping[str, float] | None) -> str:
+    return NOTHING if scores is None else _told(scores[metric] for metric in IN_A_CELL[task])
+
+
+def _told(values: Iterable[float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in values)
+
+
+def _other_metrics(results: TaskResults, languages: Sequence[str]) -> list[tuple[str, ...]]:
+    """Those that the papers do not print, such as precision and recall."""
+    others = [metric for metric in results.metrics if metric not in IN_A_CELL[results.task]]
+    every = [*(results.scores[language] for language in languages), results.average] if others else []
+    return [(f"  {metric}", *(f"{scores[metric]:.1f}" for scores in every)) for metric in others]
+
+
+def _published_row(published: Published, languages: Sequence[str]) -> tuple[str, ...]:
+    cells = (_told(published.scores[each]) if each in published.scores else NOTHING for each in languages)
+    return published.label, *cells, _told(published.average)
+
+
+# ---- contexts by questions -------------------------------------------------------------------------------------------
+
+
+def _matrix(results: TaskResults) -> ResultsTable:
+    """A row for each language of contexts, a column for each of questions, and the means of both."""
+    scores = {languages_of_pair(key): values for key, values in results.scores.items()}
+    contexts = paper_order("mlqa", {context: 0 for context, _ in scores})
+    questions = paper_order("mlqa", {question: 0 for _, question in scores})
+    rows = [
+        (context, *(_cell("mlqa", scores.get((context, question))) for question in questions), mean)
+        for context in contexts
+        for mean in (_mean([values for (each, _), values in scores.items() if each == context]),)
+    ]
+    means = (_mean([values for (_, each), values in scores.items() if each == question]) for question in questions)
+    same = [values for (context, question), values in scores.items() if context == question]
+    return ResultsTable(
+        title=f"{TITLES['mlqa']} in percent, {results.model}",
+        columns=(PAIRS, *questions, AVERAGE),
+        rows=(*rows, (AVERAGE, *means, _cell("mlqa", results.average))),
+        notes=(
+            *([f"Context and question in the same language: {_mean(same)} on average."] if same else []),
+            *_notes([results]),
+        ),
+    )
+
+
+def _mean(scores: Sequence[Mapping[str, float]]) -> str:
+    return _told(sum(each[metric] for each in scores) / len(scores) for metric in IN_A_CELL["mlqa"])
+
+
+def _published_alone(task: str, languages: Sequence[str]) -> ResultsTable:
+    return ResultsTable(
+        title=f"{TITLES[task]} in percent, published (context and question in the same language)",
+        columns=(MODELS, *languages, AVERAGE),
+        rows=tuple(_published_row(each, languages) for each in PUBLISHED[task]),
+        notes=_sources(task, is_wanted=True),
+    )
+
+
+# ---- notes -----------------------------------------------------------------------------------------------------------
+
+
+def _notes(several: Sequence[TaskResults]) -> list[str]:
+    notes = []
+    are_alike = all(each.counts == several[0].counts for each in several)
+    for each in several:
+        whose = f" of {each.model}" if len(several) > 1 else ""
+        if not are_alike or each is several[0]:
+            notes.append(f"Examples{'' if are_alike else whose}: {_per_language(each.counts)}.")
+        if any(each.skipped.values()):
+            left = _per_language(each.skipped)
+            notes.append(f"Left out{whose}, for answers that are not where they should be: {left}.")
+    if not all(each.scores.keys() == several[0].scores.keys() for each in several):
+        notes.append("The averages are over different languages, each over those of its own row.")
+    return notes
+
+
+def _per_language(counts: Mapping[str, int]) -> str:
+    if len(set(counts.values())) == 1 and len(counts) > 1:
+        return f"{next(iter(counts.values())):,} in each of {len(counts)}"
+    return ", ".join(f"{key} {count:,}" for key, count in counts.items() if count)
+
+
+def _sources(task: str, *, is_wanted: bool) -> tuple[str, ...]:
+    if not is_wanted:
+        return ()
+    sources: dict[str, list[str]] = {}
+    for each in PUBLISHED[task]:
+        sources.setdefault(each.source, []).append(each.model)
+    told = "; ".join(f"{', '.join(models)}: {source}" for source, models in sources.items())
+    return (f"Published figures were not measured here ({told}); their averages are over all languages of the paper.",)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = cells
+    aligned = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+    return "  ".join((first.ljust(widths[0]), *aligned)).rstrip()
+
+
+def _escaped(text: str) -> str:
+    """Text that is nothing else in Markdown and HTML."""
+    for special in "\\`*_|[]<>":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())

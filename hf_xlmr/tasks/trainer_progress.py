@@ -1,0 +1,44 @@
+"""Trainer's steps told to whoever watches."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hf_xlmr.progress import Progress, ProgressTask
+
+__all__ = ["ProgressCallback"]
+
+
+class ProgressCallback(TrainerCallback):
+    """Steps and losses as a Progress shows them; the first process's alone."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Tell `progress`."""
+        self._progress = progress
+        self._stack = ExitStack()
+        self._bar: ProgressTask | None = None
+        self._loss = ""
+        self._done = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin a bar."""
+        if state.is_world_process_zero:
+            self._bar = self._stack.enter_context(self._progress.task("training", total=state.max_steps, unit="steps"))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Remember the loss."""
+        if logs and "loss" in logs:
+            self._loss = f"loss {float(logs['loss']):.4f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar on, at first over all that an earlier run did."""
+        if self._bar is not None:
+            self._bar.advance(state.global_step - self._done, note=self._loss)
+            self._done = state.global_step
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """End the bar."""
+        self._stack.close()

@@ -1,0 +1,348 @@
+"""`finetune`: a model trained for a task on Transformers' Trainer, from data to a finished folder with its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.fingerprint import fingerprint
+from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.processes import DeviceProcesses, Processes
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.tasks.adapters import check_peft, merged, with_adapters
+from hf_xlmr.tasks.encoding import Features, collate, encode_pairs, encode_words
+from hf_xlmr.tasks.evaluation import (
+    EvaluationOptions,
+    check_tags,
+    evaluate_data,
+    question_options,
+    read_what_is_scored,
+)
+from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
+from hf_xlmr.tasks.mlqa import Misaligned
+from hf_xlmr.tasks.question_answering import encode_questions
+from hf_xlmr.tasks.recipes import LORA, MODES, SOURCE_LANGUAGE, Recipe, recipe_of
+from hf_xlmr.tasks.results import Setting
+from hf_xlmr.tasks.task_data import Example, Reading, TaskData, read_task_data
+from hf_xlmr.tasks.task_models import (
+    TaskHead,
+    exact_tokenizer,
+    head_of,
+    is_wide,
+    load_network,
+    longest_text,
+    quiet_transformers,
+)
+
+__all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
+
+LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningOptions:
+    """How a model is trained; None is what the task's recipe has. Raises InputError."""
+
+    mode: str = "zero-shot"
+    """`zero-shot` trains on English alone, `translate-train-all` on every language of the data."""
+    split: str | None = None
+    """Of data sets, to train on."""
+    misaligned: str = "refuse"
+    """`refuse` training data with answers that stand elsewhere than they say, or `skip` those."""
+    learning_rate: float | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    """In place of epochs."""
+    batch_size: int | None = None
+    """Examples of an update, over all devices."""
+    accumulate: int = 1
+    """In how many parts a device computes its share of them."""
+    warmup: float | None = None
+    """Below 1 a share of all steps, else their number."""
+    weight_decay: float | None = None
+    max_length: int | None = None
+    stride: int | None = None
+    lora: bool = False
+    lora_rank: int = LORA.rank
+    freeze_embeddings: bool | None = None
+    """None for the models of the XL kind alone, where they are a third of all memory that training adds."""
+    activation_checkpointing: bool = False
+    bf16: bool = False
+    seed: int = 1
+    save_steps: int = 500
+    cpu: bool = False
+    """Even where there is a GPU."""
+
+    def __post_init__(self) -> None:
+        """Tell of every option that cannot be meant before anything is read."""
+        if self.mode not in MODES:
+            raise InputError(f"--mode {self.mode!s:.40}: give {' or '.join(MODES)}")
+        if self.misaligned not in ("refuse", "skip"):
+            raise InputError(f"misaligned={self.misaligned!r:.40}: training refuses such answers or skips them")
+        for name in ("learning_rate", "epochs", "max_steps", "batch_size", "accumulate", "lora_rank", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
+        for name in ("warmup", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it cannot be less than 0")
+
+
+def finetune(
+    task: str,
+    model: str,
+    train: Sequence[str],
+    output: str | Path,
+    *,
+    evaluation: Sequence[str] = (),
+    options: FinetuningOptions | None = None,
+    evaluation_options: EvaluationOptions | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    revision: str | None = None,
+    progress: Progress = SILENT,
+) -> FinetuningReport:
+    """Train `model` for `task` on `train`, into the folder `output`, and score it on `evaluation`.
+
+    `model` is what `find_model` takes, data are inputs as `DataSource` reads them. While training runs, `output` holds
+    `checkpoints/` alone; the finished model comes last, a plain Transformers folder that keeps `fairseq/`, with its
+    scores in `results.json`, `results.md` and its `README.md`. `resume` goes on from the last checkpoint and ends with
+    the weights that an unbroken run has; of a finished folder it makes the scores alone. Raises InputError,
+    IntegrityError.
+    """
+    chosen, scoring, recipe = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), recipe_of(task)
+    if chosen.lora:
+        check_peft()
+    with told_plainly():
+        folder = FinetunedFolder(Path(output), (Processes if chosen.cpu else DeviceProcesses).current())
+        folder.check(resume=resume, overwrite=overwrite)
+        scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
+        if resume and folder.is_finished:
+            report = folder.report()
+        else:
+            files = find_model(model, revision=revision, progress=progress)
+            data = _training_data(recipe, train, chosen)
+            training = _Training.of(recipe, files, data, chosen)
+            if scored is not None:
+                check_tags(scored, training.head.labels)
+            report = training.run(model, folder, resume=resume, progress=progress)
+        if scored is None:
+            return report
+        found = evaluate_data(recipe, str(output), ModelFiles(folder.path), scored, options=scoring, progress=progress)
+        results = replace(found, settings={**report.settings, **found.settings})
+        folder.add_results(results)
+        return replace(report, results=results)
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOptions) -> TaskData:
+    """What is trained on: English alone, or every language. Raises InputError."""
+    wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
+    misaligned: Any = options.misaligned
+    try:
+        return read_task_data(recipe.task, train, Reading(split=options.split, languages=wanted, misaligned=misaligned))
+    except InputError as error:
+        if wanted and f"no examples of {SOURCE_LANGUAGE!r}" in str(error):
+            raise InputError(f"{error}; zero-shot trains on English, --mode translate-train-all on all") from error
+        raise
+
+
+def _labels(recipe: Recipe, data: TaskData) -> tuple[str, ...] | None:
+    """Those of a new head: the task's, or all tags of the data, `O` first and the parts of a type together."""
+    if recipe.task != "ner":
+        return recipe.labels
+    examples: Any = (each for several in data.examples.values() for each in several)
+    tags = {tag for each in examples for tag in each.tags}
+    return tuple(sorted(tags | {"O"}, key=lambda tag: (tag != "O", tag.partition("-")[2], tag)))
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Everything that a training needs, read and checked."""
+
+    recipe: Recipe
+    files: ModelFiles
+    data: TaskData
+    head: TaskHead
+    features: Features
+    options: FinetuningOptions
+    settings: Mapping[str, Setting]
+
+    @classmethod
+    def of(cls, recipe: Recipe, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
+        """Encode the data. Raises InputError."""
+        head = head_of(files, recipe) or TaskHead(_labels(recipe, data), is_new=True)
+        settings = _settings(recipe, files, options)
+        examples = [each for several in data.examples.values() for each in several]
+        features = _features(recipe, files, head, examples, settings)
+        return cls(recipe, files, data, head, features, options, settings)
+
+    def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
+        """Train, and write the finished folder."""
+        from transformers import set_seed
+
+        arguments = _arguments(self.recipe, self.options, self.settings, folder)
+        folder.begin(self._record(), resume=resume)
+        set_seed(self.options.seed)  # a new head is drawn by it
+        network = self._network()
+        trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
+        trainer = self._trainer(network, arguments, progress)
+        with quiet_transformers():
+            trainer.train(resume_from_checkpoint=folder.last_checkpoint() if resume else None)
+        report = FinetuningReport(
+            task=self.recipe.task,
+            model=model,
+            output=folder.path,
+            class_name=type(network.get_base_model() if self.options.lora else network).__name__,
+            mode=self.options.mode,
+            trained_on={language: len(each) for language, each in self.data.examples.items()},
+            skipped=self.data.skipped,
+            misaligned=_ids(self.data.misaligned),
+            steps=trainer.state.global_step,
+            losses={each["step"]: each["loss"] for each in trainer.state.log_history if "loss" in each},
+            parameters=sum(each.numel() for each in network.parameters()),
+            trainable=trainable,
+            settings=self.settings,
+            results=None,
+        )
+        self._write(trainer, folder, report)
+        return report
+
+    def _network(self) -> Any:
+        """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
+        network = load_network(self.files, self.recipe, self.head)
+        if self.settings["freeze_embeddings"]:
+            network.base_model.embeddings.requires_grad_(requires_grad=False)
+        return with_adapters(network, self.recipe, rank=self.options.lora_rank) if self.options.lora else network
+
+    def _trainer(self, network: Any, arguments: Any, progress: Progress) -> Any:
+        from transformers import PrinterCallback, Trainer
+
+        from hf_xlmr.tasks.trainer_progress import ProgressCallback
+
+        with quiet_transformers():
+            trainer = Trainer(
+                model=network,
+                args=arguments,
+                train_dataset=self.features,
+                data_collator=collate,
+                callbacks=[ProgressCallback(progress)],
+            )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _write(self, trainer: Any, folder: FinetunedFolder, report: FinetuningReport) -> None:
+        """The finished folder: weights gathered from all processes, adapters merged, what fairseq needs beside them."""
+        with folder.draft() as draft, quiet_transformers():
+            trainer.save_model(str(draft))  # of all processes, since each may hold a part of the weights
+            if folder.processes.is_first:
+                if self.options.lora:
+                    base = load_network(self.files, self.recipe, self.head)
+                    merged(base, draft).save_pretrained(draft)
+                folder.complete(draft, self.files, report, is_new_head=self.head.is_new)
+
+    def _record(self) -> dict[str, object]:
+        """What a resumed run must share with the one that it goes on from."""
+        return {
+            "task": self.recipe.task,
+            "model": fingerprint(self.files.folder),
+            "data": self.features.digest(),
+            "labels": list(self.head.labels or ()),
+            **{name: value for name, value in asdict(self.options).items() if name not in FREE},
+            **self.settings,
+        }
+
+
+FREE: Final = ("save_steps", "cpu", "split", "misaligned")  # change no weight, or are told by the data
+
+
+def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
+    """The hyperparameters: what the user said, else the recipe's."""
+    rate = recipe.learning_rate_of_wide if is_wide(files) else recipe.learning_rate
+    settings: dict[str, Setting] = {
+        "mode": options.mode,
+        "learning_rate": options.learning_rate or (LORA.learning_rate if options.lora else rate),
+        "epochs": options.epochs or recipe.epochs,
+        "batch_size": options.batch_size or recipe.batch_size,
+        "warmup": recipe.warmup if options.warmup is None else options.warmup,
+        "weight_decay": recipe.weight_decay if options.weight_decay is None else options.weight_decay,
+        "max_length": longest_text(files, options.max_length, recipe.max_length),
+        "lora": options.lora,
+        "freeze_embeddings": is_wide(files) if options.freeze_embeddings is None else options.freeze_embeddings,
+        "trained_in": "bfloat16" if options.bf16 else "float32",
+        "seed": options.seed,
+    }
+    if options.max_steps is not None:
+        del settings["epochs"]
+        settings["max_steps"] = options.max_steps
+    if recipe.task == "mlqa":
+        scoring = EvaluationOptions(stride=options.stride)
+        settings["stride"] = question_options(int(settings["max_length"]), scoring).stride
+    return settings
+
+
+def _features(
+    recipe: Recipe, files: ModelFiles, head: TaskHead, examples: Sequence[Example], settings: Mapping[str, Setting]
+) -> Features:
+    """The examples as the network takes them. Raises InputError."""
+    tokenizer, max_length, labels = exact_tokenizer(files), int(settings["max_length"]), head.labels or ()
+    typed: Any = examples
+    if recipe.task == "xnli":
+        return Features(encode_pairs(typed, tokenizer, labels=labels, max_length=max_length))
+    if recipe.task == "ner":
+        return Features(row for _, row in encode_words(typed, tokenizer, labels=labels, max_length=max_length))
+    questions = question_options(max_length, EvaluationOptions(stride=int(settings["stride"])))
+    return Features(encode_questions(typed, tokenizer, questions))
+
+
+def _arguments(
+    recipe: Recipe, options: FinetuningOptions, settings: Mapping[str, Setting], folder: FinetunedFolder
+) -> Any:
+    """What Trainer is told. Raises InputError for a batch that cannot be shared out."""
+    from transformers import TrainingArguments
+
+    share, rest = divmod(int(settings["batch_size"]), folder.processes.count * options.accumulate)
+    if rest or not share:
+        raise InputError(
+            f"--batch-size {settings['batch_size']} cannot be shared by {folder.processes.count} processes in "
+            f"{options.accumulate} parts each (--accumulate): give a multiple of "
+            f"{folder.processes.count * options.accumulate}"
+        )
+    warmup = float(settings["warmup"])
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=share,
+        gradient_accumulation_steps=options.accumulate,
+        num_train_epochs=float(settings.get("epochs", 1.0)),
+        max_steps=int(settings.get("max_steps", -1)),
+        learning_rate=float(settings["learning_rate"]),
+        warmup_steps=warmup if warmup < 1 else int(warmup),
+        weight_decay=float(settings["weight_decay"]),
+        bf16=options.bf16,
+        activation_checkpointing=options.activation_checkpointing,
+        seed=options.seed,
+        use_cpu=options.cpu,
+        save_strategy="steps",
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        logging_steps=LOGGED_SHARE,
+        logging_first_step=True,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=list(recipe.label_columns),
+        dataloader_pin_memory=False,
+    )
+
+
+def _ids(misaligned: Sequence[Misaligned]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.id for each in misaligned))

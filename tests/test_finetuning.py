@@ -1,0 +1,639 @@
+"""`hf-xlmr finetune`: each task is learnt, breaks change nothing, and what comes out is anybody's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from places import FIXTURES, TESTS
+from safetensors.torch import load_file
+from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
+
+from hf_xlmr import XLMR
+from hf_xlmr.conversion import convert, export
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.tasks.adapters import merged, with_adapters
+from hf_xlmr.tasks.evaluation import evaluate
+from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
+from hf_xlmr.tasks.recipes import RECIPES
+from hf_xlmr.tasks.results import TaskResults
+from hf_xlmr.tasks.task_data import DataSource
+from hf_xlmr.tasks.task_models import head_of, load_network
+from hf_xlmr.tasks.training import FinetuningOptions, FinetuningReport, finetune
+
+PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
+ENDINGS = {"xnli": "SequenceClassification", "mlqa": "QuestionAnswering", "ner": "TokenClassification"}
+FAMILIES = {
+    "XLMRoberta": "v0122",
+    "XLMRobertaXL": "v0122prenorm",
+    "RobertaPreLayerNorm": "v0122prelayernorm",
+}
+RATES = {"XLMRoberta": 1e-2, "XLMRobertaXL": 1e-2, "RobertaPreLayerNorm": 3e-3}
+QUICK = FinetuningOptions(max_steps=50, batch_size=16, warmup=0.1, learning_rate=3e-3)
+FEW = replace(QUICK, max_steps=8, save_steps=3)
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("HF_XLMR_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """By task and part."""
+    folder = tmp_path_factory.mktemp("data")
+    made = {
+        "xnli train": [write_xnli(folder / "train.tsv", 96, ("de", "en"))],
+        "xnli test": [write_xnli(folder / "test.tsv", 24, seed=2)],
+        "ner train": [write_ner(folder / "train.conll", 60, ("de", "en"))],
+        "ner test": [write_ner(folder / "test.conll", 20, seed=2)],
+        "mlqa train": [write_questions(folder / "train-v1.1.json", 60)],
+    }
+    for language in ("en", "de", "zh"):
+        write_questions(folder / f"test-context-{language}-question-{language}.json", 20, language, seed=2)
+    return {**made, "mlqa test": [str(folder / "test-context-*-question-*.json")]}
+
+
+@pytest.fixture(scope="module")
+def trained(data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, FinetuningReport]:
+    """Each task on the demo, in English."""
+    folder = tmp_path_factory.mktemp("trained")
+    return {
+        task: finetune(
+            task, "demo", data[f"{task} train"], folder / task, evaluation=data[f"{task} test"], options=options
+        )
+        for task, options in (("xnli", QUICK), ("ner", replace(QUICK, max_steps=80)), ("mlqa", QUICK))
+    }
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def told(call: Any, *arguments: Any, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- what is learnt
+
+
+@pytest.mark.parametrize(("task", "least", "chance"), [("xnli", 90, 34), ("ner", 65, 10), ("mlqa", 80, 25)])
+def test_the_task_is_learnt(trained: dict[str, FinetuningReport], task: str, least: float, chance: float) -> None:
+    report = trained[task]
+    losses = list(report.losses.values())
+    assert len(losses) > 10 and losses[-1] < losses[0] / 4
+    assert report.results is not None
+    scores = {language: each[report.results.metrics[0]] for language, each in report.results.scores.items()}
+    assert scores["en"] >= least
+    assert min(scores.values()) > chance, "the other languages share what tells the answer"
+
+
+def test_zero_shot_trains_on_english_and_scores_all_languages(trained: dict[str, FinetuningReport]) -> None:
+    for task, languages in (("xnli", set(LANGUAGES)), ("ner", set(LANGUAGES)), ("mlqa", {"en", "de", "zh"})):
+        assert set(trained[task].trained_on) == {"en"} and trained[task].mode == "zero-shot"
+        results = trained[task].results
+        assert results is not None and set(results.scores) == languages
+
+
+def test_translate_train_all_trains_on_every_language(data: dict[str, list[str]], tmp_path: Path) -> None:
+    options = replace(FEW, mode="translate-train-all", max_steps=2)
+    report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
+    assert dict(report.trained_on) == {"de": 96, "en": 96} and report.results is None
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("task", ENDINGS)
+def test_what_lies_in_the_folder(trained: dict[str, FinetuningReport], task: str) -> None:
+    folder = trained[task].output
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model"),
+        *("fairseq/dict.txt", "fairseq/sentencepiece.bpe.model", "fairseq/options.json", "fairseq/conversion.json"),
+        *("README.md", "finetuning.json", "results.json", "results.md", "results.svg"),
+    }
+    assert TaskResults.read(folder / "results.json") == trained[task].results
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "model-index" in card and "| learning rate | 0.003 |" in card
+    assert f"XLMRobertaFor{ENDINGS[task]}" in card
+    assert json.loads((folder / "finetuning.json").read_text())["steps"] == trained[task].steps
+
+
+@pytest.mark.parametrize("task", ENDINGS)
+def test_transformers_loads_it_whole(trained: dict[str, FinetuningReport], task: str) -> None:
+    loader = getattr(transformers, f"AutoModelFor{ENDINGS[task]}")
+    network, loading = loader.from_pretrained(trained[task].output, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    assert type(network).__name__ == trained[task].class_name == f"XLMRobertaFor{ENDINGS[task]}"
+    if task == "ner":
+        assert network.config.id2label == {0: "O", 1: "B-LOC", 2: "I-LOC", 3: "B-PER", 4: "I-PER"}
+
+
+def test_a_model_of_ones_own_script_trains_the_same(data: dict[str, list[str]], tmp_path: Path) -> None:
+    """Trainer on AutoModel and plain lists: the same weights, bit for bit."""
+    report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=FEW)
+    xlmr = XLMR.from_pretrained("demo")
+    labels = ["entailment", "neutral", "contradiction"]
+    lines = Path(data["xnli train"][0]).read_text(encoding="utf-8").splitlines()[1:]
+    rows = []
+    for language, label, first, second in (line.split("\t") for line in lines):
+        if language == "en":
+            rows.append({"input_ids": xlmr.encode(first, second).tolist(), "labels": labels.index(label)})
+    transformers.set_seed(1)
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(
+        find_model("demo").folder, num_labels=3, dtype=torch.float32
+    )
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "script"),
+        max_steps=8,
+        per_device_train_batch_size=16,
+        learning_rate=3e-3,
+        warmup_steps=0.1,
+        seed=1,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    collator = transformers.DataCollatorWithPadding(transformers.AutoTokenizer.from_pretrained(report.output))
+    transformers.Trainer(model=network, args=arguments, train_dataset=rows, data_collator=collator).train()
+    theirs = network.state_dict()
+    assert all(torch.equal(theirs[name], weight) for name, weight in weights(report.output).items())
+
+
+# ---- the way back
+
+
+def test_a_trained_classifier_answers_as_a_head_of_fairseq(trained: dict[str, FinetuningReport]) -> None:
+    folder = trained["xnli"].output
+    xlmr = XLMR.from_pretrained(folder).eval()
+    tokens = xlmr.encode("the train leaves", "children play o")
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = network(tokens[None]).logits.log_softmax(-1)
+        found = xlmr.predict("sentence_classification_head", tokens)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    assert xlmr.task.label_dictionary[found.argmax() + xlmr.task.label_dictionary.nspecial] == "contradiction"
+
+
+def test_export_gives_a_checkpoint_of_fairseq(
+    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """It is converted again to the same weights and labels, and scores the same."""
+    folder = trained["xnli"].output
+    report = export(folder, tmp_path / "fairseq")
+    assert report.task == "sentence_prediction"
+    again = convert(tmp_path / "fairseq", tmp_path / "again")
+    assert again.class_name == "XLMRobertaForSequenceClassification" and again.parity is not None
+    ours, theirs = weights(folder), weights(tmp_path / "again")
+    words, types = (f"roberta.embeddings.{kind}_embeddings.weight" for kind in ("word", "token_type"))
+    ours = {**ours, words: ours[words] + ours[types], types: torch.zeros_like(ours[types])}  # fairseq has no types
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    expected = trained["xnli"].results
+    assert expected is not None
+    for model in (tmp_path / "fairseq", tmp_path / "again"):
+        assert evaluate("xnli", str(model), data["xnli test"]).scores == expected.scores
+
+
+# ---- all families
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ENDINGS)
+def test_every_family_learns_every_task(family: str, task: str, data: dict[str, list[str]], tmp_path: Path) -> None:
+    options = replace(QUICK, max_steps=120, learning_rate=RATES[family])
+    report = finetune(task, str(FIXTURES / FAMILIES[family]), data[f"{task} train"], tmp_path / "out", options=options)
+    losses = list(report.losses.values())
+    assert report.class_name == f"{family}For{ENDINGS[task]}"
+    assert np.mean(losses[-5:]) < 0.95 * losses[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_are_merged_into_a_plain_folder(family: str, data: dict[str, list[str]], tmp_path: Path) -> None:
+    """Nothing but queries, values and the head has changed, those by no more than the adapters' rank."""
+    model = str(FIXTURES / FAMILIES[family])
+    options = replace(FEW, lora=True, lora_rank=2, learning_rate=1e-2)
+    report = finetune("xnli", model, data["xnli train"], tmp_path / "out", options=options)
+    before, after = weights(find_model(model).folder), weights(tmp_path / "out")
+    assert report.trainable < report.parameters / 5
+    assert not list((tmp_path / "out").glob("adapter*"))
+    changed = set()
+    for name, weight in after.items():
+        if name not in before:
+            assert name.startswith("classifier.")
+        elif not torch.equal(weight, before[name]):
+            changed.add(name.split(".")[-2])
+            assert np.linalg.matrix_rank((weight - before[name]).double().numpy(), tol=1e-5) == 2
+    assert changed == {"query", "value"}
+
+
+def test_merged_adapters_compute_the_same(tmp_path: Path) -> None:
+    files, recipe = find_model(FIXTURES / "v0122prenorm"), RECIPES["ner"]
+    torch.manual_seed(0)
+    head = replace(head_of(find_model(FIXTURES / "v0122cls"), RECIPES["xnli"]), weights=None, is_new=True)  # type: ignore[type-var]
+    adapted = with_adapters(load_network(files, recipe, head), recipe, rank=4).eval()
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+        ids = torch.tensor([[0, 15, 5, 179, 2]])
+        expected = adapted(ids).logits
+        adapted.save_pretrained(tmp_path)
+        plain = merged(load_network(files, recipe, head), tmp_path).eval()
+        torch.testing.assert_close(plain(ids).logits, expected, rtol=0, atol=TOLERANCE)
+    assert type(plain).__name__ == "XLMRobertaXLForTokenClassification"
+    assert not any("lora" in name for name in plain.state_dict())
+
+
+def test_plain_transformers_loads_what_was_merged_and_what_was_not(data: dict[str, list[str]], tmp_path: Path) -> None:
+    """In a process in which hf_xlmr cannot be imported, all three families, with fairseq's ids."""
+    about, expected = {}, {}
+    texts = [["The train leaves.", "Дети"], ["火车晚上出发。"]]
+    for family, fixture in FAMILIES.items():
+        options = replace(FEW, max_steps=2, lora=family != "XLMRoberta")
+        report = finetune("xnli", str(FIXTURES / fixture), data["xnli train"], tmp_path / family, options=options)
+        xlmr = XLMR.from_pretrained(report.output).eval()
+        tokens = [xlmr.encode(*each) for each in texts]
+        inputs = tmp_path / f"{family}.npz"
+        np.savez(inputs, **{f"ids.{index}": each.numpy() for index, each in enumerate(tokens)})
+        about[family] = {
+            "folder": str(report.output),
+            "class": report.class_name,
+            "inputs": str(inputs),
+            "texts": texts,
+        }
+        with torch.no_grad():
+            head = "sentence_classification_head"
+            expected[family] = [xlmr.predict(head, each).numpy() for each in tokens], [each.numpy() for each in tokens]
+    (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    command = [
+        sys.executable,
+        str(TESTS / "plain_transformers.py"),
+        str(tmp_path / "about.json"),
+        str(tmp_path / "out"),
+    ]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    found = np.load(tmp_path / "out.npz")
+    for family, (predictions, ids) in expected.items():
+        assert json.loads(str(found[f"{family}/loading"])) == []
+        for index, prediction in enumerate(predictions):
+            logits = torch.from_numpy(found[f"{family}/output.{index}"]).log_softmax(-1).numpy()
+            np.testing.assert_allclose(logits, prediction, rtol=0, atol=TOLERANCE)
+            assert found[f"{family}/ids.{index}"].tolist() == ids[index].tolist()
+
+
+def test_frozen_embeddings_stay_as_they_are(data: dict[str, list[str]], tmp_path: Path) -> None:
+    before = weights(find_model("demo").folder)
+    options = replace(FEW, freeze_embeddings=True, max_steps=2)
+    report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
+    after = weights(report.output)
+    frozen = [name for name in after if ".embeddings." in name]
+    assert frozen and all(torch.equal(after[name], before[name]) for name in frozen)
+    layer = "roberta.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(after[layer], before[layer])
+    assert report.parameters - report.trainable == sum(before[name].numel() for name in frozen)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("is_lora", [False, True])
+def test_activation_checkpointing_changes_nothing(
+    family: str, is_lora: bool, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    options = replace(FEW, max_steps=3, lora=is_lora)
+    model = str(FIXTURES / FAMILIES[family])
+    found = [
+        weights(
+            finetune(
+                "xnli",
+                model,
+                data["xnli train"],
+                tmp_path / f"{is_saving}",
+                options=replace(options, activation_checkpointing=is_saving),
+            ).output
+        )
+        for is_saving in (False, True)
+    ]
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, rtol=0, atol=TOLERANCE)
+
+
+def test_bfloat16_learns_too(data: dict[str, list[str]], tmp_path: Path) -> None:
+    report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=replace(QUICK, bf16=True, cpu=True))
+    losses = list(report.losses.values())
+    assert losses[-1] < losses[0] / 4
+    assert all(weight.dtype == torch.float32 for weight in weights(report.output).values())
+    assert report.settings["trained_in"] == "bfloat16"
+
+
+# ---- breaks
+
+
+class Break(Exception):
+    """What ends a run."""
+
+
+class BreaksAt:
+    """A Progress that ends the run at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    @contextmanager
+    def task(self, label: str, **_: Any) -> Iterator[BreaksAt]:
+        self.label = label
+        yield self
+
+    def advance(self, amount: int, *, note: str = "") -> None:
+        if self.label != "training":
+            return
+        self.left -= amount
+        if self.left <= 0:
+            raise Break
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"accumulate": 2, "epochs": 2.0, "max_steps": None}])
+def test_a_run_that_was_broken_ends_with_the_same_weights(
+    changes: dict[str, Any], data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    options = replace(FEW, **changes)
+    whole = finetune("xnli", "demo", data["xnli train"], tmp_path / "whole", options=options)
+    for step in (5, 3):  # the second break comes at step 6, before another checkpoint was written
+        with pytest.raises(Break):
+            finetune(
+                "xnli",
+                "demo",
+                data["xnli train"],
+                tmp_path / "broken",
+                options=options,
+                resume=step == 3,
+                progress=BreaksAt(5 if step == 5 else 6),
+            )
+        assert not (tmp_path / "broken" / "config.json").exists()
+        assert (tmp_path / "broken" / "checkpoints" / "checkpoint-3").is_dir()
+    resumed = finetune("xnli", "demo", data["xnli train"], tmp_path / "broken", options=options, resume=True)
+    assert resumed.steps == whole.steps and resumed.losses.keys() == whole.losses.keys()
+    first, second = weights(whole.output), weights(resumed.output)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert not (tmp_path / "broken" / "checkpoints").exists()
+
+
+def test_a_seed_gives_the_same_weights_and_another_others(data: dict[str, list[str]], tmp_path: Path) -> None:
+    options = replace(FEW, max_steps=2)
+    runs = [
+        weights(
+            finetune("xnli", "demo", data["xnli train"], tmp_path / name, options=replace(options, seed=seed)).output
+        )
+        for name, seed in (("one", 1), ("same", 1), ("other", 2))
+    ]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not torch.equal(runs[0]["classifier.dense.weight"], runs[2]["classifier.dense.weight"])
+
+
+def test_a_finished_folder_is_refused_scored_or_replaced(data: dict[str, list[str]], tmp_path: Path) -> None:
+    out, options = tmp_path / "out", replace(FEW, max_steps=2)
+    first = finetune("xnli", "demo", data["xnli train"], out, options=options)
+    assert "holds a finished model" in told(finetune, "xnli", "demo", data["xnli train"], out, options=options)
+    before = weights(out)
+    again = finetune(
+        "xnli", "demo", data["xnli train"], out, evaluation=data["xnli test"], options=options, resume=True
+    )
+    assert again.results is not None and replace(again, results=None) == first
+    assert (out / "results.json").is_file() and all(torch.equal(weights(out)[name], before[name]) for name in before)
+    finetune("xnli", "demo", data["xnli train"], out, options=replace(options, seed=2), overwrite=True)
+    assert not torch.equal(weights(out)["classifier.dense.weight"], before["classifier.dense.weight"])
+    assert not (out / "results.json").exists(), "those were of the weights before"
+
+
+def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, list[str]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Break):
+        finetune("xnli", "demo", data["xnli train"], out, options=FEW, progress=BreaksAt(4))
+    assert "not finished" in told(finetune, "xnli", "demo", data["xnli train"], out, options=FEW)
+    other = told(finetune, "xnli", "demo", data["xnli train"], out, options=replace(FEW, seed=7), resume=True)
+    assert "was begun otherwise (seed 1, now 7)" in other
+    changed = [write_xnli(tmp_path / "other.tsv", 30)]
+    assert "(the data differ)" in told(finetune, "xnli", "demo", changed, out, options=FEW, resume=True)
+    (out / "checkpoints" / "run.json").write_text("{")
+    with pytest.raises(IntegrityError, match="is damaged"):
+        finetune("xnli", "demo", data["xnli train"], out, options=FEW, resume=True)
+
+
+def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        assert "holds other files" in told(finetune, "xnli", "demo", data["xnli train"], tmp_path, **options)
+    assert "is no folder" in told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "thesis.txt")
+    assert "say one of them" in told(
+        finetune, "xnli", "demo", data["xnli train"], tmp_path / "new", resume=True, overwrite=True
+    )
+
+
+# ---- several processes
+
+
+def test_two_processes_train_one_model(data: dict[str, list[str]], tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", str(PROGRAM), "finetune", "xnli", "--model", "demo"),
+        *("--train", data["xnli train"][0], "--eval", data["xnli test"][0], "--output", str(tmp_path / "out")),
+        *("--max-steps", "50", "--batch-size", "16", "--learning-rate", "3e-3", "--warmup", "0.1", "--json"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout)
+    assert report["steps"] == 50 and report["results"]["scores"]["en"]["accuracy"] > 80
+    alone = evaluate("xnli", str(tmp_path / "out"), data["xnli test"])
+    assert alone.scores == report["results"]["scores"]
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", LAUNCH_CONFIGS)
+def test_the_configurations_for_many_gpus_are_those_of_accelerate(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    config = load_config_from_file(str(launch_config(name)))
+    assert (config.distributed_type.value, config.mixed_precision, config.use_cpu) == ("FSDP", "bf16", False)
+    wrapped = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
+    network = transformers.XLMRobertaXLForSequenceClassification(
+        transformers.XLMRobertaXLConfig(
+            vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        )
+    )
+    assert sum(type(module).__name__ == wrapped for module in network.modules()) == 2
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=config.fsdp_config["fsdp_version"],
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=[wrapped],
+        state_dict_type=config.fsdp_config["fsdp_state_dict_type"],
+        reshard_after_forward=config.fsdp_config["fsdp_reshard_after_forward"],
+    )
+    plugin.set_auto_wrap_policy(network)
+    assert plugin.auto_wrap_policy is not None
+    assert config.fsdp_config.keys() <= vars(launch_command_parser().parse_args(["script"])).keys()
+
+
+def test_only_known_configurations_are_told(tmp_path: Path) -> None:
+    assert "there are xl, xxl" in told(launch_config, "large")
+
+
+# ---- refusals
+
+
+def test_what_cannot_be_meant_is_one_sentence(data: dict[str, list[str]], tmp_path: Path) -> None:
+    train, out = data["xnli train"], tmp_path / "out"
+    german = [write_xnli(tmp_path / "german.tsv", 3, ("de",))]
+    message = told(finetune, "xnli", "demo", german, out)
+    assert "holds no examples of 'en'; it has de" in message and "translate-train-all" in message
+    empty = tmp_path / "empty.tsv"
+    empty.write_text("")
+    assert "holds no examples" in told(finetune, "xnli", "demo", [str(empty)], out)
+    assert "--max-length 700" in told(finetune, "xnli", "demo", train, out, options=replace(FEW, max_length=700))
+    assert "task 'pos' is unknown" in told(finetune, "pos", "demo", train, out)
+    assert "shared by 1 processes in 3 parts" in told(
+        finetune, "xnli", "demo", train, out, options=replace(FEW, accumulate=3)
+    )
+    assert "--stride 500" in told(finetune, "mlqa", "demo", data["mlqa train"], out, options=replace(FEW, stride=500))
+    assert "is a classifier of" in told(finetune, "xnli", _classifier(tmp_path, ["yes", "no"]), train, out)
+    for options, expected in (
+        ({"mode": "few-shot"}, "--mode few-shot"),
+        ({"epochs": 0.0}, "--epochs 0"),
+        ({"batch_size": -1}, "--batch-size -1"),
+        ({"warmup": -0.5}, "--warmup -0.5"),
+        ({"misaligned": "keep"}, "misaligned='keep'"),
+    ):
+        assert expected in told(FinetuningOptions, **options)
+
+
+def _classifier(folder: Path, labels: list[str]) -> str:
+    """A folder with a classifier of other classes."""
+    files = find_model("demo")
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(
+        files.folder, id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}
+    )
+    network.save_pretrained(folder / "classifier")
+    (folder / "classifier" / "sentencepiece.bpe.model").write_bytes(
+        (files.folder / "sentencepiece.bpe.model").read_bytes()
+    )
+    return str(folder / "classifier")
+
+
+def test_scores_that_cannot_be_had_are_told_before_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+    questions = [write_questions(tmp_path / "russian.json", 3, "ru")]
+    arguments = ("mlqa", "demo", data["mlqa train"], tmp_path / "out")
+    assert "does not say its languages" in told(finetune, *arguments, evaluation=questions)
+    message = told(finetune, *arguments, evaluation=[f"ru={questions[0]}"])
+    assert "MLQA has no rules for answers in 'ru'" in message
+    (tmp_path / "rivers.txt").write_text("de:Elbe\tB-RIVER\n")
+    rivers = [str(tmp_path / "rivers.txt")]
+    message = told(finetune, "ner", "demo", data["ner train"], tmp_path / "out", evaluation=rivers, options=FEW)
+    assert "rivers.txt, line 1: the label 'B-RIVER' is unknown to the model; it has O, B-LOC" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_misaligned_answers_are_refused_or_left_out_and_told(data: dict[str, list[str]], tmp_path: Path) -> None:
+    document = json.loads(Path(data["mlqa train"][0]).read_text(encoding="utf-8"))
+    for paragraph in document["data"][0]["paragraphs"][:2]:
+        paragraph["qas"][0]["answers"][0]["answer_start"] += 1
+    path = tmp_path / "train-v1.1.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    message = told(finetune, "mlqa", "demo", [str(path)], tmp_path / "out", options=FEW)
+    assert "2 questions have answers" in message and "'q0', 'q1'" in message and "--on-misaligned skip" in message
+    options = replace(FEW, misaligned="skip", max_steps=1)
+    report = finetune("mlqa", "demo", [str(path)], tmp_path / "out", options=options)
+    assert (dict(report.trained_on), dict(report.skipped)) == ({"en": 58}, {"en": 2})
+    assert report.misaligned == ("q0", "q1")
+
+
+@pytest.mark.parametrize(("package", "task", "options"), [("peft", "xnli", {"lora": True}), ("seqeval", "ner", {})])
+def test_without_the_extra_its_name_is_told(
+    package: str,
+    task: str,
+    options: dict[str, Any],
+    data: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = told(
+        finetune,
+        task,
+        "demo",
+        data[f"{task} train"],
+        tmp_path / "out",
+        evaluation=data[f"{task} test"],
+        options=replace(FEW, **options),
+    )
+    assert f"{package}: pip install 'hf-xlmr[train]'" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(data: dict[str, list[str]], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "model"
+    convert("demo", folder, verify=False)
+    held = weights(folder)
+    del held["roberta.encoder.layer.1.output.dense.bias"]
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match=r"missing: roberta\.encoder\.layer\.1\.output\.dense\.bias"):
+        finetune("xnli", str(folder), data["xnli train"], tmp_path / "out", options=FEW)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.tsv", DataSource("a.tsv")),
+        ("de=a.tsv", DataSource("a.tsv", "de")),
+        ("en-de=a.json", DataSource("a.json", "en-de")),
+        ("facebook/xnli@all_languages", DataSource("facebook/xnli", None, "all_languages")),
+        ("sw=facebook/xnli@sw", DataSource("facebook/xnli", "sw", "sw")),
+        ("german=a.tsv", DataSource("german=a.tsv")),
+        ("me@home.tsv", DataSource("me@home.tsv")),
+    ],
+)
+def test_what_a_user_writes_as_data(
+    text: str, expected: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert DataSource.parse(text, task="xnli", part="train") == expected
+    (tmp_path / text).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / text).write_text("")
+    assert DataSource.parse(text, task="xnli", part="train") == DataSource(text), "a file of that very name"
+
+
+# ---- the program
+
+
+def test_the_program_trains_tells_and_exits_with_2(data: dict[str, list[str]], tmp_path: Path) -> None:
+    arguments = ["finetune", "xnli", "--model", "demo", "--train", data["xnli train"][0], "--output", "out"]
+    steps = ["--max-steps", "2", "--batch-size", "8", "--languages", "en,zh", "--eval", data["xnli test"][0]]
+    done = subprocess.run([PROGRAM, *arguments, *steps], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "XNLI, accuracy in percent" in done.stdout and "96" in done.stdout
+    again = subprocess.run([PROGRAM, *arguments, *steps], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "") and again.stderr.count("\n") == 1
+    assert set(ModelFiles(tmp_path / "out").config["id2label"].values()) == {"entailment", "neutral", "contradiction"}
