@@ -282,6 +282,30 @@ def test_the_tokens_of_an_answer_spell_it(exact: ExactTokenizer, context: str, a
     assert len(covered.strip()) <= len(answer) + 2, "no further than the pieces that it begins and ends in"
 
 
+@pytest.mark.parametrize(
+    ("context", "answer", "visible"),
+    [
+        (" children play", " children", "children"),
+        ("it is a garden ", "garden ", "garden"),
+        ("it is a garden\n", "garden\n", "garden"),
+        ("\u200bchildren play", "\u200bchildren", "children"),
+        ("\ufeffchildren play", "\ufeffchildren", "children"),
+        ("a garden is", " garden ", "garden"),
+    ],
+)
+def test_white_space_at_the_edge_of_an_answer_is_no_part_of_it(
+    exact: ExactTokenizer, context: str, answer: str, visible: str
+) -> None:
+    (row,) = encode_questions([question(context, answer)], exact, QuestionOptions())
+    (as_if,) = encode_questions([question(context, visible)], exact, QuestionOptions())
+    assert row == as_if and row["start_positions"] != 0
+
+
+def test_an_answer_of_nothing_is_misaligned_and_stands_nowhere(exact: ExactTokenizer) -> None:
+    (row,) = encode_questions([question("a garden", " ")], exact, QuestionOptions())
+    assert row["start_positions"] == row["end_positions"] == 0
+
+
 def test_an_answer_that_a_window_does_not_hold_whole_is_none_there(exact: ExactTokenizer) -> None:
     context = f"{LONG}who? Peter plays"
     options = QuestionOptions(max_length=40, stride=10, max_question=8)

@@ -150,6 +150,15 @@ def test_nothing_found_scores_0_without_a_warning() -> None:
     assert score_entities(nothing, nothing).f1 == 0.0
 
 
+@pytest.mark.filterwarnings("error")
+def test_last_and_unit_score_as_end_and_single() -> None:
+    pytest.importorskip("seqeval")
+    scores = score_entities([["B-PER", "L-PER", "O", "U-LOC"]], [["B-PER", "L-PER", "U-PER", "U-LOC"]])
+    assert (scores.precision, round(scores.recall, 6), scores.f1) == (100.0, 66.666667, 80.0)
+    as_iobes = score_entities([["B-PER", "E-PER", "O", "S-LOC"]], [["B-PER", "E-PER", "S-PER", "S-LOC"]])
+    assert scores == as_iobes
+
+
 def test_tags_that_do_not_fit_are_told() -> None:
     with pytest.raises(InputError, match="sentence 1 has 3 words, and 1 predicted tags"):
         score_entities([TRUE[0], ["O"], TRUE[2]], TRUE)

@@ -109,7 +109,10 @@ def test_translations_of_multinli_for_training(tmp_path: Path) -> None:
 def test_a_table_that_tells_no_language_is_given_one(tmp_path: Path) -> None:
     path = write_tsv(tmp_path / "mine.tsv", "premise hypo label", [ROWS[3][1:], ()])
     assert read_xnli(path, language="de") == [ROWS[3]]
-    assert told(read_xnli, path) == "mine.tsv, line 2: nothing here says which language this is; give the language"
+    assert (
+        told(read_xnli, path)
+        == "mine.tsv, line 2: nothing here says which language this is: give the language (en=FILE)"
+    )
 
 
 def one_language(features: bool = True) -> Any:
@@ -466,6 +469,13 @@ def read_ner(source: Path | str, **options: Any) -> list[tuple[str, str, str]]:
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize("mark", ["-DOCSTART- -DOCSTART- O", "-DOCSTART- -X- -X- O O", "-DOCSTART-"])
+def test_the_mark_of_a_document_ends_a_sentence_and_is_none(mark: str, tmp_path: Path) -> None:
+    """In CoNLL-2002 no blank line follows it."""
+    path = written(tmp_path / "ned.testa", f"{mark}\nDe Art O\nParis N B-LOC\n\nx N O\n{mark}\ny N O\n")
+    assert read_ner(path, language="nl") == [("nl", "De|Paris", "O B-LOC"), ("nl", "x", "O"), ("nl", "y", "O")]
 
 
 def test_columns_of_conll(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def _check_counts(what: str, n_predicted: int, n_expected: int) -> None:
 
 
 # ---- answers to questions --------------------------------------------------------------------------------------------
+IOBES_OF: Final = {"L-": "E-", "U-": "S-"}
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,15 @@ def score_entities(predicted: Sequence[Sequence[str]], expected: Sequence[Sequen
     for number, (ours, theirs) in enumerate(zip(predicted, expected, strict=True)):
         if len(ours) != len(theirs):
             raise InputError(f"sentence {number} has {len(theirs)} words, and {len(ours)} predicted tags")
-    scores = _seqeval_scores([list(each) for each in expected], [list(each) for each in predicted])
+    scores = _seqeval_scores(
+        *([list(map(_in_seqevals_letters, each)) for each in tags] for tags in (expected, predicted))
+    )
     return EntityScores(*(100.0 * each for each in scores))
+
+
+def _in_seqevals_letters(tag: str) -> str:
+    """A tag of BILOU's scheme (last and unit) as IOBES has it (end and single), the only one that seqeval knows."""
+    return IOBES_OF.get(tag[:2], tag[:2]) + tag[2:]
 
 
 def _seqeval_scores(expected: list[list[str]], predicted: list[list[str]]) -> tuple[float, float, float]:

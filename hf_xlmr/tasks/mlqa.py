@@ -169,13 +169,15 @@ def _languages(source: Source, wanted: tuple[str | None, str | None]) -> tuple[s
         if found := pattern.fullmatch(source.base_name):
             return found.expand(context), found.expand(question)
     if not all(wanted):
-        raise InputError(f"the name {source.name} does not say its languages; give those of contexts and of questions")
+        raise InputError(
+            f"the name {source.name} does not say its languages: give those of contexts and of questions (en-de=FILE)"
+        )
     return str(wanted[0]), str(wanted[1])
 
 
 def _misaligned(example: QuestionExample) -> Iterator[Misaligned]:
     for answer in example.answers:
-        if answer.start < 0 or not example.context.startswith(answer.text, answer.start):
+        if not answer.text.strip() or answer.start < 0 or not example.context.startswith(answer.text, answer.start):
             yield Misaligned(example.place, example.id, answer)
 
 

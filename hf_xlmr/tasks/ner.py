@@ -14,7 +14,7 @@ from hf_xlmr.text_files import JSON_TYPES, BadRow, checked_text, why_no_column
 
 __all__ = ["NerExample", "NerInput", "open_ner"]
 
-DOCUMENT_MARK: Final = "-DOCSTART-"  # a sentence of CoNLL that is none
+DOCUMENT_MARK: Final = "-DOCSTART-"  # a line of CoNLL that is no word
 TAG: Final = re.compile(r"O|[BIESLU]-\S+")
 WIKIANN_LANGUAGE: Final = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):")
 COLUMNS: Final = ("tokens", "ner_tags", "langs")
@@ -105,8 +105,6 @@ def _in_columns(source: Source) -> Iterator[Sentence]:
             yield _wikiann_sentence(lines)
             continue
         rows = [(place, _columns(line)) for place, line in lines]
-        if rows[0][1][0] == DOCUMENT_MARK:
-            continue
         width = width or len(rows[0][1])
         yield _conll_sentence(rows, width)
 
@@ -119,10 +117,10 @@ def _columns(line: str) -> list[str]:
 
 
 def _paragraphs(source: Source) -> Iterator[list[tuple[str, str]]]:
-    """Runs of lines that are not blank."""
+    """Runs of lines that are neither blank nor the mark of a document, which no blank line follows in CoNLL-2002."""
     lines: list[tuple[str, str]] = []
     for place, line in source.lines():
-        if line.strip():
+        if line.strip() and _columns(line)[0] != DOCUMENT_MARK:
             lines.append((place, line))
         elif lines:
             yield lines

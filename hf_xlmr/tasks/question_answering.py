@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Row
-from hf_xlmr.tasks.mlqa import QuestionExample
+from hf_xlmr.tasks.mlqa import Answer, QuestionExample
 from hf_xlmr.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
@@ -144,13 +145,22 @@ def row_of(window: Window) -> Row:
     return {"input_ids": window.ids}
 
 
+def _visible(answer: Answer) -> tuple[int, int]:
+    """Its first character and its end, without white space and invisible characters: no token need hold those."""
+    shown = [place for place, character in enumerate(answer.text, answer.start) if not _is_invisible(character)]
+    return (shown[0], shown[-1] + 1) if shown else (answer.start, answer.start)
+
+
+def _is_invisible(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf")
+
+
 def _target(window: Window, example: QuestionExample) -> tuple[int, int]:
     """First and last token of the answer among the window's ids; both 0 where it is not whole in the window."""
     if not example.answers or not window.spans:
         return 0, 0
-    answer = example.answers[0]
-    first, last = answer.start, answer.start + len(answer.text)
-    if first < window.spans[0][0] or window.spans[-1][1] < last:
+    first, last = _visible(example.answers[0])
+    if first == last or first < window.spans[0][0] or window.spans[-1][1] < last:
         return 0, 0
     start = next((place for place, span in enumerate(window.spans) if span[1] > first), None)
     end = next((place for place in reversed(range(len(window.spans))) if window.spans[place][0] < last), None)

@@ -174,7 +174,7 @@ class Languages:
         """The language of the row at `place`, which may tell it. Raises BadRow where nothing does."""
         language = told or self._wanted
         if not language:
-            raise BadRow(place, "nothing here says which language this is; give the language")
+            raise BadRow(place, "nothing here says which language this is: give the language (en=FILE)")
         self._found[language] = self._found.get(language, 0) + 1
         return language
 
