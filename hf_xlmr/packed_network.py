@@ -16,8 +16,9 @@ __all__ = ["PackedNetwork"]
 ROUNDED_TO: Final = 32  # tokens: a kernel is made for each length of matrix, so there should be few lengths
 HALVES: Final = (torch.bfloat16, torch.float16)
 # Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
-# each text and head by itself (tests/benchmarks/RESULTS.md); scores of a run beyond MOST_SCORES are not written out.
-SHORT: Final = {torch.float32: 96, torch.bfloat16: 512}
+# each text and head by itself. In bfloat16 they would be too, but oneDNN keeps code for each shape that it meets, which
+# takes a gigabyte over many texts (tests/benchmarks/RESULTS.md). Scores beyond MOST_SCORES are not written out.
+SHORT: Final = {torch.float32: 96}
 MOST_SCORES: Final = 1 << 24
 
 
@@ -205,7 +206,7 @@ def _by_run(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tenso
 
 
 def _chosen(run: Run, query: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """How a run attends; all of its texts alike, so that the rest of the batch decides nothing."""
+    """How a run attends: all of its texts alike."""
     is_short = query.device.type == "cpu" and run.length <= SHORT.get(query.dtype, 0)
     scores = query.shape[1] * run.texts * run.length**2
     return _by_products if is_short and scores <= MOST_SCORES else functional.scaled_dot_product_attention
