@@ -180,11 +180,16 @@ def test_it_goes_on_with_as_many_threads_as_it_was_begun_with(texts: list[str], 
     assert b"threads" not in contents(tmp_path / "out")[".manifest.json"]
 
 
+# What a shell starts in the background ignores interrupts, and hands that on.
+RESTORED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+INTERRUPTIBLE = [sys.executable, "-c", RESTORED]
+
+
 @pytest.mark.parametrize("source", ["waits", "goes on"])
 def test_an_interrupt_ends_it_at_once(source: str, tmp_path: Path) -> None:
     """Where the input says nothing for long, and in the middle of a window."""
     command = [PROGRAM, "extract", "demo", "-", tmp_path / "out", "--quiet", "--tokens-per-batch", "16"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*INTERRUPTIBLE, *command], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None and process.stderr is not None
     lines = b"the train leaves late again\n" * (1 if source == "waits" else 4000)
     process.stdin.write(lines)
