@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from hf_xlmr import __version__
+from hf_xlmr import __version__, publish_commands
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.sharding import DEFAULT_TOKENS
 from hf_xlmr.task_commands import register
@@ -309,6 +309,7 @@ def extract(
 
 
 register(app)
+publish_commands.register(app)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from hf_xlmr.progress import ProgressTask
 __all__ = [
     "Bars",
     "show_conversion",
+    "show_diagnosis",
     "show_export",
     "show_extraction",
     "show_inspection",
@@ -268,3 +269,20 @@ def show_finetuning(report: Any) -> None:
     if not report.skipped:
         del shown["left out"]
     Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
+
+
+def show_diagnosis(diagnosis: Any) -> None:
+    """Print a Diagnosis: what was mended, then what is left, each with its mend."""
+    console = Console(highlight=False)
+    told = f"{len(diagnosis.findings)} to be mended" if diagnosis.findings else "healthy"
+    table = Table(title=_plain(f"{diagnosis.folder}: {told}"), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("what", "is", "mend"):
+        table.add_column(heading, overflow="fold", style="bold" if heading == "what" else None)
+    for finding in diagnosis.mended:
+        table.add_row(*map(_plain, (finding.name, finding.told, "mended now")))
+    for finding in diagnosis.findings:
+        mend = f"{finding.mend}{' (--fix does it)' if finding.is_safe else ''}"
+        table.add_row(*map(_plain, (finding.name, finding.told, mend)))
+    if not table.rows:
+        table.show_header = False
+    console.print(table)

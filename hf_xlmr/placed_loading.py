@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["load_placed", "load_whole", "read_weights", "shape_held", "stored_dtype", "without_absent"]
+__all__ = [
+    "checked_sources",
+    "files_of_weights",
+    "load_placed",
+    "load_whole",
+    "read_weights",
+    "shape_held",
+    "stored_dtype",
+    "without_absent",
+]
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -66,7 +75,7 @@ def load_placed(
         folder = Path(folder)
         wanted = shape_held(folder, shape or shape_of(folder))
         places = check_device_map(without_absent(device_map, wanted), wanted)
-        sources = _checked_sources(folder, wanted)
+        sources = checked_sources(folder, wanted)
         if offload_folder is not None:
             sources |= _copied_to(Path(offload_folder), sources, places, dtype)
         model = _empty(folder, wanted, dtype, attention)
@@ -93,7 +102,7 @@ def load_whole(
     with told_plainly():
         folder = Path(folder)
         wanted = shape_held(folder, shape or shape_of(folder))
-        sources = _checked_sources(folder, wanted)
+        sources = checked_sources(folder, wanted)
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, {"": device}, dtype, progress, is_own=True)
         whole: PreTrainedModel = model.to(device)  # type: ignore[arg-type]  # the buffers
@@ -102,14 +111,14 @@ def load_whole(
 
 def shape_held(folder: str | Path, shape: ModelShape) -> ModelShape:
     """`shape`, for a bare encoder without the pooler that its files lack. Raises InputError, IntegrityError."""
-    held = _sources(shape, _stored(Path(folder)))
+    held = _sources(shape, files_of_weights(Path(folder)))
     return shape.without_pooler() if shape.task is Task.ENCODER and not held.keys() & _pooler(shape) else shape
 
 
 def stored_dtype(folder: str | Path, shape: ModelShape) -> str:
     """What the word embeddings are stored in, for a config that does not tell. Raises InputError, IntegrityError."""
     with told_plainly():
-        sources = _sources(shape, _stored(Path(folder)))
+        sources = _sources(shape, files_of_weights(Path(folder)))
         name = f"{shape.base}embeddings.word_embeddings.weight"
         if name not in sources:
             raise WeightsMismatch(missing=[name])
@@ -120,7 +129,7 @@ def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Te
     """Some weights of the model in `folder`, as they are stored. Raises InputError, IntegrityError."""
     with told_plainly():
         shape = shape_of(folder)
-        sources = _sources(shape, _stored(Path(folder)))
+        sources = _sources(shape, files_of_weights(Path(folder)))
         wanted = list(names)
         if missing := [name for name in wanted if name not in sources]:
             raise WeightsMismatch(missing=missing)
@@ -130,7 +139,7 @@ def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Te
 # ---- what the folder holds -------------------------------------------------------------------------------------------
 
 
-def _stored(folder: Path) -> dict[str, Path]:
+def files_of_weights(folder: Path) -> dict[str, Path]:
     """The file of each weight. Raises InputError, IntegrityError."""
     if (folder / SINGLE).is_file():
         return dict.fromkeys(_names_in(folder / SINGLE), folder / SINGLE)
@@ -184,12 +193,12 @@ def without_absent(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str
     return {key: device for key, device in device_map.items() if shape.has_pooler or key != pooler}
 
 
-def _checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
+def checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
     """Where each weight of the class lies, once all that the files hold adds up.
 
     Raises WeightsMismatch with every weight that is missing, unknown or of another shape, InputError, IntegrityError.
     """
-    stored = _stored(folder)
+    stored = files_of_weights(folder)
     sources = _sources(shape, stored)
     missing = [tensor.name for tensor in shape.tensors if not tensor.is_buffer and tensor.name not in sources]
     unexpected = _unknown(shape, stored.keys() - {source.name for source in sources.values()})

@@ -25,6 +25,7 @@ FLOORS = (
         *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
+        *("hf_xlmr.json_edits", "hf_xlmr.replaced_files"),
     ),
     (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
@@ -63,11 +64,11 @@ FLOORS = (
     ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview", "hf_xlmr.conversion.verification"),
     ("hf_xlmr.conversion.cache",),
     ("hf_xlmr.conversion",),
-    ("hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
-    ("hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
+    ("hf_xlmr.folder_facts", "hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
+    ("hf_xlmr.doctor", "hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
     ("hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
     ("hf_xlmr.extraction", "hf_xlmr.tasks.training"),
-    ("hf_xlmr.bulk_extraction", "hf_xlmr.task_commands"),
+    ("hf_xlmr.bulk_extraction", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -84,13 +85,14 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.pipeline": {"torch", "transformers"},
     "hf_xlmr.pooling": {"torch"},
     "hf_xlmr.precision": {"torch"},
+    "hf_xlmr.publish_commands": {"typer"},
     "hf_xlmr.task_commands": {"typer"},
     "hf_xlmr.tasks.trainer_progress": {"transformers"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.views": {"torch"},
 }
 MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in
-MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.task_commands"}
+MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"}
 RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
 ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}
 RUNS_CODE_OF_TEXT = {"eval", "exec", "compile", "__import__"}

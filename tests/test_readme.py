@@ -37,7 +37,7 @@ def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
-COMMANDS = ("convert", "inspect", "verify", "export", "plan", "extract", "finetune", "evaluate")
+COMMANDS = ("convert", "inspect", "verify", "export", "plan", "extract", "finetune", "evaluate", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, printable, told_plainly
+from hf_xlmr.replaced_files import replace_content
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_table import tables_of
 
@@ -88,7 +87,7 @@ def put_results_in_card(
     text = _with_metadata(text, results, path, dataset=dataset, line_end=line_end)
     if text.encode() != content:
         with told_plainly():
-            _write(path, text.encode())
+            replace_content(path, text.encode())
 
 
 def _dataset(results: TaskResults, dataset: str | None) -> str:
@@ -177,16 +176,3 @@ def _kind(result: Any) -> tuple[object, object]:
     parts = [result.get(part) if isinstance(result, dict) else None for part in ("task", "dataset")]
     task, dataset = (part.get("type") if isinstance(part, dict) else None for part in parts)
     return task, dataset
-
-
-def _write(path: Path, content: bytes) -> None:
-    """In one rename, so that no half a card is left."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

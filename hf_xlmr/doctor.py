@@ -1,0 +1,351 @@
+"""The faults with which people ship XLM-R, each with its mend: a table of what is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
+
+from hf_xlmr.dictionary import MASK, PAD_INDEX
+from hf_xlmr.errors import HfXlmrError, InputError, told_plainly
+from hf_xlmr.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
+from hf_xlmr.json_edits import with_fields
+from hf_xlmr.model_shape import shape_of
+from hf_xlmr.placed_loading import checked_sources, shape_held
+from hf_xlmr.replaced_files import replace_content
+from hf_xlmr.stored_weights import opened
+
+__all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
+
+Edits: TypeAlias = Mapping[str, Mapping[str, object]]
+"""Fields to set, by file."""
+
+FAMILIES: Final = ("xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm")
+SILENT_EPS: Final = {"xlm-roberta-xl": 1e-5}  # what the configuration class fills in; the others 1e-12, as BERT
+SILENT_POSITIONS: Final = {"xlm-roberta-xl": 514}  # the others 512
+FAIRSEQ_EPS: Final = 1e-5  # torch.nn.LayerNorm's default, which fairseq never changes
+BERT_EPS: Final = 1e-12
+POSITION_OFFSET: Final = 2  # the table has two rows more than the longest text: positions begin after <pad>, which is 1
+XLMR_NAMES: Final = 250002
+XLMR_MASK: Final = 250001
+LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
+README: Final = "README.md"
+WITHOUT_POOLER: Final = "add_pooling_layer=False"
+TIED_BIAS, OTHER_BIAS = "lm_head.bias", "lm_head.decoder.bias"
+WITH_LM_HEAD: Final = ("ForMaskedLM", "ForCausalLM")
+
+
+class Check(NamedTuple):
+    """A fault that a folder can have."""
+
+    name: str
+    look: Callable[[FolderFacts], str | None]
+    """What is wrong, None where nothing is."""
+    mend: str
+    """What a person would do."""
+    edits: Callable[[FolderFacts], Edits] | None = None
+    """What `--fix` does, where that is safe: fields of JSON files, never weights."""
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether `--fix` mends it."""
+        return self.edits is not None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault that a folder has."""
+
+    name: str
+    told: str
+    mend: str
+    is_safe: bool
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, and what of it was mended; a folder is healthy where nothing is left."""
+
+    folder: Path
+    findings: tuple[Finding, ...]
+    """What is still to be mended."""
+    mended: tuple[Finding, ...] = ()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing is left to be mended."""
+        return not self.findings
+
+
+def examine(folder: str | Path, *, fix: bool = False) -> Diagnosis:
+    """Look for every fault of `CHECKS` in a Transformers folder; `fix` mends what is safe, and nothing of the weights.
+
+    Raises InputError for what is no XLM-R, IntegrityError for files that are damaged.
+    """
+    folder = Path(folder)
+    with told_plainly():
+        found = _found(FolderFacts(folder))
+        if fix:
+            mended = tuple(_finding(check, told) for check, told in found if check.is_safe)
+            _apply(FolderFacts(folder), [check for check, _ in found])
+            return Diagnosis(folder, _findings(folder, _found(FolderFacts(folder))), mended)
+        return Diagnosis(folder, _findings(folder, found))
+
+
+def _found(facts: FolderFacts) -> list[tuple[Check, str]]:
+    if facts.model_type != "roberta" and facts.model_type not in FAMILIES:
+        raise InputError(f"{facts.folder} holds a model of the type {facts.model_type:.40}, which is no XLM-R")
+    if facts.model_type == "roberta" and not facts.has_sentencepiece:
+        raise InputError(f"{facts.folder} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
+    looked = ((check, check.look(facts)) for check in CHECKS)
+    return [(check, told) for check, told in looked if told is not None]
+
+
+def _findings(folder: Path, found: list[tuple[Check, str]]) -> tuple[Finding, ...]:
+    """All that was found; where that is nothing, whether the weights are those of the configuration."""
+    if found:  # a configuration at fault would put the blame on the weights
+        return tuple(_finding(check, told) for check, told in found)
+    try:
+        checked_sources(folder, shape_held(folder, shape_of(folder)))
+    except HfXlmrError as error:
+        mend = "copy the folder anew, or convert or save the model again"
+        return (Finding("weights", told=str(error), mend=mend, is_safe=False),)
+    return ()
+
+
+def _finding(check: Check, told: str) -> Finding:
+    return Finding(check.name, told, check.mend, check.is_safe)
+
+
+def _apply(facts: FolderFacts, checks: list[Check]) -> None:
+    """Make the edits of all checks, file by file, each in one rename."""
+    edits: dict[str, dict[str, object]] = {}
+    for check in checks:
+        for name, fields in (check.edits(facts) if check.edits is not None else {}).items():
+            edits.setdefault(name, {}).update(fields)
+    for name, fields in edits.items():
+        path = facts.folder / name
+        replace_content(path, with_fields(path.read_bytes().decode("utf-8"), fields).encode("utf-8"))
+
+
+# ---- the configuration -----------------------------------------------------------------------------------------------
+
+
+def _look_at_type(facts: FolderFacts) -> str | None:
+    if facts.model_type != "roberta":
+        return None
+    return "config.json says RoBERTa, and the tokenizer is XLM-R's: Transformers takes RoBERTa's for it, ids are wrong"
+
+
+def _set_type(facts: FolderFacts) -> Edits:
+    named = facts.config.get("architectures") or []
+    classes = [f"XLM{name}" if str(name).startswith("Roberta") else name for name in named]
+    return {CONFIG: {"model_type": "xlm-roberta", **({"architectures": classes} if classes else {})}}
+
+
+def _look_at_eps(facts: FolderFacts) -> str | None:
+    eps = facts.config.get("layer_norm_eps", SILENT_EPS.get(facts.model_type, BERT_EPS))
+    if eps != BERT_EPS:
+        return None
+    said = "says" if "layer_norm_eps" in facts.config else "is silent, which means"
+    return f"config.json {said} layer_norm_eps {BERT_EPS}, BERT's; fairseq trains XLM-R with {FAIRSEQ_EPS}"
+
+
+def _look_at_padding(facts: FolderFacts) -> str | None:
+    padding = facts.config.get("pad_token_id", PAD_INDEX)
+    if padding == PAD_INDEX:
+        return None
+    return f"config.json says pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
+
+
+def _look_at_positions(facts: FolderFacts) -> str | None:
+    silent = SILENT_POSITIONS.get(facts.model_type, 512)
+    said, rows = facts.config.get("max_position_embeddings", silent), facts.position_rows
+    if rows is None or said == rows:
+        return None
+    return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"
+
+
+def _look_at_rows(facts: FolderFacts) -> str | None:
+    said, rows = facts.config.get("vocab_size"), facts.rows
+    if rows is None or said == rows:
+        return None
+    return f"vocab_size is {'not there' if said is None else repr(said)}, and the embedding has {rows} rows"
+
+
+def _look_at_dtype(facts: FolderFacts) -> str | None:
+    said, stored = facts.config.get(_dtype_field(facts)), _only_dtype(facts)
+    if stored is None or said is None or said == stored:
+        return None
+    return f"config.json says {said}, to which Transformers casts when it loads, and the weights are {stored}"
+
+
+def _dtype_field(facts: FolderFacts) -> str:
+    return "dtype" if "dtype" in facts.config else "torch_dtype"
+
+
+def _only_dtype(facts: FolderFacts) -> str | None:
+    """What all weights are stored in; None where they differ, since either may be what is meant."""
+    stored = {tensor.dtype for tensor in facts.weights.values()}
+    return stored.pop() if len(stored) == 1 else None
+
+
+# ---- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def _look_at_length(facts: FolderFacts) -> str | None:
+    longest, said = _longest(facts), (facts.tokenizer_config or {}).get("model_max_length")
+    if facts.tokenizer_config is None or longest is None:
+        return None
+    if isinstance(said, (int, float)) and 0 < said <= longest:
+        return None
+    told = "unset" if said is None else f"{said:g}" if isinstance(said, (int, float)) else repr(said)
+    return f"model_max_length is {told}: truncation=True does nothing, and a text beyond {longest} tokens breaks"
+
+
+def _look_at_settings(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is None or facts.tokenizer_config is not None:
+        return None
+    return f"there is no {TOKENIZER_CONFIG}: nothing is ever truncated, and texts beyond {_longest(facts)} tokens break"
+
+
+def _longest(facts: FolderFacts) -> int | None:
+    """The longest text in tokens, by the weights, else by the configuration."""
+    rows = facts.position_rows or facts.config.get("max_position_embeddings")
+    return rows - POSITION_OFFSET if isinstance(rows, int) and rows > POSITION_OFFSET else None
+
+
+def _look_at_names(facts: FolderFacts) -> str | None:
+    names, rows = facts.names, facts.rows
+    if not names or rows is None or names == rows:
+        return None
+    if names > rows:
+        return f"the tokenizer gives {names} ids and the embedding has {rows} rows: the last ids break the model"
+    if facts.model_type == "xlm-roberta-xl" and names == XLMR_NAMES:  # its releases have 878 rows that nothing uses
+        return None
+    return f"the tokenizer gives {names} ids and the embedding has {rows} rows: it is another model's, or some are lost"
+
+
+def _look_at_mask(facts: FolderFacts) -> str | None:
+    if not facts.ids:
+        return None
+    mask = facts.ids.get(MASK)
+    expected, why = _expected_mask(facts)
+    if mask is None:
+        return f"tokenizer.json has no {MASK}"
+    if expected is not None and mask != expected:
+        return f"{MASK} has the id {mask} in tokenizer.json, and {expected} {why}"
+    return None
+
+
+def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
+    """The id that `<mask>` must have, and by whose word."""
+    if facts.fairseqs_mask is not None:
+        return facts.fairseqs_mask, "in fairseq/dict.txt"
+    decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder") or {}
+    for number, token in decoder.items():
+        if isinstance(token, dict) and token.get("content") == MASK and str(number).isdigit():
+            return int(number), f"in {TOKENIZER_CONFIG}"
+    return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
+
+
+# ---- the weights -----------------------------------------------------------------------------------------------------
+
+
+def _look_at_pickles(facts: FolderFacts) -> str | None:
+    return "the weights are there as a pickle alone, which runs what it says when loaded" if facts.is_pickled else None
+
+
+def _look_at_pooler(facts: FolderFacts) -> str | None:
+    is_encoder = facts.class_name.endswith("Model")
+    if not is_encoder or not facts.weights or any("pooler." in name for name in facts.weights):
+        return None
+    readme = facts.folder / README
+    if readme.is_file() and WITHOUT_POOLER in readme.read_text(encoding="utf-8", errors="replace"):
+        return None
+    return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
+
+
+def _look_at_tied_bias(facts: FolderFacts) -> str | None:
+    if not facts.class_name.endswith(WITH_LM_HEAD) or not facts.weights:
+        return None
+    if TIED_BIAS not in facts.weights:
+        instead = f" ({OTHER_BIAS} is there)" if OTHER_BIAS in facts.weights else ""
+        return f"the weights lack {TIED_BIAS}{instead}"
+    if OTHER_BIAS in facts.weights and facts.config.get("tie_word_embeddings", True) and not _are_equal(facts):
+        return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, and have different values in the files"
+    return None
+
+
+def _are_equal(facts: FolderFacts) -> bool:
+    import torch
+
+    values = []
+    for name in (TIED_BIAS, OTHER_BIAS):
+        with opened(facts.weights[name].file) as stored:
+            values.append(stored.get_tensor(name))
+    return torch.equal(*values)
+
+
+def _look_at_shards(facts: FolderFacts) -> str | None:
+    sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
+    large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
+    return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
+
+
+CHECKS: Final = (
+    Check(
+        "model type",
+        _look_at_type,
+        "say model_type xlm-roberta and the XLMRoberta class in config.json",
+        _set_type,
+    ),
+    Check(
+        "layer_norm_eps",
+        _look_at_eps,
+        f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
+        lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
+    ),
+    Check(
+        "pad_token_id",
+        _look_at_padding,
+        f"say pad_token_id {PAD_INDEX} in config.json",
+        lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
+    ),
+    Check(
+        "positions",
+        _look_at_positions,
+        "say the rows of the weights in config.json, 514 for the releases",
+        lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
+    ),
+    Check(
+        "vocab_size",
+        _look_at_rows,
+        "say the rows of the embedding in config.json",
+        lambda facts: {CONFIG: {"vocab_size": facts.rows}},
+    ),
+    Check(
+        "dtype",
+        _look_at_dtype,
+        "say in config.json what the weights are stored in",
+        lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
+    ),
+    Check(
+        "model_max_length",
+        _look_at_length,
+        "say the longest text in tokenizer_config.json, 512 for the releases",
+        lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
+    ),
+    Check(
+        TOKENIZER_CONFIG,
+        _look_at_settings,
+        "save the tokenizer with AutoTokenizer.from_pretrained(FOLDER, model_max_length=512).save_pretrained(FOLDER)",
+    ),
+    Check("tokenizer size", _look_at_names, "take the tokenizer with which the model was trained"),
+    Check("<mask>", _look_at_mask, "take the tokenizer with which the model was trained, or convert the model again"),
+    Check("pickle", _look_at_pickles, "load it where you trust it, and save_pretrained, which writes safetensors"),
+    Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md"),
+    Check("tied bias", _look_at_tied_bias, f"store the head's bias as {TIED_BIAS}, or convert the model again"),
+    Check("shard size", _look_at_shards, 'save the model again with save_pretrained(..., max_shard_size="5GB")'),
+)

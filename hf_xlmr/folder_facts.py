@@ -1,0 +1,169 @@
+"""What a Transformers folder says of itself and what lies in it, whether the two agree or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
+from hf_xlmr.stored_weights import opened
+
+__all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
+
+CONFIG: Final = "config.json"
+TOKENIZER: Final = "tokenizer.json"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+DICTIONARY: Final = "fairseq/dict.txt"
+RECORD: Final = "fairseq/conversion.json"
+WORDS: Final = "embeddings.word_embeddings.weight"
+POSITIONS: Final = "embeddings.position_embeddings.weight"
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as the header of its file describes it."""
+
+    file: Path
+    sizes: tuple[int, ...]
+    dtype: str
+    """Such as float32, or the code of the format for what is no float."""
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """One folder, read as it is asked about; nothing is judged but what cannot be read at all."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.json. Raises InputError, IntegrityError."""
+        config = _object(self.folder / CONFIG)
+        if config is None:
+            raise InputError(f"{self.folder} is not a Transformers folder: it has no {CONFIG}")
+        return config
+
+    @cached_property
+    def tokenizer_config(self) -> Mapping[str, Any] | None:
+        """tokenizer_config.json, None where there is none. Raises IntegrityError."""
+        return _object(self.folder / TOKENIZER_CONFIG)
+
+    @cached_property
+    def tokenizer(self) -> Mapping[str, Any] | None:
+        """tokenizer.json, None where there is none. Raises IntegrityError."""
+        return _object(self.folder / TOKENIZER)
+
+    @property
+    def model_type(self) -> str:
+        """As config.json says."""
+        return str(self.config.get("model_type"))
+
+    @property
+    def class_name(self) -> str:
+        """The class that config.json names first, else nothing."""
+        named = self.config.get("architectures") or [""]
+        return str(named[0] if isinstance(named, list) else named)
+
+    @property
+    def has_sentencepiece(self) -> bool:
+        """Whether the tokenizer is a SentencePiece one, as XLM-R's is and RoBERTa's is not."""
+        model = (self.tokenizer or {}).get("model")
+        is_unigram = isinstance(model, dict) and model.get("type") == "Unigram"
+        return is_unigram or any((self.folder / place / SENTENCEPIECE).is_file() for place in ("", "fairseq"))
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The ids of tokenizer.json, those of added tokens over those of the vocabulary; empty where there is none.
+
+        Raises IntegrityError.
+        """
+        if self.tokenizer is None:
+            return {}
+        try:
+            return {**_vocabulary(self.tokenizer["model"]["vocab"]), **self.added}
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: it lists no vocabulary") from error
+
+    @cached_property
+    def added(self) -> Mapping[str, int]:
+        """The ids of the added tokens of tokenizer.json. Raises IntegrityError."""
+        try:
+            return {str(each["content"]): int(each["id"]) for each in (self.tokenizer or {}).get("added_tokens", [])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: its added tokens have no ids") from error
+
+    @property
+    def names(self) -> int:
+        """How many ids the tokenizer gives out."""
+        return max(self.ids.values(), default=-1) + 1
+
+    @cached_property
+    def fairseqs_mask(self) -> int | None:
+        """The id of `<mask>` by fairseq/dict.txt, None where there is none. Raises InputError, IntegrityError."""
+        path = self.folder / DICTIONARY
+        if not path.is_file():
+            return None
+        record = _object(self.folder / RECORD) or {}
+        rows = record.get("embedding_rows")
+        dictionary = Dictionary.parse(
+            path.read_bytes(), expected_rows=rows if type(rows) is int else None, name=str(path)
+        )
+        return (dictionary if len(dictionary) == rows else dictionary.with_mask()).mask_index
+
+    @cached_property
+    def is_pickled(self) -> bool:
+        """Whether the weights are there as pickles alone."""
+        return not any(self.folder.glob("model*.safetensors*")) and any(self.folder.glob("pytorch_model*.bin*"))
+
+    @cached_property
+    def weights(self) -> Mapping[str, StoredTensor]:
+        """The tensors by name; empty where they are pickled. Raises InputError, IntegrityError."""
+        if self.is_pickled:
+            return {}
+        files = files_of_weights(self.folder)
+        found: dict[str, StoredTensor] = {}
+        for file in dict.fromkeys(files.values()):
+            with opened(file) as stored:
+                for name in stored.keys():  # noqa: SIM118  # it is no mapping
+                    held = stored.get_slice(name)
+                    code = held.get_dtype()
+                    found[name] = StoredTensor(file, tuple(held.get_shape()), STORED_DTYPES.get(code, code))
+        return found
+
+    @property
+    def rows(self) -> int | None:
+        """The rows of the embedding, None where the weights are not read."""
+        return self._rows_of(WORDS)
+
+    @property
+    def position_rows(self) -> int | None:
+        """The rows of the position table, None where the weights are not read."""
+        return self._rows_of(POSITIONS)
+
+    def _rows_of(self, ending: str) -> int | None:
+        return next((stored.sizes[0] for name, stored in self.weights.items() if name.endswith(ending)), None)
+
+
+def _vocabulary(vocabulary: Any) -> dict[str, int]:
+    """The ids of a vocabulary, which is a list of pieces with scores, or an object."""
+    if isinstance(vocabulary, dict):
+        return {str(name): int(number) for name, number in vocabulary.items()}
+    return {str(piece): number for number, (piece, _score) in enumerate(vocabulary)}
+
+
+def _object(path: Path) -> Mapping[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise IntegrityError(f"{path} is damaged: it holds no object")
+    return content

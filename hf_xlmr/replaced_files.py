@@ -1,0 +1,23 @@
+"""A file whose content is replaced in one rename, so that nobody meets half of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+__all__ = ["replace_content"]
+
+
+def replace_content(path: Path, content: bytes) -> None:
+    """Give the file at `path` other content, written beside it first; it keeps its permissions. Raises OSError."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,327 @@
+"""Each fault is planted in a converted folder and named; what is safe is mended, and plain Transformers agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from hf_xlmr.conversion import convert
+from hf_xlmr.doctor import CHECKS, examine
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.json_edits import with_fields
+
+PROGRAM = Path(sys.executable).with_name("hf-xlmr")
+GIGABYTE = 10**9
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert("demo", tmp_path_factory.mktemp("converted") / "model", verify=False).output
+
+
+@pytest.fixture
+def folder(healthy: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(healthy, tmp_path / "model")
+
+
+def test_what_convert_writes_is_healthy(healthy: Path, tmp_path: Path) -> None:
+    assert examine(healthy).is_healthy
+    encoder = convert("demo", tmp_path / "encoder", encoder_only=True, dtype="float16", verify=False).output
+    assert examine(encoder).is_healthy
+
+
+# ---- how each fault comes about --------------------------------------------------------------------------------------
+
+
+def changed(name: str, **fields: object) -> Callable[[Path], None]:
+    """Set fields of a JSON file; None takes a field out."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = {key: value for key, value in {**content, **fields}.items() if value is not None}
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    return change
+
+
+def with_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return rewrite
+
+
+def renamed_bias(weights: dict[str, torch.Tensor]) -> None:
+    weights["lm_head.decoder.bias"] = weights.pop("lm_head.bias")
+
+
+def second_bias(weights: dict[str, torch.Tensor]) -> None:
+    weights["lm_head.decoder.bias"] = weights["lm_head.bias"] + 1
+
+
+def as_roberta(folder: Path) -> None:
+    """As folders came out of the old conversion script for RoBERTa."""
+    changed("config.json", model_type="roberta", architectures=["RobertaForMaskedLM"])(folder)
+
+
+def moved_mask(folder: Path) -> None:
+    """`<mask>` and the piece before it have changed places."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    pieces = content["model"]["vocab"]
+    pieces[-1], pieces[-2] = pieces[-2], pieces[-1]
+    mask = next(token for token in content["added_tokens"] if token["content"] == "<mask>")
+    mask["id"] -= 1
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def moved_mask_of_unknown_origin(folder: Path) -> None:
+    """The same, where tokenizer_config.json alone tells where it was."""
+    moved_mask(folder)
+    shutil.rmtree(folder / "fairseq")
+    changed("tokenizer_config.json", added_tokens_decoder={"2401": {"content": "<mask>"}})(folder)
+
+
+def without_mask(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<mask>"]
+    content["model"]["vocab"][-1][0] = "unlike any other"
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def more_names(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = len(content["model"]["vocab"])
+    content["added_tokens"].append({**content["added_tokens"][0], "id": rows, "content": "<new>"})
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def as_bare_encoder(folder: Path) -> None:
+    """As AutoModel.from_pretrained(..., add_pooling_layer=False).save_pretrained() leaves it."""
+    transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "README.md").write_text("# A model\n", encoding="utf-8")
+
+
+def as_one_large_file(folder: Path) -> None:
+    """All in one file of 12 GB, most of it a hole, as save_pretrained without a size writes XXL."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    large = {"dtype": "F32", "shape": [3 * GIGABYTE], "data_offsets": [end, end + 12 * GIGABYTE]}
+    text = json.dumps({**header, "roberta.more": large}).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + data[8 + length :])
+        file.truncate(8 + len(text) + end + 12 * GIGABYTE)
+
+
+class Fault(NamedTuple):
+    """How it comes about, the check that must name it, and what must be told."""
+
+    plant: Callable[[Path], object]
+    name: str
+    told: str
+
+
+FAULTS = {
+    "roberta": Fault(as_roberta, "model type", "RoBERTa"),
+    "eps": Fault(changed("config.json", layer_norm_eps=1e-12), "layer_norm_eps", "1e-12, BERT's"),
+    "no eps": Fault(changed("config.json", layer_norm_eps=None), "layer_norm_eps", "is silent"),
+    "padding": Fault(changed("config.json", pad_token_id=0), "pad_token_id", "pad_token_id 0"),
+    "positions": Fault(changed("config.json", max_position_embeddings=512), "positions", "514 rows"),
+    "no positions": Fault(changed("config.json", max_position_embeddings=None), "positions", "514 rows"),
+    "vocabulary": Fault(changed("config.json", vocab_size=250002), "vocab_size", "2402 rows"),
+    "dtype": Fault(changed("config.json", dtype="float16"), "dtype", "the weights are float32"),
+    "torch_dtype": Fault(changed("config.json", dtype=None, torch_dtype="float16"), "dtype", "says float16"),
+    "no length": Fault(changed("tokenizer_config.json", model_max_length=None), "model_max_length", "unset"),
+    "huge length": Fault(
+        changed("tokenizer_config.json", model_max_length=1000000000000000019884624838656),
+        "model_max_length",
+        "is 1e+30",
+    ),
+    "514": Fault(changed("tokenizer_config.json", model_max_length=514), "model_max_length", "is 514"),
+    "no settings": Fault(
+        lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "is no tokenizer_config"
+    ),
+    "more names": Fault(more_names, "tokenizer size", "gives 2403 ids"),
+    "mask": Fault(moved_mask, "<mask>", "has the id 2400 in tokenizer.json, and 2401 in fairseq/dict.txt"),
+    "mask elsewhere": Fault(moved_mask_of_unknown_origin, "<mask>", "2401 in tokenizer_config.json"),
+    "no mask": Fault(without_mask, "<mask>", "has no <mask>"),
+    "pickle": Fault(as_pickle, "pickle", "pickle alone"),
+    "pooler": Fault(as_bare_encoder, "pooler", "random numbers"),
+    "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "lack lm_head.bias (lm_head.decoder.bias is there)"),
+    "no bias": Fault(with_weights(lambda weights: weights.pop("lm_head.bias")), "tied bias", "lack lm_head.bias"),
+    "two biases": Fault(with_weights(second_bias), "tied bias", "different values"),
+    "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
+    "lost weight": Fault(
+        with_weights(lambda weights: weights.pop("roberta.encoder.layer.1.output.dense.bias")),
+        "weights",
+        "missing: roberta.encoder.layer.1.output.dense.bias",
+    ),
+}
+
+
+def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_its_mend_and_nothing_is_touched(fault: str, folder: Path) -> None:
+    plant, name, told = FAULTS[fault]
+    plant(folder)
+    before = state_of(folder)
+    (finding,) = examine(folder).findings
+    assert finding.name == name and told in finding.told and finding.mend
+    assert state_of(folder) == before
+
+
+def test_every_check_has_a_fault_here() -> None:
+    assert {check.name for check in CHECKS} == {fault.name for fault in FAULTS.values()} - {"weights"}
+
+
+SAFE = [fault for fault, (_, name, _) in FAULTS.items() if any(c.name == name and c.is_safe for c in CHECKS)]
+
+
+@pytest.mark.parametrize("fault", SAFE)
+def test_fix_mends_what_is_safe_and_transformers_gives_the_old_answers(
+    fault: str, folder: Path, answers: torch.Tensor
+) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    plant, name, _ = FAULTS[fault]
+    plant(folder)
+    diagnosis = examine(folder, fix=True)
+    assert [finding.name for finding in diagnosis.mended] == [name] and diagnosis.is_healthy
+    assert examine(folder).is_healthy
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert torch.equal(answers_of(folder), answers)
+
+
+def test_several_faults_are_mended_at_once(folder: Path, answers: torch.Tensor) -> None:
+    for fault in ("roberta", "eps", "padding", "positions", "vocabulary", "dtype", "no length"):
+        FAULTS[fault].plant(folder)
+    assert len(examine(folder, fix=True).mended) == 7
+    assert torch.equal(answers_of(folder), answers)
+
+
+def test_what_is_not_safe_is_left_and_told(folder: Path) -> None:
+    FAULTS["eps"].plant(folder)
+    FAULTS["mask"].plant(folder)
+    tokenizer = (folder / "tokenizer.json").read_bytes()
+    diagnosis = examine(folder, fix=True)
+    assert [finding.name for finding in diagnosis.mended] == ["layer_norm_eps"]
+    assert [(finding.name, finding.is_safe) for finding in diagnosis.findings] == [("<mask>", False)]
+    assert (folder / "tokenizer.json").read_bytes() == tokenizer
+
+
+@pytest.fixture(scope="module")
+def answers(healthy: Path) -> torch.Tensor:
+    return answers_of(healthy)
+
+
+def answers_of(folder: Path) -> torch.Tensor:
+    """What plain Transformers says to two texts, the second longer than the model takes."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    batch = tokenizer(["The train <mask> at night.", "a " * 600], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        logits: torch.Tensor = model(**batch).logits
+    return logits
+
+
+# ---- what is no patient ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plant", "error", "told"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), InputError, "has no config.json"),
+        (changed("config.json", model_type="bert"), InputError, "no XLM-R"),
+        (lambda folder: (folder / "config.json").write_text("{"), IntegrityError, "damaged"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 99_999), IntegrityError, "damaged"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"model": 3}'), IntegrityError, "no vocabulary"),
+    ],
+)
+def test_other_models_and_damage_are_told(plant: Any, error: type[Exception], told: str, folder: Path) -> None:
+    plant(folder)
+    with pytest.raises(error, match=told):
+        examine(folder)
+
+
+def test_a_real_roberta_is_left_alone(folder: Path) -> None:
+    as_roberta(folder)
+    shutil.rmtree(folder / "fairseq")
+    (folder / "sentencepiece.bpe.model").unlink()
+    changed("tokenizer.json", model={"type": "BPE", "vocab": {"a": 0}, "merges": []})(folder)
+    with pytest.raises(InputError, match="no XLM-R"):
+        examine(folder, fix=True)
+
+
+# ---- the program -----------------------------------------------------------------------------------------------------
+
+
+def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, "doctor", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def test_the_program_tells_mends_and_ends_with_2_while_something_is_left(folder: Path) -> None:
+    FAULTS["eps"].plant(folder)
+    sick = doctor(folder)
+    assert (sick.returncode, sick.stderr) == (2, "")
+    assert "1 to be mended" in sick.stdout and "layer_norm_eps" in sick.stdout and "--fix does it" in sick.stdout
+    mended = doctor(folder, "--fix")
+    assert mended.returncode == 0 and "healthy" in mended.stdout and "mended now" in mended.stdout
+    told = json.loads(doctor(folder, "--json").stdout)
+    assert told == {"folder": str(folder), "findings": [], "mended": [], "is_healthy": True}
+
+
+# ---- edits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "expected"),
+    [
+        ('{"b": 1,\n "a" :  2 }\n', {"a": 3}, '{"b": 1,\n "a" :  3 }\n'),
+        ('{\n\t"a": {"b": [1, "}"]},\n\t"c": 1e-12\n}', {"c": 1e-5}, '{\n\t"a": {"b": [1, "}"]},\n\t"c": 1e-05\n}'),
+        ('{\n  "a": 1\n}\n', {"b": "é", "c": None}, '{\n  "a": 1,\n  "b": "é",\n  "c": null\n}\n'),
+        ("{}", {"a": 1}, '{"a": 1}'),
+        ("\ufeff{}"[1:] + "\n", {"a": {"b": 1}}, '{"a": {"b": 1}}\n'),
+        ('{"a": 1, "a": 2}', {"a": 3}, '{"a": 1, "a": 3}'),
+        ('{"\\u0061": 1, "x": "a\\"b"}', {"a": 3}, '{"\\u0061": 3, "x": "a\\"b"}'),
+    ],
+)
+def test_fields_are_set_and_every_other_byte_stays(text: str, fields: dict[str, object], expected: str) -> None:
+    assert with_fields(text, fields) == expected
+    assert {**json.loads(text), **fields} == json.loads(expected)
+
+
+def test_a_text_that_is_no_object_is_refused() -> None:
+    for text in ("[]", "{", ""):
+        with pytest.raises(ValueError):
+            with_fields(text, {"a": 1})
