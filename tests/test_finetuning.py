@@ -523,6 +523,12 @@ def test_what_cannot_be_meant_is_one_sentence(data: dict[str, list[str]], tmp_pa
         ({"batch_size": -1}, "--batch-size -1"),
         ({"warmup": -0.5}, "--warmup -0.5"),
         ({"misaligned": "keep"}, "misaligned='keep'"),
+        ({"epochs": float("inf")}, "--epochs inf"),
+        ({"learning_rate": float("inf")}, "--learning-rate inf"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"warmup": float("inf")}, "--warmup inf"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**32}, "--seed 4294967296"),
     ):
         assert expected in told(FinetuningOptions, **options)
 

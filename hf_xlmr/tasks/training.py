@@ -42,6 +42,7 @@ __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
 
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
+SEEDS: Final = 2**32  # NumPy takes no others
 LOWER_RATE: Final = "give a lower --learning-rate, and begin anew with --overwrite"
 
 
@@ -87,12 +88,14 @@ class FinetuningOptions:
             raise InputError(f"misaligned={self.misaligned!r:.40}: training refuses such answers or skips them")
         for name in ("learning_rate", "epochs", "max_steps", "batch_size", "accumulate", "lora_rank", "save_steps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number above 0")
         for name in ("warmup", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it cannot be less than 0")
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number, 0 or above")
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"--seed {self.seed}: it must be from 0 to {SEEDS - 1}")
 
 
 def finetune(
