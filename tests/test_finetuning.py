@@ -523,8 +523,25 @@ def test_what_cannot_be_meant_is_one_sentence(data: dict[str, list[str]], tmp_pa
         ({"batch_size": -1}, "--batch-size -1"),
         ({"warmup": -0.5}, "--warmup -0.5"),
         ({"misaligned": "keep"}, "misaligned='keep'"),
+        ({"epochs": float("inf")}, "--epochs inf"),
+        ({"learning_rate": float("inf")}, "--learning-rate inf"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"warmup": float("inf")}, "--warmup inf"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**32}, "--seed 4294967296"),
     ):
         assert expected in told(FinetuningOptions, **options)
+
+
+@pytest.mark.parametrize("max_steps", [1, 4])
+def test_a_training_that_diverges_is_told_and_leaves_no_model(
+    max_steps: int, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """By its losses, or, where the last update breaks it, by its weights."""
+    options = replace(FEW, max_steps=max_steps, learning_rate=float(np.finfo(np.float32).max), warmup=0.0)
+    message = told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
+    assert "the training diverged" in message and "lower --learning-rate" in message
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def _classifier(folder: Path, labels: list[str]) -> str:

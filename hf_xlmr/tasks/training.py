@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +41,9 @@ from hf_xlmr.tasks.task_models import (
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
 
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
+
+SEEDS: Final = 2**32  # NumPy takes no others
+LOWER_RATE: Final = "give a lower --learning-rate, and begin anew with --overwrite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +88,14 @@ class FinetuningOptions:
             raise InputError(f"misaligned={self.misaligned!r:.40}: training refuses such answers or skips them")
         for name in ("learning_rate", "epochs", "max_steps", "batch_size", "accumulate", "lora_rank", "save_steps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number above 0")
         for name in ("warmup", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it cannot be less than 0")
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number, 0 or above")
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"--seed {self.seed}: it must be from 0 to {SEEDS - 1}")
 
 
 def finetune(
@@ -198,6 +204,7 @@ class _Training:
         trainer = self._trainer(network, arguments, progress)
         with quiet_transformers():
             trainer.train(resume_from_checkpoint=folder.last_checkpoint() if resume else None)
+        _check_finite(trainer)
         report = FinetuningReport(
             task=self.recipe.task,
             model=model,
@@ -336,12 +343,25 @@ def _arguments(
         save_total_limit=2,
         logging_steps=LOGGED_SHARE,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it logs another loss in place of one that is not finite
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=list(recipe.label_columns),
         dataloader_pin_memory=False,
     )
+
+
+def _check_finite(trainer: Any) -> None:
+    """Raise InputError where a training diverged: by a loss that was noted, or by a weight."""
+    told = "the training diverged"
+    for each in trainer.state.log_history:
+        if "loss" in each and not math.isfinite(each["loss"]):
+            raise InputError(f"{told}: the loss at step {each['step']} is {each['loss']}; {LOWER_RATE}")
+    for name, weight in trainer.model.named_parameters():
+        held = weight.to_local() if hasattr(weight, "to_local") else weight  # a process may hold a part of it
+        if not bool(held.isfinite().all()):
+            raise InputError(f"{told}: {name} is not finite after the last step; {LOWER_RATE}")
 
 
 def _ids(misaligned: Sequence[Misaligned]) -> tuple[str, ...]:
