@@ -80,7 +80,7 @@ def _write_shard(path: Path, tensors: list[Tensor], dtype: str) -> None:
         start, end = end, end + tensor.nbytes(dtype)
         header[tensor.name] = {"dtype": CODES[dtype], "shape": tensor.sizes, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % 64)  # as convert does: what is aligned stays mapped
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for number, tensor in enumerate(tensors):
