@@ -423,6 +423,23 @@ def test_a_finished_folder_is_refused_scored_or_replaced(data: dict[str, list[st
     assert not (out / "results.json").exists(), "those were of the weights before"
 
 
+def test_a_finished_folder_is_not_taken_for_another_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+    out, options = tmp_path / "out", replace(FEW, max_steps=1)
+    finetune("xnli", "demo", data["xnli train"], out, options=options)
+    other = str(FIXTURES / FAMILIES["XLMRoberta"])
+    for task, model, train, changes, expected in (
+        ("ner", "demo", data["ner train"], {}, "task xnli, now ner"),
+        ("xnli", other, data["xnli train"], {}, "the model differ"),
+        ("xnli", "demo", [write_xnli(tmp_path / "other.tsv", 30)], {}, "the data differ"),
+        ("xnli", "demo", data["xnli train"], {"max_steps": 2}, "max steps 1, now 2"),
+    ):
+        message = told(finetune, task, model, train, out, options=replace(options, **changes), resume=True)
+        assert "was begun otherwise" in message and expected in message
+    (out / "finetuning.json").write_text("{")
+    with pytest.raises(IntegrityError, match="is damaged"):
+        finetune("xnli", "demo", data["xnli train"], out, options=options, resume=True)
+
+
 def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, list[str]], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Break):

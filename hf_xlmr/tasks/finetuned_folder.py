@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
@@ -27,6 +27,7 @@ CHECKPOINTS: Final = "checkpoints"
 CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 LAST_WRITTEN: Final = "trainer_state.json"  # of a checkpoint of Trainer's
 RECORD: Final = "run.json"
+RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
 DRAFT: Final = "finished"
 REPORT: Final = "finetuning.json"
 CONFIG: Final = "config.json"
@@ -131,19 +132,15 @@ class FinetunedFolder:
         """Note what is trained, or check that it is what the begun run has trained. Raises InputError."""
         self.processes.wait()
         if resume and self.is_begun:
-            self._check_record(record)
+            self._check_record(_read_object(self.checkpoints / RECORD), record)
         elif self.processes.is_first:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
             (self.checkpoints / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         self.processes.wait()
 
-    def _check_record(self, record: Mapping[str, object]) -> None:
-        path = self.checkpoints / RECORD
-        try:
-            begun = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise IntegrityError(f"{path} is damaged: {error}; begin anew with --overwrite") from error
+    def _check_record(self, begun: Mapping[str, object], record: Mapping[str, object]) -> None:
+        """Raise InputError unless `record` is what was `begun`."""
         wanted = json.loads(json.dumps(record))
         others = [name for name in wanted if begun.get(name) != wanted[name]]
         if others:
@@ -188,19 +185,22 @@ class FinetunedFolder:
             shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
         repeat_unknown_row(draft, first=files.embedding_rows)
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
-        (draft / REPORT).write_text(_as_json(report), encoding="utf-8")
+        (draft / REPORT).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
         (draft / CARD).write_text(_card(report), encoding="utf-8")
 
-    def report(self) -> FinetuningReport:
-        """What the training that made this folder did. Raises IntegrityError."""
+    def report(self, record: Mapping[str, object]) -> FinetuningReport:
+        """What the training that made this folder did. Raises InputError where it is not `record`'s, IntegrityError."""
         path = self.path / REPORT
+        told = _read_object(path)
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            begun = dict(told.pop(RECORD_KEY))
             losses = {int(step): float(loss) for step, loss in told["losses"].items()}
             ids = tuple(told["misaligned"])
-            return FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
+            report = FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
+        self._check_record(begun, record)
+        return report
 
     def add_results(self, results: TaskResults) -> None:
         """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
@@ -228,8 +228,16 @@ def _told(name: str, begun: object, wanted: object) -> str:
     return f"{option} {begun}, now {wanted}"
 
 
-def _as_json(report: FinetuningReport) -> str:
-    told = {**asdict(report), "output": "", "results": None}
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of ours. Raises IntegrityError."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} is damaged: {error}; begin anew with --overwrite") from error
+
+
+def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:
+    told = {**asdict(report), "output": "", "results": None, RECORD_KEY: record}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -127,14 +127,13 @@ def finetune(
         folder = FinetunedFolder(Path(output), (Processes if chosen.cpu else DeviceProcesses).current())
         folder.check(resume=resume, overwrite=overwrite)
         scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
+        files = find_model(model, revision=revision, progress=progress)
+        training = _Training.of(recipe, files, _training_data(recipe, train, chosen), chosen)
+        if scored is not None:
+            check_tags(scored, training.head.labels)
         if resume and folder.is_finished:
-            report = folder.report()
+            report = folder.report(training.record())
         else:
-            files = find_model(model, revision=revision, progress=progress)
-            data = _training_data(recipe, train, chosen)
-            training = _Training.of(recipe, files, data, chosen)
-            if scored is not None:
-                check_tags(scored, training.head.labels)
             report = training.run(model, folder, resume=resume, progress=progress)
         if scored is None:
             return report
@@ -197,7 +196,7 @@ class _Training:
         from transformers import set_seed
 
         arguments = _arguments(self.recipe, self.options, self.settings, folder)
-        folder.begin(self._record(), resume=resume)
+        folder.begin(self.record(), resume=resume)
         set_seed(self.options.seed)  # a new head is drawn by it
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
@@ -257,7 +256,7 @@ class _Training:
                     merged(base, draft).save_pretrained(draft)
                 folder.complete(draft, self.files, report, is_new_head=self.head.is_new)
 
-    def _record(self) -> dict[str, object]:
+    def record(self) -> dict[str, object]:
         """What a resumed run must share with the one that it goes on from."""
         return {
             "task": self.recipe.task,
