@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -25,8 +26,10 @@ from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.adapters import merged, with_adapters
 from hf_xlmr.tasks.evaluation import evaluate
+from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
 from hf_xlmr.tasks.recipes import RECIPES
 from hf_xlmr.tasks.results import TaskResults
@@ -438,6 +441,41 @@ def test_a_finished_folder_is_not_taken_for_another_training(data: dict[str, lis
     (out / "finetuning.json").write_text("{")
     with pytest.raises(IntegrityError, match="is damaged"):
         finetune("xnli", "demo", data["xnli train"], out, options=options, resume=True)
+
+
+def test_only_whole_checkpoints_are_gone_on_with(tmp_path: Path) -> None:
+    folder = FinetunedFolder(tmp_path, Processes.current())
+    for step, state, weights_file in (
+        (3, "{}", "model.safetensors"),
+        (4, "{}", "adapter_model.safetensors"),
+        (6, '{"epoch"', "model.safetensors"),
+        (9, "{}", "optimizer.pt"),
+        (12, None, "model.safetensors"),
+    ):
+        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / weights_file).touch()
+        if state is not None:
+            (checkpoint / "trainer_state.json").write_text(state)
+    assert folder.last_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-4")
+
+
+def test_a_kill_while_checkpoints_are_removed_leaves_a_finished_model(
+    data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", replace(FEW, max_steps=1)
+    remove = shutil.rmtree
+
+    def killed(path: Path, **arguments: Any) -> None:
+        if Path(path).name == "checkpoints" and (out / "config.json").is_file():
+            raise Break
+        remove(path, **arguments)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Break):
+        finetune("xnli", "demo", data["xnli train"], out, options=options)
+    monkeypatch.undo()
+    assert "holds a finished model" in told(finetune, "xnli", "demo", data["xnli train"], out, options=options)
 
 
 def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, list[str]], tmp_path: Path) -> None:

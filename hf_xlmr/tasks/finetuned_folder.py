@@ -26,6 +26,7 @@ __all__ = ["FinetunedFolder", "FinetuningReport"]
 CHECKPOINTS: Final = "checkpoints"
 CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 LAST_WRITTEN: Final = "trainer_state.json"  # of a checkpoint of Trainer's
+WEIGHTS: Final = ("*model*.safetensors", "*model*.bin", "pytorch_model_fsdp*")  # whole, adapters, parts by FSDP
 RECORD: Final = "run.json"
 RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
 DRAFT: Final = "finished"
@@ -150,7 +151,7 @@ class FinetunedFolder:
     def last_checkpoint(self) -> str | None:
         """The newest checkpoint that is whole, for Trainer; None where none was written."""
         found = [(int(hit[1]), path) for path in self.checkpoints.iterdir() if (hit := CHECKPOINT.fullmatch(path.name))]
-        whole = [each for each in found if (each[1] / LAST_WRITTEN).is_file()]
+        whole = [each for each in found if _is_whole(each[1])]
         return str(max(whole)[1]) if whole else None
 
     @contextmanager
@@ -173,6 +174,7 @@ class FinetunedFolder:
             _remove(self.path / name)
         for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
             path.rename(self.path / path.name)
+        (self.checkpoints / RECORD).unlink()  # first: with it the finished model counts as unfinished
         shutil.rmtree(self.checkpoints)
 
     def complete(self, draft: Path, files: ModelFiles, report: FinetuningReport, *, is_new_head: bool) -> None:
@@ -212,6 +214,15 @@ class FinetunedFolder:
                 plot_results(results, self.path / "results.svg")
             put_results_in_card(self.path / CARD, results)
         self.processes.wait()
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether Trainer wrote a checkpoint to its end: its state last, weights before."""
+    try:
+        is_object = isinstance(json.loads((checkpoint / LAST_WRITTEN).read_text(encoding="utf-8")), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+    return is_object and any(any(checkpoint.glob(each)) for each in WEIGHTS)
 
 
 def _remove(path: Path) -> None:
