@@ -492,6 +492,28 @@ def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, lis
         finetune("xnli", "demo", data["xnli train"], out, options=FEW, resume=True)
 
 
+@pytest.mark.parametrize("names", [(), ("run.json.part",)])
+@pytest.mark.parametrize("asked", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_whose_training_was_killed_at_its_very_start_is_taken(
+    names: tuple[str, ...], asked: dict[str, bool], tmp_path: Path
+) -> None:
+    folder, flags = FinetunedFolder(tmp_path, Processes.current()), {"resume": False, "overwrite": False, **asked}
+    folder.checkpoints.mkdir()
+    for name in names:
+        (folder.checkpoints / name).write_text("{")
+    folder.check(**flags)
+    folder.begin({"task": "xnli"}, resume=flags["resume"])
+    assert folder.is_begun and folder.last_checkpoint() is None
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["run.json"]
+
+
+def test_checkpoints_of_others_are_left_alone(tmp_path: Path) -> None:
+    folder = FinetunedFolder(tmp_path, Processes.current())
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "thesis.txt").write_text("mine")
+    assert "holds other files" in told(folder.check, resume=False, overwrite=True)
+
+
 def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for options in ({}, {"overwrite": True}, {"resume": True}):

@@ -28,6 +28,7 @@ CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 LAST_WRITTEN: Final = "trainer_state.json"  # of a checkpoint of Trainer's
 WEIGHTS: Final = ("*model*.safetensors", "*model*.bin", "pytorch_model_fsdp*")  # whole, adapters, parts by FSDP
 RECORD: Final = "run.json"
+RECORD_PART: Final = "run.json.part"
 RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
 DRAFT: Final = "finished"
 REPORT: Final = "finetuning.json"
@@ -111,6 +112,13 @@ class FinetunedFolder:
         """Whether the whole model is here."""
         return (self.path / CONFIG).is_file() and not self.is_begun
 
+    @property
+    def _is_bare(self) -> bool:
+        """Whether a training was killed here before its record was written: there is nothing to lose."""
+        if [path.name for path in self.path.iterdir()] != [CHECKPOINTS] or not self.checkpoints.is_dir():
+            return False
+        return {path.name for path in self.checkpoints.iterdir()} <= {RECORD_PART}
+
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that holds something, unless that is to be gone on with or replaced. Raises InputError."""
         if resume and overwrite:
@@ -120,6 +128,8 @@ class FinetunedFolder:
         if not self.path.is_dir():
             raise InputError(f"{self.path} is no folder")
         is_ours = self.is_begun or (self.path / REPORT).is_file()
+        if self._is_bare:
+            return
         if any(self.path.iterdir()) and not is_ours:
             raise InputError(f"{self.path} holds other files; choose another folder")
         if is_ours and not resume and not overwrite:
@@ -137,7 +147,9 @@ class FinetunedFolder:
         elif self.processes.is_first:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
-            (self.checkpoints / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+            part = self.checkpoints / RECORD_PART
+            part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+            part.replace(self.checkpoints / RECORD)
         self.processes.wait()
 
     def _check_record(self, begun: Mapping[str, object], record: Mapping[str, object]) -> None:
