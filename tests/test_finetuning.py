@@ -527,6 +527,25 @@ def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: 
 # ---- several processes
 
 
+def test_a_process_uses_one_gpu_of_several(
+    data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer would give each GPU that it sees a whole batch, so that an update had several."""
+    set_up = transformers.TrainingArguments.__post_init__
+    seen = []
+
+    def sees_four(arguments: Any) -> None:
+        set_up(arguments)
+        arguments._n_gpu = 4
+        seen.append(arguments)
+
+    monkeypatch.setattr(transformers.TrainingArguments, "__post_init__", sees_four)
+    options = replace(FEW, max_steps=1)
+    finetune("xnli", "demo", data["xnli train"], tmp_path / "out", evaluation=data["xnli test"], options=options)
+    assert len(seen) == 2 and [each.n_gpu for each in seen] == [1, 1]
+    assert seen[0].train_batch_size == options.batch_size
+
+
 def test_two_processes_train_one_model(data: dict[str, list[str]], tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),

@@ -19,6 +19,7 @@ from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
     check_tags,
     evaluate_data,
+    on_one_device,
     question_options,
     read_what_is_scored,
 )
@@ -324,7 +325,7 @@ def _arguments(
             f"{folder.processes.count * options.accumulate}"
         )
     warmup = float(settings["warmup"])
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=share,
         gradient_accumulation_steps=options.accumulate,
@@ -349,6 +350,8 @@ def _arguments(
         label_names=list(recipe.label_columns),
         dataloader_pin_memory=False,
     )
+    on_one_device(arguments)
+    return arguments
 
 
 def _check_finite(trainer: Any) -> None:
