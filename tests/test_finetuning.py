@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -247,6 +248,13 @@ def test_adapters_are_merged_into_a_plain_folder(family: str, data: dict[str, li
             changed.add(name.split(".")[-2])
             assert np.linalg.matrix_rank((weight - before[name]).double().numpy(), tol=1e-5) == 2
     assert changed == {"query", "value"}
+
+
+def test_adapters_are_trained_without_a_warning(data: dict[str, list[str]], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        options = replace(FEW, max_steps=2, lora=True)
+        finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
 
 
 def test_merged_adapters_compute_the_same(tmp_path: Path) -> None:
