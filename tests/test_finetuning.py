@@ -745,6 +745,15 @@ def test_what_a_user_writes_as_data(
     assert DataSource.parse(text, task="xnli", part="train") == DataSource(text), "a file of that very name"
 
 
+@pytest.mark.parametrize(("warmup", "is_told"), [(2.0, True), (1.0, False), (0.5, False)])
+def test_a_warmup_longer_than_the_training_is_told(
+    warmup: float, is_told: bool, data: dict[str, list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(FEW, max_steps=2, warmup=warmup)
+    finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
+    assert ("--warmup 2 is not less than the training's 2 steps" in caplog.text) == is_told
+
+
 # ---- the program
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,8 @@ from hf_xlmr.tasks.task_models import (
 )
 
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
+
+logger = logging.getLogger(__name__)
 
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
@@ -197,6 +200,7 @@ class _Training:
         from transformers import set_seed
 
         arguments = _arguments(self.recipe, self.options, self.settings, folder)
+        self._tell_of_long_warmup()
         folder.begin(self.record(), resume=resume)
         set_seed(self.options.seed)  # a new head is drawn by it
         network = self._network()
@@ -223,6 +227,14 @@ class _Training:
         )
         self._write(trainer, folder, report)
         return report
+
+    def _tell_of_long_warmup(self) -> None:
+        """Warn where the learning rate is never reached."""
+        size, warmup = int(self.settings["batch_size"]), float(self.settings["warmup"])
+        epochs = float(self.settings.get("epochs", 0.0))
+        steps = int(self.settings.get("max_steps", math.ceil(epochs * math.ceil(len(self.features) / size))))
+        if warmup >= max(steps, 1):
+            logger.warning("--warmup %d is not less than the training's %d steps: give a lower one", warmup, steps)
 
     def _network(self) -> Any:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
