@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,8 +27,10 @@ from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.adapters import merged, with_adapters
 from hf_xlmr.tasks.evaluation import evaluate
+from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
 from hf_xlmr.tasks.recipes import RECIPES
 from hf_xlmr.tasks.results import TaskResults
@@ -246,6 +250,13 @@ def test_adapters_are_merged_into_a_plain_folder(family: str, data: dict[str, li
     assert changed == {"query", "value"}
 
 
+def test_adapters_are_trained_without_a_warning(data: dict[str, list[str]], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        options = replace(FEW, max_steps=2, lora=True)
+        finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
+
+
 def test_merged_adapters_compute_the_same(tmp_path: Path) -> None:
     files, recipe = find_model(FIXTURES / "v0122prenorm"), RECIPES["ner"]
     torch.manual_seed(0)
@@ -423,6 +434,58 @@ def test_a_finished_folder_is_refused_scored_or_replaced(data: dict[str, list[st
     assert not (out / "results.json").exists(), "those were of the weights before"
 
 
+def test_a_finished_folder_is_not_taken_for_another_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+    out, options = tmp_path / "out", replace(FEW, max_steps=1)
+    finetune("xnli", "demo", data["xnli train"], out, options=options)
+    other = str(FIXTURES / FAMILIES["XLMRoberta"])
+    for task, model, train, changes, expected in (
+        ("ner", "demo", data["ner train"], {}, "task xnli, now ner"),
+        ("xnli", other, data["xnli train"], {}, "the model differ"),
+        ("xnli", "demo", [write_xnli(tmp_path / "other.tsv", 30)], {}, "the data differ"),
+        ("xnli", "demo", data["xnli train"], {"max_steps": 2}, "max steps 1, now 2"),
+    ):
+        message = told(finetune, task, model, train, out, options=replace(options, **changes), resume=True)
+        assert "was begun otherwise" in message and expected in message
+    (out / "finetuning.json").write_text("{")
+    with pytest.raises(IntegrityError, match="is damaged"):
+        finetune("xnli", "demo", data["xnli train"], out, options=options, resume=True)
+
+
+def test_only_whole_checkpoints_are_gone_on_with(tmp_path: Path) -> None:
+    folder = FinetunedFolder(tmp_path, Processes.current())
+    for step, state, weights_file in (
+        (3, "{}", "model.safetensors"),
+        (4, "{}", "adapter_model.safetensors"),
+        (6, '{"epoch"', "model.safetensors"),
+        (9, "{}", "optimizer.pt"),
+        (12, None, "model.safetensors"),
+    ):
+        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / weights_file).touch()
+        if state is not None:
+            (checkpoint / "trainer_state.json").write_text(state)
+    assert folder.last_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-4")
+
+
+def test_a_kill_while_checkpoints_are_removed_leaves_a_finished_model(
+    data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", replace(FEW, max_steps=1)
+    remove = shutil.rmtree
+
+    def killed(path: Path, **arguments: Any) -> None:
+        if Path(path).name == "checkpoints" and (out / "config.json").is_file():
+            raise Break
+        remove(path, **arguments)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Break):
+        finetune("xnli", "demo", data["xnli train"], out, options=options)
+    monkeypatch.undo()
+    assert "holds a finished model" in told(finetune, "xnli", "demo", data["xnli train"], out, options=options)
+
+
 def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, list[str]], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Break):
@@ -437,6 +500,28 @@ def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, lis
         finetune("xnli", "demo", data["xnli train"], out, options=FEW, resume=True)
 
 
+@pytest.mark.parametrize("names", [(), ("run.json.part",)])
+@pytest.mark.parametrize("asked", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_whose_training_was_killed_at_its_very_start_is_taken(
+    names: tuple[str, ...], asked: dict[str, bool], tmp_path: Path
+) -> None:
+    folder, flags = FinetunedFolder(tmp_path, Processes.current()), {"resume": False, "overwrite": False, **asked}
+    folder.checkpoints.mkdir()
+    for name in names:
+        (folder.checkpoints / name).write_text("{")
+    folder.check(**flags)
+    folder.begin({"task": "xnli"}, resume=flags["resume"])
+    assert folder.is_begun and folder.last_checkpoint() is None
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["run.json"]
+
+
+def test_checkpoints_of_others_are_left_alone(tmp_path: Path) -> None:
+    folder = FinetunedFolder(tmp_path, Processes.current())
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "thesis.txt").write_text("mine")
+    assert "holds other files" in told(folder.check, resume=False, overwrite=True)
+
+
 def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for options in ({}, {"overwrite": True}, {"resume": True}):
@@ -448,6 +533,25 @@ def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: 
 
 
 # ---- several processes
+
+
+def test_a_process_uses_one_gpu_of_several(
+    data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer would give each GPU that it sees a whole batch, so that an update had several."""
+    set_up = transformers.TrainingArguments.__post_init__
+    seen = []
+
+    def sees_four(arguments: Any) -> None:
+        set_up(arguments)
+        arguments._n_gpu = 4
+        seen.append(arguments)
+
+    monkeypatch.setattr(transformers.TrainingArguments, "__post_init__", sees_four)
+    options = replace(FEW, max_steps=1)
+    finetune("xnli", "demo", data["xnli train"], tmp_path / "out", evaluation=data["xnli test"], options=options)
+    assert len(seen) == 2 and [each.n_gpu for each in seen] == [1, 1]
+    assert seen[0].train_batch_size == options.batch_size
 
 
 def test_two_processes_train_one_model(data: dict[str, list[str]], tmp_path: Path) -> None:
@@ -639,6 +743,15 @@ def test_what_a_user_writes_as_data(
     (tmp_path / text).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / text).write_text("")
     assert DataSource.parse(text, task="xnli", part="train") == DataSource(text), "a file of that very name"
+
+
+@pytest.mark.parametrize(("warmup", "is_told"), [(2.0, True), (1.0, False), (0.5, False)])
+def test_a_warmup_longer_than_the_training_is_told(
+    warmup: float, is_told: bool, data: dict[str, list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(FEW, max_steps=2, warmup=warmup)
+    finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
+    assert ("--warmup 2 is not less than the training's 2 steps" in caplog.text) == is_told
 
 
 # ---- the program

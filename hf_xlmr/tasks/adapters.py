@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,8 @@ def with_adapters(network: Any, recipe: Recipe, *, rank: int) -> Any:
         target_modules=list(LORA.target_modules),
         modules_to_save=[recipe.head],
     )
-    return get_peft_model(network, config)
+    with _old_name_allowed():
+        return get_peft_model(network, config)
 
 
 def merged(network: Any, folder: Path) -> Any:
@@ -41,7 +45,16 @@ def merged(network: Any, folder: Path) -> Any:
     """
     from peft import PeftModel
 
-    plain = PeftModel.from_pretrained(network, folder).merge_and_unload()
+    with _old_name_allowed():
+        plain = PeftModel.from_pretrained(network, folder).merge_and_unload()
     for name in (*ADAPTER_FILES, "README.md"):
         (folder / name).unlink(missing_ok=True)
     return plain
+
+
+@contextmanager
+def _old_name_allowed() -> Iterator[None]:
+    """Without Transformers' warning of an old name, which peft uses: no user can do anything about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield

@@ -30,6 +30,7 @@ __all__ = [
     "check_tags",
     "evaluate",
     "evaluate_data",
+    "on_one_device",
     "question_options",
     "read_what_is_scored",
     "scores_of",
@@ -256,6 +257,11 @@ class _Ordered:
         return {"input_ids": self.features[self.order[index]]["input_ids"]}
 
 
+def on_one_device(arguments: Any) -> None:
+    """Let a process use one GPU at most: Trainer would wrap in DataParallel, and multiply the batch by all it sees."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+
+
 def _predictor(network: Any, options: EvaluationOptions) -> Any:
     """A Trainer that trains nothing: it knows devices, launchers and precision."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -270,6 +276,7 @@ def _predictor(network: Any, options: EvaluationOptions) -> Any:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    on_one_device(arguments)
     with quiet_transformers():
         predictor = Trainer(model=network, args=arguments, data_collator=collate)
     predictor.remove_callback(PrinterCallback)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
@@ -26,7 +26,10 @@ __all__ = ["FinetunedFolder", "FinetuningReport"]
 CHECKPOINTS: Final = "checkpoints"
 CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 LAST_WRITTEN: Final = "trainer_state.json"  # of a checkpoint of Trainer's
+WEIGHTS: Final = ("*model*.safetensors", "*model*.bin", "pytorch_model_fsdp*")  # whole, adapters, parts by FSDP
 RECORD: Final = "run.json"
+RECORD_PART: Final = "run.json.part"
+RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
 DRAFT: Final = "finished"
 REPORT: Final = "finetuning.json"
 CONFIG: Final = "config.json"
@@ -109,6 +112,13 @@ class FinetunedFolder:
         """Whether the whole model is here."""
         return (self.path / CONFIG).is_file() and not self.is_begun
 
+    @property
+    def _is_bare(self) -> bool:
+        """Whether a training was killed here before its record was written: there is nothing to lose."""
+        if [path.name for path in self.path.iterdir()] != [CHECKPOINTS] or not self.checkpoints.is_dir():
+            return False
+        return {path.name for path in self.checkpoints.iterdir()} <= {RECORD_PART}
+
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that holds something, unless that is to be gone on with or replaced. Raises InputError."""
         if resume and overwrite:
@@ -118,6 +128,8 @@ class FinetunedFolder:
         if not self.path.is_dir():
             raise InputError(f"{self.path} is no folder")
         is_ours = self.is_begun or (self.path / REPORT).is_file()
+        if self._is_bare:
+            return
         if any(self.path.iterdir()) and not is_ours:
             raise InputError(f"{self.path} holds other files; choose another folder")
         if is_ours and not resume and not overwrite:
@@ -131,19 +143,17 @@ class FinetunedFolder:
         """Note what is trained, or check that it is what the begun run has trained. Raises InputError."""
         self.processes.wait()
         if resume and self.is_begun:
-            self._check_record(record)
+            self._check_record(_read_object(self.checkpoints / RECORD), record)
         elif self.processes.is_first:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
-            (self.checkpoints / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+            part = self.checkpoints / RECORD_PART
+            part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+            part.replace(self.checkpoints / RECORD)
         self.processes.wait()
 
-    def _check_record(self, record: Mapping[str, object]) -> None:
-        path = self.checkpoints / RECORD
-        try:
-            begun = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise IntegrityError(f"{path} is damaged: {error}; begin anew with --overwrite") from error
+    def _check_record(self, begun: Mapping[str, object], record: Mapping[str, object]) -> None:
+        """Raise InputError unless `record` is what was `begun`."""
         wanted = json.loads(json.dumps(record))
         others = [name for name in wanted if begun.get(name) != wanted[name]]
         if others:
@@ -153,7 +163,7 @@ class FinetunedFolder:
     def last_checkpoint(self) -> str | None:
         """The newest checkpoint that is whole, for Trainer; None where none was written."""
         found = [(int(hit[1]), path) for path in self.checkpoints.iterdir() if (hit := CHECKPOINT.fullmatch(path.name))]
-        whole = [each for each in found if (each[1] / LAST_WRITTEN).is_file()]
+        whole = [each for each in found if _is_whole(each[1])]
         return str(max(whole)[1]) if whole else None
 
     @contextmanager
@@ -176,6 +186,7 @@ class FinetunedFolder:
             _remove(self.path / name)
         for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
             path.rename(self.path / path.name)
+        (self.checkpoints / RECORD).unlink()  # first: with it the finished model counts as unfinished
         shutil.rmtree(self.checkpoints)
 
     def complete(self, draft: Path, files: ModelFiles, report: FinetuningReport, *, is_new_head: bool) -> None:
@@ -188,19 +199,22 @@ class FinetunedFolder:
             shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
         repeat_unknown_row(draft, first=files.embedding_rows)
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
-        (draft / REPORT).write_text(_as_json(report), encoding="utf-8")
+        (draft / REPORT).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
         (draft / CARD).write_text(_card(report), encoding="utf-8")
 
-    def report(self) -> FinetuningReport:
-        """What the training that made this folder did. Raises IntegrityError."""
+    def report(self, record: Mapping[str, object]) -> FinetuningReport:
+        """What the training that made this folder did. Raises InputError where it is not `record`'s, IntegrityError."""
         path = self.path / REPORT
+        told = _read_object(path)
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            begun = dict(told.pop(RECORD_KEY))
             losses = {int(step): float(loss) for step, loss in told["losses"].items()}
             ids = tuple(told["misaligned"])
-            return FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
+            report = FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
+        self._check_record(begun, record)
+        return report
 
     def add_results(self, results: TaskResults) -> None:
         """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
@@ -212,6 +226,15 @@ class FinetunedFolder:
                 plot_results(results, self.path / "results.svg")
             put_results_in_card(self.path / CARD, results)
         self.processes.wait()
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether Trainer wrote a checkpoint to its end: its state last, weights before."""
+    try:
+        is_object = isinstance(json.loads((checkpoint / LAST_WRITTEN).read_text(encoding="utf-8")), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+    return is_object and any(any(checkpoint.glob(each)) for each in WEIGHTS)
 
 
 def _remove(path: Path) -> None:
@@ -228,8 +251,16 @@ def _told(name: str, begun: object, wanted: object) -> str:
     return f"{option} {begun}, now {wanted}"
 
 
-def _as_json(report: FinetuningReport) -> str:
-    told = {**asdict(report), "output": "", "results": None}
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of ours. Raises IntegrityError."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} is damaged: {error}; begin anew with --overwrite") from error
+
+
+def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:
+    told = {**asdict(report), "output": "", "results": None, RECORD_KEY: record}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
     check_tags,
     evaluate_data,
+    on_one_device,
     question_options,
     read_what_is_scored,
 )
@@ -39,6 +41,8 @@ from hf_xlmr.tasks.task_models import (
 )
 
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
+
+logger = logging.getLogger(__name__)
 
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
@@ -127,14 +131,13 @@ def finetune(
         folder = FinetunedFolder(Path(output), (Processes if chosen.cpu else DeviceProcesses).current())
         folder.check(resume=resume, overwrite=overwrite)
         scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
+        files = find_model(model, revision=revision, progress=progress)
+        training = _Training.of(recipe, files, _training_data(recipe, train, chosen), chosen)
+        if scored is not None:
+            check_tags(scored, training.head.labels)
         if resume and folder.is_finished:
-            report = folder.report()
+            report = folder.report(training.record())
         else:
-            files = find_model(model, revision=revision, progress=progress)
-            data = _training_data(recipe, train, chosen)
-            training = _Training.of(recipe, files, data, chosen)
-            if scored is not None:
-                check_tags(scored, training.head.labels)
             report = training.run(model, folder, resume=resume, progress=progress)
         if scored is None:
             return report
@@ -197,7 +200,8 @@ class _Training:
         from transformers import set_seed
 
         arguments = _arguments(self.recipe, self.options, self.settings, folder)
-        folder.begin(self._record(), resume=resume)
+        self._tell_of_long_warmup()
+        folder.begin(self.record(), resume=resume)
         set_seed(self.options.seed)  # a new head is drawn by it
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
@@ -223,6 +227,14 @@ class _Training:
         )
         self._write(trainer, folder, report)
         return report
+
+    def _tell_of_long_warmup(self) -> None:
+        """Warn where the learning rate is never reached."""
+        size, warmup = int(self.settings["batch_size"]), float(self.settings["warmup"])
+        epochs = float(self.settings.get("epochs", 0.0))
+        steps = int(self.settings.get("max_steps", math.ceil(epochs * math.ceil(len(self.features) / size))))
+        if warmup >= max(steps, 1):
+            logger.warning("--warmup %d is not less than the training's %d steps: give a lower one", warmup, steps)
 
     def _network(self) -> Any:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
@@ -257,7 +269,7 @@ class _Training:
                     merged(base, draft).save_pretrained(draft)
                 folder.complete(draft, self.files, report, is_new_head=self.head.is_new)
 
-    def _record(self) -> dict[str, object]:
+    def record(self) -> dict[str, object]:
         """What a resumed run must share with the one that it goes on from."""
         return {
             "task": self.recipe.task,
@@ -325,7 +337,7 @@ def _arguments(
             f"{folder.processes.count * options.accumulate}"
         )
     warmup = float(settings["warmup"])
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=share,
         gradient_accumulation_steps=options.accumulate,
@@ -350,6 +362,8 @@ def _arguments(
         label_names=list(recipe.label_columns),
         dataloader_pin_memory=False,
     )
+    on_one_device(arguments)
+    return arguments
 
 
 def _check_finite(trainer: Any) -> None:
