@@ -19,7 +19,7 @@ from hf_xlmr.progress import SILENT, Progress, ProgressTask
 __all__ = ["parse_size", "write_weights"]
 
 # The format: a little-endian 64-bit length, a JSON header that spaces may follow, then the tensors' bytes. Readers map
-# them; XLM-R's sizes keep all of them aligned where the first one is, and processors read aligned numbers best.
+# them, and processors multiply aligned numbers best.
 ALIGNMENT: Final = 64
 LENGTH_BYTES: Final = 8
 DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -43,11 +43,12 @@ def parse_size(text: str) -> int:
 def write_weights(
     weights: Mapping[str, Weight], folder: Path, *, max_shard_size: int, progress: Progress = SILENT
 ) -> tuple[str, ...]:
-    """Write the weights in their order into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
+    """Write the weights into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
 
-    One shard is `model.safetensors`; several have numbers and an index, as Transformers writes them. The system is
-    told to begin writing them to the disk; whoever publishes the folder waits for that. Gives the names of the files.
-    Raises IntegrityError, InputError, OSError.
+    They come in their order, but for those in a shard that would leave the next one unaligned. One shard is
+    `model.safetensors`; several have numbers and an index, as Transformers writes them. The system is told to begin
+    writing them to the disk; whoever publishes the folder waits for that. Gives the names of the files. Raises
+    IntegrityError, InputError, OSError.
     """
     shards = _shards(weights, max_shard_size)
     names = _shard_names(len(shards))
@@ -71,7 +72,12 @@ def _shards(weights: Mapping[str, Weight], limit: int) -> list[dict[str, Weight]
             filled = 0
         shards[-1][name] = weight
         filled += weight.nbytes
-    return shards
+    return [_aligned(shard) for shard in shards]
+
+
+def _aligned(shard: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The same weights, with those last that would leave the next one unaligned, such as the LM head's bias."""
+    return dict(sorted(shard.items(), key=lambda item: item[1].nbytes % ALIGNMENT != 0))
 
 
 def _shard_names(count: int) -> tuple[str, ...]:

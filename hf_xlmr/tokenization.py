@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -258,7 +259,13 @@ def _raise_if_half_a_pair(text: str, index: int) -> None:
 def _sentencepiece_version() -> tuple[int, ...]:
     import sentencepiece
 
-    return tuple(int(part) for part in sentencepiece.__version__.split(".")[:3] if part.isdecimal())
+    return _release(sentencepiece.__version__)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, whatever comes after each: (0, 2, 2) of 0.2.2rc1."""
+    parts = (re.match(r"\d+", part) for part in version.split(".")[:3])
+    return tuple(int(part[0]) for part in parts if part)
 
 
 def _processor(model: bytes) -> Any:

@@ -20,7 +20,7 @@ from hf_xlmr.conversion.tokenizer_parity import texts_by_class
 from hf_xlmr.dictionary import SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
-from hf_xlmr.tokenization import ExactTokenizer
+from hf_xlmr.tokenization import LAST_OF_FAIRSEQS, ExactTokenizer, _release
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 XLMR = SHARED / "data" / "xlmr-vocabulary"
@@ -277,3 +277,14 @@ def test_a_piece_that_comes_twice_is_damage(model_bytes: bytes) -> None:
 def test_a_model_that_sentencepiece_refuses_is_damage() -> None:
     with pytest.raises(IntegrityError):
         ExactTokenizer(Dictionary.parse(b"a 1\n", name="dict.txt"), b"\n\x03\n\x01a")
+
+
+@pytest.mark.parametrize(
+    ("version", "is_later"),
+    [
+        *[(version, False) for version in ("0.1.99", "0.2", "0.2.0", "0.2.1", "0.2.1.dev0")],
+        *[(version, True) for version in ("0.2.2", "0.2.2rc1", "0.2.2+local", "0.3.0a1", "1.0")],
+    ],
+)
+def test_which_sentencepiece_decides_otherwise_is_told_by_its_release(version: str, is_later: bool) -> None:
+    assert (_release(version) > LAST_OF_FAIRSEQS) is is_later

@@ -99,6 +99,19 @@ def test_a_file_is_laid_out_as_the_format_asks(tmp_path: Path) -> None:
     assert all(before[1] == after[0] for before, after in pairwise(offsets))
 
 
+@pytest.mark.parametrize("limit", [1 << 30, 5000])
+def test_weights_begin_at_multiples_of_64_bytes_whatever_biases_there_are(limit: int, tmp_path: Path) -> None:
+    """A bias of XLM-R's LM head has 250,002 numbers, one of a classifier three."""
+    sizes = {"a.bias": (250,), "b.bias": (3,), "c.weight": (16, 16), "d.bias": (16,), "e.weight": (32, 16)}
+    tensors = {name: torch.randn(size) for name, size in sizes.items()}
+    for name in write_weights(stored(tensors, tmp_path), tmp_path, max_shard_size=limit):
+        if name.endswith(".safetensors"):
+            loaded = safe_open(tmp_path / name, framework="pt")
+            begins = {key: loaded.get_tensor(key).data_ptr() % 64 for key in loaded.keys()}  # noqa: SIM118
+            assert not any(begins[key] for key in begins if key[0] in "cde"), begins
+            assert all(torch.equal(loaded.get_tensor(key), tensors[key]) for key in begins)
+
+
 def test_a_converted_folder_holds_the_source(tmp_path: Path) -> None:
     """Every name of B.1 by hand, so that neither the map nor the reader is asked."""
     source = weights()
