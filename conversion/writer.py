@@ -15,12 +15,12 @@ from typing import Final
 from hf_xlmr.conversion.weights import Weight
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
+from hf_xlmr.stored_weights import ALIGNMENT
 
 __all__ = ["parse_size", "write_weights"]
 
 # The format: a little-endian 64-bit length, a JSON header that spaces may follow, then the tensors' bytes. Readers map
 # them, and processors multiply aligned numbers best.
-ALIGNMENT: Final = 64
 LENGTH_BYTES: Final = 8
 DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

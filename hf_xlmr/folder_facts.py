@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.model_shape import json_object
 from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
 from hf_xlmr.stored_weights import opened
 
@@ -158,12 +158,4 @@ def _vocabulary(vocabulary: Any) -> dict[str, int]:
 
 
 def _object(path: Path) -> Mapping[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise IntegrityError(f"{path} is damaged: it holds no object")
-    return content
+    return json_object(path) if path.is_file() else None

@@ -14,7 +14,17 @@ from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 
-__all__ = ["DTYPE_BYTES", "HEAD_PARTS", "Block", "ModelShape", "Task", "Tensor", "shape_of", "shape_of_config"]
+__all__ = [
+    "DTYPE_BYTES",
+    "HEAD_PARTS",
+    "Block",
+    "ModelShape",
+    "Task",
+    "Tensor",
+    "json_object",
+    "shape_of",
+    "shape_of_config",
+]
 
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
@@ -316,12 +326,13 @@ def shape_of(model: str | Path) -> ModelShape:
         path = Path(model)
         config = path if path.name == CONFIG else path / CONFIG
         if config.is_file():
-            return shape_of_config(_parsed(config))
+            return shape_of_config(json_object(config))
     preview = import_module("hf_xlmr.conversion.preview")
     return shape_of_config(preview.preview_config(model))
 
 
-def _parsed(path: Path) -> Mapping[str, Any]:
+def json_object(path: Path) -> Mapping[str, Any]:
+    """The object that a JSON file of a model folder holds. Raises IntegrityError, OSError."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

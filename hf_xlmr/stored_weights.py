@@ -14,7 +14,7 @@ from hf_xlmr.memory import CPU
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OffloadedWeights", "StoredWeight", "opened"]
+__all__ = ["ALIGNMENT", "OffloadedWeights", "StoredWeight", "opened"]
 
 # Of a weight's first byte. From other places MKL adds up in another order: the last bits of a product differ.
 ALIGNMENT: Final = 64

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hf_xlmr.progress import Progress
+    from hf_xlmr.tasks.mlqa import Misalignment
 
 __all__ = ["register"]
 
@@ -48,7 +51,7 @@ class OnMisalignedInScores(str, Enum):
     error = "error"
 
 
-MISALIGNMENTS = {"error": "refuse", "skip": "skip", "score": "keep"}
+MISALIGNMENTS: Mapping[str, Misalignment] = {"error": "refuse", "skip": "skip", "score": "keep"}
 MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
 DATA_HELP = (
     "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub; may be said several "
@@ -229,7 +232,7 @@ def evaluate(
     options = EvaluationOptions(
         split=split,
         languages=_listed(languages),
-        misaligned=MISALIGNMENTS[on_misaligned.value],  # type: ignore[arg-type]
+        misaligned=MISALIGNMENTS[on_misaligned.value],
         head=head,
         batch_size=batch_size,
         max_length=max_length,

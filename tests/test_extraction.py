@@ -45,13 +45,7 @@ TEXTS = [
 LONG = "The train leaves in the evening, and nobody knows why. " * 40
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of our own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("HF_XLMR_CACHE", str(folder))
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 @cache

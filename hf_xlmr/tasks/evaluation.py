@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.loading import ModelFiles, find_model
@@ -36,9 +36,6 @@ __all__ = [
     "scores_of",
 ]
 
-LONGEST_QUESTION: Final = 64  # tokens; this and the next as in XTREME's script
-STRIDE: Final = 128
-
 Logits: TypeAlias = "list[np.ndarray[Any, Any]]"
 
 
@@ -60,7 +57,7 @@ class EvaluationOptions:
     """Of a text in tokens; None for what the task's recipe has."""
     stride: int | None = None
     """A window of a long text begins every so many tokens; None for 128, less where a window holds little."""
-    max_answer: int = 30
+    max_answer: int = QuestionOptions.max_answer
     null_threshold: float | None = None
     """Of questions that may have no answer, as in SQuAD 2.0: see QuestionOptions."""
     bf16: bool = False
@@ -232,11 +229,11 @@ class _Scorer:
 
 def question_options(max_length: int, options: EvaluationOptions) -> QuestionOptions:
     """How questions are cut into windows; questions are cut shorter where a model takes few tokens."""
-    longest_question = min(LONGEST_QUESTION, max_length // 2 - 2)
+    longest_question = min(QuestionOptions.max_question, max_length // 2 - 2)
     room = max_length - longest_question - PAIR_MARKS
     return QuestionOptions(
         max_length=max_length,
-        stride=min(STRIDE, max(1, room // 2)) if options.stride is None else options.stride,
+        stride=min(QuestionOptions.stride, max(1, room // 2)) if options.stride is None else options.stride,
         max_question=longest_question,
         max_answer=options.max_answer,
         null_threshold=options.null_threshold,

@@ -17,7 +17,7 @@ from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.results import Setting, TaskResults
-from hf_xlmr.tasks.results_card import put_results_in_card
+from hf_xlmr.tasks.results_card import PIPELINE_TAGS, put_results_in_card
 from hf_xlmr.tasks.results_plot import plot_results
 from hf_xlmr.tasks.results_table import tables_of
 
@@ -38,7 +38,6 @@ OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another h
 CARD: Final = "README.md"
 LONGEST_TOLD: Final = 40  # characters of a value in a message
 NAMES: Final = {"xnli": "XNLI", "mlqa": "MLQA", "ner": "named entities"}
-PIPELINES: Final = {"xnli": "text-classification", "mlqa": "question-answering", "ner": "token-classification"}
 CARD_TEXT: Final = """---
 library_name: transformers
 pipeline_tag: {pipeline}
@@ -270,7 +269,7 @@ def _card(report: FinetuningReport) -> str:
     settings = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in report.settings.items())
     return CARD_TEXT.format(
         model=Path(report.model).name,
-        pipeline=PIPELINES[report.task],
+        pipeline=PIPELINE_TAGS[report.task],
         task=NAMES[report.task],
         class_name=report.class_name,
         mode=report.mode,

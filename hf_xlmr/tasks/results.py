@@ -14,7 +14,7 @@ from hf_xlmr.tasks.metrics import MLQA_RULES
 from hf_xlmr.tasks.xnli import XNLI_LANGUAGES
 from hf_xlmr.text_files import JSON_TYPES
 
-__all__ = ["TASK_METRICS", "Setting", "TaskResults", "languages_of_pair", "paper_order"]
+__all__ = ["TASK_METRICS", "Setting", "TaskResults", "key_of_pair", "languages_of_pair", "paper_order"]
 
 Setting = str | int | float | bool
 
@@ -44,6 +44,11 @@ def languages_of_pair(key: str) -> tuple[str, str]:
     """The languages of context and question in a key of MLQA's scores: `en-de`, or `en` where they are the same."""
     context, _, question = key.partition("-")
     return context, question or context
+
+
+def key_of_pair(context: str, question: str) -> str:
+    """The key of two languages in MLQA's scores, as `languages_of_pair` reads it."""
+    return context if context == question else f"{context}-{question}"
 
 
 def paper_order(task: str, keys: Mapping[str, object]) -> tuple[str, ...]:

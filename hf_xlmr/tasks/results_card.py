@@ -15,15 +15,16 @@ from hf_xlmr.tasks.results_table import tables_of
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-__all__ = ["card_section", "eval_results", "put_results_in_card"]
+__all__ = ["PIPELINE_TAGS", "card_section", "eval_results", "put_results_in_card"]
 
 CARD: Final = "README.md"
-TASKS: Final[Mapping[str, tuple[str, str]]] = {
-    "xnli": ("text-classification", "Natural language inference"),
-    "mlqa": ("question-answering", "Question answering"),
-    "ner": ("token-classification", "Named entities"),
+PIPELINE_TAGS: Final[Mapping[str, str]] = {
+    "xnli": "text-classification",
+    "mlqa": "question-answering",
+    "ner": "token-classification",
 }
-"""What the Hub calls the kind of task, and what the section is called."""
+"""What the Hub calls the kind of task."""
+HEADINGS: Final = {"xnli": "Natural language inference", "mlqa": "Question answering", "ner": "Named entities"}
 METADATA: Final = re.compile(r"\A---\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 INDEX: Final = re.compile(r"^model-index:.*?(?=^[^\s#\-]|\Z)", re.DOTALL | re.MULTILINE)
 DIGITS: Final = 4
@@ -39,7 +40,7 @@ def card_section(results: TaskResults, *, dataset: str | None = None, references
     settings = ", ".join(f"`{_plain(key)}` {_plain(value)}" for key, value in results.settings.items())
     told = f"\nEvaluated with hf_xlmr: {settings}.\n" if settings else "\nEvaluated with hf_xlmr.\n"
     begin, end = _marks(results, name)
-    return f"{begin}\n## {TASKS[results.task][1]}: {_plain(name)}\n\n{tables}{told}{end}"
+    return f"{begin}\n## {HEADINGS[results.task]}: {_plain(name)}\n\n{tables}{told}{end}"
 
 
 def eval_results(results: TaskResults, *, dataset: str | None = None) -> list[EvalResult]:
@@ -51,8 +52,8 @@ def eval_results(results: TaskResults, *, dataset: str | None = None) -> list[Ev
     rows: list[tuple[str | None, Mapping[str, float]]] = [(None, results.average), *results.scores.items()]
     return [
         EvalResult(
-            task_type=TASKS[results.task][0],
-            task_name=TASKS[results.task][1],
+            task_type=PIPELINE_TAGS[results.task],
+            task_name=HEADINGS[results.task],
             dataset_type=name,
             dataset_name=f"{name} ({language or f'average of {len(results.scores)}'})",
             dataset_config=language,

@@ -13,16 +13,26 @@ from hf_xlmr.errors import InputError, printable
 from hf_xlmr.tasks.example_data import example_data
 from hf_xlmr.tasks.mlqa import Misaligned, Misalignment, QuestionExample, QuestionInput, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
+from hf_xlmr.tasks.results import key_of_pair
 from hf_xlmr.tasks.xnli import XnliExample, open_xnli
 from hf_xlmr.text_files import is_hub_name
 
-__all__ = ["DataSource", "Example", "Reading", "TaskData", "language_of", "read_task_data"]
+__all__ = ["DataSource", "Example", "MissingLanguages", "Reading", "TaskData", "language_of", "read_task_data"]
 
 Example: TypeAlias = XnliExample | QuestionExample | NerExample
 
 DEMO: Final = "demo"
 LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,3})?"
 TOLD: Final = re.compile(rf"(?P<language>{LANGUAGE})=(?P<source>.+)", re.DOTALL)
+
+
+class MissingLanguages(InputError):
+    """Languages that were asked for, and that the data lack."""
+
+    def __init__(self, told: str, languages: Sequence[str]) -> None:
+        """Carry the languages that are missing."""
+        self.languages = tuple(languages)
+        super().__init__(printable(told))
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,7 @@ def language_of(example: Example) -> str:
     """What its scores are told by: the language, or `en-de` for an English context and a German question."""
     if not isinstance(example, QuestionExample):
         return example.language
-    context, question = example.context_language, example.question_language
-    return context if context == question else f"{context}-{question}"
+    return key_of_pair(example.context_language, example.question_language)
 
 
 def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskData:
@@ -143,7 +152,7 @@ def _add(found: dict[str, list[Example]], part: Iterable[Example]) -> None:
 
 def _pair(part: QuestionInput) -> str:
     _, context, question = part.parts[0]
-    return context if context == question else f"{context}-{question}"
+    return key_of_pair(context, question)
 
 
 def _wanted(name: str, found: dict[str, list[Example]], languages: tuple[str, ...] | None) -> dict[str, list[Example]]:
@@ -154,5 +163,5 @@ def _wanted(name: str, found: dict[str, list[Example]], languages: tuple[str, ..
         return found
     if missing := [each for each in languages if each not in found]:
         has = ", ".join(found)
-        raise InputError(printable(f"{name} holds no examples of {', '.join(map(repr, missing))}; it has {has}"))
+        raise MissingLanguages(f"{name} holds no examples of {', '.join(map(repr, missing))}; it has {has}", missing)
     return {language: found[language] for language in languages}

@@ -25,11 +25,11 @@ from hf_xlmr.tasks.evaluation import (
     read_what_is_scored,
 )
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
-from hf_xlmr.tasks.mlqa import Misaligned
+from hf_xlmr.tasks.mlqa import Misaligned, Misalignment
 from hf_xlmr.tasks.question_answering import encode_questions
 from hf_xlmr.tasks.recipes import LORA, MODES, SOURCE_LANGUAGE, Recipe, recipe_of
 from hf_xlmr.tasks.results import Setting
-from hf_xlmr.tasks.task_data import Example, Reading, TaskData, read_task_data
+from hf_xlmr.tasks.task_data import Example, MissingLanguages, Reading, TaskData, read_task_data
 from hf_xlmr.tasks.task_models import (
     TaskHead,
     exact_tokenizer,
@@ -58,7 +58,7 @@ class FinetuningOptions:
     """`zero-shot` trains on English alone, `translate-train-all` on every language of the data."""
     split: str | None = None
     """Of data sets, to train on."""
-    misaligned: str = "refuse"
+    misaligned: Misalignment = "refuse"
     """`refuse` training data with answers that stand elsewhere than they say, or `skip` those."""
     learning_rate: float | None = None
     epochs: float | None = None
@@ -153,13 +153,12 @@ def finetune(
 def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOptions) -> TaskData:
     """What is trained on: English alone, or every language. Raises InputError."""
     wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
-    misaligned: Any = options.misaligned
+    reading = Reading(split=options.split, languages=wanted, misaligned=options.misaligned)
     try:
-        return read_task_data(recipe.task, train, Reading(split=options.split, languages=wanted, misaligned=misaligned))
-    except InputError as error:
-        if wanted and f"no examples of {SOURCE_LANGUAGE!r}" in str(error):
-            raise InputError(f"{error}; zero-shot trains on English, --mode translate-train-all on all") from error
-        raise
+        return read_task_data(recipe.task, train, reading)
+    except MissingLanguages as error:
+        told = f"{error}; zero-shot trains on English, --mode translate-train-all on all"
+        raise MissingLanguages(told, error.languages) from error
 
 
 def _labels(recipe: Recipe, data: TaskData) -> tuple[str, ...] | None:
