@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_xlmr.conversion.parity import ParityError, ParityReport
     from hf_xlmr.conversion.recipe import ConversionReport, convert
     from hf_xlmr.conversion.reverse import ExportReport, export
+    from hf_xlmr.conversion.sentence_transformers_folder import SentenceTransformersReport, to_sentence_transformers
     from hf_xlmr.conversion.verification import verify
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "Inspection",
     "ParityError",
     "ParityReport",
+    "SentenceTransformersReport",
     "convert",
     "export",
     "inspect",
     "open_checkpoint",
+    "to_sentence_transformers",
     "verify",
 ]
 
@@ -37,10 +40,12 @@ _HOMES = {
     "Inspection": "inspection",
     "ParityError": "parity",
     "ParityReport": "parity",
+    "SentenceTransformersReport": "sentence_transformers_folder",
     "convert": "recipe",
     "export": "reverse",
     "inspect": "inspection",
     "open_checkpoint": "checkpoint",
+    "to_sentence_transformers": "sentence_transformers_folder",
     "verify": "verification",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 
 from hf_xlmr import __version__
 from hf_xlmr.conversion.architecture import Wanted
-from hf_xlmr.conversion.card import card_of
+from hf_xlmr.conversion.card import CardMetadata, card_of, checked_metadata
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.options import Options
 from hf_xlmr.conversion.plan import WeightPlan
@@ -22,6 +22,7 @@ from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.conversion.vocabulary import write_tokenizer
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.conversion.writer import parse_size, write_weights
+from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 
@@ -74,6 +75,8 @@ def convert(
     encoder_only: bool = False,
     attention_heads: int | None = None,
     ema: bool = False,
+    languages: Sequence[str] = (),
+    licence: str | None = None,
     overwrite: bool = False,
     verify: bool = True,
     progress: Progress = SILENT,
@@ -83,10 +86,11 @@ def convert(
     `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `data` a folder with its dictionaries,
     where they are not beside it (fairseq's data-bin). `dtype` auto keeps each weight as stored.
     `head` names the classification head to convert, "none" the masked LM. `attention_heads` is asked for where the
-    options do not tell. The folder appears under its name only when it is whole. Raises InputError for what the user
-    can mend (UnsupportedCheckpoint with every reason), IntegrityError for damage and where the verification fails.
+    options do not tell. `languages` and `licence` are for the model card, as the Hub spells them. The folder appears
+    under its name only when it is whole. Raises InputError for what the user can mend (UnsupportedCheckpoint with every
+    reason), IntegrityError for damage and where the verification fails.
     """
-    shard_bytes = parse_size(max_shard_size)
+    shard_bytes, told = parse_size(max_shard_size), checked_metadata(languages, licence)
     wanted = Wanted(head=head, encoder_only=encoder_only, attention_heads=attention_heads, dtype=dtype, ema=ema)
     with (
         told_plainly(),
@@ -103,7 +107,7 @@ def convert(
         report = _report(prepared, Path(output))
         if verify:
             report = replace(report, parity=_verified(prepared, draft, progress))
-        _write_records(prepared, report, draft)
+        _write_records(prepared, report, draft, told)
         return replace(report, files=_sizes(draft))
 
 
@@ -166,15 +170,24 @@ def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
         (draft / SENTENCEPIECE).write_bytes(pieces.read())
 
 
-def _write_records(prepared: Prepared, report: ConversionReport, draft: Path) -> None:
+def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, told: CardMetadata) -> None:
     """What fairseq needs again, what was done, and the model card."""
     kept = draft / "fairseq"
     for name, part in prepared.checkpoint.files.companions.items():
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
     _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
-    _write_json(kept / "conversion.json", _record(prepared, report))
-    _write_text(draft / "README.md", card_of(report, prepared.config))
+    record = _record(prepared, report)
+    _write_json(kept / "conversion.json", record)
+    _write_text(draft / "README.md", _card(prepared, record, told))
+
+
+def _card(prepared: Prepared, record: Mapping[str, object], told: CardMetadata) -> str:
+    part = prepared.checkpoint.files.dictionary
+    if part is None:
+        raise InputError("there is no dict.txt")
+    dictionary = Dictionary.parse(part.read(), expected_rows=prepared.architecture.vocabulary, name=part.name)
+    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, told=told)
 
 
 def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:

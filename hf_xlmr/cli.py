@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from hf_xlmr import __version__, publish_commands
+from hf_xlmr import __version__, publish_commands, sentence_transformers_command
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.sharding import DEFAULT_TOKENS
 from hf_xlmr.task_commands import register
@@ -73,6 +73,13 @@ def convert(
     encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave every head behind.")] = False,
     attention_heads: AttentionHeads = None,
     ema: Ema = False,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--language", metavar="CODE", help="For the model card, such as de; may be said several times."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="For the model card, such as mit or apache-2.0.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare every byte and the outputs before publishing.")
@@ -93,6 +100,8 @@ def convert(
         encoder_only=encoder_only,
         attention_heads=attention_heads,
         ema=ema,
+        languages=languages or (),
+        licence=licence,
         overwrite=overwrite,
         verify=verify,
         progress=_progress(shown=not quiet),
@@ -310,6 +319,7 @@ def extract(
 
 register(app)
 publish_commands.register(app)
+sentence_transformers_command.register(app)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

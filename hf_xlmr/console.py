@@ -143,6 +143,16 @@ def show_export(report: Any) -> None:
         console.print(f"  - {_plain(line)}")
 
 
+def show_sentence_transformers(report: Any) -> None:
+    """Print a SentenceTransformersReport."""
+    console = Console(highlight=False)
+    shown = {
+        "vectors": f"{report.width} wide, pooled by {report.pool}, of texts up to {report.max_length} tokens",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+    }
+    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+
+
 def show_extraction(report: Any) -> None:
     """Print an ExtractionReport."""
     layers = ", ".join(map(str, report.layers))

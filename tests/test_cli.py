@@ -64,7 +64,7 @@ def test_version(tmp_path: Path) -> None:
 
 CONVERT_OPTIONS = (
     *("--dtype", "--max-shard-size", "--head", "--encoder-only", "--overwrite", "--no-verify"),
-    *("--json", "--quiet", "--attention-heads", "--ema"),
+    *("--json", "--quiet", "--attention-heads", "--ema", "--language", "--license"),
 )
 
 

@@ -52,7 +52,7 @@ FLOORS = (
         *("hf_xlmr.conversion.dialects", "hf_xlmr.conversion.parts", "hf_xlmr.conversion.writer"),
         *("hf_xlmr.conversion.model_folder", "hf_xlmr.conversion.reference", "hf_xlmr.conversion.torch_writer"),
     ),
-    ("hf_xlmr.conversion.checkpoint",),
+    ("hf_xlmr.conversion.checkpoint", "hf_xlmr.conversion.sentence_transformers_folder"),
     ("hf_xlmr.conversion.architecture",),
     ("hf_xlmr.conversion.companions", "hf_xlmr.conversion.config", "hf_xlmr.conversion.plan"),
     (
@@ -68,7 +68,10 @@ FLOORS = (
     ("hf_xlmr.doctor", "hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
     ("hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
     ("hf_xlmr.extraction", "hf_xlmr.tasks.training"),
-    ("hf_xlmr.bulk_extraction", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
+    (
+        *("hf_xlmr.bulk_extraction", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
+        "hf_xlmr.sentence_transformers_command",
+    ),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -86,13 +89,18 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.pooling": {"torch"},
     "hf_xlmr.precision": {"torch"},
     "hf_xlmr.publish_commands": {"typer"},
+    "hf_xlmr.sentence_transformers_command": {"typer"},
     "hf_xlmr.task_commands": {"typer"},
     "hf_xlmr.tasks.trainer_progress": {"transformers"},
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.views": {"torch"},
 }
-MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading"}  # the doors through which a fairseq source comes in
-MAY_PRINT = {"hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"}
+# the doors through which a fairseq source comes in, and one that stages a folder as the converter does
+MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading", "hf_xlmr.sentence_transformers_command"}
+MAY_PRINT = {
+    *("hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
+    "hf_xlmr.sentence_transformers_command",
+}
 RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
 ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}
 RUNS_CODE_OF_TEXT = {"eval", "exec", "compile", "__import__"}

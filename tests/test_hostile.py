@@ -11,6 +11,7 @@ import gzip
 import json
 import lzma
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def write(folder: Path, model: bytes, *, symbols: tuple[str, ...] = SYMBOLS) -> 
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """What is in a converted folder, but for the size of the checkpoint that its record keeps."""
+    """What is in a converted folder, but for the size and hash of the checkpoint that its record and card keep."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         data = path.read_bytes()
@@ -88,6 +89,8 @@ def contents(folder: Path) -> dict[str, str]:
             record = json.loads(data)
             del record["source"]
             data = json.dumps(record, sort_keys=True).encode()
+        if path.name == "README.md":
+            data = re.sub(rb"^## What it was made from$.*?(?=^## )", b"", data, flags=re.DOTALL | re.MULTILINE)
         found[path.relative_to(folder).as_posix()] = sha256(data).hexdigest()
     return found
 

@@ -37,7 +37,18 @@ def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
-COMMANDS = ("convert", "inspect", "verify", "export", "plan", "extract", "finetune", "evaluate", "doctor")
+COMMANDS = (
+    "convert",
+    "inspect",
+    "verify",
+    "export",
+    "plan",
+    "extract",
+    "finetune",
+    "evaluate",
+    "doctor",
+    "to-sentence-transformers",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

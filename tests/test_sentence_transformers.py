@@ -1,0 +1,199 @@
+"""What sentence-transformers loads gives the vectors of our extractor, and nothing else becomes such a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import FIXTURES
+from sentence_transformers import SentenceTransformer
+
+from hf_xlmr import XLMR, FeatureExtractor
+from hf_xlmr.conversion import convert, to_sentence_transformers
+from hf_xlmr.conversion.sentence_transformers_folder import POOLS
+from hf_xlmr.errors import HfXlmrError, InputError
+
+PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
+TOLERANCE = 1e-5  # float32
+SOURCES = {
+    "XLMRoberta": "demo",
+    "XLMRobertaXL": FIXTURES / "v0122prenorm",
+    "RobertaPreLayerNorm": FIXTURES / "v0122prelayernorm",
+}
+TEXTS = [
+    "Hello world!",
+    "",
+    "Cafe\u0301 et nai\u0308ve, Bru\u0308der",  # decomposed
+    "The train leaves in the evening, and nobody knows why. " * 60,  # cut off
+    "नमस्ते दुनिया",
+    "a  b\tc",
+    "你好，世界",
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Path]:
+    """By family and whether it is the encoder alone."""
+    root = tmp_path_factory.mktemp("models")
+    made = {(family, only): root / f"{family}-{only}" for family in SOURCES for only in (False, True)}
+    for (family, only), path in made.items():
+        convert(SOURCES[family], path, encoder_only=only, verify=False)
+    return made
+
+
+@pytest.fixture
+def demo(folders: dict[tuple[str, bool], Path], tmp_path: Path) -> Path:
+    """The demo in a folder of its own."""
+    return Path(shutil.copytree(folders["XLMRoberta", False], tmp_path / "model"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("encoder_only", [False, True])
+@pytest.mark.parametrize("family", SOURCES)
+def test_the_vectors_are_the_extractors(
+    family: str, encoder_only: bool, pool: str, folders: dict[tuple[str, bool], Path], tmp_path: Path
+) -> None:
+    source = folders[family, encoder_only]
+    report = to_sentence_transformers(source, tmp_path / "st", pool=pool)
+    assert report.class_name == f"{family}{'Model' if encoder_only else 'ForMaskedLM'}"
+    theirs = SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    xlmr = XLMR.from_pretrained(source).eval()
+    assert theirs.max_seq_length == report.max_length == xlmr.max_positions
+    ours = FeatureExtractor(xlmr, pool=pool)(TEXTS)
+    vectors = theirs.encode(TEXTS, batch_size=4)  # padded: a text that is cut off beside short ones
+    assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), report.width)
+    assert np.abs(vectors - ours).max() <= TOLERANCE
+    others = {way: FeatureExtractor(xlmr, pool=way)(TEXTS) for way in POOLS if way != pool}
+    assert all(np.abs(vectors - other).max() > 100 * TOLERANCE for other in others.values())
+
+
+def test_no_weight_is_random(folders: dict[tuple[str, bool], Path], tmp_path: Path) -> None:
+    """A pooler would be, since fairseq has none."""
+    to_sentence_transformers(folders["XLMRoberta", True], tmp_path / "st")
+    loaded = SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    assert not [name for name, _ in loaded.named_parameters() if "pooler" in name]
+
+
+def test_the_model_is_there_whole_and_stays_as_it_was(demo: Path, tmp_path: Path) -> None:
+    before = files_of(demo)
+    report = to_sentence_transformers(demo, tmp_path / "st")
+    made = files_of(tmp_path / "st")
+    assert files_of(demo) == before
+    assert {name for name in before if made.get(name) != before[name]} == {"README.md"}
+    lines = zip(before["README.md"].splitlines(), made["README.md"].splitlines(), strict=True)
+    assert [new for old, new in lines if old != new] == [
+        b"library_name: sentence-transformers",
+        b"pipeline_tag: sentence-similarity",
+    ]
+    assert report.files == {name: len(content) for name, content in made.items()}
+    to_sentence_transformers(demo, tmp_path / "again")
+    assert files_of(tmp_path / "again") == made
+
+
+def test_shards_are_copied_with_their_index(tmp_path: Path) -> None:
+    convert("demo", tmp_path / "model", max_shard_size="500KB", verify=False)
+    to_sentence_transformers(tmp_path / "model", tmp_path / "st")
+    assert len(list((tmp_path / "st").glob("model-*.safetensors"))) > 1
+    ours = FeatureExtractor(XLMR.from_pretrained(tmp_path / "model").eval())(TEXTS)
+    vectors = SentenceTransformer(str(tmp_path / "st"), device="cpu").encode(TEXTS)
+    assert np.abs(vectors - ours).max() <= TOLERANCE
+
+
+def test_links_become_files(demo: Path, tmp_path: Path) -> None:
+    """As in the Hub's cache, whose snapshots are links to blobs."""
+    blob = (demo / "model.safetensors").rename(tmp_path / "blob")
+    (demo / "model.safetensors").symlink_to(blob)
+    to_sentence_transformers(demo, tmp_path / "st")
+    copied = tmp_path / "st" / "model.safetensors"
+    assert not copied.is_symlink() and copied.read_bytes() == blob.read_bytes()
+    assert copied.stat().st_ino != blob.stat().st_ino
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+def edited(demo: Path, **fields: object) -> None:
+    path = demo / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def without_tokenizer(demo: Path) -> None:
+    (demo / "tokenizer.json").unlink()
+    (demo / "sentencepiece.bpe.model").unlink()
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a classifier": (
+        lambda demo: edited(demo, architectures=["XLMRobertaForSequenceClassification"]),
+        "whose head sentence-transformers would drop",
+    ),
+    "another family": (lambda demo: edited(demo, model_type="bert"), "the model_type is bert"),
+    "no tokenizer": (without_tokenizer, "has neither tokenizer.json nor sentencepiece.bpe.model"),
+    "no configuration": (lambda demo: (demo / "config.json").unlink(), "is not a Transformers folder"),
+    "no weights": (lambda demo: (demo / "model.safetensors").unlink(), "holds no weights"),
+    "one already": (lambda demo: (demo / "modules.json").write_text("[]"), "of sentence-transformers already"),
+    "truncated weights": (
+        lambda demo: (demo / "model.safetensors").write_bytes((demo / "model.safetensors").read_bytes()[:-9]),
+        "is truncated",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_other_folders_are_refused(fault: str, demo: Path, tmp_path: Path) -> None:
+    damage, sentence = FAULTS[fault]
+    damage(demo)
+    with pytest.raises(HfXlmrError, match=sentence):
+        to_sentence_transformers(demo, tmp_path / "st")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_folders_may_not_lie_in_each_other(demo: Path) -> None:
+    for output in (demo, demo / "st", demo.parent):
+        with pytest.raises(InputError, match="lie in each other"):
+            to_sentence_transformers(demo, output, overwrite=True)
+    assert not (demo / "modules.json").exists()
+
+
+def test_another_way_of_pooling_is_refused(demo: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is none of mean, cls, max"):
+        to_sentence_transformers(demo, tmp_path / "st", pool="none")
+
+
+# ---- the program -----------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, "to-sentence-transformers", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def pooling_of(folder: Path) -> set[str]:
+    modes = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    return {name for name, value in modes.items() if value is True}
+
+
+def test_the_program_makes_it_and_replaces_it_when_told(demo: Path, tmp_path: Path) -> None:
+    made = tmp_path / "st"
+    done = run(demo, made, "--pool", "cls", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert (told["pool"], told["width"], told["max_length"]) == ("cls", 64, 512)
+    assert run(demo, made).returncode == 2 and pooling_of(made) == {"pooling_mode_cls_token"}
+    done = run(demo, made, "--overwrite")
+    assert done.returncode == 0 and "pooled by mean" in " ".join(done.stdout.split())
+    assert pooling_of(made) == {"pooling_mode_mean_tokens"}
+    assert run(demo, tmp_path / "other", "--pool", "none").returncode == 2
