@@ -17,6 +17,8 @@ FLOORS = (
     ("hf_xlmr.pipeline",),
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
+    ("hf_xlmr.text_rows",),
+    ("hf_xlmr.arrow_texts",),
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),

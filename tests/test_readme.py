@@ -15,7 +15,7 @@ from places import CHECKOUT
 PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 README = CHECKOUT / "README.md"
 GUIDES = sorted((CHECKOUT / "notebooks" / "guide").glob("*.md"))
-PRINTED = "#> "  # marks in a block what the line before it prints
+PRINTED = "# -> "  # marks in a block what the line before it prints
 
 
 def text_of(page: Path) -> str:
