@@ -1,0 +1,133 @@
+"""What the Hub refuses, and a network that breaks, each as one sentence that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from hf_xlmr.errors import HfXlmrError, InputError
+
+__all__ = ["HubRefusal", "NotOnTheHub", "quiet_hub", "told_by_the_hub"]
+
+TOKENS: Final = "https://huggingface.co/settings/tokens"
+NO_TOKEN: Final = f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write, from {TOKENS}"
+OFFLINE: Final = "HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
+BAD_TOKEN: Final = f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
+LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
+SENTENCES: Final[Mapping[int, str]] = {
+    401: BAD_TOKEN,
+    402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
+    403: "the token may not write to {repo_id}: take one that may from " + TOKENS + ", or propose it with --create-pr",
+    404: "{repo_id} is not there, or the token may not see it: look at its name and at the token",
+    409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the token, "
+    "or try again",
+    412: "somebody has changed {repo_id} since it was looked at: try again, which looks anew",
+    413: "the Hub takes no file of that size: write smaller ones with `hf-xlmr convert --max-shard-size 5GB`, or "
+    'save_pretrained(..., max_shard_size="5GB")',
+    429: "the Hub takes no more requests for now: try again in {wait}",
+}
+FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
+NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network, and try again"
+
+
+class HubRefusal(InputError):
+    """What the Hub did not do; `status` is that of its answer, None where there was none."""
+
+    def __init__(self, told: str, *, status: int | None = None, is_unanswered: bool = False) -> None:
+        """Carry the sentence, the status, and whether the answer was lost on its way or in the Hub."""
+        self.told = told
+        self.status = status
+        self.is_unanswered = is_unanswered
+        super().__init__(told)
+
+
+class NotOnTheHub(HubRefusal):
+    """A repository or a branch that is not there, or that the token may not see."""
+
+
+@contextmanager
+def told_by_the_hub(repo_id: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    of_http = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
+    try:
+        yield
+    except HfXlmrError:
+        raise
+    except LocalTokenNotFoundError as error:
+        raise HubRefusal(NO_TOKEN) from error
+    except OfflineModeIsEnabled as error:
+        raise HubRefusal(OFFLINE) from error
+    except (of_http, ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        cause = _cause(error)
+        if isinstance(cause, HfHubHTTPError):
+            raise _answered(cause, repo_id) from error
+        if isinstance(cause, (of_http, ConnectionError, TimeoutError)):
+            raise HubRefusal(NO_ANSWER, is_unanswered=True) from error
+        if isinstance(cause, OSError):  # the file that was to be sent
+            raise cause from error
+        raise HubRefusal(f"the Hub did not take what was sent ({_first_line(cause)}): try again") from error
+    except PermissionError as error:
+        if type(error).__module__ != "hf_xet":
+            raise
+        raise HubRefusal(BAD_TOKEN, status=401) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What huggingface_hub wrapped into an error that only says which file was being sent."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _answered(error: Any, repo_id: str) -> HubRefusal:
+    """The refusal for an answer, by its status. A repository that is not there is a 401 to those who are not known."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    status = int(error.response.status_code)
+    is_absent = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+    sentence = SENTENCES.get(404 if is_absent else status, "the Hub refuses this")
+    if status >= 500:
+        sentence = FAULT_OF_THE_HUB
+    namespace = repo_id.partition("/")[0]
+    told = sentence.format(repo_id=repo_id, namespace=namespace, wait=_wait(error.response.headers))
+    said = " ".join(str(error.server_message or "").split())[:LONGEST_TOLD]
+    kind = NotOnTheHub if is_absent else HubRefusal
+    return kind(f"{told} (status {status}{': ' if said else ''}{said})", status=status, is_unanswered=status >= 500)
+
+
+def _wait(headers: Mapping[str, str]) -> str:
+    """How long the Hub asks to wait, as far as it tells."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    after = headers.get("Retry-After", "")
+    limit = parse_ratelimit_headers(headers)
+    seconds = int(after) if after.isdigit() else limit.reset_in_seconds if limit is not None else None
+    return "some minutes" if seconds is None else f"{seconds} seconds"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:LONGEST_TOLD] or type(error).__name__
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """huggingface_hub without bars, advice and warnings of its own, and as it was afterwards."""
+    import warnings
+
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    had_bars, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        logging.set_verbosity_error()
+        disable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if had_bars:
+                enable_progress_bars()
