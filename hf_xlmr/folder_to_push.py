@@ -1,4 +1,4 @@
-"""A model folder before it is published: what of it is sent, whether that is whole, and what is known of its weights."""
+"""A folder before it is published: what of it is sent, whether that is whole, and what is known of its weights."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder 
 MILD: Final = frozenset({"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype"})
 """Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
 CHANGED: Final = (
-    "{folder} holds other weights than those that were verified ({names}): copy it anew, or convert the checkpoint again; "
-    "where the change is meant, delete " + RECORD + ", which tells of the other weights, and say in README.md what was done"
+    "{folder} holds other weights than those that were verified ({names}): copy it anew, or convert the checkpoint "
+    "again; where the change is meant, delete fairseq/conversion.json, which tells of others, and say so in README.md"
 )
 
 
@@ -122,8 +122,9 @@ def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
     for name, file in files.items():
         if file.size > LARGEST_FILE:
             raise InputError(
-                f"{name} has {file.size / 10**9:.0f} GB, and the Hub takes at most {LARGEST_FILE / 10**9:.0f}: write "
-                'smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., max_shard_size="5GB")'
+                f"{name} has {file.size / 10**9:.0f} GB, and the Hub takes at most {LARGEST_FILE / 10**9:.0f}: "
+                "write smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., "
+                'max_shard_size="5GB")'
             )
 
 

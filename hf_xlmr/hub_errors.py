@@ -8,20 +8,24 @@ from typing import Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError
 
-__all__ = ["HubRefusal", "NotOnTheHub", "quiet_hub", "told_by_the_hub"]
+__all__ = ["HubRefusal", "NotOnTheHub", "hub_utils", "quiet_hub", "told_by_the_hub"]
 
 TOKENS: Final = "https://huggingface.co/settings/tokens"
-NO_TOKEN: Final = f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write, from {TOKENS}"
+NO_TOKEN: Final = (
+    f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write, from {TOKENS}"
+)
 OFFLINE: Final = "HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
-BAD_TOKEN: Final = f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
+BAD_TOKEN: Final = (
+    f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
+)
 LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
 SENTENCES: Final[Mapping[int, str]] = {
     401: BAD_TOKEN,
     402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
     403: "the token may not write to {repo_id}: take one that may from " + TOKENS + ", or propose it with --create-pr",
     404: "{repo_id} is not there, or the token may not see it: look at its name and at the token",
-    409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the token, "
-    "or try again",
+    409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the "
+    "token, or try again",
     412: "somebody has changed {repo_id} since it was looked at: try again, which looks anew",
     413: "the Hub takes no file of that size: write smaller ones with `hf-xlmr convert --max-shard-size 5GB`, or "
     'save_pretrained(..., max_shard_size="5GB")',
@@ -51,7 +55,7 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
     """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    of_http = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
+    of_http: Any = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
     try:
         yield
     except HfXlmrError:
@@ -100,10 +104,8 @@ def _answered(error: Any, repo_id: str) -> HubRefusal:
 
 def _wait(headers: Mapping[str, str]) -> str:
     """How long the Hub asks to wait, as far as it tells."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
     after = headers.get("Retry-After", "")
-    limit = parse_ratelimit_headers(headers)
+    limit = hub_utils().parse_ratelimit_headers(headers)
     seconds = int(after) if after.isdigit() else limit.reset_in_seconds if limit is not None else None
     return "some minutes" if seconds is None else f"{seconds} seconds"
 
@@ -113,21 +115,27 @@ def _first_line(error: BaseException) -> str:
     return " ".join(lines[:2])[:LONGEST_TOLD] or type(error).__name__
 
 
+def hub_utils() -> Any:
+    """huggingface_hub's own helpers, which its types do not show."""
+    from huggingface_hub import utils
+
+    return utils
+
+
 @contextmanager
 def quiet_hub() -> Iterator[None]:
     """huggingface_hub without bars, advice and warnings of its own, and as it was afterwards."""
     import warnings
 
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
-
-    had_bars, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
+    utils = hub_utils()
+    had_bars, verbosity = not utils.are_progress_bars_disabled(), utils.logging.get_verbosity()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        logging.set_verbosity_error()
-        disable_progress_bars()
+        utils.logging.set_verbosity_error()
+        utils.disable_progress_bars()
         try:
             yield
         finally:
-            logging.set_verbosity(verbosity)
+            utils.logging.set_verbosity(verbosity)
             if had_bars:
-                enable_progress_bars()
+                utils.enable_progress_bars()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_to_push import WEIGHTS, LocalFile
-from hf_xlmr.hub_errors import HubRefusal, NotOnTheHub, told_by_the_hub
+from hf_xlmr.hub_errors import HubRefusal, NotOnTheHub, hub_utils, told_by_the_hub
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class HubState:
                 except NotOnTheHub:
                     has_branch = False
             files = _files_at(api, repo_id, info.sha) if info.sha else {}
-        return cls(True, bool(info.private), has_branch, info.sha, files)
+        is_private = bool(info.private)
+        return cls(is_there=True, is_private=is_private, has_branch=has_branch, head=info.sha, files=files)
 
 
 def _files_at(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:
@@ -164,8 +165,10 @@ def account_of(api: HfApi) -> Account:
 def check_on_hub(target: Target, account: Account, state: HubState) -> None:
     """Refuse what the Hub would refuse after the upload, or do otherwise than was asked. Raises InputError."""
     if target.create_pr and not state.has_branch:
-        missing = f"no branch {target.branch}" if state.is_there else "no repository of that name that the token may see"
-        raise InputError(f"{target.repo_id}: there is {missing}, so that nothing can be proposed: leave --create-pr out")
+        missing = (
+            f"no branch {target.branch}" if state.is_there else "no repository of that name that the token may see"
+        )
+        raise InputError(f"{target.repo_id}: there is {missing}, to which to propose a change: leave --create-pr out")
     if state.is_there and target.private and not state.is_private:
         raise InputError(
             f"{target.repo_id} is there and public, and --private makes only new repositories private: make it private "
@@ -183,14 +186,13 @@ def warnings_of_card(api: HfApi, card: str) -> tuple[str, ...]:
     """What the Hub remarks on a model card. Raises InputError where it would not take it, HubRefusal."""
     from huggingface_hub import get_session
     from huggingface_hub.errors import BadRequestError
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     url = f"{api.endpoint}/api/validate-yaml"
     with told_by_the_hub(""):
-        headers = build_hf_headers(token=api.token, library_name=LIBRARY)
+        headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
         answer = get_session().post(url, json={"content": card, "repoType": "model"}, headers=headers)
         try:
-            hf_raise_for_status(answer)
+            hub_utils().hf_raise_for_status(answer)
         except BadRequestError as error:
             told = " ".join(str(error.server_message or error).split())
             raise InputError(f"the Hub does not take the metadata at the top of README.md: {told}") from error
@@ -339,8 +341,8 @@ class Upload:
             raise _with(error, "; all was sent, and the same command tells whether the Hub shows it") from error
         if not left.is_none:
             raise IntegrityError(
-                f"{self.target.repo_id} does not show {', '.join([*left.sent, *left.deleted][:3])} as sent: look whether "
-                "a .gitignore there names them, and say the same command again"
+                f"{self.target.repo_id} does not show {', '.join([*left.sent, *left.deleted][:3])} as sent: look "
+                "whether a .gitignore there names them, and say the same command again"
             )
 
 

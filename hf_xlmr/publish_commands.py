@@ -96,8 +96,8 @@ def push(
         report = plan.report if dry_run else run(plan, progress=progress)
     except KeyboardInterrupt:
         typer.echo(
-            f"hf-xlmr: interrupted: {repo_id} shows what it did or the whole folder, never a part of it; the same command "
-            "goes on from here",
+            f"hf-xlmr: interrupted: {repo_id} shows what it did or the whole folder, never a part of it; the same "
+            "command goes on from here",
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from None

@@ -12,7 +12,7 @@ from hf_xlmr.card_check import CARD
 from hf_xlmr.doctor import Finding
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.folder_to_push import FolderToPush, LocalFile, Standing, hashed, look_at, raise_if_changed
-from hf_xlmr.hub_errors import quiet_hub
+from hf_xlmr.hub_errors import hub_utils, quiet_hub
 from hf_xlmr.hub_repository import (
     MAIN,
     Differences,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
 
 NOT_VERIFIED: Final = (
-    "{folder} was converted with --no-verify: convert it again without, or prove it with `hf-xlmr verify SOURCE {folder}` "
-    "and publish it with --allow-unverified"
+    "{folder} was converted with --no-verify: convert it again without, or prove it with `hf-xlmr verify SOURCE "
+    "{folder}` and publish it with --allow-unverified"
 )
 
 
@@ -134,10 +134,9 @@ def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
 def _check_names(repo_id: str, branch: str) -> None:
     """Raise InputError for names that cannot be."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(repo_id)
+        hub_utils().validate_repo_id(repo_id)
     except HFValidationError:
         raise InputError(
             f"{repo_id!r:.120} is no name on the Hub: say NAMESPACE/NAME, of letters, digits, -, _ and ., at most 96"

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -21,7 +21,6 @@ GOOD_TOKEN, READ_TOKEN, FOREIGN = "hf_good", "hf_read", "hf_foreign"
 OWNERS = {GOOD_TOKEN: "me", READ_TOKEN: "me", FOREIGN: "other"}
 IN_LFS = re.compile(r".*\.(safetensors|model|bin)|tokenizer\.json")  # as the .gitattributes of a new repository say
 READS = {"whoami-v2", "validate-yaml", "agent-harnesses"}
-PART_BYTES = 1 << 20
 
 
 class Blob(NamedTuple):
@@ -92,7 +91,7 @@ class Fault:
     received: int | None = None
     """Bytes of the body that are taken before the connection is dropped."""
     does: Callable[[], object] | None = None
-    """Called in place of a fault."""
+    """Called before it."""
 
     def applies(self, request: Request) -> bool:
         if not re.fullmatch(self.matches, f"{request.method} {request.path}") or not self.times:
@@ -124,13 +123,11 @@ class LocalHub:
         commit = repository.at(revision) if repository else None
         if repository is None or commit is None:
             return None
-        return {
-            name: blob.content for name, blob in repository.commits[commit].items() if name != ".gitattributes"
-        }
+        return {name: blob.content for name, blob in repository.commits[commit].items() if name != ".gitattributes"}
 
     def create(self, repo_id: str, *, private: bool = False, files: Mapping[str, bytes] | None = None) -> Repository:
         repository = self.repositories[repo_id] = Repository(private)
-        attributes = {".gitattributes": Blob(b"*.safetensors filter=lfs\n", False)}
+        attributes = {".gitattributes": Blob(b"*.safetensors filter=lfs\n", is_lfs=False)}
         blobs = {name: Blob(content, bool(IN_LFS.fullmatch(name))) for name, content in (files or {}).items()}
         repository.commit("main", attributes | blobs)
         return repository
@@ -185,7 +182,14 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
-    do_HEAD = do_POST = do_PUT = do_GET
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_POST(self) -> None:
+        self.answer()
+
+    def do_PUT(self) -> None:
+        self.answer()
 
     def answer(self) -> None:
         url = urlsplit(self.path)
@@ -196,7 +200,6 @@ class Answers(BaseHTTPRequestHandler):
             fault = next((each for each in self.hub.faults if each.applies(request)), None)
         if fault is not None and fault.does is not None:
             fault.does()
-            fault = None
         body = self.read_body(request, fault.received if fault else None)
         if fault is not None and not fault.is_after_the_deed:
             self.fail(fault)
@@ -235,9 +238,12 @@ class Answers(BaseHTTPRequestHandler):
     def fail(self, fault: Fault) -> None:
         if fault.status is None:
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the other side may have gone first
+                self.connection.shutdown(socket.SHUT_RDWR)
             return
-        self.send(Answer(fault.status, {"error": fault.message} if fault.message else None, **fault.headers))
+        gateways = (b"<html><h1>An error</h1></html>", {"Content_Type": "text/html"})  # who gives no reason
+        body, headers = ({"error": fault.message}, {}) if fault.message else gateways
+        self.send(Answer(fault.status, body, **headers, **fault.headers))
 
     def send(self, answer: Answer) -> None:
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
@@ -296,10 +302,10 @@ class Answers(BaseHTTPRequestHandler):
         block = re.match(r"---\n(.*?)\n---", content, flags=re.S)
         if block is None:
             raise Answer(200, {"warnings": [{"message": "empty or missing yaml metadata in repo card"}], "errors": []})
-        if licence := re.search(r"^license: (.*)$", block[1], flags=re.M):
-            if licence[1] not in ("mit", "apache-2.0", "other"):
-                errors = [{"message": f'"license" must be one of [apache-2.0, mit, other], not {licence[1]}'}]
-                raise Answer(400, {"errors": errors, "warnings": []})
+        licence = re.search(r"^license: (.*)$", block[1], flags=re.M)
+        if licence and licence[1] not in ("mit", "apache-2.0", "other"):
+            errors = [{"message": f'"license" must be one of [apache-2.0, mit, other], not {licence[1]}'}]
+            raise Answer(400, {"errors": errors, "warnings": []})
         raise Answer(200, {"warnings": [], "errors": []})
 
     def create(self, *, body: bytes) -> None:
@@ -347,8 +353,13 @@ class Answers(BaseHTTPRequestHandler):
     def discussions(self, repo_id: str) -> None:
         found = [
             {
-                **{"title": title, "num": number, "author": {"name": "me"}, "status": "open", "isPullRequest": True},
-                **{"createdAt": "2026-01-01T00:00:00.000Z", "repo": {"name": repo_id, "type": "model"}},
+                "title": title,
+                "num": number,
+                "author": {"name": "me"},
+                "status": "open",
+                "isPullRequest": True,
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "repo": {"name": repo_id, "type": "model"},
             }
             for number, title in self.repository(repo_id).titles.items()
         ]
@@ -362,7 +373,7 @@ class Answers(BaseHTTPRequestHandler):
         commit = repository.at(revision)
         if commit is None:
             raise NO_REVISION
-        ignored = repository.commits[commit].get(".gitignore", Blob(b"", False)).content.decode().split()
+        ignored = repository.commits[commit].get(".gitignore", Blob(b"", is_lfs=False)).content.decode().split()
         modes = [
             {
                 "path": each["path"],
@@ -392,7 +403,10 @@ class Answers(BaseHTTPRequestHandler):
             return {"upload": {"href": place}, "verify": verify}
         count = -(-size // length)
         header = {str(number): f"{place}/{number}" for number in range(1, count + 1)}
-        return {"upload": {"href": f"{place}/complete", "header": {**header, "chunk_size": str(length)}}, "verify": verify}
+        return {
+            "upload": {"href": f"{place}/complete", "header": {**header, "chunk_size": str(length)}},
+            "verify": verify,
+        }
 
     def put(self, oid: str, *, body: bytes) -> None:
         if sha(body) != oid:
@@ -437,11 +451,11 @@ class Answers(BaseHTTPRequestHandler):
     def apply(self, operation: Mapping[str, Any], files: dict[str, Blob]) -> None:
         value = operation["value"]
         if operation["key"] == "file":
-            files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
+            files[value["path"]] = Blob(base64.b64decode(value["content"]), is_lfs=False)
         elif operation["key"] == "lfsFile":
             if value["oid"] not in self.hub.objects:
                 raise Answer(400, {"error": f"LFS pointer of {value['path']} points to no object"})
-            files[value["path"]] = Blob(self.hub.objects[value["oid"]], True)
+            files[value["path"]] = Blob(self.hub.objects[value["oid"]], is_lfs=True)
         elif operation["key"] == "deletedFile":
             if files.pop(value["path"], None) is None:
                 raise Answer(404, {"error": "A file with this name doesn't exist"}, X_Error_Code="EntryNotFound")

@@ -28,7 +28,14 @@ FLOORS = (
         *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files"),
     ),
     (
-        *("hf_xlmr.card_check", "hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
+        *(
+            "hf_xlmr.card_check",
+            "hf_xlmr.console",
+            "hf_xlmr.encoder",
+            "hf_xlmr.kernel_choice",
+            "hf_xlmr.packed_network",
+            "hf_xlmr.pooling",
+        ),
         *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
