@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -32,6 +33,7 @@ SENTENCES: Final[Mapping[int, str]] = {
     429: "the Hub takes no more requests for now: try again in {wait}",
 }
 FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
+STATUS_BY_XET: Final = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet tells it in the text alone
 NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network, and try again"
 
 
@@ -53,30 +55,39 @@ class NotOnTheHub(HubRefusal):
 @contextmanager
 def told_by_the_hub(repo_id: str) -> Iterator[None]:
     """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     of_http: Any = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
     try:
         yield
     except HfXlmrError:
         raise
-    except LocalTokenNotFoundError as error:
-        raise HubRefusal(NO_TOKEN) from error
-    except OfflineModeIsEnabled as error:
-        raise HubRefusal(OFFLINE) from error
-    except (of_http, ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (of_http, OSError, RuntimeError, ValueError) as error:
         cause = _cause(error)
-        if isinstance(cause, HfHubHTTPError):
-            raise _answered(cause, repo_id) from error
-        if isinstance(cause, (of_http, ConnectionError, TimeoutError)):
-            raise HubRefusal(NO_ANSWER, is_unanswered=True) from error
-        if isinstance(cause, OSError):  # the file that was to be sent
-            raise cause from error
-        raise HubRefusal(f"the Hub did not take what was sent ({_first_line(cause)}): try again") from error
-    except PermissionError as error:
-        if type(error).__module__ != "hf_xet":
-            raise
-        raise HubRefusal(BAD_TOKEN, status=401) from error
+        refusal = _refusal(cause, of_http, repo_id)
+        if refusal is None:
+            raise cause from None
+        raise refusal from error
+
+
+def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | None:
+    """What an error of huggingface_hub means, None where it is of the file that was to be sent."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalTokenNotFoundError):
+        return HubRefusal(NO_TOKEN)
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubRefusal(OFFLINE)
+    if isinstance(error, HfHubHTTPError):
+        return _answered(error, repo_id)
+    if isinstance(error, (of_http, ConnectionError, TimeoutError)):
+        status = STATUS_BY_XET.search(str(error))
+        return _told(int(status[1]), repo_id) if status else HubRefusal(NO_ANSWER, is_unanswered=True)
+    if isinstance(error, PermissionError) and type(error).__module__ == "hf_xet":
+        return HubRefusal(BAD_TOKEN, status=401)
+    if isinstance(error, OSError):
+        return None
+    return HubRefusal(f"the Hub did not take what was sent ({_first_lines(error)}): try again")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -90,16 +101,23 @@ def _answered(error: Any, repo_id: str) -> HubRefusal:
     """The refusal for an answer, by its status. A repository that is not there is a 401 to those who are not known."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    status = int(error.response.status_code)
-    is_absent = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
-    sentence = SENTENCES.get(404 if is_absent else status, "the Hub refuses this")
-    if status >= 500:
-        sentence = FAULT_OF_THE_HUB
-    namespace = repo_id.partition("/")[0]
-    told = sentence.format(repo_id=repo_id, namespace=namespace, wait=_wait(error.response.headers))
+    status, headers = int(error.response.status_code), error.response.headers
     said = " ".join(str(error.server_message or "").split())[:LONGEST_TOLD]
-    kind = NotOnTheHub if is_absent else HubRefusal
-    return kind(f"{told} (status {status}{': ' if said else ''}{said})", status=status, is_unanswered=status >= 500)
+    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
+        return NotOnTheHub(_sentence(404, repo_id, said=said), status=status)
+    return _told(status, repo_id, headers=headers, said=said)
+
+
+def _told(status: int, repo_id: str, *, headers: Mapping[str, str] | None = None, said: str = "") -> HubRefusal:
+    sentence = _sentence(status, repo_id, wait=_wait(headers or {}), said=said)
+    return HubRefusal(sentence, status=status, is_unanswered=status >= 500)
+
+
+def _sentence(status: int, repo_id: str, *, wait: str = "", said: str = "") -> str:
+    """What to do about a status, and what the Hub `said` itself."""
+    sentence = FAULT_OF_THE_HUB if status >= 500 else SENTENCES.get(status, "the Hub refuses this")
+    told = sentence.format(repo_id=repo_id, namespace=repo_id.partition("/")[0], wait=wait)
+    return f"{told} (status {status}{': ' if said else ''}{said})"
 
 
 def _wait(headers: Mapping[str, str]) -> str:
@@ -110,7 +128,7 @@ def _wait(headers: Mapping[str, str]) -> str:
     return "some minutes" if seconds is None else f"{seconds} seconds"
 
 
-def _first_line(error: BaseException) -> str:
+def _first_lines(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:LONGEST_TOLD] or type(error).__name__
 

@@ -260,6 +260,20 @@ def test_after_any_fault_the_old_is_seen_and_the_next_run_ends_it(
     assert hub.uploaded == sum(len(content) for content in hub.objects.values()) - sent  # what was there, stayed
 
 
+@pytest.mark.parametrize("answer", ["401", "403"])
+def test_what_the_hub_refuses_to_xet_is_told_alike(
+    answer: str, folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers come out of hf_xet, which has errors of its own."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    fault, sentence = ANSWERS[answer]
+    hub.faults = [Fault(r"GET /api/models/me/model/xet-write-token/main", **fault)]
+    with pytest.raises(HubRefusal, match=sentence.partition(".*")[0]) as refused:
+        pushed(folder, hub)
+    assert refused.value.status == int(answer) and hub.files(REPO) == {} and not hub.uploaded
+
+
 def test_a_fault_that_passes_is_ridden_out(folder: Path, hub: LocalHub) -> None:
     hub.faults = [Fault(STEPS["object"], times=2), Fault(STEPS["batch"], status=503, times=1, after=1)]
     pushed(folder, hub)
@@ -299,6 +313,15 @@ def test_what_nobody_can_tell_is_told_so(folder: Path, hub: LocalHub) -> None:
         push(plan)
     hub.forget()
     assert hub.files(REPO) == contents(folder) and not pushed(folder, hub).sent and not hub.writes
+
+
+def test_a_look_afterwards_that_fails_says_that_all_was_sent(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO)
+    hub.faults = [Fault(STEPS["tree"], status=500, after=1)]
+    with pytest.raises(HubRefusal, match="all was sent, and the same command tells whether the Hub shows it"):
+        pushed(folder, hub)
+    hub.forget()
+    assert hub.files(REPO) == contents(folder) and not pushed(folder, hub).sent
 
 
 def test_a_commit_of_somebody_else_in_between_is_not_run_over(folder: Path, hub: LocalHub) -> None:

@@ -48,6 +48,7 @@ COMMANDS = (
     "evaluate",
     "doctor",
     "to-sentence-transformers",
+    "push",
 )
 
 
