@@ -22,7 +22,8 @@ from hf_xlmr.overlap import handed_over
 from hf_xlmr.processes import Processes
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
 from hf_xlmr.sharding import lay_out
-from hf_xlmr.text_files import BadRow, TextInput, TextRow, open_texts
+from hf_xlmr.text_files import TextInput, open_texts
+from hf_xlmr.text_rows import BadRow, TextRow
 from hf_xlmr.windows import TextTooLong
 
 if TYPE_CHECKING:

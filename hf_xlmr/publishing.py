@@ -17,14 +17,12 @@ from hf_xlmr.hub_repository import (
     MAIN,
     Differences,
     HubState,
-    Published,
     Target,
-    Upload,
     account_of,
-    address_of,
     check_on_hub,
     warnings_of_card,
 )
+from hf_xlmr.hub_upload import Published, Upload, address_of
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:

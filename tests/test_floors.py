@@ -17,6 +17,8 @@ FLOORS = (
     ("hf_xlmr.pipeline",),
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
+    ("hf_xlmr.text_rows",),
+    ("hf_xlmr.arrow_texts",),
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
@@ -28,14 +30,8 @@ FLOORS = (
         *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files"),
     ),
     (
-        *(
-            "hf_xlmr.card_check",
-            "hf_xlmr.console",
-            "hf_xlmr.encoder",
-            "hf_xlmr.kernel_choice",
-            "hf_xlmr.packed_network",
-            "hf_xlmr.pooling",
-        ),
+        "hf_xlmr.card_check",
+        *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.feature_store", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
     ("hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
@@ -76,9 +72,10 @@ FLOORS = (
     ("hf_xlmr.folder_to_push", "hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
     ("hf_xlmr.extraction", "hf_xlmr.hub_repository", "hf_xlmr.tasks.training"),
     (
-        *("hf_xlmr.bulk_extraction", "hf_xlmr.publishing", "hf_xlmr.task_commands"),
+        *("hf_xlmr.bulk_extraction", "hf_xlmr.hub_upload", "hf_xlmr.task_commands"),
         "hf_xlmr.sentence_transformers_command",
     ),
+    ("hf_xlmr.publishing",),
     ("hf_xlmr.publish_commands",),
     ("hf_xlmr.cli",),
 )
