@@ -34,6 +34,8 @@ __all__ = [
     "show_extraction",
     "show_inspection",
     "show_placement",
+    "show_push",
+    "show_push_plan",
     "show_results",
 ]
 
@@ -296,3 +298,47 @@ def show_diagnosis(diagnosis: Any) -> None:
     if not table.rows:
         table.show_header = False
     console.print(table)
+
+
+def show_push_plan(report: Any) -> None:
+    """Print a PushReport before anything is sent."""
+    console = Console(highlight=False)
+    kind = "private" if report.is_private else "public"
+    branch = "" if report.branch == "main" else f", branch {report.branch}"
+    title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch})"
+    shown = {
+        "weights": report.standing.value,
+        "to send": _files_with_sizes(report.sent),
+        "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
+        "to delete": "\n".join(report.deleted),
+        "left out": "\n".join(f"{name}: {why}" for name, why in report.left_out.items()),
+        "doctor": _faults(report),
+        "notes": "\n".join(report.notes),
+    }
+    console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def _files_with_sizes(files: Mapping[str, int]) -> str:
+    if not files:
+        return ""
+    total = f"{len(files)} file{'s' * (len(files) != 1)}, {_size(sum(files.values()))}"
+    return "\n".join([total, *(f"  {name} {_size(size)}" for name, size in files.items())])
+
+
+def _faults(report: Any) -> str:
+    """How many faults there are, and the command that tells them."""
+    if not report.findings:
+        return ""
+    names = ", ".join(finding.name for finding in report.findings)
+    return f"{len(report.findings)} to be mended ({names}); hf-xlmr doctor {report.folder} tells how"
+
+
+def show_push(report: Any, *, is_dry_run: bool) -> None:
+    """Print how a push ended, with the address."""
+    if report.commit is not None and not report.sent and not report.deleted:
+        told = f"nothing to send, all is there: {report.address}"
+    elif is_dry_run:
+        told = f"nothing was sent (--dry-run); the model would be at {report.address}"
+    else:
+        told = f"published: {report.address}"
+    Console(highlight=False).print(_plain(told), soft_wrap=True)

@@ -1,25 +1,32 @@
-"""The sub-commands around a model that others shall use: `hf-xlmr doctor`."""
+"""The sub-commands around a model that others shall use: `hf-xlmr doctor` and `hf-xlmr push`."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hf_xlmr.errors import InputError
 
+if TYPE_CHECKING:
+    from hf_xlmr.progress import Progress
+
 __all__ = ["register"]
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, converted or not.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+INTERRUPTED = 130  # what shells give for Ctrl-C
 
 
 def register(app: typer.Typer) -> None:
     """Add the sub-commands to the program."""
     app.command()(doctor)
+    app.command()(push)
 
 
 def doctor(
@@ -41,6 +48,74 @@ def doctor(
         show_diagnosis(diagnosis)
     if not diagnosis.is_healthy:
         raise typer.Exit(InputError.exit_code)
+
+
+def push(
+    model_dir: ModelDir,
+    repo_id: Annotated[
+        str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME on the Hub; NAME alone is one of your own.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, where it is made.")] = False,
+    branch: Annotated[
+        str, typer.Option(metavar="NAME", help="The branch to push to, which is made where it is not there.")
+    ] = "main",
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose the change as a pull request instead of making it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show what would be sent, and send nothing.")
+    ] = False,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Take a folder that was converted with --no-verify.")
+    ] = False,
+    despite_faults: Annotated[
+        bool, typer.Option("--despite-faults", help="Take a folder of which doctor tells faults that break answers.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish a folder on the Hub: checked first, all at once for those who look, resumed by the same command."""
+    from hf_xlmr.console import show_push, show_push_plan
+    from hf_xlmr.publishing import plan_push
+    from hf_xlmr.publishing import push as run
+
+    progress = _progress(shown=not quiet)
+    try:
+        plan = plan_push(
+            model_dir,
+            repo_id,
+            private=private,
+            branch=branch,
+            create_pr=create_pr,
+            allow_unverified=allow_unverified,
+            despite_faults=despite_faults,
+            progress=progress,
+        )
+        if not (as_json or quiet):
+            show_push_plan(plan.report)
+        report = plan.report if dry_run else run(plan, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"hf-xlmr: interrupted: {repo_id} shows what it did or the whole folder, never a part of it; the same "
+            "command goes on from here",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json({**asdict(report), "is_dry_run": dry_run})
+    elif not quiet:
+        show_push(report, is_dry_run=dry_run)
+
+
+def _progress(*, shown: bool) -> Progress:
+    """Bars on standard error where a person looks at it, nothing elsewhere."""
+    from hf_xlmr.progress import SILENT
+
+    if not (shown and sys.stderr.isatty()):
+        return SILENT
+    from hf_xlmr.console import Bars
+
+    return Bars()
 
 
 def _print_json(result: object) -> None:

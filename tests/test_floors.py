@@ -27,9 +27,10 @@ FLOORS = (
         *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
-        *("hf_xlmr.json_edits", "hf_xlmr.replaced_files", "hf_xlmr.shard_records"),
+        *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files", "hf_xlmr.shard_records"),
     ),
     (
+        "hf_xlmr.card_check",
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
@@ -68,12 +69,14 @@ FLOORS = (
     ("hf_xlmr.conversion",),
     ("hf_xlmr.folder_facts", "hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
     ("hf_xlmr.doctor", "hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
-    ("hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
-    ("hf_xlmr.extraction", "hf_xlmr.tasks.training"),
+    ("hf_xlmr.folder_to_push", "hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
+    ("hf_xlmr.extraction", "hf_xlmr.hub_repository", "hf_xlmr.tasks.training"),
     (
-        *("hf_xlmr.bulk_extraction", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
+        *("hf_xlmr.bulk_extraction", "hf_xlmr.hub_upload", "hf_xlmr.task_commands"),
         "hf_xlmr.sentence_transformers_command",
     ),
+    ("hf_xlmr.publishing",),
+    ("hf_xlmr.publish_commands",),
     ("hf_xlmr.cli",),
 )
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}

@@ -88,6 +88,7 @@ COMMANDS = (
     "evaluate",
     "doctor",
     "to-sentence-transformers",
+    "push",
 )
 
 

@@ -33,6 +33,7 @@ PUBLIC = (
     "hf_xlmr.placed_loading",
     "hf_xlmr.pipeline",
     "hf_xlmr.progress",
+    "hf_xlmr.publishing",
     "hf_xlmr.tasks.example_data",
     "hf_xlmr.tasks.xnli",
     "hf_xlmr.tasks.mlqa",

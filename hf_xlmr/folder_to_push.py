@@ -1,0 +1,218 @@
+"""A folder before it is published: what of it is sent, whether that is whole, and what is known of its weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.card_check import check_card
+from hf_xlmr.doctor import Finding, examine
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.kept_files import read_kept
+from hf_xlmr.model_shape import json_object, shape_of
+from hf_xlmr.placed_loading import checked_sources, files_of_weights, shape_held
+from hf_xlmr.progress import SILENT, Progress
+
+__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "Standing", "hashed", "look_at", "raise_if_changed"]
+
+KEPT: Final = "fairseq"
+RECORD: Final = "fairseq/conversion.json"
+KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
+FINETUNING: Final = "finetuning.json"
+INDEX: Final = "model.safetensors.index.json"
+WEIGHTS: Final = re.compile(r"model.*\.safetensors(\.index\.json)?")
+"""What Transformers could take for the weights of a folder."""
+LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub takes no larger one
+BLOCK: Final = 1 << 20
+OTHER_WEIGHTS: Final = "no weights of this model"
+LEFT_OUT: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder with / at its end
+    r"\..+": "hidden",
+    r"__pycache__/|.+\.py[co]": "made by Python",
+    r"checkpoints/|checkpoint-\d+/": "checkpoints of a training",
+    r"(runs|logs)/|.+\.log|events\.out\.tfevents\..+": "logs",
+    r"offload.*/|[0-9a-f]{32}/": "offloaded weights",
+    r".+\.(part|tmp|incomplete|lock)|.+~": "not finished",
+    r".+\.(bin|pt|pth|ckpt|pkl|pickle)": "a pickle, which runs what it says when it is loaded",
+}
+"""Names that are never sent, each with its reason."""
+MILD: Final = frozenset({"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype"})
+"""Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
+CHANGED: Final = (
+    "{folder} holds other weights than those that were verified ({names}): copy it anew, or convert the checkpoint "
+    "again; where the change is meant, delete fairseq/conversion.json, which tells of others, and say so in README.md"
+)
+
+
+class Standing(str, Enum):
+    """What is known of the weights of a folder."""
+
+    verified = "verified when converted, and unchanged since"
+    unverified = "converted with --no-verify"
+    finetuned = "fine-tuned"
+    unrecorded = "no record of a conversion"
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that is sent."""
+
+    path: Path
+    size: int
+    sha256: str = ""
+    """Empty until it is hashed."""
+    changed_at: int = 0
+    """In nanoseconds, as the file system told before it was hashed."""
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the file is as it was when it was hashed. Raises OSError."""
+        now = self.path.stat()
+        return (now.st_size, now.st_mtime_ns) == (self.size, self.changed_at)
+
+
+@dataclass(frozen=True)
+class FolderToPush:
+    """What of a folder is sent, and what was found out about it."""
+
+    path: Path
+    files: Mapping[str, LocalFile]
+    """By their names in the repository."""
+    left_out: Mapping[str, str]
+    """Names that are not sent, each with the reason."""
+    findings: tuple[Finding, ...]
+    """The faults that `hf-xlmr doctor` tells."""
+    notes: tuple[str, ...]
+    standing: Standing
+
+
+def look_at(folder: Path, *, despite_faults: bool = False) -> FolderToPush:
+    """What of `folder` would be sent, once its card can be published and its weights are whole.
+
+    `despite_faults` takes those that `hf-xlmr doctor` finds. Raises InputError for what the user can mend,
+    IntegrityError for damage.
+    """
+    findings = examine(folder).findings
+    severe = [finding for finding in findings if finding.name not in MILD]
+    if severe and not despite_faults:
+        raise InputError(
+            f"{folder}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder}` tells of "
+            f"{_counted(len(severe))}), or publish it as it is with --despite-faults"
+        )
+    checked_sources(folder, shape_held(folder, shape_of(folder)))
+    for name in KEPT_FILES:
+        if (folder / KEPT / name).is_file():
+            read_kept(folder / KEPT, name)
+    notes = check_card(folder)
+    files, left_out = _sorted_out(folder)
+    _raise_if_too_large(files)
+    return FolderToPush(folder, files, left_out, findings, notes, standing_of(folder))
+
+
+def _counted(faults: int) -> str:
+    return "this fault" if faults == 1 else f"all {faults} faults"
+
+
+def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
+    for name, file in files.items():
+        if file.size > LARGEST_FILE:
+            raise InputError(
+                f"{name} has {file.size / 10**9:.0f} GB, and the Hub takes at most {LARGEST_FILE / 10**9:.0f}: "
+                "write smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., "
+                'max_shard_size="5GB")'
+            )
+
+
+# ---- which files -----------------------------------------------------------------------------------------------------
+
+
+def _sorted_out(folder: Path) -> tuple[dict[str, LocalFile], dict[str, str]]:
+    """The files to send, and the names of what is left out, a folder as one name."""
+    used = _names_of_weights(folder)
+    sent: dict[str, LocalFile] = {}
+    left: dict[str, str] = {}
+    for name, path in _walked(folder, left):
+        if WEIGHTS.fullmatch(name) and name not in used:
+            left[name] = OTHER_WEIGHTS
+        else:
+            sent[name] = LocalFile(path, path.stat().st_size)
+    return sent, left
+
+
+def _names_of_weights(folder: Path) -> set[str]:
+    names = {path.name for path in files_of_weights(folder).values()}
+    return names if names == {"model.safetensors"} else names | {INDEX}
+
+
+def _walked(folder: Path, left: dict[str, str]) -> Iterator[tuple[str, Path]]:
+    """Every file that no name keeps out, in order; what is kept out goes into `left`, whole folders unread."""
+    for top, folders, files in os.walk(folder):
+        place = Path(top)
+        for name in sorted(folders):
+            if (why := _why_left_out(f"{name}/")) or (place / name).is_symlink():
+                left[f"{(place / name).relative_to(folder).as_posix()}/"] = why or "a link to a folder"
+                folders.remove(name)
+        folders.sort()
+        for name in sorted(files):
+            path = place / name
+            why = _why_left_out(name) or (None if path.is_file() else "no file, or a broken link")
+            shown = path.relative_to(folder).as_posix()
+            if why:
+                left[shown] = why
+            else:
+                yield shown, path
+
+
+def _why_left_out(name: str) -> str | None:
+    if not name.isprintable():
+        return "a name that the Hub does not take"
+    return next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, name)), None)
+
+
+# ---- what is known of the weights ------------------------------------------------------------------------------------
+
+
+def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> dict[str, LocalFile]:
+    """`files` with their SHA-256. Raises OSError."""
+    found = {}
+    with progress.task("hash", total=sum(file.size for file in files.values())) as task:
+        for name, file in files.items():
+            digest, size, changed_at = sha256(), 0, file.path.stat().st_mtime_ns
+            with file.path.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    digest.update(block)
+                    size += len(block)
+                    task.advance(len(block))
+            found[name] = LocalFile(file.path, size, digest.hexdigest(), changed_at)
+    return found
+
+
+def standing_of(folder: Path) -> Standing:
+    """What the folder's records say of its weights, which are not read for it. Raises IntegrityError, OSError."""
+    if (folder / FINETUNING).is_file():
+        return Standing.finetuned
+    if not (folder / RECORD).is_file():
+        return Standing.unrecorded
+    is_verified = json_object(folder / RECORD).get("parity") is not None
+    return Standing.verified if is_verified else Standing.unverified
+
+
+def raise_if_changed(folder: Path, files: Mapping[str, LocalFile]) -> None:
+    """Raise IntegrityError where the weights among hashed `files` are not those that the record calls verified."""
+    parity: Any = json_object(folder / RECORD).get("parity")
+    recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
+    if not isinstance(recorded, dict):
+        raise IntegrityError(f"{folder / RECORD} is damaged: it does not tell which weights were verified")
+    held = {name: file.sha256 for name, file in files.items() if _is_shard(name)}
+    changed = sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name))
+    if changed:
+        raise IntegrityError(CHANGED.format(folder=folder, names=", ".join(map(str, changed[:3]))))
+
+
+def _is_shard(name: str) -> bool:
+    return bool(WEIGHTS.fullmatch(name)) and name.endswith(".safetensors")

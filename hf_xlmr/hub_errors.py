@@ -1,0 +1,159 @@
+"""What the Hub refuses, and a network that breaks, each as one sentence that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from hf_xlmr.errors import HfXlmrError, InputError
+
+__all__ = ["HubRefusal", "NotOnTheHub", "hub_utils", "quiet_hub", "told_by_the_hub"]
+
+TOKENS: Final = "https://huggingface.co/settings/tokens"
+NO_TOKEN: Final = (
+    f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write, from {TOKENS}"
+)
+OFFLINE: Final = "HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
+BAD_TOKEN: Final = (
+    f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
+)
+LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
+SENTENCES: Final[Mapping[int, str]] = {
+    401: BAD_TOKEN,
+    402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
+    403: "the token may not write to {repo_id}: take one that may from " + TOKENS + ", or propose it with --create-pr",
+    404: "{repo_id} is not there, or the token may not see it: look at its name and at the token",
+    409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the "
+    "token, or try again",
+    412: "somebody has changed {repo_id} since it was looked at: try again, which looks anew",
+    413: "the Hub takes no file of that size: write smaller ones with `hf-xlmr convert --max-shard-size 5GB`, or "
+    'save_pretrained(..., max_shard_size="5GB")',
+    429: "the Hub takes no more requests for now: try again in {wait}",
+}
+FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
+STATUS_BY_XET: Final = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet tells it in the text alone
+NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network, and try again"
+
+
+class HubRefusal(InputError):
+    """What the Hub did not do; `status` is that of its answer, None where there was none."""
+
+    def __init__(self, told: str, *, status: int | None = None, is_unanswered: bool = False) -> None:
+        """Carry the sentence, the status, and whether the answer was lost on its way or in the Hub."""
+        self.told = told
+        self.status = status
+        self.is_unanswered = is_unanswered
+        super().__init__(told)
+
+
+class NotOnTheHub(HubRefusal):
+    """A repository or a branch that is not there, or that the token may not see."""
+
+
+@contextmanager
+def told_by_the_hub(repo_id: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    of_http: Any = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
+    try:
+        yield
+    except HfXlmrError:
+        raise
+    except (of_http, OSError, RuntimeError, ValueError) as error:
+        cause = _cause(error)
+        refusal = _refusal(cause, of_http, repo_id)
+        if refusal is None:
+            raise cause from None
+        raise refusal from error
+
+
+def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | None:
+    """What an error of huggingface_hub means, None where it is of the file that was to be sent."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalTokenNotFoundError):
+        return HubRefusal(NO_TOKEN)
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubRefusal(OFFLINE)
+    if isinstance(error, HfHubHTTPError):
+        return _answered(error, repo_id)
+    if isinstance(error, (of_http, ConnectionError, TimeoutError)):
+        status = STATUS_BY_XET.search(str(error))
+        return _told(int(status[1]), repo_id) if status else HubRefusal(NO_ANSWER, is_unanswered=True)
+    if isinstance(error, PermissionError) and type(error).__module__ == "hf_xet":
+        return HubRefusal(BAD_TOKEN, status=401)
+    if isinstance(error, OSError):
+        return None
+    return HubRefusal(f"the Hub did not take what was sent ({_first_lines(error)}): try again")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What huggingface_hub wrapped into an error that only says which file was being sent."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _answered(error: Any, repo_id: str) -> HubRefusal:
+    """The refusal for an answer, by its status. A repository that is not there is a 401 to those who are not known."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    status, headers = int(error.response.status_code), error.response.headers
+    said = " ".join(str(error.server_message or "").split())[:LONGEST_TOLD]
+    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
+        return NotOnTheHub(_sentence(404, repo_id, said=said), status=status)
+    return _told(status, repo_id, headers=headers, said=said)
+
+
+def _told(status: int, repo_id: str, *, headers: Mapping[str, str] | None = None, said: str = "") -> HubRefusal:
+    sentence = _sentence(status, repo_id, wait=_wait(headers or {}), said=said)
+    return HubRefusal(sentence, status=status, is_unanswered=status >= 500)
+
+
+def _sentence(status: int, repo_id: str, *, wait: str = "", said: str = "") -> str:
+    """What to do about a status, and what the Hub `said` itself."""
+    sentence = FAULT_OF_THE_HUB if status >= 500 else SENTENCES.get(status, "the Hub refuses this")
+    told = sentence.format(repo_id=repo_id, namespace=repo_id.partition("/")[0], wait=wait)
+    return f"{told} (status {status}{': ' if said else ''}{said})"
+
+
+def _wait(headers: Mapping[str, str]) -> str:
+    """How long the Hub asks to wait, as far as it tells."""
+    after = headers.get("Retry-After", "")
+    limit = hub_utils().parse_ratelimit_headers(headers)
+    seconds = int(after) if after.isdigit() else limit.reset_in_seconds if limit is not None else None
+    return "some minutes" if seconds is None else f"{seconds} seconds"
+
+
+def _first_lines(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:LONGEST_TOLD] or type(error).__name__
+
+
+def hub_utils() -> Any:
+    """huggingface_hub's own helpers, which its types do not show."""
+    from huggingface_hub import utils
+
+    return utils
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """huggingface_hub without bars, advice and warnings of its own, and as it was afterwards."""
+    import warnings
+
+    utils = hub_utils()
+    had_bars, verbosity = not utils.are_progress_bars_disabled(), utils.logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        utils.logging.set_verbosity_error()
+        utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            utils.logging.set_verbosity(verbosity)
+            if had_bars:
+                utils.enable_progress_bars()

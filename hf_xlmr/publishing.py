@@ -1,0 +1,176 @@
+"""A model folder onto the Hub: checked first, planned, then sent so that the repository is never seen half filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hf_xlmr import __version__
+from hf_xlmr.card_check import CARD
+from hf_xlmr.doctor import Finding
+from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.folder_to_push import FolderToPush, LocalFile, Standing, hashed, look_at, raise_if_changed
+from hf_xlmr.hub_errors import hub_utils, quiet_hub
+from hf_xlmr.hub_repository import (
+    MAIN,
+    Differences,
+    HubState,
+    Target,
+    account_of,
+    check_on_hub,
+    warnings_of_card,
+)
+from hf_xlmr.hub_upload import Published, Upload, address_of
+from hf_xlmr.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
+
+NOT_VERIFIED: Final = (
+    "{folder} was converted with --no-verify: convert it again without, or prove it with `hf-xlmr verify SOURCE "
+    "{folder}` and publish it with --allow-unverified"
+)
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What is sent of a folder, or was; `commit` is None while it is only planned."""
+
+    folder: Path
+    repo_id: str
+    branch: str
+    is_new: bool
+    """Whether the repository is made for it."""
+    is_private: bool
+    standing: Standing
+    sent: Mapping[str, int]
+    """Names and bytes of what the Hub lacks or has otherwise."""
+    unchanged: Mapping[str, int]
+    deleted: tuple[str, ...]
+    """Weights of an earlier layout, which go in the same commit."""
+    left_out: Mapping[str, str]
+    """What is not sent, each with the reason."""
+    findings: tuple[Finding, ...]
+    """The faults that `hf-xlmr doctor` tells of the folder."""
+    notes: tuple[str, ...]
+    address: str
+    """Where the model is seen, or will be."""
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """A push that was prepared; nothing was written on the Hub for it."""
+
+    report: PushReport
+    upload: Upload
+    published: Published | None
+    """Where the Hub holds all of the folder already."""
+
+
+def plan_push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    branch: str = MAIN,
+    create_pr: bool = False,
+    allow_unverified: bool = False,
+    despite_faults: bool = False,
+    api: HfApi | None = None,
+    progress: Progress = SILENT,
+) -> PushPlan:
+    """Check a Transformers folder, and tell what `push` would do to the repository `repo_id` on the Hub.
+
+    `repo_id` is NAME or NAMESPACE/NAME. `private` is for a repository that is made, `branch` is made where it is not
+    there, and with `create_pr` the change is proposed as a pull request. `allow_unverified` takes a folder that was
+    converted with --no-verify, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api` is how
+    huggingface_hub is asked, by default with its own token and endpoint. Raises InputError for what the user can mend
+    (HubRefusal for what the Hub does not do), IntegrityError for damage, and for weights that changed since they were
+    verified.
+    """
+    _check_names(repo_id, branch)
+    with told_plainly(), quiet_hub():
+        looked = look_at(Path(folder), despite_faults=despite_faults)
+        if looked.standing is Standing.unverified and not allow_unverified:
+            raise InputError(NOT_VERIFIED.format(folder=folder))
+        api = api or _usual_api()
+        account = account_of(api)
+        full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
+        target = Target(full_id, branch=branch, create_pr=create_pr, private=private)
+        state = HubState.of(api, full_id, branch)
+        check_on_hub(target, account, state)
+        remarks = warnings_of_card(api, (looked.path / CARD).read_text(encoding="utf-8"))
+        files = hashed(looked.files, progress=progress)
+        if looked.standing is Standing.verified:
+            raise_if_changed(looked.path, files)
+        differences = Differences.between(files, state.files or {})
+        message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"
+        upload = Upload(api, target, account.name, message, state, files, differences)
+        published = upload.found_in(state)
+    return PushPlan(_report(looked, files, upload, remarks, published), upload, published)
+
+
+def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
+    """Send what was planned: large files first, which nobody sees, and then all in one commit.
+
+    After a break of any kind the repository shows what it did before or the whole folder, and a new plan sends only
+    what is missing. Where the Hub holds the folder already, nothing is sent. Raises HubRefusal, IntegrityError,
+    InputError.
+    """
+    if plan.published is not None:
+        return plan.report
+    with told_plainly(), quiet_hub():
+        published = plan.upload.run(progress=progress)
+    return replace(plan.report, commit=published.commit, address=published.address)
+
+
+def _check_names(repo_id: str, branch: str) -> None:
+    """Raise InputError for names that cannot be."""
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        hub_utils().validate_repo_id(repo_id)
+    except HFValidationError:
+        raise InputError(
+            f"{repo_id!r:.120} is no name on the Hub: say NAMESPACE/NAME, of letters, digits, -, _ and ., at most 96"
+        ) from None
+    if not branch.strip() or branch.startswith("refs/"):
+        raise InputError(f"branch {branch!r:.80}: give a name such as v2")
+
+
+def _usual_api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="hf_xlmr", library_version=__version__)
+
+
+def _report(
+    looked: FolderToPush,
+    files: Mapping[str, LocalFile],
+    upload: Upload,
+    remarks: tuple[str, ...],
+    published: Published | None,
+) -> PushReport:
+    state, target, differences = upload.state, upload.target, upload.differences
+    sent = () if published else differences.sent
+    return PushReport(
+        folder=looked.path,
+        repo_id=target.repo_id,
+        branch=target.branch,
+        is_new=not state.is_there,
+        is_private=state.is_private if state.is_there else target.private,
+        standing=looked.standing,
+        sent={name: files[name].size for name in sent},
+        unchanged={name: file.size for name, file in files.items() if name not in sent},
+        deleted=() if published else differences.deleted,
+        left_out=looked.left_out,
+        findings=looked.findings,
+        notes=(*looked.notes, *remarks),
+        address=published.address if published else address_of(upload.api, target),
+        commit=published.commit if published else None,
+    )

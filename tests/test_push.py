@@ -1,0 +1,604 @@
+"""A folder goes to the Hub whole or not at all, whatever breaks; a Hub on this machine sees what is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from local_hub import FOREIGN, GOOD_TOKEN, READ_TOKEN, Fault, LocalHub, running_hub
+
+from hf_xlmr.conversion import convert, to_sentence_transformers
+from hf_xlmr.doctor import CHECKS
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
+from hf_xlmr.folder_to_push import MILD
+from hf_xlmr.hub_errors import HubRefusal
+from hf_xlmr.publishing import PushReport, Standing, plan_push, push
+
+PROGRAM = Path(sys.executable).with_name("hf-xlmr")
+REPO = "me/model"
+WITH_LICENCE = {"languages": ["de", "no"], "licence": "mit"}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A verified folder of five shards."""
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    return convert("demo", folder, max_shard_size="400KB", **WITH_LICENCE).output
+
+
+@pytest.fixture
+def folder(converted: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(converted, tmp_path / "model")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """A Hub, and huggingface_hub as HF_ENDPOINT and HF_HUB_DISABLE_XET would make it; it does not wait to try again."""
+    with running_hub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+        yield hub
+        huggingface_hub.utils.close_session()
+
+
+def api(hub: LocalHub, token: str = GOOD_TOKEN) -> huggingface_hub.HfApi:
+    return huggingface_hub.HfApi(endpoint=hub.endpoint, token=token)
+
+
+def pushed(folder: Path, hub: LocalHub, repo_id: str = REPO, *, token: str = GOOD_TOKEN, **options: Any) -> PushReport:
+    return push(plan_push(folder, repo_id, api=api(hub, token), **options))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def environment(hub: LocalHub, home: Path, **more: str) -> dict[str, str]:
+    ours = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": GOOD_TOKEN}
+    return {**os.environ, **ours, **more}
+
+
+def run(hub: LocalHub, home: Path, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [PROGRAM, "push", *arguments]
+    return subprocess.run(command, env=environment(hub, home, **more), capture_output=True, text=True, check=False)
+
+
+def commits(hub: LocalHub, repo_id: str = REPO) -> int:
+    """Beside the one with which a repository begins."""
+    return len(hub.repositories[repo_id].commits) - 1
+
+
+# ---- a push ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_published_in_one_commit_after_its_weights(folder: Path, hub: LocalHub) -> None:
+    report = pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder) and commits(hub) == 1
+    assert report.address == f"{hub.endpoint}/{REPO}" and report.commit == hub.repositories[REPO].branches["main"]
+    assert report.standing is Standing.verified and report.is_new and not report.findings and not report.notes
+    assert report.sent == {name: len(content) for name, content in contents(folder).items()}
+    writes = [request.path for request in hub.writes]
+    assert [path for path in writes if "/commit/" in path] == writes[-1:]
+    large = {content for name, content in contents(folder).items() if name.endswith(("safetensors", "model", "r.json"))}
+    assert hub.uploaded == sum(map(len, large))  # the two copies of the SentencePiece model went once
+
+
+TEXTS = ["The train leaves.", "Der Zug"]
+LOAD = f"""
+import sys, torch, transformers
+model = transformers.AutoModelForMaskedLM.from_pretrained(sys.argv[1]).eval()
+tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
+with torch.no_grad():
+    torch.save(model(**tokenizer({TEXTS}, padding=True, return_tensors="pt")).logits, sys.argv[2])
+"""
+
+
+def test_what_was_published_is_loaded_by_plain_transformers(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    pushed(folder, hub)
+    command = [sys.executable, "-c", LOAD, REPO, tmp_path / "logits.pt"]
+    home = environment(hub, tmp_path / "home")
+    done = subprocess.run(command, env=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    batch = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), model(**batch).logits)
+
+
+def test_a_dry_run_shows_all_and_writes_nothing(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path / "home", folder, REPO, "--dry-run")
+    assert done.returncode == 0 and not done.stderr
+    assert not hub.writes and not hub.repositories
+    assert all(name in done.stdout for name in contents(folder)) and f"{hub.endpoint}/{REPO}" in done.stdout
+    assert GOOD_TOKEN not in done.stdout
+
+
+def test_the_program_ends_with_the_address(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path / "home", folder, REPO, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["address"], report["commit"]) == (f"{hub.endpoint}/{REPO}", hub.repositories[REPO].branches["main"])
+    again = run(hub, tmp_path / "home", folder, "model")  # a name alone is one's own
+    assert again.stdout.splitlines()[-1] == f"nothing to send, all is there: {hub.endpoint}/{REPO}"
+
+
+def test_nothing_is_sent_twice(folder: Path, hub: LocalHub) -> None:
+    first = pushed(folder, hub)
+    hub.forget()
+    again = pushed(folder, hub)
+    assert not hub.writes and commits(hub) == 1
+    assert again.commit == first.commit and not again.sent and again.unchanged == first.sent
+
+
+def test_what_changed_alone_is_sent(folder: Path, hub: LocalHub) -> None:
+    pushed(folder, hub)
+    hub.forget()
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMore.\n")
+    report = pushed(folder, hub)
+    assert list(report.sent) == ["README.md"] and not hub.uploaded
+    assert hub.files(REPO) == contents(folder) and commits(hub) == 2
+
+
+def test_weights_of_an_earlier_layout_go_in_the_same_commit(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    whole = convert("demo", tmp_path / "whole", **WITH_LICENCE).output
+    stale = {name for name in contents(folder) if name.startswith("model")}
+    pushed(folder, hub)
+    shown = hub.repositories[REPO].commits[hub.repositories[REPO].branches["main"]]
+    shown["notes.txt"] = shown["config.json"]
+    report = pushed(whole, hub)
+    assert set(report.deleted) == stale and commits(hub) == 2
+    assert (hub.files(REPO) or {}).keys() == contents(whole).keys() | {"notes.txt"}  # what is no weight stays
+
+
+def test_a_branch_is_made_and_main_left_alone(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO, files={"README.md": b"# Old\n"})
+    report = pushed(folder, hub, branch="v2")
+    assert report.address == f"{hub.endpoint}/{REPO}/tree/v2"
+    assert hub.files(REPO) == {"README.md": b"# Old\n"} and hub.files(REPO, "v2") == contents(folder)
+    pushed(folder, hub)
+    same = pushed(folder, hub, branch="v3")  # as main is
+    assert hub.files(REPO, "v3") == contents(folder) and not same.sent and commits(hub) == 3 - 1
+
+
+def test_a_pull_request_leaves_main_alone_and_is_made_once(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO, files={"README.md": b"# Old\n"})
+    report = pushed(folder, hub, create_pr=True)
+    assert report.address == f"{hub.endpoint}/{REPO}/discussions/1"
+    assert hub.files(REPO) == {"README.md": b"# Old\n"} and hub.files(REPO, "refs/pr/1") == contents(folder)
+    hub.forget()
+    assert pushed(folder, hub, create_pr=True).address == report.address
+    assert not hub.writes and list(hub.repositories[REPO].titles) == [1]
+
+
+def test_who_may_not_write_may_propose(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO)
+    with pytest.raises(HubRefusal, match=r"may not write to me/model.*--create-pr"):
+        pushed(folder, hub, token=FOREIGN)
+    assert hub.files(REPO) == {} and not hub.uploaded
+    assert pushed(folder, hub, token=FOREIGN, create_pr=True).address.endswith("/discussions/1")
+
+
+def test_nothing_can_be_proposed_to_what_is_not_there(folder: Path, hub: LocalHub) -> None:
+    with pytest.raises(InputError, match="no repository of that name"):
+        pushed(folder, hub, create_pr=True)
+    hub.create(REPO)
+    with pytest.raises(InputError, match="no branch v2"):
+        pushed(folder, hub, create_pr=True, branch="v2")
+    assert not hub.writes
+
+
+def test_private_is_private(folder: Path, hub: LocalHub) -> None:
+    assert pushed(folder, hub, private=True).is_private and hub.repositories[REPO].private
+    hub.create("me/public")
+    with pytest.raises(InputError, match="me/public is there and public"):
+        pushed(folder, hub, "me/public", private=True)
+    assert hub.files("me/public") == {}
+
+
+def test_multipart_transfers(folder: Path, hub: LocalHub) -> None:
+    hub.part_bytes = 100_000
+    pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder) and max(request.received for request in hub.requests) <= 100_000
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+STEPS = {
+    "account": r"GET /api/whoami-v2",
+    "repository": r"GET /api/models/me/model",
+    "tree": r"GET /api/models/me/model/tree/.*",
+    "card": r"POST /api/validate-yaml",
+    "creation": r"POST /api/repos/create",
+    "branch": r"POST /api/models/me/model/branch/v2",
+    "modes": r"POST /api/models/me/model/preupload/v2",
+    "batch": r"POST /me/model\.git/info/lfs/objects/batch",
+    "object": r"PUT /objects/.*",
+    "check": r"POST /me/model\.git/info/lfs/verify",
+    "commit": r"POST /api/models/me/model/commit/v2",
+}
+ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
+    "dropped": ({}, "look at your network"),
+    "401": ({"status": 401}, "log in with"),
+    "403": ({"status": 403, "message": "not yours"}, "may not write.*: not yours"),
+    "413": ({"status": 413}, "--max-shard-size"),
+    "429": ({"status": 429, "headers": {"Retry-After": "7"}}, "try again in 7 seconds"),
+    "500": ({"status": 500}, "try again later"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("step", STEPS)
+def test_after_any_fault_the_old_is_seen_and_the_next_run_ends_it(
+    step: str, answer: str, folder: Path, hub: LocalHub
+) -> None:
+    (fault, sentence), is_new = ANSWERS[answer], step == "creation"
+    if not is_new:
+        hub.create(REPO, files={"README.md": b"# Old\n"})
+    old = hub.files(REPO)
+    hub.faults = [Fault(STEPS[step], **fault)]
+    with pytest.raises(HubRefusal, match=sentence) as refused:
+        pushed(folder, hub, branch="v2")
+    assert "\n" not in str(refused.value) and refused.value.status == fault.get("status")
+    assert hub.files(REPO) == old and hub.files(REPO, "v2") in (None, old)
+    sent = sum(len(content) for content in hub.objects.values())
+    hub.forget()
+    pushed(folder, hub, branch="v2")
+    assert hub.files(REPO, "v2") == contents(folder) and (is_new or hub.files(REPO) == old)
+    assert hub.uploaded == sum(len(content) for content in hub.objects.values()) - sent  # what was there, stayed
+
+
+@pytest.mark.parametrize("answer", ["401", "403"])
+def test_what_the_hub_refuses_to_xet_is_told_alike(
+    answer: str, folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers come out of hf_xet, which has errors of its own."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    fault, sentence = ANSWERS[answer]
+    hub.faults = [Fault(r"GET /api/models/me/model/xet-write-token/main", **fault)]
+    with pytest.raises(HubRefusal, match=sentence.partition(".*")[0]) as refused:
+        pushed(folder, hub)
+    assert refused.value.status == int(answer) and hub.files(REPO) == {} and not hub.uploaded
+
+
+def test_a_fault_that_passes_is_ridden_out(folder: Path, hub: LocalHub) -> None:
+    hub.faults = [Fault(STEPS["object"], times=2), Fault(STEPS["batch"], status=503, times=1, after=1)]
+    pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder)
+
+
+def test_an_upload_that_breaks_in_the_middle_goes_on_where_it_was(folder: Path, hub: LocalHub) -> None:
+    hub.faults = [Fault(STEPS["object"], after=2, received=100_000)]
+    with pytest.raises(HubRefusal, match="what was sent is not sent again"):
+        pushed(folder, hub)
+    assert hub.files(REPO) == {} and len(hub.objects) == 2
+    held = set(hub.objects)
+    hub.forget()
+    pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder)
+    assert hub.uploaded == sum(len(content) for oid, content in hub.objects.items() if oid not in held)
+
+
+@pytest.mark.parametrize("status", [None, 500, 504])
+@pytest.mark.parametrize("create_pr", [False, True])
+def test_a_commit_whose_answer_is_lost_is_found(
+    status: int | None, create_pr: bool, folder: Path, hub: LocalHub
+) -> None:
+    hub.create(REPO)
+    hub.faults = [Fault(r"POST .*/commit/main", status=status, is_after_the_deed=True)]
+    report = pushed(folder, hub, create_pr=create_pr)
+    assert report.address == f"{hub.endpoint}/{REPO}" + "/discussions/1" * create_pr
+    assert hub.files(REPO, "refs/pr/1" if create_pr else "main") == contents(folder) and commits(hub) == 1
+
+
+def test_what_nobody_can_tell_is_told_so(folder: Path, hub: LocalHub) -> None:
+    """The network goes with the answer to the commit."""
+    hub.faults = [Fault(r"POST .*/commit/main", is_after_the_deed=True)]
+    plan = plan_push(folder, REPO, api=api(hub))
+    hub.faults.append(Fault(r"GET .*"))
+    with pytest.raises(HubRefusal, match="whether me/model shows the model is not known"):
+        push(plan)
+    hub.forget()
+    assert hub.files(REPO) == contents(folder) and not pushed(folder, hub).sent and not hub.writes
+
+
+def test_a_look_afterwards_that_fails_says_that_all_was_sent(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO)
+    hub.faults = [Fault(STEPS["tree"], status=500, after=1)]
+    with pytest.raises(HubRefusal, match="all was sent, and the same command tells whether the Hub shows it"):
+        pushed(folder, hub)
+    hub.forget()
+    assert hub.files(REPO) == contents(folder) and not pushed(folder, hub).sent
+
+
+def test_a_commit_of_somebody_else_in_between_is_not_run_over(folder: Path, hub: LocalHub) -> None:
+    repository = hub.create(REPO)
+    plan = plan_push(folder, REPO, api=api(hub))
+    repository.commit("main", dict(repository.commits[repository.branches["main"]]))
+    with pytest.raises(HubRefusal, match="somebody has changed me/model since"):
+        push(plan)
+    assert hub.files(REPO) == {}
+
+
+def test_what_the_hub_keeps_out_is_no_success(folder: Path, hub: LocalHub) -> None:
+    """A .gitignore there drops files without a word."""
+    hub.create(REPO, files={".gitignore": b"config.json\n"})
+    with pytest.raises(IntegrityError, match=r"does not show config\.json as sent.*\.gitignore"):
+        pushed(folder, hub)
+
+
+def test_a_file_that_changes_meanwhile_is_not_published(folder: Path, hub: LocalHub) -> None:
+    plan = plan_push(folder, REPO, api=api(hub))
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    with pytest.raises(InputError, match=r"config\.json was changed while it was sent"):
+        push(plan)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"No such file.*config\.json"):
+        push(plan)
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_goes_on(number: signal.Signals, folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    hub.create(REPO, files={"README.md": b"# Old\n"})
+    started = threading.Event()
+    process: list[subprocess.Popen[str]] = []
+
+    def stop() -> None:
+        started.wait()
+        process[0].send_signal(number)
+        process[0].wait()
+
+    hub.faults = [Fault(STEPS["object"], after=2, does=stop)]
+    with subprocess.Popen(
+        [PROGRAM, "push", folder, REPO],
+        env=environment(hub, tmp_path / "home"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        process.append(running)
+        started.set()
+        _output, errors = running.communicate()
+    assert hub.files(REPO) == {"README.md": b"# Old\n"}
+    if number is signal.SIGINT:
+        assert running.returncode == 130 and errors.count("\n") == 1 and "the same command goes on" in errors
+    else:
+        assert running.returncode == -number
+    held = set(hub.objects)
+    hub.forget()
+    pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder) and 2 <= len(held) < len(hub.objects)
+    assert hub.uploaded == sum(len(content) for oid, content in hub.objects.items() if oid not in held)
+
+
+# ---- who pushes, and where -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "sentence"),
+    [
+        (REPO, "hf_wrong", "the Hub does not take the token"),
+        (REPO, READ_TOKEN, "the token may only read"),
+        ("you/model", GOOD_TOKEN, "you/model is not there, and this token makes repositories of me and team alone"),
+    ],
+)
+def test_who_cannot_push_is_told_before_anything_is_read(
+    repo_id: str, token: str, sentence: str, folder: Path, hub: LocalHub
+) -> None:
+    with pytest.raises(InputError) as refused:
+        pushed(folder, hub, repo_id, token=token)
+    assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
+    assert not hub.writes and not (token and token in str(refused.value))
+
+
+def test_an_organization_is_ones_own(folder: Path, hub: LocalHub) -> None:
+    assert pushed(folder, hub, "team/model").address == f"{hub.endpoint}/team/model"
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "me/.model", "me/model.git", "", "me/mo del"])
+def test_a_name_that_cannot_be_is_refused_first(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no name on the Hub"):
+        plan_push(tmp_path / "nothing", name)
+    with pytest.raises(InputError, match="give a name such as"):
+        plan_push(tmp_path / "nothing", REPO, branch="refs/pr/1")
+
+
+def test_without_a_token_the_program_says_how_to_get_one(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path / "home", folder, REPO, HF_TOKEN="")
+    assert done.returncode == 2 and not done.stdout and not hub.writes
+    assert done.stderr.startswith("hf-xlmr: there is no token: log in with `hf auth login`, or set HF_TOKEN")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_network(folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9", token=GOOD_TOKEN)
+    with pytest.raises(InputError, match="the Hub cannot be reached"):
+        plan_push(folder, REPO, api=nowhere)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        plan_push(folder, REPO, api=api(hub))
+    assert not hub.requests
+
+
+# ---- what is checked of the folder -----------------------------------------------------------------------------------
+
+
+def json_changed(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
+
+
+def with_card(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def first_shard(folder: Path) -> Path:
+    return min(folder.glob("model-*.safetensors"))
+
+
+def flip_last_bit(folder: Path) -> None:
+    content = bytearray(first_shard(folder).read_bytes())
+    content[-1] ^= 1
+    first_shard(folder).write_bytes(content)
+
+
+def as_large(folder: Path) -> None:
+    with (folder / "notes.txt").open("wb") as file:
+        file.truncate(51 * 10**9)  # a hole
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
+    "no model": (lambda folder: (folder / "config.json").unlink(), InputError, "it has no config.json"),
+    "no shard": (lambda folder: first_shard(folder).unlink(), InputError, "is incomplete: model-00001"),
+    "cut off": (
+        lambda folder: first_shard(folder).write_bytes(first_shard(folder).read_bytes()[:-1]),
+        IntegrityError,
+        "is damaged",
+    ),
+    "changed weights": (flip_last_bit, IntegrityError, "other weights than those that were verified .model-00001"),
+    "other pieces": (
+        lambda folder: (folder / "fairseq" / "sentencepiece.bpe.model").write_bytes(b"another"),
+        IntegrityError,
+        "sentencepiece.bpe.model is not the file that .* tells of",
+    ),
+    "not verified": (
+        lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=None),
+        InputError,
+        "converted with --no-verify.*--allow-unverified",
+    ),
+    "broken record": (
+        lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=[]),
+        IntegrityError,
+        "damaged: it does not tell which weights",
+    ),
+    "epsilon": (
+        lambda folder: json_changed(folder / "config.json", layer_norm_eps=1e-12),
+        InputError,
+        "layer_norm_eps 1e-12, BERT's.*hf-xlmr doctor.*--despite-faults",
+    ),
+    "no card": (lambda folder: (folder / "README.md").unlink(), InputError, "has no README.md.*library_name"),
+    "bare no": (
+        with_card("---\nlanguage:\n- de\n- no\n---\n"),
+        InputError,
+        'language has False, which is no text .YAML reads a bare no as false: write "no"',
+    ),
+    "two licences": (with_card("---\nlicense: [mit, x]\n---\n"), InputError, "license has"),
+    "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is no text"),
+    "no YAML": (with_card("---\na: [\n---\n"), InputError, "begins with metadata that the Hub cannot read"),
+    "no text": (
+        lambda folder: (folder / "README.md").write_bytes(b"---\nlicense: \xff\n---\n"),
+        InputError,
+        "begins with metadata that the Hub cannot read",
+    ),
+    "the Hub's own rule": (
+        with_card("---\nlicense: MIT\n---\n"),
+        InputError,
+        'the Hub does not take.*"license" must be',
+    ),
+    "size": (as_large, InputError, "notes.txt has 51 GB, and the Hub takes at most 50.*--max-shard-size"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_folder_at_fault_is_refused_before_anything_is_written(name: str, folder: Path, hub: LocalHub) -> None:
+    change, error, sentence = FAULTS[name]
+    change(folder)
+    with pytest.raises(error, match=sentence) as refused:
+        plan_push(folder, REPO, api=api(hub))
+    assert "\n" not in str(refused.value) and not hub.writes
+
+
+def test_what_is_known_of_the_weights(folder: Path, hub: LocalHub) -> None:
+    record = folder / "fairseq" / "conversion.json"
+    json_changed(record, parity=None)
+    assert plan_push(folder, REPO, api=api(hub), allow_unverified=True).report.standing is Standing.unverified
+    flip_last_bit(folder)
+    record.unlink()
+    assert plan_push(folder, REPO, api=api(hub)).report.standing is Standing.unrecorded
+    (folder / "finetuning.json").write_text("{}")
+    assert plan_push(folder, REPO, api=api(hub)).report.standing is Standing.finetuned
+
+
+def test_mild_faults_are_told_and_others_are_taken_when_asked(folder: Path, hub: LocalHub) -> None:
+    assert {check.name for check in CHECKS} >= MILD
+    json_changed(folder / "tokenizer_config.json", model_max_length=10**30)
+    assert [each.name for each in pushed(folder, hub).findings] == ["model_max_length"]
+    json_changed(folder / "config.json", layer_norm_eps=1e-12)
+    report = pushed(folder, hub, despite_faults=True)
+    assert {each.name for each in report.findings} == {"model_max_length", "layer_norm_eps"}
+    assert hub.files(REPO) == contents(folder)
+
+
+def test_a_card_without_metadata_is_remarked_on(folder: Path, hub: LocalHub) -> None:
+    with_card("# A model\n")(folder)
+    notes = plan_push(folder, REPO, api=api(hub)).report.notes
+    assert notes == (
+        "README.md names no license, so nobody knows what they may do with it",
+        "README.md: empty or missing yaml metadata in repo card",
+    )
+
+
+def test_what_is_no_part_of_the_model_is_left_out_and_named(folder: Path, hub: LocalHub) -> None:
+    whole = contents(folder)
+    strange = {
+        ".cache/x": ".cache/",
+        ".DS_Store": ".DS_Store",
+        "checkpoints/checkpoint-2/model.safetensors": "checkpoints/",
+        "__pycache__/a.pyc": "__pycache__/",
+        "runs/a/events.out.tfevents.1": "runs/",
+        "train.log": "train.log",
+        "model-00009-of-00009.safetensors": "model-00009-of-00009.safetensors",
+        "offload/x.dat": "offload/",
+        f"{'0a' * 16}/lm_head.bias.safetensors": f"{'0a' * 16}/",
+        "fairseq/a.part": "fairseq/a.part",
+        "training_args.bin": "training_args.bin",
+        "pytorch_model.bin": "pytorch_model.bin",
+    }
+    for name in strange:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder / "gone").symlink_to("nowhere")
+    report = pushed(folder, hub)
+    assert hub.files(REPO) == whole and set(report.left_out) == {*strange.values(), "gone"}
+    assert "pickle" in report.left_out["training_args.bin"] and report.left_out["model-00009-of-00009.safetensors"]
+
+
+def test_a_snapshot_of_links_is_sent_as_files(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    """As the cache of huggingface_hub is."""
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(sorted(folder.glob("*.*"))):
+        path.rename(tmp_path / "blobs" / str(number))
+        path.symlink_to(tmp_path / "blobs" / str(number))
+    pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder)
+
+
+# ---- other folders ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_for_sentence_transformers(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    made = to_sentence_transformers(folder, tmp_path / "sentences").output
+    assert pushed(made, hub).standing is Standing.verified
+    assert hub.files(REPO) == contents(made) and "1_Pooling/config.json" in contents(made)
+
+
+def test_a_folder_of_anybodys(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(own)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(own)
+    shutil.copyfile(folder / "README.md", own / "README.md")
+    assert pushed(own, hub).standing is Standing.unrecorded
+    assert hub.files(REPO) == contents(own)
