@@ -20,7 +20,7 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 from hf_xlmr.loading import find_model
 from hf_xlmr.tasks.encoding import IGNORED, Features, collate, encode_pairs, encode_words
-from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, scores_of
+from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
 from hf_xlmr.tasks.mlqa import Answer, QuestionExample
 from hf_xlmr.tasks.ner import NerExample
 from hf_xlmr.tasks.question_answering import (
@@ -30,6 +30,7 @@ from hf_xlmr.tasks.question_answering import (
     encode_questions,
     windows_of,
 )
+from hf_xlmr.tasks.task_steps import STEPS
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XnliExample, open_xnli
 from hf_xlmr.tokenization import ExactTokenizer
 
@@ -388,7 +389,7 @@ def test_an_empty_context_has_no_answer() -> None:
 def test_questions_without_an_answer_are_right_if_none_is_given() -> None:
     """As SQuAD 2.0 counts; others beside them keep their own scores."""
     examples = [question("Anna plays", "Anna"), question("Anna plays"), question("Anna plays")]
-    assert scores_of("mlqa", "en", examples, ["Anna plays", "", "Anna"]) == pytest.approx(
+    assert STEPS["mlqa"].score("en", examples, ["Anna plays", "", "Anna"]) == pytest.approx(
         {"f1": (200 / 3 + 100) / 3, "exact_match": 100 / 3}
     )
-    assert scores_of("mlqa", "en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
+    assert STEPS["mlqa"].score("en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
