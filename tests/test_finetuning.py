@@ -280,11 +280,9 @@ def test_labels_are_written_with_their_counts(written: dict[str, tuple[Path, Tas
         right = sum(count for key, count in counted.items() if key[0] == language and key[1] == key[2])
         assert 100.0 * right / len(indices) == scores["accuracy"]
     confusion = (folder / "predictions" / "confusion.tsv").read_text().splitlines()
-    (*_, *labels), *rows = (line.split("\t")[2:] for line in confusion)
+    labels, *rows = (line.split("\t")[2:] for line in confusion)
     assert labels == ["entailment", "neutral", "contradiction"]
-    expected = [
-        [str(counted[language, gold, label]) for label in labels] for language in LANGUAGES for gold in labels
-    ]
+    expected = [[str(counted[language, gold, label]) for label in labels] for language in LANGUAGES for gold in labels]
     assert rows == expected
 
 
@@ -328,7 +326,9 @@ def test_a_word_stays_in_its_column(tmp_path: Path) -> None:
     assert (tmp_path / "de.conll").read_text() == "San_Marino B-LOC B-LOC\n_ O O\n_ O O\ne O B-LOC\n\n"
 
 
-@pytest.mark.parametrize(("way", "told_as"), [("keep", "Scored though the answers"), ("skip", "Left out, for answers that")])
+@pytest.mark.parametrize(
+    ("way", "told_as"), [("keep", "Scored though the answers"), ("skip", "Left out, for answers that")]
+)
 def test_misaligned_answers_are_told_by_their_ids(
     way: str, told_as: str, trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
 ) -> None:
