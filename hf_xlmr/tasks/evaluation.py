@@ -262,4 +262,14 @@ def _predictor(network: Any, options: EvaluationOptions) -> Any:
     with quiet_transformers():
         predictor = Trainer(model=network, args=arguments, data_collator=collate)
     predictor.remove_callback(PrinterCallback)
+    if predictor.accelerator.is_fsdp2:
+        _share_out(predictor, network)
     return predictor
+
+
+def _share_out(predictor: Any, network: Any) -> None:
+    """Let each process hold a part of the weights: accelerate does so only beside an optimizer, here one at rest."""
+    import torch
+
+    idle = torch.optim.SGD(network.parameters(), lr=0.0)
+    predictor.model = predictor.model_wrapped = predictor.accelerator.prepare(network, idle)[0]

@@ -55,6 +55,10 @@ logger = logging.getLogger(__name__)
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
 SEEDS: Final = 2**32  # NumPy takes no others
+HOLLOW: Final = (
+    "this process was given no weights (fsdp_cpu_ram_efficient_loading: true), and accelerate would train a part of "
+    "the model as if it were the whole: say false in the configuration, as those of hf_xlmr do"
+)
 DIVERGED: Final = (
     "{told}; give a lower --learning-rate. What is left of this training lies in {left} until another begins anew "
     "there (--overwrite)"
@@ -261,6 +265,8 @@ class _Training:
     def _network(self) -> Any:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
         network = load_network(self.files, self.recipe, self.head)
+        if any(each.is_meta for each in network.parameters()):
+            raise InputError(HOLLOW)
         if self.settings["freeze_embeddings"]:
             network.base_model.embeddings.requires_grad_(requires_grad=False)
         return with_adapters(network, self.recipe, rank=self.options.lora_rank) if self.options.lora else network
@@ -279,6 +285,8 @@ class _Training:
                 callbacks=[ProgressCallback(progress)],
             )
         trainer.remove_callback(PrinterCallback)
+        # these classes take the mean by themselves: Trainer would multiply it by processes, and add up the parts of a batch
+        trainer.model_accepts_loss_kwargs = False
         return trainer
 
     def _write(self, trainer: Any, folder: FinetunedFolder, report: FinetuningReport) -> None:
