@@ -1,5 +1,6 @@
 # make demo: convert the demo checkpoint and print features from plain Transformers
 # make test: style, types and tests, as CI runs them
+# make packaged: all tests once more, over the wheel alone, away from the checkout
 # make fuzz: 100,000 damaged files (some 20 minutes), then 200 runs that are killed
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -7,8 +8,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TYPES := build/types
 NEWER := build/newer-sentencepiece
+PACKAGED := build/packaged
+TESTS ?= tests
 
-.PHONY: demo test check style types tests newer benchmarks fuzz clean
+.PHONY: demo test check style types tests newer packaged benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
@@ -43,6 +46,17 @@ tests: $(READY)
 newer: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(NEWER) sentencepiece==0.2.3
 	PYTHONPATH=$(NEWER) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_tokenization.py tests/test_transformers_tokenizer.py
+
+# what users install, and packagers run: tests of the source distribution over the wheel, in an environment of its own
+packaged: $(READY)
+	rm -rf $(PACKAGED) && mkdir -p $(PACKAGED)/elsewhere
+	$(BIN)/python -m build --outdir $(PACKAGED)/dist .
+	tar --extract --gzip --file $(PACKAGED)/dist/*.tar.gz --directory $(PACKAGED)
+	$(PYTHON) -m venv $(PACKAGED)/env
+	$(PACKAGED)/env/bin/pip install --quiet torch==2.13.0
+	$(PACKAGED)/env/bin/pip install --quiet "$$(ls $(PACKAGED)/dist/*.whl)[test]"
+	cd $(PACKAGED)/elsewhere && OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+		../env/bin/python -m pytest -n 2 --dist loadfile $(addprefix ../hf_xlmr-*/,$(TESTS))
 
 benchmarks: $(READY)
 	$(BIN)/python tests/benchmarks/converting.py

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from hf_xlmr import __version__
 from hf_xlmr.errors import InputError
 from hf_xlmr.feature_files import StoreLayout
-from hf_xlmr.feature_store import FeatureStore, TextsDigest
+from hf_xlmr.feature_store import FeatureStore
 from hf_xlmr.fingerprint import fingerprint
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.memory import Device, available_memory
@@ -21,8 +21,10 @@ from hf_xlmr.model_shape import ModelShape
 from hf_xlmr.overlap import handed_over
 from hf_xlmr.processes import Processes
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
+from hf_xlmr.shard_writer import TextsDigest
 from hf_xlmr.sharding import lay_out
-from hf_xlmr.text_files import BadRow, TextInput, TextRow, open_texts
+from hf_xlmr.text_files import TextInput, open_texts
+from hf_xlmr.text_rows import BadRow, TextRow
 from hf_xlmr.windows import TextTooLong
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from types import ModuleType
 __all__ = ["register_with_transformers"]
 
 PIPELINES = "transformers.pipelines"
+PIPELINE = "hf_xlmr.pipeline"
 
 
 def register_with_transformers() -> None:
@@ -26,10 +27,20 @@ def _register() -> None:
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    _begin_anew()
     from hf_xlmr.pipeline import TASK, XLMRFeatureExtractionPipeline
 
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=XLMRFeatureExtractionPipeline, pt_model=AutoModel)
+
+
+def _begin_anew() -> None:
+    """Forget the pipeline's module where its own import of Transformers led here, before its class was there.
+
+    Python gives the import in progress what then stands in `sys.modules`: the module that is imported next.
+    """
+    if PIPELINE in sys.modules and not hasattr(sys.modules[PIPELINE], "XLMRFeatureExtractionPipeline"):
+        del sys.modules[PIPELINE]
 
 
 class _AfterImport(MetaPathFinder):

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from hf_xlmr.durable_files import flush
+
 __all__ = ["replace_content"]
 
 
@@ -14,8 +16,7 @@ def replace_content(path: Path, content: bytes) -> None:
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
             os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
             Path(file.name).replace(path)
         except BaseException:

@@ -7,76 +7,41 @@ import glob
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeGuard
+from typing import IO, Any, Final, Protocol
 
-from hf_xlmr.errors import InputError, printable, told_plainly
+from hf_xlmr.arrow_texts import (
+    BATCH_ROWS,
+    arrow_records,
+    check_columns,
+    data_set_of_hub,
+    data_set_on_disk,
+    open_parquet,
+)
+from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.text_rows import (
+    DEFAULT_COLUMN,
+    Asked,
+    BadRow,
+    Ids,
+    Record,
+    TextRow,
+    checked_text,
+    decoded,
+    json_object,
+    why_no_column,
+)
 
-__all__ = [
-    "STANDARD_INPUT",
-    "BadRow",
-    "TextInput",
-    "TextRow",
-    "arrow_rows",
-    "checked_text",
-    "hub_data_set",
-    "is_hub_name",
-    "json_object",
-    "kind_name",
-    "open_parquet",
-    "open_texts",
-    "saved_data_set",
-    "text_lines",
-    "why_no_column",
-]
+__all__ = ["STANDARD_INPUT", "TextInput", "is_hub_name", "kind_name", "open_texts", "text_lines"]
 
 STANDARD_INPUT: Final = "-"
-DEFAULT_COLUMN: Final = "text"
 LONGEST_LINE: Final = 1 << 28  # bytes: what is longer is no text file, and would only fill the memory
 BLOCK: Final = 1 << 20
-BATCH_ROWS: Final = 512  # of Arrow data held at once
-WIDEST_ID: Final = 1 << 63
 HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
-UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-JSON_TYPES: Final[Mapping[type, str]] = {
-    type(None): "null",
-    bool: "a truth value",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    bytes: "bytes",
-    list: "a list",
-    dict: "an object",
-}
-
-Record = tuple[str, object, object]  # a row as it is found: its place, its text and its id, both unchecked
-
-
-class BadRow(InputError):
-    """A row that gives no text: `place` says where it is, `reason` why."""
-
-    def __init__(self, place: str, reason: str) -> None:
-        """Carry where the row is and what is wrong with it."""
-        self.place = place
-        self.reason = reason
-        super().__init__(printable(f"{place}: {reason}"))
-
-
-@dataclass(frozen=True, slots=True)
-class TextRow:
-    """One text of the input."""
-
-    number: int
-    """Of the row in the whole input, from 0."""
-    place: str
-    """For messages, such as `texts.txt, line 17`."""
-    text: str
-    id: object | None = None
-    """A string or an integer of 64 bits; None where no column of ids was asked for."""
 
 
 class _Source(Protocol):
@@ -112,7 +77,7 @@ class TextInput:
 
     def __iter__(self) -> Iterator[TextRow]:
         """Every row, each checked when it is reached. Raises BadRow, InputError."""
-        numbers, ids = count(), _Ids()
+        numbers, ids = count(), Ids()
         with told_plainly():
             for source in self.sources:
                 for place, text, id_ in source.records():
@@ -142,7 +107,7 @@ def open_texts(
 
     Raises InputError, also for columns that a header, schema or data set does not have.
     """
-    asked = _Asked(column, id_column, split, config, revision)
+    asked = Asked(column, id_column, split, config, revision)
     with told_plainly():
         opened = _opened(str(source), asked)
         for each in opened.sources:
@@ -152,29 +117,10 @@ def open_texts(
 
 def text_lines(path: Path, name: str) -> Iterator[tuple[str, str]]:
     """Every line of a file in UTF-8, gzipped or not, without its end, and its place. Raises BadRow, OSError."""
-    return ((place, str(line)) for place, line, _ in _Text(name, path, _Asked()).records())
+    return ((place, str(line)) for place, line, _ in _Text(name, path, Asked()).records())
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What of an input is wanted."""
-
-    column: str = DEFAULT_COLUMN
-    id_column: str | None = None
-    split: str | None = None
-    config: str | None = None
-    revision: str | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        return [self.column] if self.id_column in (None, self.column) else [self.column, str(self.id_column)]
-
-    @property
-    def has_ids(self) -> bool:
-        return self.id_column is not None
-
-
-def _opened(source: str, asked: _Asked) -> TextInput:
+def _opened(source: str, asked: Asked) -> TextInput:
     path = Path(source)
     if source == STANDARD_INPUT:
         return _from_files(source, [_StandardInput("standard input", Path(), asked)], asked)
@@ -185,7 +131,7 @@ def _opened(source: str, asked: _Asked) -> TextInput:
     if found := sorted(glob.glob(source)):  # noqa: PTH207  # that of Path takes no absolute pattern
         return _from_files(source, [_file(Path(each), each, asked) for each in found], asked)
     if is_hub_name(source):
-        return TextInput(source, (_from_hub(source, asked),), asked.has_ids)
+        return TextInput(source, (data_set_of_hub(source, asked),), asked.has_ids)
     raise InputError(f"{source} does not exist")
 
 
@@ -195,16 +141,16 @@ def is_hub_name(source: str) -> bool:
     return bool(HUB_ID.fullmatch(source)) and kind_name(path) not in KINDS and not path.parent.exists()
 
 
-def _from_files(name: str, files: list[_File], asked: _Asked) -> TextInput:
+def _from_files(name: str, files: list[_File], asked: Asked) -> TextInput:
     if asked.split or asked.config or asked.revision:
         raise InputError(f"{name} is no data set, so it has no split, config or revision")
     is_repeatable = all(file.path.is_file() for file in files)
     return TextInput(name, tuple(files), asked.has_ids, is_repeatable)
 
 
-def _from_folder(folder: Path, asked: _Asked) -> TextInput:
+def _from_folder(folder: Path, asked: Asked) -> TextInput:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return TextInput(str(folder), (_from_disk(folder, asked),), asked.has_ids)
+        return TextInput(str(folder), (data_set_on_disk(folder, asked),), asked.has_ids)
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     known = [path for path in paths if kind_name(path) in KINDS]
     kinds = sorted({kind_name(path) for path in known})
@@ -217,7 +163,7 @@ def _from_folder(folder: Path, asked: _Asked) -> TextInput:
     return _from_files(str(folder), [_file(path, path.name, asked) for path in known], asked)
 
 
-def _file(path: Path, name: str, asked: _Asked) -> _File:
+def _file(path: Path, name: str, asked: Asked) -> _File:
     kind = KINDS.get(kind_name(path))
     if kind is None:
         raise InputError(f"{path} is of no known kind; texts are read from {_kinds_told()}")
@@ -236,69 +182,6 @@ def _kinds_told() -> str:
     return f"{', '.join(zipped)} (also with .gz) and .parquet"
 
 
-# ---- what a row must be ----------------------------------------------------------------------------------------------
-
-
-def checked_text(place: str, value: object, *, what: str = "the text") -> str:
-    """`value`, which must be a text that can be written as UTF-8. Raises BadRow."""
-    if not _is_text(value):
-        raise BadRow(place, _why_no_text(value, what))
-    return value
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    return type(value) is str and (value.isascii() or not _has_surrogates(value))
-
-
-def _has_surrogates(text: str) -> bool:
-    """Whether half of a pair of UTF-16 stands alone, as JSON can say it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _why_no_text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        return f"{what} is {JSON_TYPES.get(type(value), type(value).__name__)}, not a string"
-    at = next(place for place, each in enumerate(value) if "\ud800" <= each <= "\udfff")
-    return f"{what} has half of a surrogate pair, U+{ord(value[at]):04X}, as its character {at + 1}"
-
-
-class _Ids:
-    """Sees to it that ids are all strings or all integers, as one column of the output must be."""
-
-    def __init__(self) -> None:
-        self._type: type | None = None
-
-    def check(self, place: str, value: object) -> None:
-        """Raise BadRow where an id is neither, or not what those before were."""
-        found = JSON_TYPES.get(type(value), type(value).__name__)
-        if type(value) not in (str, int):
-            raise BadRow(place, f"the id is {found}, neither a string nor an integer")
-        if isinstance(value, int) and not -WIDEST_ID <= value < WIDEST_ID:
-            raise BadRow(place, "the id does not fit in 64 bits; a string would do")
-        if isinstance(value, str) and not _is_text(value):
-            raise BadRow(place, "the id has half of a surrogate pair")
-        if self._type not in (None, type(value)):
-            raise BadRow(place, f"the id is {found}, those before are not")
-        self._type = type(value)
-
-
-def _decoded(line: bytes, name: str, number: int) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise BadRow(f"{name}, line {number}", _why_no_utf8(error, line if number == 1 else b"")) from error
-
-
-def _why_no_utf8(error: UnicodeDecodeError, first_line: bytes = b"") -> str:
-    if first_line.startswith(UTF16_MARKS):
-        return "the file is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does"
-    return f"byte {error.start + 1} (0x{error.object[error.start]:02X}) is not UTF-8"
-
-
 # ---- lines -----------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +191,7 @@ class _File(ABC):
 
     name: str
     path: Path
-    asked: _Asked
+    asked: Asked
 
     def check(self) -> None:
         """See that it can be opened; a pipe, which can be only once, is left alone."""
@@ -390,7 +273,7 @@ class _Text(_File):
     def records(self) -> Iterator[Record]:
         for number, line in enumerate(self.lines(), 1):
             text = line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
-            yield f"{self.name}, line {number}", _decoded(text, self.name, number), None
+            yield f"{self.name}, line {number}", decoded(text, self.name, number), None
 
 
 class _StandardInput(_Text):
@@ -419,34 +302,11 @@ class _JsonLines(_File):
             if line.isspace():
                 continue
             place = f"{self.name}, line {number}"
-            row = json_object(_decoded(line, self.name, number), place)
+            row = json_object(decoded(line, self.name, number), place)
             try:
                 yield place, row[text_name], None if id_name is None else row[id_name]
             except KeyError as missing:
                 raise BadRow(place, why_no_column(str(missing.args[0]), row)) from None
-
-
-def json_object(line: str, place: str) -> dict[str, object]:
-    """The object on a line of JSON Lines. Raises BadRow."""
-    import json
-
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadRow(place, _why_no_object(line) or f"this is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise BadRow(place, _why_no_object(line) or f"a row is an object, not {JSON_TYPES[type(row)]}")
-    return row
-
-
-def _why_no_object(line: str) -> str:
-    is_array = line.lstrip().startswith("[")
-    return "an array begins here; put one object on each line, as jq -c '.[]' does" if is_array else ""
-
-
-def why_no_column(name: str, columns: Iterable[str]) -> str:
-    """That there is no such column, and which there are."""
-    return f"there is no column {name!r}; the columns are {', '.join(map(repr, columns)) or 'none'}"
 
 
 class _Csv(_File):
@@ -479,7 +339,7 @@ class _Csv(_File):
 
         if csv.field_size_limit() < LONGEST_LINE:
             csv.field_size_limit(LONGEST_LINE)  # one for the whole process; texts are longer than what it begins with
-        lines = (_decoded(line, self.name, number) for number, line in enumerate(self.lines(), 1))
+        lines = (decoded(line, self.name, number) for number, line in enumerate(self.lines(), 1))
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         while True:
             place = f"{self.name}, line {reader.line_num + 1}"
@@ -513,7 +373,7 @@ class _Parquet(_File):
 
     def check(self) -> None:
         with open_parquet(self.path) as file:
-            _check_columns(self.name, file.schema_arrow, self.asked)
+            check_columns(self.name, file.schema_arrow, self.asked)
 
     def count(self) -> int | None:
         with open_parquet(self.path) as file:
@@ -522,143 +382,7 @@ class _Parquet(_File):
     def records(self) -> Iterator[Record]:
         with open_parquet(self.path) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=self.asked.columns, use_threads=False)
-            yield from _arrow_records(self.name, batches, self.asked)
-
-
-def open_parquet(path: Path) -> Any:
-    """The `pyarrow.parquet.ParquetFile` of `path`, to be read in little memory. Raises InputError."""
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    try:  # with a buffer, pages are read one by one instead of a row group's whole column
-        file = ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
-        file.schema_arrow.names  # noqa: B018  # decoded here
-    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
-            raise
-        raise InputError(printable(f"{path} is not a Parquet file: {str(error).strip()}")) from error
-    return file
-
-
-def _arrow_records(name: str, batches: Iterable[Any], asked: _Asked) -> Iterator[Record]:
-    for place, values in arrow_rows(name, batches, asked.columns):
-        yield place, values[0], values[-1] if asked.has_ids else None
-
-
-def arrow_rows(name: str, batches: Iterable[Any], columns: Sequence[str]) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """The values of `columns` in every row of Arrow `batches`, with its place. Raises BadRow, OSError."""
-    import pyarrow
-
-    number = 0
-    try:
-        for batch in batches:
-            for values in zip(*(_values(batch.column(column)) for column in columns), strict=True):
-                yield f"{name}, row {number}", values
-                number += 1
-    except UnicodeDecodeError as error:
-        raise BadRow(f"{name}, row {number}", _why_no_utf8(error)) from error
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
-            raise
-        raise BadRow(f"{name}, row {number}", f"this or what follows is damaged: {str(error).strip()}") from error
-
-
-def _values(column: Any) -> Iterable[object]:
-    """All values; where one is not UTF-8, one by one up to it."""
-    try:
-        values: list[object] = column.to_pylist()
-    except UnicodeDecodeError:
-        return (value.as_py() for value in column)
-    return values
-
-
-def _check_columns(name: str, schema: Any, asked: _Asked) -> None:
-    """Raise BadRow where a column is missing, or of a type that gives no texts or ids."""
-    from pyarrow import types
-
-    for column in asked.columns:
-        if schema.names.count(column) != 1:
-            twice = f"there are several columns {column!r}"
-            raise BadRow(name, twice if column in schema.names else why_no_column(column, schema.names))
-    if not _is_string(schema.field(asked.column).type):
-        raise BadRow(name, f"the column {asked.column!r} holds {schema.field(asked.column).type}, not text")
-    kind = None if asked.id_column is None else schema.field(asked.id_column).type
-    if kind is not None and not (types.is_integer(kind) or _is_string(kind)):
-        raise BadRow(name, f"the column {asked.id_column!r} holds {kind}; ids are strings or integers")
-
-
-def _is_string(kind: Any) -> bool:
-    from pyarrow import types
-
-    plain = kind.value_type if types.is_dictionary(kind) else kind
-    tests: tuple[Callable[[Any], bool], ...] = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(test(plain) for test in tests)
-
-
-@dataclass(frozen=True)
-class _DataSet:
-    """A `datasets.Dataset`, or an IterableDataset that is streamed."""
-
-    name: str
-    data: Any
-    asked: _Asked
-
-    def check(self) -> None:
-        """A data set of the Hub that does not know its columns is checked when it is read."""
-        if self.data.features is not None:
-            _check_columns(self.name, self.data.features.arrow_schema, self.asked)
-
-    def count(self) -> int | None:
-        return len(self.data) if hasattr(self.data, "__len__") else None
-
-    def records(self) -> Iterator[Record]:
-        chosen = self.data.select_columns(self.asked.columns).with_format("arrow")
-        try:
-            yield from _arrow_records(self.name, chosen.iter(batch_size=BATCH_ROWS), self.asked)
-        except KeyError as error:
-            raise BadRow(self.name, f"there is no column {error}") from error
-
-
-def _from_disk(folder: Path, asked: _Asked) -> _DataSet:
-    if asked.config or asked.revision:
-        raise InputError(f"{folder} is a data set on this disk, so it has no config or revision")
-    return _DataSet(folder.name, saved_data_set(folder, asked.split), asked)
-
-
-def saved_data_set(folder: Path, split: str | None) -> Any:
-    """The `datasets.Dataset` that `save_to_disk` wrote, or its `split`. Raises InputError."""
-    from datasets import load_from_disk
-
-    return _split_of(str(folder), load_from_disk(str(folder)), split)
-
-
-def _from_hub(name: str, asked: _Asked) -> _DataSet:
-    return _DataSet(name, hub_data_set(name, asked.split, config=asked.config, revision=asked.revision), asked)
-
-
-def hub_data_set(name: str, split: str | None, *, config: str | None, revision: str | None) -> Any:
-    """The `datasets.IterableDataset` of a split of a data set of the Hub. Raises InputError."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        loaded = load_dataset(name, config, revision=revision, streaming=True)
-    except (DatasetsError, OSError, ValueError) as error:
-        raise InputError(f"{name} is not here, and as a data set of the Hub: {error}") from error
-    return _split_of(name, loaded, split)
-
-
-def _split_of(name: str, loaded: Any, split: str | None) -> Any:
-    """The split that was asked for; without asking, the only one."""
-    if not isinstance(loaded, dict):
-        if split not in (None, str(loaded.split)):
-            raise InputError(f"{name} is one data set (split {loaded.split}), so it has no split {split!r}")
-        return loaded
-    if split is None and len(loaded) > 1:
-        raise InputError(f"{name} has the splits {', '.join(map(str, loaded))}; say which")
-    if split is not None and split not in loaded:
-        raise InputError(f"{name} has no split {split!r}; its splits are {', '.join(map(str, loaded))}")
-    return loaded[split] if split is not None else next(iter(loaded.values()))
+            yield from arrow_records(self.name, batches, self.asked)
 
 
 KINDS: Final[Mapping[str, type[_File]]] = {

@@ -1,6 +1,6 @@
 """The program with FSDP over processes on CPUs, which accelerate shares weights out among for GPUs alone.
 
-`accelerate launch --config_file FSDP.yaml tests/fsdp_on_cpu.py finetune ...`; all else is Transformers', PyTorch's and ours.
+`accelerate launch --config_file FSDP.yaml tests/fsdp_on_cpu.py finetune ...`; all else is as with GPUs.
 """
 
 from __future__ import annotations

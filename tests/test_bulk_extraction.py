@@ -24,7 +24,7 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.fingerprint import fingerprint
 from hf_xlmr.model_shape import shape_of
 from hf_xlmr.processes import Processes
-from hf_xlmr.text_files import BadRow
+from hf_xlmr.text_rows import BadRow
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PROGRAM = SCRIPTS / "hf-xlmr"

@@ -26,8 +26,9 @@ from kills import contents
 
 from hf_xlmr import feature_files
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.feature_store import FeatureStore, ShardWriter, TextsDigest
-from hf_xlmr.text_files import TextRow
+from hf_xlmr.feature_store import FeatureStore
+from hf_xlmr.shard_writer import ShardWriter, TextsDigest
+from hf_xlmr.text_rows import TextRow
 
 JOB = {"model": "abc", "options": {"pool": "mean", "layers": [-1]}}
 KINDS = pytest.mark.parametrize("kind", ["parquet", "npy"])

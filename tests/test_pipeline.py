@@ -135,6 +135,7 @@ ORDERS = {
     "hf_xlmr first": "import hf_xlmr, transformers",
     "transformers first": "import transformers, hf_xlmr",
     "pipelines first": "from transformers import pipeline; import hf_xlmr",
+    "its own module first": "from hf_xlmr.pipeline import TASK; import transformers",
 }
 
 
@@ -143,7 +144,8 @@ def test_it_is_known_in_whatever_order_things_are_imported(order: str) -> None:
     program = (
         f"{ORDERS[order]}\nimport sys\n"
         "from transformers.pipelines import PIPELINE_REGISTRY\n"
-        "assert 'xlmr-feature-extraction' in PIPELINE_REGISTRY.get_supported_tasks()\n"
+        "from hf_xlmr.pipeline import XLMRFeatureExtractionPipeline as Pipeline\n"
+        "assert PIPELINE_REGISTRY.supported_tasks['xlmr-feature-extraction']['impl'] is Pipeline\n"
         "assert not [finder for finder in sys.meta_path if 'hf_xlmr' in type(finder).__module__]"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,4 +1,4 @@
-"""README is true: what it shows for the demo is run, top to bottom, in an empty folder."""
+"""README and the guides are true: what they show for the demo is run, top to bottom, in an empty folder."""
 
 from __future__ import annotations
 
@@ -13,28 +13,68 @@ import pytest
 from places import CHECKOUT
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.S | re.M)
+README = CHECKOUT / "README.md"
+GUIDES = sorted((CHECKOUT / "notebooks" / "guide").glob("*.md"))
+PRINTED = "# -> "  # marks in a block what the line before it prints
 
 
-def commands() -> list[list[str]]:
-    """What a newcomer would type, in order: the program's lines, and the Python blocks."""
-    typed: list[list[str]] = []
-    for kind, block in BLOCKS:
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def commands(page: Path) -> list[tuple[list[str], list[str]]]:
+    """What a newcomer would type, in order: the program's lines and Python blocks, each with what it shall print."""
+    typed: list[tuple[list[str], list[str]]] = []
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", text_of(page), flags=re.S | re.M):
+        lines = block.splitlines()
         if kind == "python":
-            typed.append([sys.executable, "-c", block])
-        typed += [["sh", "-c", line] for line in block.splitlines() if line.startswith("printf ")]
-        typed += [[str(PROGRAM), *line.split()[1:]] for line in block.splitlines() if line.startswith("hf-xlmr ")]
-    return [command for command in typed if not {"SOURCE", "MODEL_DIR", "MODEL"} & set(command)]
+            printed = [line.removeprefix(PRINTED) for line in lines if line.startswith(PRINTED)]
+            typed.append(([sys.executable, "-c", block], printed))
+        typed += [(["sh", "-c", line], []) for line in lines if line.startswith("printf ")]
+        typed += [([str(PROGRAM), *line.split()[1:]], []) for line in lines if line.startswith("hf-xlmr ")]
+    return [each for each in typed if not {"SOURCE", "MODEL_DIR", "MODEL"} & set(each[0])]
 
 
-def test_every_block_for_the_demo_runs(tmp_path: Path) -> None:
-    assert len(commands()) >= 5
-    environment = {**os.environ, "HF_XLMR_CACHE": str(tmp_path / "cache")}
-    for command in commands():
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+def type_all(page: Path, folder: Path) -> None:
+    environment = {**os.environ, "HF_XLMR_CACHE": str(folder / "cache")}
+    for command, printed in commands(page):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, f"{command}: {done.stderr}"
-    assert (tmp_path / "report.html").is_file()
+        assert not printed or done.stdout.splitlines() == printed, command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where somebody has read README to its end, and typed all of it."""
+    place = tmp_path_factory.mktemp("newcomer")
+    type_all(README, place)
+    return place
+
+
+def test_every_block_for_the_demo_runs(folder: Path) -> None:
+    assert len(commands(README)) >= 5 and sum(len(printed) for _, printed in commands(README)) >= 5
+    assert (folder / "report.html").is_file()
+
+
+def test_it_is_read_in_five_minutes() -> None:
+    assert len(re.findall(r"\w+", re.sub(r"\]\(.*?\)", "]", text_of(README)))) <= 5 * 250
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_so_do_those_of_the_guides_in_the_same_folder(page: Path, folder: Path) -> None:
+    type_all(page, folder)
+
+
+@pytest.mark.parametrize("page", [README, *GUIDES], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", text_of(page))
+    assert targets or page != README
+    for target in targets:
+        assert (page.parent / target).exists(), target
+
+
+def test_readme_leads_to_every_guide() -> None:
+    assert all(f"](notebooks/guide/{page.name})" in text_of(README) for page in GUIDES)
 
 
 COMMANDS = (
@@ -52,9 +92,10 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_options_that_it_lists_exist(command: str) -> None:
+def test_the_options_that_the_guides_list_exist(command: str) -> None:
     first = r"(?:SOURCE|MODEL_DIR|MODEL|xnli\|mlqa\|ner)"
-    usage = re.search(rf"hf-xlmr {command} {first} .*?(?=\nhf-xlmr|\n```)", README, flags=re.S)
-    assert usage is not None
+    pattern = rf"^hf-xlmr {command} {first} .*?(?=\nhf-xlmr|\n```)"
+    usages = [found for page in GUIDES for found in re.findall(pattern, text_of(page), flags=re.S | re.M)]
+    assert usages
     helped = subprocess.run([PROGRAM, command, "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(option in helped for option in re.findall(r"--[a-z-]+", usage[0]))
+    assert all(option in helped for option in re.findall(r"--[a-z-]+", " ".join(usages)))

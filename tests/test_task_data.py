@@ -18,7 +18,7 @@ from hf_xlmr.tasks.mlqa import MisalignedAnswers, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
 from hf_xlmr.tasks.task_data import Reading, read_task_data
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XNLI_LANGUAGES, open_xnli
-from hf_xlmr.text_files import BadRow
+from hf_xlmr.text_rows import BadRow
 
 PAIRS = {  # "The shop is open." and "One can buy bread." in the languages of XNLI
     "en": ("The shop is open.", 'One can buy "bread.'),

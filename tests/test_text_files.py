@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.text_files import BadRow, TextInput, open_texts
+from hf_xlmr.text_files import TextInput, open_texts
+from hf_xlmr.text_rows import BadRow
 
 TEXTS = [
     "Hello world!",
@@ -480,12 +481,13 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path, data: Any) -
     """As `load_dataset(..., streaming=True)` gives it for a name of the Hub."""
     from datasets import load_dataset
 
-    from hf_xlmr.text_files import _Asked, _DataSet, _split_of
+    from hf_xlmr.arrow_texts import DataSet, _split_of
+    from hf_xlmr.text_rows import Asked
 
     write_jsonl(tmp_path / "texts.jsonl", TEXTS)
     loaded = load_dataset("json", data_files=str(tmp_path / "texts.jsonl"), streaming=True)
-    asked = _Asked("text", "id")
-    source = _DataSet("owner/name", _split_of("owner/name", loaded, "train"), asked)
+    asked = Asked("text", "id")
+    source = DataSet("owner/name", _split_of("owner/name", loaded, "train"), asked)
     opened = TextInput("owner/name", (source,), has_ids=True)
     expected = [(f"owner/name, row {n}", text, f"id{n}") for n, text in enumerate(TEXTS)]
     assert [(row.place, row.text, row.id) for row in opened] == expected

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeVar
 
 from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.rows import PARQUET, Row, Source, find_sources
-from hf_xlmr.text_files import JSON_TYPES, BadRow, checked_text, why_no_column
+from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
 __all__ = [
     "Answer",

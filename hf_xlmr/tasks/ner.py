@@ -10,7 +10,7 @@ from typing import Final
 
 from hf_xlmr.errors import told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, Languages, Row, Source, find_sources
-from hf_xlmr.text_files import JSON_TYPES, BadRow, checked_text, why_no_column
+from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
 __all__ = ["NerExample", "NerInput", "open_ner"]
 

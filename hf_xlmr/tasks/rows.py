@@ -9,19 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hf_xlmr.arrow_texts import BATCH_ROWS, arrow_rows, hub_data_set, open_parquet, saved_data_set
 from hf_xlmr.errors import InputError, printable
-from hf_xlmr.text_files import (
-    BATCH_ROWS,
-    BadRow,
-    arrow_rows,
-    hub_data_set,
-    is_hub_name,
-    json_object,
-    kind_name,
-    open_parquet,
-    saved_data_set,
-    text_lines,
-)
+from hf_xlmr.text_files import is_hub_name, kind_name, text_lines
+from hf_xlmr.text_rows import BadRow, json_object
 
 __all__ = ["JSON_LINES", "PARQUET", "Languages", "Row", "Source", "find_sources"]
 

@@ -285,7 +285,7 @@ class _Training:
                 callbacks=[ProgressCallback(progress)],
             )
         trainer.remove_callback(PrinterCallback)
-        # these classes take the mean by themselves: Trainer would multiply it by processes, and add up the parts of a batch
+        # the classes take the mean: Trainer would multiply it by the processes, and add up the parts of a batch
         trainer.model_accepts_loss_kwargs = False
         return trainer
 

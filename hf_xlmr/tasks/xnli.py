@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
-from hf_xlmr.text_files import BadRow, checked_text
+from hf_xlmr.text_rows import BadRow, checked_text
 
 __all__ = ["XNLI_LABELS", "XNLI_LANGUAGES", "Unlabelled", "WithoutLabel", "XnliExample", "XnliInput", "open_xnli"]
 

@@ -1,0 +1,40 @@
+"""Files that are on the disk when we say so, and the system's refusals told with their place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from hf_xlmr.errors import told_plainly
+
+__all__ = ["flush", "flush_folder", "told_with_place"]
+
+
+def flush(file: IO[bytes]) -> None:
+    """See that what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """See that the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def told_with_place(path: Path) -> Iterator[None]:
+    """Tell of the system's refusals in our errors, and where they happened."""
+    with told_plainly():
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None and error.errno is not None:
+                error.filename = str(path)
+            raise

@@ -1,0 +1,170 @@
+"""What a row of an input must be to give a text, and what is said of one that is not."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeGuard
+
+from hf_xlmr.errors import InputError, printable
+
+__all__ = [
+    "DEFAULT_COLUMN",
+    "JSON_TYPES",
+    "Asked",
+    "BadRow",
+    "Ids",
+    "Record",
+    "TextRow",
+    "checked_text",
+    "decoded",
+    "json_object",
+    "why_no_column",
+    "why_no_utf8",
+]
+
+DEFAULT_COLUMN: Final = "text"
+WIDEST_ID: Final = 1 << 63
+UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+JSON_TYPES: Final[Mapping[type, str]] = {
+    type(None): "null",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    bytes: "bytes",
+    list: "a list",
+    dict: "an object",
+}
+
+Record = tuple[str, object, object]  # a row as it is found: its place, its text and its id, both unchecked
+
+
+class BadRow(InputError):
+    """A row that gives no text: `place` says where it is, `reason` why."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        """Carry where the row is and what is wrong with it."""
+        self.place = place
+        self.reason = reason
+        super().__init__(printable(f"{place}: {reason}"))
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """One text of the input."""
+
+    number: int
+    """Of the row in the whole input, from 0."""
+    place: str
+    """For messages, such as `texts.txt, line 17`."""
+    text: str
+    id: object | None = None
+    """A string or an integer of 64 bits; None where no column of ids was asked for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of an input is wanted."""
+
+    column: str = DEFAULT_COLUMN
+    id_column: str | None = None
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The names that are read, each once."""
+        return [self.column] if self.id_column in (None, self.column) else [self.column, str(self.id_column)]
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether a column of ids was asked for."""
+        return self.id_column is not None
+
+
+def checked_text(place: str, value: object, *, what: str = "the text") -> str:
+    """`value`, which must be a text that can be written as UTF-8. Raises BadRow."""
+    if not is_text(value):
+        raise BadRow(place, _why_no_text(value, what))
+    return value
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    return type(value) is str and (value.isascii() or not _has_surrogates(value))
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether half of a pair of UTF-16 stands alone, as JSON can say it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _why_no_text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        return f"{what} is {JSON_TYPES.get(type(value), type(value).__name__)}, not a string"
+    at = next(place for place, each in enumerate(value) if "\ud800" <= each <= "\udfff")
+    return f"{what} has half of a surrogate pair, U+{ord(value[at]):04X}, as its character {at + 1}"
+
+
+class Ids:
+    """Sees to it that ids are all strings or all integers, as one column of the output must be."""
+
+    def __init__(self) -> None:
+        self._type: type | None = None
+
+    def check(self, place: str, value: object) -> None:
+        """Raise BadRow where an id is neither, or not what those before were."""
+        found = JSON_TYPES.get(type(value), type(value).__name__)
+        if type(value) not in (str, int):
+            raise BadRow(place, f"the id is {found}, neither a string nor an integer")
+        if isinstance(value, int) and not -WIDEST_ID <= value < WIDEST_ID:
+            raise BadRow(place, "the id does not fit in 64 bits; a string would do")
+        if isinstance(value, str) and not is_text(value):
+            raise BadRow(place, "the id has half of a surrogate pair")
+        if self._type not in (None, type(value)):
+            raise BadRow(place, f"the id is {found}, those before are not")
+        self._type = type(value)
+
+
+def decoded(line: bytes, name: str, number: int) -> str:
+    """A line as text; `number` counts the lines of the file called `name` from 1. Raises BadRow."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise BadRow(f"{name}, line {number}", why_no_utf8(error, line if number == 1 else b"")) from error
+
+
+def why_no_utf8(error: UnicodeDecodeError, first_line: bytes = b"") -> str:
+    """What is said of bytes that are no text; `first_line`, where the error is in it, may tell UTF-16."""
+    if first_line.startswith(UTF16_MARKS):
+        return "the file is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does"
+    return f"byte {error.start + 1} (0x{error.object[error.start]:02X}) is not UTF-8"
+
+
+def json_object(line: str, place: str) -> dict[str, object]:
+    """The object on a line of JSON Lines. Raises BadRow."""
+    import json
+
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(place, _why_no_object(line) or f"this is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BadRow(place, _why_no_object(line) or f"a row is an object, not {JSON_TYPES[type(row)]}")
+    return row
+
+
+def _why_no_object(line: str) -> str:
+    is_array = line.lstrip().startswith("[")
+    return "an array begins here; put one object on each line, as jq -c '.[]' does" if is_array else ""
+
+
+def why_no_column(name: str, columns: Iterable[str]) -> str:
+    """That there is no such column, and which there are."""
+    return f"there is no column {name!r}; the columns are {', '.join(map(repr, columns)) or 'none'}"
