@@ -77,4 +77,7 @@ class DeviceProcesses(Processes):
     def _state(self) -> Any:
         from accelerate import PartialState
 
-        return PartialState()
+        state = PartialState()
+        if state.num_processes != self.count:
+            raise InputError(f"{self.count} processes were started, and none of them has a GPU: say --cpu")
+        return state

@@ -29,7 +29,7 @@ from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.processes import Processes
+from hf_xlmr.processes import DeviceProcesses, Processes
 from hf_xlmr.tasks.adapters import merged, with_adapters
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
@@ -685,22 +685,73 @@ def test_a_process_uses_one_gpu_of_several(
     assert seen[0].train_batch_size == options.batch_size
 
 
-def test_two_processes_train_one_model(data: dict[str, list[str]], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> FinetuningReport:
+    """A model of XL's kind without dropout, so that nothing but the examples tells one training from another."""
+    folder = tmp_path_factory.mktemp("plain")
+    convert(FIXTURES / FAMILIES["XLMRobertaXL"], folder / "model", verify=False)
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config.update({name: 0.0 for name in config if name.endswith(("dropout", "dropout_prob"))})
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    options = replace(FEW, freeze_embeddings=False, cpu=True)
+    return finetune("xnli", str(folder / "model"), data["xnli train"], folder / "out", options=options)
+
+
+def check_same_training(found: Path, plain: FinetuningReport) -> None:
+    """The losses, and what every weight became."""
+    losses = json.loads((found / "finetuning.json").read_text())["losses"]
+    assert list(losses.values()) == pytest.approx(list(plain.losses.values()), abs=1e-4)
+    expected, changed = weights(plain.output), weights(found)
+    assert expected.keys() == changed.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(changed[name], weight, rtol=0, atol=1e-4)
+
+
+def test_a_batch_in_parts_trains_as_the_whole(
+    plain: FinetuningReport, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    options = replace(FEW, freeze_embeddings=False, cpu=True, accumulate=4)
+    report = finetune("xnli", plain.model, data["xnli train"], tmp_path / "out", options=options)
+    check_same_training(report.output, plain)
+
+
+SHARED_OUT = [
+    *("-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no", "--config_file"),
+    *(str(launch_config("xl")), str(TESTS / "fsdp_on_cpu.py")),
+]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "more"),
+    [(["-m", "torch.distributed.run", "--nproc-per-node", "2", str(PROGRAM)], ["--cpu"]), (SHARED_OUT, [])],
+    ids=["whole", "shared out"],
+)
+def test_two_processes_train_as_one(
+    launcher: list[str], more: list[str], plain: FinetuningReport, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Each with all weights, or with a part of them by the configuration for XL."""
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", str(PROGRAM), "finetune", "xnli", "--model", "demo"),
-        *("--train", data["xnli train"][0], "--eval", data["xnli test"][0], "--output", str(tmp_path / "out")),
-        *("--max-steps", "50", "--batch-size", "16", "--learning-rate", "3e-3", "--warmup", "0.1", "--json"),
+        *(sys.executable, *launcher, "finetune", "xnli", "--model", plain.model, "--output", str(tmp_path / "out")),
+        *("--train", data["xnli train"][0], "--eval", data["xnli test"][0], "--max-steps", "8", "--save-steps", "3"),
+        *("--batch-size", "16", "--learning-rate", "3e-3", "--warmup", "0.1", "--no-freeze-embeddings", "--json"),
+        *more,
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout)
-    assert report["steps"] == 50 and report["results"]["scores"]["en"]["accuracy"] > 80
-    alone = evaluate("xnli", str(tmp_path / "out"), data["xnli test"])
-    assert alone.scores == report["results"]["scores"]
+    check_same_training(tmp_path / "out", plain)
+    scores = evaluate("xnli", str(tmp_path / "out"), data["xnli test"]).scores
+    assert json.loads(done.stdout)["results"]["scores"] == scores
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_processes_that_cannot_meet_are_told() -> None:
+    """Each would train alone, into the same folder."""
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    assert "2 processes were started, and none of them has a GPU: say --cpu" in told(
+        DeviceProcesses.current, environment
+    )
 
 
 @pytest.mark.parametrize("name", LAUNCH_CONFIGS)
@@ -711,6 +762,7 @@ def test_the_configurations_for_many_gpus_are_those_of_accelerate(name: str) -> 
 
     config = load_config_from_file(str(launch_config(name)))
     assert (config.distributed_type.value, config.mixed_precision, config.use_cpu) == ("FSDP", "bf16", False)
+    assert config.fsdp_config["fsdp_cpu_ram_efficient_loading"] is False, "the others would have no weights to train"
     wrapped = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
     network = transformers.XLMRobertaXLForSequenceClassification(
         transformers.XLMRobertaXLConfig(
