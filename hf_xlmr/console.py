@@ -274,11 +274,11 @@ def show_finetuning(report: Any) -> None:
     shown = {
         "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
         "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
-        "left out": f"{sum(report.skipped.values()):,} with misaligned answers",
+        "left out": report.left_out,
         "steps": f"{report.steps:,} ({report.mode})",
         "loss": ", then ".join(told),
     }
-    if not report.skipped:
+    if not report.left_out:
         del shown["left out"]
     Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
 

@@ -10,11 +10,16 @@ from typing import Any, Final, TypeVar
 
 from hf_xlmr.errors import InputError
 
-__all__ = ["DeviceProcesses", "Processes"]
+__all__ = ["DeviceProcesses", "Processes", "is_first_of_all"]
 
 Shared = TypeVar("Shared")
 PATIENCE: Final = timedelta(days=365)  # one may have days of work when another has none
 VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def is_first_of_all(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the process that writes and tells, without joining the others."""
+    return environment.get("RANK", VARIABLES["RANK"]) == "0"
 
 
 @dataclass(frozen=True)
@@ -72,4 +77,7 @@ class DeviceProcesses(Processes):
     def _state(self) -> Any:
         from accelerate import PartialState
 
-        return PartialState()
+        state = PartialState()
+        if state.num_processes != self.count:
+            raise InputError(f"{self.count} processes were started, and none of them has a GPU: say --cpu")
+        return state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from enum import Enum
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_xlmr.processes import is_first_of_all
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hf_xlmr.progress import Progress
     from hf_xlmr.tasks.mlqa import Misalignment
+    from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = ["register"]
 
@@ -36,6 +38,13 @@ class Mode(str, Enum):
     translate_train_all = "translate-train-all"
 
 
+class OnUnlabelled(str, Enum):
+    """The values of --on-unlabelled."""
+
+    skip = "skip"
+    error = "error"
+
+
 class OnMisaligned(str, Enum):
     """The values of --on-misaligned in training."""
 
@@ -52,6 +61,7 @@ class OnMisalignedInScores(str, Enum):
 
 
 MISALIGNMENTS: Mapping[str, Misalignment] = {"error": "refuse", "skip": "skip", "score": "keep"}
+UNLABELLED: Mapping[str, WithoutLabel] = {"error": "refuse", "skip": "skip"}
 MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
 DATA_HELP = (
     "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub; may be said several "
@@ -73,6 +83,10 @@ Stride = Annotated[
 NullThreshold = Annotated[
     float | None,
     typer.Option(help="mlqa: questions may have no answer; the score by which that must beat the best one, such as 0."),
+]
+Unlabelled = Annotated[
+    OnUnlabelled,
+    typer.Option(help="xnli: what becomes of pairs on whose label the annotators did not agree, marked - or -1."),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that keeps precision (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
@@ -124,6 +138,7 @@ def finetune(
     on_misaligned: Annotated[
         OnMisaligned, typer.Option(help="mlqa: what becomes of training data whose answer is not where it says.")
     ] = OnMisaligned.error,
+    on_unlabelled: Unlabelled = OnUnlabelled.skip,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train low-rank adapters and the head alone; merged in the end.")
     ] = False,
@@ -153,6 +168,7 @@ def finetune(
         mode=mode.value,
         split=train_split,
         misaligned=MISALIGNMENTS[on_misaligned.value],
+        unlabelled=UNLABELLED[on_unlabelled.value],
         learning_rate=learning_rate,
         epochs=epochs,
         max_steps=max_steps,
@@ -177,6 +193,7 @@ def finetune(
         max_length=max_length,
         stride=stride,
         null_threshold=null_threshold,
+        unlabelled=UNLABELLED[on_unlabelled.value],
         bf16=bf16,
         cpu=cpu,
     )
@@ -192,9 +209,9 @@ def finetune(
         overwrite=overwrite,
         progress=_progress(shown=not quiet),
     )
-    if as_json and _is_first():
+    if as_json and is_first_of_all():
         _print_json({**asdict(report), "results": None if report.results is None else _as_object(report.results)})
-    elif not quiet and _is_first():
+    elif not quiet and is_first_of_all():
         from hf_xlmr.console import show_finetuning, show_results
         from hf_xlmr.tasks.results_table import tables_of
 
@@ -207,6 +224,14 @@ def evaluate(
     task: Task,
     model: Model,
     data: Annotated[list[str], typer.Option("--data", metavar="DATA", help=DATA_HELP)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="A folder to make, of the scores (results.json, .md, .svg) and of predictions for official scripts.",
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Of data sets; test.")] = None,
     languages: Languages = None,
     head: Annotated[
@@ -219,9 +244,13 @@ def evaluate(
     on_misaligned: Annotated[
         OnMisalignedInScores, typer.Option(help="mlqa: scores know no positions, so such questions are scored.")
     ] = OnMisalignedInScores.score,
+    on_unlabelled: Unlabelled = OnUnlabelled.skip,
     bf16: Bf16 = False,
     cpu: Cpu = False,
     references: Annotated[bool, typer.Option("--references", help="Show what the papers published below.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a DIR of an earlier evaluation, after all has gone well.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -233,6 +262,7 @@ def evaluate(
         split=split,
         languages=_listed(languages),
         misaligned=MISALIGNMENTS[on_misaligned.value],
+        unlabelled=UNLABELLED[on_unlabelled.value],
         head=head,
         batch_size=batch_size,
         max_length=max_length,
@@ -241,10 +271,19 @@ def evaluate(
         bf16=bf16,
         cpu=cpu,
     )
-    results = run(task.value, model, data, options=options, progress=_progress(shown=not quiet))
-    if as_json and _is_first():
+    results = run(
+        task.value,
+        model,
+        data,
+        output=output,
+        overwrite=overwrite,
+        references=references,
+        options=options,
+        progress=_progress(shown=not quiet),
+    )
+    if as_json and is_first_of_all():
         _print_json(_as_object(results))
-    elif not quiet and _is_first():
+    elif not quiet and is_first_of_all():
         from hf_xlmr.console import show_results
         from hf_xlmr.tasks.results_table import tables_of
 
@@ -259,16 +298,11 @@ def _as_object(results: Any) -> Any:
     return json.loads(results.to_json())
 
 
-def _is_first() -> bool:
-    """Of several processes one tells."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _progress(*, shown: bool) -> Progress:
     """Bars on standard error where a person looks at it, nothing elsewhere."""
     from hf_xlmr.progress import SILENT
 
-    if not (shown and _is_first() and sys.stderr.isatty()):
+    if not (shown and is_first_of_all() and sys.stderr.isatty()):
         return SILENT
     from hf_xlmr.console import Bars
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sysconfig
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 from hf_xlmr.loading import find_model
 from hf_xlmr.tasks.encoding import IGNORED, Features, collate, encode_pairs, encode_words
-from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, scores_of
+from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
 from hf_xlmr.tasks.mlqa import Answer, QuestionExample
 from hf_xlmr.tasks.ner import NerExample
 from hf_xlmr.tasks.question_answering import (
@@ -30,6 +32,7 @@ from hf_xlmr.tasks.question_answering import (
     encode_questions,
     windows_of,
 )
+from hf_xlmr.tasks.task_steps import STEPS
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XnliExample, open_xnli
 from hf_xlmr.tokenization import ExactTokenizer
 
@@ -382,13 +385,101 @@ def test_an_empty_context_has_no_answer() -> None:
     example = QuestionExample("here", "q", "en", "en", "", "who", ())
     empty = Window(0, [0, 9, 2, 2, 2], 0, 4, [], range(0))
     ((only,),) = best_answers([example], [empty], [np.zeros(5)], [np.zeros(5)], QuestionOptions())
-    assert (only.text, only.probability) == ("", 1.0)
+    assert (only.text, only.score, only.probability) == ("empty", 0.0, 1.0)
+
+
+# ---- the same by a plain implementation of what Transformers' script for SQuAD does after a network
+
+
+def scripts_answer(
+    context: str,
+    windows: list[Window],
+    starts: list[np.ndarray],
+    ends: list[np.ndarray],
+    *,
+    n_best: int,
+    max_answer: int,
+    null_threshold: float | None,
+) -> tuple[str, float]:
+    """Over every place of a window: those outside the context have no offsets."""
+    prelim: list[tuple[float, str]] = []
+    null = math.inf
+    for window, start, end in zip(windows, starts, ends, strict=True):
+        offsets = [None] * window.offset + list(window.spans) + [None]
+        null = min(null, float(start[0] + end[0]))
+        best_starts, best_ends = (
+            sorted(range(len(each)), key=lambda place, each=each: -each[place])[:n_best] for each in (start, end)
+        )
+        for first in best_starts:
+            for last in best_ends:
+                if offsets[first] is None or offsets[last] is None:
+                    continue
+                if last < first or last - first + 1 > max_answer or not is_max_context(windows, window, first):
+                    continue
+                text = context[offsets[first][0] : offsets[last][1]]
+                prelim.append((float(start[first]) + float(end[last]), text))
+    prelim.sort(key=lambda each: each[0], reverse=True)
+    score, text = next(((score, text) for score, text in prelim if text.strip()), (0.0, "empty"))
+    if null_threshold is not None and null - score > null_threshold:
+        return "", null
+    return text.strip(), score
+
+
+def is_max_context(windows: list[Window], window: Window, place: int) -> bool:
+    """BERT's rule, window by window."""
+    token = window.first_token + place - window.offset
+    best, best_window = -math.inf, None
+    for each in windows:
+        last = each.first_token + len(each.spans) - 1
+        if each.first_token <= token <= last:
+            score = min(token - each.first_token, last - token) + 0.01 * len(each.spans)
+            if score > best:
+                best, best_window = score, each
+    return best_window is window
+
+
+@pytest.mark.parametrize("null_threshold", [None, -1.0, 0.0, 0.5])
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_answers_are_those_of_the_scripts(exact: ExactTokenizer, null_threshold: float | None, is_tied: bool) -> None:
+    """Over random logits, with few and many tokens tried, short and long answers, and equal values."""
+    rng = np.random.default_rng(7)
+    asked = {"few": "who plays", "many": "who plays with the children in a garden late"}
+    seen = Counter()
+    for trial in range(60):
+        options = QuestionOptions(
+            max_length=44,
+            stride=10,
+            max_question=16,
+            n_best=int(rng.integers(1, 21)),
+            max_answer=int(rng.choice([1, 4, 30])),
+            null_threshold=null_threshold,
+        )
+        example = question(LONG[: int(rng.integers(4, len(LONG)))], asked=asked["few" if trial % 2 else "many"])
+        windows = list(windows_of([example], exact, options))
+        starts, ends = (
+            [(draw.round() if is_tied else draw) for draw in (rng.normal(size=len(each.ids)) * 2 for each in windows)]
+            for _ in "se"
+        )
+        ((best, *_),) = best_answers([example], windows, starts, ends, options)
+        expected = scripts_answer(
+            example.context,
+            windows,
+            starts,
+            ends,
+            n_best=options.n_best,
+            max_answer=options.max_answer,
+            null_threshold=null_threshold,
+        )
+        assert (best.text, best.score) == (expected[0], pytest.approx(expected[1])), trial
+        seen["none" if best.text == "" else "empty" if best.text == "empty" else "found"] += 1
+    assert seen["found"] > 5 and seen["empty"] > 0
+    assert (seen["none"] > 0) == (null_threshold is not None)
 
 
 def test_questions_without_an_answer_are_right_if_none_is_given() -> None:
     """As SQuAD 2.0 counts; others beside them keep their own scores."""
     examples = [question("Anna plays", "Anna"), question("Anna plays"), question("Anna plays")]
-    assert scores_of("mlqa", "en", examples, ["Anna plays", "", "Anna"]) == pytest.approx(
+    assert STEPS["mlqa"].score("en", examples, ["Anna plays", "", "Anna"]) == pytest.approx(
         {"f1": (200 / 3 + 100) / 3, "exact_match": 100 / 3}
     )
-    assert scores_of("mlqa", "en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
+    assert STEPS["mlqa"].score("en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ import pytest
 import torch
 import transformers
 from places import FIXTURES, TESTS
+from published_rules import published_scores
 from safetensors.torch import load_file
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
 
@@ -27,13 +29,16 @@ from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.processes import Processes
+from hf_xlmr.processes import DeviceProcesses, Processes
 from hf_xlmr.tasks.adapters import merged, with_adapters
-from hf_xlmr.tasks.evaluation import evaluate
+from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
+from hf_xlmr.tasks.ner import NerExample
+from hf_xlmr.tasks.prediction_files import write_columns
 from hf_xlmr.tasks.recipes import RECIPES
 from hf_xlmr.tasks.results import TaskResults
+from hf_xlmr.tasks.results_table import tables_of
 from hf_xlmr.tasks.task_data import DataSource
 from hf_xlmr.tasks.task_models import head_of, load_network
 from hf_xlmr.tasks.training import FinetuningOptions, FinetuningReport, finetune
@@ -210,6 +215,138 @@ def test_export_gives_a_checkpoint_of_fairseq(
     assert expected is not None
     for model in (tmp_path / "fairseq", tmp_path / "again"):
         assert evaluate("xnli", str(model), data["xnli test"]).scores == expected.scores
+
+
+# ---- what an evaluation writes
+
+
+@pytest.fixture(scope="module")
+def written(
+    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, TaskResults]]:
+    """By task: the folder of an evaluation, and its results."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return {
+        task: (folder / task, evaluate(task, str(trained[task].output), data[f"{task} test"], output=folder / task))
+        for task in ENDINGS
+    }
+
+
+@pytest.mark.parametrize("task", ENDINGS)
+def test_an_evaluation_is_written_whole(written: dict[str, tuple[Path, TaskResults]], task: str) -> None:
+    folder, results = written[task]
+    assert {path.name for path in folder.iterdir()} == {"results.json", "results.md", "results.svg", "predictions"}
+    assert TaskResults.read(folder / "results.json") == results
+    assert "Avg" in (folder / "results.md").read_text(encoding="utf-8")
+    assert not list(folder.parent.glob(".*")), "nothing is left beside it"
+
+
+def test_mlqas_rules_on_the_written_answers_give_the_tables_figures(
+    written: dict[str, tuple[Path, TaskResults]], data: dict[str, list[str]]
+) -> None:
+    """To the last digit, by an implementation that shares nothing with ours."""
+    folder, results = written["mlqa"]
+    for language, scores in results.scores.items():
+        dataset = Path(data["mlqa test"][0]).parent / f"test-context-{language}-question-{language}.json"
+        predictions = folder / "predictions" / f"context-{language}-question-{language}.json"
+        assert published_scores(dataset, predictions, language) == scores
+    assert len({scores["f1"] for scores in results.scores.values()}) > 1, "else the comparison shows little"
+
+
+def test_seqeval_on_the_written_columns_gives_the_tables_figures(
+    written: dict[str, tuple[Path, TaskResults]],
+) -> None:
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    folder, results = written["ner"]
+    for language, scores in results.scores.items():
+        text = (folder / "predictions" / f"{language}.conll").read_text(encoding="utf-8")
+        sentences = [[line.split(" ") for line in each.splitlines()] for each in text.strip().split("\n\n")]
+        assert len(sentences) == results.counts[language]
+        assert {len(columns) for sentence in sentences for columns in sentence} == {3}
+        gold, predicted = ([[columns[at] for columns in each] for each in sentences] for at in (1, 2))
+        for metric, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+            assert 100.0 * score(gold, predicted) == scores[metric]
+
+
+def test_labels_are_written_with_their_counts(written: dict[str, tuple[Path, TaskResults]]) -> None:
+    folder, results = written["xnli"]
+    heads, *rows = (line.split("\t") for line in (folder / "predictions" / "labels.tsv").read_text().splitlines())
+    assert heads == ["language", "index", "gold_label", "predicted_label"]
+    counted = Counter((language, gold, predicted) for language, _, gold, predicted in rows)
+    for language, scores in results.scores.items():
+        indices = [int(row[1]) for row in rows if row[0] == language]
+        assert indices == list(range(results.counts[language]))
+        right = sum(count for key, count in counted.items() if key[0] == language and key[1] == key[2])
+        assert 100.0 * right / len(indices) == scores["accuracy"]
+    confusion = (folder / "predictions" / "confusion.tsv").read_text().splitlines()
+    labels, *rows = (line.split("\t")[2:] for line in confusion)
+    assert labels == ["entailment", "neutral", "contradiction"]
+    expected = [[str(counted[language, gold, label]) for label in labels] for language in LANGUAGES for gold in labels]
+    assert rows == expected
+
+
+def test_a_folder_that_exists_is_replaced_if_it_is_an_evaluation(
+    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    model, test, out = str(trained["xnli"].output), data["xnli test"], tmp_path / "out"
+    options = EvaluationOptions(languages=("en",))
+    evaluate("xnli", model, test, output=out, options=options)
+    assert "out exists; choose another folder" in told(evaluate, "xnli", model, test, output=out)
+    evaluate("xnli", model, test, output=out, options=EvaluationOptions(languages=("zh",)), overwrite=True)
+    assert TaskResults.read(out / "results.json").languages == ("zh",)
+    before = sorted(path.name for path in trained["xnli"].output.iterdir())
+    message = told(evaluate, "xnli", model, test, output=model, overwrite=True)
+    assert "--overwrite leaves it alone" in message
+    assert sorted(path.name for path in trained["xnli"].output.iterdir()) == before, (
+        "a model with scores is no evaluation"
+    )
+
+
+def test_answers_that_no_file_can_hold_are_told_before(
+    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    model = str(trained["mlqa"].output)
+    again = write_questions(tmp_path / "dev-context-en-question-en.json", 3)
+    both = [*data["mlqa test"], again]
+    message = told(evaluate, "mlqa", model, both, output=tmp_path / "out")
+    assert (
+        "the answers of en cannot be written by their ids, since 'q0', 'q1', 'q2' stand there more than once" in message
+    )
+    assert not (tmp_path / "out").exists()
+    row = {"tokens": ["Elbe"], "ner_tags": ["B-LOC"], "langs": ["../de"]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    message = told(evaluate, "ner", str(trained["ner"].output), [str(tmp_path / "x.jsonl")], output=tmp_path / "out")
+    assert "'../de' is no language by which a file" in message
+
+
+def test_a_word_stays_in_its_column(tmp_path: Path) -> None:
+    example = NerExample("here", "de", ("San Marino", "\u00a0", "", "e"), ("B-LOC", "O", "O", "O"))
+    write_columns(tmp_path, {"de": [example]}, {"de": [["B-LOC", "O", "O", "B-LOC"]]})
+    assert (tmp_path / "de.conll").read_text() == "San_Marino B-LOC B-LOC\n_ O O\n_ O O\ne O B-LOC\n\n"
+
+
+@pytest.mark.parametrize(
+    ("way", "told_as"), [("keep", "Scored though the answers"), ("skip", "Left out, for answers that")]
+)
+def test_misaligned_answers_are_told_by_their_ids(
+    way: str, told_as: str, trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "test-context-en-question-en.json"
+    document = json.loads(Path(data["mlqa train"][0]).read_text(encoding="utf-8"))
+    for paragraph in document["data"][0]["paragraphs"][:7]:
+        paragraph["qas"][0]["answers"][0]["answer_start"] += 1
+    path.write_text(json.dumps(document), encoding="utf-8")
+    options = EvaluationOptions(misaligned=way)  # type: ignore[arg-type]
+    results = evaluate("mlqa", str(trained["mlqa"].output), [str(path)], output=tmp_path / "out", options=options)
+    assert results.misaligned == {"en": tuple(f"q{number}" for number in range(7))}
+    assert TaskResults.read(tmp_path / "out" / "results.json") == results
+    note = f"{told_as} are not where they should be: en 7 ('q0', 'q1', 'q2', 'q3', 'q4', ...)."
+    assert results.skipped == ({"en": 7} if way == "skip" else {})
+    assert results.counts == {"en": 53 if way == "skip" else 60}
+    (table,) = tables_of(results)
+    assert note in table.notes
+    assert note in table.as_text() and note.replace("_", "\\_") in (tmp_path / "out" / "results.md").read_text()
 
 
 # ---- all families
@@ -548,22 +685,73 @@ def test_a_process_uses_one_gpu_of_several(
     assert seen[0].train_batch_size == options.batch_size
 
 
-def test_two_processes_train_one_model(data: dict[str, list[str]], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> FinetuningReport:
+    """A model of XL's kind without dropout, so that nothing but the examples tells one training from another."""
+    folder = tmp_path_factory.mktemp("plain")
+    convert(FIXTURES / FAMILIES["XLMRobertaXL"], folder / "model", verify=False)
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config.update({name: 0.0 for name in config if name.endswith(("dropout", "dropout_prob"))})
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    options = replace(FEW, freeze_embeddings=False, cpu=True)
+    return finetune("xnli", str(folder / "model"), data["xnli train"], folder / "out", options=options)
+
+
+def check_same_training(found: Path, plain: FinetuningReport) -> None:
+    """The losses, and what every weight became."""
+    losses = json.loads((found / "finetuning.json").read_text())["losses"]
+    assert list(losses.values()) == pytest.approx(list(plain.losses.values()), abs=1e-4)
+    expected, changed = weights(plain.output), weights(found)
+    assert expected.keys() == changed.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(changed[name], weight, rtol=0, atol=1e-4)
+
+
+def test_a_batch_in_parts_trains_as_the_whole(
+    plain: FinetuningReport, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    options = replace(FEW, freeze_embeddings=False, cpu=True, accumulate=4)
+    report = finetune("xnli", plain.model, data["xnli train"], tmp_path / "out", options=options)
+    check_same_training(report.output, plain)
+
+
+SHARED_OUT = [
+    *("-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no", "--config_file"),
+    *(str(launch_config("xl")), str(TESTS / "fsdp_on_cpu.py")),
+]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "more"),
+    [(["-m", "torch.distributed.run", "--nproc-per-node", "2", str(PROGRAM)], ["--cpu"]), (SHARED_OUT, [])],
+    ids=["whole", "shared out"],
+)
+def test_two_processes_train_as_one(
+    launcher: list[str], more: list[str], plain: FinetuningReport, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Each with all weights, or with a part of them by the configuration for XL."""
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", str(PROGRAM), "finetune", "xnli", "--model", "demo"),
-        *("--train", data["xnli train"][0], "--eval", data["xnli test"][0], "--output", str(tmp_path / "out")),
-        *("--max-steps", "50", "--batch-size", "16", "--learning-rate", "3e-3", "--warmup", "0.1", "--json"),
+        *(sys.executable, *launcher, "finetune", "xnli", "--model", plain.model, "--output", str(tmp_path / "out")),
+        *("--train", data["xnli train"][0], "--eval", data["xnli test"][0], "--max-steps", "8", "--save-steps", "3"),
+        *("--batch-size", "16", "--learning-rate", "3e-3", "--warmup", "0.1", "--no-freeze-embeddings", "--json"),
+        *more,
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout)
-    assert report["steps"] == 50 and report["results"]["scores"]["en"]["accuracy"] > 80
-    alone = evaluate("xnli", str(tmp_path / "out"), data["xnli test"])
-    assert alone.scores == report["results"]["scores"]
+    check_same_training(tmp_path / "out", plain)
+    scores = evaluate("xnli", str(tmp_path / "out"), data["xnli test"]).scores
+    assert json.loads(done.stdout)["results"]["scores"] == scores
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_processes_that_cannot_meet_are_told() -> None:
+    """Each would train alone, into the same folder."""
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    assert "2 processes were started, and none of them has a GPU: say --cpu" in told(
+        DeviceProcesses.current, environment
+    )
 
 
 @pytest.mark.parametrize("name", LAUNCH_CONFIGS)
@@ -574,6 +762,7 @@ def test_the_configurations_for_many_gpus_are_those_of_accelerate(name: str) -> 
 
     config = load_config_from_file(str(launch_config(name)))
     assert (config.distributed_type.value, config.mixed_precision, config.use_cpu) == ("FSDP", "bf16", False)
+    assert config.fsdp_config["fsdp_cpu_ram_efficient_loading"] is False, "the others would have no weights to train"
     wrapped = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
     network = transformers.XLMRobertaXLForSequenceClassification(
         transformers.XLMRobertaXLConfig(
@@ -625,6 +814,8 @@ def test_what_cannot_be_meant_is_one_sentence(data: dict[str, list[str]], tmp_pa
         ({"learning_rate": float("inf")}, "--learning-rate inf"),
         ({"learning_rate": float("nan")}, "--learning-rate nan"),
         ({"warmup": float("inf")}, "--warmup inf"),
+        ({"epochs": 2.0, "max_steps": 9}, "--epochs 2 and --max-steps 9 both say how long"),
+        ({"lora_rank": 4}, "--lora-rank 4 is of adapters"),
         ({"seed": -1}, "--seed -1"),
         ({"seed": 2**32}, "--seed 4294967296"),
     ):
@@ -639,7 +830,37 @@ def test_a_training_that_diverges_is_told_and_leaves_no_model(
     options = replace(FEW, max_steps=max_steps, learning_rate=float(np.finfo(np.float32).max), warmup=0.0)
     message = told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
     assert "the training diverged" in message and "lower --learning-rate" in message
+    assert f"lies in {tmp_path}/out/checkpoints/ until another begins anew there (--overwrite)" in message
+    again = told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "out", options=FEW)
+    assert "holds a training that is not finished (checkpoints/)" in again
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "training", "scoring", "sentence"),
+    [
+        ("xnli", {"stride": 64}, {}, "--stride is an option of mlqa and means nothing in xnli"),
+        ("ner", {}, {"null_threshold": 0.0}, "--null-threshold is an option of mlqa and means nothing in ner"),
+        ("ner", {"unlabelled": "refuse"}, {}, "--on-unlabelled is an option of xnli and means nothing in ner"),
+        ("xnli", {"misaligned": "skip"}, {}, "--on-misaligned is an option of mlqa and means nothing in xnli"),
+        ("xnli", {}, {"split": "dev", "languages": ("de",)}, "--eval-split and --languages: this is about scores"),
+        ("mlqa", {}, {"null_threshold": 0.0}, "--null-threshold: this is about scores"),
+    ],
+)
+def test_no_option_is_dropped_without_a_word(
+    task: str,
+    training: dict[str, Any],
+    scoring: dict[str, Any],
+    sentence: str,
+    data: dict[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    options = {"options": replace(FEW, **training), "evaluation_options": EvaluationOptions(**scoring)}
+    assert sentence in told(finetune, task, "demo", data[f"{task} train"], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    if "about scores" not in sentence:
+        asked = EvaluationOptions(**training, **scoring)
+        assert sentence in told(evaluate, task, "demo", data[f"{task} test"], options=asked)
 
 
 def _classifier(folder: Path, labels: list[str]) -> str:
@@ -679,7 +900,7 @@ def test_misaligned_answers_are_refused_or_left_out_and_told(data: dict[str, lis
     options = replace(FEW, misaligned="skip", max_steps=1)
     report = finetune("mlqa", "demo", [str(path)], tmp_path / "out", options=options)
     assert (dict(report.trained_on), dict(report.skipped)) == ({"en": 58}, {"en": 2})
-    assert report.misaligned == ("q0", "q1")
+    assert report.misaligned == {"en": ("q0", "q1")}
 
 
 @pytest.mark.parametrize(("package", "task", "options"), [("peft", "xnli", {"lora": True}), ("seqeval", "ner", {})])
@@ -722,6 +943,7 @@ def test_weights_that_are_missing_are_not_drawn_at_random(data: dict[str, list[s
     [
         ("a.tsv", DataSource("a.tsv")),
         ("de=a.tsv", DataSource("a.tsv", "de")),
+        ("ZH=a.tsv", DataSource("a.tsv", "zh")),
         ("en-de=a.json", DataSource("a.json", "en-de")),
         ("facebook/xnli@all_languages", DataSource("facebook/xnli", None, "all_languages")),
         ("sw=facebook/xnli@sw", DataSource("facebook/xnli", "sw", "sw")),

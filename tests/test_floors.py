@@ -37,7 +37,8 @@ FLOORS = (
     ("hf_xlmr.feature_store", "hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
     ("hf_xlmr.tasks.results_table", "hf_xlmr.tasks.task_data"),
-    ("hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
+    ("hf_xlmr.tasks.prediction_files", "hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
+    ("hf_xlmr.tasks.results_files",),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
         *("hf_xlmr.windows", "hf_xlmr.tasks.adapters", "hf_xlmr.tasks.encoding", "hf_xlmr.tasks.trainer_progress"),
@@ -68,7 +69,10 @@ FLOORS = (
     ("hf_xlmr.conversion.cache",),
     ("hf_xlmr.conversion",),
     ("hf_xlmr.folder_facts", "hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
-    ("hf_xlmr.doctor", "hf_xlmr.network", "hf_xlmr.tasks.finetuned_folder", "hf_xlmr.tasks.task_models"),
+    (
+        *("hf_xlmr.doctor", "hf_xlmr.network", "hf_xlmr.tasks.evaluation_folder", "hf_xlmr.tasks.finetuned_folder"),
+        *("hf_xlmr.tasks.task_models", "hf_xlmr.tasks.task_steps"),
+    ),
     ("hf_xlmr.folder_to_push", "hf_xlmr.hub_interface", "hf_xlmr.tasks.evaluation"),
     ("hf_xlmr.extraction", "hf_xlmr.hub_repository", "hf_xlmr.tasks.training"),
     (
@@ -100,8 +104,11 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.views": {"torch"},
 }
-# the doors through which a fairseq source comes in, and one that stages a folder as the converter does
-MAY_CONVERT = {"hf_xlmr.cli", "hf_xlmr.loading", "hf_xlmr.sentence_transformers_command"}
+# the doors through which a fairseq source comes in, and two that stage a folder as the converter does
+MAY_CONVERT = {
+    *("hf_xlmr.cli", "hf_xlmr.loading", "hf_xlmr.sentence_transformers_command"),
+    "hf_xlmr.tasks.evaluation_folder",
+}
 MAY_PRINT = {
     *("hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
     "hf_xlmr.sentence_transformers_command",

@@ -16,6 +16,7 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.metrics import mlqa_rules, score_answers
 from hf_xlmr.tasks.mlqa import MisalignedAnswers, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
+from hf_xlmr.tasks.task_data import Reading, read_task_data
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XNLI_LANGUAGES, open_xnli
 from hf_xlmr.text_rows import BadRow
 
@@ -153,6 +154,30 @@ def test_numbers_of_labels_mean_what_the_data_set_says(tmp_path: Path) -> None:
     assert [row[3] for row in read_xnli(tmp_path / "plain.parquet", language="en")] == list(LABELS)
 
 
+def test_numbers_of_labels_may_be_text(tmp_path: Path) -> None:
+    """As in a table that `datasets` or pandas wrote."""
+    rows = [(first, second, str(number)) for number, (first, second, _) in enumerate(THREE)]
+    path = write_tsv(tmp_path / "x.tsv", "premise hypothesis label", rows)
+    assert read_xnli(path, language="en") == [("en", *row) for row in THREE]
+    bad = write_tsv(tmp_path / "y.tsv", "premise hypothesis label", [("a", "b", "3")])
+    assert "y.tsv, line 2: the label '3' is unknown" in told(read_xnli, bad, language="en")
+
+
+@pytest.mark.parametrize("mark", ["-", "-1", -1])
+def test_pairs_without_an_agreed_label_are_refused_or_skipped_and_counted(tmp_path: Path, mark: str | int) -> None:
+    names = ("language", "sentence1", "sentence2", "gold_label")
+    rows = [("en", "a", "b", "neutral"), ("en", "c", "d", mark), ("de", "e", "f", mark), ("de", "g", "h", "neutral")]
+    path = write_lines(tmp_path / "x.jsonl", [dict(zip(names, row, strict=True)) for row in rows])
+    message = told(read_xnli, path)
+    assert message.startswith("x.jsonl, line 2: the label (- or -1) says") and "--on-unlabelled skip" in message
+    assert [row[1] for row in read_xnli(path, unlabelled="skip")] == ["a", "g"]
+    data = read_task_data("xnli", [str(path)], Reading())
+    assert {key: len(each) for key, each in data.examples.items()} == data.skipped == {"en": 1, "de": 1}
+    hidden = write_lines(tmp_path / "y.jsonl", [dict(zip(names, rows[1], strict=True))])
+    message = told(read_task_data, "xnli", [str(hidden)], Reading())
+    assert message.endswith("no examples are left; 1 were left out, for labels on which the annotators did not agree")
+
+
 @pytest.mark.parametrize("is_saved", [True, False], ids=["saved", "parquet"])
 def test_the_data_set_of_all_languages(tmp_path: Path, is_saved: bool) -> None:
     """Every row holds all translations: those of the hypothesis as two lists."""
@@ -235,7 +260,7 @@ def test_a_bad_table_is_told_by_one_sentence(
         ),
         (
             {"sentence1": "a", "sentence2": "b", "gold_label": "-", "language": "de"},
-            "x.jsonl, line 1: the label '-' is unknown",
+            "x.jsonl, line 1: the label (- or -1) says that the annotators did not agree",
         ),
         (7, "a row is an object, not a number"),
     ],
@@ -414,6 +439,21 @@ def test_misaligned_answers_are_skipped_or_kept_and_counted(tmp_path: Path) -> N
     assert "misaligned is one of refuse, skip, keep, not 'drop'" in told(read_questions, path, misaligned="drop")
 
 
+def test_ids_of_misaligned_answers_are_told_by_pair(tmp_path: Path) -> None:
+    path = str(misaligned_file(tmp_path, 2))
+    for way, skipped in (("skip", {"de": 2}), ("keep", {})):
+        data = read_task_data("mlqa", [path], Reading(misaligned=way))  # type: ignore[arg-type]
+        assert (data.misaligned, data.skipped) == ({"de": ("b0", "b1")}, skipped)
+
+
+@pytest.mark.parametrize("asked", ["de-de", "DE", "de", "De-dE"])
+def test_a_pair_of_one_language_is_that_language(tmp_path: Path, asked: str) -> None:
+    for name, content in (("de", ON_THE_RIVER), ("zh", ON_THE_TOWER)):
+        write_json(tmp_path / f"test-context-{name}-question-{name}.json", squad(content))
+    data = read_task_data("mlqa", [str(tmp_path / "*.json")], Reading(languages=(asked,)))
+    assert list(data.examples) == ["de"]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -540,6 +580,7 @@ def test_tags_of_json_lines(tmp_path: Path) -> None:
         ("ja O\n\nAnna PERSON\n", "x.conll, line 3: the label 'PERSON' of word 1 is unknown; there are O, B-TYPE, I-T"),
         ("de:Anna\tB-PER\n\nBerg\tO\n", "x.conll, line 3: here is 'Berg\\tO', where WikiANN has lang:word"),
         ("de:Anna\tO\n\nde:a\tO\nfr:b\tO\n", "x.conll, line 4: the sentence begins in 'de', this word is in 'fr'"),
+        ("de:a\tO\nfr:b\tO\n", "x.conll, line 2: the sentence begins in 'de', this word is in 'fr'"),
         ("de:Anna\tO\n\nde:b\tx\tO\n", "where WikiANN has lang:word, a tab and the tag"),
     ],
 )

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, TaggedSpan, collate, encode_pairs, encode_words
-from hf_xlmr.tasks.metrics import accuracy, mlqa_rules, score_answers, score_entities
+from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate
+from hf_xlmr.tasks.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.ner import NerExample
-from hf_xlmr.tasks.question_answering import QuestionOptions, best_answers, row_of, windows_of
-from hf_xlmr.tasks.recipes import Recipe, recipe_of
-from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults, languages_of_pair
+from hf_xlmr.tasks.question_answering import QuestionOptions
+from hf_xlmr.tasks.recipes import Recipe, check_options_of_task, recipe_of
+from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
 from hf_xlmr.tasks.task_data import Reading, TaskData, read_task_data
 from hf_xlmr.tasks.task_models import exact_tokenizer, head_of, load_network, longest_text, quiet_transformers
-from hf_xlmr.tokenization import ExactTokenizer
-
-if TYPE_CHECKING:
-    import numpy as np
+from hf_xlmr.tasks.task_steps import STEPS, Coding, Logits
+from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = [
+    "Evaluation",
     "EvaluationOptions",
-    "check_tags",
     "evaluate",
     "evaluate_data",
     "on_one_device",
     "question_options",
     "read_what_is_scored",
-    "scores_of",
 ]
-
-Logits: TypeAlias = "list[np.ndarray[Any, Any]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +43,8 @@ class EvaluationOptions:
     """The languages that are wanted (pairs such as en-de in MLQA); None for all there are."""
     misaligned: Misalignment = "keep"
     """What is done with questions whose answers stand elsewhere than they say; scores know no positions."""
+    unlabelled: WithoutLabel = "skip"
+    """What is done with pairs of sentences on whose label the annotators did not agree."""
     head: str | None = None
     """Of a checkpoint of fairseq's with several classification heads."""
     batch_size: int = 32
@@ -64,26 +60,42 @@ class EvaluationOptions:
     cpu: bool = False
     """Even where there is a GPU."""
 
+    def check(self, task: str) -> None:
+        """Raise InputError for an option that means nothing in `task`, which would be dropped without a word."""
+        check_options_of_task(self, task)
+
 
 def evaluate(
     task: str,
     model: str,
     data: Sequence[str],
     *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    references: bool = False,
     options: EvaluationOptions | None = None,
     revision: str | None = None,
     progress: Progress = SILENT,
 ) -> TaskResults:
-    """The scores of `model` in every language of `data`.
+    """The scores of `model` in every language of `data`; `output` is a folder for them and for what was predicted.
 
     `model` is what `find_model` takes: a fine-tuned folder, a checkpoint that fairseq fine-tuned for XNLI, or the id of
-    a repository on the Hub. `data` are inputs as `DataSource` reads them. Several processes under a launcher share the
-    work, and each gets the whole result. Raises InputError, IntegrityError.
+    a repository on the Hub. `data` are inputs as `DataSource` reads them. `output` appears when it is whole, and is
+    refused where it exists, unless `overwrite`; with `references` its table and figure show what was published, too.
+    Several processes under a launcher share the work, and each gets the whole result. Raises InputError,
+    IntegrityError.
     """
-    chosen, recipe = options or EvaluationOptions(), recipe_of(task)
-    read = read_what_is_scored(task, data, chosen)
-    files = find_model(model, revision=revision, progress=progress)
-    return evaluate_data(recipe, model, files, read, options=chosen, progress=progress)
+    chosen, recipe, steps = options or EvaluationOptions(), recipe_of(task), STEPS[recipe_of(task).task]
+    with told_plainly(), evaluation_folder(output, overwrite=overwrite, references=references) as folder:
+        read = read_what_is_scored(task, data, chosen)
+        if output is not None:
+            steps.check_writable(read)
+        files = find_model(model, revision=revision, progress=progress)
+        found = evaluate_data(recipe, model, files, read, options=chosen, progress=progress)
+        if folder is not None:
+            folder.add_results(found.results)
+            steps.write(folder.predictions(task), read.examples, found.predictions)
+    return found.results
 
 
 def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptions) -> TaskData:
@@ -91,26 +103,26 @@ def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptio
 
     A language that a task has no scores for is refused, and a task that is scored by a package that is not installed.
     """
-    if task == "ner" and find_spec("seqeval") is None:
-        raise InputError("scores of entities need seqeval: pip install 'hf-xlmr[train]'")
+    options.check(task)
     reading = Reading(
-        split=options.split, usual_split="test", languages=options.languages, misaligned=options.misaligned
+        split=options.split,
+        usual_split="test",
+        languages=options.languages,
+        misaligned=options.misaligned,
+        unlabelled=options.unlabelled,
     )
     read = read_task_data(task, data, reading)
-    if task == "mlqa":
-        for pair in read.examples:
-            mlqa_rules(languages_of_pair(pair)[0])
+    STEPS[task].check(read)
     return read
 
 
-def check_tags(data: TaskData, labels: Sequence[str] | None) -> None:
-    """Raise InputError for the first word with a tag that is none of the `labels`, which could never be found."""
-    known = set(labels or ())
-    for example in (each for several in data.examples.values() for each in several):
-        if isinstance(example, NerExample) and (unknown := [tag for tag in example.tags if tag not in known]):
-            raise InputError(
-                f"{example.place}: the label {unknown[0]!r} is unknown to the model; it has {', '.join(labels or ())}"
-            )
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model said, and what that is worth."""
+
+    results: TaskResults
+    predictions: Mapping[str, Sequence[Any]]
+    """Of each example, by language: a label, an answer, or a tag for each word."""
 
 
 def evaluate_data(
@@ -121,30 +133,37 @@ def evaluate_data(
     *,
     options: EvaluationOptions,
     progress: Progress = SILENT,
-) -> TaskResults:
-    """The scores of the model in `files`, called `name`, in every language. Raises InputError, IntegrityError."""
-    scorer = _Scorer.of(recipe, files, options)
-    check_tags(data, scorer.labels)
-    scores = {}
+) -> Evaluation:
+    """Predictions and scores of the model in `files`, called `name`, in every language.
+
+    Raises InputError, IntegrityError.
+    """
+    scorer, steps = _Scorer.of(recipe, files, options), STEPS[recipe.task]
+    for examples in data.examples.values():
+        steps.check_labels(examples, scorer.coding.labels)
+    predictions: dict[str, Sequence[Any]] = {}
     with progress.task("evaluating", total=data.count, unit="examples") as bar:
         for language, examples in data.examples.items():
-            scores[language] = scorer.scores(language, examples)
+            predictions[language] = scorer.predictions(examples)
             bar.advance(len(examples), note=f"({language})")
-    settings: dict[str, Setting] = {"data": data.name}
-    if options.split:
-        settings["split"] = options.split
-    settings |= {"max_length": scorer.max_length, "dtype": "bfloat16" if options.bf16 else "float32"}
-    if recipe.task == "mlqa":
-        settings |= {"stride": scorer.questions.stride, "max_answer": options.max_answer}
-    return TaskResults(
+    split: dict[str, Setting] = {"split": options.split} if options.split else {}
+    results = TaskResults(
         task=recipe.task,
         model=name,
         metrics=TASK_METRICS[recipe.task],
-        scores=scores,
+        scores={key: steps.score(key, examples, predictions[key]) for key, examples in data.examples.items()},
         counts={language: len(examples) for language, examples in data.examples.items()},
         skipped=data.skipped,
-        settings=settings,
+        misaligned=data.misaligned,
+        settings={
+            "data": data.name,
+            **split,
+            "max_length": scorer.coding.max_length,
+            "dtype": "bfloat16" if options.bf16 else "float32",
+            **steps.settings(scorer.coding),
+        },
     )
+    return Evaluation(results, predictions)
 
 
 # ---- a language ------------------------------------------------------------------------------------------------------
@@ -155,11 +174,8 @@ class _Scorer:
     """A network and what turns its answers into scores."""
 
     recipe: Recipe
-    tokenizer: ExactTokenizer
-    labels: tuple[str, ...] | None
+    coding: Coding
     predictor: Any
-    max_length: int
-    questions: QuestionOptions
 
     @classmethod
     def of(cls, recipe: Recipe, files: ModelFiles, options: EvaluationOptions) -> _Scorer:
@@ -171,50 +187,19 @@ class _Scorer:
                 f"{recipe.task} trains one"
             )
         max_length = longest_text(files, options.max_length, recipe.max_length)
-        questions = question_options(max_length, options) if recipe.task == "mlqa" else QuestionOptions()
-        predictor = _predictor(load_network(files, recipe, head), options)
-        return cls(recipe, exact_tokenizer(files), head.labels, predictor, max_length, questions)
-
-    def scores(self, language: str, examples: Sequence[Any]) -> dict[str, float]:
-        """By metric, in percent."""
-        return scores_of(self.recipe.task, language, examples, self.predictions(examples))
+        questions = question_options(max_length, options)
+        coding = Coding(exact_tokenizer(files), head.labels or (), max_length, questions)
+        return cls(recipe, coding, _predictor(load_network(files, recipe, head), options))
 
     def predictions(self, examples: Sequence[Any]) -> list[Any]:
-        """What the network says of each example: a label, an answer, or a tag for each word."""
-        return list(getattr(self, f"_{self.recipe.task}")(examples))
-
-    def _xnli(self, examples: Sequence[Any]) -> Iterable[str]:
-        labels = self.labels or ()
-        rows = encode_pairs(examples, self.tokenizer, labels=labels, max_length=self.max_length)
-        (logits,) = self._logits(rows)
-        return [labels[int(each.argmax())] for each in logits]
-
-    def _ner(self, examples: Sequence[Any]) -> Iterable[list[str]]:
-        labels = self.labels or ()
-        spans: list[TaggedSpan] = []
-
-        def rows() -> Iterable[Any]:
-            for span, row in encode_words(examples, self.tokenizer, labels=labels, max_length=self.max_length):
-                spans.append(span)
-                yield row
-
-        (logits,) = self._logits(rows())
-        tags: list[list[str]] = [[] for _ in examples]
-        for span, each in zip(spans, logits, strict=True):
-            tags[span.sentence] += [labels[int(each[place].argmax())] for place in span.places]
-        return tags
-
-    def _mlqa(self, examples: Sequence[Any]) -> Iterable[str]:
-        windows = list(windows_of(examples, self.tokenizer, self.questions))
-        starts, ends = self._logits(map(row_of, windows))
-        ranked = best_answers(examples, windows, starts, ends, self.questions)
-        return [each[0].text for each in ranked]
+        """What the network says of each example."""
+        return STEPS[self.recipe.task].predict(examples, self.coding, self._logits)
 
     def _logits(self, rows: Iterable[Any]) -> list[Logits]:
         """Each output of the network for each row, padding cut off where it has one for each token."""
         import numpy as np
 
-        features = Features(rows)
+        features, has_a_row_per_token = Features(rows), STEPS[self.recipe.task].has_a_row_per_token
         order = sorted(range(len(features)), key=features.length, reverse=True)  # alike lengths need no padding
         with quiet_transformers():
             outputs = self.predictor.predict(_Ordered(features, order)).predictions
@@ -222,7 +207,7 @@ class _Scorer:
         for output in outputs if isinstance(outputs, tuple) else (outputs,):
             placed: list[Any] = [None] * len(order)
             for place, logits in zip(order, np.asarray(output), strict=True):
-                placed[place] = logits[: features.length(place)] if self.recipe.task != "xnli" else logits
+                placed[place] = logits[: features.length(place)] if has_a_row_per_token else logits
             found.append(placed)
         return found
 
@@ -277,37 +262,14 @@ def _predictor(network: Any, options: EvaluationOptions) -> Any:
     with quiet_transformers():
         predictor = Trainer(model=network, args=arguments, data_collator=collate)
     predictor.remove_callback(PrinterCallback)
+    if predictor.accelerator.is_fsdp2:
+        _share_out(predictor, network)
     return predictor
 
 
-# ---- scores ----------------------------------------------------------------------------------------------------------
+def _share_out(predictor: Any, network: Any) -> None:
+    """Let each process hold a part of the weights: accelerate does so only beside an optimizer, here one at rest."""
+    import torch
 
-
-def scores_of(task: str, language: str, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """The metrics of the task for what was predicted of each example, in percent. Raises InputError."""
-    if task == "xnli":
-        return {"accuracy": accuracy(predictions, [each.label for each in examples])}
-    if task == "ner":
-        entities = score_entities(predictions, [each.tags for each in examples])
-        return {"f1": entities.f1, "precision": entities.precision, "recall": entities.recall}
-    return _answer_scores(language, examples, predictions)
-
-
-def _answer_scores(language: str, examples: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
-    """By MLQA's rules for the language of the context; no answer is right where there is none, as in SQuAD 2.0."""
-    rules = mlqa_rules(languages_of_pair(language)[0])
-    answered = [number for number, each in enumerate(examples) if each.answers]
-    n_right_silent = sum(not predictions[number] for number, each in enumerate(examples) if not each.answers)
-    n_silent = len(examples) - len(answered)
-    if not answered:
-        share = 100.0 * n_right_silent / n_silent
-        return {"f1": share, "exact_match": share}
-    numbered = {str(number): predictions[number] for number in answered}  # the ids of two files may be the same
-    expected = ((str(number), [answer.text for answer in examples[number].answers]) for number in answered)
-    scored = score_answers(numbered, expected, rules=rules)
-    if not n_silent:
-        return {"f1": scored.f1, "exact_match": scored.exact_match}
-    return {
-        metric: (value * len(answered) + 100.0 * n_right_silent) / len(examples)
-        for metric, value in (("f1", scored.f1), ("exact_match", scored.exact_match))
-    }
+    idle = torch.optim.SGD(network.parameters(), lr=0.0)
+    predictor.model = predictor.model_wrapped = predictor.accelerator.prepare(network, idle)[0]

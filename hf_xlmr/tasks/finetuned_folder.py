@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +15,10 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.appended_rows import repeat_unknown_row
-from hf_xlmr.tasks.results import Setting, TaskResults
+from hf_xlmr.tasks.mlqa import told_ids
+from hf_xlmr.tasks.results import LEFT_OUT, Setting, TaskResults
 from hf_xlmr.tasks.results_card import PIPELINE_TAGS, put_results_in_card
-from hf_xlmr.tasks.results_plot import plot_results
-from hf_xlmr.tasks.results_table import tables_of
+from hf_xlmr.tasks.results_files import write_results
 
 __all__ = ["FinetunedFolder", "FinetuningReport"]
 
@@ -76,9 +75,9 @@ class FinetuningReport:
     trained_on: Mapping[str, int]
     """Examples by language."""
     skipped: Mapping[str, int]
-    """Training examples that were left out for misaligned answers, by language."""
-    misaligned: tuple[str, ...]
-    """Their ids."""
+    """Training examples that were left out for their answers or labels, by language."""
+    misaligned: Mapping[str, tuple[str, ...]]
+    """The ids of questions with answers that are not where they should be, by language."""
     steps: int
     losses: Mapping[int, float]
     """By step: the mean of the training loss since the one before."""
@@ -87,6 +86,14 @@ class FinetuningReport:
     settings: Mapping[str, Setting]
     results: TaskResults | None
     """None where nothing was evaluated."""
+
+    @property
+    def left_out(self) -> str:
+        """How many training examples were left out, why, and the first of their ids; empty for none."""
+        if not any(self.skipped.values()):
+            return ""
+        ids = told_ids([id_ for several in self.misaligned.values() for id_ in several])
+        return f"{sum(self.skipped.values()):,}, {LEFT_OUT[self.task]}{f' ({ids})' if ids else ''}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class FinetunedFolder:
         if any(self.path.iterdir()) and not is_ours:
             raise InputError(f"{self.path} holds other files; choose another folder")
         if is_ours and not resume and not overwrite:
-            state = "a training that is not finished" if self.is_begun else "a finished model"
+            state = f"a training that is not finished ({CHECKPOINTS}/)" if self.is_begun else "a finished model"
             raise InputError(
                 f"{self.path} holds {state}: choose another folder, go on with it (--resume), or begin anew "
                 "(--overwrite)"
@@ -208,7 +215,7 @@ class FinetunedFolder:
         try:
             begun = dict(told.pop(RECORD_KEY))
             losses = {int(step): float(loss) for step, loss in told["losses"].items()}
-            ids = tuple(told["misaligned"])
+            ids = {key: tuple(each) for key, each in told["misaligned"].items()}
             report = FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
@@ -218,11 +225,7 @@ class FinetunedFolder:
     def add_results(self, results: TaskResults) -> None:
         """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
         if self.processes.is_first:
-            (self.path / "results.json").write_text(results.to_json(), encoding="utf-8")
-            tables = "\n".join(table.as_markdown() for table in tables_of(results))
-            (self.path / "results.md").write_text(tables, encoding="utf-8")
-            if find_spec("matplotlib") is not None:
-                plot_results(results, self.path / "results.svg")
+            write_results(self.path, results)
             put_results_in_card(self.path / CARD, results)
         self.processes.wait()
 

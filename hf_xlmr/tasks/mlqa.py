@@ -13,7 +13,15 @@ from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.rows import PARQUET, Row, Source, find_sources
 from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
-__all__ = ["Answer", "Misaligned", "MisalignedAnswers", "QuestionExample", "QuestionInput", "open_questions"]
+__all__ = [
+    "Answer",
+    "Misaligned",
+    "MisalignedAnswers",
+    "QuestionExample",
+    "QuestionInput",
+    "open_questions",
+    "told_ids",
+]
 
 T = TypeVar("T")
 Misalignment = Literal["refuse", "skip", "keep"]
@@ -66,6 +74,11 @@ class Misaligned:
     answer: Answer
 
 
+def told_ids(ids: Sequence[str]) -> str:
+    """The first of them, for a sentence."""
+    return ", ".join(map(repr, ids[:IDS_TOLD])) + (", ..." if len(ids) > IDS_TOLD else "")
+
+
 class MisalignedAnswers(InputError):
     """Answers that are not where they should be; `found` holds every one."""
 
@@ -73,7 +86,6 @@ class MisalignedAnswers(InputError):
         """Carry all that were found in the input `name`."""
         self.found = tuple(found)
         ids = list(dict.fromkeys(each.id for each in found))
-        told = ", ".join(map(repr, ids[:IDS_TOLD])) + (", ..." if len(ids) > IDS_TOLD else "")
         many = (
             f"{len(ids):,} questions have answers that do not"
             if len(ids) > 1
@@ -81,8 +93,8 @@ class MisalignedAnswers(InputError):
         )
         super().__init__(
             printable(
-                f"{name}: {many} stand in the context at answer_start ({told}); leave them out with misaligned='skip' "
-                "(--on-misaligned skip)"
+                f"{name}: {many} stand in the context at answer_start ({told_ids(ids)}); leave them out with "
+                "misaligned='skip' (--on-misaligned skip)"
             )
         )
 

@@ -130,9 +130,9 @@ def _paragraphs(source: Source) -> Iterator[list[tuple[str, str]]]:
 
 
 def _is_wikiann(lines: Iterable[tuple[str, str]]) -> bool:
-    """Whether all words of a sentence begin with one language, which tells WikiANN's form from CoNLL's."""
+    """Whether all words of a sentence begin with a language, which tells WikiANN's form from CoNLL's."""
     found = [WIKIANN_LANGUAGE.match(line) for _, line in lines if line.count("\t") == 1]
-    return bool(found) and all(found) and len({each[0] for each in found if each}) == 1
+    return bool(found) and all(found)
 
 
 def _wikiann_sentence(lines: Sequence[tuple[str, str]]) -> Sentence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "QuestionOptions", "Window", "best_answers", "encode_questions", "row_of", "windows_of"]
 
 CONTEXTS_KEPT: Final = 64  # questions about one text follow each other
+NOTHING_FOUND: Final = "empty"  # the official scripts' answer where no token of the context is among the best
 TIE_BREAK: Final = 0.01  # of the size of a window, as BERT's and XTREME's scripts weigh it
 
 
@@ -37,7 +38,7 @@ class QuestionOptions:
     max_answer: int = 30
     """Tokens of an answer."""
     n_best: int = 20
-    """How many first and last tokens of a window are tried with each other."""
+    """How many first and last tokens of a window, its question and marks included, are tried with each other."""
     null_threshold: float | None = None
     """No answer is given where that is so much better than the best one; None gives one always, as MLQA wants."""
 
@@ -178,7 +179,7 @@ class Candidate:
 
     text: str
     start: int
-    """The character of the context with which it begins; 0, like `end`, for no answer."""
+    """The character of the context with which it begins; 0, like `end`, for one that is not from there."""
     end: int
     score: float
     """The sum of the two logits."""
@@ -193,35 +194,45 @@ def best_answers(
     ends: Sequence[np.ndarray[Any, Any]],
     options: QuestionOptions,
 ) -> list[list[Candidate]]:
-    """The best answers to each question, the best one first, by the logits of each window's tokens.
+    """The best answers to each question, the best one first, as the scripts of XTREME and Transformers find them.
 
-    An answer begins where its window shows more context than any other; it is told by characters, so that one found
-    in several windows counts once. Where `null_threshold` is given, no answer is a candidate too, with the lowest
-    score that any window gives `<s>`, and comes first where that beats the best by more than the threshold.
+    Of a window's tokens, those of the question among them, the `n_best` by each logit are tried with each other (the
+    first of equal ones); what is not in the context, or too long, falls out. An answer begins where its window shows
+    more context than any other; one told by the same characters counts once. Where `null_threshold` is given, no answer
+    is a candidate too, with the lowest score that any window gives `<s>`, and comes first where that beats the best by
+    more than the threshold. Where there is no candidate the answer is `empty`, with the score 0, as it is there.
     """
-    scores: dict[int, dict[tuple[int, int], float]] = defaultdict(dict)
+    found: dict[int, list[_Span]] = defaultdict(list)
     nulls: dict[int, float] = {}
     for window, start, end in zip(windows, starts, ends, strict=True):
-        found = scores[window.example]
-        for span, score in _spans(window, start, end, options):
-            found[span] = max(score, found.get(span, -math.inf))
+        found[window.example] += _spans(window, start, end, options)
         null = float(start[0]) + float(end[0])
         nulls[window.example] = min(null, nulls.get(window.example, math.inf))
-    return [_ranked(example, scores[index], nulls[index], options) for index, example in enumerate(examples)]
+    return [_ranked(example, found[index], nulls[index], options) for index, example in enumerate(examples)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The characters of an answer that a window proposes."""
+
+    first: int
+    end: int
+    score: float
 
 
 def _spans(
     window: Window, start: np.ndarray[Any, Any], end: np.ndarray[Any, Any], options: QuestionOptions
-) -> Iterator[tuple[tuple[int, int], float]]:
-    """The characters of each answer that a window proposes, and its score."""
-    last_ids = window.offset + len(window.spans)
-    starts, ends = (logits[window.offset : last_ids] for logits in (start, end))
-    for first in _highest(starts, options.n_best):
+) -> Iterator[_Span]:
+    """The answers that a window proposes, in the order of their first and last tokens' logits."""
+    lasts = [place - window.offset for place in _highest(end, options.n_best)]
+    for place in _highest(start, options.n_best):
+        first = place - window.offset
         if first not in window.home:
             continue
-        for last in _highest(ends, options.n_best):
-            if first <= last < first + options.max_answer:
-                yield (window.spans[first][0], window.spans[last][1]), float(starts[first]) + float(ends[last])
+        for last in lasts:
+            if first <= last < min(first + options.max_answer, len(window.spans)):
+                score = float(start[place]) + float(end[last + window.offset])
+                yield _Span(window.spans[first][0], window.spans[last][1], score)
 
 
 def _highest(logits: np.ndarray[Any, Any], count: int) -> list[int]:
@@ -230,21 +241,25 @@ def _highest(logits: np.ndarray[Any, Any], count: int) -> list[int]:
     return places
 
 
-def _ranked(
-    example: QuestionExample, scores: Mapping[tuple[int, int], float], null: float, options: QuestionOptions
-) -> list[Candidate]:
-    by_text: dict[tuple[int, int], Candidate] = {}
-    for (first, last), score in sorted(scores.items(), key=lambda item: -item[1]):
-        text = example.context[first:last]
-        start = first + len(text) - len(text.lstrip())
-        if text.strip() and (start, last) not in by_text:
-            by_text[start, last] = Candidate(text.strip(), start, start + len(text.strip()), score)
-    ranked = list(by_text.values())[: options.n_best]
+def _ranked(example: QuestionExample, spans: Sequence[_Span], null: float, options: QuestionOptions) -> list[Candidate]:
+    ranked = _by_text(example, spans)[: options.n_best] or [Candidate(NOTHING_FOUND, 0, 0, 0.0)]
     if options.null_threshold is not None:
-        best = ranked[0].score if ranked else -math.inf
         nothing = Candidate("", 0, 0, null)
-        ranked = [nothing, *ranked] if null - best > options.null_threshold else [*ranked, nothing]
-    return _with_probabilities(ranked or [Candidate("", 0, 0, null)])
+        is_better = null - ranked[0].score > options.null_threshold
+        ranked = [nothing, *ranked] if is_better else [*ranked, nothing]
+    return _with_probabilities(ranked)
+
+
+def _by_text(example: QuestionExample, spans: Sequence[_Span]) -> list[Candidate]:
+    """What the spans say, without white space around it, each once, the highest score first."""
+    found: dict[tuple[int, int], Candidate] = {}
+    for span in sorted(spans, key=lambda span: -span.score):
+        text = example.context[span.first : span.end]
+        start = span.first + len(text) - len(text.lstrip())
+        text = text.strip()
+        if text and (start, start + len(text)) not in found:
+            found[start, start + len(text)] = Candidate(text, start, start + len(text), span.score)
+    return list(found.values())
 
 
 def _with_probabilities(ranked: list[Candidate]) -> list[Candidate]:

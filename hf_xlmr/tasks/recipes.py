@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.xnli import XNLI_LABELS
 
-__all__ = ["LORA", "MODES", "RECIPES", "SOURCE_LANGUAGE", "WIDE", "LoraRecipe", "Recipe", "recipe_of"]
+__all__ = [
+    "LORA",
+    "MODES",
+    "RECIPES",
+    "SOURCE_LANGUAGE",
+    "WIDE",
+    "LoraRecipe",
+    "Recipe",
+    "check_options_of_task",
+    "has_option",
+    "recipe_of",
+]
 
 SOURCE_LANGUAGE: Final = "en"
 MODES: Final = ("zero-shot", "translate-train-all")
@@ -113,3 +124,30 @@ def recipe_of(task: str) -> Recipe:
     if task not in RECIPES:
         raise InputError(f"the task {task!r:.40} is unknown; there are {', '.join(RECIPES)}")
     return RECIPES[task]
+
+
+# ---- options that mean something in some tasks alone -----------------------------------------------------------------
+
+TASKS_OF_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "stride": ("mlqa",),
+    "max_answer": ("mlqa",),
+    "null_threshold": ("mlqa",),
+    "misaligned": ("mlqa",),
+    "unlabelled": ("xnli",),
+    "head": ("xnli",),
+}
+FLAGS: Final[Mapping[str, str]] = {"misaligned": "--on-misaligned", "unlabelled": "--on-unlabelled"}
+
+
+def has_option(task: str, name: str) -> bool:
+    """Whether an option means something in a task."""
+    return task in TASKS_OF_OPTIONS.get(name, (task,))
+
+
+def check_options_of_task(options: Any, task: str) -> None:
+    """Raise InputError for the first of the `options`, a dataclass, that was given and means nothing in `task`."""
+    for each in fields(options):
+        if not has_option(task, each.name) and getattr(options, each.name) != each.default:
+            flag = FLAGS.get(each.name, f"--{each.name.replace('_', '-')}")
+            told = " and ".join(TASKS_OF_OPTIONS[each.name])
+            raise InputError(f"{flag} is an option of {told} and means nothing in {task}: leave it out")

@@ -14,7 +14,15 @@ from hf_xlmr.tasks.metrics import MLQA_RULES
 from hf_xlmr.tasks.xnli import XNLI_LANGUAGES
 from hf_xlmr.text_rows import JSON_TYPES
 
-__all__ = ["TASK_METRICS", "Setting", "TaskResults", "key_of_pair", "languages_of_pair", "paper_order"]
+__all__ = [
+    "LEFT_OUT",
+    "TASK_METRICS",
+    "Setting",
+    "TaskResults",
+    "key_of_pair",
+    "languages_of_pair",
+    "paper_order",
+]
 
 Setting = str | int | float | bool
 
@@ -24,6 +32,13 @@ TASK_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "ner": ("f1", "precision", "recall"),
 }
 """By task; the first is the one that models are compared by."""
+
+LEFT_OUT: Final[Mapping[str, str]] = {
+    "xnli": "for labels on which the annotators did not agree",
+    "mlqa": "for answers that are not where they should be",
+    "ner": "",
+}
+"""Why examples of a task are left out."""
 
 CONLL_LANGUAGES: Final = ("en", "nl", "es", "de")
 XTREME_LANGUAGES: Final = (
@@ -78,7 +93,9 @@ class TaskResults:
     counts: Mapping[str, int]
     """How many examples were scored, by language."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """How many were left out because their answers are misaligned, by language; empty where there were none."""
+    """How many were left out because of their answers or labels, by language; empty where there were none."""
+    misaligned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The ids of questions whose answers are not where they should be, left out or not, by language."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """What matters for repeating it."""
 
@@ -116,7 +133,9 @@ class TaskResults:
             raise InputError(printable(f"{name} holds no results of a task: this is not JSON: {error}")) from error
         if why := _why_not_fields(values):
             raise InputError(printable(f"{name} holds no results of a task: {why}"))
-        given = {each.name: values[each.name] for each in fields(cls)} | {"metrics": tuple(values["metrics"])}
+        given = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        given["metrics"] = tuple(values["metrics"])
+        given["misaligned"] = {key: _as_tuple(ids) for key, ids in values.get("misaligned", {}).items()}
         try:
             return cls(**given)
         except InputError as error:
@@ -135,6 +154,7 @@ class TaskResults:
 
 # ---- what must hold --------------------------------------------------------------------------------------------------
 
+OPTIONAL: Final = {"misaligned": dict}
 KINDS: Final[Mapping[str, type]] = {
     "task": str,
     "model": str,
@@ -146,11 +166,15 @@ KINDS: Final[Mapping[str, type]] = {
 }
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _why_not_fields(values: Any) -> str | None:
     """Why an object of JSON has not the fields of results."""
     if not isinstance(values, dict):
         return f"an object is expected, not {JSON_TYPES[type(values)]}"
-    for name, kind in KINDS.items():
+    for name, kind in {**KINDS, **{name: kind for name, kind in OPTIONAL.items() if name in values}}.items():
         if name not in values:
             return f"there is no {name!r}"
         if not isinstance(values[name], kind):
@@ -188,6 +212,9 @@ def _why_not_values(results: TaskResults) -> str | None:
         for key, count in counts.items():
             if type(count) is not int or count < 0:
                 return f"the number of examples of {key!r} that were {what} is {count!r}"
+    for key, ids in results.misaligned.items():
+        if not isinstance(ids, tuple) or not all(isinstance(each, str) for each in ids):
+            return f"the ids of misaligned answers of {key!r} are {ids!r}"
     settings: Mapping[str, object] = results.settings
     for name, value in settings.items():
         if not isinstance(value, Setting):

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.published import PUBLISHED, Published
-from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
+from hf_xlmr.tasks.results import LEFT_OUT, TaskResults, languages_of_pair, paper_order
 
 __all__ = ["ResultsTable", "check_same_task", "is_cross_lingual", "tables_of"]
 
@@ -194,11 +195,20 @@ def _notes(several: Sequence[TaskResults]) -> list[str]:
         if not are_alike or each is several[0]:
             notes.append(f"Examples{'' if are_alike else whose}: {_per_language(each.counts)}.")
         if any(each.skipped.values()):
-            left = _per_language(each.skipped)
-            notes.append(f"Left out{whose}, for answers that are not where they should be: {left}.")
+            notes.append(f"Left out{whose}, {LEFT_OUT[each.task]}: {_with_ids(each.skipped, each.misaligned)}.")
+        scored = {key: len(ids) for key, ids in each.misaligned.items() if not each.skipped.get(key)}
+        if scored:
+            told = _with_ids(scored, each.misaligned)
+            notes.append(f"Scored{whose} though the answers are not where they should be: {told}.")
     if not all(each.scores.keys() == several[0].scores.keys() for each in several):
         notes.append("The averages are over different languages, each over those of its own row.")
     return notes
+
+
+def _with_ids(counts: Mapping[str, int], ids: Mapping[str, Sequence[str]]) -> str:
+    """How many in each language, and the first of them where they have ids."""
+    told = ((key, count, told_ids(ids.get(key, ()))) for key, count in counts.items() if count)
+    return ", ".join(f"{key} {count:,}{f' ({first})' if first else ''}" for key, count, first in told)
 
 
 def _per_language(counts: Mapping[str, int]) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from hf_xlmr.errors import InputError, printable
 from hf_xlmr.tasks.example_data import example_data
-from hf_xlmr.tasks.mlqa import Misaligned, Misalignment, QuestionExample, QuestionInput, open_questions
+from hf_xlmr.tasks.mlqa import Misalignment, QuestionExample, QuestionInput, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
-from hf_xlmr.tasks.results import key_of_pair
-from hf_xlmr.tasks.xnli import XnliExample, open_xnli
+from hf_xlmr.tasks.results import LEFT_OUT, key_of_pair, languages_of_pair
+from hf_xlmr.tasks.xnli import Unlabelled, WithoutLabel, XnliExample, XnliInput, open_xnli
 from hf_xlmr.text_files import is_hub_name
 
 __all__ = ["DataSource", "Example", "MissingLanguages", "Reading", "TaskData", "language_of", "read_task_data"]
@@ -23,7 +24,7 @@ Example: TypeAlias = XnliExample | QuestionExample | NerExample
 
 DEMO: Final = "demo"
 LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,3})?"
-TOLD: Final = re.compile(rf"(?P<language>{LANGUAGE})=(?P<source>.+)", re.DOTALL)
+TOLD: Final = re.compile(rf"(?P<language>{LANGUAGE})=(?P<source>.+)", re.DOTALL | re.IGNORECASE)
 
 
 class MissingLanguages(InputError):
@@ -50,7 +51,7 @@ class DataSource:
             return cls(example_data(task, part))
         language = None
         if not Path(text).exists() and (told := TOLD.fullmatch(text)):
-            language, text = told["language"], told["source"]
+            language, text = told["language"].lower(), told["source"]
         name, _, config = text.rpartition("@")
         if is_hub_name(name) and config and not Path(text).exists():
             return cls(name, language, config)
@@ -68,6 +69,8 @@ class Reading:
     """The languages, or the pairs of context and question in MLQA; None for all there are."""
     misaligned: Misalignment = "refuse"
     """What is done with questions of which an answer does not stand where it should."""
+    unlabelled: WithoutLabel = "skip"
+    """What is done with pairs of sentences on whose label the annotators did not agree."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class TaskData:
 
     name: str
     examples: dict[str, list[Example]]
-    misaligned: tuple[Misaligned, ...] = ()
-    """The answers that do not stand where they should."""
+    misaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The ids of questions of which an answer does not stand where it should, left out or not, by language."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """How many examples were left out for them, by language."""
+    """How many examples were left out, by language: for such answers, or for want of a label."""
 
     @property
     def count(self) -> int:
@@ -100,29 +103,36 @@ def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskD
     Raises InputError for what cannot be read, for no examples, and for a language that was asked for and is not there;
     MisalignedAnswers where those are refused.
     """
-    found: dict[str, list[Example]] = {}
-    misaligned: list[Misaligned] = []
-    skipped: Counter[str] = Counter()
+    gathered = _Gathered()
     for text in sources:
         source = DataSource.parse(text, task=task, part=reading.usual_split)
-        for part in _parts(task, source, reading):
-            _add(found, part)
-            if isinstance(part, QuestionInput) and reading.misaligned != "refuse":
-                misaligned += part.misaligned
-                if reading.misaligned == "skip" and part.misaligned:
-                    skipped[_pair(part)] += len({each.id for each in part.misaligned})
+        split = reading.split or (reading.usual_split if _has_splits(source.source) else None)
+        for part in PARTS[task](source, split, reading):
+            gathered.add(part, reading)
     name = ", ".join(sources)
-    kept = _wanted(name, found, reading.languages)
-    return TaskData(name, kept, tuple(misaligned), {key: skipped[key] for key in kept if skipped[key]})
+    kept = _wanted(task, name, gathered, reading.languages)
+    misaligned = {key: tuple(gathered.misaligned[key]) for key in kept if key in gathered.misaligned}
+    return TaskData(name, kept, misaligned, {key: gathered.skipped[key] for key in kept if gathered.skipped[key]})
 
 
-def _parts(task: str, source: DataSource, reading: Reading) -> Iterable[Iterable[Example]]:
-    """The inputs of one source: for MLQA one for each pair of languages, since all pairs share their ids."""
-    split = reading.split or (reading.usual_split if _has_splits(source.source) else None)
-    if task == "xnli":
-        return (open_xnli(source.source, language=source.language, split=split, config=source.config),)
-    if task == "ner":
-        return (open_ner(source.source, language=source.language, split=split, config=source.config),)
+# ---- the inputs of a source ------------------------------------------------------------------------------------------
+
+Part: TypeAlias = Iterable[Example]
+
+
+def _xnli_parts(source: DataSource, split: str | None, reading: Reading) -> Iterable[Part]:
+    opened = open_xnli(
+        source.source, language=source.language, unlabelled=reading.unlabelled, split=split, config=source.config
+    )
+    return (opened,)
+
+
+def _ner_parts(source: DataSource, split: str | None, reading: Reading) -> Iterable[Part]:
+    return (open_ner(source.source, language=source.language, split=split, config=source.config),)
+
+
+def _mlqa_parts(source: DataSource, split: str | None, reading: Reading) -> Iterable[Part]:
+    """One input for each pair of languages, since all pairs share their ids."""
     context, _, question = (source.language or "").partition("-")
     opened = open_questions(
         source.source,
@@ -139,15 +149,40 @@ def _parts(task: str, source: DataSource, reading: Reading) -> Iterable[Iterable
     ]
 
 
+PARTS: Final[Mapping[str, Callable[[DataSource, str | None, Reading], Iterable[Part]]]] = MappingProxyType(
+    {"xnli": _xnli_parts, "mlqa": _mlqa_parts, "ner": _ner_parts}
+)
+
+
 def _has_splits(source: str) -> bool:
     """Whether it is a data set whose splits lie side by side."""
     path = Path(source)
     return (path / "dataset_dict.json").is_file() or (not path.exists() and is_hub_name(source))
 
 
-def _add(found: dict[str, list[Example]], part: Iterable[Example]) -> None:
-    for example in part:
-        found.setdefault(language_of(example), []).append(example)
+# ---- what they hold --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Gathered:
+    """Examples, and what was found amiss among them, by language."""
+
+    found: dict[str, list[Example]] = field(default_factory=dict)
+    misaligned: dict[str, list[str]] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, part: Part, reading: Reading) -> None:
+        """Read an input to its end. Raises InputError."""
+        for example in part.rows() if isinstance(part, XnliInput) else part:
+            if isinstance(example, Unlabelled):
+                self.skipped[example.language] += 1
+            else:
+                self.found.setdefault(language_of(example), []).append(example)
+        if isinstance(part, QuestionInput) and reading.misaligned != "refuse" and part.misaligned:
+            ids = dict.fromkeys(each.id for each in part.misaligned)
+            self.misaligned.setdefault(_pair(part), []).extend(ids)
+            if reading.misaligned == "skip":
+                self.skipped[_pair(part)] += len(ids)
 
 
 def _pair(part: QuestionInput) -> str:
@@ -155,13 +190,23 @@ def _pair(part: QuestionInput) -> str:
     return key_of_pair(context, question)
 
 
-def _wanted(name: str, found: dict[str, list[Example]], languages: tuple[str, ...] | None) -> dict[str, list[Example]]:
+def _wanted(task: str, name: str, gathered: _Gathered, languages: tuple[str, ...] | None) -> dict[str, list[Example]]:
     """The examples of the `languages`, in the order in which they are asked for. Raises InputError."""
+    found = gathered.found
     if not any(found.values()):
-        raise InputError(printable(f"{name}: no examples are left"))
+        left_out = gathered.skipped.total()
+        why = f"; {left_out:,} were left out, {LEFT_OUT[task]}" if left_out else ""
+        raise InputError(printable(f"{name}: no examples are left{why}"))
     if languages is None:
         return found
+    languages = tuple(dict.fromkeys(_meant(task, each, found) for each in languages))
     if missing := [each for each in languages if each not in found]:
         has = ", ".join(found)
         raise MissingLanguages(f"{name} holds no examples of {', '.join(map(repr, missing))}; it has {has}", missing)
     return {language: found[language] for language in languages}
+
+
+def _meant(task: str, language: str, found: Iterable[str]) -> str:
+    """What is called `language` among those that were `found`: in any case, and `en-en` is `en`."""
+    same = key_of_pair(*languages_of_pair(language.lower())) if task == "mlqa" else language.lower()
+    return next((each for each in found if each == language or each.lower() == same), language)

@@ -15,19 +15,25 @@ from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.processes import DeviceProcesses, Processes
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.adapters import check_peft, merged, with_adapters
-from hf_xlmr.tasks.encoding import Features, collate, encode_pairs, encode_words
+from hf_xlmr.tasks.encoding import Features, collate
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
-    check_tags,
     evaluate_data,
     on_one_device,
     question_options,
     read_what_is_scored,
 )
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
-from hf_xlmr.tasks.mlqa import Misaligned, Misalignment
-from hf_xlmr.tasks.question_answering import encode_questions
-from hf_xlmr.tasks.recipes import LORA, MODES, SOURCE_LANGUAGE, Recipe, recipe_of
+from hf_xlmr.tasks.mlqa import Misalignment
+from hf_xlmr.tasks.recipes import (
+    LORA,
+    MODES,
+    SOURCE_LANGUAGE,
+    Recipe,
+    check_options_of_task,
+    has_option,
+    recipe_of,
+)
 from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.task_data import Example, MissingLanguages, Reading, TaskData, read_task_data
 from hf_xlmr.tasks.task_models import (
@@ -39,6 +45,8 @@ from hf_xlmr.tasks.task_models import (
     longest_text,
     quiet_transformers,
 )
+from hf_xlmr.tasks.task_steps import STEPS, Coding
+from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
 
@@ -47,7 +55,14 @@ logger = logging.getLogger(__name__)
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
 SEEDS: Final = 2**32  # NumPy takes no others
-LOWER_RATE: Final = "give a lower --learning-rate, and begin anew with --overwrite"
+HOLLOW: Final = (
+    "this process was given no weights (fsdp_cpu_ram_efficient_loading: true), and accelerate would train a part of "
+    "the model as if it were the whole: say false in the configuration, as those of hf_xlmr do"
+)
+DIVERGED: Final = (
+    "{told}; give a lower --learning-rate. What is left of this training lies in {left} until another begins anew "
+    "there (--overwrite)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +75,8 @@ class FinetuningOptions:
     """Of data sets, to train on."""
     misaligned: Misalignment = "refuse"
     """`refuse` training data with answers that stand elsewhere than they say, or `skip` those."""
+    unlabelled: WithoutLabel = "skip"
+    """What is done with pairs of sentences on whose label the annotators did not agree."""
     learning_rate: float | None = None
     epochs: float | None = None
     max_steps: int | None = None
@@ -100,6 +117,10 @@ class FinetuningOptions:
                 raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number, 0 or above")
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"--seed {self.seed}: it must be from 0 to {SEEDS - 1}")
+        if self.epochs is not None and self.max_steps is not None:
+            raise InputError(f"--epochs {self.epochs:g} and --max-steps {self.max_steps} both say how long: give one")
+        if self.lora_rank != LORA.rank and not self.lora:
+            raise InputError(f"--lora-rank {self.lora_rank} is of adapters, which are trained with --lora")
 
 
 def finetune(
@@ -125,6 +146,10 @@ def finetune(
     IntegrityError.
     """
     chosen, scoring, recipe = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), recipe_of(task)
+    check_options_of_task(chosen, task)
+    scoring.check(task)
+    if not evaluation:
+        _check_nothing_is_scored(scoring)
     if chosen.lora:
         check_peft()
     with told_plainly():
@@ -133,8 +158,8 @@ def finetune(
         scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
         files = find_model(model, revision=revision, progress=progress)
         training = _Training.of(recipe, files, _training_data(recipe, train, chosen), chosen)
-        if scored is not None:
-            check_tags(scored, training.head.labels)
+        for examples in scored.examples.values() if scored else ():
+            STEPS[task].check_labels(examples, training.head.labels or ())
         if resume and folder.is_finished:
             report = folder.report(training.record())
         else:
@@ -142,9 +167,18 @@ def finetune(
         if scored is None:
             return report
         found = evaluate_data(recipe, str(output), ModelFiles(folder.path), scored, options=scoring, progress=progress)
-        results = replace(found, settings={**report.settings, **found.settings})
+        results = replace(found.results, settings={**report.settings, **found.results.settings})
         folder.add_results(results)
         return replace(report, results=results)
+
+
+OF_SCORES_ALONE: Final = {"split": "--eval-split", "languages": "--languages", "null_threshold": "--null-threshold"}
+
+
+def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
+    """Raise InputError for an option of scores, where there is nothing to score."""
+    if given := [flag for name, flag in OF_SCORES_ALONE.items() if getattr(scoring, name) is not None]:
+        raise InputError(f"{' and '.join(given)}: this is about scores, for which --eval must name data")
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -153,21 +187,14 @@ def finetune(
 def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOptions) -> TaskData:
     """What is trained on: English alone, or every language. Raises InputError."""
     wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
-    reading = Reading(split=options.split, languages=wanted, misaligned=options.misaligned)
+    reading = Reading(
+        split=options.split, languages=wanted, misaligned=options.misaligned, unlabelled=options.unlabelled
+    )
     try:
         return read_task_data(recipe.task, train, reading)
     except MissingLanguages as error:
         told = f"{error}; zero-shot trains on English, --mode translate-train-all on all"
         raise MissingLanguages(told, error.languages) from error
-
-
-def _labels(recipe: Recipe, data: TaskData) -> tuple[str, ...] | None:
-    """Those of a new head: the task's, or all tags of the data, `O` first and the parts of a type together."""
-    if recipe.task != "ner":
-        return recipe.labels
-    examples: Any = (each for several in data.examples.values() for each in several)
-    tags = {tag for each in examples for tag in each.tags}
-    return tuple(sorted(tags | {"O"}, key=lambda tag: (tag != "O", tag.partition("-")[2], tag)))
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -188,9 +215,9 @@ class _Training:
     @classmethod
     def of(cls, recipe: Recipe, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
         """Encode the data. Raises InputError."""
-        head = head_of(files, recipe) or TaskHead(_labels(recipe, data), is_new=True)
-        settings = _settings(recipe, files, options)
         examples = [each for several in data.examples.values() for each in several]
+        head = head_of(files, recipe) or TaskHead(recipe.labels or STEPS[recipe.task].labels(examples), is_new=True)
+        settings = _settings(recipe, files, options)
         features = _features(recipe, files, head, examples, settings)
         return cls(recipe, files, data, head, features, options, settings)
 
@@ -207,7 +234,7 @@ class _Training:
         trainer = self._trainer(network, arguments, progress)
         with quiet_transformers():
             trainer.train(resume_from_checkpoint=folder.last_checkpoint() if resume else None)
-        _check_finite(trainer)
+        _check_finite(trainer, folder)
         report = FinetuningReport(
             task=self.recipe.task,
             model=model,
@@ -216,7 +243,7 @@ class _Training:
             mode=self.options.mode,
             trained_on={language: len(each) for language, each in self.data.examples.items()},
             skipped=self.data.skipped,
-            misaligned=_ids(self.data.misaligned),
+            misaligned=self.data.misaligned,
             steps=trainer.state.global_step,
             losses={each["step"]: each["loss"] for each in trainer.state.log_history if "loss" in each},
             parameters=sum(each.numel() for each in network.parameters()),
@@ -238,6 +265,8 @@ class _Training:
     def _network(self) -> Any:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
         network = load_network(self.files, self.recipe, self.head)
+        if any(each.is_meta for each in network.parameters()):
+            raise InputError(HOLLOW)
         if self.settings["freeze_embeddings"]:
             network.base_model.embeddings.requires_grad_(requires_grad=False)
         return with_adapters(network, self.recipe, rank=self.options.lora_rank) if self.options.lora else network
@@ -256,6 +285,8 @@ class _Training:
                 callbacks=[ProgressCallback(progress)],
             )
         trainer.remove_callback(PrinterCallback)
+        # the classes take the mean: Trainer would multiply it by the processes, and add up the parts of a batch
+        trainer.model_accepts_loss_kwargs = False
         return trainer
 
     def _write(self, trainer: Any, folder: FinetunedFolder, report: FinetuningReport) -> None:
@@ -280,7 +311,7 @@ class _Training:
         }
 
 
-FREE: Final = ("save_steps", "cpu", "split", "misaligned")  # change no weight, or are told by the data
+FREE: Final = ("save_steps", "cpu", "split", "misaligned", "unlabelled")  # change no weight, or are told by the data
 
 
 def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
@@ -302,7 +333,7 @@ def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> 
     if options.max_steps is not None:
         del settings["epochs"]
         settings["max_steps"] = options.max_steps
-    if recipe.task == "mlqa":
+    if has_option(recipe.task, "stride"):
         scoring = EvaluationOptions(stride=options.stride)
         settings["stride"] = question_options(int(settings["max_length"]), scoring).stride
     return settings
@@ -312,14 +343,10 @@ def _features(
     recipe: Recipe, files: ModelFiles, head: TaskHead, examples: Sequence[Example], settings: Mapping[str, Setting]
 ) -> Features:
     """The examples as the network takes them. Raises InputError."""
-    tokenizer, max_length, labels = exact_tokenizer(files), int(settings["max_length"]), head.labels or ()
-    typed: Any = examples
-    if recipe.task == "xnli":
-        return Features(encode_pairs(typed, tokenizer, labels=labels, max_length=max_length))
-    if recipe.task == "ner":
-        return Features(row for _, row in encode_words(typed, tokenizer, labels=labels, max_length=max_length))
-    questions = question_options(max_length, EvaluationOptions(stride=int(settings["stride"])))
-    return Features(encode_questions(typed, tokenizer, questions))
+    max_length, stride = int(settings["max_length"]), settings.get("stride")
+    questions = question_options(max_length, EvaluationOptions(stride=None if stride is None else int(stride)))
+    coding = Coding(exact_tokenizer(files), head.labels or (), max_length, questions)
+    return Features(STEPS[recipe.task].encode(examples, coding))
 
 
 def _arguments(
@@ -365,17 +392,19 @@ def _arguments(
     return arguments
 
 
-def _check_finite(trainer: Any) -> None:
+def _check_finite(trainer: Any, folder: FinetunedFolder) -> None:
     """Raise InputError where a training diverged: by a loss that was noted, or by a weight."""
-    told = "the training diverged"
+    if told := _not_finite(trainer):
+        raise InputError(DIVERGED.format(told=f"the training diverged: {told}", left=f"{folder.checkpoints}/"))
+
+
+def _not_finite(trainer: Any) -> str | None:
+    """What is no number, in words; None where all is well."""
     for each in trainer.state.log_history:
         if "loss" in each and not math.isfinite(each["loss"]):
-            raise InputError(f"{told}: the loss at step {each['step']} is {each['loss']}; {LOWER_RATE}")
+            return f"the loss at step {each['step']} is {each['loss']}"
     for name, weight in trainer.model.named_parameters():
         held = weight.to_local() if hasattr(weight, "to_local") else weight  # a process may hold a part of it
         if not bool(held.isfinite().all()):
-            raise InputError(f"{told}: {name} is not finite after the last step; {LOWER_RATE}")
-
-
-def _ids(misaligned: Sequence[Misaligned]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.id for each in misaligned))
+            return f"{name} is not finite after the last step"
+    return None

@@ -7,13 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
 from hf_xlmr.text_rows import BadRow, checked_text
 
-__all__ = ["XNLI_LABELS", "XNLI_LANGUAGES", "XnliExample", "XnliInput", "open_xnli"]
+__all__ = ["XNLI_LABELS", "XNLI_LANGUAGES", "Unlabelled", "WithoutLabel", "XnliExample", "XnliInput", "open_xnli"]
+
+WithoutLabel = Literal["refuse", "skip"]
 
 XNLI_LABELS: Final = ("entailment", "neutral", "contradiction")
 """In the order of their numbers in the data set `facebook/xnli`."""
@@ -24,6 +26,12 @@ XNLI_LANGUAGES: Final = (
 """In the order of the papers' tables."""
 
 LABEL_OF: Final[Mapping[str, str]] = {**{label: label for label in XNLI_LABELS}, "contradictory": "contradiction"}
+NO_LABEL: Final = ("-", -1)  # where annotators did not agree, in the releases of MultiNLI and SNLI, and in data sets
+NUMBER: Final = re.compile(r"-?[0-9]+")
+UNLABELLED: Final = (
+    "the label (- or -1) says that the annotators did not agree; leave such pairs out with unlabelled='skip' "
+    "(--on-unlabelled skip)"
+)
 TABULATED: Final = (".tsv", ".txt")
 TRAINING_FILE: Final = re.compile(r"multinli\.train\.(\w+)\.tsv")
 
@@ -39,6 +47,14 @@ class XnliExample:
     hypothesis: str
     label: str
     """One of XNLI_LABELS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """A pair on whose label its annotators did not agree, which the publishers leave out of scores."""
+
+    place: str
+    language: str
 
 
 @dataclass(frozen=True)
@@ -73,15 +89,25 @@ class XnliInput:
     name: str
     sources: tuple[Source, ...]
     language: str | None = None
+    unlabelled: WithoutLabel = "refuse"
 
     def __iter__(self) -> Iterator[XnliExample]:
-        """Every example, each checked when it is reached. Raises BadRow, InputError."""
+        """Every example with a label, each checked when it is reached. Raises BadRow, InputError."""
+        for each in self.rows():
+            if isinstance(each, XnliExample):
+                yield each
+
+    def rows(self) -> Iterator[XnliExample | Unlabelled]:
+        """The same, with those that are skipped for want of a label in their places."""
         languages = Languages(self.name, self.language)
         with told_plainly():
             for source in self.sources:
                 told, names = _language_told(source), _label_names(source)
                 for row in _rows(source):
-                    yield from _examples(row, told, names, languages)
+                    for each in _examples(row, told, names, languages):
+                        if isinstance(each, Unlabelled) and self.unlabelled == "refuse":
+                            raise BadRow(each.place, UNLABELLED)
+                        yield each
         languages.check()
 
 
@@ -89,6 +115,7 @@ def open_xnli(
     source: str | Path,
     *,
     language: str | None = None,
+    unlabelled: WithoutLabel = "refuse",
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -97,7 +124,9 @@ def open_xnli(
 
     Read are XNLI's `.tsv` and `.jsonl`, tables with premise, hypo and label, and the layouts of `facebook/xnli`, for
     one language or all, as a saved data set, as Parquet or from the Hub. `language` picks one of those there are, and
-    says which it is where neither a column, nor the name of the file, nor that of the config does.
+    says which it is where neither a column, nor the name of the file, nor that of the config does. Labels are names, or
+    numbers (also as text) in the order of XNLI_LABELS; `unlabelled` says what is done with pairs whose annotators did
+    not agree on one (`-`, -1): `refuse` the input, or `skip` them.
 
     Raises InputError, for rows when they are reached.
     """
@@ -109,7 +138,7 @@ def open_xnli(
             raise InputError(
                 f"{each.path} is of no known kind; XNLI is read from {kinds} (also with .gz) and {PARQUET}"
             )
-    return XnliInput(str(source), sources, language)
+    return XnliInput(str(source), sources, language, unlabelled)
 
 
 def _language_told(source: Source) -> str | None:
@@ -147,7 +176,9 @@ def _tabulated(source: Source) -> Iterator[Row]:
 # ---- rows to examples ------------------------------------------------------------------------------------------------
 
 
-def _examples(row: Row, told: str | None, names: Sequence[str], languages: Languages) -> Iterator[XnliExample]:
+def _examples(
+    row: Row, told: str | None, names: Sequence[str], languages: Languages
+) -> Iterator[XnliExample | Unlabelled]:
     layout = _layout(row.place, row.values)
     premise, hypothesis, label = (row.values[column] for column in layout.required)
     if isinstance(premise, dict):
@@ -158,7 +189,8 @@ def _examples(row: Row, told: str | None, names: Sequence[str], languages: Langu
         language = languages.of(row.place, named)
         if languages.is_wanted(language):
             first, second = map(partial(checked_text, row.place), texts)
-            yield XnliExample(row.place, language, first, second, _label(row.place, label, names))
+            found = _label(row.place, label, names)
+            yield XnliExample(row.place, language, first, second, found) if found else Unlabelled(row.place, language)
 
 
 def _language(row: Row, layout: _Layout) -> str | None:
@@ -189,8 +221,12 @@ def _translations(place: str, premise: Mapping[str, object], hypothesis: object)
         yield language, text, hypothesis[language]
 
 
-def _label(place: str, value: object, names: Sequence[str]) -> str:
-    named = names[value] if type(value) is int and 0 <= value < len(names) else value
+def _label(place: str, value: object, names: Sequence[str]) -> str | None:
+    """The label, None for none that annotators agreed on. Raises BadRow."""
+    number = int(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+    if type(number) is not bool and number in NO_LABEL:
+        return None
+    named = names[number] if type(number) is int and 0 <= number < len(names) else value
     if isinstance(named, str) and named in LABEL_OF:
         return LABEL_OF[named]
     numbers = ", ".join(f"{label} ({number})" for number, label in enumerate(names))
