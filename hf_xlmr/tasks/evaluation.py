@@ -152,7 +152,7 @@ def evaluate_data(
         model=name,
         metrics=TASK_METRICS[recipe.task],
         scores={key: steps.score(key, examples, predictions[key]) for key, examples in data.examples.items()},
-        counts={language: len(examples) for language, examples in data.examples.items()},
+        counts=data.counts,
         skipped=data.skipped,
         misaligned=data.misaligned,
         settings={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -79,6 +79,8 @@ class TaskData:
 
     name: str
     examples: dict[str, list[Example]]
+    counts: dict[str, int]
+    """How many examples there are, by language."""
     misaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The ids of questions of which an answer does not stand where it should, left out or not, by language."""
     skipped: dict[str, int] = field(default_factory=dict)
@@ -87,7 +89,11 @@ class TaskData:
     @property
     def count(self) -> int:
         """How many examples there are."""
-        return sum(map(len, self.examples.values()))
+        return sum(self.counts.values())
+
+    def without_examples(self) -> TaskData:
+        """What is told of them alone."""
+        return replace(self, examples={})
 
 
 def language_of(example: Example) -> str:
@@ -112,7 +118,8 @@ def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskD
     name = ", ".join(sources)
     kept = _wanted(task, name, gathered, reading.languages)
     misaligned = {key: tuple(gathered.misaligned[key]) for key in kept if key in gathered.misaligned}
-    return TaskData(name, kept, misaligned, {key: gathered.skipped[key] for key in kept if gathered.skipped[key]})
+    skipped = {key: gathered.skipped[key] for key in kept if gathered.skipped[key]}
+    return TaskData(name, kept, {key: len(each) for key, each in kept.items()}, misaligned, skipped)
 
 
 # ---- the inputs of a source ------------------------------------------------------------------------------------------

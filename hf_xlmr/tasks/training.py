@@ -207,6 +207,7 @@ class _Training:
     recipe: Recipe
     files: ModelFiles
     data: TaskData
+    """Without its examples, which nobody reads once they are encoded."""
     head: TaskHead
     features: Features
     options: FinetuningOptions
@@ -219,7 +220,7 @@ class _Training:
         head = head_of(files, recipe) or TaskHead(recipe.labels or STEPS[recipe.task].labels(examples), is_new=True)
         settings = _settings(recipe, files, options)
         features = _features(recipe, files, head, examples, settings)
-        return cls(recipe, files, data, head, features, options, settings)
+        return cls(recipe, files, data.without_examples(), head, features, options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
         """Train, and write the finished folder."""
@@ -241,7 +242,7 @@ class _Training:
             output=folder.path,
             class_name=type(network.get_base_model() if self.options.lora else network).__name__,
             mode=self.options.mode,
-            trained_on={language: len(each) for language, each in self.data.examples.items()},
+            trained_on=dict(self.data.counts),
             skipped=self.data.skipped,
             misaligned=self.data.misaligned,
             steps=trainer.state.global_step,
