@@ -11,8 +11,8 @@ from hf_xlmr.dictionary import MASK, PAD_INDEX
 from hf_xlmr.errors import HfXlmrError, InputError, told_plainly
 from hf_xlmr.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.json_edits import with_fields
-from hf_xlmr.model_shape import shape_of
-from hf_xlmr.placed_loading import checked_sources, shape_held
+from hf_xlmr.model_shape import FAMILIES, POSITION_OFFSET, shape_of
+from hf_xlmr.placed_loading import STORED_DTYPES, checked_sources, is_left_in_the_file, shape_held
 from hf_xlmr.replaced_files import replace_content
 from hf_xlmr.stored_weights import opened
 
@@ -21,14 +21,14 @@ __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
 Edits: TypeAlias = Mapping[str, Mapping[str, object]]
 """Fields to set, by file."""
 
-FAMILIES: Final = ("xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm")
 SILENT_EPS: Final = {"xlm-roberta-xl": 1e-5}  # what the configuration class fills in; the others 1e-12, as BERT
-SILENT_POSITIONS: Final = {"xlm-roberta-xl": 514}  # the others 512
+BERT_LIKE: Final = "xlm-roberta"  # what RoBERTa has in common with it
 FAIRSEQ_EPS: Final = 1e-5  # torch.nn.LayerNorm's default, which fairseq never changes
 BERT_EPS: Final = 1e-12
-POSITION_OFFSET: Final = 2  # the table has two rows more than the longest text: positions begin after <pad>, which is 1
 XLMR_NAMES: Final = 250002
 XLMR_MASK: Final = 250001
+PADDED_TO: Final = 8  # rows, or a multiple: tables are filled up for speed (resize_token_embeddings)
+MOST_PADDING: Final = 128
 LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
 README: Final = "README.md"
 WITHOUT_POOLER: Final = "add_pooling_layer=False"
@@ -46,11 +46,12 @@ class Check(NamedTuple):
     """What a person would do."""
     edits: Callable[[FolderFacts], Edits] | None = None
     """What `--fix` does, where that is safe: fields of JSON files, never weights."""
+    is_of_fairseq: bool = False
+    """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
 
-    @property
-    def is_safe(self) -> bool:
-        """Whether `--fix` mends it."""
-        return self.edits is not None
+    def is_safe(self, facts: FolderFacts) -> bool:
+        """Whether `--fix` mends it: what a model of unknown origin computes is left as it is."""
+        return self.edits is not None and (facts.is_from_fairseq or not self.is_of_fairseq)
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,24 @@ class Diagnosis:
         return not self.findings
 
 
-def examine(folder: str | Path, *, fix: bool = False) -> Diagnosis:
+def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False) -> Diagnosis:
     """Look for every fault of `CHECKS` in a Transformers folder; `fix` mends what is safe, and nothing of the weights.
+
+    What is a fault of fairseq's models alone is mended where `fairseq/` shows that it trained this one, or
+    `from_fairseq` says so.
 
     Raises InputError for what is no XLM-R, IntegrityError for files that are damaged.
     """
     folder = Path(folder)
     with told_plainly():
-        found = _found(FolderFacts(folder))
-        if fix:
-            mended = tuple(_finding(check, told) for check, told in found if check.is_safe)
-            _apply(FolderFacts(folder), [check for check, _ in found])
-            return Diagnosis(folder, _findings(folder, _found(FolderFacts(folder))), mended)
-        return Diagnosis(folder, _findings(folder, found))
+        facts = FolderFacts(folder, from_fairseq)
+        found = _found(facts)
+        if not fix:
+            return Diagnosis(folder, _findings(facts, found))
+        safe = [(check, told) for check, told in found if check.is_safe(facts)]
+        _apply(facts, [check for check, _ in safe])
+        mended, facts = tuple(_finding(facts, *each) for each in safe), FolderFacts(folder, from_fairseq)
+        return Diagnosis(folder, _findings(facts, _found(facts)), mended)
 
 
 def _found(facts: FolderFacts) -> list[tuple[Check, str]]:
@@ -102,20 +108,21 @@ def _found(facts: FolderFacts) -> list[tuple[Check, str]]:
     return [(check, told) for check, told in looked if told is not None]
 
 
-def _findings(folder: Path, found: list[tuple[Check, str]]) -> tuple[Finding, ...]:
+def _findings(facts: FolderFacts, found: list[tuple[Check, str]]) -> tuple[Finding, ...]:
     """All that was found; where that is nothing, whether the weights are those of the configuration."""
     if found:  # a configuration at fault would put the blame on the weights
-        return tuple(_finding(check, told) for check, told in found)
+        return tuple(_finding(facts, check, told) for check, told in found)
     try:
-        checked_sources(folder, shape_held(folder, shape_of(folder)))
+        checked_sources(facts.folder, shape_held(facts.folder, shape_of(facts.folder)))
     except HfXlmrError as error:
         mend = "copy the folder anew, or convert or save the model again"
         return (Finding("weights", told=str(error), mend=mend, is_safe=False),)
     return ()
 
 
-def _finding(check: Check, told: str) -> Finding:
-    return Finding(check.name, told, check.mend, check.is_safe)
+def _finding(facts: FolderFacts, check: Check, told: str) -> Finding:
+    condition = "if fairseq trained it, " if check.is_of_fairseq and not facts.is_from_fairseq else ""
+    return Finding(check.name, told, f"{condition}{check.mend}", check.is_safe(facts))
 
 
 def _apply(facts: FolderFacts, checks: list[Check]) -> None:
@@ -124,6 +131,9 @@ def _apply(facts: FolderFacts, checks: list[Check]) -> None:
     for check in checks:
         for name, fields in (check.edits(facts) if check.edits is not None else {}).items():
             edits.setdefault(name, {}).update(fields)
+    for path in (facts.folder / name for name in edits):
+        if path.is_symlink():  # as in the Hub's cache, whose files several models share
+            raise InputError(f"{path} is a link to what others may use: mend a copy of the folder (cp -rL makes one)")
     for name, fields in edits.items():
         path = facts.folder / name
         replace_content(path, with_fields(path.read_bytes().decode("utf-8"), fields).encode("utf-8"))
@@ -135,6 +145,8 @@ def _apply(facts: FolderFacts, checks: list[Check]) -> None:
 def _look_at_type(facts: FolderFacts) -> str | None:
     if facts.model_type != "roberta":
         return None
+    if named := str((facts.tokenizer_config or {}).get("tokenizer_class", "")):
+        return f"config.json says RoBERTa, and the tokenizer is XLM-R's: ids are right only by the class {named:.40}"
     return "config.json says RoBERTa, and the tokenizer is XLM-R's: Transformers takes RoBERTa's for it, ids are wrong"
 
 
@@ -160,8 +172,8 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
 
 
 def _look_at_positions(facts: FolderFacts) -> str | None:
-    silent = SILENT_POSITIONS.get(facts.model_type, 512)
-    said, rows = facts.config.get("max_position_embeddings", silent), facts.position_rows
+    silent = FAMILIES[facts.model_type if facts.model_type in FAMILIES else BERT_LIKE].defaults
+    said, rows = facts.config.get("max_position_embeddings", silent["max_position_embeddings"]), facts.position_rows
     if rows is None or said == rows:
         return None
     return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"
@@ -186,9 +198,9 @@ def _dtype_field(facts: FolderFacts) -> str:
 
 
 def _only_dtype(facts: FolderFacts) -> str | None:
-    """What all weights are stored in; None where they differ, since either may be what is meant."""
-    stored = {tensor.dtype for tensor in facts.weights.values()}
-    return stored.pop() if len(stored) == 1 else None
+    """The floats that all weights are stored in; None where they differ, since either may be what is meant."""
+    stored = {tensor.dtype for name, tensor in facts.weights.items() if not is_left_in_the_file(name)}
+    return stored.pop() if len(stored) == 1 and stored <= {*STORED_DTYPES.values()} else None
 
 
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
@@ -198,10 +210,25 @@ def _look_at_length(facts: FolderFacts) -> str | None:
     longest, said = _longest(facts), (facts.tokenizer_config or {}).get("model_max_length")
     if facts.tokenizer_config is None or longest is None:
         return None
-    if isinstance(said, (int, float)) and 0 < said <= longest:
+    if isinstance(said, (int, float)) and 1 <= said <= longest and said is not True:
         return None
-    told = "unset" if said is None else f"{said:g}" if isinstance(said, (int, float)) else repr(said)
+    told = "unset" if said is None else _shortly(said)
     return f"model_max_length is {told}: truncation=True does nothing, and a text beyond {longest} tokens breaks"
+
+
+def _shortly(value: object) -> str:
+    try:
+        return f"{value:g}" if isinstance(value, (int, float)) else repr(value)[:40]
+    except OverflowError:
+        return "beyond any number of tokens"
+
+
+def _look_at_tokenizer(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is not None or facts.has_sentencepiece:
+        return None
+    if facts.is_converted:  # from a checkpoint that came without a SentencePiece model, as the conversion tells
+        return None
+    return "there is no tokenizer, and a model of text that nobody can give a text is of little use"
 
 
 def _look_at_settings(facts: FolderFacts) -> str | None:
@@ -224,6 +251,8 @@ def _look_at_names(facts: FolderFacts) -> str | None:
         return f"the tokenizer gives {names} ids and the embedding has {rows} rows: the last ids break the model"
     if facts.model_type == "xlm-roberta-xl" and names == XLMR_NAMES:  # its releases have 878 rows that nothing uses
         return None
+    if rows % PADDED_TO == 0 and rows - names < MOST_PADDING:
+        return None
     return f"the tokenizer gives {names} ids and the embedding has {rows} rows: it is another model's, or some are lost"
 
 
@@ -233,9 +262,9 @@ def _look_at_mask(facts: FolderFacts) -> str | None:
     mask = facts.ids.get(MASK)
     expected, why = _expected_mask(facts)
     if mask is None:
-        return f"tokenizer.json has no {MASK}"
+        return None if facts.fairseq_has_no_mask else f"tokenizer.json has no {MASK}"
     if expected is not None and mask != expected:
-        return f"{MASK} has the id {mask} in tokenizer.json, and {expected} {why}"
+        return f"{MASK} has the id {mask} by the tokenizer, and {expected} {why}"
     return None
 
 
@@ -243,9 +272,9 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
     """The id that `<mask>` must have, and by whose word."""
     if facts.fairseqs_mask is not None:
         return facts.fairseqs_mask, "in fairseq/dict.txt"
-    decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder") or {}
-    for number, token in decoder.items():
-        if isinstance(token, dict) and token.get("content") == MASK and str(number).isdigit():
+    decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder")
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(token, dict) and token.get("content") == MASK and number.isdecimal() and number.isascii():
             return int(number), f"in {TOKENIZER_CONFIG}"
     return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
 
@@ -271,8 +300,9 @@ def _look_at_tied_bias(facts: FolderFacts) -> str | None:
     if not facts.class_name.endswith(WITH_LM_HEAD) or not facts.weights:
         return None
     if TIED_BIAS not in facts.weights:
-        instead = f" ({OTHER_BIAS} is there)" if OTHER_BIAS in facts.weights else ""
-        return f"the weights lack {TIED_BIAS}{instead}"
+        if OTHER_BIAS in facts.weights:
+            return f"the weights have {OTHER_BIAS} for {TIED_BIAS}: Transformers 5 ties them, other readers find none"
+        return f"the weights lack {TIED_BIAS}: Transformers makes one of zeros"
     if OTHER_BIAS in facts.weights and facts.config.get("tie_word_embeddings", True) and not _are_equal(facts):
         return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, and have different values in the files"
     return None
@@ -306,12 +336,14 @@ CHECKS: Final = (
         _look_at_eps,
         f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
         lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
+        is_of_fairseq=True,
     ),
     Check(
         "pad_token_id",
         _look_at_padding,
         f"say pad_token_id {PAD_INDEX} in config.json",
         lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
+        is_of_fairseq=True,
     ),
     Check(
         "positions",
@@ -337,10 +369,12 @@ CHECKS: Final = (
         "say the longest text in tokenizer_config.json, 512 for the releases",
         lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
     ),
+    Check("tokenizer", _look_at_tokenizer, "copy the tokenizer's files from the model that this one was trained from"),
     Check(
         TOKENIZER_CONFIG,
         _look_at_settings,
-        "save the tokenizer with AutoTokenizer.from_pretrained(FOLDER, model_max_length=512).save_pretrained(FOLDER)",
+        "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
+        "tokenizer.json, with other ids for some texts)",
     ),
     Check("tokenizer size", _look_at_names, "take the tokenizer with which the model was trained"),
     Check("<mask>", _look_at_mask, "take the tokenizer with which the model was trained, or convert the model again"),

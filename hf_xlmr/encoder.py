@@ -20,6 +20,7 @@ from hf_xlmr.errors import (
     InputRuntimeError,
     InputTypeError,
 )
+from hf_xlmr.model_shape import POSITION_OFFSET
 from hf_xlmr.views import Options, View, view_of
 
 __all__ = ["ClassificationHead", "Encoder", "HeadOptions", "NoLmHead", "UnknownHead", "own_head_layers"]
@@ -28,7 +29,6 @@ OFFLOADED = (
     "the model is offloaded: its weights are on the CPU or the disk, where no state_dict holds or fills them and "
     "nothing trains them; load it again on one device (device=) for that, or take model.classification_heads alone"
 )
-POSITION_OFFSET = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.utils.get_activation_fn
     "gelu": functional.gelu,

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model_shape import json_object
 from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
+from hf_xlmr.sentencepiece_model import SentencePieceModel
 from hf_xlmr.stored_weights import opened
 
 __all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
@@ -40,6 +41,8 @@ class FolderFacts:
     """One folder, read as it is asked about; nothing is judged but what cannot be read at all."""
 
     folder: Path
+    is_known_to_be_fairseqs: bool = False
+    """Somebody's word that fairseq trained the model."""
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -58,6 +61,16 @@ class FolderFacts:
     def tokenizer(self) -> Mapping[str, Any] | None:
         """tokenizer.json, None where there is none. Raises IntegrityError."""
         return _object(self.folder / TOKENIZER)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the folder keeps what fairseq needs, as converted ones and what was trained from them do."""
+        return any((self.folder / name).is_file() for name in (DICTIONARY, RECORD))
+
+    @property
+    def is_from_fairseq(self) -> bool:
+        """Whether fairseq trained the model, by what the folder keeps or by somebody's word."""
+        return self.is_converted or self.is_known_to_be_fairseqs
 
     @property
     def model_type(self) -> str:
@@ -79,16 +92,28 @@ class FolderFacts:
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
-        """The ids of tokenizer.json, those of added tokens over those of the vocabulary; empty where there is none.
+        """The ids of tokenizer.json, those of added tokens over those of the vocabulary.
+
+        Without it those that Transformers makes of a SentencePiece model; empty where there is none of either.
 
         Raises IntegrityError.
         """
         if self.tokenizer is None:
-            return {}
+            return self._ids_of_sentencepiece
         try:
             return {**_vocabulary(self.tokenizer["model"]["vocab"]), **self.added}
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: it lists no vocabulary") from error
+
+    @property
+    def _ids_of_sentencepiece(self) -> Mapping[str, int]:
+        """Four special symbols in fairseq's order, the pieces from the fourth on, and `<mask>`."""
+        path = self.folder / SENTENCEPIECE
+        if not path.is_file():
+            return {}
+        pieces = SentencePieceModel.parse(path.read_bytes(), name=str(path)).pieces
+        names = [*SPECIAL_SYMBOLS, *pieces[len(SPECIAL_SYMBOLS) - 1 :], MASK]
+        return {name: number for number, name in enumerate(names)}
 
     @cached_property
     def added(self) -> Mapping[str, int]:
@@ -102,6 +127,11 @@ class FolderFacts:
     def names(self) -> int:
         """How many ids the tokenizer gives out."""
         return max(self.ids.values(), default=-1) + 1
+
+    @property
+    def fairseq_has_no_mask(self) -> bool:
+        """Whether fairseq/dict.txt is there and tells that the model has no `<mask>`."""
+        return (self.folder / DICTIONARY).is_file() and self.fairseqs_mask is None
 
     @cached_property
     def fairseqs_mask(self) -> int | None:
@@ -147,7 +177,8 @@ class FolderFacts:
         return self._rows_of(POSITIONS)
 
     def _rows_of(self, ending: str) -> int | None:
-        return next((stored.sizes[0] for name, stored in self.weights.items() if name.endswith(ending)), None)
+        sizes = next((stored.sizes for name, stored in self.weights.items() if name.endswith(ending)), None)
+        return sizes[0] if sizes else None
 
 
 def _vocabulary(vocabulary: Any) -> dict[str, int]:
@@ -158,4 +189,11 @@ def _vocabulary(vocabulary: Any) -> dict[str, int]:
 
 
 def _object(path: Path) -> Mapping[str, Any] | None:
-    return json_object(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = json_object(path)
+    with path.open("rb") as file:
+        head = file.read(2)
+    if not head.isascii() or b"\0" in head:  # Python's json takes them, and Transformers does not
+        raise IntegrityError(f"{path} is not plain UTF-8, which Transformers cannot read: save it so, without a mark")
+    return content

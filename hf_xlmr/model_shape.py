@@ -16,7 +16,9 @@ from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 
 __all__ = [
     "DTYPE_BYTES",
+    "FAMILIES",
     "HEAD_PARTS",
+    "POSITION_OFFSET",
     "Block",
     "ModelShape",
     "Task",
@@ -31,7 +33,7 @@ HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.
 """The weights of a classification head as fairseq names them."""
 CONFIG: Final = "config.json"
 BUFFER_BYTES: Final = 8  # position_ids and token_type_ids are int64, whatever the dtype of the weights
-POSITION_OFFSET: Final = 2  # RoBERTa's positions begin after <pad>, which is 1
+POSITION_OFFSET: Final = 2  # positions begin after <pad>, which is 1 (fairseq: padding_idx + 1)
 LARGEST_COUNT: Final = 1 << 31
 MOST_LAYERS: Final = 10_000
 LM_HEAD: Final = "lm_head"
@@ -103,7 +105,7 @@ _XXL_SIZES: Final = {
     "intermediate_size": 16384,
 }
 
-_FAMILIES: Final = {
+FAMILIES: Final = {
     "xlm-roberta": _Family(
         class_prefix="XLMRoberta",
         base="roberta",
@@ -129,6 +131,7 @@ _FAMILIES: Final = {
         defaults={**_BASE_DEFAULTS, "vocab_size": 50265},
     ),
 }
+"""By the model_type of config.json."""
 
 _FAIRSEQ_BASE: Final = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _BASE: Final = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], **_FAIRSEQ_BASE, **_BASE_SIZES}
@@ -234,7 +237,7 @@ class ModelShape:
 
     @property
     def _family(self) -> _Family:
-        return _FAMILIES[self.model_type]
+        return FAMILIES[self.model_type]
 
     def _first_block(self) -> Block:
         prefix = f"{self.base}embeddings."
@@ -347,9 +350,9 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
 
     Raises InputError where the model is of another family or class, IntegrityError where a size is none.
     """
-    family = _FAMILIES.get(str(config.get("model_type")))
+    family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
-        known = ", ".join(_FAMILIES)
+        known = ", ".join(FAMILIES)
         raise InputError(f"the model_type is {config.get('model_type')!s:.40}; hf-xlmr plans {known} and no other")
     task = _task(config, family)
     given = {**family.defaults, "tie_word_embeddings": True, **config}

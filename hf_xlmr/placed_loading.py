@@ -209,6 +209,11 @@ def checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
     return sources
 
 
+def is_left_in_the_file(name: str) -> bool:
+    """Whether a weight of this name is one that a class may do without."""
+    return any(re.fullmatch(pattern, name) for pattern in LEFT_IN_THE_FILE)
+
+
 def _unknown(shape: ModelShape, left: Collection[str]) -> list[str]:
     """The names among those `left` over that nothing explains."""
     reasons = [*LEFT_IN_THE_FILE, *[HEAD_OF_AN_ENCODER] * (shape.task is Task.ENCODER)]

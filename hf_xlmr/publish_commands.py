@@ -34,12 +34,20 @@ def doctor(
     fix: Annotated[
         bool, typer.Option("--fix", help="Mend what is safe: fields of config.json and tokenizer_config.json.")
     ] = False,
+    from_fairseq: Annotated[
+        bool,
+        typer.Option(
+            "--from-fairseq",
+            help="Say that fairseq trained the model, where the folder keeps none of fairseq's files to show it: what "
+            "is a fault of such models alone (layer_norm_eps, pad_token_id) is then mended, too.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for the faults with which people ship XLM-R, and tell the mend of each (exit code 2 where there is one)."""
     from hf_xlmr.doctor import examine
 
-    diagnosis = examine(model_dir, fix=fix)
+    diagnosis = examine(model_dir, fix=fix, from_fairseq=from_fairseq)
     if as_json:
         _print_json({**asdict(diagnosis), "is_healthy": diagnosis.is_healthy})
     else:

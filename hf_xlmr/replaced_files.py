@@ -19,6 +19,8 @@ def replace_content(path: Path, content: bytes) -> None:
             flush(file)
             os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
             Path(file.name).replace(path)
-        except BaseException:
+        except BaseException as error:
             Path(file.name).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is not None:
+                error.filename, error.filename2 = str(path), None  # what the user knows of
             raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.errors import IntegrityError
+from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.memory import CPU
 
 if TYPE_CHECKING:
@@ -18,18 +18,24 @@ __all__ = ["ALIGNMENT", "OffloadedWeights", "StoredWeight", "opened"]
 
 # Of a weight's first byte. From other places MKL adds up in another order: the last bits of a product differ.
 ALIGNMENT: Final = 64
+LFS_POINTER: Final = b"version "  # its first bytes, which a safetensors file would need petabytes to begin with
 BAND_BYTES: Final = 1 << 26  # read at a time, so that no weight is in memory twice
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[Any]:
-    """The weights of `file`, mapped. Raises IntegrityError."""
+    """The weights of `file`, mapped. Raises InputError for a Git LFS pointer, IntegrityError for damage."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt", device=CPU) as weights:
             yield weights
     except SafetensorError as error:
+        with file.open("rb") as start:
+            if start.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise InputError(
+                    f"{file} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
+                ) from error
         raise IntegrityError(f"{file} is damaged: {error}") from error
 
 

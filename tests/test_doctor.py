@@ -15,7 +15,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+import hf_xlmr
 from hf_xlmr.conversion import convert
 from hf_xlmr.doctor import CHECKS, examine
 from hf_xlmr.errors import InputError, IntegrityError
@@ -111,6 +113,33 @@ def more_names(folder: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def as_saved_in_2021_with_another_dtype(folder: Path) -> None:
+    """Position ids were saved until Transformers 4.31, and the head's matrix a second time."""
+
+    def add(weights: dict[str, torch.Tensor]) -> None:
+        weights["roberta.embeddings.position_ids"] = torch.arange(514)[None]
+        weights["lm_head.decoder.weight"] = weights["roberta.embeddings.word_embeddings.weight"].clone()
+
+    with_weights(add)(folder)
+    changed("config.json", dtype="float16")(folder)
+
+
+def without_tokenizer(folder: Path) -> None:
+    shutil.rmtree(folder / "fairseq")
+    for name in ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model"):
+        (folder / name).unlink()
+
+
+def with_sentencepiece_of_fewer_pieces(folder: Path) -> None:
+    """As people upload who keep the slow tokenizer's file alone, here that of another model."""
+    shutil.rmtree(folder / "fairseq")
+    (folder / "tokenizer.json").unlink()
+    path = folder / "sentencepiece.bpe.model"
+    model = ModelProto.FromString(path.read_bytes())
+    del model.pieces[-12:]
+    path.write_bytes(model.SerializeToString())
+
+
 def as_pickle(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -161,16 +190,24 @@ FAULTS = {
         "is 1e+30",
     ),
     "514": Fault(changed("tokenizer_config.json", model_max_length=514), "model_max_length", "is 514"),
+    "endless length": Fault(
+        changed("tokenizer_config.json", model_max_length=10**400), "model_max_length", "beyond any number"
+    ),
+    "half a token": Fault(changed("tokenizer_config.json", model_max_length=0.5), "model_max_length", "is 0.5"),
+    "length in words": Fault(changed("tokenizer_config.json", model_max_length="512"), "model_max_length", "is '512'"),
+    "old buffers and dtype": Fault(as_saved_in_2021_with_another_dtype, "dtype", "the weights are float32"),
+    "no tokenizer": Fault(without_tokenizer, "tokenizer", "there is no tokenizer"),
+    "another SentencePiece": Fault(with_sentencepiece_of_fewer_pieces, "tokenizer size", "gives 2390 ids"),
     "no settings": Fault(
         lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "is no tokenizer_config"
     ),
     "more names": Fault(more_names, "tokenizer size", "gives 2403 ids"),
-    "mask": Fault(moved_mask, "<mask>", "has the id 2400 in tokenizer.json, and 2401 in fairseq/dict.txt"),
+    "mask": Fault(moved_mask, "<mask>", "has the id 2400 by the tokenizer, and 2401 in fairseq/dict.txt"),
     "mask elsewhere": Fault(moved_mask_of_unknown_origin, "<mask>", "2401 in tokenizer_config.json"),
     "no mask": Fault(without_mask, "<mask>", "has no <mask>"),
     "pickle": Fault(as_pickle, "pickle", "pickle alone"),
     "pooler": Fault(as_bare_encoder, "pooler", "random numbers"),
-    "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "lack lm_head.bias (lm_head.decoder.bias is there)"),
+    "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "have lm_head.decoder.bias for lm_head.bias"),
     "no bias": Fault(with_weights(lambda weights: weights.pop("lm_head.bias")), "tied bias", "lack lm_head.bias"),
     "two biases": Fault(with_weights(second_bias), "tied bias", "different values"),
     "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
@@ -200,16 +237,16 @@ def test_every_check_has_a_fault_here() -> None:
     assert {check.name for check in CHECKS} == {fault.name for fault in FAULTS.values()} - {"weights"}
 
 
-SAFE = [fault for fault, (_, name, _) in FAULTS.items() if any(c.name == name and c.is_safe for c in CHECKS)]
+SAFE = [fault for fault, (_, name, _) in FAULTS.items() if any(c.name == name and c.edits is not None for c in CHECKS)]
 
 
 @pytest.mark.parametrize("fault", SAFE)
 def test_fix_mends_what_is_safe_and_transformers_gives_the_old_answers(
     fault: str, folder: Path, answers: torch.Tensor
 ) -> None:
-    weights = (folder / "model.safetensors").read_bytes()
     plant, name, _ = FAULTS[fault]
     plant(folder)
+    weights = (folder / "model.safetensors").read_bytes()
     diagnosis = examine(folder, fix=True)
     assert [finding.name for finding in diagnosis.mended] == [name] and diagnosis.is_healthy
     assert examine(folder).is_healthy
@@ -249,7 +286,116 @@ def answers_of(folder: Path) -> torch.Tensor:
     return logits
 
 
+# ---- models of other origin, and of other habits ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(folder: Path, tmp_path: Path) -> Path:
+    """A model that Transformers trained with its own defaults, eps 1e-12 among them, and our tokenizer."""
+    config = transformers.XLMRobertaConfig(
+        **{**SMALL, "vocab_size": 2402, "max_position_embeddings": 514, "pad_token_id": 0}
+    )
+    torch.manual_seed(0)
+    transformers.XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "foreign")
+    for name in ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model"):
+        shutil.copy(folder / name, tmp_path / "foreign")
+    return tmp_path / "foreign"
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def test_a_model_that_fairseq_never_saw_keeps_its_answers(foreign: Path) -> None:
+    before = answers_of(foreign)
+    diagnosis = examine(foreign, fix=True)
+    assert not diagnosis.mended
+    assert {finding.name: finding.is_safe for finding in diagnosis.findings} == {
+        "layer_norm_eps": False,
+        "pad_token_id": False,
+    }
+    assert all(finding.mend.startswith("if fairseq trained it, ") for finding in diagnosis.findings)
+    assert torch.equal(answers_of(foreign), before)
+
+
+def test_what_is_known_to_be_fairseqs_is_mended_without_its_files(folder: Path, answers: torch.Tensor) -> None:
+    shutil.rmtree(folder / "fairseq")
+    FAULTS["eps"].plant(folder)
+    FAULTS["padding"].plant(folder)
+    assert not examine(folder, fix=True).mended
+    assert len(examine(folder, fix=True, from_fairseq=True).mended) == 2
+    assert torch.equal(answers_of(folder), answers)
+
+
+def test_a_table_filled_up_for_speed_is_no_fault(folder: Path) -> None:
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    model.resize_token_embeddings(2402, pad_to_multiple_of=64)
+    model.save_pretrained(folder)
+    assert examine(folder).is_healthy
+
+
+def test_a_model_that_fairseq_gave_no_mask_needs_none(tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(Path(hf_xlmr.__file__).with_name("demo"), tmp_path / "checkpoint")
+    state = torch.load(checkpoint / "model.pt", weights_only=False)
+    state["model"] = {
+        name: weight[:-1].clone() if weight.shape[:1] == (2402,) else weight for name, weight in state["model"].items()
+    }
+    torch.save(state, checkpoint / "model.pt")
+    folder = convert(checkpoint, tmp_path / "model", verify=False).output
+    assert "<mask>" not in transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    assert examine(folder).is_healthy
+
+
+def test_quantized_weights_are_not_called_by_a_dtype_that_transformers_cannot_cast_to(folder: Path) -> None:
+    def quantize(weights: dict[str, torch.Tensor]) -> None:
+        weights.update({name: weight.to(torch.float8_e4m3fn) for name, weight in weights.items()})
+
+    with_weights(quantize)(folder)
+    config = (folder / "config.json").read_bytes()
+    (finding,) = examine(folder, fix=True).findings
+    assert finding.name == "weights" and "quantized" in finding.told
+    assert (folder / "config.json").read_bytes() == config
+
+
+def test_files_that_are_links_are_not_replaced(folder: Path, tmp_path: Path) -> None:
+    FAULTS["eps"].plant(folder)
+    FAULTS["no length"].plant(folder)
+    shared = (folder / "config.json").rename(tmp_path / "blob")
+    (folder / "config.json").symlink_to(shared)
+    before = state_of(tmp_path)
+    with pytest.raises(InputError, match="is a link"):
+        examine(folder, fix=True)
+    assert state_of(tmp_path) == before
+
+
 # ---- what is no patient ----------------------------------------------------------------------------------------------
+
+
+def in_encoding(name: str, encoding: str) -> Callable[[Path], object]:
+    def write(folder: Path) -> None:
+        (folder / name).write_text((folder / name).read_text(encoding="utf-8"), encoding=encoding)
+
+    return write
+
+
+def as_pointer(folder: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    (folder / "model.safetensors").write_text(pointer, encoding="utf-8")
+
+
+@pytest.mark.parametrize("decoder", [[1, 2], {"²": {"content": "<mask>"}}, {"7": "<mask>"}, "<mask>"])
+def test_odd_lists_of_added_tokens_tell_nothing(decoder: object, folder: Path) -> None:
+    shutil.rmtree(folder / "fairseq")
+    changed("tokenizer_config.json", added_tokens_decoder=decoder)(folder)
+    assert examine(folder).is_healthy
+
+
+def test_a_matrix_without_rows_is_told(folder: Path) -> None:
+    def shrink(weights: dict[str, torch.Tensor]) -> None:
+        weights["roberta.embeddings.word_embeddings.weight"] = torch.tensor(1.0)
+
+    with_weights(shrink)(folder)
+    (finding,) = examine(folder).findings
+    assert finding.name == "weights" and "word_embeddings.weight [], expected [2402, 64]" in finding.told
 
 
 @pytest.mark.parametrize(
@@ -258,6 +404,9 @@ def answers_of(folder: Path) -> torch.Tensor:
         (lambda folder: (folder / "config.json").unlink(), InputError, "has no config.json"),
         (changed("config.json", model_type="bert"), InputError, "no XLM-R"),
         (lambda folder: (folder / "config.json").write_text("{"), IntegrityError, "damaged"),
+        (in_encoding("config.json", "utf-8-sig"), IntegrityError, "not plain UTF-8"),
+        (in_encoding("tokenizer_config.json", "utf-16"), IntegrityError, "not plain UTF-8"),
+        (as_pointer, InputError, "git lfs pull"),
         (lambda folder: os.truncate(folder / "model.safetensors", 99_999), IntegrityError, "damaged"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"model": 3}'), IntegrityError, "no vocabulary"),
     ],
