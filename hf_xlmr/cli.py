@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from hf_xlmr import __version__, publish_commands, sentence_transformers_command
+from hf_xlmr.command_output import print_json, progress_of_command
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.sharding import DEFAULT_TOKENS
 from hf_xlmr.task_commands import register
-
-if TYPE_CHECKING:
-    from hf_xlmr.progress import Progress
 
 __all__ = ["main"]
 
@@ -104,7 +101,7 @@ def convert(
         licence=licence,
         overwrite=overwrite,
         verify=verify,
-        progress=_progress(shown=not quiet),
+        progress=progress_of_command(shown=not quiet),
     )
     if as_json:
         _print_json(report)
@@ -125,7 +122,9 @@ def inspect(
     """Tell what a checkpoint holds and what it would become, without reading its tensors."""
     from hf_xlmr.conversion import inspect as run
 
-    inspection = run(source, data=data, ema=ema, attention_heads=attention_heads, progress=_progress(shown=True))
+    inspection = run(
+        source, data=data, ema=ema, attention_heads=attention_heads, progress=progress_of_command(shown=True)
+    )
     if as_json:
         _print_json(inspection)
     else:
@@ -148,7 +147,7 @@ def verify(
     """Prove that a converted folder holds what its checkpoint does."""
     from hf_xlmr.conversion import verify as run
 
-    found = run(source, folder, data=data, report=report, progress=_progress(shown=not quiet))
+    found = run(source, folder, data=data, report=report, progress=progress_of_command(shown=not quiet))
     if as_json:
         _print_json(found)
     elif not quiet:
@@ -168,7 +167,7 @@ def export(
     """Export a Transformers folder into a checkpoint that fairseq loads."""
     from hf_xlmr.conversion import export as run
 
-    report = run(model_dir, output, overwrite=overwrite, progress=_progress(shown=not quiet))
+    report = run(model_dir, output, overwrite=overwrite, progress=progress_of_command(shown=not quiet))
     if as_json:
         _print_json(report)
     elif not quiet:
@@ -308,7 +307,7 @@ def extract(
     )
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes one tells
     is_shown = is_first and not quiet
-    report = run(model, source, output, options=options, resume=resume, progress=_progress(shown=is_shown))
+    report = run(model, source, output, options=options, resume=resume, progress=progress_of_command(shown=is_shown))
     if as_json and is_first:
         _print_json(report)
     elif is_shown:
@@ -345,19 +344,8 @@ def _options(
     pass
 
 
-def _progress(*, shown: bool) -> Progress:
-    """Bars on standard error where a person looks at it, nothing elsewhere."""
-    from hf_xlmr.progress import SILENT
-
-    if not (shown and sys.stderr.isatty()):
-        return SILENT
-    from hf_xlmr.console import Bars
-
-    return Bars()
-
-
 def _print_json(result: Any) -> None:
-    typer.echo(json.dumps(asdict(result), indent=2, default=str))
+    print_json(asdict(result), ensure_ascii=True)
 
 
 def main() -> NoReturn:

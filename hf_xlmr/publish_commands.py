@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from hf_xlmr.command_output import print_json, progress_of_command
 from hf_xlmr.errors import InputError
-
-if TYPE_CHECKING:
-    from hf_xlmr.progress import Progress
 
 __all__ = ["register"]
 
@@ -49,7 +45,7 @@ def doctor(
 
     diagnosis = examine(model_dir, fix=fix, from_fairseq=from_fairseq)
     if as_json:
-        _print_json({**asdict(diagnosis), "is_healthy": diagnosis.is_healthy})
+        print_json({**asdict(diagnosis), "is_healthy": diagnosis.is_healthy})
     else:
         from hf_xlmr.console import show_diagnosis
 
@@ -87,7 +83,7 @@ def push(
     from hf_xlmr.publishing import plan_push
     from hf_xlmr.publishing import push as run
 
-    progress = _progress(shown=not quiet)
+    progress = progress_of_command(shown=not quiet)
     try:
         plan = plan_push(
             model_dir,
@@ -110,21 +106,6 @@ def push(
         )
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        _print_json({**asdict(report), "is_dry_run": dry_run})
+        print_json({**asdict(report), "is_dry_run": dry_run})
     elif not quiet:
         show_push(report, is_dry_run=dry_run)
-
-
-def _progress(*, shown: bool) -> Progress:
-    """Bars on standard error where a person looks at it, nothing elsewhere."""
-    from hf_xlmr.progress import SILENT
-
-    if not (shown and sys.stderr.isatty()):
-        return SILENT
-    from hf_xlmr.console import Bars
-
-    return Bars()
-
-
-def _print_json(result: object) -> None:
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))

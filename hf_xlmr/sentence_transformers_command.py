@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hf_xlmr.command_output import print_json
 
 __all__ = ["register"]
 
@@ -42,7 +43,7 @@ def to_sentence_transformers(
 
     report = run(model_dir, output, pool=pool.value, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False, default=str))
+        print_json(asdict(report))
     else:
         from hf_xlmr.console import show_sentence_transformers
 

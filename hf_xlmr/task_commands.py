@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_xlmr.command_output import print_json, progress_of_command
 from hf_xlmr.processes import is_first_of_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hf_xlmr.progress import Progress
     from hf_xlmr.tasks.mlqa import Misalignment
     from hf_xlmr.tasks.xnli import WithoutLabel
 
@@ -207,10 +206,10 @@ def finetune(
         evaluation_options=scoring,
         resume=resume,
         overwrite=overwrite,
-        progress=_progress(shown=not quiet),
+        progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
-        _print_json({**asdict(report), "results": None if report.results is None else _as_object(report.results)})
+        print_json({**asdict(report), "results": None if report.results is None else _as_object(report.results)})
     elif not quiet and is_first_of_all():
         from hf_xlmr.console import show_finetuning, show_results
         from hf_xlmr.tasks.results_table import tables_of
@@ -279,10 +278,10 @@ def evaluate(
         overwrite=overwrite,
         references=references,
         options=options,
-        progress=_progress(shown=not quiet),
+        progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
-        _print_json(_as_object(results))
+        print_json(_as_object(results))
     elif not quiet and is_first_of_all():
         from hf_xlmr.console import show_results
         from hf_xlmr.tasks.results_table import tables_of
@@ -296,18 +295,3 @@ def _listed(languages: str | None) -> tuple[str, ...] | None:
 
 def _as_object(results: Any) -> Any:
     return json.loads(results.to_json())
-
-
-def _progress(*, shown: bool) -> Progress:
-    """Bars on standard error where a person looks at it, nothing elsewhere."""
-    from hf_xlmr.progress import SILENT
-
-    if not (shown and is_first_of_all() and sys.stderr.isatty()):
-        return SILENT
-    from hf_xlmr.console import Bars
-
-    return Bars()
-
-
-def _print_json(result: object) -> None:
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))

@@ -34,7 +34,10 @@ FLOORS = (
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),
-    ("hf_xlmr.feature_store", "hf_xlmr.sieve", "hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
+    (
+        *("hf_xlmr.command_output", "hf_xlmr.feature_store", "hf_xlmr.sieve"),
+        *("hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
+    ),
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
     ("hf_xlmr.tasks.results_table", "hf_xlmr.tasks.task_data"),
     ("hf_xlmr.tasks.prediction_files", "hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
@@ -86,6 +89,7 @@ FLOORS = (
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.cli": {"typer"},
+    "hf_xlmr.command_output": {"typer"},
     "hf_xlmr.console": {"rich"},
     "hf_xlmr.encoder": {"torch"},
     "hf_xlmr.extraction": {"numpy", "torch"},
@@ -110,7 +114,7 @@ MAY_CONVERT = {
     "hf_xlmr.tasks.evaluation_folder",
 }
 MAY_PRINT = {
-    *("hf_xlmr.cli", "hf_xlmr.console", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
+    *("hf_xlmr.cli", "hf_xlmr.command_output", "hf_xlmr.console", "hf_xlmr.publish_commands", "hf_xlmr.task_commands"),
     "hf_xlmr.sentence_transformers_command",
 }
 RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}

@@ -34,7 +34,7 @@ def test_outputs_are_stripped(path: Path) -> None:
 
 @EVERY_NOTEBOOK
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty folder: what it writes lies there, and every cell that shows something shows it."""
+    """In an empty folder: what it writes lies there, nothing warns, and every cell that shows something shows it."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
@@ -45,6 +45,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     client.execute(env={**os.environ})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES[path.stem]
     if path.stem == "04_fine_tune":
         check_fine_tuning(tmp_path)
