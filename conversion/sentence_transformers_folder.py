@@ -14,6 +14,7 @@ from hf_xlmr.conversion.model_folder import INDEX, SINGLE, open_model_folder, re
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.model_shape import ModelShape, Task, shape_of_config
+from hf_xlmr.placed_loading import checked_sources, shape_held
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["POOLS", "SentenceTransformersReport", "to_sentence_transformers"]
@@ -32,6 +33,8 @@ POOLS: Final[Mapping[str, str]] = {
 """Ways of pooling, each with what sentence-transformers calls it."""
 # The names of sentence-transformers 5, which 6 still reads
 CLASSES: Final = (("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling"))
+# A pooler would be random, and what is stored in half precision would be computed in it
+MODEL_ARGUMENTS: Final = {"add_pooling_layer": False, "dtype": "float32"}
 TAKEN: Final = (Task.ENCODER, Task.MASKED_LM)
 TOKENIZERS: Final = ("tokenizer.json", "sentencepiece.bpe.model")
 SMALL_FILES: Final = (
@@ -115,6 +118,7 @@ def _shape_of(source: Path) -> ModelShape:
             f"{source} has neither {' nor '.join(TOKENIZERS)}: copy the tokenizer's files from the folder that the "
             "model was trained from"
         )
+    checked_sources(source, shape_held(source, shape))  # what is missing would be random, without a word
     return shape
 
 
@@ -175,7 +179,7 @@ def _write_settings(draft: Path, shape: ModelShape, pool: str) -> None:
     _write_json(draft / MODULES, modules)
     _write_json(draft / SETTINGS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
     encoder = {"max_seq_length": shape.longest_text, "do_lower_case": False}
-    _write_json(draft / ENCODER, {**encoder, "model_args": {"add_pooling_layer": False}})  # it would be random
+    _write_json(draft / ENCODER, {**encoder, "model_args": MODEL_ARGUMENTS})
     (draft / POOLING).mkdir()
     modes = {name: way == pool for way, name in POOLS.items()}
     _write_json(draft / POOLING / "config.json", {"word_embedding_dimension": shape.hidden, **modes})

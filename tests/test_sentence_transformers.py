@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from places import FIXTURES
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from hf_xlmr import XLMR, FeatureExtractor
@@ -79,6 +81,16 @@ def test_the_vectors_are_the_extractors(
     assert all(np.abs(vectors - other).max() > 100 * TOLERANCE for other in others.values())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_stored_in_half_precision_is_computed_in_float32(dtype: str, tmp_path: Path) -> None:
+    """As FeatureExtractor does by default."""
+    convert("demo", tmp_path / "model", dtype=dtype, verify=False)
+    to_sentence_transformers(tmp_path / "model", tmp_path / "st")
+    vectors = SentenceTransformer(str(tmp_path / "st"), device="cpu").encode(TEXTS)
+    ours = FeatureExtractor(XLMR.from_pretrained(tmp_path / "model").eval(), pool="mean")(TEXTS)
+    assert vectors.dtype == np.float32 and np.abs(vectors - ours).max() <= 1e-6
+
+
 def test_no_weight_is_random(folders: dict[tuple[str, bool], Path], tmp_path: Path) -> None:
     """A pooler would be, since fairseq has none."""
     to_sentence_transformers(folders["XLMRoberta", True], tmp_path / "st")
@@ -129,6 +141,19 @@ def edited(demo: Path, **fields: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
+def with_weights(demo: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = demo / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def without_a_layer(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in weights.items() if ".layer.2." not in name}
+
+
+def of_a_narrower_model(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight[..., :32].contiguous() for name, weight in weights.items()}
+
+
 def without_tokenizer(demo: Path) -> None:
     (demo / "tokenizer.json").unlink()
     (demo / "sentencepiece.bpe.model").unlink()
@@ -148,6 +173,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda demo: (demo / "model.safetensors").write_bytes((demo / "model.safetensors").read_bytes()[:-9]),
         "is truncated",
     ),
+    "a layer that is missing": (lambda demo: with_weights(demo, without_a_layer), "encoder.layer.2"),
+    "more layers in the configuration": (lambda demo: edited(demo, num_hidden_layers=6), "encoder.layer.4"),
+    "fewer layers in the configuration": (lambda demo: edited(demo, num_hidden_layers=3), "encoder.layer.3"),
+    "weights of another model": (lambda demo: with_weights(demo, of_a_narrower_model), r"\[2402, 32\], expected"),
 }
 
 
