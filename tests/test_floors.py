@@ -39,7 +39,7 @@ FLOORS = (
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
     ("hf_xlmr.tasks.results_table", "hf_xlmr.tasks.task_data"),
     ("hf_xlmr.tasks.prediction_files", "hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
-    ("hf_xlmr.tasks.results_files",),
+    ("hf_xlmr.tasks.finetuned_card", "hf_xlmr.tasks.results_files"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
         *("hf_xlmr.windows", "hf_xlmr.tasks.adapters", "hf_xlmr.tasks.encoding", "hf_xlmr.tasks.trainer_progress"),
