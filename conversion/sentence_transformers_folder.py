@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.conversion.model_folder import INDEX, SINGLE, open_model_folder, read_json
+from hf_xlmr.conversion.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.model_shape import ModelShape, Task, shape_of_config
@@ -42,9 +42,6 @@ SMALL_FILES: Final = (
     *TOKENIZERS,
 )
 KEPT: Final = "fairseq"
-METADATA: Final = re.compile(rb"\A---\r?\n.*?^---", re.DOTALL | re.MULTILINE)
-SAID_ANEW: Final = {b"library_name": b"sentence-transformers", b"pipeline_tag": b"sentence-similarity"}
-"""What the Hub is told of such a folder, in the metadata of its card."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,10 @@ def to_sentence_transformers(
             _raise_if_no_room(weights, draft)
             _copy(source, weights, draft, progress)
             _write_settings(draft, shape, pool)
+            card = (source / CARD).read_bytes() if (source / CARD).is_file() else None
+            (draft / CARD).write_bytes(
+                sentence_transformers_card(card, pool=pool, width=shape.hidden, longest=shape.longest_text)
+            )
             return SentenceTransformersReport(
                 output=target,
                 source=source,
@@ -155,18 +156,8 @@ def _copy(source: Path, weights: list[Path], draft: Path, progress: Progress) ->
     for name in SMALL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)
-    if (source / CARD).is_file():
-        (draft / CARD).write_bytes(METADATA.sub(_said_anew, (source / CARD).read_bytes()))
     if (source / KEPT).is_dir():
         shutil.copytree(source / KEPT, draft / KEPT, copy_function=shutil.copyfile)
-
-
-def _said_anew(metadata: re.Match[bytes]) -> bytes:
-    """The metadata of a card with the fields that differ for sentence-transformers; no other byte is touched."""
-    block = metadata[0]
-    for name, value in SAID_ANEW.items():
-        block = re.sub(rb"^(" + name + rb":)[^\r\n]*", rb"\1 " + value, block, flags=re.MULTILINE)
-    return block
 
 
 # ---- what sentence-transformers reads --------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_the_card_carries_over_what_the_models_card_tells(
     }
     assert check_card(tmp_path / "out") == ()
     made = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert ("without peft" in made) == lora and "for 1 step on" in made
+    assert ("without peft" in made) == lora and "for 1 step\non examples" in made
 
 
 def test_what_no_card_tells_is_left_out(trained: dict[str, FinetuningReport]) -> None:

@@ -27,7 +27,7 @@ FLOORS = (
         *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
-        "hf_xlmr.hub_licences",
+        *("hf_xlmr.hub_licences", "hf_xlmr.markdown", "hf_xlmr.conversion.sentence_transformers_card"),
         *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files", "hf_xlmr.shard_records"),
     ),
     (

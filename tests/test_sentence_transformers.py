@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from hf_xlmr import XLMR, FeatureExtractor
+from hf_xlmr.card_check import check_card
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.conversion.sentence_transformers_folder import POOLS
 from hf_xlmr.errors import HfXlmrError, InputError
@@ -104,14 +106,43 @@ def test_the_model_is_there_whole_and_stays_as_it_was(demo: Path, tmp_path: Path
     made = files_of(tmp_path / "st")
     assert files_of(demo) == before
     assert {name for name in before if made.get(name) != before[name]} == {"README.md"}
-    lines = zip(before["README.md"].splitlines(), made["README.md"].splitlines(), strict=True)
-    assert [new for old, new in lines if old != new] == [
-        b"library_name: sentence-transformers",
-        b"pipeline_tag: sentence-similarity",
-    ]
+    old, new = (each["README.md"].decode() for each in (before, made))
+    begin, end = new.index("## In sentence-transformers"), new.index("## Use")
+    lines = ("library_name: transformers", "library_name: sentence-transformers")
+    kept = new[:begin] + new[end:]
+    kept = (
+        kept.replace(*reversed(lines))
+        .replace("sentence-similarity", "fill-mask")
+        .replace("- sentence-transformers\n", "")
+    )
+    assert kept == old and "at most 512 tokens" in new[begin:end] and "the mean of those" in new[begin:end]
     assert report.files == {name: len(content) for name, content in made.items()}
     to_sentence_transformers(demo, tmp_path / "again")
     assert files_of(tmp_path / "again") == made
+
+
+CARDS = {
+    "none": None,
+    "no metadata": "# Mine\n\nText",
+    "few fields": "---\nlicense: mit\n---\n# Mine\n## Use\nText\n",
+    "line ends of Windows": "---\r\nlicense: mit\r\ntags:\r\n  - mine\r\n---\r\n# Mine\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_every_folder_has_a_card_that_push_takes(kind: str, demo: Path, tmp_path: Path) -> None:
+    text = CARDS[kind]
+    (demo / "README.md").unlink()
+    if text is not None:
+        (demo / "README.md").write_bytes(text.encode())
+    to_sentence_transformers(demo, tmp_path / "st", pool="cls")
+    check_card(tmp_path / "st")
+    made = (tmp_path / "st" / "README.md").read_bytes().decode()
+    told = ModelCard(made).data
+    assert (told.library_name, told.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert told.tags is not None and "sentence-transformers" in told.tags
+    assert "is that of `<s>`" in made and (text is None or "# Mine" in made)
+    assert ("\n" in made.replace("\r\n", "")) != (kind == "line ends of Windows")
 
 
 def test_shards_are_copied_with_their_index(tmp_path: Path) -> None:

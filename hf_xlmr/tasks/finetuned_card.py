@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.card_check import told_by_card
-from hf_xlmr.errors import printable
+from hf_xlmr.markdown import as_text
 from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.results_card import PIPELINE_TAGS
 
@@ -74,7 +74,6 @@ SHOWN: Final[Mapping[str, str]] = {
         "    print(piece, model.config.id2label[best])  # a word has the label of its first piece"
     ),
 }
-MARKS: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
 def finetuned_card(
@@ -91,21 +90,22 @@ def finetuned_card(
 ) -> str:
     """The text of `README.md`, without scores, for the finished `folder`.
 
-    It was trained from the model in the folder `source`, which was asked for as `model`. Languages, licence and base model are those that the card of `source` tells; what it does not tell is left out.
+    It was trained from the model in the folder `source`, which was asked for as `model`. Languages, licence and base
+    model are those that the card of `source` tells; what it does not tell is left out.
     """
     told = told_by_card(source)
     base = base_model_of(model, told)
-    rows = [f"| {_plain(name.replace('_', ' '))} | {_plain(value)} |" for name, value in settings.items()]
+    rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
     return CARD.format(
         metadata=_metadata(task, {**told, "base_model": base}, _model_type(folder)),
-        model=_plain(Path(model).name),
+        model=as_text(Path(model).name),
         task=NAMES[task],
         class_name=class_name,
-        origin=f"`{base}`" if base == model else _plain(Path(model).name),
+        origin=f"`{base}`" if base == model else as_text(Path(model).name),
         mode=mode,
         steps=steps,
         unit="step" if steps == 1 else "steps",
-        languages=", ".join(f"{_plain(language)} ({count:,})" for language, count in trained_on.items()),
+        languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in trained_on.items()),
         adapters=ADAPTERS if settings.get("lora") else "",
         settings="\n".join(rows),
         block=_block(folder, task),
@@ -168,9 +168,4 @@ def _labels(folder: Path) -> str:
 
 def _numbered(named: Mapping[str, object]) -> Iterator[str]:
     for number, name in sorted(named.items(), key=lambda each: int(each[0])):
-        yield f"{number} {_plain(name)}"
-
-
-def _plain(value: object) -> str:
-    """A name out of a file or of the user's, which shall neither end a line nor be read as Markdown or HTML."""
-    return printable(str(value)).translate(MARKS)
+        yield f"{number} {as_text(name)}"
