@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
+from hf_xlmr.card_check import faults_of_metadata
 from hf_xlmr.conversion.vocabulary import Vocabulary
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, printable
+from hf_xlmr.hub_licences import OTHER
 
 __all__ = ["CardMetadata", "card_of", "checked_metadata"]
 
@@ -38,8 +39,10 @@ TWINS: Final = {  # releases that are on the Hub already; the two v0 are not
     "xlmr.xxl": "facebook/xlm-roberta-xxl",
 }
 RELEASE: Final = "release"
-LANGUAGE: Final = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
-LICENCE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+OTHER_LICENCE: Final = (
+    "license other needs its name: convert without --license, and write license, license_name and license_link into "
+    "the metadata of README.md"
+)
 FILLER: Final = "madeupword"
 PARITY_STEPS: Final = "| | largest difference | of the largest value |\n|---|---|---|\n"
 
@@ -73,11 +76,10 @@ USAGES: Final[Mapping[str, _Usage]] = {
 
 def checked_metadata(languages: Sequence[str], licence: str | None) -> CardMetadata:
     """What a user says of a model, for its card. Raises InputError for what the Hub would not take."""
-    odd = [each for each in languages if not LANGUAGE.fullmatch(each)]
-    if odd:
-        raise InputError(f"{', '.join(map(repr, odd))}: give languages by their ISO codes, such as de or zh-Hant")
-    if licence is not None and not LICENCE.fullmatch(licence):
-        raise InputError(f"{licence!r:.80}: give a licence as the Hub spells it, such as mit, apache-2.0 or cc-by-4.0")
+    if licence == OTHER:
+        raise InputError(OTHER_LICENCE)
+    if odd := faults_of_metadata({"language": list(languages), "license": licence}):
+        raise InputError("; ".join(odd))
     return CardMetadata(tuple(dict.fromkeys(languages)), licence)
 
 

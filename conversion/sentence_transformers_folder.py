@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.conversion.model_folder import INDEX, SINGLE, open_model_folder, read_json
+from hf_xlmr.conversion.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.model_shape import ModelShape, Task, shape_of_config
+from hf_xlmr.placed_loading import checked_sources, shape_held
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["POOLS", "SentenceTransformersReport", "to_sentence_transformers"]
@@ -32,6 +33,8 @@ POOLS: Final[Mapping[str, str]] = {
 """Ways of pooling, each with what sentence-transformers calls it."""
 # The names of sentence-transformers 5, which 6 still reads
 CLASSES: Final = (("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling"))
+# A pooler would be random, and what is stored in half precision would be computed in it
+MODEL_ARGUMENTS: Final = {"add_pooling_layer": False, "dtype": "float32"}
 TAKEN: Final = (Task.ENCODER, Task.MASKED_LM)
 TOKENIZERS: Final = ("tokenizer.json", "sentencepiece.bpe.model")
 SMALL_FILES: Final = (
@@ -39,9 +42,6 @@ SMALL_FILES: Final = (
     *TOKENIZERS,
 )
 KEPT: Final = "fairseq"
-METADATA: Final = re.compile(rb"\A---\r?\n.*?^---", re.DOTALL | re.MULTILINE)
-SAID_ANEW: Final = {b"library_name": b"sentence-transformers", b"pipeline_tag": b"sentence-similarity"}
-"""What the Hub is told of such a folder, in the metadata of its card."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ def to_sentence_transformers(
             _raise_if_no_room(weights, draft)
             _copy(source, weights, draft, progress)
             _write_settings(draft, shape, pool)
+            card = (source / CARD).read_bytes() if (source / CARD).is_file() else None
+            (draft / CARD).write_bytes(
+                sentence_transformers_card(card, pool=pool, width=shape.hidden, longest=shape.longest_text)
+            )
             return SentenceTransformersReport(
                 output=target,
                 source=source,
@@ -115,6 +119,7 @@ def _shape_of(source: Path) -> ModelShape:
             f"{source} has neither {' nor '.join(TOKENIZERS)}: copy the tokenizer's files from the folder that the "
             "model was trained from"
         )
+    checked_sources(source, shape_held(source, shape))  # what is missing would be random, without a word
     return shape
 
 
@@ -151,18 +156,8 @@ def _copy(source: Path, weights: list[Path], draft: Path, progress: Progress) ->
     for name in SMALL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)
-    if (source / CARD).is_file():
-        (draft / CARD).write_bytes(METADATA.sub(_said_anew, (source / CARD).read_bytes()))
     if (source / KEPT).is_dir():
         shutil.copytree(source / KEPT, draft / KEPT, copy_function=shutil.copyfile)
-
-
-def _said_anew(metadata: re.Match[bytes]) -> bytes:
-    """The metadata of a card with the fields that differ for sentence-transformers; no other byte is touched."""
-    block = metadata[0]
-    for name, value in SAID_ANEW.items():
-        block = re.sub(rb"^(" + name + rb":)[^\r\n]*", rb"\1 " + value, block, flags=re.MULTILINE)
-    return block
 
 
 # ---- what sentence-transformers reads --------------------------------------------------------------------------------
@@ -175,7 +170,7 @@ def _write_settings(draft: Path, shape: ModelShape, pool: str) -> None:
     _write_json(draft / MODULES, modules)
     _write_json(draft / SETTINGS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
     encoder = {"max_seq_length": shape.longest_text, "do_lower_case": False}
-    _write_json(draft / ENCODER, {**encoder, "model_args": {"add_pooling_layer": False}})  # it would be random
+    _write_json(draft / ENCODER, {**encoder, "model_args": MODEL_ARGUMENTS})
     (draft / POOLING).mkdir()
     modes = {name: way == pool for way, name in POOLS.items()}
     _write_json(draft / POOLING / "config.json", {"word_embedding_dimension": shape.hidden, **modes})

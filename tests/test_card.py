@@ -125,9 +125,13 @@ def test_what_the_user_says_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"languages": ["German"]}, "'German': give languages by their ISO codes"),
-        ({"languages": ["de\ntags: x"]}, "give languages by their ISO codes"),
-        ({"licence": "MIT License"}, "'MIT License': give a licence as the Hub spells it"),
+        ({"languages": ["German"]}, "language has 'German': the Hub takes codes of ISO 639"),
+        ({"languages": ["de\ntags: x"]}, "the Hub takes codes of ISO 639"),
+        ({"languages": ["zh-Hans"]}, "language has 'zh-Hans': .* without script or country"),
+        ({"languages": [""]}, "language has ''"),
+        ({"licence": "MIT License"}, "license has 'MIT License', which is not among the Hub's"),
+        ({"licence": "banana"}, "license has 'banana', which is not among the Hub's"),
+        ({"licence": "other"}, "license other needs its name"),
     ],
 )
 def test_what_the_hub_would_not_take_is_refused(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:

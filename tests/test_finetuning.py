@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,18 +21,21 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from places import FIXTURES, TESTS
 from published_rules import published_scores
 from safetensors.torch import load_file
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
 
 from hf_xlmr import XLMR
+from hf_xlmr.card_check import check_card
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.processes import DeviceProcesses, Processes
 from hf_xlmr.tasks.adapters import merged, with_adapters
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
+from hf_xlmr.tasks.finetuned_card import base_model_of
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
 from hf_xlmr.tasks.ner import NerExample
@@ -140,6 +144,70 @@ def test_what_lies_in_the_folder(trained: dict[str, FinetuningReport], task: str
     assert "model-index" in card and "| learning rate | 0.003 |" in card
     assert f"XLMRobertaFor{ENDINGS[task]}" in card
     assert json.loads((folder / "finetuning.json").read_text())["steps"] == trained[task].steps
+
+
+RUN_ALL = """
+import os
+for folder, block in {shown!r}.items():
+    os.chdir(folder)
+    exec(block, {{}})
+"""
+
+
+def test_the_block_of_each_card_runs_in_its_folder(trained: dict[str, FinetuningReport]) -> None:
+    """In one process, in which hf_xlmr cannot be imported."""
+    cards = {report.output: (report.output / "README.md").read_text(encoding="utf-8") for report in trained.values()}
+    shown = {
+        str(folder): re.findall(r"^```python\n(.*?)^```", card, flags=re.S | re.M)[0] for folder, card in cards.items()
+    }
+    program = "import sys\nsys.modules['hf_xlmr'] = None\n" + RUN_ALL.format(shown=shown)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    labels = json.loads((trained["xnli"].output / "config.json").read_text())["id2label"]
+    assert done.stdout.splitlines()[0] in labels.values()
+    told = ", ".join(f"{number} {name}" for number, name in labels.items())
+    assert f"Labels, by the number of the output: {told}." in cards[trained["xnli"].output]
+    assert "Labels" not in cards[trained["mlqa"].output]
+
+
+def metadata_in(folder: Path) -> dict[str, Any]:
+    return dict(ModelCard.load(folder / "README.md").data.to_dict())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_card_carries_over_what_the_models_card_tells(
+    lora: bool, data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    convert("demo", tmp_path / "model", verify=False, languages=["de", "no"], licence="mit")
+    card = tmp_path / "model" / "README.md"
+    base = "---\nbase_model: FacebookAI/xlm-roberta-base\n"
+    card.write_text(card.read_text(encoding="utf-8").replace("---\n", base, 1), encoding="utf-8")
+    options = replace(FEW, max_steps=1, save_steps=1, warmup=0, lora=lora)
+    finetune("xnli", str(tmp_path / "model"), data["xnli train"], tmp_path / "out", options=options)
+    assert metadata_in(tmp_path / "out") == {
+        "language": ["de", "no"],
+        "license": "mit",
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "base_model": "FacebookAI/xlm-roberta-base",
+        "tags": ["xlm-roberta", "fairseq", "hf_xlmr"],
+    }
+    assert check_card(tmp_path / "out") == ()
+    made = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert ("without peft" in made) == lora and "for 1 step\non examples" in made
+
+
+def test_what_no_card_tells_is_left_out(trained: dict[str, FinetuningReport]) -> None:
+    for report in trained.values():
+        assert not {"language", "license", "base_model"} & metadata_in(report.output).keys()
+        assert check_card(report.output) == ("README.md names no license, so nobody knows what they may do with it",)
+
+
+def test_a_model_of_the_hub_is_the_base_model() -> None:
+    card = {"base_model": "someone/else"}
+    assert base_model_of("FacebookAI/xlm-roberta-base", card) == "FacebookAI/xlm-roberta-base"
+    assert base_model_of("xlmr.base", card) == base_model_of(str(FIXTURES), card) == "someone/else"
+    assert base_model_of("demo", {}) is None
 
 
 @pytest.mark.parametrize("task", ENDINGS)

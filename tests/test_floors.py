@@ -27,6 +27,7 @@ FLOORS = (
         *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
+        *("hf_xlmr.hub_licences", "hf_xlmr.markdown", "hf_xlmr.conversion.sentence_transformers_card"),
         *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files", "hf_xlmr.shard_records"),
     ),
     (
@@ -41,7 +42,7 @@ FLOORS = (
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
     ("hf_xlmr.tasks.results_table", "hf_xlmr.tasks.task_data"),
     ("hf_xlmr.tasks.prediction_files", "hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
-    ("hf_xlmr.tasks.results_files",),
+    ("hf_xlmr.tasks.finetuned_card", "hf_xlmr.tasks.results_files"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
         *("hf_xlmr.windows", "hf_xlmr.tasks.adapters", "hf_xlmr.tasks.encoding", "hf_xlmr.tasks.trainer_progress"),

@@ -496,6 +496,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         'language has False, which is no text .YAML reads a bare no as false: write "no"',
     ),
     "two licences": (with_card("---\nlicense: [mit, x]\n---\n"), InputError, "license has"),
+    "a spelling of a licence": (
+        with_card("---\nlicense: MIT\n---\n"),
+        InputError,
+        "license has 'MIT', which is not among",
+    ),
+    "another licence": (with_card("---\nlicense: other\n---\n"), InputError, "no license_name tells which"),
+    "a script": (with_card("---\nlanguage: zh-Hans\n---\n"), InputError, "language has 'zh-Hans'.*ISO 639"),
     "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is no text"),
     "no YAML": (with_card("---\na: [\n---\n"), InputError, "begins with metadata that the Hub cannot read"),
     "no text": (
@@ -504,7 +511,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         "begins with metadata that the Hub cannot read",
     ),
     "the Hub's own rule": (
-        with_card("---\nlicense: MIT\n---\n"),
+        with_card("---\nlicense: isc\n---\n"),
         InputError,
         'the Hub does not take.*"license" must be',
     ),

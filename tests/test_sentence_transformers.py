@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub import ModelCard
 from places import FIXTURES
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from hf_xlmr import XLMR, FeatureExtractor
+from hf_xlmr.card_check import check_card
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.conversion.sentence_transformers_folder import POOLS
 from hf_xlmr.errors import HfXlmrError, InputError
@@ -79,6 +83,16 @@ def test_the_vectors_are_the_extractors(
     assert all(np.abs(vectors - other).max() > 100 * TOLERANCE for other in others.values())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_stored_in_half_precision_is_computed_in_float32(dtype: str, tmp_path: Path) -> None:
+    """As FeatureExtractor does by default."""
+    convert("demo", tmp_path / "model", dtype=dtype, verify=False)
+    to_sentence_transformers(tmp_path / "model", tmp_path / "st")
+    vectors = SentenceTransformer(str(tmp_path / "st"), device="cpu").encode(TEXTS)
+    ours = FeatureExtractor(XLMR.from_pretrained(tmp_path / "model").eval(), pool="mean")(TEXTS)
+    assert vectors.dtype == np.float32 and np.abs(vectors - ours).max() <= 1e-6
+
+
 def test_no_weight_is_random(folders: dict[tuple[str, bool], Path], tmp_path: Path) -> None:
     """A pooler would be, since fairseq has none."""
     to_sentence_transformers(folders["XLMRoberta", True], tmp_path / "st")
@@ -92,14 +106,43 @@ def test_the_model_is_there_whole_and_stays_as_it_was(demo: Path, tmp_path: Path
     made = files_of(tmp_path / "st")
     assert files_of(demo) == before
     assert {name for name in before if made.get(name) != before[name]} == {"README.md"}
-    lines = zip(before["README.md"].splitlines(), made["README.md"].splitlines(), strict=True)
-    assert [new for old, new in lines if old != new] == [
-        b"library_name: sentence-transformers",
-        b"pipeline_tag: sentence-similarity",
-    ]
+    old, new = (each["README.md"].decode() for each in (before, made))
+    begin, end = new.index("## In sentence-transformers"), new.index("## Use")
+    lines = ("library_name: transformers", "library_name: sentence-transformers")
+    kept = new[:begin] + new[end:]
+    kept = (
+        kept.replace(*reversed(lines))
+        .replace("sentence-similarity", "fill-mask")
+        .replace("- sentence-transformers\n", "")
+    )
+    assert kept == old and "at most 512 tokens" in new[begin:end] and "the mean of those" in new[begin:end]
     assert report.files == {name: len(content) for name, content in made.items()}
     to_sentence_transformers(demo, tmp_path / "again")
     assert files_of(tmp_path / "again") == made
+
+
+CARDS = {
+    "none": None,
+    "no metadata": "# Mine\n\nText",
+    "few fields": "---\nlicense: mit\n---\n# Mine\n## Use\nText\n",
+    "line ends of Windows": "---\r\nlicense: mit\r\ntags:\r\n  - mine\r\n---\r\n# Mine\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_every_folder_has_a_card_that_push_takes(kind: str, demo: Path, tmp_path: Path) -> None:
+    text = CARDS[kind]
+    (demo / "README.md").unlink()
+    if text is not None:
+        (demo / "README.md").write_bytes(text.encode())
+    to_sentence_transformers(demo, tmp_path / "st", pool="cls")
+    check_card(tmp_path / "st")
+    made = (tmp_path / "st" / "README.md").read_bytes().decode()
+    told = ModelCard(made).data
+    assert (told.library_name, told.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert told.tags is not None and "sentence-transformers" in told.tags
+    assert "is that of `<s>`" in made and (text is None or "# Mine" in made)
+    assert ("\n" in made.replace("\r\n", "")) != (kind == "line ends of Windows")
 
 
 def test_shards_are_copied_with_their_index(tmp_path: Path) -> None:
@@ -129,6 +172,19 @@ def edited(demo: Path, **fields: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
+def with_weights(demo: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = demo / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def without_a_layer(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in weights.items() if ".layer.2." not in name}
+
+
+def of_a_narrower_model(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight[..., :32].contiguous() for name, weight in weights.items()}
+
+
 def without_tokenizer(demo: Path) -> None:
     (demo / "tokenizer.json").unlink()
     (demo / "sentencepiece.bpe.model").unlink()
@@ -148,6 +204,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda demo: (demo / "model.safetensors").write_bytes((demo / "model.safetensors").read_bytes()[:-9]),
         "is truncated",
     ),
+    "a layer that is missing": (lambda demo: with_weights(demo, without_a_layer), "encoder.layer.2"),
+    "more layers in the configuration": (lambda demo: edited(demo, num_hidden_layers=6), "encoder.layer.4"),
+    "fewer layers in the configuration": (lambda demo: edited(demo, num_hidden_layers=3), "encoder.layer.3"),
+    "weights of another model": (lambda demo: with_weights(demo, of_a_narrower_model), r"\[2402, 32\], expected"),
 }
 
 

@@ -15,9 +15,10 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.appended_rows import repeat_unknown_row
+from hf_xlmr.tasks.finetuned_card import finetuned_card
 from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.results import LEFT_OUT, Setting, TaskResults
-from hf_xlmr.tasks.results_card import PIPELINE_TAGS, put_results_in_card
+from hf_xlmr.tasks.results_card import put_results_in_card
 from hf_xlmr.tasks.results_files import write_results
 
 __all__ = ["FinetunedFolder", "FinetuningReport"]
@@ -36,27 +37,6 @@ KEPT: Final = "fairseq"
 OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
 CARD: Final = "README.md"
 LONGEST_TOLD: Final = 40  # characters of a value in a message
-NAMES: Final = {"xnli": "XNLI", "mlqa": "MLQA", "ner": "named entities"}
-CARD_TEXT: Final = """---
-library_name: transformers
-pipeline_tag: {pipeline}
-tags:
-- xlm-roberta
-- fairseq
-- hf_xlmr
----
-
-# {model}, fine-tuned for {task}
-
-A `{class_name}`, trained by `hf-xlmr finetune` ({mode}) for {steps:,} steps on examples in {languages}.
-
-| | |
-|---|---|
-{settings}
-
-Texts were tokenized as fairseq does, which `hf_xlmr.XLMRTokenizer` and, but for the differences that the README of
-hf_xlmr lists, the folder's `tokenizer.json` do. `fairseq/` holds the dictionary and the SentencePiece model.
-"""
 FROM_THE_MODEL: Final = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "sentencepiece.bpe.model",
@@ -206,7 +186,18 @@ class FinetunedFolder:
         repeat_unknown_row(draft, first=files.embedding_rows)
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
         (draft / REPORT).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
-        (draft / CARD).write_text(_card(report), encoding="utf-8")
+        card = finetuned_card(
+            draft,
+            files.folder,
+            task=report.task,
+            model=report.model,
+            class_name=report.class_name,
+            mode=report.mode,
+            steps=report.steps,
+            trained_on=report.trained_on,
+            settings=report.settings,
+        )
+        (draft / CARD).write_text(card, encoding="utf-8")
 
     def report(self, record: Mapping[str, object]) -> FinetuningReport:
         """What the training that made this folder did. Raises InputError where it is not `record`'s, IntegrityError."""
@@ -264,19 +255,3 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:
     told = {**asdict(report), "output": "", "results": None, RECORD_KEY: record}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
-
-
-def _card(report: FinetuningReport) -> str:
-    """The model card, without scores."""
-    languages = ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items())
-    settings = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in report.settings.items())
-    return CARD_TEXT.format(
-        model=Path(report.model).name,
-        pipeline=PIPELINE_TAGS[report.task],
-        task=NAMES[report.task],
-        class_name=report.class_name,
-        mode=report.mode,
-        languages=languages,
-        steps=report.steps,
-        settings=settings,
-    )
