@@ -82,7 +82,7 @@ def _metadata(path: Path) -> Mapping[str, Any]:
         with quiet_hub():
             data: Any = ModelCard(path.read_bytes().decode("utf-8")).data
             fields: Mapping[str, Any] = data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
         told = " ".join(str(error).split())[:300]
         raise InputError(f"{path} begins with metadata that the Hub cannot read ({told}): mend them") from error
     return fields

@@ -26,19 +26,22 @@ RECORD: Final = "fairseq/conversion.json"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
 FINETUNING: Final = "finetuning.json"
 INDEX: Final = "model.safetensors.index.json"
-WEIGHTS: Final = re.compile(r"model.*\.safetensors(\.index\.json)?")
-"""What Transformers could take for the weights of a folder."""
+WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+"""What Transformers takes for the weights of a folder; those of variants and of other folders are another's."""
 LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub takes no larger one
 BLOCK: Final = 1 << 20
 OTHER_WEIGHTS: Final = "no weights of this model"
 LEFT_OUT: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder with / at its end
     r"\..+": "hidden",
     r"__pycache__/|.+\.py[co]": "made by Python",
-    r"checkpoints/|checkpoint-\d+/": "checkpoints of a training",
+    r"checkpoints?/|checkpoint[-_]\w+/": "checkpoints of a training",
+    r"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key)|credentials(\.json)?|secrets?(\.\w+)?|(hf_)?token(\.txt)?": "a secret",
+    r"(wandb|mlruns|venv|node_modules)/|core|nohup\.out|slurm-.+\.out|Thumbs\.db": "of a machine, not of a model",
+    r".+\.(bak|orig|swp)": "a copy of an editor's",
     r"(runs|logs)/|.+\.log|events\.out\.tfevents\..+": "logs",
     r"offload.*/|[0-9a-f]{32}/": "offloaded weights",
     r".+\.(part|tmp|incomplete|lock)|.+~": "not finished",
-    r".+\.(bin|pt|pth|ckpt|pkl|pickle)": "a pickle, which runs what it says when it is loaded",
+    r".+\.(bin|pt|pth|ckpt|pkl|pickle|pth\.tar)": "a pickle, which runs what it says when it is loaded",
 }
 """Names that are never sent, each with its reason."""
 MILD: Final = frozenset({"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype"})
@@ -151,7 +154,7 @@ def _names_of_weights(folder: Path) -> set[str]:
 
 def _walked(folder: Path, left: dict[str, str]) -> Iterator[tuple[str, Path]]:
     """Every file that no name keeps out, in order; what is kept out goes into `left`, whole folders unread."""
-    for top, folders, files in os.walk(folder):
+    for top, folders, files in os.walk(folder, onerror=_raise):
         place = Path(top)
         for name in sorted(folders):
             if (why := _why_left_out(f"{name}/")) or (place / name).is_symlink():
@@ -168,10 +171,14 @@ def _walked(folder: Path, left: dict[str, str]) -> Iterator[tuple[str, Path]]:
                 yield shown, path
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _why_left_out(name: str) -> str | None:
     if not name.isprintable():
         return "a name that the Hub does not take"
-    return next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, name)), None)
+    return next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
 
 
 # ---- what is known of the weights ------------------------------------------------------------------------------------

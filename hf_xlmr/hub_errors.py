@@ -23,13 +23,14 @@ LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
 SENTENCES: Final[Mapping[int, str]] = {
     401: BAD_TOKEN,
     402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
-    403: "the token may not write to {repo_id}: take one that may from " + TOKENS + ", or propose it with --create-pr",
+    403: "the token may not write to {repo_id}, or the Hub forbids it for a reason that it tells: take one that may "
+    "from " + TOKENS + ", propose it with --create-pr, or remove the reason",
     404: "{repo_id} is not there, or the token may not see it: look at its name and at the token",
     409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the "
     "token, or try again",
     412: "somebody has changed {repo_id} since it was looked at: try again, which looks anew",
-    413: "the Hub takes no file of that size: write smaller ones with `hf-xlmr convert --max-shard-size 5GB`, or "
-    'save_pretrained(..., max_shard_size="5GB")',
+    413: "the Hub takes nothing of that size: where these are weights, write smaller files with "
+    '`hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., max_shard_size="5GB")',
     429: "the Hub takes no more requests for now: try again in {wait}",
 }
 FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
@@ -62,7 +63,7 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
         yield
     except HfXlmrError:
         raise
-    except (of_http, OSError, RuntimeError, ValueError) as error:
+    except (of_http, OSError, RuntimeError, ValueError, LookupError, TypeError, ImportError) as error:
         cause = _cause(error)
         refusal = _refusal(cause, of_http, repo_id)
         if refusal is None:
@@ -87,7 +88,10 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
         return HubRefusal(BAD_TOKEN, status=401)
     if isinstance(error, OSError):
         return None
-    return HubRefusal(f"the Hub did not take what was sent ({_first_lines(error)}): try again")
+    if isinstance(error, ImportError):
+        return HubRefusal(f"the proxy of the environment cannot be used ({_first_lines(error)})")
+    told = f"the Hub's answer cannot be understood ({_first_lines(error)}): look at HF_ENDPOINT and at proxies"
+    return HubRefusal(told, is_unanswered=True)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -154,15 +154,16 @@ class Differences:
 
 def account_of(api: HfApi) -> Account:
     """Whose token is used. Raises HubRefusal for none, for a wrong one and for one that may only read."""
-    with told_by_the_hub(""):
+    with told_by_the_hub("your account"):
         about: Mapping[str, Any] = api.whoami()
-    role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
+        role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
+        account = Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()))
     if role == "read":
         raise HubRefusal(
             "the token may only read: take one that may write from https://huggingface.co/settings/tokens, and log in "
             "with `hf auth login --force`, or set HF_TOKEN"
         )
-    return Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()))
+    return account
 
 
 def check_on_hub(target: Target, account: Account, state: HubState) -> None:
@@ -191,7 +192,7 @@ def warnings_of_card(api: HfApi, card: str) -> tuple[str, ...]:
     from huggingface_hub.errors import BadRequestError
 
     url = f"{api.endpoint}/api/validate-yaml"
-    with told_by_the_hub(""):
+    with told_by_the_hub("the check of cards"):
         headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
         answer = get_session().post(url, json={"content": card, "repoType": "model"}, headers=headers)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +91,16 @@ class Upload:
                         create_pr=self.target.create_pr,
                         free_memory=False,
                     )
+                self._raise_if_ignored(additions[name] for name in group)
                 task.advance(sum(self.files[name].size for name in group))
+
+    def _raise_if_ignored(self, additions: Iterable[Any]) -> None:
+        """Raise HubRefusal for files that a commit would leave out, so that it would show others than belong to it."""
+        if ignored := [each.path_in_repo for each in additions if each._should_ignore]:
+            raise HubRefusal(
+                f"the .gitignore of {self.target.repo_id} names {', '.join(ignored[:3])}, which would be left out: "
+                "take the names out of it on the Hub, or delete it"
+            )
 
     def _commit(self, additions: Mapping[str, Any]) -> tuple[Published, str]:
         """Make the commit, and tell it with the revision to look at; one whose answer was lost is looked for."""

@@ -335,9 +335,36 @@ def test_a_commit_of_somebody_else_in_between_is_not_run_over(folder: Path, hub:
 
 def test_what_the_hub_keeps_out_is_no_success(folder: Path, hub: LocalHub) -> None:
     """A .gitignore there drops files without a word."""
-    hub.create(REPO, files={".gitignore": b"config.json\n"})
-    with pytest.raises(IntegrityError, match=r"does not show config\.json as sent.*\.gitignore"):
+    before = {".gitignore": b"config.json\n", "README.md": b"# Old\n"}
+    hub.create(REPO, files=before)
+    with pytest.raises(HubRefusal, match=r"\.gitignore of me/model names config\.json"):
         pushed(folder, hub)
+    assert hub.files(REPO) == before
+
+
+def test_weights_of_others_stay_in_the_repository(folder: Path, hub: LocalHub) -> None:
+    others = ("other/model.safetensors", "model.fp16.safetensors", "model_ema.safetensors", "models/x.safetensors")
+    hub.create(REPO, files=dict.fromkeys(others, b"theirs"))
+    plan = plan_push(folder, REPO, api=api(hub))
+    assert not plan.report.deleted
+    push(plan)
+    assert set(others) <= hub.files(REPO).keys()
+
+
+def test_secrets_and_leavings_stay_at_home(folder: Path, hub: LocalHub) -> None:
+    names = {"id_rsa", "HF_TOKEN", "secrets.json", "optimizer.PT", "nohup.out", "wandb/log", "checkpoint-best/x"}
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("private", encoding="utf-8")
+    plan = plan_push(folder, REPO, api=api(hub))
+    assert not names & plan.report.sent.keys()
+    assert {"id_rsa", "HF_TOKEN", "wandb/", "checkpoint-best/"} <= plan.report.left_out.keys()
+
+
+def test_metadata_too_deep_to_read_are_told(folder: Path, hub: LocalHub) -> None:
+    (folder / "README.md").write_text("---\na: " + "[" * 5000 + "\n---\n", encoding="utf-8")
+    with pytest.raises(InputError, match="metadata that the Hub cannot read"):
+        plan_push(folder, REPO, api=api(hub))
 
 
 def test_a_file_that_changes_meanwhile_is_not_published(folder: Path, hub: LocalHub) -> None:

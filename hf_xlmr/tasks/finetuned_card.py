@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.card_check import told_by_card
+from hf_xlmr.hub_errors import hub_utils
 from hf_xlmr.markdown import as_text
 from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.results_card import PIPELINE_TAGS
@@ -117,12 +118,11 @@ def finetuned_card(
 def base_model_of(model: str, told: Mapping[str, Any]) -> object:
     """The id of what was trained where that lies on the Hub, else the base model that its card names, or None."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     if Path(model).exists() or model.count("/") != 1:
         return told.get("base_model")
     try:
-        validate_repo_id(model)
+        hub_utils().validate_repo_id(model)
     except HFValidationError:
         return told.get("base_model")
     return model
