@@ -224,9 +224,11 @@ def _shortly(value: object) -> str:
 
 
 def _look_at_tokenizer(facts: FolderFacts) -> str | None:
-    if facts.tokenizer is not None or facts.has_sentencepiece:
+    if facts.tokenizer is not None:
         return None
-    if facts.is_converted:  # from a checkpoint that came without a SentencePiece model, as the conversion tells
+    if facts.is_converted and facts.has_sentencepiece:
+        return "tokenizer.json is lost, without which Transformers has no tokenizer for it"
+    if facts.has_sentencepiece or facts.is_converted:  # Transformers makes one, or the checkpoint came without a model
         return None
     return "there is no tokenizer, and a model of text that nobody can give a text is of little use"
 

@@ -55,7 +55,7 @@ CHANGED: Final = (
 class Standing(str, Enum):
     """What is known of the weights of a folder."""
 
-    verified = "verified when converted, and unchanged since"
+    verified = "weights verified when converted, and unchanged since"
     unverified = "converted with --no-verify"
     finetuned = "fine-tuned"
     unrecorded = "no record of a conversion"

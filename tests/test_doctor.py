@@ -197,6 +197,7 @@ FAULTS = {
     "length in words": Fault(changed("tokenizer_config.json", model_max_length="512"), "model_max_length", "is '512'"),
     "old buffers and dtype": Fault(as_saved_in_2021_with_another_dtype, "dtype", "the weights are float32"),
     "no tokenizer": Fault(without_tokenizer, "tokenizer", "there is no tokenizer"),
+    "lost tokenizer": Fault(lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer", "tokenizer.json is lost"),
     "another SentencePiece": Fault(with_sentencepiece_of_fewer_pieces, "tokenizer size", "gives 2390 ids"),
     "no settings": Fault(
         lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "is no tokenizer_config"
