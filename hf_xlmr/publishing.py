@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
 
+BRANCH: Final = re.compile(r"\w(?:[\w./-]{0,98}\w)?", re.ASCII)
 NOT_VERIFIED: Final = (
     "{folder} was converted with --no-verify: convert it again without, or prove it with `hf-xlmr verify SOURCE "
     "{folder}` and publish it with --allow-unverified"
@@ -139,8 +141,8 @@ def _check_names(repo_id: str, branch: str) -> None:
         raise InputError(
             f"{repo_id!r:.120} is no name on the Hub: say NAMESPACE/NAME, of letters, digits, -, _ and ., at most 96"
         ) from None
-    if not branch.strip() or branch.startswith("refs/"):
-        raise InputError(f"branch {branch!r:.80}: give a name such as v2")
+    if not BRANCH.fullmatch(branch) or ".." in branch or branch.startswith("refs/") or branch == "HEAD":
+        raise InputError(f"branch {branch!r:.80}: give a name such as v2, of letters, digits, -, _, . and /")
 
 
 def _usual_api() -> HfApi:

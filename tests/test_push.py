@@ -440,8 +440,14 @@ def test_an_organization_is_ones_own(folder: Path, hub: LocalHub) -> None:
 def test_a_name_that_cannot_be_is_refused_first(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no name on the Hub"):
         plan_push(tmp_path / "nothing", name)
+
+
+@pytest.mark.parametrize(
+    "branch", ["refs/pr/1", "", "a b", "v2?x", "a#b", "../main", "v2\n", "a..b", "HEAD", "v" * 300]
+)
+def test_a_branch_that_cannot_be_is_refused_first(branch: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give a name such as"):
-        plan_push(tmp_path / "nothing", REPO, branch="refs/pr/1")
+        plan_push(tmp_path / "nothing", REPO, branch=branch)
 
 
 def test_without_a_token_the_program_says_how_to_get_one(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
