@@ -27,7 +27,7 @@ XNLI_LANGUAGES: Final = (
 
 LABEL_OF: Final[Mapping[str, str]] = {**{label: label for label in XNLI_LABELS}, "contradictory": "contradiction"}
 NO_LABEL: Final = ("-", -1)  # where annotators did not agree, in the releases of MultiNLI and SNLI, and in data sets
-NUMBER: Final = re.compile(r"-?[0-9]+")
+NUMBER: Final = re.compile(r"-?[0-9]{1,9}")
 UNLABELLED: Final = (
     "the label (- or -1) says that the annotators did not agree; leave such pairs out with unlabelled='skip' "
     "(--on-unlabelled skip)"
