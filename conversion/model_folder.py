@@ -13,6 +13,7 @@ from hf_xlmr.conversion.containers import ITEM_SIZES, StorageRecord
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.conversion.weights import Stored, Weight
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
+from hf_xlmr.stored_weights import LFS_POINTER, POINTER_TOLD
 
 __all__ = ["ModelFolder", "open_model_folder", "read_json"]
 
@@ -23,7 +24,6 @@ PICKLED: Final = "pytorch_model"  # how the weights were called before safetenso
 METADATA: Final = "__metadata__"
 LARGEST_HEADER: Final = 100_000_000  # bytes; the format's own limit
 MOST_DIMENSIONS: Final = 16
-LFS_POINTER: Final = b"version "
 DTYPES: Final = {
     "F32": "float32",
     "F16": "float16",
@@ -113,7 +113,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Weight]]:
     file = FileSlice.whole(path)
     head = file.read(0, 8)
     if head == LFS_POINTER:
-        raise InputError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from")
+        raise InputError(POINTER_TOLD.format(path))
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length > min(LARGEST_HEADER, file.length - 8):
         raise IntegrityError(f"{path} is truncated or damaged: its header would be {length} bytes long")

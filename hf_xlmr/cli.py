@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from hf_xlmr import __version__, publish_commands, sentence_transformers_command
-from hf_xlmr.command_output import print_json, progress_of_command
+from hf_xlmr.command_output import AsJson, Quiet, print_json, progress_of_command
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.sharding import DEFAULT_TOKENS
 from hf_xlmr.task_commands import register
@@ -48,8 +48,6 @@ DATA_HELP = "The folder with dict.txt and label/dict.txt, where they are not bes
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=DATA_HELP)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights (--store-ema of fairseq).")]
 AttentionHeads = Annotated[
     int | None,

@@ -1,17 +1,20 @@
-"""What every sub-command prints in the same way: progress for whoever looks at it, results as JSON."""
+"""What sub-commands print in the same way, and the options that say so: progress, results as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from hf_xlmr.progress import Progress
 
-__all__ = ["print_json", "progress_of_command"]
+__all__ = ["AsJson", "Quiet", "print_json", "progress_of_command"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
 def progress_of_command(*, shown: bool) -> Progress:

@@ -11,8 +11,8 @@ from hf_xlmr.dictionary import MASK, PAD_INDEX
 from hf_xlmr.errors import HfXlmrError, InputError, told_plainly
 from hf_xlmr.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.json_edits import with_fields
-from hf_xlmr.model_shape import FAMILIES, POSITION_OFFSET, shape_of
-from hf_xlmr.placed_loading import STORED_DTYPES, checked_sources, is_left_in_the_file, shape_held
+from hf_xlmr.model_shape import FAMILIES, POSITION_OFFSET
+from hf_xlmr.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
 from hf_xlmr.replaced_files import replace_content
 from hf_xlmr.stored_weights import opened
 
@@ -21,7 +21,6 @@ __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
 Edits: TypeAlias = Mapping[str, Mapping[str, object]]
 """Fields to set, by file."""
 
-SILENT_EPS: Final = {"xlm-roberta-xl": 1e-5}  # what the configuration class fills in; the others 1e-12, as BERT
 BERT_LIKE: Final = "xlm-roberta"  # what RoBERTa has in common with it
 FAIRSEQ_EPS: Final = 1e-5  # torch.nn.LayerNorm's default, which fairseq never changes
 BERT_EPS: Final = 1e-12
@@ -113,7 +112,7 @@ def _findings(facts: FolderFacts, found: list[tuple[Check, str]]) -> tuple[Findi
     if found:  # a configuration at fault would put the blame on the weights
         return tuple(_finding(facts, check, told) for check, told in found)
     try:
-        checked_sources(facts.folder, shape_held(facts.folder, shape_of(facts.folder)))
+        check_weights(facts.folder)
     except HfXlmrError as error:
         mend = "copy the folder anew, or convert or save the model again"
         return (Finding("weights", told=str(error), mend=mend, is_safe=False),)
@@ -157,11 +156,16 @@ def _set_type(facts: FolderFacts) -> Edits:
 
 
 def _look_at_eps(facts: FolderFacts) -> str | None:
-    eps = facts.config.get("layer_norm_eps", SILENT_EPS.get(facts.model_type, BERT_EPS))
+    eps = facts.config.get("layer_norm_eps", _silent(facts, "layer_norm_eps"))
     if eps != BERT_EPS:
         return None
     said = "says" if "layer_norm_eps" in facts.config else "is silent, which means"
     return f"config.json {said} layer_norm_eps {BERT_EPS}, BERT's; fairseq trains XLM-R with {FAIRSEQ_EPS}"
+
+
+def _silent(facts: FolderFacts, name: str) -> object:
+    """What the configuration class fills in where config.json is silent."""
+    return FAMILIES.get(facts.model_type, FAMILIES[BERT_LIKE]).defaults[name]
 
 
 def _look_at_padding(facts: FolderFacts) -> str | None:
@@ -172,8 +176,8 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
 
 
 def _look_at_positions(facts: FolderFacts) -> str | None:
-    silent = FAMILIES[facts.model_type if facts.model_type in FAMILIES else BERT_LIKE].defaults
-    said, rows = facts.config.get("max_position_embeddings", silent["max_position_embeddings"]), facts.position_rows
+    said = facts.config.get("max_position_embeddings", _silent(facts, "max_position_embeddings"))
+    rows = facts.position_rows
     if rows is None or said == rows:
         return None
     return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"

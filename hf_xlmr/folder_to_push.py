@@ -14,9 +14,10 @@ from typing import Any, Final
 from hf_xlmr.card_check import check_card
 from hf_xlmr.doctor import Finding, examine
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.hub_errors import SMALLER_FILES
 from hf_xlmr.kept_files import read_kept
-from hf_xlmr.model_shape import json_object, shape_of
-from hf_xlmr.placed_loading import checked_sources, files_of_weights, shape_held
+from hf_xlmr.model_shape import json_object
+from hf_xlmr.placed_loading import check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "Standing", "hashed", "look_at", "raise_if_changed"]
@@ -107,7 +108,8 @@ def look_at(folder: Path, *, despite_faults: bool = False) -> FolderToPush:
             f"{folder}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder}` tells of "
             f"{_counted(len(severe))}), or publish it as it is with --despite-faults"
         )
-    checked_sources(folder, shape_held(folder, shape_of(folder)))
+    if findings:  # where there are none, doctor has held the weights against the configuration already
+        check_weights(folder)
     for name in KEPT_FILES:
         if (folder / KEPT / name).is_file():
             read_kept(folder / KEPT, name)
@@ -126,8 +128,7 @@ def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
         if file.size > LARGEST_FILE:
             raise InputError(
                 f"{name} has {file.size / 10**9:.0f} GB, and the Hub takes at most {LARGEST_FILE / 10**9:.0f}: "
-                "write smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., "
-                'max_shard_size="5GB")'
+                + SMALLER_FILES
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError
 
-__all__ = ["HubRefusal", "NotOnTheHub", "hub_utils", "quiet_hub", "told_by_the_hub"]
+__all__ = ["SMALLER_FILES", "TOKENS", "HubRefusal", "NotOnTheHub", "hub_utils", "quiet_hub", "told_by_the_hub"]
 
 TOKENS: Final = "https://huggingface.co/settings/tokens"
 NO_TOKEN: Final = (
@@ -18,6 +18,9 @@ NO_TOKEN: Final = (
 OFFLINE: Final = "HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
 BAD_TOKEN: Final = (
     f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
+)
+SMALLER_FILES: Final = (
+    'write smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., max_shard_size="5GB")'
 )
 LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
 SENTENCES: Final[Mapping[int, str]] = {
@@ -29,8 +32,7 @@ SENTENCES: Final[Mapping[int, str]] = {
     409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the "
     "token, or try again",
     412: "somebody has changed {repo_id} since it was looked at: try again, which looks anew",
-    413: "the Hub takes nothing of that size: where these are weights, write smaller files with "
-    '`hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., max_shard_size="5GB")',
+    413: f"the Hub takes nothing of that size: where these are weights, {SMALLER_FILES}",
     429: "the Hub takes no more requests for now: try again in {wait}",
 }
 FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.folder_to_push import WEIGHTS, LocalFile
-from hf_xlmr.hub_errors import HubRefusal, NotOnTheHub, hub_utils, told_by_the_hub
+from hf_xlmr.hub_errors import TOKENS, HubRefusal, NotOnTheHub, hub_utils, told_by_the_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -84,7 +84,7 @@ class HubState:
     is_private: bool = False
     has_branch: bool = False
     head: str | None = None
-    files: Mapping[str, RemoteFile] | None = None
+    files: Mapping[str, RemoteFile] = field(default_factory=dict)
 
     @classmethod
     def of(cls, api: HfApi, repo_id: str, revision: str) -> HubState:
@@ -160,8 +160,8 @@ def account_of(api: HfApi) -> Account:
         account = Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()))
     if role == "read":
         raise HubRefusal(
-            "the token may only read: take one that may write from https://huggingface.co/settings/tokens, and log in "
-            "with `hf auth login --force`, or set HF_TOKEN"
+            f"the token may only read: take one that may write from {TOKENS}, and log in with `hf auth login --force`, "
+            "or set HF_TOKEN"
         )
     return account
 

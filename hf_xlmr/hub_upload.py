@@ -129,18 +129,14 @@ class Upload:
     def _made_all_the_same(self) -> Published | None:
         """The commit whose answer was lost, None where it was not made. Raises HubRefusal where nobody can tell."""
         try:
-            return self.found()
+            return self.found_in(HubState.of(self.api, self.target.repo_id, self.target.branch))
         except HubRefusal as error:
             told = f"; whether {self.target.repo_id} shows the model is not known, and the same command tells"
             raise _with(error, told) from error
 
-    def found(self) -> Published | None:
-        """Where the Hub holds all of the folder: the branch, or an open pull request. Raises HubRefusal, OSError."""
-        return self.found_in(HubState.of(self.api, self.target.repo_id, self.target.branch))
-
     def found_in(self, state: HubState) -> Published | None:
-        """The same, where the repository was looked at already."""
-        if state.has_branch and state.head is not None and self._is_like(state.files or {}):
+        """Where the Hub holds all of the folder: the branch, or an open pull request. Raises HubRefusal, OSError."""
+        if state.has_branch and state.head is not None and self._is_like(state.files):
             return Published(state.head, address_of(self.api, self.target))
         return self._found_pull_request() if self.target.create_pr else None
 

@@ -95,9 +95,15 @@ class _Family(NamedTuple):
 
 # What each configuration class of Transformers 5 fills in where config.json is silent
 _BASE_SIZES: Final = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_BASE_DEFAULTS: Final = {**_BASE_SIZES, "max_position_embeddings": 512, "type_vocab_size": 2}
+_BASE_DEFAULTS: Final = {**_BASE_SIZES, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 _XL_SIZES: Final = {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 10240}
-_XL_DEFAULTS: Final = {**_XL_SIZES, "max_position_embeddings": 514, "type_vocab_size": 1, "vocab_size": 250880}
+_XL_DEFAULTS: Final = {
+    **_XL_SIZES,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "vocab_size": 250880,
+    "layer_norm_eps": 1e-5,
+}
 _XXL_SIZES: Final = {
     "hidden_size": 4096,
     "num_hidden_layers": 48,

@@ -209,6 +209,11 @@ def checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
     return sources
 
 
+def check_weights(folder: Path) -> None:
+    """Hold the weights of a folder against its configuration. Raises as `checked_sources`."""
+    checked_sources(folder, shape_held(folder, shape_of(folder)))
+
+
 def is_left_in_the_file(name: str) -> bool:
     """Whether a weight of this name is one that a class may do without."""
     return any(re.fullmatch(pattern, name) for pattern in LEFT_IN_THE_FILE)
@@ -216,11 +221,13 @@ def is_left_in_the_file(name: str) -> bool:
 
 def _unknown(shape: ModelShape, left: Collection[str]) -> list[str]:
     """The names among those `left` over that nothing explains."""
-    reasons = [*LEFT_IN_THE_FILE, *[HEAD_OF_AN_ENCODER] * (shape.task is Task.ENCODER)]
+    is_encoder = shape.task is Task.ENCODER
     return sorted(
         name
         for name in left
-        if name not in shape.tied_tensors and not any(re.fullmatch(reason, name) for reason in reasons)
+        if name not in shape.tied_tensors
+        and not is_left_in_the_file(name)
+        and not (is_encoder and re.fullmatch(HEAD_OF_AN_ENCODER, name))
     )
 
 

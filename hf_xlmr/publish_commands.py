@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 
-from hf_xlmr.command_output import print_json, progress_of_command
+from hf_xlmr.command_output import AsJson, Quiet, print_json, progress_of_command
 from hf_xlmr.errors import InputError
 
 __all__ = ["register"]
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, converted or not.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 INTERRUPTED = 130  # what shells give for Ctrl-C
 
 

@@ -110,7 +110,7 @@ def plan_push(
         files = hashed(looked.files, progress=progress)
         if looked.standing is Standing.verified:
             raise_if_changed(looked.path, files)
-        differences = Differences.between(files, state.files or {})
+        differences = Differences.between(files, state.files)
         message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"
         upload = Upload(api, target, account.name, message, state, files, differences)
         published = upload.found_in(state)

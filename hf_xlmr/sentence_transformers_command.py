@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hf_xlmr.command_output import print_json
+from hf_xlmr.command_output import AsJson, print_json
 
 __all__ = ["register"]
 
@@ -36,7 +36,7 @@ def to_sentence_transformers(
         SentencePool, typer.Option(help="What becomes of the tokens of a text, as in extract.")
     ] = SentencePool.mean,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make of a Transformers folder one that sentence-transformers loads, with the vectors that extract gives."""
     from hf_xlmr.conversion import to_sentence_transformers as run

@@ -14,11 +14,12 @@ from hf_xlmr.memory import CPU
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ALIGNMENT", "OffloadedWeights", "StoredWeight", "opened"]
+__all__ = ["ALIGNMENT", "LFS_POINTER", "POINTER_TOLD", "OffloadedWeights", "StoredWeight", "opened"]
 
 # Of a weight's first byte. From other places MKL adds up in another order: the last bits of a product differ.
 ALIGNMENT: Final = 64
 LFS_POINTER: Final = b"version "  # its first bytes, which a safetensors file would need petabytes to begin with
+POINTER_TOLD: Final = "{} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
 BAND_BYTES: Final = 1 << 26  # read at a time, so that no weight is in memory twice
 
 
@@ -33,9 +34,7 @@ def opened(file: Path) -> Iterator[Any]:
     except SafetensorError as error:
         with file.open("rb") as start:
             if start.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise InputError(
-                    f"{file} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
-                ) from error
+                raise InputError(POINTER_TOLD.format(file)) from error
         raise IntegrityError(f"{file} is damaged: {error}") from error
 
 

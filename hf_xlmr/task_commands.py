@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_xlmr.command_output import print_json, progress_of_command
+from hf_xlmr.command_output import AsJson, Quiet, print_json, progress_of_command
 from hf_xlmr.processes import is_first_of_all
 
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ Unlabelled = Annotated[
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that keeps precision (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
 def register(app: typer.Typer) -> None:

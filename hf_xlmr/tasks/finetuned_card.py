@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hf_xlmr.card_check import told_by_card
 from hf_xlmr.hub_errors import hub_utils
-from hf_xlmr.markdown import as_text
+from hf_xlmr.markdown import as_code, as_text
 from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.results_card import PIPELINE_TAGS
 
@@ -95,14 +95,14 @@ def finetuned_card(
     model are those that the card of `source` tells; what it does not tell is left out.
     """
     told = told_by_card(source)
-    base = base_model_of(model, told)
+    base, config = base_model_of(model, told), _config(folder)
     rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
     return CARD.format(
-        metadata=_metadata(task, {**told, "base_model": base}, _model_type(folder)),
+        metadata=_metadata(task, {**told, "base_model": base}, str(config["model_type"])),
         model=as_text(Path(model).name),
         task=NAMES[task],
         class_name=class_name,
-        origin=f"`{base}`" if base == model else as_text(Path(model).name),
+        origin=as_code(base) if base == model else as_text(Path(model).name),
         mode=mode,
         steps=steps,
         unit="step" if steps == 1 else "steps",
@@ -110,7 +110,7 @@ def finetuned_card(
         adapters=ADAPTERS if settings.get("lora") else "",
         settings="\n".join(rows),
         block=_block(folder, task),
-        labels=_labels(folder),
+        labels=_labels(config),
         tokenized=TOKENIZED,
     )
 
@@ -146,10 +146,6 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
-def _model_type(folder: Path) -> str:
-    return str(_config(folder)["model_type"])
-
-
 def _block(folder: Path, task: str) -> str:
     """How the folder is used; without the tokenizer's files only how it is loaded."""
     loader = LOADERS[task]
@@ -158,9 +154,9 @@ def _block(folder: Path, task: str) -> str:
     return BLOCK.format(loader=loader, texts=TEXTS[task], shown=SHOWN[task])
 
 
-def _labels(folder: Path) -> str:
+def _labels(config: Mapping[str, Any]) -> str:
     """A paragraph with the names of the classes; nothing where there are none."""
-    named = _config(folder).get("id2label") or {}
+    named = config.get("id2label") or {}
     if not named:
         return ""
     return f"\nLabels, by the number of the output: {', '.join(_numbered(named))}.\n"

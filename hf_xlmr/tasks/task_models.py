@@ -45,7 +45,7 @@ def exact_tokenizer(files: ModelFiles) -> ExactTokenizer:
 
 def longest_text(files: ModelFiles, wanted: int | None, default: int) -> int:
     """The most tokens of a text: what is `wanted`, else the `default` as far as the model goes. Raises InputError."""
-    most = files.shape.positions - 2  # fairseq counts positions from 2 on
+    most = files.shape.longest_text
     if wanted is None:
         return min(default, most)
     if not SHORTEST <= wanted <= most:

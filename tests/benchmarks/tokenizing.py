@@ -36,6 +36,11 @@ BLOCK_BITS = 8  # characters whose codes agree but for so many bits are taken fo
 LEAST_PIECES = 100  # that a script has among the commonest
 
 
+def read_vocabulary(folder: Path) -> tuple[Dictionary, bytes]:
+    dictionary = Dictionary.parse((folder / "dict.txt").read_bytes(), name="dict.txt").with_mask()
+    return dictionary, (folder / "sentencepiece.bpe.model").read_bytes()
+
+
 def stock_tokenizer(dictionary: Dictionary, model: bytes) -> Any:
     from transformers import AutoTokenizer
 
@@ -112,8 +117,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="texts of a round")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    dictionary = Dictionary.parse((given.vocabulary / "dict.txt").read_bytes(), name="dict.txt").with_mask()
-    model = (given.vocabulary / "sentencepiece.bpe.model").read_bytes()
+    dictionary, model = read_vocabulary(given.vocabulary)
     stock = stock_tokenizer(dictionary, model)
     samples = json.loads(gzip.decompress((given.vocabulary / "encode-sample.json.gz").read_bytes()))
     lines = given.lines.read_text(encoding="utf-8").splitlines() if given.lines else []

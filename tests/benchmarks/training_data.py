@@ -23,9 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tokenizing import Texts, stock_tokenizer
+from tokenizing import Texts, read_vocabulary, stock_tokenizer
 
-from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.tasks.encoding import Features, encode_pairs
 from hf_xlmr.tasks.task_data import Reading, read_task_data
 from hf_xlmr.tasks.xnli import XNLI_LABELS
@@ -34,11 +33,6 @@ from hf_xlmr.tokenization import ExactTokenizer
 LONGEST = 128
 LANGUAGES = ("de", "en", "fr")
 PUBLISHED_LABELS = ("entailment", "neutral", "contradictory")
-
-
-def read_vocabulary(folder: Path) -> tuple[Dictionary, bytes]:
-    dictionary = Dictionary.parse((folder / "dict.txt").read_bytes(), name="dict.txt").with_mask()
-    return dictionary, (folder / "sentencepiece.bpe.model").read_bytes()
 
 
 def write_data(vocabulary: Path, folder: Path, pairs: int) -> None:
