@@ -6,26 +6,23 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.card_check import check_card
 from hf_xlmr.doctor import Finding, examine
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError
 from hf_xlmr.hub_errors import SMALLER_FILES
 from hf_xlmr.kept_files import read_kept
-from hf_xlmr.model_shape import json_object
 from hf_xlmr.placed_loading import check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.recorded_files import Standing, standing_of
 
-__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "Standing", "hashed", "look_at", "raise_if_changed"]
+__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "hashed", "look_at"]
 
 KEPT: Final = "fairseq"
-RECORD: Final = "fairseq/conversion.json"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
-FINETUNING: Final = "finetuning.json"
 INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 """What Transformers takes for the weights of a folder; those of variants and of other folders are another's."""
@@ -47,19 +44,6 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder 
 """Names that are never sent, each with its reason."""
 MILD: Final = frozenset({"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype"})
 """Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
-CHANGED: Final = (
-    "{folder} holds other weights than those that were verified ({names}): copy it anew, or convert the checkpoint "
-    "again; where the change is meant, delete fairseq/conversion.json, which tells of others, and say so in README.md"
-)
-
-
-class Standing(str, Enum):
-    """What is known of the weights of a folder."""
-
-    verified = "weights verified when converted, and unchanged since"
-    unverified = "converted with --no-verify"
-    finetuned = "fine-tuned"
-    unrecorded = "no record of a conversion"
 
 
 @dataclass(frozen=True)
@@ -182,7 +166,7 @@ def _why_left_out(name: str) -> str | None:
     return next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
 
 
-# ---- what is known of the weights ------------------------------------------------------------------------------------
+# ---- what is known of the files --------------------------------------------------------------------------------------
 
 
 def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> dict[str, LocalFile]:
@@ -198,29 +182,3 @@ def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> di
                     task.advance(len(block))
             found[name] = LocalFile(file.path, size, digest.hexdigest(), changed_at)
     return found
-
-
-def standing_of(folder: Path) -> Standing:
-    """What the folder's records say of its weights, which are not read for it. Raises IntegrityError, OSError."""
-    if (folder / FINETUNING).is_file():
-        return Standing.finetuned
-    if not (folder / RECORD).is_file():
-        return Standing.unrecorded
-    is_verified = json_object(folder / RECORD).get("parity") is not None
-    return Standing.verified if is_verified else Standing.unverified
-
-
-def raise_if_changed(folder: Path, files: Mapping[str, LocalFile]) -> None:
-    """Raise IntegrityError where the weights among hashed `files` are not those that the record calls verified."""
-    parity: Any = json_object(folder / RECORD).get("parity")
-    recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
-    if not isinstance(recorded, dict):
-        raise IntegrityError(f"{folder / RECORD} is damaged: it does not tell which weights were verified")
-    held = {name: file.sha256 for name, file in files.items() if _is_shard(name)}
-    changed = sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name))
-    if changed:
-        raise IntegrityError(CHANGED.format(folder=folder, names=", ".join(map(str, changed[:3]))))
-
-
-def _is_shard(name: str) -> bool:
-    return bool(WEIGHTS.fullmatch(name)) and name.endswith(".safetensors")

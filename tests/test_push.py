@@ -488,6 +488,14 @@ def flip_last_bit(folder: Path) -> None:
     first_shard(folder).write_bytes(content)
 
 
+def swap_pieces(path: Path) -> None:
+    """Two rare pieces change their ids, which nothing else of the folder shows."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    pieces = tokenizer["model"]["vocab"]
+    pieces[100], pieces[200] = pieces[200], pieces[100]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def as_large(folder: Path) -> None:
     with (folder / "notes.txt").open("wb") as file:
         file.truncate(51 * 10**9)  # a hole
@@ -511,6 +519,46 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=None),
         InputError,
         "converted with --no-verify.*--allow-unverified",
+    ),
+    "other heads": (
+        lambda folder: json_changed(folder / "config.json", num_attention_heads=2),
+        IntegrityError,
+        "config.json is not what the conversion wrote .num_attention_heads is 2, and was 4.*delete fairseq/conversion",
+    ),
+    "a decoder": (
+        lambda folder: json_changed(folder / "config.json", is_decoder=True),
+        IntegrityError,
+        "is_decoder is True, and was None",
+    ),
+    "other ids": (
+        lambda folder: swap_pieces(folder / "tokenizer.json"),
+        IntegrityError,
+        "holds other files than the conversion wrote .tokenizer.json",
+    ),
+    "other pieces for Transformers": (
+        lambda folder: (folder / "sentencepiece.bpe.model").write_bytes(b"another"),
+        IntegrityError,
+        "holds other files than the conversion wrote .sentencepiece.bpe.model",
+    ),
+    "a lost dictionary": (
+        lambda folder: (folder / "fairseq" / "dict.txt").unlink(),
+        IntegrityError,
+        "lacks fairseq/dict.txt, which the conversion wrote",
+    ),
+    "lost options": (
+        lambda folder: (folder / "fairseq" / "options.json").unlink(),
+        IntegrityError,
+        "lacks fairseq/options.json, which the conversion wrote",
+    ),
+    "other options": (
+        lambda folder: json_changed(folder / "fairseq" / "options.json", activation_fn="relu"),
+        IntegrityError,
+        "other files than the conversion wrote .fairseq/options.json",
+    ),
+    "a record without hashes": (
+        lambda folder: json_changed(folder / "fairseq" / "conversion.json", written=5),
+        IntegrityError,
+        "damaged: it does not tell which files were written",
     ),
     "broken record": (
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=[]),
@@ -570,6 +618,48 @@ def test_what_is_known_of_the_weights(folder: Path, hub: LocalHub) -> None:
     assert plan_push(folder, REPO, api=api(hub)).report.standing is Standing.unrecorded
     (folder / "finetuning.json").write_text("{}")
     assert plan_push(folder, REPO, api=api(hub)).report.standing is Standing.finetuned
+
+
+def test_what_the_user_may_change_after_the_conversion(folder: Path, hub: LocalHub) -> None:
+    """Plain Transformers also writes fields that say what their absence says."""
+    transformers.AutoConfig.from_pretrained(folder, id2label={0: "a", 1: "b"}, hidden_dropout_prob=0.2).save_pretrained(
+        folder
+    )
+    json_changed(folder / "tokenizer_config.json", model_max_length=128)
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMore.\n")
+    (folder / "notes.txt").write_text("mine")
+    report = pushed(folder, hub)
+    mine = {"README.md", "tokenizer_config.json", "notes.txt", "fairseq/conversion.json"}
+    assert report.standing is Standing.verified and set(report.held) == contents(folder).keys() - mine
+
+
+def test_a_folder_whose_conversion_noted_fewer_files_says_what_was_compared(
+    folder: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    record = folder / "fairseq" / "conversion.json"
+    told = json.loads(record.read_text(encoding="utf-8"))
+    del told["written"], told["config"]
+    record.write_text(json.dumps(told), encoding="utf-8")
+    done = run(hub, tmp_path / "home", folder, REPO, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "as converted 6 files; not compared: README.md, config.json, model.safetensors.index.json" in shown
+    (folder / "fairseq" / "dict.txt").unlink()
+    with pytest.raises(IntegrityError, match=r"lacks fairseq/dict\.txt"):
+        plan_push(folder, REPO, api=api(hub))
+
+
+def test_files_are_held_to_the_record_whether_weights_were_verified_or_trained(folder: Path, hub: LocalHub) -> None:
+    json_changed(folder / "fairseq" / "conversion.json", parity=None)
+    swap_pieces(folder / "tokenizer.json")
+    with pytest.raises(IntegrityError, match=r"other files than the conversion wrote .tokenizer\.json"):
+        plan_push(folder, REPO, api=api(hub), allow_unverified=True)
+    (folder / "finetuning.json").write_text("{}")
+    held = plan_push(folder, REPO, api=api(hub)).report.held
+    assert "fairseq/dict.txt" in held and not {"tokenizer.json", "config.json"} & {*held}
+    (folder / "fairseq" / "dict.txt").unlink()
+    with pytest.raises(IntegrityError, match=r"lacks fairseq/dict\.txt"):
+        plan_push(folder, REPO, api=api(hub))
 
 
 def test_mild_faults_are_told_and_others_are_taken_when_asked(folder: Path, hub: LocalHub) -> None:
