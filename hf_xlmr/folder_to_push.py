@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -13,13 +13,14 @@ from typing import Final
 from hf_xlmr.card_check import check_card
 from hf_xlmr.doctor import Finding, examine
 from hf_xlmr.errors import InputError
+from hf_xlmr.folder_facts import FolderFacts
 from hf_xlmr.hub_errors import SMALLER_FILES
 from hf_xlmr.kept_files import read_kept
 from hf_xlmr.placed_loading import check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.recorded_files import Standing, standing_of
 
-__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "hashed", "look_at"]
+__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "hashed", "look_at", "raise_if_touched"]
 
 KEPT: Final = "fairseq"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
@@ -52,14 +53,20 @@ class LocalFile:
 
     path: Path
     size: int
+    changed_at: int
+    """In nanoseconds, as the file system told before the folder was looked at."""
     sha256: str = ""
     """Empty until it is hashed."""
-    changed_at: int = 0
-    """In nanoseconds, as the file system told before it was hashed."""
+
+    @classmethod
+    def of(cls, path: Path) -> LocalFile:
+        """Note how a file is now. Raises OSError."""
+        now = path.stat()
+        return cls(path, now.st_size, now.st_mtime_ns)
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the file is as it was when it was hashed. Raises OSError."""
+        """Whether the file is as it was when it was noted. Raises OSError."""
         now = self.path.stat()
         return (now.st_size, now.st_mtime_ns) == (self.size, self.changed_at)
 
@@ -85,6 +92,8 @@ def look_at(folder: Path, *, despite_faults: bool = False) -> FolderToPush:
     `despite_faults` takes those that `hf-xlmr doctor` finds. Raises InputError for what the user can mend,
     IntegrityError for damage.
     """
+    _ = FolderFacts(folder).config  # what is no model is refused before all of it is walked
+    found, left_out = _found(folder)
     findings = examine(folder).findings
     severe = [finding for finding in findings if finding.name not in MILD]
     if severe and not despite_faults:
@@ -98,7 +107,7 @@ def look_at(folder: Path, *, despite_faults: bool = False) -> FolderToPush:
         if (folder / KEPT / name).is_file():
             read_kept(folder / KEPT, name)
     notes = check_card(folder)
-    files, left_out = _sorted_out(folder)
+    files = _without_other_weights(found, left_out, _names_of_weights(folder))
     _raise_if_too_large(files)
     return FolderToPush(folder, files, left_out, findings, notes, standing_of(folder))
 
@@ -119,17 +128,19 @@ def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
 # ---- which files -----------------------------------------------------------------------------------------------------
 
 
-def _sorted_out(folder: Path) -> tuple[dict[str, LocalFile], dict[str, str]]:
-    """The files to send, and the names of what is left out, a folder as one name."""
-    used = _names_of_weights(folder)
-    sent: dict[str, LocalFile] = {}
+def _found(folder: Path) -> tuple[dict[str, LocalFile], dict[str, str]]:
+    """The files that no name keeps out, noted as they are now, and the names of the others, a folder as one name."""
     left: dict[str, str] = {}
-    for name, path in _walked(folder, left):
-        if WEIGHTS.fullmatch(name) and name not in used:
-            left[name] = OTHER_WEIGHTS
-        else:
-            sent[name] = LocalFile(path, path.stat().st_size)
-    return sent, left
+    return {name: LocalFile.of(path) for name, path in _walked(folder, left)}, left
+
+
+def _without_other_weights(
+    found: Mapping[str, LocalFile], left: dict[str, str], used: Collection[str]
+) -> dict[str, LocalFile]:
+    """The files to send; weights that the model does not use go into `left`."""
+    others = {name for name in found if WEIGHTS.fullmatch(name) and name not in used}
+    left.update(dict.fromkeys(sorted(others), OTHER_WEIGHTS))
+    return {name: file for name, file in found.items() if name not in others}
 
 
 def _names_of_weights(folder: Path) -> set[str]:
@@ -170,15 +181,24 @@ def _why_left_out(name: str) -> str | None:
 
 
 def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> dict[str, LocalFile]:
-    """`files` with their SHA-256. Raises OSError."""
+    """`files` with their SHA-256. Raises InputError where one is not as it was when it was noted, OSError."""
     found = {}
     with progress.task("hash", total=sum(file.size for file in files.values())) as task:
         for name, file in files.items():
-            digest, size, changed_at = sha256(), 0, file.path.stat().st_mtime_ns
+            digest = sha256()
             with file.path.open("rb") as stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
-                    size += len(block)
                     task.advance(len(block))
-            found[name] = LocalFile(file.path, size, digest.hexdigest(), changed_at)
+            found[name] = replace(file, sha256=digest.hexdigest())
+    raise_if_touched(found, meanwhile="looked at")
     return found
+
+
+def raise_if_touched(files: Mapping[str, LocalFile], *, meanwhile: str) -> None:
+    """Refuse files that are not as they were when they were noted. Raises InputError, OSError."""
+    for name, file in files.items():
+        if not file.is_untouched:
+            raise InputError(
+                f"{name} was changed while it was {meanwhile}: nothing was published; say the same command again"
+            )

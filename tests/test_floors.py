@@ -28,7 +28,13 @@ FLOORS = (
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
         *("hf_xlmr.hub_licences", "hf_xlmr.markdown", "hf_xlmr.conversion.sentence_transformers_card"),
-        *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files", "hf_xlmr.shard_records"),
+        *(
+            "hf_xlmr.hub_errors",
+            "hf_xlmr.json_edits",
+            "hf_xlmr.other_loaders",
+            "hf_xlmr.replaced_files",
+            "hf_xlmr.shard_records",
+        ),
     ),
     (
         *("hf_xlmr.card_check", "hf_xlmr.recorded_files"),

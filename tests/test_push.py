@@ -76,6 +76,11 @@ def run(hub: LocalHub, home: Path, *arguments: str | Path, **more: str) -> subpr
     return subprocess.run(command, env=environment(hub, home, **more), capture_output=True, text=True, check=False)
 
 
+def meanwhile(step: str, does: Callable[[], object]) -> Fault:
+    """What happens once while the Hub is asked, which answers well."""
+    return Fault(step, does=does, times=1, goes_well=True)
+
+
 def commits(hub: LocalHub, repo_id: str = REPO) -> int:
     """Beside the one with which a repository begins."""
     return len(hub.repositories[repo_id].commits) - 1
@@ -367,6 +372,30 @@ def test_metadata_too_deep_to_read_are_told(folder: Path, hub: LocalHub) -> None
         plan_push(folder, REPO, api=api(hub))
 
 
+@pytest.mark.parametrize("step", ["account", "tree", "card"])
+def test_a_file_that_changes_while_the_folder_is_looked_at_is_not_published(
+    step: str, folder: Path, hub: LocalHub
+) -> None:
+    """The Hub is asked between the look and the hashing: what was checked would not be what is sent."""
+    hub.create(REPO)
+    tokenizer = folder / "tokenizer_config.json"
+    hub.faults = [meanwhile(STEPS[step], lambda: tokenizer.write_text(tokenizer.read_text() + "\n"))]
+    with pytest.raises(InputError, match=r"tokenizer_config\.json was changed while it was looked at"):
+        plan_push(folder, REPO, api=api(hub))
+    assert hub.files(REPO) == {}
+
+
+@pytest.mark.parametrize("step", ["modes", "object"])
+def test_a_file_that_changes_while_others_are_sent_is_not_published(step: str, folder: Path, hub: LocalHub) -> None:
+    """It is small, and would go with the commit, which comes last."""
+    hub.create(REPO)
+    card = folder / "README.md"
+    hub.faults = [meanwhile(STEPS[step].replace("v2", "main"), lambda: card.write_text(card.read_text() + "\n"))]
+    with pytest.raises(InputError, match=r"README\.md was changed while it was sent: nothing was published"):
+        pushed(folder, hub)
+    assert hub.files(REPO) == {}
+
+
 def test_a_file_that_changes_meanwhile_is_not_published(folder: Path, hub: LocalHub) -> None:
     plan = plan_push(folder, REPO, api=api(hub))
     (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
@@ -560,6 +589,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         IntegrityError,
         "damaged: it does not tell which files were written",
     ),
+    "an adapter without weights": (
+        lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+        InputError,
+        "adapter_config.json is there without adapter_model.safetensors",
+    ),
+    "no list of modules": (
+        lambda folder: (folder / "modules.json").write_text("{"),
+        InputError,
+        "modules.json is damaged: it lists no modules",
+    ),
+    "modules of nothing": (
+        lambda folder: (folder / "modules.json").write_text("[5]"),
+        InputError,
+        "modules.json is damaged: it lists no modules",
+    ),
     "broken record": (
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=[]),
         IntegrityError,
@@ -723,6 +767,19 @@ def test_a_folder_for_sentence_transformers(folder: Path, hub: LocalHub, tmp_pat
     made = to_sentence_transformers(folder, tmp_path / "sentences").output
     assert pushed(made, hub).standing is Standing.verified
     assert hub.files(REPO) == contents(made) and "1_Pooling/config.json" in contents(made)
+    shutil.rmtree(made / "1_Pooling")
+    with pytest.raises(InputError, match=r"modules.json tells of 1_Pooling/config.json, which is missing: sentence-"):
+        plan_push(made, REPO, api=api(hub))
+    modules = json.loads((made / "modules.json").read_text())
+    modules[1] = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
+    (made / "modules.json").write_text(json.dumps(modules))  # a module of no files, of which git keeps no folder
+    assert "modules.json" in plan_push(made, REPO, api=api(hub)).report.sent
+
+
+def test_an_adapter_with_its_weights_is_taken(folder: Path, hub: LocalHub) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    shutil.copyfile(first_shard(folder), folder / "adapter_model.safetensors")
+    assert "adapter_model.safetensors" in pushed(folder, hub).sent
 
 
 def test_a_folder_of_anybodys(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
