@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError
 
-__all__ = ["SMALLER_FILES", "TOKENS", "HubRefusal", "NotOnTheHub", "hub_utils", "quiet_hub", "told_by_the_hub"]
+__all__ = [
+    "SMALLER_FILES",
+    "TOKENS",
+    "HubRefusal",
+    "NotOnTheHub",
+    "hub_utils",
+    "quiet_hub",
+    "told_by_the_hub",
+    "xet_ends_with_an_interrupt",
+]
 
 TOKENS: Final = "https://huggingface.co/settings/tokens"
 NO_TOKEN: Final = (
@@ -144,6 +154,18 @@ def hub_utils() -> Any:
     from huggingface_hub import utils
 
     return utils
+
+
+@contextmanager
+def xet_ends_with_an_interrupt() -> Iterator[None]:
+    """What hf_xet does in threads of its own is given up when the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        abort = getattr(sys.modules.get("huggingface_hub.utils._xet"), "abort_xet_session", None)
+        if abort is not None:
+            abort()
+        raise
 
 
 @contextmanager

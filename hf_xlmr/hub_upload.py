@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.folder_to_push import WEIGHTS, LocalFile, raise_if_touched
-from hf_xlmr.hub_errors import HubRefusal, told_by_the_hub
+from hf_xlmr.hub_errors import HubRefusal, told_by_the_hub, xet_ends_with_an_interrupt
 from hf_xlmr.hub_repository import MAIN, Differences, HubState, RemoteFile, Target, files_at
+from hf_xlmr.interruptible import interruptible
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -83,16 +84,23 @@ class Upload:
         groups = [*([name] for name in weights), [*firsts], [name for name in others if name not in firsts]]
         with progress.task("upload", total=sum(self.files[name].size for name in additions)) as task:
             for group in filter(None, groups):
-                with told_by_the_hub(self.target.repo_id):
-                    self.api.preupload_lfs_files(
-                        self.target.repo_id,
-                        [additions[name] for name in group],
-                        revision=self.target.branch,
-                        create_pr=self.target.create_pr,
-                        free_memory=False,
-                    )
-                self._raise_if_ignored(additions[name] for name in group)
+                self._preupload([additions[name] for name in group])
                 task.advance(sum(self.files[name].size for name in group))
+
+    def _preupload(self, additions: list[Any]) -> None:
+        """Send the content of some files, of which nothing is seen before the commit; Ctrl-C is heard meanwhile."""
+        target = self.target
+        with told_by_the_hub(target.repo_id), xet_ends_with_an_interrupt():
+            interruptible(
+                lambda: self.api.preupload_lfs_files(
+                    target.repo_id,
+                    additions,
+                    revision=target.branch,
+                    create_pr=target.create_pr,
+                    free_memory=False,
+                )
+            )
+        self._raise_if_ignored(additions)
 
     def _raise_if_ignored(self, additions: Iterable[Any]) -> None:
         """Raise HubRefusal for files that a commit would leave out, so that it would show others than belong to it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -102,7 +104,8 @@ def push(
             "command goes on from here",
             err=True,
         )
-        raise typer.Exit(INTERRUPTED) from None
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # Python would wait for threads of huggingface_hub, which wait for the Hub
     if as_json:
         print_json({**asdict(report), "is_dry_run": dry_run})
     elif not quiet:

@@ -31,6 +31,7 @@ FLOORS = (
         *(
             "hf_xlmr.hub_errors",
             "hf_xlmr.json_edits",
+            "hf_xlmr.interruptible",
             "hf_xlmr.other_loaders",
             "hf_xlmr.replaced_files",
             "hf_xlmr.shard_records",

@@ -234,6 +234,7 @@ STEPS = {
     "check": r"POST /me/model\.git/info/lfs/verify",
     "commit": r"POST /api/models/me/model/commit/v2",
 }
+XET_TOKEN = r"GET /api/models/me/model/xet-write-token/main"
 ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "dropped": ({}, "look at your network"),
     "401": ({"status": 401}, "log in with"),
@@ -273,7 +274,7 @@ def test_what_the_hub_refuses_to_xet_is_told_alike(
     pytest.importorskip("hf_xet")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
     fault, sentence = ANSWERS[answer]
-    hub.faults = [Fault(r"GET /api/models/me/model/xet-write-token/main", **fault)]
+    hub.faults = [Fault(XET_TOKEN, **fault)]
     with pytest.raises(HubRefusal, match=sentence.partition(".*")[0]) as refused:
         pushed(folder, hub)
     assert refused.value.status == int(answer) and hub.files(REPO) == {} and not hub.uploaded
@@ -439,6 +440,61 @@ def test_a_run_that_is_stopped_goes_on(number: signal.Signals, folder: Path, hub
     pushed(folder, hub)
     assert hub.files(REPO) == contents(folder) and 2 <= len(held) < len(hub.objects)
     assert hub.uploaded == sum(len(content) for oid, content in hub.objects.items() if oid not in held)
+
+
+STALLS = {"account": STEPS["account"], "object": STEPS["object"], "commit": r"POST .*/commit/main", "xet": XET_TOKEN}
+
+
+@pytest.mark.parametrize("step", STALLS)
+def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
+    step: str, folder: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    """Compiled code such as hf_xet's, and threads of huggingface_hub, would wait for the Hub first."""
+    hub.create(REPO, files={"README.md": b"# Old\n"})
+    is_asked, is_over = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        is_asked.set()
+        is_over.wait(60)
+
+    hub.faults = [Fault(STALLS[step], does=stall, after=3 if step == "object" else 0)]
+    with subprocess.Popen(
+        [PROGRAM, "push", folder, REPO],
+        env=environment(hub, tmp_path / "home", HF_HUB_DISABLE_XET="0" if step == "xet" else "1"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as running:
+        try:
+            assert is_asked.wait(60)
+            running.send_signal(signal.SIGINT)
+            _output, errors = running.communicate(timeout=10)
+        finally:
+            running.kill()
+            is_over.set()
+    assert running.returncode == 130
+    assert errors.startswith("hf-xlmr: interrupted: me/model shows what it did") and errors.count("\n") == 1
+    assert hub.files(REPO) == {"README.md": b"# Old\n"}
+
+
+def test_an_interrupted_push_leaves_no_work_in_a_notebook(
+    folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf_xet would try for minutes more, in threads that Python does not see."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    plan, before = plan_push(folder, REPO, api=api(hub)), set(threading.enumerate())
+    hub.faults = [Fault(XET_TOKEN, does=lambda: signal.raise_signal(signal.SIGINT))]
+    with pytest.raises(KeyboardInterrupt):
+        push(plan)
+    left = [thread for thread in threading.enumerate() if thread not in before and "run" in thread.name]
+    for thread in left:
+        thread.join(10)
+    assert left and not any(thread.is_alive() for thread in left)
+    hub.forget()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    pushed(folder, hub)
+    assert hub.files(REPO) == contents(folder)
 
 
 # ---- who pushes, and where -------------------------------------------------------------------------------------------
