@@ -408,6 +408,10 @@ def test_a_file_that_changes_meanwhile_is_not_published(folder: Path, hub: Local
     assert not hub.repositories
 
 
+# what a shell starts in the background ignores SIGINT
+RESTORED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_goes_on(number: signal.Signals, folder: Path, hub: LocalHub, tmp_path: Path) -> None:
     hub.create(REPO, files={"README.md": b"# Old\n"})
@@ -421,7 +425,7 @@ def test_a_run_that_is_stopped_goes_on(number: signal.Signals, folder: Path, hub
 
     hub.faults = [Fault(STEPS["object"], after=2, does=stop)]
     with subprocess.Popen(
-        [PROGRAM, "push", folder, REPO],
+        [sys.executable, "-c", RESTORED, PROGRAM, "push", folder, REPO],
         env=environment(hub, tmp_path / "home"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -235,9 +235,10 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path) -> None:
         ("premise hypo label", [("a", "b")], "x.tsv, line 2: 2 fields are below a header of 3"),
         ("premise hypo label", [], "x.tsv holds no examples"),
         ("a b", [("a", "b")], "x.tsv, line 2: the columns are a b; needed are sentence1 sentence2 gold_label, or prem"),
+        ("premise hypo label hypo", [], "x.tsv, line 1: there are several columns 'hypo'"),
         (RELEASED, released(ROWS[:2]), "x.tsv holds no examples of 'de'; it has en, fr"),
     ],
-    ids=["label", "fields", "empty", "columns", "language"],
+    ids=["label", "fields", "empty", "columns", "twice", "language"],
 )
 def test_a_bad_table_is_told_by_one_sentence(
     tmp_path: Path, header: str, rows: list[tuple[str, ...]], sentence: str
@@ -257,6 +258,18 @@ def test_a_bad_table_is_told_by_one_sentence(
         (
             {"premise": {"de": "a"}, "hypothesis": {"language": ["de"], "translation": []}, "label": 0},
             "0 translations of the hypothesis are in 1 languages",
+        ),
+        (
+            {"premise": {"d": "a"}, "hypothesis": {"language": ["d", "e"], "translation": "bc"}, "label": 0},
+            "x.jsonl, line 1: 'translation' of the hypothesis is a string, not a list",
+        ),
+        (
+            {"premise": {"de": "a"}, "hypothesis": {"language": 5, "translation": 6}, "label": 0},
+            "'language' of the hypothesis is a number, not a list",
+        ),
+        (
+            {"premise": {"de": "a"}, "hypothesis": {"language": [["de"]], "translation": ["b"]}, "label": 0},
+            "a language is a list, not a string",
         ),
         (
             {"sentence1": "a", "sentence2": "b", "gold_label": "-", "language": "de"},
@@ -293,6 +306,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.doc").write_bytes(b"")
     (tmp_path / "x.tsv").write_bytes(b"\xff\xfep\x00")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
+    pq.write_table(pa.table([[1], [2]], names=["label", "label"]), tmp_path / "y.parquet")
     for name, options, sentence in (
         ("gone.tsv", {}, "gone.tsv does not exist"),
         ("folder", {}, "holds no data set; name the file in it that is meant, or a pattern"),
@@ -300,6 +314,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
         ("x.tsv", {}, "x.tsv, line 1: the file is UTF-16"),
         ("x.tsv", {"split": "train", "config": "de"}, "is no data set, so it has no split or config"),
         ("x.parquet", {}, "x.parquet: the columns are 'a', of which none is known"),
+        ("y.parquet", {}, "y.parquet: there are several columns 'label'"),
     ):
         assert sentence in told(read_xnli, tmp_path / name, **options), name
     assert "is a folder; " in told(read_xnli, str(tmp_path / "*"))
@@ -605,6 +620,17 @@ def test_bad_columns_are_told_by_one_sentence(tmp_path: Path, text: str, sentenc
 def test_bad_lists_are_told_by_one_sentence(tmp_path: Path, row: Any, sentence: str) -> None:
     path = write_lines(tmp_path / "x.jsonl", [row])
     assert sentence in told(read_ner, path, language="de", labels=["O", "B-PER"])
+
+
+def test_sentences_without_words_are_left_out_and_counted(tmp_path: Path) -> None:
+    nothing: dict[str, list[str]] = {"tokens": [], "ner_tags": []}
+    some = write_lines(tmp_path / "x.jsonl", [nothing, {"tokens": ["Anna"], "ner_tags": ["B-PER"]}, nothing])
+    read = read_task_data("ner", [f"de={some}"], Reading())
+    assert [each.tokens for each in read.examples["de"]] == [("Anna",)]  # type: ignore[union-attr]
+    assert (read.counts, read.skipped) == ({"de": 1}, {"de": 2})
+    none = write_lines(tmp_path / "y.jsonl", [nothing])
+    sentence = told(read_task_data, "ner", [f"de={none}"], Reading())
+    assert sentence.endswith("y.jsonl: no examples are left; 1 were left out, for holding no words")
 
 
 def test_an_error_carries_its_place(tmp_path: Path) -> None:

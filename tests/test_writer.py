@@ -409,7 +409,7 @@ def test_the_name_of_the_source_is_all_that_may_differ(tmp_path: Path) -> None:
     assert records[0] == records[1]
     cards = [(folder / "README.md").read_text() for folder in (one, two)]
     named = re.sub(r"\bother\b", "m", cards[1]).replace("checkpoint_best.pt", "model.pt")
-    facts = r"\| model\.pt \| .* \|"  # its bytes and hash
+    facts = r"\| `model\.pt` \| .* \|"  # its bytes and hash
     assert re.sub(facts, "", cards[0]) == re.sub(facts, "", named) != named
 
 

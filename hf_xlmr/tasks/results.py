@@ -36,7 +36,7 @@ TASK_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
 LEFT_OUT: Final[Mapping[str, str]] = {
     "xnli": "for labels on which the annotators did not agree",
     "mlqa": "for answers that are not where they should be",
-    "ner": "",
+    "ner": "for holding no words",
 }
 """Why examples of a task are left out."""
 

@@ -94,6 +94,8 @@ class Source:
     def _rows(self, batches: Iterable[Any], found: list[str], names: list[str]) -> Iterator[Row]:
         if not found:
             raise BadRow(self.name, f"the columns are {', '.join(map(repr, names))}, of which none is known")
+        if twice := [name for name in found if names.count(name) > 1]:
+            raise BadRow(self.name, f"there are several columns {twice[0]!r}")
         for place, values in arrow_rows(self.name, batches, found):
             yield Row(place, dict(zip(found, values, strict=True)))
 

@@ -84,7 +84,7 @@ class TaskData:
     misaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The ids of questions of which an answer does not stand where it should, left out or not, by language."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """How many examples were left out, by language: for such answers, or for want of a label."""
+    """How many examples were left out, by language: for such answers, or for want of a label, or of words."""
 
     @property
     def count(self) -> int:
@@ -181,7 +181,7 @@ class _Gathered:
     def add(self, part: Part, reading: Reading) -> None:
         """Read an input to its end. Raises InputError."""
         for example in part.rows() if isinstance(part, XnliInput) else part:
-            if isinstance(example, Unlabelled):
+            if isinstance(example, Unlabelled) or (isinstance(example, NerExample) and not example.tokens):
                 self.skipped[example.language] += 1
             else:
                 self.found.setdefault(language_of(example), []).append(example)

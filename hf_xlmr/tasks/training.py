@@ -59,6 +59,10 @@ HOLLOW: Final = (
     "this process was given no weights (fsdp_cpu_ram_efficient_loading: true), and accelerate would train a part of "
     "the model as if it were the whole: say false in the configuration, as those of hf_xlmr do"
 )
+LONG_WARMUP: Final = (
+    "--warmup %g is %d of the training's %d steps, in which the learning rate rises from 0 and is never reached: "
+    "give a lower one"
+)
 DIVERGED: Final = (
     "{told}; give a lower --learning-rate. What is left of this training lies in {left} until another begins anew "
     "there (--overwrite)"
@@ -256,12 +260,17 @@ class _Training:
         return report
 
     def _tell_of_long_warmup(self) -> None:
-        """Warn where the learning rate is never reached."""
-        size, warmup = int(self.settings["batch_size"]), float(self.settings["warmup"])
+        """Warn where the learning rate is never reached; in the first step of a warmup it is 0."""
+        warmup, steps = float(self.settings["warmup"]), self._steps()
+        rising = int(warmup) if warmup >= 1 else math.ceil(warmup * steps)  # as Trainer rounds a share
+        if rising >= steps:
+            logger.warning(LONG_WARMUP, warmup, rising, steps)
+
+    def _steps(self) -> int:
+        """How many updates are made."""
+        per_epoch = math.ceil(len(self.features) / int(self.settings["batch_size"]))
         epochs = float(self.settings.get("epochs", 0.0))
-        steps = int(self.settings.get("max_steps", math.ceil(epochs * math.ceil(len(self.features) / size))))
-        if warmup >= max(steps, 1):
-            logger.warning("--warmup %d is not less than the training's %d steps: give a lower one", warmup, steps)
+        return int(self.settings.get("max_steps", max(math.ceil(epochs * per_epoch), 1)))
 
     def _network(self) -> Any:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""

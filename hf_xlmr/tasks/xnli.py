@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
-from hf_xlmr.text_rows import BadRow, checked_text
+from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text
 
 __all__ = ["XNLI_LABELS", "XNLI_LANGUAGES", "Unlabelled", "WithoutLabel", "XnliExample", "XnliInput", "open_xnli"]
 
@@ -163,7 +164,10 @@ def _rows(source: Source) -> Iterator[Row]:
 def _tabulated(source: Source) -> Iterator[Row]:
     """Rows below a header, less blank lines; a quotation mark is a character like any other, as in the releases."""
     lines = source.lines()
-    header = next(lines, (source.name, ""))[1].split("\t")
+    top, names = next(lines, (source.name, ""))
+    header = names.split("\t")
+    if twice := [name for name, count in Counter(header).items() if count > 1 and name in COLUMNS]:
+        raise BadRow(top, f"there are several columns {twice[0]!r}")
     for place, line in lines:
         if not line:
             continue
@@ -211,14 +215,24 @@ def _translations(place: str, premise: Mapping[str, object], hypothesis: object)
     if not isinstance(hypothesis, dict):
         raise BadRow(place, "the premise is in several languages, the hypothesis is not")
     if hypothesis.keys() == {"language", "translation"}:
-        listed, texts = hypothesis["language"] or (), hypothesis["translation"] or ()
-        if len(listed) != len(texts):
-            raise BadRow(place, f"{len(texts)} translations of the hypothesis are in {len(listed)} languages")
-        hypothesis = dict(zip(listed, texts, strict=True))
+        hypothesis = _by_language(place, hypothesis["language"], hypothesis["translation"])
     for language, text in premise.items():
         if hypothesis.get(language) is None:
             raise BadRow(place, f"the hypothesis is missing in {language!r}")
         yield language, text, hypothesis[language]
+
+
+def _by_language(place: str, languages: object, translations: object) -> dict[str, object]:
+    """Two lists of the same length as one object, each of its texts checked when it is reached. Raises BadRow."""
+    for name, value in (("language", languages), ("translation", translations)):
+        if not isinstance(value, list):
+            kind = JSON_TYPES.get(type(value), type(value).__name__)
+            raise BadRow(place, f"{name!r} of the hypothesis is {kind}, not a list")
+    listed, texts = cast("list[object]", languages), cast("list[object]", translations)
+    if len(listed) != len(texts):
+        raise BadRow(place, f"{len(texts)} translations of the hypothesis are in {len(listed)} languages")
+    named = [checked_text(place, each, what="a language") for each in listed]
+    return dict(zip(named, texts, strict=True))
 
 
 def _label(place: str, value: object, names: Sequence[str]) -> str | None:
