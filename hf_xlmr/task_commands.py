@@ -244,7 +244,7 @@ def evaluate(
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     bf16: Bf16 = False,
     cpu: Cpu = False,
-    references: Annotated[bool, typer.Option("--references", help="Show what the papers published below.")] = False,
+    references: Annotated[bool, typer.Option("--references", help="Show what the papers published, too.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a DIR of an earlier evaluation, after all has gone well.")
     ] = False,
@@ -254,6 +254,7 @@ def evaluate(
     """Tell what a fine-tuned model scores in each language, ours or a checkpoint that fairseq fine-tuned."""
     from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.evaluation import evaluate as run
+    from hf_xlmr.tasks.results_table import published_scores, tables_of
 
     options = EvaluationOptions(
         split=split,
@@ -279,10 +280,10 @@ def evaluate(
         progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
-        print_json(_as_object(results))
+        published = {"published": published_scores(task.value)} if references else {}
+        print_json({**_as_object(results), **published})
     elif not quiet and is_first_of_all():
         from hf_xlmr.console import show_results
-        from hf_xlmr.tasks.results_table import tables_of
 
         show_results(tables_of(results, references=references))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sysconfig
 from collections import Counter
@@ -126,13 +127,25 @@ def test_a_language_that_is_missing_and_other_bad_data_are_one_sentence(tmp_path
 
 
 def test_the_program_prints_json_or_a_table_and_exits_with_2(tmp_path: Path) -> None:
-    data, model = write_xnli(tmp_path / "test.tsv", 3, ("en", "de")), str(FIXTURES / "v0122cls")
+    """JSON on any terminal: an ASCII one here, with the name of a file that is no UTF-8."""
+    data, model = os.fsdecode(b"Z\xc3\xbcrich-\xff.tsv"), str(FIXTURES / "v0122cls")
+    write_xnli(tmp_path / data, 3, ("en", "de"))
     arguments = [PROGRAM, "evaluate", "xnli", "--model", model, "--data", data]
-    done = subprocess.run([*arguments, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["counts"] == {"en": 3, "de": 3} and done.stderr == ""
-    shown = subprocess.run([*arguments, "--references"], capture_output=True, text=True, check=True)
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    asked = [*arguments, "--json", "--references"]
+    done = subprocess.run(asked, capture_output=True, check=True, cwd=tmp_path, env=ascii_alone)
+    found = json.loads(done.stdout.decode("ascii"))
+    assert (found["counts"], found["settings"]["data"], done.stderr) == ({"en": 3, "de": 3}, data, b"")
+    large = found["published"][0]
+    assert (large["model"], large["scores"]["sw"]["accuracy"], large["average"]) == (
+        *("XLM-R large", 78.0),
+        {"accuracy": 83.6},
+    )
+    asked = [*arguments, "--references"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "XNLI, accuracy in percent" in shown.stdout and "published" in shown.stdout
-    bad = subprocess.run([*arguments, "--languages", "xx"], capture_output=True, text=True, check=False)
+    asked = [*arguments, "--languages", "xx"]
+    bad = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.startswith("hf-xlmr: ")
 
 
@@ -310,6 +323,19 @@ def test_an_answer_that_a_window_does_not_hold_whole_is_none_there(exact: ExactT
     assert held[-1] and not any(held[:3])
     nothing = list(encode_questions([question(context)], exact, options))
     assert {(row["start_positions"], row["end_positions"]) for row in nothing} == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"null_threshold": float("nan")}, "--null-threshold nan: it must be a finite number"),
+        ({"null_threshold": float("-inf")}, "--null-threshold -inf: it must be a finite number"),
+        ({"batch_size": 0}, "--batch-size 0: it must be 1 or more"),
+        ({"max_length": -1}, "--max-length -1: it must be 1 or more"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_told(options: dict[str, Any], sentence: str) -> None:
+    assert told(EvaluationOptions, **options) == sentence
 
 
 @pytest.mark.parametrize(

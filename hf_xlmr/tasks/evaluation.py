@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What matters for scores, beside the model and the data."""
+    """What matters for scores, beside the model and the data. Raises InputError."""
 
     split: str | None = None
     """Of data sets, such as test."""
@@ -59,6 +59,14 @@ class EvaluationOptions:
     bf16: bool = False
     cpu: bool = False
     """Even where there is a GPU."""
+
+    def __post_init__(self) -> None:
+        """Tell of every option that cannot be meant before anything is read. Raises InputError."""
+        for name in ("batch_size", "max_length", "stride", "max_answer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
+        QuestionOptions(null_threshold=self.null_threshold)
 
     def check(self, task: str) -> None:
         """Raise InputError for an option that means nothing in `task`, which would be dropped without a word."""
