@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from string import Template
 from typing import Any, Final
 
 from hf_xlmr.card_check import faults_of_metadata
+from hf_xlmr.conversion.companions import DICTIONARY, SENTENCEPIECE
 from hf_xlmr.conversion.vocabulary import Vocabulary
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
-from hf_xlmr.errors import InputError, printable
+from hf_xlmr.errors import InputError
 from hf_xlmr.hub_licences import OTHER
+from hf_xlmr.markdown import as_code, as_text
 
 __all__ = ["CardMetadata", "card_of", "checked_metadata"]
 
@@ -43,6 +46,8 @@ OTHER_LICENCE: Final = (
     "license other needs its name: convert without --license, and write license, license_name and license_link into "
     "the metadata of README.md"
 )
+KEPT: Final = {DICTIONARY: "the dictionary", SENTENCEPIECE: "the SentencePiece model"}
+MOST_LABELS: Final = 20
 FILLER: Final = "madeupword"
 PARITY_STEPS: Final = "| | largest difference | of the largest value |\n|---|---|---|\n"
 
@@ -97,7 +102,7 @@ def card_of(
     parity = record["parity"]
     return template.substitute(
         metadata=_metadata(record, config, usage, told),
-        title=_plain(record["source"]["name"]),
+        title=as_text(record["source"]["name"]),
         version=record["hf_xlmr"],
         class_name=record["class"],
         layers=config["num_hidden_layers"],
@@ -115,7 +120,10 @@ def card_of(
         parity=_parity(parity, record["asked"]["dtype"]),
         dictionary=_bullets(list(_dictionary(vocabulary, dictionary)), ""),
         tokenizer=_tokenizer(vocabulary, parity),
-        notes=_bullets([_plain(note) for note in record["notes"]], "Nothing unusual."),
+        notes=_bullets([as_text(note) for note in record["notes"]], "Nothing unusual."),
+        head=_head(record, config),
+        made=_bullets([f"{as_code(name)}, {as_text(what)}" for name, what in record["made"].items()], "Nothing."),
+        kept=_kept(record["source"]["files"]),
         dropped=_listed({reason: name for name, reason in record["dropped"].items()}),
     )
 
@@ -169,23 +177,43 @@ def _interface(vocabulary: Vocabulary) -> str:
     return "\n".join(lines)
 
 
+def _head(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What the classification head tells, where there is one."""
+    if record["head"] is None:
+        return ""
+    named = f"\nIts head is called {as_code(record['head'])}"
+    if config.get("problem_type") == "regression":
+        return f"{named} and gives one number."
+    labels = config.get("id2label") or {}
+    if not labels:
+        return f"{named} and gives each choice a number."
+    shown = [as_code(label) for label in islice(labels.values(), MOST_LABELS)]
+    more = f" and {len(labels) - MOST_LABELS:,} more (`config.json`)" if len(labels) > MOST_LABELS else ""
+    return f"{named}, and its labels are, in order, {', '.join(shown)}{more}."
+
+
+def _kept(described: Mapping[str, object]) -> str:
+    kept = [told for name, told in KEPT.items() if name in described]
+    return f"{', '.join(kept)} and the options of the checkpoint" if kept else "the options of the checkpoint"
+
+
 # ---- origin and proof ------------------------------------------------------------------------------------------------
 
 
 def _origin(source: Mapping[str, Any]) -> str:
     told = f"{source['kind']}; container: {source['container']}, options: {source['options_kept_as']}"
-    return f"`{_plain(source['name'])}` ({told})."
+    return f"{as_code(source['name'])} ({told})."
 
 
 def _sources(described: Mapping[str, Mapping[str, Any]], parity: Mapping[str, Any] | None) -> str:
     """A table of the files that were read and of those that hold the weights now."""
     hashes = dict(parity["source_sha256"]) if parity else {}
     rows = [
-        f"| {_plain(name)} | {facts['bytes']:,} | {_hash(facts.get('sha256') or hashes.get(name))} |"
+        f"| {_cell(name)} | {facts['bytes']:,} | {_hash(facts.get('sha256') or hashes.get(name))} |"
         for name, facts in described.items()
     ]
     written = dict(parity["output_sha256"]) if parity else {}
-    rows += [f"| here: {_plain(name)} | | {_hash(digest)} |" for name, digest in written.items()]
+    rows += [f"| here: {_cell(name)} | | {_hash(digest)} |" for name, digest in written.items()]
     return "\n".join(["| file | bytes | SHA-256 |", "|---|---|---|", *rows])
 
 
@@ -223,13 +251,16 @@ def _dictionary(vocabulary: Vocabulary, dictionary: Dictionary) -> Iterator[str]
     else:
         yield f"`{MASK}` has the id {vocabulary.mask_index}."
     fillers = sum(symbol.startswith(FILLER) for symbol in dictionary.symbols)
-    yield f"{fillers} filler words (`{FILLER}0000` and so on)." if fillers else "No filler words."
+    if fillers:
+        yield f"{_counted(fillers, 'filler word')} (`{FILLER}0000` and so on)."
+    else:
+        yield "No filler words."
     if vocabulary.rows > len(names):
-        yield f"{vocabulary.rows - len(names)} rows of the embedding after them have no name."
+        yield f"Rows of the embedding after them, without a name: {vocabulary.rows - len(names)}."
     if vocabulary.extra_unk_rows:
         yield (
-            f"{vocabulary.extra_unk_rows} pieces that it lacks were appended after fairseq's {vocabulary.rows} rows: "
-            "copies of `<unk>`'s row, which are never predicted."
+            f"{_counted(vocabulary.extra_unk_rows, 'piece')} that the dictionary lacks, appended after fairseq's "
+            f"{_counted(vocabulary.rows, 'row')}: copies of `<unk>`'s row, which are never predicted."
         )
     else:
         yield "Nothing was appended to fairseq's rows."
@@ -239,8 +270,9 @@ def _tokenizer(vocabulary: Vocabulary, parity: Mapping[str, Any] | None) -> str:
     """How far the folder's tokenizer is fairseq's."""
     if vocabulary.tokenizer is None:
         return "None was written."
+    mask = "`<unk>`" if vocabulary.mask_index is None else "`<unk>` and `<mask>`"
     told = (
-        "`tokenizer.json` gives fairseq's ids. `<s>`, `</s>`, `<pad>`, `<unk>` and `<mask>` typed in a text become\n"
+        f"`tokenizer.json` gives fairseq's ids. `<s>`, `</s>`, `<pad>`, {mask} typed in a text become\n"
         "special symbols, which fairseq reads as plain text (`hf_xlmr.XLMRTokenizer` does as fairseq), and nothing is\n"
         "cut off unless you say `truncation=True`."
     )
@@ -251,7 +283,7 @@ def _tokenizer(vocabulary: Vocabulary, parity: Mapping[str, Any] | None) -> str:
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
-    told = [f"{_plain(reason)} (for example `{_plain(name)}`)" for reason, name in sorted(reasons.items())]
+    told = [f"{as_text(reason)} (for example {as_code(name)})" for reason, name in sorted(reasons.items())]
     return _bullets(told, "Every weight of the file was used.")
 
 
@@ -259,6 +291,10 @@ def _bullets(lines: Sequence[str], otherwise: str) -> str:
     return "\n".join(f"- {line}" for line in lines) if lines else otherwise
 
 
-def _plain(value: object) -> str:
-    """A name out of a file, which shall neither end a line nor be read as Markdown or HTML."""
-    return printable(str(value)).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _cell(name: object) -> str:
+    """A name in a code span of a table, where the bar ends a cell even inside one."""
+    return as_code(name).replace("|", "\\|")

@@ -31,6 +31,8 @@ __all__ = ["ConversionReport", "convert", "kept_options"]
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+EDITED: Final = ("config.json", "tokenizer_config.json")  # what people and doctor may change
+WEIGHTS: Final = ".safetensors"
 KEPT_OPTIONS: Final = (
     *("arch", "task", "criterion", "activation_fn", "pooler_activation_fn", "attention_dropout", "dropout"),
     *("encoder_attention_heads", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_layers"),
@@ -177,7 +179,7 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, to
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
     _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
-    record = _record(prepared, report)
+    record = {**_record(prepared, report), "written": _hashes(draft)}
     _write_json(kept / "conversion.json", record)
     _write_text(draft / "README.md", _card(prepared, record, told))
 
@@ -214,7 +216,14 @@ def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
         "made": dict(report.made),
         "notes": list(report.notes),
         "parity": report.parity,
+        "config": dict(prepared.config),
     }
+
+
+def _hashes(draft: Path) -> dict[str, str]:
+    """The SHA-256 of what nobody edits; the verification has those of the weights."""
+    names = (name for name in _sizes(draft) if name not in EDITED and not name.endswith(WEIGHTS))
+    return {name: sha256((draft / name).read_bytes()).hexdigest() for name in names}
 
 
 def _described(checkpoint: FairseqCheckpoint) -> dict[str, object]:

@@ -308,6 +308,7 @@ def show_push_plan(report: Any) -> None:
     title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch})"
     shown = {
         "weights": report.standing.value,
+        "as converted": _held(report),
         "to send": _files_with_sizes(report.sent),
         "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
         "to delete": "\n".join(report.deleted),
@@ -316,6 +317,15 @@ def show_push_plan(report: Any) -> None:
         "notes": "\n".join(report.notes),
     }
     console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def _held(report: Any) -> str:
+    """What was compared with the record of the conversion, and what was not."""
+    if not report.held:
+        return ""
+    others = [name for name in (*report.sent, *report.unchanged) if name not in report.held]
+    part = " (of config.json what answers rest on)" if "config.json" in report.held else ""
+    return f"{len(report.held)} files{part}; not compared: {', '.join(others) or 'none'}"
 
 
 def _files_with_sizes(files: Mapping[str, int]) -> str:

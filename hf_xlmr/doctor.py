@@ -12,6 +12,7 @@ from hf_xlmr.errors import HfXlmrError, InputError, told_plainly
 from hf_xlmr.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.json_edits import with_fields
 from hf_xlmr.model_shape import FAMILIES, POSITION_OFFSET
+from hf_xlmr.other_loaders import missing_of_adapter, missing_of_modules
 from hf_xlmr.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
 from hf_xlmr.replaced_files import replace_content
 from hf_xlmr.stored_weights import opened
@@ -387,5 +388,15 @@ CHECKS: Final = (
     Check("pickle", _look_at_pickles, "load it where you trust it, and save_pretrained, which writes safetensors"),
     Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md"),
     Check("tied bias", _look_at_tied_bias, f"store the head's bias as {TIED_BIAS}, or convert the model again"),
+    Check(
+        "adapter",
+        lambda facts: missing_of_adapter(facts.folder),
+        "take adapter_config.json away, or put the adapter's weights beside it",
+    ),
+    Check(
+        "modules",
+        lambda facts: missing_of_modules(facts.folder),
+        "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing",
+    ),
     Check("shard size", _look_at_shards, 'save the model again with save_pretrained(..., max_shard_size="5GB")'),
 )

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.card_check import check_card
 from hf_xlmr.doctor import Finding, examine
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError
+from hf_xlmr.folder_facts import FolderFacts
 from hf_xlmr.hub_errors import SMALLER_FILES
 from hf_xlmr.kept_files import read_kept
-from hf_xlmr.model_shape import json_object
 from hf_xlmr.placed_loading import check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.recorded_files import Standing, standing_of
 
-__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "Standing", "hashed", "look_at", "raise_if_changed"]
+__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "hashed", "look_at", "raise_if_touched"]
 
 KEPT: Final = "fairseq"
-RECORD: Final = "fairseq/conversion.json"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
-FINETUNING: Final = "finetuning.json"
 INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 """What Transformers takes for the weights of a folder; those of variants and of other folders are another's."""
@@ -47,19 +45,6 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder 
 """Names that are never sent, each with its reason."""
 MILD: Final = frozenset({"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype"})
 """Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
-CHANGED: Final = (
-    "{folder} holds other weights than those that were verified ({names}): copy it anew, or convert the checkpoint "
-    "again; where the change is meant, delete fairseq/conversion.json, which tells of others, and say so in README.md"
-)
-
-
-class Standing(str, Enum):
-    """What is known of the weights of a folder."""
-
-    verified = "weights verified when converted, and unchanged since"
-    unverified = "converted with --no-verify"
-    finetuned = "fine-tuned"
-    unrecorded = "no record of a conversion"
 
 
 @dataclass(frozen=True)
@@ -68,14 +53,20 @@ class LocalFile:
 
     path: Path
     size: int
+    changed_at: int
+    """In nanoseconds, as the file system told before the folder was looked at."""
     sha256: str = ""
     """Empty until it is hashed."""
-    changed_at: int = 0
-    """In nanoseconds, as the file system told before it was hashed."""
+
+    @classmethod
+    def of(cls, path: Path) -> LocalFile:
+        """Note how a file is now. Raises OSError."""
+        now = path.stat()
+        return cls(path, now.st_size, now.st_mtime_ns)
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the file is as it was when it was hashed. Raises OSError."""
+        """Whether the file is as it was when it was noted. Raises OSError."""
         now = self.path.stat()
         return (now.st_size, now.st_mtime_ns) == (self.size, self.changed_at)
 
@@ -101,6 +92,8 @@ def look_at(folder: Path, *, despite_faults: bool = False) -> FolderToPush:
     `despite_faults` takes those that `hf-xlmr doctor` finds. Raises InputError for what the user can mend,
     IntegrityError for damage.
     """
+    _ = FolderFacts(folder).config  # what is no model is refused before all of it is walked
+    found, left_out = _found(folder)
     findings = examine(folder).findings
     severe = [finding for finding in findings if finding.name not in MILD]
     if severe and not despite_faults:
@@ -114,7 +107,7 @@ def look_at(folder: Path, *, despite_faults: bool = False) -> FolderToPush:
         if (folder / KEPT / name).is_file():
             read_kept(folder / KEPT, name)
     notes = check_card(folder)
-    files, left_out = _sorted_out(folder)
+    files = _without_other_weights(found, left_out, _names_of_weights(folder))
     _raise_if_too_large(files)
     return FolderToPush(folder, files, left_out, findings, notes, standing_of(folder))
 
@@ -135,17 +128,19 @@ def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
 # ---- which files -----------------------------------------------------------------------------------------------------
 
 
-def _sorted_out(folder: Path) -> tuple[dict[str, LocalFile], dict[str, str]]:
-    """The files to send, and the names of what is left out, a folder as one name."""
-    used = _names_of_weights(folder)
-    sent: dict[str, LocalFile] = {}
+def _found(folder: Path) -> tuple[dict[str, LocalFile], dict[str, str]]:
+    """The files that no name keeps out, noted as they are now, and the names of the others, a folder as one name."""
     left: dict[str, str] = {}
-    for name, path in _walked(folder, left):
-        if WEIGHTS.fullmatch(name) and name not in used:
-            left[name] = OTHER_WEIGHTS
-        else:
-            sent[name] = LocalFile(path, path.stat().st_size)
-    return sent, left
+    return {name: LocalFile.of(path) for name, path in _walked(folder, left)}, left
+
+
+def _without_other_weights(
+    found: Mapping[str, LocalFile], left: dict[str, str], used: Collection[str]
+) -> dict[str, LocalFile]:
+    """The files to send; weights that the model does not use go into `left`."""
+    others = {name for name in found if WEIGHTS.fullmatch(name) and name not in used}
+    left.update(dict.fromkeys(sorted(others), OTHER_WEIGHTS))
+    return {name: file for name, file in found.items() if name not in others}
 
 
 def _names_of_weights(folder: Path) -> set[str]:
@@ -182,45 +177,28 @@ def _why_left_out(name: str) -> str | None:
     return next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
 
 
-# ---- what is known of the weights ------------------------------------------------------------------------------------
+# ---- what is known of the files --------------------------------------------------------------------------------------
 
 
 def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> dict[str, LocalFile]:
-    """`files` with their SHA-256. Raises OSError."""
+    """`files` with their SHA-256. Raises InputError where one is not as it was when it was noted, OSError."""
     found = {}
     with progress.task("hash", total=sum(file.size for file in files.values())) as task:
         for name, file in files.items():
-            digest, size, changed_at = sha256(), 0, file.path.stat().st_mtime_ns
+            digest = sha256()
             with file.path.open("rb") as stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
-                    size += len(block)
                     task.advance(len(block))
-            found[name] = LocalFile(file.path, size, digest.hexdigest(), changed_at)
+            found[name] = replace(file, sha256=digest.hexdigest())
+    raise_if_touched(found, meanwhile="looked at")
     return found
 
 
-def standing_of(folder: Path) -> Standing:
-    """What the folder's records say of its weights, which are not read for it. Raises IntegrityError, OSError."""
-    if (folder / FINETUNING).is_file():
-        return Standing.finetuned
-    if not (folder / RECORD).is_file():
-        return Standing.unrecorded
-    is_verified = json_object(folder / RECORD).get("parity") is not None
-    return Standing.verified if is_verified else Standing.unverified
-
-
-def raise_if_changed(folder: Path, files: Mapping[str, LocalFile]) -> None:
-    """Raise IntegrityError where the weights among hashed `files` are not those that the record calls verified."""
-    parity: Any = json_object(folder / RECORD).get("parity")
-    recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
-    if not isinstance(recorded, dict):
-        raise IntegrityError(f"{folder / RECORD} is damaged: it does not tell which weights were verified")
-    held = {name: file.sha256 for name, file in files.items() if _is_shard(name)}
-    changed = sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name))
-    if changed:
-        raise IntegrityError(CHANGED.format(folder=folder, names=", ".join(map(str, changed[:3]))))
-
-
-def _is_shard(name: str) -> bool:
-    return bool(WEIGHTS.fullmatch(name)) and name.endswith(".safetensors")
+def raise_if_touched(files: Mapping[str, LocalFile], *, meanwhile: str) -> None:
+    """Refuse files that are not as they were when they were noted. Raises InputError, OSError."""
+    for name, file in files.items():
+        if not file.is_untouched:
+            raise InputError(
+                f"{name} was changed while it was {meanwhile}: nothing was published; say the same command again"
+            )

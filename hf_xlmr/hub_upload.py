@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.folder_to_push import WEIGHTS, LocalFile
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.folder_to_push import WEIGHTS, LocalFile, raise_if_touched
 from hf_xlmr.hub_errors import HubRefusal, told_by_the_hub
 from hf_xlmr.hub_repository import MAIN, Differences, HubState, RemoteFile, Target, files_at
 from hf_xlmr.progress import SILENT, Progress
@@ -43,13 +43,13 @@ class Upload:
     def run(self, *, progress: Progress = SILENT) -> Published:
         """Send what the Hub lacks. Raises HubRefusal, IntegrityError, OSError."""
         try:
-            _raise_if_touched(self.files)
+            raise_if_touched(self.files, meanwhile="sent")
             self._make_room()
             if self.differences.is_none and self.state.head is not None:  # the branch alone was not there
                 return Published(self.state.head, address_of(self.api, self.target))
             additions = self._additions()
             self._send_large(additions, progress)
-            _raise_if_touched(self.files)
+            raise_if_touched(self.files, meanwhile="sent")
         except HubRefusal as error:
             raise _with(error, NOTHING_PUBLISHED) from error
         published, revision = self._commit(additions)
@@ -172,13 +172,6 @@ def address_of(api: HfApi, target: Target) -> str:
     """The page of a branch."""
     branch = "" if target.branch == MAIN else f"/tree/{target.branch}"
     return f"{api.endpoint}/{target.repo_id}{branch}"
-
-
-def _raise_if_touched(files: Mapping[str, LocalFile]) -> None:
-    """Refuse files that are not as they were when they were hashed. Raises InputError, OSError."""
-    for name, file in files.items():
-        if not file.is_untouched:
-            raise InputError(f"{name} was changed while it was sent: nothing was published; say the same command again")
 
 
 def _with(error: HubRefusal, told: str) -> HubRefusal:

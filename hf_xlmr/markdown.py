@@ -8,7 +8,7 @@ from hf_xlmr.errors import printable
 
 __all__ = ["as_code", "as_text"]
 
-MARKS: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<|"})
+MARKS: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|"})
 
 
 def as_text(value: object) -> str:

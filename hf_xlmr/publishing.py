@@ -12,7 +12,7 @@ from hf_xlmr import __version__
 from hf_xlmr.card_check import CARD
 from hf_xlmr.doctor import Finding
 from hf_xlmr.errors import InputError, told_plainly
-from hf_xlmr.folder_to_push import FolderToPush, LocalFile, Standing, hashed, look_at, raise_if_changed
+from hf_xlmr.folder_to_push import FolderToPush, hashed, look_at
 from hf_xlmr.hub_errors import hub_utils, quiet_hub
 from hf_xlmr.hub_repository import (
     MAIN,
@@ -25,6 +25,7 @@ from hf_xlmr.hub_repository import (
 )
 from hf_xlmr.hub_upload import Published, Upload, address_of
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.recorded_files import Standing, held_to_record
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,6 +50,8 @@ class PushReport:
     """Whether the repository is made for it."""
     is_private: bool
     standing: Standing
+    held: tuple[str, ...]
+    """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
     sent: Mapping[str, int]
     """Names and bytes of what the Hub lacks or has otherwise."""
     unchanged: Mapping[str, int]
@@ -108,13 +111,13 @@ def plan_push(
         check_on_hub(target, account, state)
         remarks = warnings_of_card(api, (looked.path / CARD).read_text(encoding="utf-8"))
         files = hashed(looked.files, progress=progress)
-        if looked.standing is Standing.verified:
-            raise_if_changed(looked.path, files)
+        hashes = {name: file.sha256 for name, file in files.items()}
+        held = held_to_record(looked.path, hashes, with_config=not (despite_faults and looked.findings))
         differences = Differences.between(files, state.files)
         message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"
         upload = Upload(api, target, account.name, message, state, files, differences)
         published = upload.found_in(state)
-    return PushPlan(_report(looked, files, upload, remarks, published), upload, published)
+    return PushPlan(_report(looked, held, upload, remarks, published), upload, published)
 
 
 def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
@@ -153,12 +156,12 @@ def _usual_api() -> HfApi:
 
 def _report(
     looked: FolderToPush,
-    files: Mapping[str, LocalFile],
+    held: tuple[str, ...],
     upload: Upload,
     remarks: tuple[str, ...],
     published: Published | None,
 ) -> PushReport:
-    state, target, differences = upload.state, upload.target, upload.differences
+    state, target, differences, files = upload.state, upload.target, upload.differences, upload.files
     sent = () if published else differences.sent
     return PushReport(
         folder=looked.path,
@@ -167,6 +170,7 @@ def _report(
         is_new=not state.is_there,
         is_private=state.is_private if state.is_there else target.private,
         standing=looked.standing,
+        held=held,
         sent={name: files[name].size for name in sent},
         unchanged={name: file.size for name, file in files.items() if name not in sent},
         deleted=() if published else differences.deleted,

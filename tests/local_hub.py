@@ -92,6 +92,8 @@ class Fault:
     """Bytes of the body that are taken before the connection is dropped."""
     does: Callable[[], object] | None = None
     """Called before it."""
+    goes_well: bool = False
+    """Whether it is answered as if nothing had been."""
 
     def applies(self, request: Request) -> bool:
         if not re.fullmatch(self.matches, f"{request.method} {request.path}") or not self.times:
@@ -200,6 +202,8 @@ class Answers(BaseHTTPRequestHandler):
             fault = next((each for each in self.hub.faults if each.applies(request)), None)
         if fault is not None and fault.does is not None:
             fault.does()
+        if fault is not None and fault.goes_well:
+            fault = None
         body = self.read_body(request, fault.received if fault else None)
         if fault is not None and not fault.is_after_the_deed:
             self.fail(fault)

@@ -188,13 +188,36 @@ def test_the_dictionarys_story(tmp_path: Path) -> None:
     assert fillers and appended > 0
     assert "They do not stand in the SentencePiece model's order" in card
     assert f"- `<mask>` has the id {record['embedding_rows'] - 1}." in card
-    assert f"- {fillers} filler words" in card
-    assert f"- {appended} pieces that it lacks were appended after fairseq's {record['embedding_rows']} rows" in card
+    assert fillers == 1 and "- 1 filler word (" in card
+    assert (
+        f"- {appended} pieces that the dictionary lacks, appended after fairseq's {record['embedding_rows']:,} rows"
+        in card
+    )
+
+
+HEADS = {
+    "v0122cls": "`xnli_head`, and its labels are, in order, `contradiction`, `entailment`, `neutral`.",
+    "v0122ranking": "`sentence_classification_head` and gives each choice a number.",
+    "v0122regression": "`sentence_classification_head` and gives one number.",
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_is_told_with_what_it_gives(name: str, tmp_path: Path) -> None:
+    card = card_in(convert(FIXTURES / name, tmp_path / "out", verify=False).output)
+    assert f"\nIts head is called {HEADS[name]}\n" in card
+
+
+def test_what_was_made_and_kept_is_told(demo: Path, tmp_path: Path) -> None:
+    assert "- `roberta.embeddings.token_type_embeddings.weight`, zeros: fairseq has no token types" in card_in(demo)
+    assert "`fairseq/` holds the dictionary, the SentencePiece model and the options" in card_in(demo)
+    without_pieces = card_in(convert(Checkpoint().write(tmp_path / "m"), tmp_path / "out").output)
+    assert "`fairseq/` holds the dictionary and the options" in without_pieces
 
 
 def test_a_conversion_that_was_not_verified_says_so(tmp_path: Path) -> None:
     card = card_in(convert("demo", tmp_path / "out", verify=False).output)
-    assert "The conversion was not verified" in card and "| model.pt | 2,422,999 | not taken |" in card
+    assert "The conversion was not verified" in card and "| `model.pt` | 2,422,999 | not taken |" in card
 
 
 def test_a_cast_is_told(tmp_path: Path) -> None:
@@ -214,8 +237,10 @@ def test_the_same_input_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None
 def test_a_name_cannot_become_markup(demo: Path) -> None:
     hostile = "a`b\n---\n| <script>"
     card = card_from(demo, CardMetadata(), name=hostile)
-    assert "<script>" not in card and metadata_of(card) == metadata_of(card_in(demo))
-    assert "# a'b\\n---\\n\\| &lt;script>, converted from fairseq\n" in card
+    as_code = "`a'b\\n---\\n| <script>`"
+    assert as_code in card and "<script>" not in card.replace(as_code, "")
+    assert metadata_of(card) == metadata_of(card_in(demo))
+    assert "# a\\`b\\\\n---\\\\n\\| \\<script\\>, converted from fairseq\n" in card
 
 
 def test_results_go_into_it(demo: Path, tmp_path: Path) -> None:

@@ -211,6 +211,14 @@ FAULTS = {
     "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "have lm_head.decoder.bias for lm_head.bias"),
     "no bias": Fault(with_weights(lambda weights: weights.pop("lm_head.bias")), "tied bias", "lack lm_head.bias"),
     "two biases": Fault(with_weights(second_bias), "tied bias", "different values"),
+    "adapter": Fault(
+        lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter", "without adapter_model.safetensors"
+    ),
+    "modules": Fault(
+        lambda folder: (folder / "modules.json").write_text('[{"path": "1_Pooling", "type": "a.Pooling"}]'),
+        "modules",
+        "tells of 1_Pooling/config.json, which is missing",
+    ),
     "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
     "lost weight": Fault(
         with_weights(lambda weights: weights.pop("roberta.encoder.layer.1.output.dense.bias")),

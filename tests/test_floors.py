@@ -28,10 +28,16 @@ FLOORS = (
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
         *("hf_xlmr.hub_licences", "hf_xlmr.markdown", "hf_xlmr.conversion.sentence_transformers_card"),
-        *("hf_xlmr.hub_errors", "hf_xlmr.json_edits", "hf_xlmr.replaced_files", "hf_xlmr.shard_records"),
+        *(
+            "hf_xlmr.hub_errors",
+            "hf_xlmr.json_edits",
+            "hf_xlmr.other_loaders",
+            "hf_xlmr.replaced_files",
+            "hf_xlmr.shard_records",
+        ),
     ),
     (
-        "hf_xlmr.card_check",
+        *("hf_xlmr.card_check", "hf_xlmr.recorded_files"),
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
     ),

@@ -76,6 +76,11 @@ def run(hub: LocalHub, home: Path, *arguments: str | Path, **more: str) -> subpr
     return subprocess.run(command, env=environment(hub, home, **more), capture_output=True, text=True, check=False)
 
 
+def meanwhile(step: str, does: Callable[[], object]) -> Fault:
+    """What happens once while the Hub is asked, which answers well."""
+    return Fault(step, does=does, times=1, goes_well=True)
+
+
 def commits(hub: LocalHub, repo_id: str = REPO) -> int:
     """Beside the one with which a repository begins."""
     return len(hub.repositories[repo_id].commits) - 1
@@ -367,6 +372,30 @@ def test_metadata_too_deep_to_read_are_told(folder: Path, hub: LocalHub) -> None
         plan_push(folder, REPO, api=api(hub))
 
 
+@pytest.mark.parametrize("step", ["account", "tree", "card"])
+def test_a_file_that_changes_while_the_folder_is_looked_at_is_not_published(
+    step: str, folder: Path, hub: LocalHub
+) -> None:
+    """The Hub is asked between the look and the hashing: what was checked would not be what is sent."""
+    hub.create(REPO)
+    tokenizer = folder / "tokenizer_config.json"
+    hub.faults = [meanwhile(STEPS[step], lambda: tokenizer.write_text(tokenizer.read_text() + "\n"))]
+    with pytest.raises(InputError, match=r"tokenizer_config\.json was changed while it was looked at"):
+        plan_push(folder, REPO, api=api(hub))
+    assert hub.files(REPO) == {}
+
+
+@pytest.mark.parametrize("step", ["modes", "object"])
+def test_a_file_that_changes_while_others_are_sent_is_not_published(step: str, folder: Path, hub: LocalHub) -> None:
+    """It is small, and would go with the commit, which comes last."""
+    hub.create(REPO)
+    card = folder / "README.md"
+    hub.faults = [meanwhile(STEPS[step].replace("v2", "main"), lambda: card.write_text(card.read_text() + "\n"))]
+    with pytest.raises(InputError, match=r"README\.md was changed while it was sent: nothing was published"):
+        pushed(folder, hub)
+    assert hub.files(REPO) == {}
+
+
 def test_a_file_that_changes_meanwhile_is_not_published(folder: Path, hub: LocalHub) -> None:
     plan = plan_push(folder, REPO, api=api(hub))
     (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
@@ -488,6 +517,14 @@ def flip_last_bit(folder: Path) -> None:
     first_shard(folder).write_bytes(content)
 
 
+def swap_pieces(path: Path) -> None:
+    """Two rare pieces change their ids, which nothing else of the folder shows."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    pieces = tokenizer["model"]["vocab"]
+    pieces[100], pieces[200] = pieces[200], pieces[100]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def as_large(folder: Path) -> None:
     with (folder / "notes.txt").open("wb") as file:
         file.truncate(51 * 10**9)  # a hole
@@ -511,6 +548,61 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=None),
         InputError,
         "converted with --no-verify.*--allow-unverified",
+    ),
+    "other heads": (
+        lambda folder: json_changed(folder / "config.json", num_attention_heads=2),
+        IntegrityError,
+        "config.json is not what the conversion wrote .num_attention_heads is 2, and was 4.*delete fairseq/conversion",
+    ),
+    "a decoder": (
+        lambda folder: json_changed(folder / "config.json", is_decoder=True),
+        IntegrityError,
+        "is_decoder is True, and was None",
+    ),
+    "other ids": (
+        lambda folder: swap_pieces(folder / "tokenizer.json"),
+        IntegrityError,
+        "holds other files than the conversion wrote .tokenizer.json",
+    ),
+    "other pieces for Transformers": (
+        lambda folder: (folder / "sentencepiece.bpe.model").write_bytes(b"another"),
+        IntegrityError,
+        "holds other files than the conversion wrote .sentencepiece.bpe.model",
+    ),
+    "a lost dictionary": (
+        lambda folder: (folder / "fairseq" / "dict.txt").unlink(),
+        IntegrityError,
+        "lacks fairseq/dict.txt, which the conversion wrote",
+    ),
+    "lost options": (
+        lambda folder: (folder / "fairseq" / "options.json").unlink(),
+        IntegrityError,
+        "lacks fairseq/options.json, which the conversion wrote",
+    ),
+    "other options": (
+        lambda folder: json_changed(folder / "fairseq" / "options.json", activation_fn="relu"),
+        IntegrityError,
+        "other files than the conversion wrote .fairseq/options.json",
+    ),
+    "a record without hashes": (
+        lambda folder: json_changed(folder / "fairseq" / "conversion.json", written=5),
+        IntegrityError,
+        "damaged: it does not tell which files were written",
+    ),
+    "an adapter without weights": (
+        lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+        InputError,
+        "adapter_config.json is there without adapter_model.safetensors",
+    ),
+    "no list of modules": (
+        lambda folder: (folder / "modules.json").write_text("{"),
+        InputError,
+        "modules.json is damaged: it lists no modules",
+    ),
+    "modules of nothing": (
+        lambda folder: (folder / "modules.json").write_text("[5]"),
+        InputError,
+        "modules.json is damaged: it lists no modules",
     ),
     "broken record": (
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=[]),
@@ -570,6 +662,48 @@ def test_what_is_known_of_the_weights(folder: Path, hub: LocalHub) -> None:
     assert plan_push(folder, REPO, api=api(hub)).report.standing is Standing.unrecorded
     (folder / "finetuning.json").write_text("{}")
     assert plan_push(folder, REPO, api=api(hub)).report.standing is Standing.finetuned
+
+
+def test_what_the_user_may_change_after_the_conversion(folder: Path, hub: LocalHub) -> None:
+    """Plain Transformers also writes fields that say what their absence says."""
+    transformers.AutoConfig.from_pretrained(folder, id2label={0: "a", 1: "b"}, hidden_dropout_prob=0.2).save_pretrained(
+        folder
+    )
+    json_changed(folder / "tokenizer_config.json", model_max_length=128)
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMore.\n")
+    (folder / "notes.txt").write_text("mine")
+    report = pushed(folder, hub)
+    mine = {"README.md", "tokenizer_config.json", "notes.txt", "fairseq/conversion.json"}
+    assert report.standing is Standing.verified and set(report.held) == contents(folder).keys() - mine
+
+
+def test_a_folder_whose_conversion_noted_fewer_files_says_what_was_compared(
+    folder: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    record = folder / "fairseq" / "conversion.json"
+    told = json.loads(record.read_text(encoding="utf-8"))
+    del told["written"], told["config"]
+    record.write_text(json.dumps(told), encoding="utf-8")
+    done = run(hub, tmp_path / "home", folder, REPO, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "as converted 6 files; not compared: README.md, config.json, model.safetensors.index.json" in shown
+    (folder / "fairseq" / "dict.txt").unlink()
+    with pytest.raises(IntegrityError, match=r"lacks fairseq/dict\.txt"):
+        plan_push(folder, REPO, api=api(hub))
+
+
+def test_files_are_held_to_the_record_whether_weights_were_verified_or_trained(folder: Path, hub: LocalHub) -> None:
+    json_changed(folder / "fairseq" / "conversion.json", parity=None)
+    swap_pieces(folder / "tokenizer.json")
+    with pytest.raises(IntegrityError, match=r"other files than the conversion wrote .tokenizer\.json"):
+        plan_push(folder, REPO, api=api(hub), allow_unverified=True)
+    (folder / "finetuning.json").write_text("{}")
+    held = plan_push(folder, REPO, api=api(hub)).report.held
+    assert "fairseq/dict.txt" in held and not {"tokenizer.json", "config.json"} & {*held}
+    (folder / "fairseq" / "dict.txt").unlink()
+    with pytest.raises(IntegrityError, match=r"lacks fairseq/dict\.txt"):
+        plan_push(folder, REPO, api=api(hub))
 
 
 def test_mild_faults_are_told_and_others_are_taken_when_asked(folder: Path, hub: LocalHub) -> None:
@@ -633,6 +767,19 @@ def test_a_folder_for_sentence_transformers(folder: Path, hub: LocalHub, tmp_pat
     made = to_sentence_transformers(folder, tmp_path / "sentences").output
     assert pushed(made, hub).standing is Standing.verified
     assert hub.files(REPO) == contents(made) and "1_Pooling/config.json" in contents(made)
+    shutil.rmtree(made / "1_Pooling")
+    with pytest.raises(InputError, match=r"modules.json tells of 1_Pooling/config.json, which is missing: sentence-"):
+        plan_push(made, REPO, api=api(hub))
+    modules = json.loads((made / "modules.json").read_text())
+    modules[1] = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
+    (made / "modules.json").write_text(json.dumps(modules))  # a module of no files, of which git keeps no folder
+    assert "modules.json" in plan_push(made, REPO, api=api(hub)).report.sent
+
+
+def test_an_adapter_with_its_weights_is_taken(folder: Path, hub: LocalHub) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    shutil.copyfile(first_shard(folder), folder / "adapter_model.safetensors")
+    assert "adapter_model.safetensors" in pushed(folder, hub).sent
 
 
 def test_a_folder_of_anybodys(folder: Path, hub: LocalHub, tmp_path: Path) -> None:

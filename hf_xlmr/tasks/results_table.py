@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.markdown import as_text
 from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.published import PUBLISHED, Published
 from hf_xlmr.tasks.results import LEFT_OUT, TaskResults, languages_of_pair, paper_order
@@ -58,13 +59,13 @@ class ResultsTable:
 
     def as_markdown(self) -> str:
         """A table of GitHub's Markdown below its title; what was published is in italics."""
-        measured = [[_escaped(cell) for cell in row] for row in self.rows]
-        others = [[f"*{_escaped(cell)}*" for cell in (f"{row[0]}, published", *row[1:])] for row in self.published]
-        heads = [_escaped(cell) for cell in self.columns]
+        measured = [[as_text(cell) for cell in row] for row in self.rows]
+        others = [[f"*{as_text(cell)}*" for cell in (f"{row[0]}, published", *row[1:])] for row in self.published]
+        heads = [as_text(cell) for cell in self.columns]
         rule = ["---", *["---:"] * (len(heads) - 1)]
         lines = "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *measured, *others))
-        notes = " ".join(map(_escaped, self.notes))
-        return f"**{_escaped(self.title)}**\n\n{lines}\n" + (f"\n{notes}\n" if notes else "")
+        notes = " ".join(map(as_text, self.notes))
+        return f"**{as_text(self.title)}**\n\n{lines}\n" + (f"\n{notes}\n" if notes else "")
 
 
 def tables_of(results: TaskResults | Sequence[TaskResults], *, references: bool = False) -> tuple[ResultsTable, ...]:
@@ -245,10 +246,3 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = cells
     aligned = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
     return "  ".join((first.ljust(widths[0]), *aligned)).rstrip()
-
-
-def _escaped(text: str) -> str:
-    """Text that is nothing else in Markdown and HTML."""
-    for special in "\\`*_|[]<>":
-        text = text.replace(special, f"\\{special}")
-    return " ".join(text.split())

@@ -60,8 +60,8 @@ HOLLOW: Final = (
     "the model as if it were the whole: say false in the configuration, as those of hf_xlmr do"
 )
 LONG_WARMUP: Final = (
-    "--warmup %g is %d of the training's %d steps, in which the learning rate rises from 0 and is never reached: give "
-    "a lower one"
+    "--warmup %g is %d of the training's %d steps, in which the learning rate rises from 0 and is never reached: "
+    "give a lower one"
 )
 DIVERGED: Final = (
     "{told}; give a lower --learning-rate. What is left of this training lies in {left} until another begins anew "

@@ -1,0 +1,140 @@
+"""What a conversion recorded of the files that it wrote, and whether a folder still holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.model_shape import json_object
+
+__all__ = ["Standing", "held_to_record", "standing_of"]
+
+RECORD: Final = "fairseq/conversion.json"
+FINETUNING: Final = "finetuning.json"
+CONFIG: Final = "config.json"
+KEPT: Final = "fairseq/"
+OF_CLASSES: Final = "fairseq/label/"
+DECIDING: Final = (
+    *("model_type", "architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *(
+        "hidden_act",
+        "layer_norm_eps",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "vocab_size",
+        "tie_word_embeddings",
+    ),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "is_decoder", "add_cross_attention", "position_embedding_type"),
+    *("quantization_config", "auto_map"),
+)
+"""What answers rest on in config.json; names of classes, dropout and the like are the user's to change."""
+SILENT: Final = (None, False, "absolute")  # values that mean what an absent field does
+OTHERWISE: Final = (
+    "copy it anew, or convert the checkpoint again; where the change is meant, delete fairseq/conversion.json, which "
+    "tells of others, and say so in README.md"
+)
+SHOWN: Final = 3
+
+
+class Standing(str, Enum):
+    """What is known of the weights of a folder."""
+
+    verified = "weights verified when converted, and unchanged since"
+    unverified = "converted with --no-verify"
+    finetuned = "fine-tuned"
+    unrecorded = "no record of a conversion"
+
+
+def standing_of(folder: Path) -> Standing:
+    """What the folder's records say of its weights, which are not read for it. Raises IntegrityError, OSError."""
+    if (folder / FINETUNING).is_file():
+        return Standing.finetuned
+    if not (folder / RECORD).is_file():
+        return Standing.unrecorded
+    is_verified = json_object(folder / RECORD).get("parity") is not None
+    return Standing.verified if is_verified else Standing.unverified
+
+
+def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool = True) -> tuple[str, ...]:
+    """The names among `hashes` (SHA-256 by name) of files that are as the conversion of the folder recorded them.
+
+    Of config.json the fields that answers rest on are compared, unless `with_config` is False; of a fine-tuned folder
+    what it keeps for fairseq.
+    Raises IntegrityError where a file is lost or another, OSError.
+    """
+    standing = standing_of(folder)
+    if not (folder / RECORD).is_file():
+        return ()
+    record = json_object(folder / RECORD)
+    recorded = _recorded(folder / RECORD, record)
+    if standing is Standing.verified:
+        _raise_if_other_weights(folder, hashes, _weights(folder / RECORD, record))
+    if standing is Standing.finetuned:
+        recorded = {
+            name: known for name, known in recorded.items() if name.startswith(KEPT) and not name.startswith(OF_CLASSES)
+        }
+    _raise_if_other_files(folder, hashes, recorded)
+    held = [name for name in hashes if name in recorded or (standing is Standing.verified and _is_shard(name))]
+    if with_config and standing is not Standing.finetuned and isinstance(record.get("config"), dict):
+        _raise_if_other_config(folder / CONFIG, record["config"])
+        held.append(CONFIG)
+    return tuple(held)
+
+
+# ---- what the record tells -------------------------------------------------------------------------------------------
+
+
+def _recorded(path: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of what was written beside the weights; of older folders what came from the checkpoint's own."""
+    try:
+        written: dict[str, Any] = dict(record.get("written", {}))
+        sources: dict[str, Any] = record.get("source", {}).get("files", {})
+        kept = {f"{KEPT}{name}": each["sha256"] for name, each in sources.items() if "sha256" in each}
+        return {str(name): str(known) for name, known in {**kept, **written}.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path} is damaged: it does not tell which files were written") from error
+
+
+def _weights(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    parity: Any = record.get("parity")
+    recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
+    if not isinstance(recorded, dict):
+        raise IntegrityError(f"{path} is damaged: it does not tell which weights were verified")
+    return recorded
+
+
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+
+def _raise_if_other_weights(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
+    held = {name: known for name, known in hashes.items() if _is_shard(name)}
+    if changed := sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name)):
+        told = ", ".join(map(str, changed[:SHOWN]))
+        raise IntegrityError(f"{folder} holds other weights than those that were verified ({told}): {OTHERWISE}")
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("model") and name.endswith(".safetensors") and "/" not in name
+
+
+def _raise_if_other_files(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    if lost := [name for name in recorded if name not in hashes]:
+        raise IntegrityError(f"{folder} lacks {', '.join(lost[:SHOWN])}, which the conversion wrote: {OTHERWISE}")
+    if changed := [name for name, known in recorded.items() if hashes[name] != known]:
+        told = ", ".join(changed[:SHOWN])
+        raise IntegrityError(f"{folder} holds other files than the conversion wrote ({told}): {OTHERWISE}")
+
+
+def _raise_if_other_config(path: Path, recorded: Mapping[str, Any]) -> None:
+    if told := list(_differences(json_object(path), recorded)):
+        raise IntegrityError(f"{path} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}")
+
+
+def _differences(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
+    for name in DECIDING:
+        now, then = given.get(name), recorded.get(name)
+        if now != then and not (now in SILENT and then in SILENT):
+            yield f"{name} is {now!r:.60}, and was {then!r:.60}"
