@@ -87,6 +87,10 @@ Unlabelled = Annotated[
     OnUnlabelled,
     typer.Option(help="xnli: what becomes of pairs on whose label the annotators did not agree, marked - or -1."),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="LIST", help="ner: all tags by their numbers, where the data have numbers alone."),
+]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that keeps precision (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
 
@@ -136,6 +140,7 @@ def finetune(
         OnMisaligned, typer.Option(help="mlqa: what becomes of training data whose answer is not where it says.")
     ] = OnMisaligned.error,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
+    labels: Labels = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train low-rank adapters and the head alone; merged in the end.")
     ] = False,
@@ -166,6 +171,7 @@ def finetune(
         split=train_split,
         misaligned=MISALIGNMENTS[on_misaligned.value],
         unlabelled=UNLABELLED[on_unlabelled.value],
+        labels=_listed(labels),
         learning_rate=learning_rate,
         epochs=epochs,
         max_steps=max_steps,
@@ -191,6 +197,7 @@ def finetune(
         stride=stride,
         null_threshold=null_threshold,
         unlabelled=UNLABELLED[on_unlabelled.value],
+        labels=_listed(labels),
         bf16=bf16,
         cpu=cpu,
     )
@@ -242,6 +249,7 @@ def evaluate(
         OnMisalignedInScores, typer.Option(help="mlqa: scores know no positions, so such questions are scored.")
     ] = OnMisalignedInScores.score,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
+    labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
     references: Annotated[bool, typer.Option("--references", help="Show what the papers published, too.")] = False,
@@ -261,6 +269,7 @@ def evaluate(
         languages=_listed(languages),
         misaligned=MISALIGNMENTS[on_misaligned.value],
         unlabelled=UNLABELLED[on_unlabelled.value],
+        labels=_listed(labels),
         head=head,
         batch_size=batch_size,
         max_length=max_length,
@@ -288,8 +297,8 @@ def evaluate(
         show_results(tables_of(results, references=references))
 
 
-def _listed(languages: str | None) -> tuple[str, ...] | None:
-    return None if languages is None else tuple(each.strip() for each in languages.split(","))
+def _listed(names: str | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(each.strip() for each in names.split(","))
 
 
 def _as_object(results: Any) -> Any:

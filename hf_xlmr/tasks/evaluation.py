@@ -14,6 +14,7 @@ from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.mlqa import Misalignment
+from hf_xlmr.tasks.ner import check_labels
 from hf_xlmr.tasks.question_answering import QuestionOptions
 from hf_xlmr.tasks.recipes import Recipe, check_options_of_task, recipe_of
 from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
@@ -45,6 +46,8 @@ class EvaluationOptions:
     """What is done with questions whose answers stand elsewhere than they say; scores know no positions."""
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
+    labels: tuple[str, ...] | None = None
+    """All tags of entities there may be, in the order of their numbers where the data have numbers without names."""
     head: str | None = None
     """Of a checkpoint of fairseq's with several classification heads."""
     batch_size: int = 32
@@ -67,6 +70,7 @@ class EvaluationOptions:
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
         QuestionOptions(null_threshold=self.null_threshold)
+        check_labels(self.labels or ())
 
     def check(self, task: str) -> None:
         """Raise InputError for an option that means nothing in `task`, which would be dropped without a word."""
@@ -118,6 +122,7 @@ def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptio
         languages=options.languages,
         misaligned=options.misaligned,
         unlabelled=options.unlabelled,
+        labels=options.labels,
     )
     read = read_task_data(task, data, reading)
     STEPS[task].check(read)
