@@ -73,7 +73,8 @@ Task = Annotated[TaskName, typer.Argument(metavar="xnli|mlqa|ner", help="The tas
 Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
 Languages = Annotated[str | None, typer.Option("--languages", metavar="LIST", help=f"To score. {LIST_HELP}")]
 MaxLength = Annotated[
-    int | None, typer.Option("--max-length", help="Of a text or window, in tokens: 128, and 384 for mlqa.")
+    int | None,
+    typer.Option("--max-length", help="Of a text or window, in tokens: 128, 384 for mlqa; to evaluate, as trained."),
 ]
 Stride = Annotated[
     int | None,

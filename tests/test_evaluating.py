@@ -97,6 +97,7 @@ def test_a_model_without_the_head_is_refused(task: str, fixture: str, tmp_path: 
         "mlqa": write_questions(tmp_path / "test-context-en-question-en.json", 3),
     }[task]
     message = told(evaluate, task, str(FIXTURES / fixture), [data])
+    assert message.startswith(f"{FIXTURES / fixture} holds a "), "as it was asked for, not where the cache has it"
     assert f"has no head for {task}" in message and f"finetune {task} trains one" in message
 
 

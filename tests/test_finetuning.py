@@ -1054,6 +1054,29 @@ def test_a_warmup_as_long_as_the_training_is_told(
     assert ("--warmup" in caplog.text) == bool(sentence) and sentence in caplog.text
 
 
+def test_a_model_is_scored_with_the_lengths_of_its_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+    options = replace(FEW, max_length=16, stride=3, max_steps=2)
+    report = finetune(
+        "mlqa", "demo", data["mlqa train"], tmp_path / "out", evaluation=data["mlqa test"], options=options
+    )
+    asked = ("mlqa", str(tmp_path / "out"), data["mlqa test"])
+    results = evaluate(*asked)
+    assert report.results is not None and results.scores == report.results.scores
+    for given, lengths in (
+        ({}, (16, 3)),
+        ({"stride": 2}, (16, 2)),
+        ({"max_length": 20}, (20, 4)),
+        ({"max_length": 20, "stride": 1}, (20, 1)),
+    ):
+        settings = evaluate(*asked, options=EvaluationOptions(**given, languages=("en",))).settings  # type: ignore[arg-type]
+        assert (settings["max_length"], settings["stride"]) == lengths, given
+    told_there = json.loads((tmp_path / "out" / "finetuning.json").read_text())
+    told_there["settings"]["max_length"] = "16"
+    (tmp_path / "out" / "finetuning.json").write_text(json.dumps(told_there))
+    with pytest.raises(IntegrityError, match="finetuning.json is damaged: max_length is '16'"):
+        evaluate(*asked)
+
+
 def test_tags_that_are_numbers_mean_what_labels_says(tmp_path: Path) -> None:
     """They are those of the new head too, in their order, and those that no training example has."""
     rows = [{"tokens": ["e", "Anna", "plays"], "ner_tags": [0, 2, 0]}, {"tokens": ["a", "garden"], "ner_tags": [0, 0]}]
