@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import subprocess
 import sysconfig
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from places import FIXTURES
+from published_rules import squad2_scores
 from small_tasks import WORDS, write_ner, write_questions, write_xnli
 
 from hf_xlmr import XLMR
@@ -506,7 +509,28 @@ def test_answers_are_those_of_the_scripts(exact: ExactTokenizer, null_threshold:
 def test_questions_without_an_answer_are_right_if_none_is_given() -> None:
     """As SQuAD 2.0 counts; others beside them keep their own scores."""
     examples = [question("Anna plays", "Anna"), question("Anna plays"), question("Anna plays")]
-    assert STEPS["mlqa"].score("en", examples, ["Anna plays", "", "Anna"]) == pytest.approx(
-        {"f1": (200 / 3 + 100) / 3, "exact_match": 100 / 3}
-    )
-    assert STEPS["mlqa"].score("en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
+    score = STEPS["mlqa"].score
+    assert score("en", examples, ["Anna plays", "", "Anna"]) == {
+        "f1": 100 * (2 / 3 + 1) / 3,
+        "exact_match": pytest.approx(100 / 3),
+    }
+    assert score("en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
+    assert score("en", examples[1:], ["the", "!"]) == {"f1": 100.0, "exact_match": 100.0}, "nothing that counts"
+    assert score("de", examples[1:], ["der", "the"]) == {"f1": 50.0, "exact_match": 50.0}, "by MLQA's articles"
+    assert score("en", [question("the cat", "the")], ["a"]) == {"f1": 0.0, "exact_match": 100.0}, "MLQA's script"
+
+
+def test_data_with_unanswered_questions_score_what_squad_2_says() -> None:
+    """To the last digit, with answers of which nothing counts, and punctuation that only MLQA's rules take out."""
+    rng = random.Random(3)
+    parts = ["the", "a", "an", "cat", "Cats", "“cat”", "3.5", "!", "-", "the-cat", "é", ""]
+    seen = Counter()
+    for _ in range(300):
+        texts = [[" ".join(rng.choices(parts, k=rng.randint(0, 3))) for _ in range(rng.randint(0, 2))] for _ in "12345"]
+        examples = [replace(question("x"), answers=tuple(Answer(text, 0) for text in each)) for each in [*texts, []]]
+        predictions = [rng.choice([*(each or ["", "the"]), rng.choice(parts)]) for each in [*texts, []]]
+        questions = {str(number): each for number, each in enumerate([*texts, []])}
+        expected = squad2_scores(questions, {str(number): each for number, each in enumerate(predictions)})
+        assert STEPS["mlqa"].score("en", examples, predictions) == expected
+        seen[expected["f1"] == expected["exact_match"]] += 1
+    assert seen[True] and seen[False]

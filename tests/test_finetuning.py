@@ -1073,7 +1073,7 @@ def test_a_model_is_scored_with_the_lengths_of_its_training(data: dict[str, list
     told_there = json.loads((tmp_path / "out" / "finetuning.json").read_text())
     told_there["settings"]["max_length"] = "16"
     (tmp_path / "out" / "finetuning.json").write_text(json.dumps(told_there))
-    with pytest.raises(IntegrityError, match="finetuning.json is damaged: max_length is '16'"):
+    with pytest.raises(IntegrityError, match=r"finetuning\.json is damaged: max_length is '16'"):
         evaluate(*asked)
 
 
