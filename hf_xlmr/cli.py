@@ -343,7 +343,7 @@ def _options(
 
 
 def _print_json(result: Any) -> None:
-    print_json(asdict(result), ensure_ascii=True)
+    print_json(asdict(result))
 
 
 def main() -> NoReturn:

@@ -28,6 +28,6 @@ def progress_of_command(*, shown: bool) -> Progress:
     return Bars()
 
 
-def print_json(result: object, *, ensure_ascii: bool = False) -> None:
-    """Print on standard output; what JSON has no word for, such as a path, as a string."""
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=ensure_ascii, default=str))
+def print_json(result: object) -> None:
+    """Print on standard output, in ASCII whatever the terminal: names of files may be no UTF-8; paths as strings."""
+    typer.echo(json.dumps(result, indent=2, default=str))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,10 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ModelFiles", "find_model", "raise_if_no_path"]
+__all__ = ["FINETUNING", "ModelFiles", "find_model", "raise_if_no_path"]
+
+FINETUNING = "finetuning.json"
+"""What `hf-xlmr finetune` leaves in its folder about the training."""
 
 FAMILIES = {
     "xlm-roberta": "XLMRoberta",
@@ -42,7 +45,7 @@ SENTENCEPIECE = "sentencepiece.bpe.model"
 LABELS = "label/dict.txt"
 WANTED_FROM_HUB = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
-    *("sentencepiece.bpe.model", "fairseq/*", "fairseq/*/*"),
+    *("sentencepiece.bpe.model", "fairseq/*", "fairseq/*/*", FINETUNING),
 )
 
 
@@ -67,8 +70,8 @@ def find_model(
         if picked is None and (path / "config.json").is_file():
             return _with_the_dictionary(ModelFiles(path), data)
         if picked is not None or path.exists() or _is_name_of_ours(str(model)):
-            return _converted(picked or model, data, progress)
-        return _with_the_dictionary(ModelFiles(_from_hub(str(model), revision)), data)
+            return replace(_converted(picked or model, data, progress), asked_for=str(model))
+        return _with_the_dictionary(ModelFiles(_from_hub(str(model), revision), asked_for=str(model)), data)
 
 
 def raise_if_no_path(**paths: object) -> None:
@@ -178,6 +181,13 @@ class ModelFiles:
     folder: Path
     heads_file: Path | None = None
     """All classification heads of the source, where the folder comes from the cache of conversions."""
+    asked_for: str | None = None
+    """What a user said, where that is not the folder but something that a cache holds as one."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return self.asked_for or str(self.folder)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -213,6 +223,12 @@ class ModelFiles:
     def options(self) -> Mapping[str, Any]:
         """What fairseq was told in training, as far as it matters; empty where nobody kept it."""
         path = self.folder / "fairseq" / "options.json"
+        return _json(path) if path.is_file() else {}
+
+    @cached_property
+    def training(self) -> Mapping[str, Any]:
+        """The report of `hf-xlmr finetune`; empty in a folder that it did not make. Raises IntegrityError."""
+        path = self.folder / FINETUNING
         return _json(path) if path.is_file() else {}
 
     @property

@@ -73,7 +73,8 @@ Task = Annotated[TaskName, typer.Argument(metavar="xnli|mlqa|ner", help="The tas
 Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
 Languages = Annotated[str | None, typer.Option("--languages", metavar="LIST", help=f"To score. {LIST_HELP}")]
 MaxLength = Annotated[
-    int | None, typer.Option("--max-length", help="Of a text or window, in tokens: 128, and 384 for mlqa.")
+    int | None,
+    typer.Option("--max-length", help="Of a text or window, in tokens: 128, 384 for mlqa; to evaluate, as trained."),
 ]
 Stride = Annotated[
     int | None,
@@ -86,6 +87,10 @@ NullThreshold = Annotated[
 Unlabelled = Annotated[
     OnUnlabelled,
     typer.Option(help="xnli: what becomes of pairs on whose label the annotators did not agree, marked - or -1."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="LIST", help="ner: all tags by their numbers, where the data have numbers alone."),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that keeps precision (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
@@ -136,6 +141,7 @@ def finetune(
         OnMisaligned, typer.Option(help="mlqa: what becomes of training data whose answer is not where it says.")
     ] = OnMisaligned.error,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
+    labels: Labels = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train low-rank adapters and the head alone; merged in the end.")
     ] = False,
@@ -166,6 +172,7 @@ def finetune(
         split=train_split,
         misaligned=MISALIGNMENTS[on_misaligned.value],
         unlabelled=UNLABELLED[on_unlabelled.value],
+        labels=_listed(labels),
         learning_rate=learning_rate,
         epochs=epochs,
         max_steps=max_steps,
@@ -191,6 +198,7 @@ def finetune(
         stride=stride,
         null_threshold=null_threshold,
         unlabelled=UNLABELLED[on_unlabelled.value],
+        labels=_listed(labels),
         bf16=bf16,
         cpu=cpu,
     )
@@ -242,9 +250,10 @@ def evaluate(
         OnMisalignedInScores, typer.Option(help="mlqa: scores know no positions, so such questions are scored.")
     ] = OnMisalignedInScores.score,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
+    labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
-    references: Annotated[bool, typer.Option("--references", help="Show what the papers published below.")] = False,
+    references: Annotated[bool, typer.Option("--references", help="Show what the papers published, too.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a DIR of an earlier evaluation, after all has gone well.")
     ] = False,
@@ -254,12 +263,14 @@ def evaluate(
     """Tell what a fine-tuned model scores in each language, ours or a checkpoint that fairseq fine-tuned."""
     from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.evaluation import evaluate as run
+    from hf_xlmr.tasks.results_table import published_scores, tables_of
 
     options = EvaluationOptions(
         split=split,
         languages=_listed(languages),
         misaligned=MISALIGNMENTS[on_misaligned.value],
         unlabelled=UNLABELLED[on_unlabelled.value],
+        labels=_listed(labels),
         head=head,
         batch_size=batch_size,
         max_length=max_length,
@@ -279,16 +290,16 @@ def evaluate(
         progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
-        print_json(_as_object(results))
+        published = {"published": published_scores(task.value)} if references else {}
+        print_json({**_as_object(results), **published})
     elif not quiet and is_first_of_all():
         from hf_xlmr.console import show_results
-        from hf_xlmr.tasks.results_table import tables_of
 
         show_results(tables_of(results, references=references))
 
 
-def _listed(languages: str | None) -> tuple[str, ...] | None:
-    return None if languages is None else tuple(each.strip() for each in languages.split(","))
+def _listed(names: str | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(each.strip() for each in names.split(","))
 
 
 def _as_object(results: Any) -> Any:

@@ -1,4 +1,4 @@
-"""MLQA's scores of a file of answers, written from its published rules, and sharing nothing with hf_xlmr."""
+"""MLQA's and SQuAD 2.0's scores of answers, written from their published rules, and sharing nothing with hf_xlmr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARTICLES = {
 
 
 def published_scores(dataset: Path, predictions: Path, language: str) -> dict[str, float]:
-    """F1 and exact match, in percent; an answer to a question without one counts if it is none, as in SQuAD 2.0."""
+    """F1 and exact match, in percent."""
     answers = json.loads(predictions.read_text(encoding="utf-8"))
     f1 = exact = total = 0.0
     for article in json.loads(dataset.read_text(encoding="utf-8"))["data"]:
@@ -63,3 +63,25 @@ def segments(text: str) -> list[str]:
         else:
             held += each
     return found + held.split()
+
+
+# ---- SQuAD 2.0
+
+
+def squad2_scores(questions: dict[str, list[str]], answers: dict[str, str]) -> dict[str, float]:
+    """F1 and exact match, in percent, of English answers by id; a question without right answers has the empty one."""
+    f1 = exact = 0.0
+    for id_, truths in questions.items():
+        golds = [truth for truth in truths if squad_plain(truth)] or [""]
+        exact += max(int(squad_plain(gold) == squad_plain(answers[id_])) for gold in golds)
+        f1 += max(squad2_overlap(squad_plain(answers[id_]).split(), squad_plain(gold).split()) for gold in golds)
+    return {"f1": 100.0 * f1 / len(questions), "exact_match": 100.0 * exact / len(questions)}
+
+
+def squad2_overlap(given: list[str], truth: list[str]) -> float:
+    return overlap(given, truth) if given and truth else float(given == truth)
+
+
+def squad_plain(text: str) -> str:
+    text = "".join(each for each in text.lower() if each not in string.punctuation)
+    return " ".join(re.sub(ARTICLES["en"], " ", text).split())

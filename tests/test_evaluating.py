@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
 import subprocess
 import sysconfig
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from places import FIXTURES
+from published_rules import squad2_scores
 from small_tasks import WORDS, write_ner, write_questions, write_xnli
 
 from hf_xlmr import XLMR
@@ -96,6 +100,7 @@ def test_a_model_without_the_head_is_refused(task: str, fixture: str, tmp_path: 
         "mlqa": write_questions(tmp_path / "test-context-en-question-en.json", 3),
     }[task]
     message = told(evaluate, task, str(FIXTURES / fixture), [data])
+    assert message.startswith(f"{FIXTURES / fixture} holds a "), "as it was asked for, not where the cache has it"
     assert f"has no head for {task}" in message and f"finetune {task} trains one" in message
 
 
@@ -126,13 +131,25 @@ def test_a_language_that_is_missing_and_other_bad_data_are_one_sentence(tmp_path
 
 
 def test_the_program_prints_json_or_a_table_and_exits_with_2(tmp_path: Path) -> None:
-    data, model = write_xnli(tmp_path / "test.tsv", 3, ("en", "de")), str(FIXTURES / "v0122cls")
+    """JSON on any terminal: an ASCII one here, with the name of a file that is no UTF-8."""
+    data, model = os.fsdecode(b"Z\xc3\xbcrich-\xff.tsv"), str(FIXTURES / "v0122cls")
+    write_xnli(tmp_path / data, 3, ("en", "de"))
     arguments = [PROGRAM, "evaluate", "xnli", "--model", model, "--data", data]
-    done = subprocess.run([*arguments, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["counts"] == {"en": 3, "de": 3} and done.stderr == ""
-    shown = subprocess.run([*arguments, "--references"], capture_output=True, text=True, check=True)
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    asked = [*arguments, "--json", "--references"]
+    done = subprocess.run(asked, capture_output=True, check=True, cwd=tmp_path, env=ascii_alone)
+    found = json.loads(done.stdout.decode("ascii"))
+    assert (found["counts"], found["settings"]["data"], done.stderr) == ({"en": 3, "de": 3}, data, b"")
+    large = found["published"][0]
+    assert (large["model"], large["scores"]["sw"]["accuracy"], large["average"]) == (
+        *("XLM-R large", 78.0),
+        {"accuracy": 83.6},
+    )
+    asked = [*arguments, "--references"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "XNLI, accuracy in percent" in shown.stdout and "published" in shown.stdout
-    bad = subprocess.run([*arguments, "--languages", "xx"], capture_output=True, text=True, check=False)
+    asked = [*arguments, "--languages", "xx"]
+    bad = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.startswith("hf-xlmr: ")
 
 
@@ -313,6 +330,19 @@ def test_an_answer_that_a_window_does_not_hold_whole_is_none_there(exact: ExactT
 
 
 @pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"null_threshold": float("nan")}, "--null-threshold nan: it must be a finite number"),
+        ({"null_threshold": float("-inf")}, "--null-threshold -inf: it must be a finite number"),
+        ({"batch_size": 0}, "--batch-size 0: it must be 1 or more"),
+        ({"max_length": -1}, "--max-length -1: it must be 1 or more"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_told(options: dict[str, Any], sentence: str) -> None:
+    assert told(EvaluationOptions, **options) == sentence
+
+
+@pytest.mark.parametrize(
     "options", [{"stride": 0}, {"max_length": 60}, {"stride": 400}, {"max_answer": 0}, {"n_best": 0}]
 )
 def test_windows_that_would_leave_a_gap_or_nothing_are_refused(options: dict[str, int]) -> None:
@@ -479,7 +509,28 @@ def test_answers_are_those_of_the_scripts(exact: ExactTokenizer, null_threshold:
 def test_questions_without_an_answer_are_right_if_none_is_given() -> None:
     """As SQuAD 2.0 counts; others beside them keep their own scores."""
     examples = [question("Anna plays", "Anna"), question("Anna plays"), question("Anna plays")]
-    assert STEPS["mlqa"].score("en", examples, ["Anna plays", "", "Anna"]) == pytest.approx(
-        {"f1": (200 / 3 + 100) / 3, "exact_match": 100 / 3}
-    )
-    assert STEPS["mlqa"].score("en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
+    score = STEPS["mlqa"].score
+    assert score("en", examples, ["Anna plays", "", "Anna"]) == {
+        "f1": 100 * (2 / 3 + 1) / 3,
+        "exact_match": pytest.approx(100 / 3),
+    }
+    assert score("en", examples[1:], ["", "Anna"]) == {"f1": 50.0, "exact_match": 50.0}
+    assert score("en", examples[1:], ["the", "!"]) == {"f1": 100.0, "exact_match": 100.0}, "nothing that counts"
+    assert score("de", examples[1:], ["der", "the"]) == {"f1": 50.0, "exact_match": 50.0}, "by MLQA's articles"
+    assert score("en", [question("the cat", "the")], ["a"]) == {"f1": 0.0, "exact_match": 100.0}, "MLQA's script"
+
+
+def test_data_with_unanswered_questions_score_what_squad_2_says() -> None:
+    """To the last digit, with answers of which nothing counts, and punctuation that only MLQA's rules take out."""
+    rng = random.Random(3)
+    parts = ["the", "a", "an", "cat", "Cats", "“cat”", "3.5", "!", "-", "the-cat", "é", ""]
+    seen = Counter()
+    for _ in range(300):
+        texts = [[" ".join(rng.choices(parts, k=rng.randint(0, 3))) for _ in range(rng.randint(0, 2))] for _ in "12345"]
+        examples = [replace(question("x"), answers=tuple(Answer(text, 0) for text in each)) for each in [*texts, []]]
+        predictions = [rng.choice([*(each or ["", "the"]), rng.choice(parts)]) for each in [*texts, []]]
+        questions = {str(number): each for number, each in enumerate([*texts, []])}
+        expected = squad2_scores(questions, {str(number): each for number, each in enumerate(predictions)})
+        assert STEPS["mlqa"].score("en", examples, predictions) == expected
+        seen[expected["f1"] == expected["exact_match"]] += 1
+    assert seen[True] and seen[False]

@@ -910,6 +910,7 @@ def test_a_training_that_diverges_is_told_and_leaves_no_model(
         ("xnli", {"stride": 64}, {}, "--stride is an option of mlqa and means nothing in xnli"),
         ("ner", {}, {"null_threshold": 0.0}, "--null-threshold is an option of mlqa and means nothing in ner"),
         ("ner", {"unlabelled": "refuse"}, {}, "--on-unlabelled is an option of xnli and means nothing in ner"),
+        ("xnli", {"labels": ("O",)}, {}, "--labels is an option of ner and means nothing in xnli"),
         ("xnli", {"misaligned": "skip"}, {}, "--on-misaligned is an option of mlqa and means nothing in xnli"),
         ("xnli", {}, {"split": "dev", "languages": ("de",)}, "--eval-split and --languages: this is about scores"),
         ("mlqa", {}, {"null_threshold": 0.0}, "--null-threshold: this is about scores"),
@@ -1051,6 +1052,43 @@ def test_a_warmup_as_long_as_the_training_is_told(
     options = replace(FEW, max_steps=steps, warmup=warmup)
     finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
     assert ("--warmup" in caplog.text) == bool(sentence) and sentence in caplog.text
+
+
+def test_a_model_is_scored_with_the_lengths_of_its_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+    options = replace(FEW, max_length=16, stride=3, max_steps=2)
+    report = finetune(
+        "mlqa", "demo", data["mlqa train"], tmp_path / "out", evaluation=data["mlqa test"], options=options
+    )
+    asked = ("mlqa", str(tmp_path / "out"), data["mlqa test"])
+    results = evaluate(*asked)
+    assert report.results is not None and results.scores == report.results.scores
+    for given, lengths in (
+        ({}, (16, 3)),
+        ({"stride": 2}, (16, 2)),
+        ({"max_length": 20}, (20, 4)),
+        ({"max_length": 20, "stride": 1}, (20, 1)),
+    ):
+        settings = evaluate(*asked, options=EvaluationOptions(**given, languages=("en",))).settings  # type: ignore[arg-type]
+        assert (settings["max_length"], settings["stride"]) == lengths, given
+    told_there = json.loads((tmp_path / "out" / "finetuning.json").read_text())
+    told_there["settings"]["max_length"] = "16"
+    (tmp_path / "out" / "finetuning.json").write_text(json.dumps(told_there))
+    with pytest.raises(IntegrityError, match=r"finetuning\.json is damaged: max_length is '16'"):
+        evaluate(*asked)
+
+
+def test_tags_that_are_numbers_mean_what_labels_says(tmp_path: Path) -> None:
+    """They are those of the new head too, in their order, and those that no training example has."""
+    rows = [{"tokens": ["e", "Anna", "plays"], "ner_tags": [0, 2, 0]}, {"tokens": ["a", "garden"], "ner_tags": [0, 0]}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data, labels = [f"en={tmp_path}/x.jsonl"], ("O", "I-PER", "B-PER")
+    assert "give the labels in their order (--labels" in told(finetune, "ner", "demo", data, tmp_path / "out")
+    scoring = EvaluationOptions(labels=labels)
+    asked = {"evaluation": data, "evaluation_options": scoring, "options": replace(FEW, labels=labels, max_steps=2)}
+    report = finetune("ner", "demo", data, tmp_path / "out", **asked)  # type: ignore[arg-type]
+    assert ModelFiles(tmp_path / "out").config["id2label"] == {"0": "O", "1": "I-PER", "2": "B-PER"}
+    assert evaluate("ner", str(tmp_path / "out"), data, options=scoring).scores == report.results.scores  # type: ignore[union-attr]
+    finetune("ner", "demo", data, tmp_path / "out", **asked, resume=True)  # type: ignore[arg-type]
 
 
 # ---- the program

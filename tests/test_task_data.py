@@ -582,7 +582,14 @@ def test_tags_of_json_lines(tmp_path: Path) -> None:
     assert read_ner(path, language="de") == [("de", "Anna|lacht", "B-PER O")]
     numbered = write_lines(tmp_path / "y.jsonl", [{"tokens": ["Anna", "lacht"], "ner_tags": [1, 0]}])
     assert read_ner(numbered, language="de", labels=["O", "B-PER"]) == [("de", "Anna|lacht", "B-PER O")]
-    assert "tags are numbers, and nothing says what they mean" in told(read_ner, numbered, language="de")
+    assert "tags are numbers, and nothing says what they mean; give the labels in their order (--labels O," in told(
+        read_ner, numbered, language="de"
+    )
+    for labels, sentence in (
+        (["O", "B-PER", "O"], "--labels: 'O' stands there more than once"),
+        (["O", ""], "--labels: '' is no tag of entities; give such as O,B-PER,I-PER"),
+    ):
+        assert sentence in told(read_ner, numbered, labels=labels)
 
 
 @pytest.mark.parametrize(

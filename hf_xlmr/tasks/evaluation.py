@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from hf_xlmr.errors import InputError, told_plainly
-from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.loading import FINETUNING, ModelFiles, find_model
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.mlqa import Misalignment
+from hf_xlmr.tasks.ner import check_labels
 from hf_xlmr.tasks.question_answering import QuestionOptions
 from hf_xlmr.tasks.recipes import Recipe, check_options_of_task, recipe_of
 from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
@@ -33,9 +34,12 @@ __all__ = [
 ]
 
 
+LENGTHS: Final = ("max_length", "stride")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What matters for scores, beside the model and the data."""
+    """What matters for scores, beside the model and the data. Raises InputError."""
 
     split: str | None = None
     """Of data sets, such as test."""
@@ -45,20 +49,32 @@ class EvaluationOptions:
     """What is done with questions whose answers stand elsewhere than they say; scores know no positions."""
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
+    labels: tuple[str, ...] | None = None
+    """All tags of entities there may be, in the order of their numbers where the data have numbers without names."""
     head: str | None = None
     """Of a checkpoint of fairseq's with several classification heads."""
     batch_size: int = 32
     """Texts, or windows of them, that are computed together on a device."""
     max_length: int | None = None
-    """Of a text in tokens; None for what the task's recipe has."""
+    """Of a text in tokens; None for what the model was trained with, else what the task's recipe has."""
     stride: int | None = None
-    """A window of a long text begins every so many tokens; None for 128, less where a window holds little."""
+    """A window of a long text begins every so many tokens; None, where `max_length` is None too, for what the model was
+    trained with, else for 128, less where a window holds little."""
     max_answer: int = QuestionOptions.max_answer
     null_threshold: float | None = None
     """Of questions that may have no answer, as in SQuAD 2.0: see QuestionOptions."""
     bf16: bool = False
     cpu: bool = False
     """Even where there is a GPU."""
+
+    def __post_init__(self) -> None:
+        """Tell of every option that cannot be meant before anything is read. Raises InputError."""
+        for name in ("batch_size", "max_length", "stride", "max_answer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
+        QuestionOptions(null_threshold=self.null_threshold)
+        check_labels(self.labels or ())
 
     def check(self, task: str) -> None:
         """Raise InputError for an option that means nothing in `task`, which would be dropped without a word."""
@@ -110,6 +126,7 @@ def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptio
         languages=options.languages,
         misaligned=options.misaligned,
         unlabelled=options.unlabelled,
+        labels=options.labels,
     )
     read = read_task_data(task, data, reading)
     STEPS[task].check(read)
@@ -183,9 +200,10 @@ class _Scorer:
         head = head_of(files, recipe, name=options.head)
         if head is None:
             raise InputError(
-                f"{files.folder} holds a {files.class_name}, which has no head for {recipe.task}: hf-xlmr finetune "
+                f"{files.name} holds a {files.class_name}, which has no head for {recipe.task}: hf-xlmr finetune "
                 f"{recipe.task} trains one"
             )
+        options = _as_trained(options, files, recipe)
         max_length = longest_text(files, options.max_length, recipe.max_length)
         questions = question_options(max_length, options)
         coding = Coding(exact_tokenizer(files), head.labels or (), max_length, questions)
@@ -210,6 +228,21 @@ class _Scorer:
                 placed[place] = logits[: features.length(place)] if has_a_row_per_token else logits
             found.append(placed)
         return found
+
+
+def _as_trained(options: EvaluationOptions, files: ModelFiles, recipe: Recipe) -> EvaluationOptions:
+    """`options`; unless they say how long texts are, as long as those that the model was trained on, where it tells.
+
+    Raises IntegrityError.
+    """
+    if options.max_length is not None or files.training.get("task") != recipe.task:
+        return options
+    settings = files.training.get("settings")
+    told = {name: settings.get(name) for name in LENGTHS} if isinstance(settings, Mapping) else {}
+    lengths = {name: value for name, value in told.items() if value is not None and getattr(options, name) is None}
+    if odd := [name for name, value in lengths.items() if type(value) is not int or value < 1]:
+        raise IntegrityError(f"{files.folder}/{FINETUNING} is damaged: {odd[0]} is {lengths[odd[0]]!r:.40}")
+    return replace(options, **lengths)
 
 
 def question_options(max_length: int, options: EvaluationOptions) -> QuestionOptions:

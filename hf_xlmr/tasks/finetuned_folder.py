@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.loading import ModelFiles
+from hf_xlmr.loading import FINETUNING, ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.finetuned_card import finetuned_card
@@ -31,7 +31,6 @@ RECORD: Final = "run.json"
 RECORD_PART: Final = "run.json.part"
 RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
 DRAFT: Final = "finished"
-REPORT: Final = "finetuning.json"
 CONFIG: Final = "config.json"
 KEPT: Final = "fairseq"
 OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
@@ -113,7 +112,7 @@ class FinetunedFolder:
             return
         if not self.path.is_dir():
             raise InputError(f"{self.path} is no folder")
-        is_ours = self.is_begun or (self.path / REPORT).is_file()
+        is_ours = self.is_begun or (self.path / FINETUNING).is_file()
         if self._is_bare:
             return
         if any(self.path.iterdir()) and not is_ours:
@@ -185,7 +184,7 @@ class FinetunedFolder:
             shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
         repeat_unknown_row(draft, first=files.embedding_rows)
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
-        (draft / REPORT).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
+        (draft / FINETUNING).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
         card = finetuned_card(
             draft,
             files.folder,
@@ -201,7 +200,7 @@ class FinetunedFolder:
 
     def report(self, record: Mapping[str, object]) -> FinetuningReport:
         """What the training that made this folder did. Raises InputError where it is not `record`'s, IntegrityError."""
-        path = self.path / REPORT
+        path = self.path / FINETUNING
         told = _read_object(path)
         try:
             begun = dict(told.pop(RECORD_KEY))

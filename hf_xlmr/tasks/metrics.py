@@ -7,7 +7,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -15,6 +15,7 @@ from hf_xlmr.errors import InputError
 
 __all__ = [
     "MLQA_RULES",
+    "SQUAD2_RULES",
     "SQUAD_RULES",
     "AnswerRules",
     "AnswerScores",
@@ -26,6 +27,7 @@ __all__ = [
     "normalized_answer",
     "score_answers",
     "score_entities",
+    "unanswered_rules",
 ]
 
 IDS_TOLD: Final = 3  # of many, in a message
@@ -59,6 +61,9 @@ class AnswerRules:
     """What becomes a space."""
     alone: re.Pattern[str] | None = None
     """The characters that are words by themselves; all other words end at white space."""
+    has_unanswered: bool = False
+    """Whether questions may have no right answer, as in SQuAD 2.0: then nothing that counts is right, and right answers
+    of which nothing counts are none."""
 
 
 def _words(listed: str) -> re.Pattern[str]:
@@ -81,6 +86,9 @@ MLQA_RULES: Final[Mapping[str, AnswerRules]] = MappingProxyType(
 SQUAD_RULES: Final = AnswerRules(is_unicode_punctuation=False, articles=_words("a an the"))
 """Those of SQuAD 1.1's own script: MLQA's of English, but for punctuation beyond ASCII, which stays."""
 
+SQUAD2_RULES: Final = replace(SQUAD_RULES, has_unanswered=True)
+"""Those of SQuAD 2.0's own script."""
+
 
 @dataclass(frozen=True)
 class AnswerScores:
@@ -102,13 +110,18 @@ def mlqa_rules(language: str) -> AnswerRules:
     return MLQA_RULES[language]
 
 
+def unanswered_rules(language: str) -> AnswerRules:
+    """Those where some questions have no answer: SQuAD 2.0's of English, else MLQA's with its idea. Raises InputError."""
+    return SQUAD2_RULES if language == "en" else replace(mlqa_rules(language), has_unanswered=True)
+
+
 def score_answers(
     predictions: Mapping[str, str], answers: Iterable[tuple[str, Sequence[str]]], *, rules: AnswerRules
 ) -> AnswerScores:
     """The scores of `predictions` (by id) against all right answers of each question (its id, and their texts).
 
     Each question has the score of the right answer that is nearest. Raises InputError for no questions, and for a
-    predicted question that has no right answer.
+    predicted question that has no right answer where the rules know none such.
     """
     n_questions, n_exact, f1 = 0, 0, 0.0
     unanswered = []
@@ -117,7 +130,7 @@ def score_answers(
         if id_ not in predictions:
             unanswered.append(id_)
             continue
-        if not expected:
+        if not expected and not rules.has_unanswered:
             raise InputError(f"the question {id_!r} has no right answer to score against")
         n_exact += is_exact_match(predictions[id_], expected, rules=rules)
         f1 += answer_f1(predictions[id_], expected, rules=rules)
@@ -137,13 +150,21 @@ def _check_answered(n_questions: int, unanswered: Sequence[str], predictions: Ma
 def answer_f1(predicted: str, expected: Sequence[str], *, rules: AnswerRules) -> float:
     """How far the words of `predicted` are those of the nearest of the `expected`, from 0 to 1."""
     words = normalized_answer(predicted, rules=rules).split()
-    return max(_f1(words, normalized_answer(each, rules=rules).split()) for each in expected)
+    others = [each.split() for each in _right_answers(expected, rules)]
+    if rules.has_unanswered and not words:
+        return float([] in others)
+    return max(_f1(words, each) for each in others)
 
 
 def is_exact_match(predicted: str, expected: Sequence[str], *, rules: AnswerRules) -> bool:
     """Whether `predicted` is one of the `expected`, both normalized."""
-    normalized = normalized_answer(predicted, rules=rules)
-    return any(normalized == normalized_answer(each, rules=rules) for each in expected)
+    return normalized_answer(predicted, rules=rules) in _right_answers(expected, rules)
+
+
+def _right_answers(expected: Sequence[str], rules: AnswerRules) -> list[str]:
+    """The `expected`, normalized; the empty one alone where nothing is right."""
+    normalized = [normalized_answer(each, rules=rules) for each in expected]
+    return [each for each in normalized if each] or [""] if rules.has_unanswered else normalized
 
 
 def normalized_answer(text: str, *, rules: AnswerRules) -> str:

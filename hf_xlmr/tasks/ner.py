@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hf_xlmr.errors import told_plainly
+from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, Languages, Row, Source, find_sources
 from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
-__all__ = ["NerExample", "NerInput", "open_ner"]
+__all__ = ["NerExample", "NerInput", "check_labels", "open_ner"]
 
 DOCUMENT_MARK: Final = "-DOCSTART-"  # a line of CoNLL that is no word
 TAG: Final = re.compile(r"O|[BIESLU]-\S+")
 WIKIANN_LANGUAGE: Final = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):")
 COLUMNS: Final = ("tokens", "ner_tags", "langs")
 FEWEST_COLUMNS: Final = 2
+NUMBERS_ALONE: Final = (
+    "tags are numbers, and nothing says what they mean; give the labels in their order (--labels O,B-PER,I-PER)"
+)
 
 Line = tuple[str, list[str]]  # its place, and its columns
 
@@ -74,9 +78,18 @@ def open_ner(
 
     Raises InputError, for sentences when they are reached.
     """
+    check_labels(labels or ())
     with told_plainly():
         sources = find_sources(source, split=split, config=config, revision=revision)
     return NerInput(str(source), sources, language, None if labels is None else tuple(labels))
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise InputError where `labels` are no tags, or one of them has two numbers."""
+    if odd := [each for each in labels if not TAG.fullmatch(each)]:
+        raise InputError(printable(f"--labels: {odd[0]!r:.80} is no tag of entities; give such as O,B-PER,I-PER"))
+    if twice := [each for each, count in Counter(labels).items() if count > 1]:
+        raise InputError(printable(f"--labels: {twice[0]!r:.80} stands there more than once"))
 
 
 Sentence = tuple[str, "str | None", Sequence[str], Sequence[str]]  # place, language if it is told, words, tags
@@ -198,7 +211,7 @@ def _tag(place: str, value: object, names: tuple[str, ...] | None) -> str:
             place, f"a tag is {JSON_TYPES.get(type(value), type(value).__name__)}, not a string or a whole number"
         )
     if names is None:
-        raise BadRow(place, "tags are numbers, and nothing says what they mean; give the labels in their order")
+        raise BadRow(place, NUMBERS_ALONE)
     if not 0 <= value < len(names):
         raise BadRow(place, f"the label {value} is unknown; there are {len(names)}, from 0: {', '.join(names)}")
     return names[value]

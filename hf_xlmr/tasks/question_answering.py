@@ -44,6 +44,8 @@ class QuestionOptions:
 
     def __post_init__(self) -> None:
         """Check that a window of the text is left beside the longest question, and that windows leave no gap."""
+        if self.null_threshold is not None and not math.isfinite(self.null_threshold):
+            raise InputError(f"--null-threshold {self.null_threshold}: it must be a finite number")
         room = self.max_length - self.max_question - PAIR_MARKS
         if min(self.stride, self.max_question, self.max_answer, self.n_best) < 1 or room < 1:
             raise InputError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Final
 
 from hf_xlmr.errors import InputError
@@ -12,7 +13,7 @@ from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.published import PUBLISHED, Published
 from hf_xlmr.tasks.results import LEFT_OUT, TaskResults, languages_of_pair, paper_order
 
-__all__ = ["ResultsTable", "check_same_task", "is_cross_lingual", "tables_of"]
+__all__ = ["ResultsTable", "check_same_task", "is_cross_lingual", "published_scores", "tables_of"]
 
 TITLES: Final = {"xnli": "XNLI, accuracy", "mlqa": "MLQA, F1 / EM", "ner": "Named entities, F1"}
 IN_A_CELL: Final[Mapping[str, tuple[str, ...]]] = {
@@ -82,6 +83,19 @@ def tables_of(results: TaskResults | Sequence[TaskResults], *, references: bool 
         )
         return (*tables, _published_alone(task, languages)) if references and PUBLISHED[task] else tables
     return (_models(several, references=references),)
+
+
+def published_scores(task: str) -> list[dict[str, object]]:
+    """What was published of a task, for JSON: as `Published`, with scores by metric as in TaskResults."""
+    named = partial(zip, IN_A_CELL[task], strict=True)
+    return [
+        {
+            **asdict(each),
+            "scores": {language: dict(named(values)) for language, values in each.scores.items()},
+            "average": dict(named(each.average)),
+        }
+        for each in PUBLISHED[task]
+    ]
 
 
 def check_same_task(results: Sequence[TaskResults]) -> str:

@@ -71,6 +71,8 @@ class Reading:
     """What is done with questions of which an answer does not stand where it should."""
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
+    labels: tuple[str, ...] | None = None
+    """All tags of entities there may be, in the order of their numbers; None where the data tell them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def _xnli_parts(source: DataSource, split: str | None, reading: Reading) -> Iter
 
 
 def _ner_parts(source: DataSource, split: str | None, reading: Reading) -> Iterable[Part]:
-    return (open_ner(source.source, language=source.language, split=split, config=source.config),)
+    opened = open_ner(source.source, language=source.language, labels=reading.labels, split=split, config=source.config)
+    return (opened,)
 
 
 def _mlqa_parts(source: DataSource, split: str | None, reading: Reading) -> Iterable[Part]:

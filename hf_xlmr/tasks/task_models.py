@@ -37,7 +37,7 @@ def exact_tokenizer(files: ModelFiles) -> ExactTokenizer:
     """Fairseq's tokenization. Raises InputError where the folder has no SentencePiece model."""
     if files.tokenizer is None:
         raise InputError(
-            f"{files.folder} has no sentencepiece.bpe.model, without which no text becomes fairseq's tokens: copy "
+            f"{files.name} has no sentencepiece.bpe.model, without which no text becomes fairseq's tokens: copy "
             "fairseq/ into it from the folder that it was fine-tuned from"
         )
     return files.tokenizer
@@ -49,7 +49,7 @@ def longest_text(files: ModelFiles, wanted: int | None, default: int) -> int:
     if wanted is None:
         return min(default, most)
     if not SHORTEST <= wanted <= most:
-        raise InputError(f"--max-length {wanted}: {files.folder} takes texts of {SHORTEST} to {most} tokens")
+        raise InputError(f"--max-length {wanted}: {files.name} takes texts of {SHORTEST} to {most} tokens")
     return wanted
 
 
@@ -68,12 +68,12 @@ def head_of(files: ModelFiles, recipe: Recipe, *, name: str | None = None) -> Ta
     """
     if files.class_name.endswith(recipe.class_ending):
         if name is not None and name != files.head_name:
-            raise InputError(f"--head {name}: the head of {files.folder} was called {files.head_name}")
+            raise InputError(f"--head {name}: the head of {files.name} was called {files.head_name}")
         return TaskHead(_labels(files, recipe, count=None))
     heads = files.heads() if recipe.task == "xnli" else {}
     if not heads:
         if name is not None:
-            raise InputError(f"--head {name}: {files.folder} has no classification head")
+            raise InputError(f"--head {name}: {files.name} has no classification head")
         return None
     picked = _picked(heads, name)
     weights = heads[picked]
@@ -106,12 +106,12 @@ def _labels(files: ModelFiles, recipe: Recipe, *, count: int | None) -> tuple[st
         names = () if more or len(listed) < count else listed[:count]
     if not names or names[0].startswith("LABEL_"):
         raise InputError(
-            f"the classes of {files.folder} have no names: put them into id2label of its config.json, in the order in "
+            f"the classes of {files.name} have no names: put them into id2label of its config.json, in the order in "
             "which it was trained (for a checkpoint of fairseq's, give its label/dict.txt)"
         )
     if recipe.labels and set(names) != set(recipe.labels):
         raise InputError(
-            f"{files.folder} is a classifier of {', '.join(map(repr, names))}; the task {recipe.task} has "
+            f"{files.name} is a classifier of {', '.join(map(repr, names))}; the task {recipe.task} has "
             f"{', '.join(recipe.labels)}. Give the model that it was made from, or convert with --encoder-only"
         )
     return names

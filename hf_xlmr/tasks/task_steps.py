@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.encoding import Row, TaggedSpan, encode_pairs, encode_words
-from hf_xlmr.tasks.metrics import accuracy, mlqa_rules, score_answers, score_entities
+from hf_xlmr.tasks.metrics import accuracy, mlqa_rules, score_answers, score_entities, unanswered_rules
 from hf_xlmr.tasks.prediction_files import check_ids, check_names, write_answers, write_columns, write_labels
 from hf_xlmr.tasks.question_answering import QuestionOptions, best_answers, encode_questions, row_of, windows_of
 from hf_xlmr.tasks.results import Setting, languages_of_pair
@@ -158,23 +158,12 @@ def _predicted_answers(examples: Examples, coding: Coding, network: Network) -> 
 
 
 def _answer_scores(language: str, examples: Examples, predictions: Sequence[str]) -> dict[str, float]:
-    """By MLQA's rules for the language of the context; no answer is right where there is none, as in SQuAD 2.0."""
-    rules = mlqa_rules(languages_of_pair(language)[0])
-    answered = [number for number, each in enumerate(examples) if each.answers]
-    n_right_silent = sum(not predictions[number] for number, each in enumerate(examples) if not each.answers)
-    n_silent = len(examples) - len(answered)
-    if not answered:
-        share = 100.0 * n_right_silent / n_silent
-        return {"f1": share, "exact_match": share}
-    numbered = {str(number): predictions[number] for number in answered}  # the ids of two files may be the same
-    expected = ((str(number), [answer.text for answer in examples[number].answers]) for number in answered)
-    scored = score_answers(numbered, expected, rules=rules)
-    if not n_silent:
-        return {"f1": scored.f1, "exact_match": scored.exact_match}
-    return {
-        metric: (value * len(answered) + 100.0 * n_right_silent) / len(examples)
-        for metric, value in (("f1", scored.f1), ("exact_match", scored.exact_match))
-    }
+    """By MLQA's rules for the language of the context, or by SQuAD 2.0's where some questions have no answer."""
+    rules_of = mlqa_rules if all(each.answers for each in examples) else unanswered_rules
+    numbered = {str(number): each for number, each in enumerate(predictions)}  # the ids of two files may be the same
+    expected = ((str(number), [answer.text for answer in each.answers]) for number, each in enumerate(examples))
+    scored = score_answers(numbered, expected, rules=rules_of(languages_of_pair(language)[0]))
+    return {"f1": scored.f1, "exact_match": scored.exact_match}
 
 
 def _window_settings(coding: Coding) -> Mapping[str, Setting]:

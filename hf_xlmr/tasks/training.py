@@ -25,6 +25,7 @@ from hf_xlmr.tasks.evaluation import (
 )
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.mlqa import Misalignment
+from hf_xlmr.tasks.ner import check_labels
 from hf_xlmr.tasks.recipes import (
     LORA,
     MODES,
@@ -81,6 +82,8 @@ class FinetuningOptions:
     """`refuse` training data with answers that stand elsewhere than they say, or `skip` those."""
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
+    labels: tuple[str, ...] | None = None
+    """All tags of entities, in the order of their numbers, also in a new head; None for those of the data."""
     learning_rate: float | None = None
     epochs: float | None = None
     max_steps: int | None = None
@@ -119,6 +122,7 @@ class FinetuningOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number, 0 or above")
+        check_labels(self.labels or ())
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"--seed {self.seed}: it must be from 0 to {SEEDS - 1}")
         if self.epochs is not None and self.max_steps is not None:
@@ -192,7 +196,11 @@ def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOpti
     """What is trained on: English alone, or every language. Raises InputError."""
     wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
     reading = Reading(
-        split=options.split, languages=wanted, misaligned=options.misaligned, unlabelled=options.unlabelled
+        split=options.split,
+        languages=wanted,
+        misaligned=options.misaligned,
+        unlabelled=options.unlabelled,
+        labels=options.labels,
     )
     try:
         return read_task_data(recipe.task, train, reading)
@@ -221,7 +229,8 @@ class _Training:
     def of(cls, recipe: Recipe, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
         """Encode the data. Raises InputError."""
         examples = [each for several in data.examples.values() for each in several]
-        head = head_of(files, recipe) or TaskHead(recipe.labels or STEPS[recipe.task].labels(examples), is_new=True)
+        labels = recipe.labels or options.labels
+        head = head_of(files, recipe) or TaskHead(labels or STEPS[recipe.task].labels(examples), is_new=True)
         settings = _settings(recipe, files, options)
         features = _features(recipe, files, head, examples, settings)
         return cls(recipe, files, data.without_examples(), head, features, options, settings)
@@ -321,7 +330,8 @@ class _Training:
         }
 
 
-FREE: Final = ("save_steps", "cpu", "split", "misaligned", "unlabelled")  # change no weight, or are told by the data
+# change no weight, or are told by the data and the head
+FREE: Final = ("save_steps", "cpu", "split", "misaligned", "unlabelled", "labels")
 
 
 def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
