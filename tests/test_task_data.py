@@ -640,6 +640,22 @@ def test_sentences_without_words_are_left_out_and_counted(tmp_path: Path) -> Non
     assert sentence.endswith("y.jsonl: no examples are left; 1 were left out, for holding no words")
 
 
+@pytest.mark.parametrize("asked", [None, ("EN", "zh-cn"), ("en", "zh-CN")])
+def test_languages_are_told_by_small_letters(tmp_path: Path, asked: tuple[str, ...] | None) -> None:
+    rows = [(language, "neutral", "a", "b") for language in ("zh-CN", "EN", "en", "ZH-cn")]
+    path = write_tsv(tmp_path / "x.tsv", "language gold_label sentence1 sentence2", rows)
+    assert read_task_data("xnli", [str(path)], Reading(languages=asked)).counts == {"en": 2, "zh-cn": 2}
+    assert [each[0] for each in read_xnli(path, language="EN")] == ["en", "en"]
+    rows = [{"tokens": ["a"], "ner_tags": ["O"], "langs": [each]} for each in ("EN", "en")]
+    path = write_lines(tmp_path / "x.jsonl", rows)
+    assert read_task_data("ner", [str(path)], Reading(languages=asked and ("En",))).counts == {"en": 2}
+    path = tmp_path / "test-context-EN-question-De.json"
+    path.write_text(json.dumps(squad(ON_THE_RIVER)), encoding="utf-8")
+    for source in (str(path), f"EN-de={path}"):
+        assert list(read_task_data("mlqa", [source], Reading()).counts) == ["en-de"]
+    assert next(each.question_language for each in open_questions(path, question_language="DE")) == "de"
+
+
 def test_an_error_carries_its_place(tmp_path: Path) -> None:
     with pytest.raises(BadRow) as caught:
         read_ner(written(tmp_path / "x", "ja O\nAnna\n"), language="de")

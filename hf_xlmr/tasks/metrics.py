@@ -111,7 +111,7 @@ def mlqa_rules(language: str) -> AnswerRules:
 
 
 def unanswered_rules(language: str) -> AnswerRules:
-    """Those where some questions have no answer: SQuAD 2.0's of English, else MLQA's with its idea. Raises InputError."""
+    """Those where some questions have no answer: SQuAD 2.0's, or MLQA's with its idea of them. Raises InputError."""
     return SQUAD2_RULES if language == "en" else replace(mlqa_rules(language), has_unanswered=True)
 
 

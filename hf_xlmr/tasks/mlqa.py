@@ -165,7 +165,7 @@ def open_questions(
             raise InputError(
                 f"{each.path} is of no known kind; questions are read from .json (also with .gz) and {PARQUET}"
             )
-    wanted = context_language, question_language
+    wanted = tuple(each and each.lower() for each in (context_language, question_language))
     told = [(each, *_languages(each, wanted)) for each in sources]
     parts = tuple(part for part in told if all(want in (None, has) for want, has in zip(wanted, part[1:], strict=True)))
     if not parts:
@@ -175,11 +175,11 @@ def open_questions(
     return QuestionInput(str(source), parts, misaligned)
 
 
-def _languages(source: Source, wanted: tuple[str | None, str | None]) -> tuple[str, str]:
-    """Those of contexts and of questions: as the name tells, else as they are wanted."""
+def _languages(source: Source, wanted: Sequence[str | None]) -> tuple[str, str]:
+    """Those of contexts and of questions, in small letters: as the name tells, else as they are wanted."""
     for pattern, (context, question) in LANGUAGES_TOLD:
         if found := pattern.fullmatch(source.base_name):
-            return found.expand(context), found.expand(question)
+            return found.expand(context).lower(), found.expand(question).lower()
     if not all(wanted):
         raise InputError(
             f"the name {source.name} does not say its languages: give those of contexts and of questions (en-de=FILE)"

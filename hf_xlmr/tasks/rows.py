@@ -156,16 +156,19 @@ def _saved(folder: Path, asked: Mapping[str, str | None]) -> Source:
 
 
 class Languages:
-    """Which rows are of the language that was asked for, and of which language a row is that does not say."""
+    """Which rows are of the language that was asked for, and of which language a row is that does not say.
+
+    Letters of names are small, so that `EN` and `en` are one language in scores and tables.
+    """
 
     def __init__(self, name: str, wanted: str | None) -> None:
         """Take the `wanted` language, None for all, and what messages call the input."""
-        self._name, self._wanted = name, wanted
+        self._name, self._wanted = name, wanted and wanted.lower()
         self._found: dict[str, int] = {}
 
     def of(self, place: str, told: str | None) -> str:
         """The language of the row at `place`, which may tell it. Raises BadRow where nothing does."""
-        language = told or self._wanted
+        language = (told or self._wanted or "").lower()
         if not language:
             raise BadRow(place, "nothing here says which language this is: give the language (en=FILE)")
         self._found[language] = self._found.get(language, 0) + 1

@@ -118,7 +118,7 @@ def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskD
         for part in PARTS[task](source, split, reading):
             gathered.add(part, reading)
     name = ", ".join(sources)
-    kept = _wanted(task, name, gathered, reading.languages)
+    kept = _examples_of(reading.languages, task, name, gathered)
     misaligned = {key: tuple(gathered.misaligned[key]) for key in kept if key in gathered.misaligned}
     skipped = {key: gathered.skipped[key] for key in kept if gathered.skipped[key]}
     return TaskData(name, kept, {key: len(each) for key, each in kept.items()}, misaligned, skipped)
@@ -200,7 +200,9 @@ def _pair(part: QuestionInput) -> str:
     return key_of_pair(context, question)
 
 
-def _wanted(task: str, name: str, gathered: _Gathered, languages: tuple[str, ...] | None) -> dict[str, list[Example]]:
+def _examples_of(
+    languages: tuple[str, ...] | None, task: str, name: str, gathered: _Gathered
+) -> dict[str, list[Example]]:
     """The examples of the `languages`, in the order in which they are asked for. Raises InputError."""
     found = gathered.found
     if not any(found.values()):
@@ -209,14 +211,14 @@ def _wanted(task: str, name: str, gathered: _Gathered, languages: tuple[str, ...
         raise InputError(printable(f"{name}: no examples are left{why}"))
     if languages is None:
         return found
-    languages = tuple(dict.fromkeys(_meant(task, each, found) for each in languages))
-    if missing := [each for each in languages if each not in found]:
+    asked = tuple(dict.fromkeys(_key(task, each) for each in languages))
+    if missing := [each for each in asked if each not in found]:
         has = ", ".join(found)
         raise MissingLanguages(f"{name} holds no examples of {', '.join(map(repr, missing))}; it has {has}", missing)
-    return {language: found[language] for language in languages}
+    return {language: found[language] for language in asked}
 
 
-def _meant(task: str, language: str, found: Iterable[str]) -> str:
-    """What is called `language` among those that were `found`: in any case, and `en-en` is `en`."""
-    same = key_of_pair(*languages_of_pair(language.lower())) if task == "mlqa" else language.lower()
-    return next((each for each in found if each == language or each.lower() == same), language)
+def _key(task: str, language: str) -> str:
+    """By what examples in `language` are found: in small letters, and `en-en` is `en`."""
+    small = language.lower()
+    return key_of_pair(*languages_of_pair(small)) if task == "mlqa" else small
