@@ -463,7 +463,7 @@ def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
 
     hub.faults = [Fault(STALLS[step], does=stall, after=3 if step == "object" else 0)]
     with subprocess.Popen(
-        [PROGRAM, "push", folder, REPO],
+        [sys.executable, "-c", RESTORED, PROGRAM, "push", folder, REPO],
         env=environment(hub, tmp_path / "home", HF_HUB_DISABLE_XET="0" if step == "xet" else "1"),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
