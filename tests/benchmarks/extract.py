@@ -2,7 +2,7 @@
 
     pip install -e '.[benchmarks]'
     python tests/benchmarks/extract.py [--rounds 3] [--threads 2] [--only NAME ...] [--texts-of short]
-        [--work FOLDER] [--json FILE]
+        [--device cuda] [--times 1] [--work FOLDER] [--json FILE]
 
 The model is of XLM-R base's shape with random weights and XLM-R's vocabulary, converted once. Texts are made of the
 vocabulary's words: `short` are 512 with lognormal lengths (median 22 tokens, some 15,500 in all), `long` 100 passages
@@ -10,7 +10,8 @@ of some 400 tokens. Each peer is a process of its own that loads the model, does
 `--rounds` times, tokenizing included; all of them pool by the mean. Its vectors are compared with the ones of
 `hf_xlmr float32` (mean cosine). `rate` is the time that the model's matrix products alone would take at the best rate
 that PyTorch reaches on this machine at their shapes, whichever of its libraries and whatever number of rows is best.
-Medians of the rounds, lowest to highest in brackets.
+Medians of the rounds, lowest to highest in brackets. With `--device cuda` the model is on the GPU, the half types and
+batches that suit one are measured too, and `--times` multiplies the texts.
 
     python tests/benchmarks/extract.py --million [--texts 1000000]
 
@@ -40,16 +41,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from converting import CASES, PROGRAM, made
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-BATCH = 32
+BATCHES = {"cpu": 32, "cuda": 256}
 LONGEST = 512
 TEXT_COUNTS = {"short": 512, "long": 100}
-RATE_ROWS = (512, 1024, 2048, 4096)
+RATE_ROWS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16384, 65536)}
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def texts_of(folder: Path) -> dict[str, list[str]]:
+def texts_of(folder: Path, times: int = 1) -> dict[str, list[str]]:
     """The two sets of texts, of words that are a piece each, so that lengths in tokens are as drawn."""
     from hf_xlmr.loading import ModelFiles
     from hf_xlmr.tokenization import ExactTokenizer
@@ -63,37 +64,38 @@ def texts_of(folder: Path) -> dict[str, list[str]]:
     def text(tokens: int) -> str:
         return " ".join(rng.choices(words, k=max(1, min(tokens, LONGEST) - 2)))
 
-    short = [text(round(rng.lognormvariate(np.log(22), 0.8))) for _ in range(TEXT_COUNTS["short"])]
-    return {"short": short, "long": [text(rng.randint(300, 500)) for _ in range(TEXT_COUNTS["long"])]}
+    short = [text(round(rng.lognormvariate(np.log(22), 0.8))) for _ in range(times * TEXT_COUNTS["short"])]
+    return {"short": short, "long": [text(rng.randint(300, 500)) for _ in range(times * TEXT_COUNTS["long"])]}
 
 
 # ---- peers -----------------------------------------------------------------------------------------------------------
 
 
-def hf_xlmr_extractor(folder: Path, dtype: str) -> Encode:
+def hf_xlmr_extractor(folder: Path, dtype: str, device: str) -> Encode:
     from hf_xlmr import XLMR, FeatureExtractor
 
-    extractor = FeatureExtractor(XLMR.from_pretrained(folder).eval(), dtype=dtype)
+    extractor = FeatureExtractor(XLMR.from_pretrained(folder, device=device).eval(), dtype=dtype)
     print(f"kernel: {extractor.kernel}", file=sys.stderr)
     return extractor
 
 
-def transformers_pipeline(folder: Path, dtype: str) -> Encode:
+def transformers_pipeline(folder: Path, dtype: str, device: str) -> Encode:
     import torch
     from transformers import AutoModel, AutoTokenizer, pipeline
 
     model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), add_pooling_layer=False)
-    extract = pipeline("feature-extraction", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    extract = pipeline("feature-extraction", model=model, tokenizer=tokenizer, device=device)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        rows = extract(list(texts), batch_size=BATCH, return_tensors=True, tokenize_kwargs={"truncation": True})
+        rows = extract(list(texts), batch_size=32, return_tensors=True, tokenize_kwargs={"truncation": True})
         lengths = [len(extract.tokenizer(text, truncation=True)["input_ids"]) for text in texts]  # rows are padded
         return np.stack([row[0, :n].float().mean(0).numpy() for row, n in zip(rows, lengths, strict=True)])
 
     return encode
 
 
-def sentence_transformers_encoder(folder: Path, dtype: str) -> Encode:
+def sentence_transformers_encoder(folder: Path, dtype: str, device: str) -> Encode:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
@@ -101,9 +103,9 @@ def sentence_transformers_encoder(folder: Path, dtype: str) -> Encode:
     options = {"model_args": {"dtype": getattr(torch, dtype), "add_pooling_layer": False}}
     transformer = Transformer(str(folder), max_seq_length=LONGEST, **options)
     width = transformer.get_word_embedding_dimension()
-    model = SentenceTransformer(modules=[transformer, Pooling(width, pooling_mode="mean")], device="cpu")
-    return lambda texts: np.asarray(
-        model.encode(list(texts), batch_size=BATCH, convert_to_tensor=True).float(), dtype=np.float32
+    model = SentenceTransformer(modules=[transformer, Pooling(width, pooling_mode="mean")], device=device)
+    return lambda texts: (
+        model.encode(list(texts), batch_size=BATCHES[device], convert_to_tensor=True).float().cpu().numpy()
     )
 
 
@@ -117,8 +119,8 @@ def in_sorted_batches(folder: Path, infer: Callable[[dict[str, np.ndarray]], np.
         encoded = tokenizer(list(texts), truncation=True, max_length=LONGEST)["input_ids"]
         order = sorted(range(len(texts)), key=lambda number: -len(encoded[number]))
         found: list[Any] = [None] * len(texts)
-        for start in range(0, len(order), BATCH):
-            numbers = order[start : start + BATCH]
+        for start in range(0, len(order), BATCHES["cpu"]):
+            numbers = order[start : start + BATCHES["cpu"]]
             batch = tokenizer.pad({"input_ids": [encoded[number] for number in numbers]}, return_tensors="np")
             inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
             mask = inputs["attention_mask"][:, :, None]
@@ -161,7 +163,7 @@ def exported(folder: Path) -> Path:
     return file
 
 
-def onnx_runtime(folder: Path, dtype: str) -> Encode:
+def onnx_runtime(folder: Path, dtype: str, device: str) -> Encode:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -170,7 +172,7 @@ def onnx_runtime(folder: Path, dtype: str) -> Encode:
     return in_sorted_batches(folder, lambda inputs: session.run(None, inputs)[0])
 
 
-def open_vino(folder: Path, dtype: str) -> Encode:
+def open_vino(folder: Path, dtype: str, device: str) -> Encode:
     import openvino
 
     core = openvino.Core()
@@ -190,19 +192,22 @@ PEERS = {
     "ONNX Runtime": onnx_runtime,
     "transformers pipeline": transformers_pipeline,
 }
-CASES_OF_PEERS = {
-    f"{name} {dtype}": (name, dtype)
-    for name in PEERS
-    for dtype in ("float32", "bfloat16")
-    if (name, dtype) not in {("ONNX Runtime", "bfloat16"), ("transformers pipeline", "bfloat16")}
-}
+OF_CPUS = ("OpenVINO", "ONNX Runtime")
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
+
+
+def cases_of(device: str) -> dict[str, tuple[str, str]]:
+    """The peers and types that are measured on a device, by what rows are called."""
+    left_out = {("ONNX Runtime", "bfloat16")} | ({("transformers pipeline", "bfloat16")} if device == "cpu" else set())
+    every = [(name, dtype) for name in PEERS for dtype in DTYPES[device] if device == "cpu" or name not in OF_CPUS]
+    return {f"{name} {dtype}": (name, dtype) for name, dtype in every if (name, dtype) not in left_out}
 
 
 # ---- the limit -------------------------------------------------------------------------------------------------------
 
 
 def seconds_at_the_rate(
-    dtype: str, tokens: int, *, hidden: int = 768, intermediate: int = 3072, layers: int = 12
+    dtype: str, tokens: int, device: str, *, hidden: int = 768, intermediate: int = 3072, layers: int = 12
 ) -> float:
     """Seconds that `tokens` tokens need in the linear layers at the best rate measured for each of their shapes."""
     import torch
@@ -210,14 +215,30 @@ def seconds_at_the_rate(
     kind = getattr(torch, dtype)
     shapes = {(3 * hidden, hidden): 1, (hidden, hidden): 1, (intermediate, hidden): 1, (hidden, intermediate): 1}
     with torch.inference_mode():
-        return layers * tokens * sum(count * best_seconds_per_row(kind, *shape) for shape, count in shapes.items())
+        best = {"cpu": best_seconds_per_row, "cuda": best_seconds_on_cuda}[device]
+        return layers * tokens * sum(count * best(kind, *shape) for shape, count in shapes.items())
+
+
+def best_seconds_on_cuda(kind: Any, out: int, into: int) -> float:
+    import torch
+
+    def in_turn(weight: Any, values: Any) -> None:
+        for _ in range(20):
+            torch.nn.functional.linear(values, weight)
+        torch.cuda.synchronize()
+
+    best = float("inf")
+    for rows in RATE_ROWS["cuda"]:
+        weight, values = (torch.randn(count, into, device="cuda").to(kind) for count in (out, rows))
+        best = min(best, median_seconds(lambda weight=weight, values=values: in_turn(weight, values)) / (20 * rows))
+    return best
 
 
 def best_seconds_per_row(kind: Any, out: int, into: int) -> float:
     import torch
 
     best = float("inf")
-    for rows in RATE_ROWS:
+    for rows in RATE_ROWS["cpu"]:
         weight, values = torch.randn(out, into).to(kind), torch.randn(rows, into).to(kind)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         ways = [
@@ -250,40 +271,40 @@ def median_seconds(action: Callable[[], object], *, rounds: int = 9) -> float:
 # ---- one process per peer --------------------------------------------------------------------------------------------
 
 
-def measure(case: str, folder: Path, rounds: int, vectors: Path, kinds: Sequence[str]) -> None:
+def measure(case: str, folder: Path, options: argparse.Namespace, vectors: Path) -> None:
     """Print one line of JSON: seconds of each round for both sets of texts, or of the rate."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if case.startswith("rate "):
-        counts = tokens_of(folder)
-        found = {name: [seconds_at_the_rate(case.split()[1], counts[name])] for name in counts}
+        counts = tokens_of(folder, options.times)
+        found = {name: [seconds_at_the_rate(case.split()[1], counts[name], options.device)] for name in counts}
         print(json.dumps(found))
         return
-    name, dtype = CASES_OF_PEERS[case]
-    encode = PEERS[name](folder, dtype)
+    name, dtype = cases_of(options.device)[case]
+    encode = PEERS[name](folder, dtype, options.device)
     seconds: dict[str, list[float]] = {}
-    for kind in kinds:
-        texts = texts_of(folder)[kind]
+    for kind in options.texts_of:
+        texts = texts_of(folder, options.times)[kind]
         np.save(vectors / f"{case}.{kind}.npy", encode(texts))
         seconds[kind] = []
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             start = time.perf_counter()
             encode(texts)
             seconds[kind].append(time.perf_counter() - start)
     print(json.dumps(seconds))
 
 
-def tokens_of(folder: Path) -> dict[str, int]:
+def tokens_of(folder: Path, times: int) -> dict[str, int]:
     from hf_xlmr.loading import ModelFiles
 
     tokenizer: Any = ModelFiles(folder).tokenizer
-    return {name: sum(map(len, tokenizer.encode_batch(texts))) for name, texts in texts_of(folder).items()}
+    return {name: sum(map(len, tokenizer.encode_batch(texts))) for name, texts in texts_of(folder, times).items()}
 
 
 def in_a_process(case: str, folder: Path, options: argparse.Namespace, vectors: Path) -> dict[str, list[float]]:
     command = [sys.executable, __file__, "--measure", case, folder, vectors, "--rounds", options.rounds]
-    command += ["--texts-of", *options.texts_of]
+    command += ["--texts-of", *options.texts_of, "--device", options.device, "--times", options.times]
     threads = str(options.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
     environment["TOKENIZERS_PARALLELISM"] = "true"
@@ -303,7 +324,7 @@ def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     if not folder.exists():
         source = made(next(case for case in CASES if case.name == "base-zip"), work)
         subprocess.run([PROGRAM, "convert", source, folder, "--no-verify", "--quiet"], check=True)
-    every = (*CASES_OF_PEERS, "rate float32", "rate bfloat16")
+    every = (*cases_of(options.device), *(f"rate {dtype}" for dtype in DTYPES[options.device]))
     cases = [case for case in every if not options.only or case.startswith(tuple(options.only))]
     found: dict[str, dict[str, list[float]]] = {}
     vectors = work / "vectors"
@@ -322,8 +343,8 @@ def row(case: str, kind: str, found: dict[str, dict[str, list[float]]], vectors:
     return {
         "texts": kind,
         "case": case,
-        "seconds": round(middle, 2),
-        "range": f"{min(seconds):.2f}-{max(seconds):.2f}",
+        "seconds": round(middle, 3),
+        "range": f"{min(seconds):.3f}-{max(seconds):.3f}",
         "times hf_xlmr": round(middle / statistics.median(ours), 2) if ours else None,
         "cosine": round(cosine(*map(np.load, files)), 6) if all(file.exists() for file in files) else None,
     }
@@ -370,8 +391,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", nargs="*", help=f"the beginnings of names: {', '.join(CASES_OF_PEERS)}")
+    parser.add_argument("--only", nargs="*", help=f"the beginnings of names: {', '.join(PEERS)}, rate")
     parser.add_argument("--texts-of", nargs="*", choices=["short", "long"], default=["short", "long"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--times", type=int, default=1, help="as many times as many texts")
     parser.add_argument("--work", type=Path, help="keeps the model and the export (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="where the rows go as JSON")
     parser.add_argument("--million", action="store_true")
@@ -380,7 +403,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         case, folder, vectors = options.measure
-        measure(case, Path(folder), options.rounds, Path(vectors), options.texts_of)
+        measure(case, Path(folder), options, Path(vectors))
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
@@ -388,7 +411,7 @@ def main() -> None:
             a_million(options.texts, Path(temporary))
             return
         rows = compare(options, work)
-    print(f"{platform.machine()}, {options.threads} threads, Python {sysconfig.get_python_version()}")
+    print(f"{platform.machine()}, {options.device}, {options.threads} threads, Python {sysconfig.get_python_version()}")
     print(" | ".join(rows[0]))
     for each in rows:
         print(" | ".join(str(value) for value in each.values()))

@@ -28,6 +28,7 @@ from hf_xlmr.memory import parse_size
 from hf_xlmr.model_shape import ModelShape, Tensor, shape_of, shape_of_config
 
 SIZES = {
+    "xxl": {"vocab_size": 250880, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 48},
     "xl": {"vocab_size": 250880, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 36},
     "small": {"vocab_size": 20000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6},
     "tiny": {"vocab_size": 30000, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6},
@@ -43,16 +44,16 @@ CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 BLOCK = 1 << 22  # numbers that are drawn at a time
 
 
-def write_model(folder: Path, *, size: str, dtype: str, shard_bytes: int) -> ModelShape:
-    """A folder with random weights in shards; memory holds a few megabytes of them at a time."""
-    heads = SIZES[size]["hidden_size"] // 64
+def write_model(folder: Path, *, size: str, dtype: str, shard_bytes: int, device: str = "cpu") -> ModelShape:
+    """A folder with random weights, drawn on `device`, in shards; memory holds a few megabytes of them at a time."""
+    heads = 32 if size in ("xl", "xxl") else SIZES[size]["hidden_size"] // 64
     config = {**COMMON, **SIZES[size], "num_attention_heads": heads, "dtype": dtype}
     shape = shape_of_config(config)
     folder.mkdir(parents=True)
     shards = list(_shards(shape, dtype, shard_bytes))
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     for name, tensors in zip(names, shards, strict=True):
-        _write_shard(folder / name, tensors, dtype)
+        _write_shard(folder / name, tensors, dtype, device)
     placed = {tensor.name: name for name, tensors in zip(names, shards, strict=True) for tensor in tensors}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
     (folder / "config.json").write_text(json.dumps(config))
@@ -71,7 +72,7 @@ def _shards(shape: ModelShape, dtype: str, shard_bytes: int) -> Iterator[list[Te
     yield filled
 
 
-def _write_shard(path: Path, tensors: list[Tensor], dtype: str) -> None:
+def _write_shard(path: Path, tensors: list[Tensor], dtype: str, device: str) -> None:
     import torch
 
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -84,12 +85,12 @@ def _write_shard(path: Path, tensors: list[Tensor], dtype: str) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for number, tensor in enumerate(tensors):
-            generator = torch.Generator().manual_seed(number)
+            generator = torch.Generator(device).manual_seed(number)
             mean = 1.0 if tensor.name.lower().endswith("norm.weight") else 0.0
             for start in range(0, tensor.numbers, BLOCK):
                 count = min(BLOCK, tensor.numbers - start)
-                drawn = torch.randn(count, generator=generator).mul_(0.02).add_(mean).to(getattr(torch, dtype))
-                file.write(drawn.view(torch.uint8).numpy())
+                drawn = torch.randn(count, generator=generator, device=device).mul_(0.02).add_(mean)
+                file.write(drawn.to(getattr(torch, dtype)).cpu().view(torch.uint8).numpy())
 
 
 # ---- one process -----------------------------------------------------------------------------------------------------
