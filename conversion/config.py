@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hf_xlmr.conversion.architecture import Architecture
 from hf_xlmr.conversion.weight_map import Task
 
-__all__ = ["SpecialIds", "config_of"]
+__all__ = ["TRANSFORMERS_LAYOUT", "SpecialIds", "config_of"]
+
+TRANSFORMERS_LAYOUT: Final = "5.0.0"
+"""The release whose layout of files a folder has.
+
+Where none is named, releases from 5.0 to 5.22 take any large vocabulary for a Mistral's, and warn that "this will
+lead to incorrect tokenization" (tokenization_utils_tokenizers.py, `_patch_mistral_regex`).
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ def config_of(
         "num_hidden_layers": len(architecture.layers),
         "pad_token_id": ids.pad,
         "tie_word_embeddings": architecture.is_tied,
+        "transformers_version": TRANSFORMERS_LAYOUT,
         "type_vocab_size": 1,
         "vocab_size": vocabulary,
     }

@@ -30,6 +30,10 @@ HALF: Final = "bfloat16"
 MOST_GPUS_TRIED: Final = 16  # when looking for what would fit
 MOST_LISTED: Final = 5  # names in a message
 
+GPU_WORKSPACE: Final = 34 << 20
+"""Bytes that cuBLAS takes of a GPU for itself, 32 MiB on Hopper and less before it, and what PyTorch's allocator rounds
+up (PyTorch's notes on CUDA semantics)."""
+
 
 @dataclass(frozen=True)
 class DeviceShare:
@@ -40,7 +44,7 @@ class DeviceShare:
     modules: tuple[str, ...]
     weights: int
     activations: int
-    """Room for the intermediate results of a batch."""
+    """Room for the intermediate results of a batch, and on a GPU for what cuBLAS takes."""
     visitors: int
     """Room for the largest block that is brought here from CPU or disk when its turn comes."""
     budget: int | None
@@ -206,10 +210,12 @@ class _Task:
         """The largest block that may lie elsewhere than where it is computed, beside the embeddings."""
         return max(self.layer, self.last)
 
-    def activations(self, *, has_first: bool, has_last: bool) -> int:
+    def activations(self, device: Device, *, has_first: bool, has_last: bool) -> int:
         """Of a device with layers, and perhaps with what comes before or after them."""
         working, scoring = self._working_and_scoring
-        return max(working, scoring if (has_first if self.shape.is_tied else has_last) else 0)
+        return isinstance(device, int) * GPU_WORKSPACE + max(
+            working, scoring if (has_first if self.shape.is_tied else has_last) else 0
+        )
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,7 @@ def _shared_out(task: _Task, gpus: Mapping[Device, int], *, is_capped: bool) -> 
     ends = [_Part(each, 0, each == devices[0], each == devices[-1]) for each in devices]
     loads = {part.device: part.weights(task) for part in ends}
     room = {
-        part.device: gpus[part.device] - task.activations(has_first=part.has_first, has_last=part.has_last)
+        part.device: gpus[part.device] - task.activations(part.device, has_first=part.has_first, has_last=part.has_last)
         for part in ends
     }
     if is_capped and any(loads[part.device] > room[part.device] for part in (ends[0], ends[-1])):
@@ -307,7 +313,7 @@ def _filled(task: _Task, gpus: Mapping[Device, int]) -> list[_Part]:
     left = task.count
     for device, budget in gpus.items():
         is_main = not parts
-        room = budget - task.activations(has_first=is_main, has_last=is_main)
+        room = budget - task.activations(device, has_first=is_main, has_last=is_main)
         room -= task.first + task.visitor if is_main else 0
         if is_main and room < 0:
             return []
@@ -333,7 +339,7 @@ def _computed_on_cpu(task: _Task, budgets: _Budgets) -> Iterator[list[_Part]]:
     yield [_Part(CPU, task.count, has_first=True, has_last=True)]
     if DISK not in budgets or budget is None:
         return
-    room = budget - task.activations(has_first=True, has_last=True) - task.first - task.visitor
+    room = budget - task.activations(CPU, has_first=True, has_last=True) - task.first - task.visitor
     if room >= 0:
         kept = min(task.count, room // task.layer)
         yield [_Part(CPU, kept, has_first=True), _Part(DISK, task.count - kept, has_last=True)]
@@ -368,7 +374,9 @@ def _share(task: _Task, budget: int | None, part: _Part, layers: tuple[int, ...]
     computed = [part, *(each for each in parts if part is parts[0] and each.device in (CPU, DISK))]
     computes = part is parts[0] or isinstance(part.device, int)
     activations = computes * task.activations(
-        has_first=any(each.has_first for each in computed), has_last=any(each.has_last for each in computed)
+        part.device,
+        has_first=any(each.has_first for each in computed),
+        has_last=any(each.has_last for each in computed),
     )
     visitors = _visitors(task, part, parts)
     blocks = [task.blocks[0]] * part.has_first

@@ -54,8 +54,8 @@ def saved(folder: Path, kind: str = "xlm-roberta-xl", task: Task = Task.MASKED_L
     return folder
 
 
-def answer(model: Any) -> torch.Tensor:
-    ids = torch.tensor([[0, 8, 9, 10, 11, 2], [0, 12, 13, 2, 1, 1]])
+def answer(model: Any, device: str | int = "cpu") -> torch.Tensor:
+    ids = torch.tensor([[0, 8, 9, 10, 11, 2], [0, 12, 13, 2, 1, 1]], device=device)
     with torch.no_grad():
         output = model(input_ids=ids, attention_mask=(ids != 1).long())
     found: torch.Tensor = output[0]
@@ -357,4 +357,4 @@ def test_a_model_over_gpus_answers_as_a_whole_one(tmp_path: Path) -> None:
     memory = dict.fromkeys(range(torch.cuda.device_count()), "1GiB")
     placement = plan_placement(shape, max_memory=memory, dtype="float32")
     model = load_placed(folder, placement.device_map, dtype="float32", main_device=placement.main_device)
-    assert torch.allclose(answer(model).cpu(), whole(folder, "float32"), atol=1e-4)
+    assert torch.allclose(answer(model, placement.main_device).cpu(), whole(folder, "float32"), atol=1e-4)

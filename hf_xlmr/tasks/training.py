@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -393,7 +393,7 @@ def _arguments(
         warmup_steps=warmup if warmup < 1 else int(warmup),
         weight_decay=float(settings["weight_decay"]),
         bf16=options.bf16,
-        activation_checkpointing=options.activation_checkpointing,
+        **{_checkpointing(TrainingArguments): options.activation_checkpointing},
         seed=options.seed,
         use_cpu=options.cpu,
         save_strategy="steps",
@@ -410,6 +410,12 @@ def _arguments(
     )
     on_one_device(arguments)
     return arguments
+
+
+def _checkpointing(arguments: type) -> str:
+    """How Transformers calls it: activation checkpointing, and gradient checkpointing before 5.23."""
+    names = {each.name for each in fields(arguments)}
+    return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
 
 
 def _check_finite(trainer: Any, folder: FinetunedFolder) -> None:
