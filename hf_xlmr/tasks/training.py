@@ -383,6 +383,7 @@ def _arguments(
             f"{folder.processes.count * options.accumulate}"
         )
     warmup = float(settings["warmup"])
+    checkpointing: dict[str, Any] = {_checkpointing(TrainingArguments): options.activation_checkpointing}
     arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=share,
@@ -393,7 +394,6 @@ def _arguments(
         warmup_steps=warmup if warmup < 1 else int(warmup),
         weight_decay=float(settings["weight_decay"]),
         bf16=options.bf16,
-        **{_checkpointing(TrainingArguments): options.activation_checkpointing},
         seed=options.seed,
         use_cpu=options.cpu,
         save_strategy="steps",
@@ -407,6 +407,7 @@ def _arguments(
         remove_unused_columns=False,
         label_names=list(recipe.label_columns),
         dataloader_pin_memory=False,
+        **checkpointing,
     )
     on_one_device(arguments)
     return arguments
