@@ -13,7 +13,7 @@ from hf_xlmr.conversion.containers import ITEM_SIZES, StorageRecord
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.conversion.weights import Stored, Weight
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
-from hf_xlmr.stored_weights import LFS_POINTER, POINTER_TOLD
+from hf_xlmr.stored_weights import LFS_POINTER, POINTER_TOLD, present_name
 
 __all__ = ["ModelFolder", "open_model_folder", "read_json"]
 
@@ -54,7 +54,10 @@ def open_model_folder(path: Path) -> ModelFolder:
     config = read_json(path / CONFIG)
     if config is None:
         raise InputError(f"{path} is not a Transformers folder: it has no {CONFIG}")
-    return ModelFolder(path=path, config=config, weights=_weights(path))
+    weights = _weights(path)
+    present = {name: present_name(name) for name in weights}
+    named = {name if present[name] in weights else present[name]: weight for name, weight in weights.items()}
+    return ModelFolder(path=path, config=config, weights=named)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

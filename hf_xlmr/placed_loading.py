@@ -18,7 +18,7 @@ from hf_xlmr.memory import CPU, DISK, Device
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sharding import check_device_map, place_of
-from hf_xlmr.stored_weights import OffloadedWeights, StoredWeight, opened
+from hf_xlmr.stored_weights import OffloadedWeights, StoredWeight, opened, present_name
 
 if TYPE_CHECKING:
     import torch
@@ -174,12 +174,13 @@ def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, StoredW
     """Where each weight of the class lies, whether its file holds the bare encoder or a model with a head."""
     found: dict[str, StoredWeight] = {}
     base = shape.base_of_heads
+    names = {present_name(name): name for name in stored} | {name: name for name in stored}
     for tensor in shape.tensors:
         bare = tensor.name.removeprefix(base)
         also = () if tensor.name.startswith(NO_SHARED_BASE) else (bare, base + bare)
         for name in (tensor.name, *also):
-            if name in stored and not tensor.is_buffer:
-                found.setdefault(tensor.name, StoredWeight(stored[name], name))
+            if name in names and not tensor.is_buffer:
+                found.setdefault(tensor.name, StoredWeight(stored[names[name]], names[name]))
     return found
 
 

@@ -14,13 +14,23 @@ from hf_xlmr.memory import CPU
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ALIGNMENT", "LFS_POINTER", "POINTER_TOLD", "OffloadedWeights", "StoredWeight", "opened"]
+__all__ = ["ALIGNMENT", "LFS_POINTER", "POINTER_TOLD", "OffloadedWeights", "StoredWeight", "opened", "present_name"]
 
 # Of a weight's first byte. From other places MKL adds up in another order: the last bits of a product differ.
 ALIGNMENT: Final = 64
 LFS_POINTER: Final = b"version "  # its first bytes, which a safetensors file would need petabytes to begin with
 POINTER_TOLD: Final = "{} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
+# What Transformers 5.0 to 5.7 saves a LayerNorm's weight and bias as (TensorFlow's BERT); each release reads both.
+FORMER_NAMES: Final = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 BAND_BYTES: Final = 1 << 26  # read at a time, so that no weight is in memory twice
+
+
+def present_name(name: str) -> str:
+    """The name of a weight in its class, for one under which some release of Transformers saves it."""
+    for former, present in FORMER_NAMES.items():
+        if name == former or name.endswith(f".{former}"):
+            return name.removesuffix(former) + present
+    return name
 
 
 @contextmanager

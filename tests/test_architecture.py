@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from factory import HEADS, HIDDEN, OPTIONS, POSITIONS, ROWS, Checkpoint, E, add_head, of_2019, weights
+from packaging.version import Version
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from hf_xlmr.conversion import ConversionReport, convert, inspect
@@ -42,6 +43,12 @@ def test_every_field_that_transformers_gets_wrong_is_written(tmp_path: Path) -> 
     assert config["classifier_dropout"] == 0.0
     assert (config["vocab_size"], config["hidden_size"], config["num_attention_heads"]) == (ROWS, HIDDEN, HEADS)
     assert (config["bos_token_id"], config["pad_token_id"], config["eos_token_id"]) == (0, 1, 2)
+
+
+def test_the_layout_is_that_of_transformers_5(tmp_path: Path) -> None:
+    """Where no release is named, those from 5.0 to 5.22 warn that the tokenizer is a Mistral's with a wrong regex."""
+    version = str(config_of(converted(Checkpoint(), tmp_path))["transformers_version"])
+    assert Version(version) >= Version("5.0.0")
 
 
 def test_an_old_file_is_post_norm_whatever_its_options_say(tmp_path: Path) -> None:

@@ -391,6 +391,23 @@ def test_copies_and_buffers_of_older_transformers_are_left_behind(model: Callabl
     assert report.dropped["roberta.pooler.dense.bias"] == "a pooler, which fairseq's RoBERTa does not have"
 
 
+@pytest.mark.parametrize("name", ["v0122", "v0122prenorm"])
+def test_the_norms_of_a_folder_that_transformers_5_0_saved_are_exported(
+    name: str, model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Transformers 5.0 to 5.7 saves them as `LayerNorm.gamma` and `LayerNorm.beta`."""
+    folder = model(name)
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for held in [name for name in tensors if "LayerNorm." in name]:
+            former = held.replace(".weight", ".gamma").replace(".bias", ".beta")
+            tensors[former] = tensors.pop(held)
+
+    change_weights(folder, rename)
+    export(folder, tmp_path / "out")
+    assert digest(tmp_path / "out" / "model.pt") == ANSWERS["exported"][name]["sha256"]
+
+
 # ---- dictionary and labels -------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from test_model_shape import FAMILIES, config_of
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.memory import CPU, DISK
 from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
-from hf_xlmr.placed_loading import load_placed, load_whole
+from hf_xlmr.placed_loading import INDEX, check_weights, load_placed, load_whole
 from hf_xlmr.sharding import plan_placement
 
 BENCHMARK = TESTS / "benchmarks" / "loading.py"
@@ -260,6 +261,45 @@ def test_what_the_class_does_without_may_lie_in_the_file(tmp_path: Path, name: s
     expected = whole(folder, "float32")
     stored_with(folder, **{name.replace(".", "__"): torch.zeros(3)})
     assert torch.equal(answer(load(folder)), expected)
+
+
+@EVERY_ROUTE
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+def test_names_under_which_a_release_of_transformers_saves_are_read(
+    tmp_path: Path, kind: str, task: Task, load: Load
+) -> None:
+    """Transformers 5.0 to 5.7 writes `LayerNorm.gamma` and `.beta`, which each release reads."""
+    folder = saved(tmp_path / "model", kind, task)
+    expected, changed = whole(folder, "float32"), 0
+    for file in folder.glob("*.safetensors"):
+        held = load_file(file)
+        renamed = {of_transformers_5_0(name): weight for name, weight in held.items()}
+        changed += len(renamed.keys() - held.keys())
+        save_file(renamed, file, metadata={"format": "pt"})
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"] = {of_transformers_5_0(name): file for name, file in index["weight_map"].items()}
+    (folder / INDEX).write_text(json.dumps(index))
+    assert changed > 4
+    assert torch.equal(whole(folder, "float32"), expected)
+    assert torch.equal(answer(load(folder)), expected)
+    check_weights(folder)
+
+
+def of_transformers_5_0(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+@EVERY_ROUTE
+def test_a_norm_under_both_names_is_refused(tmp_path: Path, load: Load) -> None:
+    folder = saved(tmp_path / "model")
+    file = next(file for file in folder.glob("*.safetensors") if any("LayerNorm" in name for name in load_file(file)))
+    held = load_file(file)
+    name = next(name for name in held if name.endswith("LayerNorm.weight"))
+    twice = of_transformers_5_0(name)
+    save_file(held | {twice: held[name] + 1}, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsMismatch, match=re.escape(twice)):
+        load(folder)
 
 
 @EVERY_ROUTE
