@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 WIDEST: Final = 10_000  # characters: more than any table has
+MOST_NAMED: Final = 8  # files of somebody else's
 COLUMNS: Final[dict[str, JustifyMethod]] = {
     "device": "left",
     "holds": "left",
@@ -305,18 +306,26 @@ def show_push_plan(report: Any) -> None:
     console = Console(highlight=False)
     kind = "private" if report.is_private else "public"
     branch = "" if report.branch == "main" else f", branch {report.branch}"
-    title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch})"
+    proposed = ", as a pull request" if report.is_proposed else ""
+    title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
     shown = {
         "weights": report.standing.value,
         "as converted": _held(report),
         "to send": _files_with_sizes(report.sent),
         "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
         "to delete": "\n".join(report.deleted),
-        "left out": "\n".join(f"{name}: {why}" for name, why in report.left_out.items()),
+        "stays there": _named(report.stays),
+        "left out": "\n".join(f"{printable(name)}: {why}" for name, why in report.left_out.items()),
         "doctor": _faults(report),
         "notes": "\n".join(report.notes),
     }
     console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(map(printable, names[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _held(report: Any) -> str:
@@ -347,6 +356,8 @@ def show_push(report: Any, *, is_dry_run: bool) -> None:
     """Print how a push ended, with the address."""
     if report.commit is not None and not report.sent and not report.deleted:
         told = f"nothing to send, all is there: {report.address}"
+    elif is_dry_run and report.is_proposed:
+        told = f"nothing was sent (--dry-run); the pull request would be among {report.address}"
     elif is_dry_run:
         told = f"nothing was sent (--dry-run); the model would be at {report.address}"
     else:

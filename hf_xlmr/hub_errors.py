@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,8 @@ SENTENCES: Final[Mapping[int, str]] = {
 }
 FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
 STATUS_BY_XET: Final = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet tells it in the text alone
-NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network, and try again"
+NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network{}, and try again"
+OTHER_ADDRESS: Final = " and at HF_ENDPOINT ({})"  # where the Hub's own address is not used
 
 
 class HubRefusal(InputError):
@@ -95,7 +97,7 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
         return _answered(error, repo_id)
     if isinstance(error, (of_http, ConnectionError, TimeoutError)):
         status = STATUS_BY_XET.search(str(error))
-        return _told(int(status[1]), repo_id) if status else HubRefusal(NO_ANSWER, is_unanswered=True)
+        return _told(int(status[1]), repo_id) if status else HubRefusal(_no_answer(), is_unanswered=True)
     if isinstance(error, PermissionError) and type(error).__module__ == "hf_xet":
         return HubRefusal(BAD_TOKEN, status=401)
     if isinstance(error, OSError):
@@ -104,6 +106,11 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
         return HubRefusal(f"the proxy of the environment cannot be used ({_first_lines(error)})")
     told = f"the Hub's answer cannot be understood ({_first_lines(error)}): look at HF_ENDPOINT and at proxies"
     return HubRefusal(told, is_unanswered=True)
+
+
+def _no_answer() -> str:
+    endpoint = os.environ.get("HF_ENDPOINT")
+    return NO_ANSWER.format(OTHER_ADDRESS.format(endpoint) if endpoint else "")
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -132,15 +132,19 @@ class Differences:
     unchanged: tuple[str, ...]
     deleted: tuple[str, ...]
     """Weights of an earlier layout, which Transformers could load in place of those that are sent."""
+    stays: tuple[str, ...]
+    """What else the Hub holds, hidden files aside."""
 
     @classmethod
     def between(cls, files: Mapping[str, LocalFile], remote: Mapping[str, RemoteFile]) -> Differences:
         """From what the Hub holds to `files`; what else it holds stays. Raises OSError."""
         unchanged = tuple(name for name, file in files.items() if name in remote and remote[name].is_like(file))
+        deleted = tuple(name for name in remote if WEIGHTS.fullmatch(name) and name not in files)
         return cls(
             sent=tuple(name for name in files if name not in unchanged),
             unchanged=unchanged,
-            deleted=tuple(name for name in remote if WEIGHTS.fullmatch(name) and name not in files),
+            deleted=deleted,
+            stays=tuple(name for name in remote if name not in {*files, *deleted} and not name.startswith(".")),
         )
 
     @property

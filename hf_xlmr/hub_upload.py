@@ -16,7 +16,7 @@ from hf_xlmr.progress import SILENT, Progress
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Published", "Upload", "address_of"]
+__all__ = ["Published", "Upload", "address_to_be"]
 
 NOTHING_PUBLISHED: Final = "; nothing was published so far, and what was sent is not sent again"
 
@@ -174,6 +174,11 @@ class Upload:
                 f"{self.target.repo_id} does not show {', '.join([*left.sent, *left.deleted][:3])} as sent: look "
                 "whether a .gitignore there names them, and say the same command again"
             )
+
+
+def address_to_be(api: HfApi, target: Target) -> str:
+    """Where a push will be seen: the page of the branch, or of all pull requests, whose numbers the Hub gives."""
+    return f"{api.endpoint}/{target.repo_id}/discussions" if target.create_pr else address_of(api, target)
 
 
 def address_of(api: HfApi, target: Target) -> str:

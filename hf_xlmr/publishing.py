@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,7 +23,7 @@ from hf_xlmr.hub_repository import (
     check_on_hub,
     warnings_of_card,
 )
-from hf_xlmr.hub_upload import Published, Upload, address_of
+from hf_xlmr.hub_upload import Published, Upload, address_to_be
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.recorded_files import Standing, held_to_record
 
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
 
 BRANCH: Final = re.compile(r"\w(?:[\w./-]{0,98}\w)?", re.ASCII)
+TOLD_OF_WHAT_STAYS: Final[Mapping[str, str]] = {
+    "adapter_config.json": "adapter_config.json stays in the repository, and Transformers with peft puts its adapter "
+    "onto this model: delete it on the Hub unless that is meant",
+    "modules.json": "modules.json stays in the repository, and sentence-transformers loads by it: delete it on the "
+    "Hub, or push the folder that `hf-xlmr to-sentence-transformers` makes",
+    "pytorch_model.bin": "pytorch_model.bin stays in the repository, the weights of another upload as a pickle, which "
+    "readers without safetensors take: delete it on the Hub",
+}
+"""Files of an earlier upload that change what is loaded."""
 NOT_VERIFIED: Final = (
     "{folder} was converted with --no-verify: convert it again without, or prove it with `hf-xlmr verify SOURCE "
     "{folder}` and publish it with --allow-unverified"
@@ -49,6 +58,8 @@ class PushReport:
     is_new: bool
     """Whether the repository is made for it."""
     is_private: bool
+    is_proposed: bool
+    """Whether it is a pull request."""
     standing: Standing
     held: tuple[str, ...]
     """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
@@ -57,13 +68,15 @@ class PushReport:
     unchanged: Mapping[str, int]
     deleted: tuple[str, ...]
     """Weights of an earlier layout, which go in the same commit."""
+    stays: tuple[str, ...]
+    """What else is in the repository: it is not of this folder, and nothing is done to it."""
     left_out: Mapping[str, str]
     """What is not sent, each with the reason."""
     findings: tuple[Finding, ...]
     """The faults that `hf-xlmr doctor` tells of the folder."""
     notes: tuple[str, ...]
     address: str
-    """Where the model is seen, or will be."""
+    """Where the model is seen, or will be; of a pull request that is only planned, the page of all."""
     commit: str | None = None
 
 
@@ -169,14 +182,20 @@ def _report(
         branch=target.branch,
         is_new=not state.is_there,
         is_private=state.is_private if state.is_there else target.private,
+        is_proposed=target.create_pr,
         standing=looked.standing,
         held=held,
         sent={name: files[name].size for name in sent},
         unchanged={name: file.size for name, file in files.items() if name not in sent},
         deleted=() if published else differences.deleted,
+        stays=differences.stays,
         left_out=looked.left_out,
         findings=looked.findings,
-        notes=(*looked.notes, *remarks),
-        address=published.address if published else address_of(upload.api, target),
+        notes=(*looked.notes, *remarks, *_told_of(differences.stays)),
+        address=published.address if published else address_to_be(upload.api, target),
         commit=published.commit if published else None,
     )
+
+
+def _told_of(stays: Collection[str]) -> tuple[str, ...]:
+    return tuple(told for name, told in TOLD_OF_WHAT_STAYS.items() if name in stays)

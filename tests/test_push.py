@@ -357,6 +357,25 @@ def test_weights_of_others_stay_in_the_repository(folder: Path, hub: LocalHub) -
     assert set(others) <= hub.files(REPO).keys()
 
 
+def test_what_stays_in_the_repository_is_named(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    theirs = {"adapter_config.json": b"{}", "modules.json": b"[]", "pytorch_model.bin": b"x", "eval.txt": b"1"}
+    hub.create(REPO, files={**theirs, ".gitattributes": b"", "README.md": b"# Old\n"})
+    report = pushed(folder, hub)
+    assert set(report.stays) == theirs.keys()
+    for name in ("adapter_config.json", "modules.json", "pytorch_model.bin"):
+        assert [note for note in report.notes if note.startswith(f"{name} stays")], name
+    shown = run(hub, tmp_path / "home", folder, REPO, "--dry-run").stdout
+    assert "stays there" in shown and "eval.txt" in shown
+    assert theirs.keys() <= (hub.files(REPO) or {}).keys()
+
+
+def test_a_pull_request_that_is_only_planned_has_no_number(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    hub.create(REPO)
+    shown = run(hub, tmp_path / "home", folder, REPO, "--dry-run", "--create-pr").stdout
+    assert f"would be among {hub.endpoint}/{REPO}/discussions" in " ".join(shown.split())
+    assert "as a pull request" in shown and not hub.writes
+
+
 def test_secrets_and_leavings_stay_at_home(folder: Path, hub: LocalHub) -> None:
     names = {"id_rsa", "HF_TOKEN", "secrets.json", "optimizer.PT", "nohup.out", "wandb/log", "checkpoint-best/x"}
     for name in names:
@@ -548,7 +567,8 @@ def test_without_a_token_the_program_says_how_to_get_one(folder: Path, hub: Loca
 
 def test_without_a_network(folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9", token=GOOD_TOKEN)
-    with pytest.raises(InputError, match="the Hub cannot be reached"):
+    monkeypatch.setenv("HF_ENDPOINT", nowhere.endpoint)
+    with pytest.raises(InputError, match=r"the Hub cannot be reached.*HF_ENDPOINT \(http://127\.0\.0\.1:9\)"):
         plan_push(folder, REPO, api=nowhere)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -198,15 +198,19 @@ class FinetunedFolder:
         )
         (draft / CARD).write_text(card, encoding="utf-8")
 
-    def report(self, record: Mapping[str, object]) -> FinetuningReport:
-        """What the training that made this folder did. Raises InputError where it is not `record`'s, IntegrityError."""
+    def report(self, record: Mapping[str, object], *, model: str) -> FinetuningReport:
+        """What the training that made this folder did, from what is now called `model`.
+
+        Raises InputError where it is not `record`'s, IntegrityError.
+        """
         path = self.path / FINETUNING
         told = _read_object(path)
         try:
             begun = dict(told.pop(RECORD_KEY))
             losses = {int(step): float(loss) for step, loss in told["losses"].items()}
             ids = {key: tuple(each) for key, each in told["misaligned"].items()}
-            report = FinetuningReport(**{**told, "output": self.path, "losses": losses, "misaligned": ids})
+            known = {"model": model, "output": self.path, "losses": losses, "misaligned": ids}
+            report = FinetuningReport(**{**told, **known})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
         self._check_record(begun, record)
@@ -215,9 +219,15 @@ class FinetunedFolder:
     def add_results(self, results: TaskResults) -> None:
         """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
         if self.processes.is_first:
-            write_results(self.path, results)
-            put_results_in_card(self.path / CARD, results)
+            told = replace(results, model=name_for_others(results.model))
+            write_results(self.path, told)
+            put_results_in_card(self.path / CARD, told)
         self.processes.wait()
+
+
+def name_for_others(model: str) -> str:
+    """What a folder that is published tells of `model`: a local path is of this machine, and its name alone is told."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -252,5 +262,5 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:
-    told = {**asdict(report), "output": "", "results": None, RECORD_KEY: record}
+    told = {**asdict(report), "model": name_for_others(report.model), "output": "", "results": None, RECORD_KEY: record}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"

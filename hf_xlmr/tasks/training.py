@@ -169,7 +169,7 @@ def finetune(
         for examples in scored.examples.values() if scored else ():
             STEPS[task].check_labels(examples, training.head.labels or ())
         if resume and folder.is_finished:
-            report = folder.report(training.record())
+            report = folder.report(training.record(), model=model)
         else:
             report = training.run(model, folder, resume=resume, progress=progress)
         if scored is None:
