@@ -139,7 +139,9 @@ def test_what_lies_in_the_folder(trained: dict[str, FinetuningReport], task: str
         *("fairseq/dict.txt", "fairseq/sentencepiece.bpe.model", "fairseq/options.json", "fairseq/conversion.json"),
         *("README.md", "finetuning.json", "results.json", "results.md", "results.svg"),
     }
-    assert TaskResults.read(folder / "results.json") == trained[task].results
+    results = trained[task].results
+    assert results is not None
+    assert TaskResults.read(folder / "results.json") == replace(results, model=folder.name)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "model-index" in card and "| learning rate | 0.003 |" in card
     assert f"XLMRobertaFor{ENDINGS[task]}" in card
@@ -152,6 +154,26 @@ for folder, block in {shown!r}.items():
     os.chdir(folder)
     exec(block, {{}})
 """
+
+
+def test_the_folder_tells_no_paths_of_this_machine(
+    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """A folder is published whole: what it was trained from, a local folder too, is told by its name."""
+    begun = str(trained["xnli"].output)
+    report = finetune(
+        "xnli",
+        begun,
+        data["xnli train"],
+        tmp_path / "out",
+        evaluation=data["xnli test"],
+        options=replace(QUICK, max_steps=1),
+    )
+    assert report.model == begun
+    texts = {path.name: path.read_text(encoding="utf-8") for path in report.output.rglob("*.[jm][sd]*")}
+    assert texts.keys() >= {"README.md", "finetuning.json", "results.json", "results.md", "config.json"}
+    assert not [name for name, text in texts.items() if str(tmp_path) in text or begun in text]
+    assert json.loads(texts["finetuning.json"])["model"] == "xnli"
 
 
 def test_the_block_of_each_card_runs_in_its_folder(trained: dict[str, FinetuningReport]) -> None:
