@@ -31,7 +31,7 @@ def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) ->
     """An empty folder to fill, which takes the name `output` when the block ends well, and vanishes when it does not.
 
     What earlier runs left behind when they were killed is cleared first. Raises InputError where `output` exists,
-    unless `overwrite`, which replaces a model's folder (one that holds `mark`), and only at the end.
+    unless `overwrite`, which replaces a folder of that kind (one that holds `mark`), and only at the end.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow a link that is to be replaced
     made = [parent for parent in output.parents if not parent.exists()]
@@ -61,7 +61,7 @@ def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
     if output.is_symlink() or not output.is_dir():
         raise InputError(f"{output} is no folder; --overwrite replaces only folders")
     if any(output.iterdir()) and not (output / mark).is_file():
-        raise InputError(f"{output} does not look like a model's folder (no {mark}); --overwrite leaves it alone")
+        raise InputError(f"{output} does not look like what is written here (no {mark}); --overwrite leaves it alone")
 
 
 def _locked_scratch(output: Path) -> tuple[Path, int]:

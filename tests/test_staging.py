@@ -195,7 +195,7 @@ def make(kind: str, output: Path, source: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("a folder of somebody's", "does not look like a model's folder"),
+        ("a folder of somebody's", "does not look like what is written here"),
         ("a file", "is no folder"),
         ("a link", "is no folder"),
         ("a dead link", "is no folder"),

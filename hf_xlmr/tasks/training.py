@@ -407,6 +407,7 @@ def _arguments(
         remove_unused_columns=False,
         label_names=list(recipe.label_columns),
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,  # each step uses all: what is frozen is no parameter of DDP's
         **checkpointing,
     )
     on_one_device(arguments)
