@@ -157,6 +157,12 @@ def test_what_changed_alone_is_sent(folder: Path, hub: LocalHub) -> None:
     assert hub.files(REPO) == contents(folder) and commits(hub) == 2
 
 
+def test_a_file_of_the_same_size_may_be_another(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO, files={name: bytes(len(content)) for name, content in contents(folder).items()})
+    assert set(pushed(folder, hub).sent) == contents(folder).keys()
+    assert hub.files(REPO) == contents(folder)
+
+
 def test_weights_of_an_earlier_layout_go_in_the_same_commit(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
     whole = convert("demo", tmp_path / "whole", **WITH_LICENCE).output
     stale = {name for name in contents(folder) if name.startswith("model")}

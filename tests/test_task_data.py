@@ -486,7 +486,11 @@ def test_a_pair_of_one_language_is_that_language(tmp_path: Path, asked: str) -> 
         (squad((RIVER, [{"id": 7, "question": "?", "answers": []}])), "qas[0]: 'id' is a number, not a string"),
         (
             squad((RIVER, [{"id": "q", "question": "?", "answers": [{"text": "Elbe", "answer_start": "4"}]}])),
-            "question 'q', answers[0]: 'answer_start' is a string, not a number",
+            "question 'q', answers[0]: 'answer_start' is a string, not a whole number",
+        ),
+        (
+            squad((RIVER, [{"id": "q", "question": "?", "answers": [{"text": "Elbe", "answer_start": 0.0}]}])),
+            "question 'q', answers[0]: 'answer_start' is 0.0, not a whole number",
         ),
         (squad(ON_THE_RIVER, ON_THE_RIVER), "question 'r1': another question has the same id"),
     ],

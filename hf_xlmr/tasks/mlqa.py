@@ -246,7 +246,8 @@ def _field(row: Row, name: str, kind: type[T]) -> T:
     value = row.values[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         told = JSON_TYPES.get(type(value), type(value).__name__)
-        raise BadRow(row.place, f"{name!r} is {told}, not {JSON_TYPES[kind]}")
+        wanted = "a whole number" if kind is int else JSON_TYPES[kind]
+        raise BadRow(row.place, f"{name!r} is {value if isinstance(value, float) else told}, not {wanted}")
     return value
 
 
