@@ -9,6 +9,7 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
 
 import typer
 
@@ -346,12 +347,22 @@ def _print_json(result: Any) -> None:
     print_json(asdict(result))
 
 
+def _check_endpoint() -> None:
+    """Raise InputError for an HF_ENDPOINT over which huggingface_hub breaks while it is imported."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        urlsplit(endpoint)
+    except ValueError:
+        raise InputError(f"HF_ENDPOINT ({endpoint:.200}) is no address: unset it, or set it to one") from None
+
+
 def main() -> NoReturn:
     """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files and weights may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
+        _check_endpoint()
         app()
     except HfXlmrError as error:
         typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console, JustifyMethod
@@ -32,6 +33,7 @@ __all__ = [
     "show_diagnosis",
     "show_export",
     "show_extraction",
+    "show_folder_to_push",
     "show_inspection",
     "show_placement",
     "show_push",
@@ -304,7 +306,7 @@ def show_diagnosis(diagnosis: Any) -> None:
 def show_push_plan(report: Any) -> None:
     """Print a PushReport before anything is sent."""
     console = Console(highlight=False)
-    kind = "private" if report.is_private else "public"
+    kind = "private" if report.is_private else "public by default" if report.is_new else "public"
     branch = "" if report.branch == "main" else f", branch {report.branch}"
     proposed = ", as a pull request" if report.is_proposed else ""
     title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
@@ -315,11 +317,28 @@ def show_push_plan(report: Any) -> None:
         "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
         "to delete": "\n".join(report.deleted),
         "stays there": _named(report.stays),
-        "left out": "\n".join(f"{printable(name)}: {why}" for name, why in report.left_out.items()),
-        "doctor": _faults(report),
+        "left out": _left_out(report.left_out),
+        "doctor": _faults(report.folder, report.findings),
         "notes": "\n".join(report.notes),
     }
     console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def show_folder_to_push(looked: Any) -> None:
+    """Print a FolderToPush, of which the Hub could not be asked."""
+    shown = {
+        "weights": looked.standing.value,
+        "files": _files_with_sizes({name: file.size for name, file in looked.files.items()}),
+        "left out": _left_out(looked.left_out),
+        "doctor": _faults(looked.path, looked.findings),
+        "notes": "\n".join(looked.notes),
+    }
+    title = f"{looked.path} (the folder alone: the Hub was not asked)"
+    Console(highlight=False).print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def _left_out(names: Mapping[str, str]) -> str:
+    return "\n".join(f"{printable(name)}: {why}" for name, why in names.items())
 
 
 def _named(names: Sequence[str]) -> str:
@@ -344,12 +363,12 @@ def _files_with_sizes(files: Mapping[str, int]) -> str:
     return "\n".join([total, *(f"  {name} {_size(size)}" for name, size in files.items())])
 
 
-def _faults(report: Any) -> str:
+def _faults(folder: Path, findings: Sequence[Any]) -> str:
     """How many faults there are, and the command that tells them."""
-    if not report.findings:
+    if not findings:
         return ""
-    names = ", ".join(finding.name for finding in report.findings)
-    return f"{len(report.findings)} to be mended ({names}); hf-xlmr doctor {report.folder} tells how"
+    names = ", ".join(finding.name for finding in findings)
+    return f"{len(findings)} to be mended ({names}); hf-xlmr doctor {folder} tells how"
 
 
 def show_push(report: Any, *, is_dry_run: bool) -> None:

@@ -34,6 +34,7 @@ SMALLER_FILES: Final = (
     'write smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., max_shard_size="5GB")'
 )
 LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
+LONGEST_WAIT: Final = (60.0, 300.0, 300.0, None)  # seconds to connect, to be answered, to be rid of a block
 SENTENCES: Final[Mapping[int, str]] = {
     401: BAD_TOKEN,
     402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
@@ -74,7 +75,8 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
 
     of_http: Any = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
     try:
-        yield
+        with _limited_waiting():
+            yield
     except HfXlmrError:
         raise
     except (of_http, OSError, RuntimeError, ValueError, LookupError, TypeError, ImportError) as error:
@@ -83,6 +85,19 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
         if refusal is None:
             raise cause from None
         raise refusal from error
+
+
+@contextmanager
+def _limited_waiting() -> Iterator[None]:
+    """A Hub that hangs is waited for LONGEST_WAIT at most, where huggingface_hub was told of no limit; it has none."""
+    session = hub_utils().get_session()
+    before = session.timeout
+    if before.read is None:
+        session.timeout = LONGEST_WAIT
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | None:

@@ -67,7 +67,12 @@ def push(
         bool, typer.Option("--create-pr", help="Propose the change as a pull request instead of making it.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and show what would be sent, and send nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything and show what would be sent, and send nothing; where the Hub cannot be asked, of "
+            "the folder alone.",
+        ),
     ] = False,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Take a folder that was converted with --no-verify.")
@@ -79,7 +84,9 @@ def push(
     quiet: Quiet = False,
 ) -> None:
     """Publish a folder on the Hub: checked first, all at once for those who look, resumed by the same command."""
-    from hf_xlmr.console import show_push, show_push_plan
+    from hf_xlmr.console import show_folder_to_push, show_push, show_push_plan
+    from hf_xlmr.folder_to_push import look_at
+    from hf_xlmr.hub_errors import HubRefusal
     from hf_xlmr.publishing import plan_push
     from hf_xlmr.publishing import push as run
 
@@ -98,6 +105,10 @@ def push(
         if not (as_json or quiet):
             show_push_plan(plan.report)
         report = plan.report if dry_run else run(plan, progress=progress)
+    except HubRefusal:
+        if dry_run and not (as_json or quiet):  # what needs no Hub is shown without one
+            show_folder_to_push(look_at(model_dir, despite_faults=despite_faults))
+        raise
     except KeyboardInterrupt:
         typer.echo(
             f"hf-xlmr: interrupted: {repo_id} shows what it did or the whole folder, never a part of it; the same "

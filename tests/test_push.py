@@ -19,6 +19,7 @@ import torch
 import transformers
 from local_hub import FOREIGN, GOOD_TOKEN, READ_TOKEN, Fault, LocalHub, running_hub
 
+from hf_xlmr import hub_errors
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.doctor import CHECKS
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
@@ -569,6 +570,46 @@ def test_without_a_token_the_program_says_how_to_get_one(folder: Path, hub: Loca
     assert done.returncode == 2 and not done.stdout and not hub.writes
     assert done.stderr.startswith("hf-xlmr: there is no token: log in with `hf auth login`, or set HF_TOKEN")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_dry_run_without_a_token_shows_the_folder_alone(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    (folder / "notes.bak").write_text("old", encoding="utf-8")
+    done = run(hub, tmp_path / "home", folder, REPO, "--dry-run", HF_TOKEN="")
+    assert done.returncode == 2 and done.stderr.startswith("hf-xlmr: there is no token")
+    assert all(name in done.stdout for name in contents(folder)) and "notes.bak: a copy of an editor's" in done.stdout
+    assert "the Hub was not asked" in done.stdout and "to send" not in done.stdout
+    silent = run(hub, tmp_path / "home", folder, REPO, "--dry-run", "--json", HF_TOKEN="")
+    assert silent.returncode == 2 and not silent.stdout and silent.stderr == done.stderr
+
+
+@pytest.mark.parametrize("step", ["GET .*/whoami-v2", "POST .*/commit/main"])
+def test_a_hub_that_hangs_is_given_up(step: str, folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_errors, "LONGEST_WAIT", (5.0, 0.5, 5.0, None))
+    is_over = threading.Event()
+    hub.faults.append(Fault(step, does=lambda: is_over.wait(20)))
+    with pytest.raises(HubRefusal, match="the Hub cannot be reached") as caught:
+        pushed(folder, hub)
+    is_over.set()
+    assert caught.value.is_unanswered
+    assert huggingface_hub.get_session().timeout.read is None  # as the user's own calls had it
+
+
+def test_a_limit_of_waiting_that_the_user_set_stays(folder: Path, hub: LocalHub) -> None:
+    seen = []
+    huggingface_hub.get_session().timeout = 7
+    hub.faults.append(meanwhile("GET .*/whoami-v2", lambda: seen.append(huggingface_hub.get_session().timeout.read)))
+    pushed(folder, hub)
+    assert [*seen, huggingface_hub.get_session().timeout.read] == [7, 7]
+
+
+@pytest.mark.parametrize("command", [["push", "nowhere", REPO], ["convert", "demo", "out"]])
+def test_an_endpoint_over_which_huggingface_hub_breaks_is_told(command: list[str], tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": "http://["}
+    done = subprocess.run(
+        [PROGRAM, *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    told = "hf-xlmr: HF_ENDPOINT (http://[) is no address: unset it, or set it to one\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_without_a_network(folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
