@@ -507,6 +507,15 @@ def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
     assert hub.files(REPO) == {"README.md": b"# Old\n"}
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C is heard, also where these tests were started in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupted_push_leaves_no_work_in_a_notebook(
     folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
