@@ -26,7 +26,7 @@ from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 
-__all__ = ["ConversionReport", "convert", "kept_options"]
+__all__ = ["ConversionReport", "card_text", "convert", "json_text", "kept_options"]
 
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
@@ -154,8 +154,13 @@ def _spelled_out(value: object) -> object:
     return {key: _spelled_out(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def json_text(content: Mapping[str, object]) -> str:
+    """The text of a file of JSON, the same for the same content."""
+    return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+
+
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
+    _write_text(path, json_text(content))
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -179,12 +184,13 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, to
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
     _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
-    record = {**_record(prepared, report), "written": _hashes(draft)}
-    _write_json(kept / "conversion.json", record)
-    _write_text(draft / "README.md", _card(prepared, record, told))
+    record = json_text({**_record(prepared, report), "written": _hashes(draft)})
+    _write_text(kept / "conversion.json", record)
+    _write_text(draft / "README.md", card_text(prepared, json.loads(record), told))
 
 
-def _card(prepared: Prepared, record: Mapping[str, object], told: CardMetadata) -> str:
+def card_text(prepared: Prepared, record: Mapping[str, object], told: CardMetadata) -> str:
+    """The model card of a conversion; `record` is what conversion.json holds. Raises InputError."""
     part = prepared.checkpoint.files.dictionary
     if part is None:
         raise InputError("there is no dict.txt")

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Final
 
+from hf_xlmr.card_check import CARD, told_by_card
 from hf_xlmr.conversion.architecture import Wanted
+from hf_xlmr.conversion.card import CardMetadata
 from hf_xlmr.conversion.checkpoint import open_checkpoint
 from hf_xlmr.conversion.page import page_of
 from hf_xlmr.conversion.parity import ParityReport, compare_companions, read_json, verify_folder
-from hf_xlmr.conversion.preparation import prepare
+from hf_xlmr.conversion.preparation import Prepared, prepare
+from hf_xlmr.conversion.recipe import card_text, json_text
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.replaced_files import replace_content
 
 __all__ = ["verify"]
+
+logger = logging.getLogger(__name__)
+
+RECORD: Final = "fairseq/conversion.json"
+CARD_STAYS: Final = (
+    "%s was edited since the conversion, and is left as it is: say there that the folder is verified, as %s now tells"
+)
 
 
 def verify(
@@ -22,12 +36,14 @@ def verify(
     *,
     data: str | Path | None = None,
     report: str | Path | None = None,
+    record: bool = False,
     progress: Progress = SILENT,
 ) -> ParityReport:
     """Prove that the converted `folder` holds what `source` does, as `convert` does at its end.
 
     What the conversion was asked for is read from `fairseq/conversion.json`. `data` is the folder with the
-    dictionaries, where that was given too; `report` is where a page for people goes.
+    dictionaries, where that was given too; `report` is where a page for people goes. `record` notes the proof in
+    `fairseq/conversion.json` and in a model card that nobody has edited, as `convert` does where it verifies.
     Raises ParityError, which names the first weight or step that departs, IntegrityError for damage, and InputError.
     """
     folder = Path(folder)
@@ -39,12 +55,14 @@ def verify(
             found = verify_folder(prepared, folder, progress=progress)
             if report is not None:
                 Path(report).write_text(page_of(prepared, found), encoding="utf-8", errors="backslashreplace")
+            if record:
+                _record(prepared, folder, found)
     return found
 
 
 def _wanted(folder: Path) -> Wanted:
     """What the conversion was asked for. Raises InputError where the folder does not tell, IntegrityError."""
-    record = folder / "fairseq" / "conversion.json"
+    record = folder / RECORD
     if not record.is_file():
         raise InputError(f"{folder} was not made by hf-xlmr convert (it has no fairseq/conversion.json)")
     asked = read_json(record).get("asked")
@@ -64,3 +82,31 @@ def _is_sound(name: str, value: object) -> bool:
         "ema": (bool,),
     }
     return type(value) in kinds[name]
+
+
+# ---- what is noted of a proof ----------------------------------------------------------------------------------------
+
+
+def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
+    """Note the proof where the conversion would have. Raises OSError."""
+    before = read_json(folder / RECORD)
+    after = {**before, "parity": asdict(found)}
+    replace_content(folder / RECORD, _encoded(json_text(after)))
+    card = folder / CARD
+    if not card.is_file():
+        return
+    told = _told_of_the_model(told_by_card(folder))
+    if card.read_bytes() == _encoded(card_text(prepared, before, told)):
+        replace_content(card, _encoded(card_text(prepared, after, told)))
+    elif card.read_bytes() != _encoded(card_text(prepared, after, told)):
+        logger.warning(CARD_STAYS, card, RECORD)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _told_of_the_model(fields: Mapping[str, Any]) -> CardMetadata:
+    """What the user said of the model when it was converted, as its card tells it."""
+    languages = fields.get("language") or ()
+    return CardMetadata((languages,) if isinstance(languages, str) else tuple(languages), fields.get("license"))

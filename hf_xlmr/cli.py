@@ -140,13 +140,16 @@ def verify(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a page for people, one HTML file.")
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Note the proof in OUTPUT, where it was converted with --no-verify.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Prove that a converted folder holds what its checkpoint does."""
     from hf_xlmr.conversion import verify as run
 
-    found = run(source, folder, data=data, report=report, progress=progress_of_command(shown=not quiet))
+    found = run(source, folder, data=data, report=report, record=record, progress=progress_of_command(shown=not quiet))
     if as_json:
         _print_json(found)
     elif not quiet:

@@ -43,8 +43,8 @@ TOLD_OF_WHAT_STAYS: Final[Mapping[str, str]] = {
 }
 """Files of an earlier upload that change what is loaded."""
 NOT_VERIFIED: Final = (
-    "{folder} was converted with --no-verify: convert it again without, or prove it with `hf-xlmr verify SOURCE "
-    "{folder}` and publish it with --allow-unverified"
+    "{folder} was converted with --no-verify: prove it with `hf-xlmr verify SOURCE {folder} --record`, or publish it "
+    "as it is with --allow-unverified"
 )
 
 

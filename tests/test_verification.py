@@ -23,6 +23,7 @@ from hf_xlmr.conversion.weights import JoinedRows, Stored, Weight
 from hf_xlmr.conversion.writer import write_weights
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.recorded_files import Standing, standing_of
 from hf_xlmr.sentencepiece_model import SentencePieceModel
 
 CLASSIFIER = FIXTURES / "v0122cls"
@@ -308,3 +309,59 @@ def test_deep_or_longer_files_are_damage_in_a_sentence(name: str, folder: Path, 
     with pytest.raises(IntegrityError) as caught:
         verify(CLASSIFIER, copy)
     assert len(str(caught.value).splitlines()) == 1
+
+
+# ---- a proof that is noted -------------------------------------------------------------------------------------------
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("v0122cls", {"languages": ["de", "no"], "licence": "apache-2.0"}),
+        ("v0122prenorm", {"languages": ["de"]}),
+        ("v090", {}),
+    ],
+)
+def test_a_recorded_proof_is_as_if_the_conversion_had_verified(
+    source: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = convert(FIXTURES / source, tmp_path / "whole", **options).output
+    folder = convert(FIXTURES / source, tmp_path / "later", verify=False, **options).output
+    before = bytes_of(folder)
+    verify(FIXTURES / source, folder)
+    assert bytes_of(folder) == before != bytes_of(whole)
+    assert standing_of(folder) is Standing.unverified
+    for _ in range(2):
+        verify(FIXTURES / source, folder, record=True)
+        assert bytes_of(folder) == bytes_of(whole)
+    assert standing_of(folder) is Standing.verified
+
+
+def test_a_card_that_was_edited_stays_and_that_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = copy_of(folder, tmp_path / "mine")
+    card = (mine / "README.md").read_bytes() + b"\nMine.\n"
+    (mine / "README.md").write_bytes(card)
+    verify(CLASSIFIER, mine, record=True)
+    assert (mine / "README.md").read_bytes() == card and standing_of(mine) is Standing.verified
+    assert "was edited since the conversion, and is left as it is" in caplog.text
+    (mine / "README.md").unlink()
+    verify(CLASSIFIER, mine, record=True)
+    assert not (mine / "README.md").exists()
+
+
+def test_what_is_not_proved_is_not_recorded(folder: Path, tmp_path: Path) -> None:
+    mine = copy_of(folder, tmp_path / "mine")
+    weights = mine / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    before = bytes_of(mine)
+    with pytest.raises(IntegrityError):
+        verify(CLASSIFIER, mine, record=True)
+    assert bytes_of(mine) == before
