@@ -273,6 +273,24 @@ def test_after_any_fault_the_old_is_seen_and_the_next_run_ends_it(
     assert hub.uploaded == sum(len(content) for content in hub.objects.values()) - sent  # what was there, stayed
 
 
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ({"status": 402}, "the plan of me does not pay for this"),
+        ({"status": 409}, "is being changed at this moment"),
+        ({"status": 412}, "somebody has changed me/model since it was looked at"),
+        ({"status": 418, "message": "I am a teapot"}, r"the Hub refuses this .status 418: I am a teapot"),
+        ({"status": 429, "headers": {"ratelimit": '"api";r=0;t=55'}}, "try again in 55 seconds"),
+        ({"status": 429}, "try again in some minutes"),
+    ],
+)
+def test_every_answer_says_what_to_do(fault: dict[str, Any], sentence: str, folder: Path, hub: LocalHub) -> None:
+    hub.faults = [Fault(r"POST /api/models/me/model/commit/main", **fault)]
+    with pytest.raises(HubRefusal, match=sentence) as refused:
+        pushed(folder, hub)
+    assert refused.value.status == fault["status"] and hub.files(REPO) == {}
+
+
 @pytest.mark.parametrize("answer", ["401", "403"])
 def test_what_the_hub_refuses_to_xet_is_told_alike(
     answer: str, folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
@@ -374,6 +392,32 @@ def test_what_stays_in_the_repository_is_named(folder: Path, hub: LocalHub, tmp_
     shown = run(hub, tmp_path / "home", folder, REPO, "--dry-run").stdout
     assert "stays there" in shown and "eval.txt" in shown
     assert theirs.keys() <= (hub.files(REPO) or {}).keys()
+
+
+def test_a_pull_request_of_another_title_or_content_is_not_taken_for_ours(folder: Path, hub: LocalHub) -> None:
+    hub.create(REPO, files={"README.md": b"# Old\n"})
+    first = pushed(folder, hub, create_pr=True)
+    repository = hub.repositories[REPO]
+    title = repository.titles[1]
+    repository.titles[1] = "Push another"
+    second = pushed(folder, hub, create_pr=True)
+    repository.titles[1] = title
+    repository.commit("refs/pr/1", repository.commits[repository.branches["main"]])
+    repository.titles[2] = "Push another"
+    third = pushed(folder, hub, create_pr=True)
+    addresses = [f"{hub.endpoint}/{REPO}/discussions/{number}" for number in (1, 2, 3)]
+    assert [first.address, second.address, third.address] == addresses
+
+
+def test_names_that_no_terminal_shows_and_links_to_folders_are_left_out(folder: Path, hub: LocalHub) -> None:
+    (folder / "two\nlines.txt").write_text("odd", encoding="utf-8")
+    (folder / "elsewhere").symlink_to(folder.parent, target_is_directory=True)
+    report = pushed(folder, hub)
+    assert report.left_out == {
+        "elsewhere/": "a link to a folder",
+        "two\nlines.txt": "a name that the Hub does not take",
+    }
+    assert set(hub.files(REPO) or ()) == set(report.sent)
 
 
 def test_a_pull_request_that_is_only_planned_has_no_number(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
