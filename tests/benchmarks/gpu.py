@@ -1,6 +1,6 @@
 """Models of XL's and XXL's shape on a GPU: loading, answers, what was planned, speed, and training; in one run.
 
-    python tests/benchmarks/gpu.py [--size xl|xxl] [--steps load extract train ...] [--tokenizer FOLDER] [--work FOLDER]
+    python tests/benchmarks/gpu.py [--size xl|xxl] [--steps load extract ...] --tokenizer FOLDER [--work FOLDER]
 
 The weights are random, in bfloat16, written once into shards of 2 GB. Each row is a process of its own. `load` answers
 a batch with the model loaded by Transformers' `from_pretrained` and by `load_placed`: whole on the GPU, and with a part
@@ -14,6 +14,7 @@ the model gets), `fsdp` under accelerate's FSDP with the configuration that is s
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import shutil
@@ -187,12 +188,26 @@ def extract(folder: Path) -> dict[str, object]:
     return {**result, "matrix products alone, tokens/s": round(tokens / limit)}
 
 
-def program(arguments: list[str]) -> None:
-    """The program itself, which tells the most GPU memory it held when it ends."""
+def program(limit: float, arguments: list[str]) -> None:
+    """The program itself, which tells the GPU memory that training held at most, what is left of it, and scoring's.
+
+    Shortly before the `limit` it tells where it is.
+    """
     import torch
 
     from hf_xlmr.cli import main
+    from hf_xlmr.tasks import training
 
+    score = training.evaluate_data
+
+    def tell_memory(*args: Any, **options: Any) -> Any:
+        print(f"gpu MB {allocated() / 1e6:.0f}", file=sys.stderr)
+        print(f"gpu MB {torch.cuda.memory_allocated() / 1e6:.0f}", file=sys.stderr)
+        torch.cuda.reset_peak_memory_stats()
+        return score(*args, **options)
+
+    training.evaluate_data = tell_memory
+    faulthandler.dump_traceback_later(limit - 10, exit=False)
     try:
         sys.argv = ["hf-xlmr", *arguments]
         main()
@@ -227,24 +242,25 @@ def compared(answers: Path) -> dict[str, object]:
     }
 
 
-def train(name: str, folder: Path, work: Path, size: str, most_steps: int) -> dict[str, object]:
+def train(name: str, folder: Path, output: Path, options: argparse.Namespace) -> dict[str, object]:
     """A few updates of XNLI with the program, which then scores the model."""
-    output = work / f"trained-{name}"
     command = [sys.executable]
     if name.startswith("fsdp"):
         from hf_xlmr.tasks.launch import launch_config
 
-        configuration = launch_config(size if size in ("xl", "xxl") else "xl")
+        configuration = launch_config(options.size if options.size in ("xl", "xxl") else "xl")
         command += ["-m", "accelerate.commands.launch", "--config_file", str(configuration), "--num_processes", "1"]
-    command += [__file__, "--program", "finetune", "xnli", "--model", str(folder), "--train", "demo", "--eval", "demo"]
-    command += ["--output", str(output), "--max-steps", str(most_steps), "--json", *TRAININGS[name]]
+    command += [__file__, "--program", str(options.limit), "finetune", "xnli", "--model", str(folder)]
+    command += ["--train", "demo", "--eval", "demo", "--output", str(output), "--max-steps", str(options.updates)]
+    command += ["--json", *TRAININGS[name]]
     start = time.perf_counter()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    limited = ["timeout", "--kill-after=5", str(options.limit), *command]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, env=environment)
     row: dict[str, object] = {"seconds": round(time.perf_counter() - start)}
     row |= {"gpu MB": [line.split()[-1] for line in done.stderr.splitlines() if line.startswith("gpu MB")]}
     if done.returncode:
-        row["failed"] = done.stderr.strip().splitlines()[-6:]
+        row["failed"] = done.stderr.strip().splitlines()[-40:]
     else:
         told = json.loads(done.stdout)
         row["told"] = {key: told[key] for key in told if key in ("seconds", "losses", "loss", "updates", "average")}
@@ -269,7 +285,7 @@ def all_steps(options: argparse.Namespace, folder: Path, work: Path) -> None:
         tell("extract", "bfloat16", child("extract", folder))
     for name in TRAININGS:
         if name in options.steps:
-            tell("train", name, train(name, folder, work, options.size, options.updates))
+            tell("train", name, train(name, folder, (options.outputs or work) / f"trained-{name}", options))
 
 
 def with_tokenizer(folder: Path, source: Path) -> None:
@@ -287,7 +303,7 @@ CHILDREN: dict[str, Callable[..., dict[str, object]]] = {
 
 def main() -> None:
     if sys.argv[1:2] == ["--program"]:
-        program(sys.argv[2:])
+        program(float(sys.argv[2]), sys.argv[3:])
         return
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(CHILDREN[sys.argv[2]](*sys.argv[3:])))
@@ -296,6 +312,8 @@ def main() -> None:
     parser.add_argument("--size", choices=["tiny", "small", "xl", "xxl"], default="xl")
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS)
     parser.add_argument("--updates", type=int, default=10, help="of each training")
+    parser.add_argument("--limit", type=int, default=600, help="seconds that a training may take")
+    parser.add_argument("--outputs", type=Path, help="where trainings write, and what is removed; else with the model")
     parser.add_argument("--tokenizer", type=Path, required=True, help="a converted folder whose tokenizer is taken")
     parser.add_argument("--work", type=Path, help="where the model is written, and removed")
     options = parser.parse_args()
