@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -34,7 +35,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.processes import DeviceProcesses, Processes
 from hf_xlmr.tasks.adapters import merged, with_adapters
-from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
+from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, evaluate_data
 from hf_xlmr.tasks.finetuned_card import base_model_of
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
@@ -531,6 +532,31 @@ def test_plain_transformers_loads_what_was_merged_and_what_was_not(data: dict[st
             logits = torch.from_numpy(found[f"{family}/output.{index}"]).log_softmax(-1).numpy()
             np.testing.assert_allclose(logits, prediction, rtol=0, atol=TOLERANCE)
             assert found[f"{family}/ids.{index}"].tolist() == ids[index].tolist()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_was_trained_is_freed_before_it_is_scored(
+    bf16: bool, data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a GPU holds the model twice: in bfloat16 accelerate lets a network refer to itself."""
+    alive: list[str] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        kinds = (torch.optim.Optimizer, transformers.Trainer, transformers.PreTrainedModel)
+        alive.extend(type(each).__name__ for each in gc.get_objects() if issubclass(type(each), kinds))
+        return evaluate_data(*arguments, **options)
+
+    monkeypatch.setattr("hf_xlmr.tasks.training.evaluate_data", noted)
+    options = replace(FEW, bf16=bf16, cpu=True)
+    gc.collect()
+    gc.disable()
+    try:
+        report = finetune(
+            "xnli", "demo", data["xnli train"], tmp_path / "out", evaluation=data["xnli test"], options=options
+        )
+    finally:
+        gc.enable()
+    assert report.results is not None and alive == []
 
 
 def test_frozen_embeddings_stay_as_they_are(data: dict[str, list[str]], tmp_path: Path) -> None:

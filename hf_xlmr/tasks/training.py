@@ -172,12 +172,23 @@ def finetune(
             report = folder.report(training.record(), model=model)
         else:
             report = training.run(model, folder, resume=resume, progress=progress)
+            _let_go()
         if scored is None:
             return report
         found = evaluate_data(recipe, str(output), ModelFiles(folder.path), scored, options=scoring, progress=progress)
         results = replace(found.results, settings={**report.settings, **found.results.settings})
         folder.add_results(results)
         return replace(report, results=results)
+
+
+def _let_go() -> None:
+    """Free what was trained, with its optimizer's states, before the finished model is loaded to be scored.
+
+    In bfloat16 accelerate lets a network refer to itself: a GPU would hold it until Python happens to collect cycles.
+    """
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
 
 
 OF_SCORES_ALONE: Final = {"split": "--eval-split", "languages": "--languages", "null_threshold": "--null-threshold"}
