@@ -559,6 +559,31 @@ def test_what_was_trained_is_freed_before_it_is_scored(
     assert report.results is not None and alive == []
 
 
+def test_scoring_in_bfloat16_keeps_no_second_copy_of_the_weights(
+    trained: dict[str, FinetuningReport], data: dict[str, list[str]]
+) -> None:
+    """Autocast keeps a copy of each weight that has a gradient, until the forward pass ends."""
+    kept: Counter[bool] = Counter()
+
+    def note(module: torch.nn.Module, *_: Any) -> None:
+        kept.update(weight.requires_grad for weight in module.parameters(recurse=False))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        evaluate("xnli", str(trained["xnli"].output), data["xnli test"], options=EvaluationOptions(bf16=True, cpu=True))
+    finally:
+        handle.remove()
+    assert kept.keys() == {False}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_bfloat16_without_a_gpu_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    sentence = "this machine has no GPU that computes in bfloat16; leave it out, or give --cpu as well"
+    training = replace(FEW, bf16=True)
+    assert sentence in told(finetune, "xnli", "nowhere", ["none.tsv"], tmp_path / "out", options=training)
+    assert sentence in told(evaluate, "xnli", "nowhere", ["none.tsv"], options=EvaluationOptions(bf16=True))
+
+
 def test_frozen_embeddings_stay_as_they_are(data: dict[str, list[str]], tmp_path: Path) -> None:
     before = weights(find_model("demo").folder)
     options = replace(FEW, freeze_embeddings=True, max_steps=2)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.loading import FINETUNING, ModelFiles, find_model
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.tasks.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.mlqa import Misalignment
@@ -28,7 +29,6 @@ __all__ = [
     "EvaluationOptions",
     "evaluate",
     "evaluate_data",
-    "on_one_device",
     "question_options",
     "read_what_is_scored",
 ]
@@ -77,8 +77,9 @@ class EvaluationOptions:
         check_labels(self.labels or ())
 
     def check(self, task: str) -> None:
-        """Raise InputError for an option that means nothing in `task`, which would be dropped without a word."""
+        """Raise InputError for an option that means nothing in `task`, or on this machine."""
         check_options_of_task(self, task)
+        check_bfloat16(bf16=self.bf16, cpu=self.cpu)
 
 
 def evaluate(
@@ -207,7 +208,9 @@ class _Scorer:
         max_length = longest_text(files, options.max_length, recipe.max_length)
         questions = question_options(max_length, options)
         coding = Coding(exact_tokenizer(files), head.labels or (), max_length, questions)
-        return cls(recipe, coding, _predictor(load_network(files, recipe, head), options))
+        network = load_network(files, recipe, head)
+        network.requires_grad_(requires_grad=False)  # autocast keeps bfloat16 copies of all weights that are trained
+        return cls(recipe, coding, _predictor(network, options))
 
     def predictions(self, examples: Sequence[Any]) -> list[Any]:
         """What the network says of each example."""
@@ -270,11 +273,6 @@ class _Ordered:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"input_ids": self.features[self.order[index]]["input_ids"]}
-
-
-def on_one_device(arguments: Any) -> None:
-    """Let a process use one GPU at most: Trainer would wrap in DataParallel, and multiply the batch by all it sees."""
-    arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 def _predictor(network: Any, options: EvaluationOptions) -> Any:

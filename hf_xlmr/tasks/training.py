@@ -15,11 +15,11 @@ from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.processes import DeviceProcesses, Processes
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.adapters import check_peft, merged, with_adapters
+from hf_xlmr.tasks.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.encoding import Features, collate
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
     evaluate_data,
-    on_one_device,
     question_options,
     read_what_is_scored,
 )
@@ -155,6 +155,7 @@ def finetune(
     """
     chosen, scoring, recipe = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), recipe_of(task)
     check_options_of_task(chosen, task)
+    check_bfloat16(bf16=chosen.bf16, cpu=chosen.cpu)
     scoring.check(task)
     if not evaluation:
         _check_nothing_is_scored(scoring)
