@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from hf_xlmr.conversion.charsmap import Charsmap, char_class
@@ -90,14 +91,19 @@ class Seams:
 
         Raises IntegrityError.
         """
-        if not model.normalization.precompiled_charsmap:
-            return None
-        charsmap = Charsmap.parse(model.normalization.precompiled_charsmap)
-        free = coverage.spelled.isdisjoint({SEAM, GAP}) and charsmap.singles.keys().isdisjoint({SEAM, GAP})
-        if not free or not charsmap.splits_into_characters():
-            return None
-        gap = rf"(?!\A)(?<!{SEAM})(?=[{charsmap.joining_class()}])"
-        return cls(seam=charsmap.seam_pattern(), gap=gap, joins=bool(charsmap.runs))
+        rules = model.normalization.precompiled_charsmap
+        seams = _seams_of(rules) if rules else None
+        return seams if coverage.spelled.isdisjoint({SEAM, GAP}) else None
+
+
+@lru_cache(maxsize=4)  # most models have the same rules, and these take more than a second
+def _seams_of(rules: bytes) -> Seams | None:
+    """The seams for a precompiled charsmap, None where tokenizers cannot apply it. Raises IntegrityError."""
+    charsmap = Charsmap.parse(rules)
+    if not charsmap.singles.keys().isdisjoint({SEAM, GAP}) or not charsmap.splits_into_characters():
+        return None
+    gap = rf"(?!\A)(?<!{SEAM})(?=[{charsmap.joining_class()}])"
+    return Seams(seam=charsmap.seam_pattern(), gap=gap, joins=bool(charsmap.runs))
 
 
 def normalizer(

@@ -124,11 +124,15 @@ class Pair:
     vocabulary: Vocabulary
 
     def ids(self, *texts: str) -> list[int]:
-        """The exported tokenizer's ids; those after the embedding's rows are copies of <unk>."""
-        return [3 if index >= self.vocabulary.rows else index for index in self.exported(*texts)["input_ids"]]
+        return self.in_rows(self.exported(*texts)["input_ids"])
 
-    def mismatches(self, texts: Iterable[str]) -> list[str]:
-        return [text for text in texts if self.ids(text) != self.exact.encode(text)]
+    def in_rows(self, ids: Iterable[int]) -> list[int]:
+        """The exported tokenizer's ids; those after the embedding's rows are copies of <unk>."""
+        return [3 if index >= self.vocabulary.rows else index for index in ids]
+
+    def mismatches(self, texts: Sequence[str]) -> list[str]:
+        rows = self.exported(list(texts))["input_ids"]
+        return [text for text, ids in zip(texts, rows, strict=True) if self.in_rows(ids) != self.exact.encode(text)]
 
 
 def export(dictionary: Dictionary, model: bytes, folder: Path, *, rows: int | None = None, kind: str = "") -> Pair:
