@@ -584,6 +584,27 @@ def test_bfloat16_without_a_gpu_is_told_before_anything_is_read(tmp_path: Path) 
     assert sentence in told(evaluate, "xnli", "nowhere", ["none.tsv"], options=EvaluationOptions(bf16=True))
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_large_models_are_written_in_several_files(
+    lora: bool, data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XXL has 43 GB in float32, of which Transformers makes one file, and which doctor finds too large."""
+    options = replace(FEW, lora=lora)
+    whole = finetune("xnli", "demo", data["xnli train"], tmp_path / "whole", options=options).output
+    monkeypatch.setattr("hf_xlmr.tasks.training.SHARD_SIZE", "700KB")
+    report = finetune(
+        "xnli", "demo", data["xnli train"], tmp_path / "out", evaluation=data["xnli test"], options=options
+    )
+    index = json.loads((report.output / "model.safetensors.index.json").read_text())
+    shards = sorted(path.name for path in report.output.glob("*.safetensors"))
+    assert len(shards) > 1 and set(index["weight_map"].values()) == set(shards)
+    found = {name: weight for shard in shards for name, weight in load_file(report.output / shard).items()}
+    expected = load_file(whole / "model.safetensors")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert report.results is not None
+    assert [path.name for path in report.output.glob("*.bin")] == []
+
+
 def test_frozen_embeddings_stay_as_they_are(data: dict[str, list[str]], tmp_path: Path) -> None:
     before = weights(find_model("demo").folder)
     options = replace(FEW, freeze_embeddings=True, max_steps=2)

@@ -86,15 +86,17 @@ def test_the_work_is_handed_out_in_batches(run: Run) -> None:
 
 
 def test_nothing_is_left_running(run: Run) -> None:
-    """No process of Ray: each of them inherits the cache's folder in its environment."""
-    left = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("HF_XLMR_CACHE") == str(run.cache):
-                left.append(process.cmdline())
-        except psutil.Error:
-            continue
-    assert not left
+    """No process of Ray: each of them inherits the cache's folder in its environment. Workers may take a moment."""
+    inherited = [each for each in psutil.process_iter() if cache_of(each) == str(run.cache)]
+    _, alive = psutil.wait_procs(inherited, timeout=30)
+    assert not alive
+
+
+def cache_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("HF_XLMR_CACHE")
+    except psutil.Error:
+        return None
 
 
 def test_a_folder_that_exists_is_refused(run: Run) -> None:

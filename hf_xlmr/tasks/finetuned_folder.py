@@ -183,7 +183,6 @@ class FinetunedFolder:
             left = shutil.ignore_patterns(OF_CLASSES) if is_new_head else None
             shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
         repeat_unknown_row(draft, first=files.embedding_rows)
-        (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle
         (draft / FINETUNING).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
         card = finetuned_card(
             draft,

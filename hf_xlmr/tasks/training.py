@@ -53,6 +53,7 @@ __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
 
 logger = logging.getLogger(__name__)
 
+SHARD_SIZE: Final = "5GB"  # as convert; Transformers itself writes up to 50 GB into a file
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
 SEEDS: Final = 2**32  # NumPy takes no others
@@ -323,11 +324,14 @@ class _Training:
     def _write(self, trainer: Any, folder: FinetunedFolder, report: FinetuningReport) -> None:
         """The finished folder: weights gathered from all processes, adapters merged, what fairseq needs beside them."""
         with folder.draft() as draft, quiet_transformers():
-            trainer.save_model(str(draft))  # of all processes, since each may hold a part of the weights
+            accelerator = trainer.accelerator
+            weights = accelerator.get_state_dict(trainer.model)  # of all processes: each may hold a part of them
             if folder.processes.is_first:
+                trained = accelerator.unwrap_model(trainer.model)
+                trained.save_pretrained(draft, state_dict=weights, max_shard_size=SHARD_SIZE)
                 if self.options.lora:
                     base = load_network(self.files, self.recipe, self.head)
-                    merged(base, draft).save_pretrained(draft)
+                    merged(base, draft).save_pretrained(draft, max_shard_size=SHARD_SIZE)
                 folder.complete(draft, self.files, report, is_new_head=self.head.is_new)
 
     def record(self) -> dict[str, object]:
