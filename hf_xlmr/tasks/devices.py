@@ -19,10 +19,11 @@ def check_bfloat16(*, bf16: bool, cpu: bool) -> None:
 
     Trainer refuses that too, once the data are read and the model is found.
     """
-    from transformers.utils.import_utils import is_torch_bf16_gpu_available
+    if bf16 and not cpu:
+        from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
-    if bf16 and not cpu and not is_torch_bf16_gpu_available():
-        raise InputError(NO_BFLOAT16)
+        if not is_torch_bf16_gpu_available():
+            raise InputError(NO_BFLOAT16)
 
 
 def on_one_device(arguments: Any) -> None:
