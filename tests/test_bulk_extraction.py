@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import warm_processes
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.bulk_extraction import ExtractionOptions, extract, placing_for
@@ -303,8 +304,8 @@ def test_a_model_that_fits_no_gpu_is_for_one_process() -> None:
 # ---- the program
 
 
-def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, "extract", *map(str, arguments)], capture_output=True, text=True, **more)
+def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return warm_processes.run([PROGRAM, "extract", *map(str, arguments)], stdin=stdin)
 
 
 def test_the_program_tells_what_it_did(source: Path, tmp_path: Path) -> None:
@@ -336,10 +337,10 @@ def test_wrong_options_end_with_one_sentence(arguments: list[str], message: str,
 
 
 def test_standard_input_is_read_once(source: Path, texts: list[str], tmp_path: Path) -> None:
-    done = run("demo", "-", tmp_path / "out", "--quiet", input=source.read_text(encoding="utf-8"))
+    done = run("demo", "-", tmp_path / "out", "--quiet", stdin=source.read_text(encoding="utf-8"))
     assert done.returncode == 0, done.stderr
     assert len(vectors_in(tmp_path / "out")) == len(texts)
-    assert "can be read only once" in run("demo", "-", tmp_path / "out", "--resume", input="").stderr
+    assert "can be read only once" in run("demo", "-", tmp_path / "out", "--resume", stdin="").stderr
 
 
 def test_a_model_is_known_by_what_it_computes(demo: XLMR, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from factory import Checkpoint
 from huggingface_hub import ModelCard
 from places import FIXTURES
+from warm_processes import PROGRAM, run
 
 from hf_xlmr.conversion import convert, open_checkpoint
 from hf_xlmr.conversion.architecture import Wanted
@@ -25,7 +24,6 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 
-PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 EXAMPLE = FIXTURES / "demo-card.md"
 FIGURE = re.compile(r"\b\d\.\de[+-]\d\d\b")  # of rounding, which is another on another processor
 
@@ -90,14 +88,10 @@ def test_every_block_runs_in_the_folder(tmp_path: Path) -> None:
         assert blocks_of(card, "sh") == ["hf-xlmr export . ../for-fairseq\n"]
         shown[str(folder)] = blocks_of(card, "python")
         assert len(shown[str(folder)]) == 2
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL.format(shown=shown)], capture_output=True, text=True, check=False
-    )
+    done = run([sys.executable, "-c", RUN_ALL.format(shown=shown)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("torch.Size") == 2 * len(CLASSES)
-    exported = subprocess.run(
-        [PROGRAM, "export", ".", "../for-fairseq"], cwd=tmp_path / "encoder" / "model", check=False
-    )
+    exported = run([PROGRAM, "export", ".", "../for-fairseq"], cwd=tmp_path / "encoder" / "model")
     assert exported.returncode == 0 and (tmp_path / "encoder" / "for-fairseq" / "model.pt").is_file()
 
 
@@ -116,7 +110,7 @@ def test_what_the_user_says_is_said(tmp_path: Path) -> None:
     source = Checkpoint().write(tmp_path / "m")
     command = [PROGRAM, "convert", source, tmp_path / "out", "--no-verify", "--license", "apache-2.0"]
     languages = ["--language", "de", "--language", "no", "--language", "de"]
-    done = subprocess.run([*command, *languages], capture_output=True, text=True, check=False)
+    done = run([*command, *languages])
     assert done.returncode == 0, done.stderr
     metadata = metadata_of(card_in(tmp_path / "out"))
     assert (metadata["language"], metadata["license"]) == (["de", "no"], "apache-2.0")  # YAML takes a bare no for False

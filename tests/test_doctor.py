@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import transformers
+import warm_processes
 from safetensors.torch import load_file, save_file
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from warm_processes import PROGRAM
 
 import hf_xlmr
 from hf_xlmr.conversion import convert
@@ -23,7 +24,6 @@ from hf_xlmr.doctor import CHECKS, examine
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.json_edits import with_fields
 
-PROGRAM = Path(sys.executable).with_name("hf-xlmr")
 GIGABYTE = 10**9
 
 
@@ -439,13 +439,7 @@ def test_a_real_roberta_is_left_alone(folder: Path) -> None:
 
 
 def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, "doctor", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    return warm_processes.run([PROGRAM, "doctor", *map(str, arguments)], env={**os.environ, "COLUMNS": "200"})
 
 
 def test_the_program_tells_mends_and_ends_with_2_while_something_is_left(folder: Path) -> None:

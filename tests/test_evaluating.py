@@ -7,7 +7,6 @@ import math
 import os
 import random
 import subprocess
-import sysconfig
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -20,6 +19,7 @@ import torch
 from places import FIXTURES
 from published_rules import squad2_scores
 from small_tasks import WORDS, write_ner, write_questions, write_xnli
+from warm_processes import PROGRAM, run
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
@@ -39,9 +39,6 @@ from hf_xlmr.tasks.question_answering import (
 from hf_xlmr.tasks.task_steps import STEPS
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XnliExample, open_xnli
 from hf_xlmr.tokenization import ExactTokenizer
-
-PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
-
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
 
@@ -146,10 +143,10 @@ def test_the_program_prints_json_or_a_table_and_exits_with_2(tmp_path: Path) -> 
         {"accuracy": 83.6},
     )
     asked = [*arguments, "--references"]
-    shown = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=tmp_path)
+    shown = run(asked, check=True, cwd=tmp_path)
     assert "XNLI, accuracy in percent" in shown.stdout and "published" in shown.stdout
     asked = [*arguments, "--languages", "xx"]
-    bad = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tmp_path)
+    bad = run(asked, cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.startswith("hf-xlmr: ")
 
 

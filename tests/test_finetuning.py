@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from places import FIXTURES, TESTS
 from published_rules import published_scores
 from safetensors.torch import load_file
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
+from warm_processes import PROGRAM, run
 
 from hf_xlmr import XLMR
 from hf_xlmr.card_check import check_card
@@ -48,7 +48,6 @@ from hf_xlmr.tasks.task_data import DataSource
 from hf_xlmr.tasks.task_models import head_of, load_network
 from hf_xlmr.tasks.training import FinetuningOptions, FinetuningReport, finetune
 
-PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 ENDINGS = {"xnli": "SequenceClassification", "mlqa": "QuestionAnswering", "ner": "TokenClassification"}
 FAMILIES = {
     "XLMRoberta": "v0122",
@@ -184,7 +183,7 @@ def test_the_block_of_each_card_runs_in_its_folder(trained: dict[str, Finetuning
         str(folder): re.findall(r"^```python\n(.*?)^```", card, flags=re.S | re.M)[0] for folder, card in cards.items()
     }
     program = "import sys\nsys.modules['hf_xlmr'] = None\n" + RUN_ALL.format(shown=shown)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-c", program])
     assert done.returncode == 0, done.stderr
     labels = json.loads((trained["xnli"].output / "config.json").read_text())["id2label"]
     assert done.stdout.splitlines()[0] in labels.values()
@@ -1196,10 +1195,10 @@ def test_tags_that_are_numbers_mean_what_labels_says(tmp_path: Path) -> None:
 def test_the_program_trains_tells_and_exits_with_2(data: dict[str, list[str]], tmp_path: Path) -> None:
     arguments = ["finetune", "xnli", "--model", "demo", "--train", data["xnli train"][0], "--output", "out"]
     steps = ["--max-steps", "2", "--batch-size", "8", "--languages", "en,zh", "--eval", data["xnli test"][0]]
-    done = subprocess.run([PROGRAM, *arguments, *steps], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = run([PROGRAM, *arguments, *steps], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "XNLI, accuracy in percent" in done.stdout and "96" in done.stdout
-    again = subprocess.run([PROGRAM, *arguments, *steps], capture_output=True, text=True, check=False, cwd=tmp_path)
+    again = run([PROGRAM, *arguments, *steps], cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "") and again.stderr.count("\n") == 1
     assert set(ModelFiles(tmp_path / "out").config["id2label"].values()) == {"entailment", "neutral", "contradiction"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from places import FIXTURES
+from warm_processes import run
 
 import hf_xlmr  # noqa: F401  # which registers the pipeline
 from hf_xlmr import XLMR
@@ -120,13 +121,7 @@ def test_a_saved_pipeline_reloads_without_hf_xlmr(pipe: Any, tmp_path: Path) -> 
     """And what was reloaded can be saved and reloaded again."""
     pipe.save_pretrained(tmp_path / "saved")
     for folders in (["saved", "again"], ["again"]):
-        done = subprocess.run(
-            [sys.executable, "-c", RELOAD, *[str(tmp_path / folder) for folder in folders]],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-        )
+        done = run([sys.executable, "-c", RELOAD, *[str(tmp_path / folder) for folder in folders]], cwd=tmp_path)
         width = pipe.model.config.hidden_size
         assert done.stdout.strip() == f"XLMRFeatureExtractionPipeline ({width},)", done.stderr
 

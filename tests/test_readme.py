@@ -6,15 +6,15 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 from places import CHECKOUT
+from warm_processes import PROGRAM, run
 
-PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 README = CHECKOUT / "README.md"
 GUIDES = sorted((CHECKOUT / "notebooks" / "guide").glob("*.md"))
+SHELL = "import subprocess, sys; subprocess.run(['sh', '-c', sys.argv[1]], check=True)"
 PRINTED = "# -> "  # marks in a block what the line before it prints
 
 
@@ -30,7 +30,7 @@ def commands(page: Path) -> list[tuple[list[str], list[str]]]:
         if kind == "python":
             printed = [line.removeprefix(PRINTED) for line in lines if line.startswith(PRINTED)]
             typed.append(([sys.executable, "-c", block], printed))
-        typed += [(["sh", "-c", line], []) for line in lines if line.startswith("printf ")]
+        typed += [([sys.executable, "-c", SHELL, line], []) for line in lines if line.startswith("printf ")]
         typed += [([str(PROGRAM), *line.split()[1:]], []) for line in lines if line.startswith("hf-xlmr ")]
     return [each for each in typed if not {"SOURCE", "MODEL_DIR", "MODEL"} & set(each[0])]
 
@@ -38,7 +38,7 @@ def commands(page: Path) -> list[tuple[list[str], list[str]]]:
 def type_all(page: Path, folder: Path) -> None:
     environment = {**os.environ, "HF_XLMR_CACHE": str(folder / "cache")}
     for command, printed in commands(page):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+        done = run(command, cwd=folder, env=environment)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert not printed or done.stdout.splitlines() == printed, command
 

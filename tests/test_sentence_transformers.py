@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm_processes
 from huggingface_hub import ModelCard
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from warm_processes import PROGRAM
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.card_check import check_card
@@ -23,7 +24,6 @@ from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.conversion.sentence_transformers_folder import POOLS
 from hf_xlmr.errors import HfXlmrError, InputError
 
-PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 TOLERANCE = 1e-5  # float32
 SOURCES = {
     "XLMRoberta": "demo",
@@ -236,9 +236,7 @@ def test_another_way_of_pooling_is_refused(demo: Path, tmp_path: Path) -> None:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, "to-sentence-transformers", *arguments], capture_output=True, text=True, check=False
-    )
+    return warm_processes.run([PROGRAM, "to-sentence-transformers", *arguments])
 
 
 def pooling_of(folder: Path) -> set[str]:

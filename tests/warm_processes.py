@@ -1,0 +1,74 @@
+"""Runs the program, or Python code, in processes forked from one that has imported PyTorch and Transformers.
+
+These imports take four to five seconds of each process that has to begin with them. hf_xlmr is not among them: what
+runs here meets plain Transformers until it imports hf_xlmr itself. For code that is about imports, or is given
+variables that are read by imports (HF_HOME, HF_ENDPOINT), begin a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+__all__ = ["PROGRAM", "run"]
+
+PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
+IMPORTED = [
+    "torch",
+    "torch._dynamo",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.xlm_roberta.modeling_xlm_roberta",
+    "transformers.trainer",
+    "datasets",
+]
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    check: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run with captured text, of `[PROGRAM, ...]` or `[sys.executable, "-c", code, ...]`."""
+    words = [str(word) for word in command]
+    context = get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [str(Path(folder) / name) for name in ("stdin", "stdout", "stderr")]
+        Path(streams[0]).write_text(stdin, encoding="utf-8")
+        process = context.Process(target=_child, args=(words, str(cwd or Path.cwd()), dict(env or os.environ), streams))
+        process.start()
+        process.join()
+        out, err = (Path(stream).read_text(encoding="utf-8") for stream in streams[1:])
+    done = subprocess.CompletedProcess(words, int(process.exitcode or 0), out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def _child(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
+    for number, stream in enumerate(streams):
+        os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT, 0o600), number)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    if words[0] == str(PROGRAM):
+        sys.argv = words
+        from hf_xlmr.cli import main
+
+        main()
+    else:
+        assert words[:2] == [sys.executable, "-c"], words
+        sys.argv, sys.path[:0] = ["-c", *words[3:]], [""]
+        exec(compile(words[2], "<code>", "exec"), {"__name__": "__main__"})  # noqa: S102 - as python -c does
