@@ -25,7 +25,7 @@ from hf_xlmr.tokenization import ExactTokenizer
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 XLMR = SHARED / "data" / "xlmr-vocabulary"
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-TEXTS_PER_CLASS = 1200
+TEXTS_PER_CLASS = 700
 REPEATS = re.compile(r"(.)\1\1|(.)(.)\2\3\2|(.{3,8}?)\4", flags=re.DOTALL)  # `aaa`, `ababa`, three to eight twice
 
 WORDS = [
