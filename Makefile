@@ -7,17 +7,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TYPES := build/types
-NEWER := build/newer-sentencepiece
 PACKAGED := build/packaged
 TESTS ?= tests
 
-.PHONY: demo test check style types tests newer packaged benchmarks fuzz clean
+.PHONY: demo test check style types tests packaged benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
 	cd notebooks && ../$(BIN)/python features.py ../demo-output
 
-test: check tests newer
+test: check tests
 
 check: style types
 
@@ -41,11 +40,6 @@ types: $(READY)
 
 tests: $(READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
-
-# setup.cfg takes the SentencePiece of fairseq's time; over later ones, which break ties otherwise, ids are the same
-newer: $(READY)
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(NEWER) sentencepiece==0.2.3
-	PYTHONPATH=$(NEWER) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_tokenization.py tests/test_transformers_tokenizer.py
 
 # what users install, and packagers run: tests of the source distribution over the wheel, in an environment of its own
 packaged: $(READY)

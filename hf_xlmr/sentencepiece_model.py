@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from array import array
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -49,6 +50,13 @@ class Normalization:
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
     escape_whitespaces: bool
+
+    @property
+    def makes_white_space(self) -> bool:
+        """Whether a rule of the charsmap gives white space other than U+0020, to a text that may have none."""
+        size = int.from_bytes(self.precompiled_charsmap[:4], "little")  # of the trie, before what the rules give
+        given = self.precompiled_charsmap[4 + size :].decode("utf-8", errors="replace")
+        return any(space != " " for space in re.findall(r"\s", given))
 
 
 @dataclass(frozen=True)

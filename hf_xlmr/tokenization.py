@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
 from hf_xlmr.errors import InputError, InputIndexError, IntegrityError
-from hf_xlmr.sentencepiece_model import SentencePieceModel
-from hf_xlmr.sieve import Sieve
-from hf_xlmr.ties import TieBreaker
+from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
 TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces, as strings, are in memory together
-LAST_OF_FAIRSEQS: Final = (0, 2, 1)  # the SentencePiece that decides between cuts of equal score as fairseq's did
 
 
 class ExactTokenizer:
@@ -45,7 +42,7 @@ class ExactTokenizer:
     def segments(self, text: str) -> list[str]:
         """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
         _raise_if_not_texts([text])
-        return self._mended(self.processor.encode(text, out_type=str))
+        return self._cut([text])[0]
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text` alone, without `<s>` and `</s>`."""
@@ -53,7 +50,7 @@ class ExactTokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
-        segments = self._mended(self.processor.encode(text, out_type=str))
+        segments = self._cut([text])[0]
         _normalized, origins = self.processor.normalize(text, with_offsets=True)
         spans: list[tuple[int, int]] = []
         start = 0
@@ -92,26 +89,6 @@ class ExactTokenizer:
         """The text of `ids`, as `text_of_ids`. Raises InputIndexError."""
         return text_of_ids(self.dictionary, ids)
 
-    @cached_property
-    def _model(self) -> SentencePieceModel:
-        return SentencePieceModel.parse(self.processor.serialized_model_proto(), name="the SentencePiece model")
-
-    @cached_property
-    def _ties(self) -> TieBreaker:
-        return TieBreaker(self._model)
-
-    @cached_property
-    def _sieve(self) -> Sieve:
-        return Sieve.of(self._model, self._ties)
-
-    @cached_property
-    def _mends(self) -> bool:
-        """Whether the installed SentencePiece can cut otherwise than fairseq's."""
-        return _sentencepiece_version() > LAST_OF_FAIRSEQS and self._ties.applies
-
-    def _mended(self, segments: list[str]) -> list[str]:
-        return self._ties.mended(segments) if self._mends else segments
-
     def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
         """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
         bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
@@ -127,6 +104,10 @@ class ExactTokenizer:
     def _table(self) -> PieceTable:
         return PieceTable.of(self.processor, self.dictionary)
 
+    def _cut(self, texts: list[str]) -> list[list[str]]:
+        found: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
+        return found
+
     def _ids_of_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, as `ids` gives them. Raises InputError."""
         _raise_if_not_texts(texts)
@@ -136,76 +117,66 @@ class ExactTokenizer:
         return found
 
     def _ids_of_some(self, texts: list[str]) -> list[list[int]]:
-        """By SentencePiece's own ids, which take no strings; anew for texts where these do not tell the pieces."""
-        encoded: list[list[int]] = self.processor.encode(texts, out_type=int, num_threads=1)
-        joined = _joined(encoded)
-        found = self._table.translated(encoded, joined)
-        ties, table = self._ties, self._table
-        doubtful = set(self._sieve.doubtful_texts(encoded, joined) if self._mends else ())
-        again = set(doubtful)
-        odd = table.odd_ones(encoded, joined)
-        for index, text in zip(odd, self.processor.normalize([texts[index] for index in odd]), strict=True):
-            if self._mends and ties.too_long(len(text)):
-                doubtful.add(index)
-            if index in doubtful or not (ties.applies and table.unknown_is_unknown) or text.split() != [text]:
-                again.add(index)
-        segmented = self.processor.encode([texts[index] for index in again], out_type=str, num_threads=1)
-        for index, segments in zip(again, segmented, strict=True):
-            cut = ties.mended(segments) if index in doubtful else segments
-            found[index] = self.dictionary.indices(" ".join(cut).split())
+        """By SentencePiece's own ids, which are cheaper than strings; by strings for the texts that need them."""
+        import numpy as np
+
+        encoded = self.processor.encode(texts, out_type="numpy", num_threads=1)
+        joined = np.concatenate(encoded)
+        ends = [0, *accumulate(map(len, encoded))]
+        ids = self._table.ids[joined].tolist()
+        found = [ids[start:end] for start, end in pairwise(ends)]
+        odd = np.searchsorted(ends, np.flatnonzero(self._table.is_odd[joined]), side="right") - 1
+        again = [number for number in np.unique(odd).tolist() if self._table.needs_strings(texts[number])]
+        for number, segments in zip(again, self._cut([texts[number] for number in again]), strict=True):
+            found[number] = self.dictionary.indices(" ".join(segments).split())
         return found
 
 
 @dataclass(frozen=True)
 class PieceTable:
-    """For each of SentencePiece's own ids its piece, fairseq's id, and whether it `is_odd`.
+    """For each of SentencePiece's own ids the dictionary's id of its piece, and whether the piece `is_odd`.
 
-    Odd are the unknown piece, whose text fairseq looks up, and pieces with white space, where fairseq cuts.
+    Two pieces are odd: the unknown one, whose text is looked up in the dictionary, and one that holds white space,
+    where the text is split.
     """
 
-    pieces: tuple[str, ...] = field(repr=False)
     ids: np.ndarray[Any, Any] = field(repr=False)
     is_odd: np.ndarray[Any, Any] = field(repr=False)
-    unknown_is_unknown: bool  # whether what SentencePiece does not know is never in the dictionary
+    always_needs_strings: bool
+    space: re.Pattern[str]
 
     @classmethod
     def of(cls, processor: Any, dictionary: Dictionary) -> PieceTable:
-        """The table of a SentencePieceProcessor."""
+        """The table of a SentencePieceProcessor. Raises IntegrityError."""
         import numpy as np
 
-        pieces = tuple(processor.id_to_piece(list(range(len(processor)))))
-        is_odd = np.array([piece.split() != [piece] for piece in pieces])
-        is_odd[processor.unk_id()] = True
-        ids = np.array(dictionary.indices(pieces), dtype=np.int32)
-        ids[processor.unk_id()] = dictionary.unk_index
-        others = set(dictionary.symbols).difference(pieces)
-        return cls(pieces, ids, is_odd, not any(_is_unknown(processor, other) for other in others if other))
+        model = SentencePieceModel.parse(processor.serialized_model_proto(), name="the SentencePiece model")
+        is_odd = np.array([piece.split() != [piece] for piece in model.pieces])
+        is_odd[model.unk_id] = True
+        ids = np.array(dictionary.indices(model.pieces), dtype=np.int32)
+        ids[model.unk_id] = dictionary.unk_index
+        return cls(
+            ids=ids,
+            is_odd=is_odd,
+            always_needs_strings=_may_look_up_unknown_text(model, dictionary) or model.normalization.makes_white_space,
+            space=re.compile(r"[^\S ]" if model.normalization.escape_whitespaces else r"\s"),
+        )
 
-    def odd_ones(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[int]:
-        """Which of the texts hold an odd piece; `joined` holds all of them in one array."""
-        import numpy as np
-
-        places = np.flatnonzero(self.is_odd[joined])
-        ends = np.cumsum([len(pieces) for pieces in encoded])
-        odd: list[int] = np.unique(np.searchsorted(ends, places, side="right")).tolist()
-        return odd
-
-    def translated(self, encoded: Sequence[Sequence[int]], joined: np.ndarray[Any, Any]) -> list[list[int]]:
-        """SentencePiece's ids as fairseq's; `joined` holds all of them in one array."""
-        ids: list[int] = self.ids[joined].tolist()
-        ends = [0, *accumulate(map(len, encoded))]
-        return [ids[start:end] for start, end in pairwise(ends)]
+    def needs_strings(self, text: str) -> bool:
+        """Whether a text with an odd piece can have other ids than those of the table."""
+        return self.always_needs_strings or self.space.search(text) is not None
 
 
-def _is_unknown(processor: Any, text: str) -> bool:
-    """Whether no character of `text` is a piece: SentencePiece may give it back as one unknown piece."""
-    return all(processor.piece_to_id(character) == processor.unk_id() for character in text)
+def _may_look_up_unknown_text(model: SentencePieceModel, dictionary: Dictionary) -> bool:
+    """Whether a text that SentencePiece gives back as unknown can be a symbol of the dictionary.
 
-
-def _joined(encoded: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    return np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
+    Unigram and BPE give back runs of characters that are not pieces by themselves.
+    """
+    if model.model_type not in (ModelType.UNIGRAM, ModelType.BPE):
+        return True
+    real = (PieceType.NORMAL, PieceType.USER_DEFINED)
+    known = {piece for piece, kind in zip(model.pieces, model.types, strict=True) if kind in real and len(piece) == 1}
+    return any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols)
 
 
 def text_of_ids(dictionary: Dictionary, ids: Sequence[int]) -> str | list[str]:
@@ -254,18 +225,6 @@ def _raise_if_half_a_pair(text: str, index: int) -> None:
             f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
             "it was not decoded right. Mend it where it is read."
         ) from None
-
-
-def _sentencepiece_version() -> tuple[int, ...]:
-    import sentencepiece
-
-    return _release(sentencepiece.__version__)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The first three numbers of a version, whatever comes after each: (0, 2, 2) of 0.2.2rc1."""
-    parts = (re.match(r"\d+", part) for part in version.split(".")[:3])
-    return tuple(int(part[0]) for part in parts if part)
 
 
 def _processor(model: bytes) -> Any:

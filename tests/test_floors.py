@@ -23,7 +23,7 @@ FLOORS = (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
-        *("hf_xlmr.piece_trie", "hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
+        *("hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
         *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.devices", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
@@ -40,10 +40,10 @@ FLOORS = (
     (
         *("hf_xlmr.card_check", "hf_xlmr.recorded_files"),
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
-        *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows", "hf_xlmr.ties"),
+        *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),
     ),
     (
-        *("hf_xlmr.command_output", "hf_xlmr.feature_store", "hf_xlmr.sieve"),
+        *("hf_xlmr.command_output", "hf_xlmr.feature_store"),
         *("hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ),
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),

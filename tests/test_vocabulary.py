@@ -109,7 +109,7 @@ def is_ordinary(text: str) -> bool:
 
 
 def repeats_nothing(text: str) -> bool:
-    """Repeats can be cut into the same pieces in several orders, and rounding decides which (see TieBreaker)."""
+    """Repeats can be cut into the same pieces in several orders, and rounding decides which."""
     return not REPEATS.search(unicodedata.normalize("NFKC", text).replace(" ", "▁"))
 
 
