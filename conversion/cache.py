@@ -18,11 +18,12 @@ from hf_xlmr.cache_folder import cache_folder
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.plan import resolve_spectral_norm
 from hf_xlmr.conversion.recipe import convert
-from hf_xlmr.conversion.releases import RELEASE_NAMES, download
+from hf_xlmr.conversion.releases import download
 from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
 from hf_xlmr.errors import InputError
 from hf_xlmr.model_shape import HEAD_PARTS
+from hf_xlmr.own_names import RELEASE_NAMES, own_name
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
 
     Of two processes that ask at once, one converts and the other waits. Raises what `convert` raises.
     """
-    if str(source) in RELEASE_NAMES and not Path(source).exists():
-        source = download(str(source), progress=progress)
+    if (name := own_name(source)) in RELEASE_NAMES:
+        source = download(name, progress=progress)
     entry = cache_folder() / "models" / _key(source, data)
     model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors")
     if not _is_whole(entry):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.own_names import RELEASE_NAMES
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PATIENT",
     "RELEASES",
-    "RELEASE_NAMES",
     "Patience",
     "Release",
     "download",
@@ -61,7 +61,6 @@ RELEASES = (
     Release("xlmr.base.v0", "xlmr.base.v0.tar.gz"),
     Release("xlmr.large.v0", "xlmr.large.v0.tar.gz"),
 )
-RELEASE_NAMES = tuple(release.name for release in RELEASES)
 
 
 @dataclass(frozen=True)

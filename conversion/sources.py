@@ -17,23 +17,22 @@ from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import IO, TYPE_CHECKING, Literal, cast
 
-from hf_xlmr.conversion.releases import RELEASE_NAMES, download, out_of_room, require_room
+from hf_xlmr.conversion.releases import download, out_of_room, require_room
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.own_names import DEMO, NAMES, is_there, own_name
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
 
 if TYPE_CHECKING:
     import tarfile
 
-__all__ = ["DEMO", "SourceFiles", "SourceKind", "is_archive", "open_source"]
+__all__ = ["SourceFiles", "SourceKind", "is_archive", "open_source"]
 
 logger = logging.getLogger(__name__)
 
 SourceKind = Literal["folder", "file", "archive", "release", "demo"]
 Packing = Literal["tar", "gzip", "bzip2", "xz"]
 
-DEMO = "demo"
-NAMES = (DEMO, *RELEASE_NAMES)
 CHECKPOINT_STEMS = ("model", "checkpoint_best", "checkpoint_last")  # the first of them that is there is meant
 DICTIONARY_NAMES = ("dict.txt", "input0/dict.txt")
 SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
@@ -113,28 +112,18 @@ def open_source(
 def is_archive(source: str | Path) -> bool:
     """Whether `source` is the path of an archive. Raises InputError."""
     path = Path(source)
-    return _exists(str(source)) and path.is_file() and _packing(_whole(path)) is not None
+    return is_there(str(source)) and path.is_file() and _packing(_whole(path)) is not None
 
 
 def _find(source: str, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:
-    if _exists(source):
-        if source in NAMES:
-            logger.debug("%s is taken for the path of that name, not for %r that comes with hf_xlmr", source, source)
-        return _from_path(Path(source), stack, progress, scratch)
-    if source == DEMO:
+    name = own_name(source)
+    if name == DEMO:
         return _from_demo(stack)
-    if source in RELEASE_NAMES:
-        return _from_release(source, stack, progress, scratch)
+    if name is not None:
+        return _from_release(name, stack, progress, scratch)
+    if is_there(source):
+        return _from_path(Path(source), stack, progress, scratch)
     raise InputError(_not_found(source))
-
-
-def _exists(source: str) -> bool:
-    try:
-        return bool(source) and bool(Path(source).stat())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError as trouble:
-        raise InputError(f"cannot read {source}: {trouble.strerror}.") from trouble
 
 
 def _not_found(source: str) -> str:
@@ -164,7 +153,7 @@ def _from_folder(path: Path) -> SourceFiles:
         if len(folders) == 1:  # as unpacked archives are
             home, listing = folders[0], _listing(folders[0])
     if not _checkpoint_names(listing):
-        hidden = f" (it hides the name {path.name!r} that comes with hf_xlmr)" if path.name in NAMES else ""
+        hidden = " (not hf_xlmr's own of that name, since a path that exists comes first)" * (str(path) in NAMES)
         raise InputError(f"the folder {path}{hidden} holds no checkpoint: model.pt, or one other .pt file.")
     return _gather(path.resolve().name, "folder", _choose(listing, home), listing, lambda name: _whole(home / name))
 

@@ -14,6 +14,7 @@ from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.kept_files import read_kept
 from hf_xlmr.model_shape import ModelShape, shape_of_config
+from hf_xlmr.own_names import is_there, own_name
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 from hf_xlmr.tokenization import ExactTokenizer
@@ -64,12 +65,13 @@ def find_model(
     anything but a fairseq folder `checkpoint_file` may be `model.pt`, fairseq's default, which then says nothing, and
     the dictionary in `data` must be the model's where that is converted already. Raises InputError, IntegrityError.
     """
-    path = Path(model)
+    raise_if_no_path(model=model)
+    path, name = Path(model), own_name(model)
     with told_plainly():
         picked = None if checkpoint_file is None else _picked(path, checkpoint_file)
         if picked is None and (path / "config.json").is_file():
             return _with_the_dictionary(ModelFiles(path), data)
-        if picked is not None or path.exists() or _is_name_of_ours(str(model)):
+        if picked is not None or name is not None or is_there(str(model)):
             return replace(_converted(picked or model, data, progress), asked_for=str(model))
         return _with_the_dictionary(ModelFiles(_from_hub(str(model), revision), asked_for=str(model)), data)
 
@@ -112,13 +114,6 @@ def _in_folder(folder: Path, name: str) -> Path | None:
         return folder / name
     parts = ((path, PART.fullmatch(path.name)) for path in sorted(folder.iterdir()))
     return next((path for path, part in parts if part and part["stem"] == Path(name).stem), None)
-
-
-def _is_name_of_ours(model: str) -> bool:
-    from hf_xlmr.conversion.releases import RELEASE_NAMES
-    from hf_xlmr.conversion.sources import DEMO
-
-    return model == DEMO or model in RELEASE_NAMES
 
 
 def _converted(source: str | Path, data: str | Path | None, progress: Progress) -> ModelFiles:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.own_names import own_name
 
 __all__ = [
     "DTYPE_BYTES",
@@ -329,8 +330,8 @@ def shape_of(model: str | Path) -> ModelShape:
     A dictionary that lacks pieces gets a few more embedding rows when it is converted, which are not counted here.
     Raises InputError, IntegrityError.
     """
-    if str(model) in _RELEASES:
-        return shape_of_config(_RELEASES[str(model)])
+    if (name := own_name(model)) is not None and name in _RELEASES:
+        return shape_of_config(_RELEASES[name])
     with told_plainly():
         path = Path(model)
         config = path if path.name == CONFIG else path / CONFIG

@@ -18,9 +18,9 @@ from hf_xlmr.conversion import convert, open_checkpoint
 from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.card import CardMetadata, card_of
 from hf_xlmr.conversion.preparation import prepare
-from hf_xlmr.conversion.releases import RELEASE_NAMES
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError
+from hf_xlmr.own_names import RELEASE_NAMES
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 

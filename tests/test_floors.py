@@ -17,7 +17,7 @@ FLOORS = (
     ("hf_xlmr.pipeline",),
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
-    ("hf_xlmr.durable_files", "hf_xlmr.text_rows"),
+    ("hf_xlmr.durable_files", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
     ("hf_xlmr.arrow_texts",),
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),

@@ -15,9 +15,9 @@ from factory import Checkpoint, add_head, weights
 
 from hf_xlmr.conversion import convert
 from hf_xlmr.conversion.preview import preview_config
-from hf_xlmr.conversion.releases import RELEASE_NAMES
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of, shape_of_config
+from hf_xlmr.own_names import RELEASE_NAMES
 
 FAMILIES = {
     "xlm-roberta": "XLMRoberta",

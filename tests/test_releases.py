@@ -22,8 +22,9 @@ import pytest
 
 from hf_xlmr.cache_folder import cache_folder
 from hf_xlmr.conversion import releases
-from hf_xlmr.conversion.releases import RELEASE_NAMES, Patience, download, release_address
+from hf_xlmr.conversion.releases import Patience, download, release_address
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.own_names import RELEASE_NAMES
 
 QUICK = Patience(pauses=(0.01, 0.01, 0.01, 0.01), timeout=5)
 BODY = b"\x1f\x8b" + random.Random(1).randbytes(300_000)

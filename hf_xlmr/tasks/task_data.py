@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from hf_xlmr.errors import InputError, printable
+from hf_xlmr.own_names import DEMO, own_name
 from hf_xlmr.tasks.example_data import example_data
 from hf_xlmr.tasks.mlqa import Misalignment, QuestionExample, QuestionInput, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
@@ -22,7 +23,6 @@ __all__ = ["DataSource", "Example", "MissingLanguages", "Reading", "TaskData", "
 
 Example: TypeAlias = XnliExample | QuestionExample | NerExample
 
-DEMO: Final = "demo"
 LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,3})?"
 TOLD: Final = re.compile(rf"(?P<language>{LANGUAGE})=(?P<source>.+)", re.DOTALL | re.IGNORECASE)
 
@@ -47,7 +47,7 @@ class DataSource:
     @classmethod
     def parse(cls, text: str, *, task: str, part: str) -> DataSource:
         """The parts of `text`; what exists under the whole of it is a file, and `demo` what comes with the package."""
-        if text == DEMO and not Path(text).exists():
+        if own_name(text) == DEMO:
             return cls(example_data(task, part))
         language = None
         if not Path(text).exists() and (told := TOLD.fullmatch(text)):

@@ -1,0 +1,50 @@
+"""The names that hf_xlmr gives to models and data of its own, and the one rule by which a path comes before a name."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.errors import InputError
+
+__all__ = ["DEMO", "NAMES", "RELEASE_NAMES", "is_there", "own_name"]
+
+logger = logging.getLogger(__name__)
+
+DEMO: Final = "demo"
+RELEASE_NAMES: Final = ("xlmr.base", "xlmr.large", "xlmr.xl", "xlmr.xxl", "xlmr.base.v0", "xlmr.large.v0")
+NAMES: Final = (DEMO, *RELEASE_NAMES)
+
+
+def own_name(given: str | Path) -> str | None:
+    """The release or demo that `given` names; None where it is a path, which comes first where it exists.
+
+    That a path hides a name is logged as a warning, once for each path. Raises InputError.
+    """
+    name = str(given)
+    if name not in NAMES:
+        return None
+    if not is_there(name):
+        return name
+    _warn(name, str(Path(name).absolute()))
+    return None
+
+
+def is_there(given: str) -> bool:
+    """Whether `given` is the path of something. Raises InputError where the system does not let us know."""
+    try:
+        return bool(given) and bool(Path(given).stat())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise InputError(f"cannot read {given}: {error.strerror}.") from error
+
+
+@cache
+def _warn(name: str, path: str) -> None:
+    logger.warning(
+        "%s is read as the path ./%s (%s), which exists, and not as %s: for that one, call from another folder",
+        *(name, name, path, "hf_xlmr's demo" if name == DEMO else "the release of that name"),
+    )
