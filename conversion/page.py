@@ -56,8 +56,12 @@ def _definitions(facts: Mapping[str, str]) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(_cell, columns, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(column: str, value: object) -> str:
+    return f'<td data-column="{escape(column)}">{escape(str(value))}</td>'
 
 
 def _step_row(step: StepDifference) -> tuple[str, str, str, str]:
@@ -85,9 +89,10 @@ def _plot(steps: Sequence[StepDifference], tolerance: float) -> str:
     decades = "".join(_decade(power) for power in range(SMALLEST, LARGEST + 1))
     line = _height(tolerance)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="relative difference at each step">{decades}{bars}'
+        f'<div class="plot"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="relative difference at each step">{decades}{bars}'
         f'<line class="limit" x1="{LEFT}" x2="{WIDTH}" y1="{line:.1f}" y2="{line:.1f}"/>'
-        f'<text class="limit" x="{WIDTH - 4}" y="{line - 5:.1f}" text-anchor="end">tolerance</text></svg>'
+        f'<text class="limit" x="{WIDTH - 4}" y="{line - 5:.1f}" text-anchor="end">tolerance</text></svg></div>'
     )
 
 

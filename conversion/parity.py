@@ -364,12 +364,14 @@ def _compare_behaviour(
     )
     _compare_embedding(reference, folder)
     worst: dict[str, StepDifference] = {}
-    with torch.no_grad(), progress.task("compare outputs", total=len(probes) * (len(architecture.layers) + 3)) as task:
+    has_lm_head = architecture.task is Task.MASKED_LM
+    through_heads = sum(probe.through_head for probe in probes) * (has_lm_head or architecture.head is not None)
+    total = len(probes) * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
+    with torch.no_grad(), progress.task("compare outputs", total=total, unit="steps") as task:
         for probe in probes:
             theirs = _transformers_steps(folder, architecture, probe)
-            has_lm_head = architecture.task is Task.MASKED_LM and probe.through_head
             head = architecture.head if probe.through_head else None
-            for step in reference.steps(probe.ids, head=head, has_lm_head=has_lm_head):
+            for step in reference.steps(probe.ids, head=head, has_lm_head=has_lm_head and probe.through_head):
                 task.advance(1)
                 _give_memory_back()
                 if step.name in theirs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,34 @@ def test_the_page_shows_what_was_found_and_loads_nothing(folder: Path, tmp_path:
     assert all(digest in text for digest in report.output_sha256.values())
     assert "0.12.2" in text, "the decoys are told with their reason"
     assert not re.search(r"(src|href)=|@import|url\(", text)
+    assert text.count("<td") == text.count("<td data-column=") > 20, "on a telephone each cell stands on a line"
+
+
+class Counted:
+    """Progress that keeps, of each task, its unit, its total and how far it came."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, list[Any]] = {}
+
+    def task(self, label: str, *, total: int | None = None, unit: str = "bytes") -> AbstractContextManager[Counted]:
+        self.tasks[label] = self.now = [unit, total, 0]
+        return nullcontext(self)
+
+    def advance(self, amount: int, *, note: str = "") -> None:
+        self.now[2] += amount
+
+
+@pytest.mark.parametrize(("source", "steps"), [("v0122cls", 9), ("v0122", 9), ("v0122ranking", 9)])
+def test_the_proof_counts_steps_and_comes_to_its_total(source: str, steps: int, tmp_path: Path) -> None:
+    progress = Counted()
+    report = convert(FIXTURES / source, tmp_path / "model", progress=progress)
+    assert report.parity is not None
+    assert progress.tasks["compare outputs"] == ["steps", steps, steps]
+    assert progress.tasks["compare bytes"] == [
+        "bytes",
+        report.parity["bytes_compared"],
+        report.parity["bytes_compared"],
+    ]
 
 
 def test_names_from_the_file_are_escaped_in_the_page(tmp_path: Path) -> None:
