@@ -36,7 +36,7 @@ style: $(READY)
 types: $(READY)
 	rm -rf $(TYPES) && mkdir -p $(TYPES)
 	cp -r hf_xlmr $(TYPES)/hf_xlmr && cp -r conversion $(TYPES)/hf_xlmr/conversion
-	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hf_xlmr
+	cd $(TYPES) && ../../$(BIN)/mypy --cache-dir ../types-cache --config-file ../../pyproject.toml -p hf_xlmr
 
 tests: $(READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
