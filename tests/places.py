@@ -12,3 +12,6 @@ FIXTURES = TESTS / "fixtures"
 SHARED = CHECKOUT.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder ../shared, with larger samples, is absent")
+SHARED_XMOD = SHARED / "fairseq" / "v12xmod"
+SHARED_CHECKPOINTS = tuple(path for path in sorted((SHARED / "fairseq").glob("v*")) if path != SHARED_XMOD)
+"""Checkpoints that fairseq trained, with its answers, of networks that are XLM-R's (X-MOD's are another class)."""

@@ -16,7 +16,7 @@ import pandas
 import pyarrow
 import pytest
 import torch
-from places import FIXTURES, SHARED
+from places import FIXTURES, SHARED_CHECKPOINTS
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
@@ -30,7 +30,7 @@ from hf_xlmr.windows import OnLong, TextTooLong, WindowMaker
 
 TOLERANCE = 1e-5
 NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
-NAMES |= {f"shared-{path.name}": path for path in sorted((SHARED / "fairseq").glob("v*"))}
+NAMES |= {f"shared-{path.name}": path for path in SHARED_CHECKPOINTS}
 TEXTS = [
     "Hello world!",
     "",

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from places import FIXTURES, SHARED, TESTS
+from places import FIXTURES, SHARED_CHECKPOINTS, TESTS
 
 from hf_xlmr.conversion import convert
 
 SAMPLES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
-SAMPLES |= {f"shared-{path.name}": path for path in sorted((SHARED / "fairseq").glob("v*"))}
+SAMPLES |= {f"shared-{path.name}": path for path in SHARED_CHECKPOINTS}
 CHOSEN_HEAD = {"v0122twoheads": "none"}
 HIDDEN_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-5  # of the largest logit, at least 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from places import CHECKOUT, FIXTURES, SHARED, needs_shared
+from places import CHECKOUT, FIXTURES, SHARED, SHARED_CHECKPOINTS, needs_shared
 
 from hf_xlmr import XLMR, collate_tokens
 from hf_xlmr.conversion import convert
@@ -26,7 +26,7 @@ from hf_xlmr.hub_interface import TokensTooLong, UnknownHead
 
 TOLERANCE = 1e-5
 NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
-NAMES |= {f"shared-{path.name}": path for path in sorted((SHARED / "fairseq").glob("v*"))}
+NAMES |= {f"shared-{path.name}": path for path in SHARED_CHECKPOINTS}
 
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
