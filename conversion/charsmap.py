@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hf_xlmr.errors import IntegrityError
+from hf_xlmr.sentencepiece_model import LARGEST_CHARSMAP, LONGEST_VALUE
 
 __all__ = ["Charsmap", "char_class"]
 
@@ -32,9 +33,7 @@ JOINING = "\n\u200c\u200d\u0e33\u0eb3" + "".join(map(chr, (*range(0x1F3FB, 0x1F4
 JAMO = "".join(map(chr, (*range(0x1160, 0x1200), *range(0xD7B0, 0xD7FC))))  # vowels and finals
 
 
-LARGEST: Final = 1 << 20  # bytes of a charsmap; nmt_nfkc_cf, the largest there is, has 243,000
 MOST_STEPS: Final = 2_000_000  # of reading the rules; nfkc_cf takes 350,000
-LONGEST_VALUE: Final = 256  # bytes that one rule makes; U+FDFA becomes 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Trie:
 
     def __init__(self, data: bytes) -> None:
         """Take a precompiled charsmap: size of the array, array, strings. Raises struct.error, ValueError."""
-        if len(data) > LARGEST:
+        if len(data) > LARGEST_CHARSMAP:
             raise ValueError("a charsmap of megabytes")
         self.left = MOST_STEPS
         (size,) = struct.unpack_from("<I", data)

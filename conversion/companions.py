@@ -16,7 +16,7 @@ from hf_xlmr.conversion.vocabulary import is_padding
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.sentencepiece_model import SentencePieceModel
+from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
 
 __all__ = ["KEPT", "Companions", "companions_of"]
 
@@ -159,6 +159,8 @@ def _ids(tokenizer: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _pieces(path: Path) -> dict[str, bytes]:
+    """The SentencePiece model, where there is one. Raises InputError, IntegrityError."""
+    check_models_of(path)
     places = (path / KEPT / SENTENCEPIECE, path / SENTENCEPIECE)
     return next(({SENTENCEPIECE: place.read_bytes()} for place in places if place.is_file()), {})
 

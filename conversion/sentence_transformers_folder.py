@@ -16,6 +16,7 @@ from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.model_shape import ModelShape, Task, shape_of_config
 from hf_xlmr.placed_loading import checked_sources, shape_held
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.sentencepiece_model import check_models_of
 
 __all__ = ["POOLS", "SentenceTransformersReport", "to_sentence_transformers"]
 
@@ -119,6 +120,7 @@ def _shape_of(source: Path) -> ModelShape:
             f"{source} has neither {' nor '.join(TOKENIZERS)}: copy the tokenizer's files from the folder that the "
             "model was trained from"
         )
+    check_models_of(source)
     checked_sources(source, shape_held(source, shape))  # what is missing would be random, without a word
     return shape
 

@@ -378,6 +378,11 @@ CHECKS: Final = (
     ),
     Check("tokenizer", _look_at_tokenizer, "copy the tokenizer's files from the model that this one was trained from"),
     Check(
+        "sentencepiece",
+        lambda facts: facts.damaged_sentencepiece,
+        "copy the tokenizer's files from the model that this one was trained from, or convert the model again",
+    ),
+    Check(
         TOKENIZER_CONFIG,
         _look_at_settings,
         "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "

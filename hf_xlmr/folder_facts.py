@@ -12,7 +12,7 @@ from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model_shape import json_object
 from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
-from hf_xlmr.sentencepiece_model import SentencePieceModel
+from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
 from hf_xlmr.stored_weights import opened
 
 __all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
@@ -104,6 +104,15 @@ class FolderFacts:
             return {**_vocabulary(self.tokenizer["model"]["vocab"]), **self.added}
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: it lists no vocabulary") from error
+
+    @property
+    def damaged_sentencepiece(self) -> str | None:
+        """What is wrong with a SentencePiece model of the folder, None where all of them are ones to load."""
+        try:
+            check_models_of(self.folder)
+        except (InputError, IntegrityError) as error:
+            return str(error)
+        return None
 
     @property
     def _ids_of_sentencepiece(self) -> Mapping[str, int]:

@@ -5,21 +5,35 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
+import warnings
 from array import array
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib import import_module
-from typing import Any, ClassVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 
 LONGEST_PIECE = 1000  # trained ones have 16 at most
 MOST_PIECES = 2_000_000
+MOST_TEXT = (
+    16 << 20
+)  # bytes of all pieces, each of which SentencePiece takes a microsecond for; a million have some 10 MB
 SMALL_FILE = 6 << 20  # that of XLM-R, with 250,000 pieces, has 5 MB
 LARGEST_FILE = 64 << 20
 FLOAT_MIN = 2.0**-126  # C++'s FLT_MIN: what SentencePiece starts its search for the highest score from
+LARGEST_CHARSMAP: Final = 1 << 20  # bytes; nmt_nfkc_cf, the largest there is, has 243,000
+LONGEST_VALUE: Final = 256  # bytes that one rule of a charsmap makes; U+FDFA becomes 33
+ALL_BYTES: Final = frozenset(f"<0x{value:02X}>" for value in range(256))
+SILENT: Final = 4  # of absl's levels of logging: above FATAL, the highest that a message has
 
-__all__ = ["ModelType", "Normalization", "PieceType", "SentencePieceModel"]
+FILE_NAME: Final = "sentencepiece.bpe.model"
+PLACES: Final = ("fairseq", "")  # where a Transformers folder has one; what is under fairseq/ comes first
+
+__all__ = ["ModelType", "Normalization", "PieceType", "SentencePieceModel", "check_models_of", "import_sentencepiece"]
 
 
 class ModelType(IntEnum):
@@ -72,25 +86,40 @@ class SentencePieceModel:
     normalization: Normalization
     treat_whitespace_as_suffix: bool
     byte_fallback: bool
+    name: str
+    as_read: bytes = field(repr=False)
+    """The fields that are read here, in a file of their own: without the samples that SentencePiece would run."""
 
     @classmethod
     def parse(cls, data: bytes, *, name: str) -> SentencePieceModel:
         """Read a `.model` file; `name` is what messages call it.
 
-        Raises InputError where it is something else, IntegrityError where it is damaged.
+        A model that is accepted is one that SentencePiece loads. Raises InputError where it is something else,
+        IntegrityError where it is damaged.
         """
         message = _message(data, name=name)
+        rows = [(piece.piece, piece.score, piece.type) for piece in message.pieces]
+        message.DiscardUnknownFields()
         model = cls(
-            pieces=_texts(message, name=name),
-            scores=array("f", (piece.score for piece in message.pieces)),
-            types=_types(message, name=name),
+            pieces=_texts([text for text, _score, _kind in rows], name=name),
+            scores=array("f", [score for _text, score, _kind in rows]),
+            types=_types([kind for _text, _score, kind in rows], name=name),
             model_type=_model_type(message, name=name),
             normalization=_normalization(message.normalizer_spec),
             treat_whitespace_as_suffix=message.trainer_spec.treat_whitespace_as_suffix,
             byte_fallback=message.trainer_spec.byte_fallback,
+            name=name,
+            as_read=message.SerializeToString(),
         )
         _check(model, name=name)
         return model
+
+    def processor(self) -> Any:
+        """SentencePiece over what was read of the file, and nothing else of it. Raises IntegrityError."""
+        try:
+            return import_sentencepiece().SentencePieceProcessor(model_proto=self.as_read)
+        except RuntimeError as error:
+            raise IntegrityError(f"{self.name} is a damaged SentencePiece model: {error}") from None
 
     @property
     def unk_id(self) -> int:
@@ -130,10 +159,30 @@ class SentencePieceModel:
         return len(self.pieces)
 
 
-def _types(message: Any, *, name: str) -> bytes:
+def check_models_of(folder: Path) -> None:
+    """Read every SentencePiece model of a Transformers folder. Raises InputError, IntegrityError, OSError."""
+    for path in (folder / place / FILE_NAME for place in PLACES):
+        if path.is_file():
+            SentencePieceModel.parse(path.read_bytes(), name=str(path))
+
+
+def import_sentencepiece() -> ModuleType:
+    """The module `sentencepiece`, silent, imported where warnings are errors too.
+
+    A warning that becomes an exception inside of its start-up code is not handled there: before 0.2.2 it ends the
+    process.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = import_module("sentencepiece")
+    module.set_min_log_level(SILENT)
+    return module
+
+
+def _types(kinds: list[int], *, name: str) -> bytes:
     """The types of all pieces. Raises IntegrityError."""
     try:
-        return bytes(piece.type for piece in message.pieces)
+        return bytes(kinds)
     except ValueError:
         raise IntegrityError(
             f"{name} is a damaged SentencePiece model: a piece of a type that does not exist."
@@ -184,10 +233,15 @@ def _message(data: bytes, *, name: str) -> Any:
     return message
 
 
-def _texts(message: Any, *, name: str) -> tuple[str, ...]:
+def _texts(pieces: list[bytes], *, name: str) -> tuple[str, ...]:
     """The texts of all pieces. Raises IntegrityError."""
+    together = b"\0".join(pieces)
+    if len(together) - len(pieces) >= MOST_TEXT:
+        raise IntegrityError(f"{name} is not a SentencePiece model: its pieces are too long for one.")
+    if together.count(b"\0") >= max(1, len(pieces)):
+        raise IntegrityError(f"{name} is a damaged SentencePiece model: a piece holds U+0000.")
     try:
-        return tuple(piece.piece.decode("utf-8") for piece in message.pieces)
+        return tuple(together.decode("utf-8").split("\0"))
     except UnicodeDecodeError:
         raise IntegrityError(f"{name} is a damaged SentencePiece model: a piece is not UTF-8.") from None
 
@@ -202,18 +256,68 @@ def _normalization(spec: Any) -> Normalization:
 
 
 def _check(model: SentencePieceModel, *, name: str) -> None:
-    """What SentencePiece itself checks on loading, and finite scores. Raises IntegrityError."""
+    """What SentencePiece cannot load (by its 0.2.2 and 0.2.3), or could not run. Raises IntegrityError."""
+    charsmap = model.normalization.precompiled_charsmap
     faults = {
         "a piece is empty": "" in model.pieces,
         f"a piece has more than {LONGEST_PIECE} characters": max(map(len, model.pieces), default=0) > LONGEST_PIECE,
         "a piece comes twice": len(set(model.pieces)) < len(model.pieces),
         "it does not have exactly one unknown piece": model.types.count(PieceType.UNKNOWN) != 1,
         "a piece has a type that does not exist": not set(model.types) <= set(PieceType),
+        "no piece of it is one that texts are cut into": set(model.types).isdisjoint(CUT_INTO),
         "a score is not a finite number": not all(map(math.isfinite, model.scores)),
+        "its pieces for bytes are not <0x00> to <0xFF>, or are not to be used": not _bytes_are_right(model),
+        "its normalisation rules do not parse": bool(charsmap) and not _is_sound(charsmap),
     }
     for fault, found in faults.items():
         if found:
             raise IntegrityError(f"{name} is a damaged SentencePiece model: {fault}.")
+
+
+CUT_INTO: Final = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
+
+
+def _bytes_are_right(model: SentencePieceModel) -> bool:
+    """Whether there is a piece for each byte, or none where the model uses none."""
+    if not model.byte_fallback:
+        return PieceType.BYTE not in model.types
+    return set(model.pieces_of(PieceType.BYTE)) == ALL_BYTES
+
+
+def _is_sound(charsmap: bytes) -> bool:
+    """Whether every place that a precompiled charsmap leads to lies inside of it, and every rule makes a short text.
+
+    As Normalizer::DecodePrecompiledCharsMap and Darts::DoubleArray::validate of SentencePiece, and stricter: UTF-8.
+    """
+    size, values = int.from_bytes(charsmap[:4], "little"), charsmap[4:]
+    if size < 1024 or size % 1024 or size >= len(values) or len(charsmap) > LARGEST_CHARSMAP:
+        return False
+    units = array("I", values[:size])
+    if sys.byteorder == "big":
+        units.byteswap()
+    return _are_sound(units, values[size:])
+
+
+def _are_sound(units: array[int], texts: bytes) -> bool:
+    """Whether the units of a double array lead to each other and to the beginnings of characters in `texts`."""
+    if texts[-1] or max(map(len, texts.split(b"\0"))) > LONGEST_VALUE:
+        return False
+    try:
+        texts.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    if units[0] & 0x800001FF or not units[0] >> 10:
+        return False
+    for place, unit in enumerate(units):
+        if unit & 0x80000000:  # the place of what a rule makes
+            value = unit & 0x7FFFFFFF
+            if value >= len(texts) or texts[value] & 0xC0 == 0x80:
+                return False
+            continue
+        below = place ^ (unit >> 10) << (8 if unit & 0x200 else 0)
+        if below | 0xFF >= len(units) or (unit & 0x100 and not units[below] & 0x80000000):
+            return False
+    return True
 
 
 # Name, number in sentencepiece_model.proto, protobuf type and default of each field that is read.
@@ -222,6 +326,11 @@ TRAINER_FIELDS = (
     ("model_type", 3, "INT32", "1"),
     ("treat_whitespace_as_suffix", 24, "BOOL", "false"),
     ("byte_fallback", 35, "BOOL", "false"),
+    ("unk_surface", 44, "BYTES", ""),
+    ("unk_piece", 45, "BYTES", ""),
+    ("bos_piece", 46, "BYTES", ""),
+    ("eos_piece", 47, "BYTES", ""),
+    ("pad_piece", 48, "BYTES", ""),
 )
 NORMALIZER_FIELDS = (
     ("precompiled_charsmap", 2, "BYTES", ""),

@@ -6,13 +6,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
-from hf_xlmr.errors import InputError, InputIndexError, IntegrityError
+from hf_xlmr.errors import InputError, InputIndexError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
 if TYPE_CHECKING:
@@ -27,9 +26,17 @@ class ExactTokenizer:
     """What fairseq's hub interface answers to `encode`, id for id; special strings in a text are plain text."""
 
     def __init__(self, dictionary: Dictionary, model: bytes | str | os.PathLike[str]) -> None:
-        """Join `dictionary` and a SentencePiece `model`, its bytes or its path. Raises OSError, IntegrityError."""
+        """Join `dictionary` and a SentencePiece `model`, its bytes or its path.
+
+        Raises OSError, InputError where the file is no such model, IntegrityError where it is damaged.
+        """
+        if isinstance(model, bytes):
+            read = SentencePieceModel.parse(model, name="the SentencePiece model")
+        else:
+            read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
         self.dictionary = dictionary
-        self.processor = _processor(model if isinstance(model, bytes) else Path(model).read_bytes())
+        self.processor = read.processor()
+        self._table = PieceTable.of(read, dictionary)
 
     def pieces(self, text: str) -> list[str]:
         """The strings that are looked up in the dictionary.
@@ -100,10 +107,6 @@ class ExactTokenizer:
         framed.append(eos)
         return framed
 
-    @cached_property
-    def _table(self) -> PieceTable:
-        return PieceTable.of(self.processor, self.dictionary)
-
     def _cut(self, texts: list[str]) -> list[list[str]]:
         found: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
         return found
@@ -146,11 +149,10 @@ class PieceTable:
     space: re.Pattern[str]
 
     @classmethod
-    def of(cls, processor: Any, dictionary: Dictionary) -> PieceTable:
-        """The table of a SentencePieceProcessor. Raises IntegrityError."""
+    def of(cls, model: SentencePieceModel, dictionary: Dictionary) -> PieceTable:
+        """The table of a SentencePiece model."""
         import numpy as np
 
-        model = SentencePieceModel.parse(processor.serialized_model_proto(), name="the SentencePiece model")
         is_odd = np.array([piece.split() != [piece] for piece in model.pieces])
         is_odd[model.unk_id] = True
         ids = np.array(dictionary.indices(model.pieces), dtype=np.int32)
@@ -225,13 +227,3 @@ def _raise_if_half_a_pair(text: str, index: int) -> None:
             f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
             "it was not decoded right. Mend it where it is read."
         ) from None
-
-
-def _processor(model: bytes) -> Any:
-    """A SentencePiece processor. Raises IntegrityError."""
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        return SentencePieceProcessor(model_proto=model)
-    except RuntimeError as error:
-        raise IntegrityError(f"SentencePiece does not accept the model: {error}") from None

@@ -140,6 +140,13 @@ def with_sentencepiece_of_fewer_pieces(folder: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def with_a_piece_of_two_halves(folder: Path) -> None:
+    path = folder / "fairseq" / "sentencepiece.bpe.model"
+    model = ModelProto.FromString(path.read_bytes())
+    model.pieces[-1].piece = "a\0b"
+    path.write_bytes(model.SerializeToString())
+
+
 def as_pickle(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -199,6 +206,7 @@ FAULTS = {
     "no tokenizer": Fault(without_tokenizer, "tokenizer", "there is no tokenizer"),
     "lost tokenizer": Fault(lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer", "tokenizer.json is lost"),
     "another SentencePiece": Fault(with_sentencepiece_of_fewer_pieces, "tokenizer size", "gives 2390 ids"),
+    "damaged SentencePiece": Fault(with_a_piece_of_two_halves, "sentencepiece", "a piece holds U+0000"),
     "no settings": Fault(
         lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "is no tokenizer_config"
     ),

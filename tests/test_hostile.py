@@ -40,6 +40,7 @@ from fuzzing.formats import (
     text,
     tuple_of,
 )
+from fuzzing.messages import charsmap, message, piece, sentencepiece
 from fuzzing.watched import CANARY, Outcome, Watched
 
 MEMORY = 450_000_000  # beyond the size of the file
@@ -891,57 +892,25 @@ def test_a_legacy_stream_that_lies(
 # ---- the files beside ------------------------------------------------------------------------------------------------
 
 
-def varint(value: int) -> bytes:
-    data = b""
-    while value > 127:
-        data += bytes([value & 127 | 128])
-        value >>= 7
-    return data + bytes([value])
-
-
-def message(number: int, content: bytes | int) -> bytes:
-    """A field of a protobuf message."""
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content % 2**64)
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def piece(spelled: str, score: float = -1.0, kind: int = 1) -> bytes:
-    return message(1, message(1, spelled.encode()) + b"\x15" + struct.pack("<f", score) + message(3, kind))
-
-
-SPECIAL_PIECES = piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3)
-
-
-def sentencepiece(pieces: bytes = b"", *, kind: int = 1, charsmap: bytes = b"") -> bytes:
-    normalizer = message(3, message(2, charsmap) + message(3, 1))
-    return SPECIAL_PIECES + pieces + message(2, message(3, kind)) + normalizer
-
-
-def charsmap(units: list[int], strings: bytes = b"x\0") -> bytes:
-    return struct.pack(f"<I{len(units)}I", 4 * len(units), *units) + strings
-
-
 def darts(chains: int, width: int) -> bytes:
     """A trie in which each of `chains` branches leads to the next one by `width` letters: width**chains rules."""
-    units = [0] * (256 * (chains + 2))
+    units = [0] * (256 * (chains + 3))
+    units[0] = 256 << 10
     for level in range(chains):
-        start = 256 * level
+        start, below = 256 * (level + 1), 256 * (level + 2)
         for letter in range(0x61, 0x61 + width):
-            place, below = start ^ letter, 256 * (level + 1)
+            place = start ^ letter
             units[place] = letter | 0x100 | ((place ^ below) << 10)
-        units[256 * (level + 1)] = 0x80000000
+        units[below] = 0x80000000
     return charsmap(units)
 
 
 def circle() -> bytes:
     """A trie whose every branch is itself."""
     units = [0] * 512
+    units[0] = 256 << 10
     for letter in range(1, 256):
         units[256 ^ letter] = letter | (letter << 10)
-    units[0] = 0
-    for letter in range(1, 256):
-        units[letter] = letter | (letter ^ 0) << 10
     return charsmap(units)
 
 
@@ -971,6 +940,14 @@ BESIDE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a piece of 5 MB, to be merged": ("spm.model", lambda: sentencepiece(piece("x" * 5_000_000), kind=2), "refused"),
     "many long pieces, to be merged": (
         "spm.model", lambda: sentencepiece(b"".join(piece(f"{n}" + "x" * 900) for n in range(5000)), kind=2), "any"
+    ),
+    "a piece that holds U+0000": ("spm.model", lambda: sentencepiece(piece("a") + piece("b\0c")), "refused"),
+    "a piece that is U+0000": ("spm.model", lambda: sentencepiece(piece("a") + piece("\0")), "refused"),
+    "pieces of 17 MB": (
+        "spm.model", lambda: sentencepiece(b"".join(piece(f"{n}" + "x" * 990) for n in range(17_500))), "refused"
+    ),
+    "a test of itself that has orders": (
+        "spm.model", lambda: sentencepiece(piece("a")) + message(4, message(1, message(1, b"\x1b[2J" * 100))), "any"
     ),
     "a type that does not exist": ("spm.model", lambda: sentencepiece(kind=9), "refused"),
     "a type of piece that does not exist": ("spm.model", lambda: sentencepiece(piece("a", kind=300)), "refused"),

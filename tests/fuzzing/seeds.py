@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import struct
 import tarfile
 import zipfile
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 from fuzzing.formats import legacy_file, pickles_of, zip_file
+from fuzzing.messages import charsmap_of, message
 from fuzzing.mutations import damaged, damaged_lines, damaged_message, damaged_pickle, damaged_tar, rezipped
 
 __all__ = ["KINDS", "Source", "mutant", "sources"]
@@ -139,26 +139,9 @@ def _factory_dictionary() -> bytes:
 
 
 def _with_rules() -> bytes:
-    """The small SentencePiece model with a small charsmap: `a` and what follows."""
+    """The small SentencePiece model with a few normalisation rules: of one byte, of two, and of a run."""
     model = (FIXTURES / "v0102" / "sentencepiece.bpe.model").read_bytes()
-    units = [0] * 768
-    for place, letter, leaf, below in ((0x61, 0x61, 0x100, 256), (256 ^ 0x62, 0x62, 0x100, 512), (0xC3, 0xC3, 0, 640)):
-        units[place] = letter | leaf | ((place ^ below) << 10)
-    units[256] = units[512] = 0x80000000
-    units[640 ^ 0xA9] = 0xA9 | 0x100 | ((640 ^ 0xA9 ^ 700) << 10)
-    units[700] = 0x80000002
-    rules = struct.pack(f"<I{len(units)}I", 4 * len(units), *units) + b"x\0e\xcc\x81\0"
-    head = model.rfind(b"\x1a", 0, len(model))
-    spec = b"\x12" + _varint(len(rules)) + rules
-    return model + b"\x1a" + _varint(len(spec)) + spec if head >= 0 else model
-
-
-def _varint(value: int) -> bytes:
-    made = b""
-    while value > 127:
-        made += bytes([value & 127 | 128])
-        value >>= 7
-    return made + bytes([value])
+    return model + message(3, message(2, charsmap_of({"a": "x", "ab": "y", "\u00e9": "e\u0301"})))
 
 
 # ---- mutants ---------------------------------------------------------------------------------------------------------
