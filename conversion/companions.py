@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
@@ -16,6 +15,7 @@ from hf_xlmr.conversion.vocabulary import is_padding
 from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.folder_records import ConversionRecord
 from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
 
 __all__ = ["KEPT", "Companions", "companions_of"]
@@ -25,7 +25,6 @@ DICTIONARY: Final = "dict.txt"
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 LABELS: Final = "label/dict.txt"
 FIRST_INPUT: Final = "input0/dict.txt"  # where sentence_prediction and sentence_ranking look for the dictionary
-APPENDED: Final = re.compile(r"(\d{1,9}) copies of <unk>'s row")  # as plan.py tells it in conversion.json
 MOST_SPARE: Final = 1 << 20  # rows without a name
 SHOWN: Final = 3
 
@@ -39,14 +38,14 @@ class Companions:
     notes: tuple[str, ...]
 
 
-def companions_of(folder: ModelFolder, network: Architecture, record: Mapping[str, Any]) -> Companions:
+def companions_of(folder: ModelFolder, network: Architecture, record: ConversionRecord) -> Companions:
     """The files for fairseq, from the folder's `fairseq/` or, where there is none, from its SentencePiece model.
 
-    `record` is what `fairseq/conversion.json` holds. Raises InputError where a file is missing or another model's.
+    `record` is that of the conversion. Raises InputError where a file is missing or another model's.
     """
     kept = folder.path / KEPT / DICTIONARY
     data = kept.read_bytes() if kept.is_file() else _derived(folder.path)
-    appended = _appended_rows(record) if kept.is_file() else 0
+    appended = record.appended_rows(network.vocabulary) if kept.is_file() else 0
     rows = network.vocabulary - appended
     dictionary = Dictionary.parse(data, expected_rows=rows, name=str(kept))
     _raise_if_ids_differ(folder.path, dictionary.with_mask())
@@ -85,14 +84,6 @@ def _derived(path: Path) -> bytes:
     if Dictionary.parse(data, name=str(pieces)).symbols != (*SPECIAL_SYMBOLS, *model.pieces[3:]):
         raise InputError(f"{pieces} has pieces that a {DICTIONARY} of fairseq's cannot hold")
     return data
-
-
-def _appended_rows(record: Mapping[str, Any]) -> int:
-    """The rows that convert appended to the embeddings for pieces that the dictionary lacks."""
-    made = record.get("made")
-    told = made.values() if isinstance(made, dict) else ()
-    hits = [hit for text in told if (hit := APPENDED.fullmatch(str(text)))]
-    return int(hits[0][1]) if hits else 0
 
 
 def _spare_rows(dictionary: Dictionary, rows: int, appended: int) -> int:

@@ -24,9 +24,10 @@ from hf_xlmr.conversion.weight_map import Task
 from hf_xlmr.conversion.writer import parse_size, write_weights
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.folder_records import CONVERSION, conversion_record_text
 from hf_xlmr.progress import SILENT, Progress
 
-__all__ = ["ConversionReport", "card_text", "convert", "json_text", "kept_options"]
+__all__ = ["ConversionReport", "card_text", "convert", "kept_options"]
 
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
@@ -154,13 +155,9 @@ def _spelled_out(value: object) -> object:
     return {key: _spelled_out(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def json_text(content: Mapping[str, object]) -> str:
-    """The text of a file of JSON, the same for the same content."""
-    return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
-
-
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    _write_text(path, json_text(content))
+    """Write an object of JSON, the same bytes for the same content."""
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -184,8 +181,8 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, to
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
     _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
-    record = json_text({**_record(prepared, report), "written": _hashes(draft)})
-    _write_text(kept / "conversion.json", record)
+    record = conversion_record_text({**_record(prepared, report), "written": _hashes(draft)})
+    _write_text(draft / CONVERSION, record)
     _write_text(draft / "README.md", card_text(prepared, json.loads(record), told))
 
 

@@ -18,11 +18,13 @@ from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.conversion.torch_writer import write_checkpoint
 from hf_xlmr.conversion.weight_map import FAMILIES, Task
 from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.folder_records import ConversionRecord
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["ExportReport", "export"]
 
 CHECKPOINT: Final = "model.pt"
+OPTIONS: Final = "options.json"  # under fairseq/: what convert kept of those of the training
 SPARE_BYTES: Final = 64 << 20  # dictionary, SentencePiece model and labels
 DEFAULT_HEAD: Final = "sentence_classification_head"  # fairseq/criterions/sentence_prediction.py
 HEAD_OPTIONS: Final = {Task.CLASSIFICATION: "classification_head_name", Task.MULTIPLE_CHOICE: "ranking_head_name"}
@@ -71,7 +73,7 @@ def export(
     """
     with told_plainly():
         folder = open_model_folder(Path(model_dir))
-        record, options = _kept(folder, "conversion.json"), _kept(folder, "options.json")
+        record, options = ConversionRecord.of(folder.path), read_json(folder.path / KEPT / OPTIONS) or {}
         network = network_of(folder.config, head=_head_name(folder, record, options))
         companions = companions_of(folder, network, record)
         plan = plan_export(folder, network, rows=companions.rows)
@@ -85,15 +87,10 @@ def export(
             return replace(report, output=Path(output), files=_sizes(draft))
 
 
-def _kept(folder: ModelFolder, name: str) -> Mapping[str, Any]:
-    """What convert recorded, nothing where the folder was made by others."""
-    return read_json(folder.path / KEPT / name) or {}
-
-
-def _head_name(folder: ModelFolder, record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[str, Any]) -> str:
     """The name that the head had in fairseq, or the one that fairseq gives by default."""
-    is_same = folder.config.get("architectures") == [record.get("class")]
-    for name in (record.get("head") if is_same else None, *map(options.get, HEAD_OPTIONS.values())):
+    is_same = folder.config.get("architectures") == [record.class_name]
+    for name in (record.head if is_same else None, *map(options.get, HEAD_OPTIONS.values())):
         if isinstance(name, str) and name and "." not in name:
             return name
     return DEFAULT_HEAD

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 from hf_xlmr.card_check import CARD, told_by_card
 from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.card import CardMetadata
 from hf_xlmr.conversion.checkpoint import open_checkpoint
 from hf_xlmr.conversion.page import page_of
-from hf_xlmr.conversion.parity import ParityReport, compare_companions, read_json, verify_folder
+from hf_xlmr.conversion.parity import ParityReport, compare_companions, verify_folder
 from hf_xlmr.conversion.preparation import Prepared, prepare
-from hf_xlmr.conversion.recipe import card_text, json_text
+from hf_xlmr.conversion.recipe import card_text
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.folder_records import CONVERSION, ConversionRecord, conversion_record_text
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.replaced_files import replace_content
 
@@ -24,7 +25,6 @@ __all__ = ["verify"]
 
 logger = logging.getLogger(__name__)
 
-RECORD: Final = "fairseq/conversion.json"
 CARD_STAYS: Final = (
     "%s was edited since the conversion, and is left as it is: say there that the folder is verified, as %s now tells"
 )
@@ -62,26 +62,20 @@ def verify(
 
 def _wanted(folder: Path) -> Wanted:
     """What the conversion was asked for. Raises InputError where the folder does not tell, IntegrityError."""
-    record = folder / RECORD
-    if not record.is_file():
-        raise InputError(f"{folder} was not made by hf-xlmr convert (it has no fairseq/conversion.json)")
-    asked = read_json(record).get("asked")
-    usual = asdict(Wanted())
-    if not isinstance(asked, dict) or asked.keys() != usual.keys() or not all(map(_is_sound, asked, asked.values())):
-        raise IntegrityError(f"{record} is damaged: it does not tell what was asked for")
-    return Wanted(**asked)
+    record, usual = ConversionRecord.of(folder), asdict(Wanted())
+    if not record.is_there:
+        raise InputError(f"{folder} was not made by hf-xlmr convert (it has no {CONVERSION})")
+    if unknown := sorted(record.asked.keys() - usual.keys()):
+        raise InputError(f"{record.path} tells of {unknown[0]!r:.40}, which a newer hf_xlmr wrote: install that one")
+    if not all(map(_is_sound, record.asked, record.asked.values())):
+        raise IntegrityError(f"{record.path} is damaged: it does not tell what was asked for")
+    return Wanted(**{**usual, **record.asked})
 
 
 def _is_sound(name: str, value: object) -> bool:
     """Whether a remembered wish has the type it must have."""
-    kinds: dict[str, tuple[type, ...]] = {
-        "head": (str, type(None)),
-        "encoder_only": (bool,),
-        "attention_heads": (int, type(None)),
-        "dtype": (str,),
-        "ema": (bool,),
-    }
-    return type(value) in kinds[name]
+    kind = get_type_hints(Wanted)[name]
+    return type(value) in (get_args(kind) or (kind,))
 
 
 # ---- what is noted of a proof ----------------------------------------------------------------------------------------
@@ -89,9 +83,9 @@ def _is_sound(name: str, value: object) -> bool:
 
 def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
     """Note the proof where the conversion would have. Raises OSError."""
-    before = read_json(folder / RECORD)
+    before = ConversionRecord.of(folder).fields
     after = {**before, "parity": asdict(found)}
-    replace_content(folder / RECORD, _encoded(json_text(after)))
+    replace_content(folder / CONVERSION, _encoded(conversion_record_text(after)))
     card = folder / CARD
     if not card.is_file():
         return
@@ -99,7 +93,7 @@ def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
     if card.read_bytes() == _encoded(card_text(prepared, before, told)):
         replace_content(card, _encoded(card_text(prepared, after, told)))
     elif card.read_bytes() != _encoded(card_text(prepared, after, told)):
-        logger.warning(CARD_STAYS, card, RECORD)
+        logger.warning(CARD_STAYS, card, CONVERSION)
 
 
 def _encoded(text: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.folder_records import CONVERSION, ConversionRecord
 from hf_xlmr.model_shape import json_object
 from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
 from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
@@ -22,7 +23,6 @@ TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 DICTIONARY: Final = "fairseq/dict.txt"
-RECORD: Final = "fairseq/conversion.json"
 WORDS: Final = "embeddings.word_embeddings.weight"
 POSITIONS: Final = "embeddings.position_embeddings.weight"
 
@@ -65,7 +65,7 @@ class FolderFacts:
     @property
     def is_converted(self) -> bool:
         """Whether the folder keeps what fairseq needs, as converted ones and what was trained from them do."""
-        return any((self.folder / name).is_file() for name in (DICTIONARY, RECORD))
+        return any((self.folder / name).is_file() for name in (DICTIONARY, CONVERSION))
 
     @property
     def is_from_fairseq(self) -> bool:
@@ -145,14 +145,10 @@ class FolderFacts:
     @cached_property
     def fairseqs_mask(self) -> int | None:
         """The id of `<mask>` by fairseq/dict.txt, None where there is none. Raises InputError, IntegrityError."""
-        path = self.folder / DICTIONARY
+        path, rows = self.folder / DICTIONARY, ConversionRecord.of(self.folder).embedding_rows
         if not path.is_file():
             return None
-        record = _object(self.folder / RECORD) or {}
-        rows = record.get("embedding_rows")
-        dictionary = Dictionary.parse(
-            path.read_bytes(), expected_rows=rows if type(rows) is int else None, name=str(path)
-        )
+        dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
         return (dictionary if len(dictionary) == rows else dictionary.with_mask()).mask_index
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
 from hf_xlmr.kept_files import read_kept
 from hf_xlmr.model_shape import ModelShape, shape_of_config
 from hf_xlmr.own_names import is_there, own_name
@@ -22,10 +23,7 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FINETUNING", "ModelFiles", "find_model", "raise_if_no_path"]
-
-FINETUNING = "finetuning.json"
-"""What `hf-xlmr finetune` leaves in its folder about the training."""
+__all__ = ["ModelFiles", "find_model", "raise_if_no_path"]
 
 FAMILIES = {
     "xlm-roberta": "XLMRoberta",
@@ -223,13 +221,12 @@ class ModelFiles:
     @cached_property
     def training(self) -> Mapping[str, Any]:
         """The report of `hf-xlmr finetune`; empty in a folder that it did not make. Raises IntegrityError."""
-        path = self.folder / FINETUNING
-        return _json(path) if path.is_file() else {}
+        return read_finetuning_record(self.folder)
 
     @property
     def head_name(self) -> str:
         """What the folder's own classification head was called in fairseq."""
-        return str(self._record.get("head") or DEFAULT_HEAD)
+        return self._record.head or DEFAULT_HEAD
 
     @cached_property
     def dictionary(self) -> Dictionary:
@@ -255,19 +252,17 @@ class ModelFiles:
 
         Raises IntegrityError.
         """
-        rows = self._record.get("embedding_rows", self.shape.vocabulary)
-        if type(rows) is not int or not 0 < rows <= self.shape.vocabulary:
+        rows, held = self._record.embedding_rows, self.shape.vocabulary
+        if rows is not None and rows > held:
             raise IntegrityError(
-                f"{self.folder}/fairseq/conversion.json is damaged: embedding_rows is {rows!r:.40}, and the model has "
-                f"{self.shape.vocabulary} rows"
+                f"{self._record.path} is damaged: embedding_rows is {rows}, and the model has {held} rows"
             )
-        return rows
+        return held if rows is None else rows
 
     @cached_property
-    def _record(self) -> Mapping[str, Any]:
+    def _record(self) -> ConversionRecord:
         """What the conversion wrote down; empty for a folder of another origin."""
-        path = self.folder / "fairseq" / "conversion.json"
-        return _json(path) if path.is_file() else {}
+        return ConversionRecord.of(self.folder)
 
     @cached_property
     def tokenizer(self) -> ExactTokenizer | None:

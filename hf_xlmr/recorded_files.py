@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import IntegrityError
+from hf_xlmr.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
 from hf_xlmr.model_shape import json_object
 
 __all__ = ["Standing", "held_to_record", "standing_of"]
 
-RECORD: Final = "fairseq/conversion.json"
-FINETUNING: Final = "finetuning.json"
 CONFIG: Final = "config.json"
 KEPT: Final = "fairseq/"
 OF_CLASSES: Final = "fairseq/label/"
@@ -49,13 +48,17 @@ class Standing(str, Enum):
 
 
 def standing_of(folder: Path) -> Standing:
-    """What the folder's records say of its weights, which are not read for it. Raises IntegrityError, OSError."""
+    """What the folder's records say of its weights, which are not read for it.
+
+    Raises IntegrityError, InputError for a record of a newer hf_xlmr, OSError.
+    """
     if (folder / FINETUNING).is_file():
+        read_finetuning_record(folder)  # one that cannot be read is not published
         return Standing.finetuned
-    if not (folder / RECORD).is_file():
+    record = ConversionRecord.of(folder)
+    if not record.is_there:
         return Standing.unrecorded
-    is_verified = json_object(folder / RECORD).get("parity") is not None
-    return Standing.verified if is_verified else Standing.unverified
+    return Standing.verified if record.is_verified else Standing.unverified
 
 
 def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool = True) -> tuple[str, ...]:
@@ -65,45 +68,22 @@ def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool
     what it keeps for fairseq.
     Raises IntegrityError where a file is lost or another, OSError.
     """
-    standing = standing_of(folder)
-    if not (folder / RECORD).is_file():
+    standing, record = standing_of(folder), ConversionRecord.of(folder)
+    if not record.is_there:
         return ()
-    record = json_object(folder / RECORD)
-    recorded = _recorded(folder / RECORD, record)
+    recorded = record.written
     if standing is Standing.verified:
-        _raise_if_other_weights(folder, hashes, _weights(folder / RECORD, record))
+        _raise_if_other_weights(folder, hashes, record.weights)
     if standing is Standing.finetuned:
         recorded = {
             name: known for name, known in recorded.items() if name.startswith(KEPT) and not name.startswith(OF_CLASSES)
         }
     _raise_if_other_files(folder, hashes, recorded)
     held = [name for name in hashes if name in recorded or (standing is Standing.verified and _is_shard(name))]
-    if with_config and standing is not Standing.finetuned and isinstance(record.get("config"), dict):
-        _raise_if_other_config(folder / CONFIG, record["config"])
+    if with_config and standing is not Standing.finetuned and record.config is not None:
+        _raise_if_other_config(folder / CONFIG, record.config)
         held.append(CONFIG)
     return tuple(held)
-
-
-# ---- what the record tells -------------------------------------------------------------------------------------------
-
-
-def _recorded(path: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of what was written beside the weights; of older folders what came from the checkpoint's own."""
-    try:
-        written: dict[str, Any] = dict(record.get("written", {}))
-        sources: dict[str, Any] = record.get("source", {}).get("files", {})
-        kept = {f"{KEPT}{name}": each["sha256"] for name, each in sources.items() if "sha256" in each}
-        return {str(name): str(known) for name, known in {**kept, **written}.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{path} is damaged: it does not tell which files were written") from error
-
-
-def _weights(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    parity: Any = record.get("parity")
-    recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
-    if not isinstance(recorded, dict):
-        raise IntegrityError(f"{path} is damaged: it does not tell which weights were verified")
-    return recorded
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------

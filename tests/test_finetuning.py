@@ -806,7 +806,7 @@ def test_a_folder_whose_training_was_killed_at_its_very_start_is_taken(
     for name in names:
         (folder.checkpoints / name).write_text("{")
     folder.check(**flags)
-    folder.begin({"task": "xnli"}, resume=flags["resume"])
+    folder.begin({"task": "xnli"}, usual={}, resume=flags["resume"])
     assert folder.is_begun and folder.last_checkpoint() is None
     assert [path.name for path in folder.checkpoints.iterdir()] == ["run.json"]
 

@@ -26,7 +26,7 @@ FLOORS = (
         *("hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
         *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.devices", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
-        *("hf_xlmr.kept_files", "hf_xlmr.conversion.layerwise"),
+        "hf_xlmr.conversion.layerwise",
         *("hf_xlmr.hub_licences", "hf_xlmr.markdown", "hf_xlmr.conversion.sentence_transformers_card"),
         *(
             "hf_xlmr.hub_errors",
@@ -38,12 +38,12 @@ FLOORS = (
         ),
     ),
     (
-        *("hf_xlmr.card_check", "hf_xlmr.recorded_files"),
+        *("hf_xlmr.card_check", "hf_xlmr.folder_records"),
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),
     ),
     (
-        *("hf_xlmr.command_output", "hf_xlmr.feature_store"),
+        *("hf_xlmr.command_output", "hf_xlmr.feature_store", "hf_xlmr.kept_files", "hf_xlmr.recorded_files"),
         *("hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ),
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),

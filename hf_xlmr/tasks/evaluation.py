@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
-from hf_xlmr.loading import FINETUNING, ModelFiles, find_model
+from hf_xlmr.folder_records import FINETUNING
+from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate

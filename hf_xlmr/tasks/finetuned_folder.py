@@ -7,12 +7,13 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.loading import FINETUNING, ModelFiles
+from hf_xlmr.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
+from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.finetuned_card import finetuned_card
@@ -42,9 +43,9 @@ FROM_THE_MODEL: Final = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuningReport:
-    """What a training did."""
+    """What a training did; what an earlier hf_xlmr did not write into `finetuning.json` yet has a default."""
 
     task: str
     model: str
@@ -53,17 +54,17 @@ class FinetuningReport:
     mode: str
     trained_on: Mapping[str, int]
     """Examples by language."""
-    skipped: Mapping[str, int]
+    skipped: Mapping[str, int] = field(default_factory=dict)
     """Training examples that were left out for their answers or labels, by language."""
-    misaligned: Mapping[str, tuple[str, ...]]
+    misaligned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The ids of questions with answers that are not where they should be, by language."""
     steps: int
-    losses: Mapping[int, float]
+    losses: Mapping[int, float] = field(default_factory=dict)
     """By step: the mean of the training loss since the one before."""
     parameters: int
     trainable: int
     settings: Mapping[str, Setting]
-    results: TaskResults | None
+    results: TaskResults | None = None
     """None where nothing was evaluated."""
 
     @property
@@ -124,11 +125,14 @@ class FinetunedFolder:
                 "(--overwrite)"
             )
 
-    def begin(self, record: Mapping[str, object], *, resume: bool) -> None:
-        """Note what is trained, or check that it is what the begun run has trained. Raises InputError."""
+    def begin(self, record: Mapping[str, object], *, usual: Mapping[str, object], resume: bool) -> None:
+        """Note what is trained, or check that it is what the begun run has trained. Raises InputError.
+
+        `usual` is what the begun run did where its record, of an earlier hf_xlmr, does not tell.
+        """
         self.processes.wait()
         if resume and self.is_begun:
-            self._check_record(_read_object(self.checkpoints / RECORD), record)
+            self._check_record({**usual, **_read_object(self.checkpoints / RECORD)}, record)
         elif self.processes.is_first:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
@@ -197,21 +201,23 @@ class FinetunedFolder:
         )
         (draft / CARD).write_text(card, encoding="utf-8")
 
-    def report(self, record: Mapping[str, object], *, model: str) -> FinetuningReport:
-        """What the training that made this folder did, from what is now called `model`.
+    def report(self, record: Mapping[str, object], *, usual: Mapping[str, object], model: str) -> FinetuningReport:
+        """What the training that made this folder did, from what is now called `model`; `usual` as in `begin`.
 
         Raises InputError where it is not `record`'s, IntegrityError.
         """
-        path = self.path / FINETUNING
-        told = _read_object(path)
+        told = read_finetuning_record(self.path)
         try:
-            begun = dict(told.pop(RECORD_KEY))
-            losses = {int(step): float(loss) for step, loss in told["losses"].items()}
-            ids = {key: tuple(each) for key, each in told["misaligned"].items()}
-            known = {"model": model, "output": self.path, "losses": losses, "misaligned": ids}
-            report = FinetuningReport(**{**told, **known})
+            begun = {**usual, **told[RECORD_KEY]}
+            known = {each.name: told[each.name] for each in fields(FinetuningReport) if each.name in told}
+            losses = {int(step): float(loss) for step, loss in told.get("losses", {}).items()}
+            ids = {key: tuple(each) for key, each in told.get("misaligned", {}).items()}
+            changed = {"model": model, "output": self.path, "losses": losses, "misaligned": ids}
+            report = FinetuningReport(**{**known, **changed})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise IntegrityError(f"{path} is damaged: {error!r}; begin anew with --overwrite") from error
+            raise IntegrityError(
+                f"{self.path / FINETUNING} is damaged: {error!r}; begin anew with --overwrite"
+            ) from error
         self._check_record(begun, record)
         return report
 
@@ -262,4 +268,4 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:
     told = {**asdict(report), "model": name_for_others(report.model), "output": "", "results": None, RECORD_KEY: record}
-    return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
+    return finetuning_record_text(told)

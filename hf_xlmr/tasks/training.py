@@ -171,7 +171,7 @@ def finetune(
         for examples in scored.examples.values() if scored else ():
             STEPS[task].check_labels(examples, training.head.labels or ())
         if resume and folder.is_finished:
-            report = folder.report(training.record(), model=model)
+            report = folder.report(training.record(), usual=usual_record(), model=model)
         else:
             report = training.run(model, folder, resume=resume, progress=progress)
             _let_go()
@@ -254,7 +254,7 @@ class _Training:
 
         arguments = _arguments(self.recipe, self.options, self.settings, folder)
         self._tell_of_long_warmup()
-        folder.begin(self.record(), resume=resume)
+        folder.begin(self.record(), usual=usual_record(), resume=resume)
         set_seed(self.options.seed)  # a new head is drawn by it
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
@@ -341,13 +341,22 @@ class _Training:
             "model": fingerprint(self.files.folder),
             "data": self.features.digest(),
             "labels": list(self.head.labels or ()),
-            **{name: value for name, value in asdict(self.options).items() if name not in FREE},
+            **_deciding(self.options),
             **self.settings,
         }
 
 
 # change no weight, or are told by the data and the head
 FREE: Final = ("save_steps", "cpu", "split", "misaligned", "unlabelled", "labels")
+
+
+def usual_record() -> dict[str, object]:
+    """What an option meant before there was that option: a run that an earlier hf_xlmr began has none of it."""
+    return _deciding(FinetuningOptions())
+
+
+def _deciding(options: FinetuningOptions) -> dict[str, object]:
+    return {name: value for name, value in asdict(options).items() if name not in FREE}
 
 
 def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
