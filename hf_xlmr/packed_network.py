@@ -128,6 +128,7 @@ class _Norm:
         return None if name is None else cls(_submodule(module, name), dtype)
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        values = values.to(self._weight.device, non_blocking=True)  # the final norm may be on another device
         return functional.layer_norm(values, self._shape, self._weight, self._bias, self._epsilon)
 
 

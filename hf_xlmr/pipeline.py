@@ -97,7 +97,10 @@ class XLMRFeatureExtractionPipeline(Pipeline):
                 f"there is no layer {odd[0]}: the hidden states are numbered 0 (embeddings) to {count - 1}"
             )
         places = [layer % count for layer in wanted]
-        hidden = [output.last_hidden_state if at == count - 1 else output.hidden_states[at] for at in places]
+        device = output.last_hidden_state.device  # each layer's are on its own, where the model is spread over several
+        hidden = [
+            (output.last_hidden_state if at == count - 1 else output.hidden_states[at]).to(device) for at in places
+        ]
         return {"hidden": torch.stack(hidden, dim=1), "attention_mask": input_tensors["attention_mask"]}
 
     def postprocess(  # type: ignore[override]

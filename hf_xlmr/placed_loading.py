@@ -404,7 +404,41 @@ def _dispatched(
         )
     finally:
         log.setLevel(level)
+    _move_masks_once(model)
     return model
+
+
+def _move_masks_once(model: PreTrainedModel) -> None:
+    """Give each layer what all layers take, the attention mask, as a copy on its device that is made once a batch.
+
+    accelerate's hooks move all that a layer is given, and each layer is given the mask where the embeddings are.
+    """
+    import torch
+
+    network: Any = model.base_model
+    moved = threading.local()
+
+    def on_device(value: Any, device: torch.device) -> Any:
+        if not isinstance(value, torch.Tensor) or value.device == device:
+            return value
+        if getattr(moved, "source", None) is not value:
+            moved.source, moved.copies = value, {}
+        if device not in moved.copies:
+            moved.copies[device] = value.to(device, non_blocking=True)
+        return moved.copies[device]
+
+    def bring(layer: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        device = next(layer.parameters()).device
+        if device.type in ("cpu", "meta"):  # computed where accelerate brings its weights
+            return None
+        states, *others = args
+        return (states, *(on_device(each, device) for each in others)), {
+            name: on_device(value, device) for name, value in options.items()
+        }
+
+    for layer in network.encoder.layer:
+        layer.register_forward_pre_hook(bring, with_kwargs=True)
+    network.register_forward_hook(lambda *_about: vars(moved).clear())
 
 
 def _offloaded(

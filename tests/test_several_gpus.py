@@ -1,0 +1,351 @@
+"""A model over several GPUs answers bit for bit as on one device, and nothing moves that need not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.hooks import remove_hook_from_submodules
+from places import FIXTURES
+from virtual_gpus import VirtualGPUs
+
+from hf_xlmr import XLMR, FeatureExtractor, collate_tokens
+from hf_xlmr.conversion import convert
+from hf_xlmr.errors import InputError
+from hf_xlmr.model_shape import ModelShape, shape_of, shape_of_config
+from hf_xlmr.pipeline import TASK
+from hf_xlmr.placed_loading import load_placed
+
+SOURCES: dict[str, tuple[str | Path, dict[str, Any]]] = {
+    "XLMRobertaForMaskedLM": ("demo", {}),
+    "XLMRobertaXLForMaskedLM": (FIXTURES / "v0122prenorm", {}),
+    "RobertaPreLayerNormForMaskedLM": (FIXTURES / "v0122prelayernorm", {}),
+    "XLMRobertaForSequenceClassification": (FIXTURES / "v0122cls", {}),
+    "XLMRobertaForMaskedLM with two heads": (FIXTURES / "v0122twoheads", {"head": "none"}),
+    "XLMRobertaForMultipleChoice": (FIXTURES / "v0122ranking", {}),
+}
+TEXTS = ["The train leaves.", "a", "And now something that is longer than the others."]
+EVERY_MODEL = pytest.mark.parametrize("name", SOURCES)
+EVERY_COUNT = pytest.mark.parametrize("count", [2, 3])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("models")
+    return {
+        name: convert(source, home / name.replace(" ", "-"), verify=False, **options).output
+        for name, (source, options) in SOURCES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(folders: dict[str, Path]) -> dict[str, XLMR]:
+    """Each model on the CPU."""
+    return {name: XLMR.from_pretrained(folder).eval() for name, folder in folders.items()}
+
+
+def spread(shape: ModelShape, count: int) -> dict[str, Any]:
+    """The blocks in their order over all devices, in runs."""
+    number = len(shape.blocks)
+    return {
+        module: min(place * count // number, count - 1)
+        for place, block in enumerate(shape.blocks)
+        for module in block.modules
+    }
+
+
+def apart(shape: ModelShape, count: int) -> dict[str, Any]:
+    """The first block alone on the last device, and each other one on another device than the one before."""
+    return {
+        module: (place - 1) % count if place else count - 1
+        for place, block in enumerate(shape.blocks)
+        for module in block.modules
+    }
+
+
+LAYOUTS = pytest.mark.parametrize("layout", [spread, apart])
+
+
+def batch_of(xlmr: XLMR) -> torch.Tensor:
+    return collate_tokens(xlmr.encode_batch(TEXTS), 1)
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Bit for bit, whatever holds the tensors."""
+    if isinstance(expected, torch.Tensor):
+        return torch.equal(found.cpu(), expected)
+    return len(found) == len(expected) and all(map(same, found, expected))
+
+
+# ---- every call of XLMR ----------------------------------------------------------------------------------------------
+
+
+@EVERY_MODEL
+@EVERY_COUNT
+@LAYOUTS
+def test_every_call_answers_as_on_one_device(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, layout: Any
+) -> None:
+    one, batch = whole[name], batch_of(whole[name])
+    with VirtualGPUs(count):
+        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), count)).eval()
+        assert {weight.device.type for weight in xlmr.model.parameters()} == {"cuda"}
+        assert xlmr.extract_features(batch).device == xlmr.device
+        for tokens in (batch, xlmr.encode(TEXTS[2])):
+            assert same(xlmr.extract_features(tokens), one.extract_features(tokens))
+            assert same(
+                xlmr.extract_features(tokens, return_all_hiddens=True),
+                one.extract_features(tokens, return_all_hiddens=True),
+            )
+            assert same(xlmr.extract_features(tokens, layers=[0, -1]), one.extract_features(tokens, layers=[0, -1]))
+        words = [each.extract_features_aligned_to_words(TEXTS[0]).vectors for each in (xlmr, one)]
+        assert same(*words)
+        for head in one.model.classification_heads:
+            assert xlmr.predict(head, batch).device == xlmr.device
+            assert same(xlmr.predict(head, batch), one.predict(head, batch))
+        if one.model.has_lm_head:
+            assert xlmr.fill_mask("The train <mask> at night", topk=3) == one.fill_mask(
+                "The train <mask> at night", topk=3
+            )
+            assert same(xlmr.model(batch.to(xlmr.device))[0], one.model(batch)[0])
+
+
+@pytest.mark.parametrize("name", list(SOURCES)[:3])
+@LAYOUTS
+def test_a_head_that_is_registered_later_answers_as_on_one_device(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, layout: Any
+) -> None:
+    one = XLMR.from_pretrained(folders[name]).eval()
+    one.register_classification_head("fresh", num_classes=3)
+    with VirtualGPUs(3):
+        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), 3)).eval()
+        xlmr.register_classification_head("fresh", num_classes=3)
+        state = one.model.classification_heads["fresh"].state_dict()
+        xlmr.model.classification_heads["fresh"].load_state_dict(state)
+        assert same(xlmr.predict("fresh", batch_of(one)), one.predict("fresh", batch_of(one)))
+
+
+@EVERY_MODEL
+@LAYOUTS
+def test_gradients_cross_devices(folders: dict[str, Path], name: str, layout: Any) -> None:
+    one = XLMR.from_pretrained(folders[name]).eval()
+    one.extract_features(batch_of(one)).square().sum().backward()
+    expected = {key: weight.grad for key, weight in one.model.base.named_parameters()}
+    with VirtualGPUs(2):
+        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), 2)).eval()
+        xlmr.extract_features(batch_of(one)).square().sum().backward()
+        found = {key: weight.grad for key, weight in xlmr.model.base.named_parameters()}
+    assert {key: each is None for key, each in found.items()} == {key: each is None for key, each in expected.items()}
+    assert all(torch.equal(found[key], each) for key, each in expected.items() if each is not None)
+
+
+# ---- what moves ------------------------------------------------------------------------------------------------------
+
+
+@EVERY_MODEL
+@EVERY_COUNT
+@pytest.mark.parametrize("no_gradients", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_batch_crosses_each_border_once(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, no_gradients: Any
+) -> None:
+    """The vectors go from device to device, the mask to each device, tokens in and features out: each once a batch."""
+    shape, batch = shape_of(folders[name]), batch_of(whole[name])
+    places = spread(shape, count)
+    used = list(dict.fromkeys(place for key, place in places.items() if key.startswith(shape.base)))
+    end = [place for key, place in places.items() if key.startswith(f"{shape.base}encoder.")][-1]
+    end = places.get(f"{shape.base}LayerNorm", end)  # the final norm of a family
+    with_layers = {place for key, place in places.items() if ".layer." in key}
+    with VirtualGPUs(count) as gpus:
+        xlmr = XLMR.from_pretrained(folders[name], device_map=places).eval()
+        for _again in range(2):
+            gpus.moves.clear()
+            with no_gradients():
+                xlmr.extract_features(batch)
+            expected = {("cpu", "cuda:0"): 1, (f"cuda:{end}", "cuda:0"): 1}
+            for before, after in pairwise(used):
+                pair = (f"cuda:{before}", f"cuda:{after}")
+                expected[pair] = expected.get(pair, 0) + 1
+            for place in with_layers - {0}:
+                pair = ("cuda:0", f"cuda:{place}")
+                expected[pair] = expected.get(pair, 0) + 1
+            assert dict(gpus.moves) == expected
+
+
+@pytest.mark.parametrize("name", list(SOURCES)[:3])
+@EVERY_COUNT
+def test_packed_batches_cross_each_border_once(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int
+) -> None:
+    shape = shape_of(folders[name])
+    with VirtualGPUs(count) as gpus:
+        places = spread(shape, count)
+        extractor = FeatureExtractor(XLMR.from_pretrained(folders[name], device_map=places).eval(), kernel="plain")
+        gpus.moves.clear()
+        extractor(TEXTS)
+        used = list(dict.fromkeys(place for key, place in places.items() if key.startswith(shape.base)))
+        borders = {(f"cuda:{one}", f"cuda:{other}"): 1 for one, other in pairwise(used)}
+        assert dict(gpus.moves) == {("cpu", "cuda:0"): 2, (f"cuda:{used[-1]}", "cpu"): 1, **borders}
+
+
+# ---- the packed network ----------------------------------------------------------------------------------------------
+
+
+@EVERY_MODEL
+@EVERY_COUNT
+@LAYOUTS
+@pytest.mark.parametrize("options", [{"layers": (0, 1, -1)}, {"pool": "none"}, {"pool": "max"}], ids=str)
+def test_features_of_many_texts_are_those_of_one_device(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, layout: Any, options: dict[str, Any]
+) -> None:
+    expected = FeatureExtractor(whole[name], kernel="plain", **options)(TEXTS)
+    with VirtualGPUs(count):
+        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), count)).eval()
+        found = FeatureExtractor(xlmr, kernel="plain", **options)(TEXTS)
+    arrays = [list(each.values()) if isinstance(each, Mapping) else list(each) for each in (found, expected)]
+    for one, other in zip(*arrays, strict=True):
+        assert np.abs(one - other).max() <= 1e-5  # short texts attend by another kernel on a CPU than on a GPU
+
+
+# ---- plans -----------------------------------------------------------------------------------------------------------
+
+
+@EVERY_MODEL
+@pytest.mark.parametrize("beside", [{}, {"cpu": None}, {"cpu": None, "disk": None}], ids=["gpus", "cpu", "disk"])
+def test_a_plan_over_gpus_and_what_is_beside_them_answers_as_one_device(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, beside: dict[str, None], tmp_path: Path
+) -> None:
+    one, shape = whole[name], shape_of(folders[name])
+    share = max(block.nbytes("float32") for block in shape.blocks) if beside else shape.nbytes("float32")
+    room = share + (34 << 20) + (1 << 20)
+    with VirtualGPUs(2, memory=room):
+        memory: dict[str | int, str | int | None] = {0: room, 1: room, **beside}
+        if "disk" in beside:
+            memory["cpu"] = 1 << 16
+        xlmr = XLMR.from_pretrained(folders[name], device_map="auto", max_memory=memory, tokens=64).eval()
+        assert same(
+            xlmr.extract_features(batch_of(one), return_all_hiddens=True),
+            one.extract_features(batch_of(one), return_all_hiddens=True),
+        )
+
+
+@pytest.mark.parametrize("name", list(SOURCES)[:4])
+@pytest.mark.parametrize("aside", ["cpu", "disk"])
+def test_layers_aside_come_to_the_gpu_when_they_are_computed(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str, aside: str
+) -> None:
+    one, shape = whole[name], shape_of(folders[name])
+    places = {**spread(shape, 2), **{f"{shape.base}encoder.layer.{number}": aside for number in (0, 1)}}
+    offloaded = sum(f"{shape.base}encoder.layer.{number}." in each.name for each in shape.tensors for number in (0, 1))
+    with VirtualGPUs(2) as gpus:
+        xlmr = XLMR.from_pretrained(folders[name], device_map=places).eval()
+        gpus.moves.clear()
+        assert same(xlmr.extract_features(batch_of(one)), one.extract_features(batch_of(one)))
+        assert gpus.moves["cpu", "cuda:0"] == offloaded + 1
+        for refused in (xlmr.requires_grad_, xlmr.state_dict, lambda: xlmr.load_state_dict({}), xlmr.model.half):
+            with pytest.raises(InputError):
+                refused()
+        with pytest.raises(InputError, match="offloaded"):
+            FeatureExtractor(xlmr)
+
+
+@EVERY_MODEL
+def test_a_spread_model_is_not_moved_or_cast(folders: dict[str, Path], name: str) -> None:
+    with VirtualGPUs(2):
+        xlmr = XLMR.from_pretrained(folders[name], device_map=spread(shape_of(folders[name]), 2)).eval()
+        for refused in (xlmr.cpu, xlmr.half, lambda: xlmr.to("cuda:1"), xlmr.bfloat16):
+            with pytest.raises(InputError, match="spread over several devices"):
+                refused()
+
+
+def test_a_gpu_that_is_not_there_is_refused(folders: dict[str, Path]) -> None:
+    folder = folders["XLMRobertaForMaskedLM"]
+    with VirtualGPUs(2), pytest.raises(InputError, match="device_map"):
+        XLMR.from_pretrained(folder, device_map={"": 2})
+
+
+def test_a_model_on_the_second_gpu_answers_there(folders: dict[str, Path], whole: dict[str, XLMR]) -> None:
+    one = whole["XLMRobertaForMaskedLM"]
+    with VirtualGPUs(2):
+        xlmr = XLMR.from_pretrained(folders["XLMRobertaForMaskedLM"], device="cuda:1").eval()
+        features = xlmr.extract_features(batch_of(one))
+        assert str(features.device) == "cuda:1"
+        assert same(features, one.extract_features(batch_of(one)))
+        assert same(xlmr.cpu().extract_features(batch_of(one)), one.extract_features(batch_of(one)))
+
+
+# ---- Transformers' own doors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(SOURCES)[:3])
+def test_the_pipeline_answers_as_on_one_device(folders: dict[str, Path], name: str) -> None:
+    from transformers import AutoModel, AutoTokenizer, pipeline
+
+    folder = folders[name]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    options: dict[str, Any] = {"layers": [0, 1, -1], "pool": "none"}
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    expected = pipeline(TASK, model=model, tokenizer=tokenizer)(TEXTS, **options)
+    with VirtualGPUs(3):
+        shape = shape_of(folder)
+        found = pipeline(TASK, model=_encoder_over(folder, shape), tokenizer=tokenizer)(TEXTS, batch_size=2, **options)
+    for one, other in zip(found, expected, strict=True):
+        assert all(torch.allclose(each, whole, atol=1e-5) for each, whole in zip(one, other, strict=True))
+
+
+def _encoder_over(folder: Path, shape: ModelShape) -> Any:
+    """The bare encoder over three devices."""
+    config = json.loads((folder / "config.json").read_text())
+    bare = shape_of_config({**config, "architectures": [shape.class_name.partition("For")[0] + "Model"]})
+    places = {module: place % 3 for place, block in enumerate(bare.blocks) for module in block.modules}
+    return load_placed(folder, places, dtype="float32", shape=bare)
+
+
+# ---- the instrument itself -------------------------------------------------------------------------------------------
+
+
+@EVERY_MODEL
+def test_without_accelerates_hooks_the_devices_do_not_meet(
+    folders: dict[str, Path], whole: dict[str, XLMR], name: str
+) -> None:
+    with VirtualGPUs(2):
+        xlmr = XLMR.from_pretrained(folders[name], device_map=spread(shape_of(folders[name]), 2)).eval()
+        remove_hook_from_submodules(xlmr.model)
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            xlmr.extract_features(batch_of(whole[name]))
+
+
+def test_virtual_devices_behave_as_cudas_do() -> None:
+    with VirtualGPUs(2) as gpus:
+        here, there = torch.ones(2, 3, device="cuda:0"), torch.ones(2, 3).to(1)
+        assert (here.device, there.device) == (torch.device("cuda", 0), torch.device("cuda", 1))
+        for refused in (
+            lambda: here + there,
+            lambda: torch.cat([here, there]),
+            lambda: here @ torch.ones(3, 2),
+            lambda: torch.nn.functional.linear(here, there),
+            lambda: torch.nn.functional.layer_norm(here, (3,), there[0], there[1]),
+        ):
+            with pytest.raises(RuntimeError, match="same device"):
+                refused()
+        with pytest.raises(TypeError, match="numpy"):
+            here.numpy()
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            here.to("cuda:2")
+        assert (here * torch.tensor(2.0)).device == here.device  # a number may come from the CPU
+        assert there[0].device == there.view(3, 2).device == there.detach().device == there.new_zeros(1).device
+        assert torch.nn.Parameter(there).device == torch.zeros_like(there).device == torch.device("cuda", 1)
+        assert here.to("cuda:0") is here
+        assert here.tolist() == [[1.0] * 3] * 2
+        assert dict(gpus.moves) == {("cpu", "cuda:1"): 1}
+        module = torch.nn.Linear(3, 2).to("cuda:1")
+        assert {each.device for each in module.parameters()} == {torch.device("cuda", 1)}
+        assert module(there).device == torch.device("cuda", 1)
+        torch.zeros(2, 3).copy_(here)
+        assert gpus.moves["cuda:0", "cpu"] == 1
+    assert str(torch.ones(1).device) == "cpu"
