@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -312,11 +312,12 @@ def show_push_plan(report: Any) -> None:
     title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
     shown = {
         "weights": report.standing.value,
-        "as converted": _held(report),
+        "as converted": _held(report.held, (*report.sent, *report.unchanged)),
         "to send": _files_with_sizes(report.sent),
         "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
         "to delete": "\n".join(report.deleted),
         "stays there": _named(report.stays),
+        "not asked for": _unknown(report.unknown),
         "left out": _left_out(report.left_out),
         "doctor": _faults(report.folder, report.findings),
         "notes": "\n".join(report.notes),
@@ -328,7 +329,9 @@ def show_folder_to_push(looked: Any) -> None:
     """Print a FolderToPush, of which the Hub could not be asked."""
     shown = {
         "weights": looked.standing.value,
+        "as converted": _held(looked.held, looked.files),
         "files": _files_with_sizes({name: file.size for name, file in looked.files.items()}),
+        "not asked for": _unknown(looked.unknown),
         "left out": _left_out(looked.left_out),
         "doctor": _faults(looked.path, looked.findings),
         "notes": "\n".join(looked.notes),
@@ -347,13 +350,21 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
-def _held(report: Any) -> str:
+def _held(held: Collection[str], files: Iterable[str]) -> str:
     """What was compared with the record of the conversion, and what was not."""
-    if not report.held:
+    if not held:
         return ""
-    others = [name for name in (*report.sent, *report.unchanged) if name not in report.held]
-    part = " (of config.json what answers rest on)" if "config.json" in report.held else ""
-    return f"{len(report.held)} files{part}; not compared: {', '.join(others) or 'none'}"
+    others = [name for name in files if name not in held]
+    part = " (of config.json what answers rest on)" if "config.json" in held else ""
+    return f"{len(held)} files{part}; not compared: {', '.join(others) or 'none'}"
+
+
+def _unknown(files: Mapping[str, int]) -> str:
+    """What is not known to belong to a model, and how it is sent all the same."""
+    if not files:
+        return ""
+    named = "\n".join(f"  {printable(name)} {_size(size)}" for name, size in files.items())
+    return f"not known to belong to a model; --include NAME sends it\n{named}"
 
 
 def _files_with_sizes(files: Mapping[str, int]) -> str:

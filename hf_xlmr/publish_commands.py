@@ -74,6 +74,15 @@ def push(
             "the folder alone.",
         ),
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="PATTERN",
+            help="Send more than what belongs to the model: a file, a folder, or a pattern such as 'onnx/*'; may be "
+            "said several times.",
+        ),
+    ] = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Take a folder that was converted with --no-verify.")
     ] = False,
@@ -87,28 +96,28 @@ def push(
     from hf_xlmr.console import show_folder_to_push, show_push, show_push_plan
     from hf_xlmr.folder_to_push import look_at
     from hf_xlmr.hub_errors import HubRefusal
-    from hf_xlmr.publishing import plan_push
+    from hf_xlmr.publishing import check_names, plan_upload
     from hf_xlmr.publishing import push as run
 
     progress = progress_of_command(shown=not quiet)
+    check_names(repo_id, branch)
     try:
-        plan = plan_push(
+        looked = look_at(
             model_dir,
-            repo_id,
-            private=private,
-            branch=branch,
-            create_pr=create_pr,
+            include=include or (),
             allow_unverified=allow_unverified,
             despite_faults=despite_faults,
             progress=progress,
         )
+        try:
+            plan = plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr)
+        except HubRefusal:
+            if dry_run and not (as_json or quiet):  # what needs no Hub is shown without one
+                show_folder_to_push(looked)
+            raise
         if not (as_json or quiet):
             show_push_plan(plan.report)
         report = plan.report if dry_run else run(plan, progress=progress)
-    except HubRefusal:
-        if dry_run and not (as_json or quiet):  # what needs no Hub is shown without one
-            show_folder_to_push(look_at(model_dir, despite_faults=despite_faults))
-        raise
     except KeyboardInterrupt:
         typer.echo(
             f"hf-xlmr: interrupted: {repo_id} shows what it did or the whole folder, never a part of it; the same "

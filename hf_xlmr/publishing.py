@@ -12,7 +12,7 @@ from hf_xlmr import __version__
 from hf_xlmr.card_check import CARD
 from hf_xlmr.doctor import Finding
 from hf_xlmr.errors import InputError, told_plainly
-from hf_xlmr.folder_to_push import FolderToPush, hashed, look_at
+from hf_xlmr.folder_to_push import FolderToPush, look_at, raise_if_touched
 from hf_xlmr.hub_errors import hub_utils, quiet_hub
 from hf_xlmr.hub_repository import (
     MAIN,
@@ -25,7 +25,7 @@ from hf_xlmr.hub_repository import (
 )
 from hf_xlmr.hub_upload import Published, Upload, address_to_be
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.recorded_files import Standing, held_to_record
+from hf_xlmr.recorded_files import Standing
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -42,10 +42,6 @@ TOLD_OF_WHAT_STAYS: Final[Mapping[str, str]] = {
     "readers without safetensors take: delete it on the Hub",
 }
 """Files of an earlier upload that change what is loaded."""
-NOT_VERIFIED: Final = (
-    "{folder} was converted with --no-verify: prove it with `hf-xlmr verify SOURCE {folder} --record`, or publish it "
-    "as it is with --allow-unverified"
-)
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,10 @@ class PushReport:
     """Weights of an earlier layout, which go in the same commit."""
     stays: tuple[str, ...]
     """What else is in the repository: it is not of this folder, and nothing is done to it."""
+    unknown: Mapping[str, int]
+    """Names and bytes of what is not known to belong to a model; it is sent where it is asked for."""
     left_out: Mapping[str, str]
-    """What is not sent, each with the reason."""
+    """What is not sent for another reason, which each has."""
     findings: tuple[Finding, ...]
     """The faults that `hf-xlmr doctor` tells of the folder."""
     notes: tuple[str, ...]
@@ -97,6 +95,7 @@ def plan_push(
     private: bool = False,
     branch: str = MAIN,
     create_pr: bool = False,
+    include: Collection[str] = (),
     allow_unverified: bool = False,
     despite_faults: bool = False,
     api: HfApi | None = None,
@@ -105,32 +104,48 @@ def plan_push(
     """Check a Transformers folder, and tell what `push` would do to the repository `repo_id` on the Hub.
 
     `repo_id` is NAME or NAMESPACE/NAME. `private` is for a repository that is made, `branch` is made where it is not
-    there, and with `create_pr` the change is proposed as a pull request. `allow_unverified` takes a folder that was
-    converted with --no-verify, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api` is how
+    there, and with `create_pr` the change is proposed as a pull request. What belongs to the model is sent, and what
+    `include` names besides: files, folders, or patterns as fnmatch knows them. `allow_unverified` takes a folder that
+    was converted with --no-verify, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api` is how
     huggingface_hub is asked, by default with its own token and endpoint. Raises InputError for what the user can mend
     (HubRefusal for what the Hub does not do), IntegrityError for damage, and for weights that changed since they were
     verified.
     """
-    _check_names(repo_id, branch)
+    check_names(repo_id, branch)
+    looked = look_at(
+        Path(folder),
+        include=include,
+        allow_unverified=allow_unverified,
+        despite_faults=despite_faults,
+        progress=progress,
+    )
+    return plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr, api=api)
+
+
+def plan_upload(
+    looked: FolderToPush,
+    repo_id: str,
+    *,
+    private: bool = False,
+    branch: str = MAIN,
+    create_pr: bool = False,
+    api: HfApi | None = None,
+) -> PushPlan:
+    """The plan for a folder that was looked at; else as `plan_push`, whose part it is that asks the Hub."""
     with told_plainly(), quiet_hub():
-        looked = look_at(Path(folder), despite_faults=despite_faults)
-        if looked.standing is Standing.unverified and not allow_unverified:
-            raise InputError(NOT_VERIFIED.format(folder=folder))
         api = api or _usual_api()
         account = account_of(api)
         full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
         target = Target(full_id, branch=branch, create_pr=create_pr, private=private)
         state = HubState.of(api, full_id, branch)
         check_on_hub(target, account, state)
-        remarks = warnings_of_card(api, (looked.path / CARD).read_text(encoding="utf-8"))
-        files = hashed(looked.files, progress=progress)
-        hashes = {name: file.sha256 for name, file in files.items()}
-        held = held_to_record(looked.path, hashes, with_config=not (despite_faults and looked.findings))
-        differences = Differences.between(files, state.files)
+        remarks = warnings_of_card(api, looked.files[CARD].path.read_text(encoding="utf-8"))
+        raise_if_touched(looked.files, meanwhile="looked at")
+        differences = Differences.between(looked.files, state.files)
         message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"
-        upload = Upload(api, target, account.name, message, state, files, differences)
+        upload = Upload(api, target, account.name, message, state, looked.files, differences)
         published = upload.found_in(state)
-    return PushPlan(_report(looked, held, upload, remarks, published), upload, published)
+    return PushPlan(_report(looked, upload, remarks, published), upload, published)
 
 
 def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
@@ -147,7 +162,7 @@ def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
     return replace(plan.report, commit=published.commit, address=published.address)
 
 
-def _check_names(repo_id: str, branch: str) -> None:
+def check_names(repo_id: str, branch: str) -> None:
     """Raise InputError for names that cannot be."""
     from huggingface_hub.errors import HFValidationError
 
@@ -169,7 +184,6 @@ def _usual_api() -> HfApi:
 
 def _report(
     looked: FolderToPush,
-    held: tuple[str, ...],
     upload: Upload,
     remarks: tuple[str, ...],
     published: Published | None,
@@ -184,11 +198,12 @@ def _report(
         is_private=state.is_private if state.is_there else target.private,
         is_proposed=target.create_pr,
         standing=looked.standing,
-        held=held,
+        held=looked.held,
         sent={name: files[name].size for name in sent},
         unchanged={name: file.size for name, file in files.items() if name not in sent},
         deleted=() if published else differences.deleted,
         stays=differences.stays,
+        unknown=looked.unknown,
         left_out=looked.left_out,
         findings=looked.findings,
         notes=(*looked.notes, *remarks, *_told_of(differences.stays)),

@@ -34,11 +34,12 @@ FLOORS = (
             "hf_xlmr.interruptible",
             "hf_xlmr.other_loaders",
             "hf_xlmr.replaced_files",
+            "hf_xlmr.secret_files",
             "hf_xlmr.shard_records",
         ),
     ),
     (
-        *("hf_xlmr.card_check", "hf_xlmr.folder_records"),
+        *("hf_xlmr.card_check", "hf_xlmr.folder_records", "hf_xlmr.known_files"),
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),
     ),

@@ -23,7 +23,7 @@ from hf_xlmr import hub_errors
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.doctor import CHECKS
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
-from hf_xlmr.folder_to_push import MILD
+from hf_xlmr.folder_to_push import MILD, look_at
 from hf_xlmr.hub_errors import HubRefusal
 from hf_xlmr.publishing import PushReport, Standing, plan_push, push
 
@@ -627,10 +627,16 @@ def test_without_a_token_the_program_says_how_to_get_one(folder: Path, hub: Loca
 
 def test_a_dry_run_without_a_token_shows_the_folder_alone(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
     (folder / "notes.bak").write_text("old", encoding="utf-8")
+    (folder / "notes.txt").write_text("new", encoding="utf-8")
     done = run(hub, tmp_path / "home", folder, REPO, "--dry-run", HF_TOKEN="")
     assert done.returncode == 2 and done.stderr.startswith("hf-xlmr: there is no token")
-    assert all(name in done.stdout for name in contents(folder)) and "notes.bak: a copy of an editor's" in done.stdout
+    assert (
+        all(name in done.stdout for name in contents(folder))
+        and "notes.bak: a copy from before a change" in done.stdout
+    )
     assert "the Hub was not asked" in done.stdout and "to send" not in done.stdout
+    assert "not asked for" in done.stdout and "notes.txt 3 B" in done.stdout and "--include NAME" in done.stdout
+    assert "verified when converted, and unchanged since" in " ".join(done.stdout.split())
     silent = run(hub, tmp_path / "home", folder, REPO, "--dry-run", "--json", HF_TOKEN="")
     assert silent.returncode == 2 and not silent.stdout and silent.stderr == done.stderr
 
@@ -697,6 +703,10 @@ def flip_last_bit(folder: Path) -> None:
     first_shard(folder).write_bytes(content)
 
 
+def append(path: Path, content: bytes) -> None:
+    path.write_bytes(path.read_bytes() + content)
+
+
 def swap_pieces(path: Path) -> None:
     """Two rare pieces change their ids, which nothing else of the folder shows."""
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
@@ -706,7 +716,7 @@ def swap_pieces(path: Path) -> None:
 
 
 def as_large(folder: Path) -> None:
-    with (folder / "notes.txt").open("wb") as file:
+    with (folder / "results.json").open("wb") as file:
         file.truncate(51 * 10**9)  # a hole
 
 
@@ -745,7 +755,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         "holds other files than the conversion wrote .tokenizer.json",
     ),
     "other pieces for Transformers": (
-        lambda folder: (folder / "sentencepiece.bpe.model").write_bytes(b"another"),
+        lambda folder: append(folder / "sentencepiece.bpe.model", b"\xfa\x07\x00"),  # a field that nobody knows
         IntegrityError,
         "holds other files than the conversion wrote .sentencepiece.bpe.model",
     ),
@@ -820,7 +830,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         InputError,
         'the Hub does not take.*"license" must be',
     ),
-    "size": (as_large, InputError, "notes.txt has 51 GB, and the Hub takes at most 50.*--max-shard-size"),
+    "size": (as_large, InputError, "results.json has 51 GB, and the Hub takes at most 50.*--max-shard-size"),
 }
 
 
@@ -851,9 +861,8 @@ def test_what_the_user_may_change_after_the_conversion(folder: Path, hub: LocalH
     )
     json_changed(folder / "tokenizer_config.json", model_max_length=128)
     (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMore.\n")
-    (folder / "notes.txt").write_text("mine")
     report = pushed(folder, hub)
-    mine = {"README.md", "tokenizer_config.json", "notes.txt", "fairseq/conversion.json"}
+    mine = {"README.md", "tokenizer_config.json", "fairseq/conversion.json"}
     assert report.standing is Standing.verified and set(report.held) == contents(folder).keys() - mine
 
 
@@ -932,12 +941,207 @@ def test_what_is_no_part_of_the_model_is_left_out_and_named(folder: Path, hub: L
 
 def test_a_snapshot_of_links_is_sent_as_files(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
     """As the cache of huggingface_hub is."""
-    (tmp_path / "blobs").mkdir()
-    for number, path in enumerate(sorted(folder.glob("*.*"))):
-        path.rename(tmp_path / "blobs" / str(number))
-        path.symlink_to(tmp_path / "blobs" / str(number))
-    pushed(folder, hub)
+    cached = tmp_path / "models--me--model"
+    (cached / "blobs").mkdir(parents=True)
+    snapshot = shutil.copytree(folder, cached / "snapshots" / ("0a" * 20))
+    for number, path in enumerate(path for path in snapshot.rglob("*") if path.is_file()):
+        blob = cached / "blobs" / f"{number:040x}"
+        path.rename(blob)
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    (tmp_path / "link").symlink_to(snapshot)
+    for named in (snapshot, tmp_path / "link"):
+        assert plan_push(named, REPO, api=api(hub)).report.sent.keys() == contents(folder).keys()
+    pushed(snapshot, hub)
     assert hub.files(REPO) == contents(folder)
+
+
+# ---- what belongs to a model -----------------------------------------------------------------------------------------
+
+UNKNOWN = (
+    "notes.txt",
+    "data.csv",
+    "train.py",
+    "analysis.ipynb",
+    "model.onnx",
+    "screenshot.png",
+    "config.json.before-fix",
+)
+SECRETS = (
+    *("token.json", "id_rsa_github", "a.p12", "a.pfx", "a.jks", "a.kdbx", "credentials.yaml", "service-account-1.json"),
+    *("client_secret_123.json", "kubeconfig", "prod.env", "_netrc", "pypirc", "server.key.bak", "hf_token.txt"),
+    *("fairseq/id_ed25519", "aws_credentials", "openai-api-key.txt", "serviceAccountKey.json", "token (1).json"),
+)
+FILES_OF_A_MODEL = (
+    *("LICENSE", "LICENSE.txt", "NOTICE.md", "README_zh.md", "generation_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "finetuning.json", "results.json", "results.md", "results.svg", "report.html"),
+    *("eval_results.json", "predictions/README.md", "predictions/labels.tsv", "scores/results.json"),
+    *("scores/predictions/README.md", "scores/predictions/en.conll", "figures/loss.png", "pipeline.py"),
+    *("config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "1_Pooling/config.json"),
+)
+
+
+def put(folder: Path, name: str, content: str = "{}") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_what_is_not_known_to_belong_to_a_model_is_sent_when_asked_for(folder: Path, hub: LocalHub) -> None:
+    whole = contents(folder)
+    for name in (*UNKNOWN, "data/a/1.txt", "data/a/2.txt", "data/b.txt", "runs/1/log", "train.log"):
+        put(folder, name, "mine")
+    report = pushed(folder, hub)
+    assert hub.files(REPO) == whole and report.unknown == {**dict.fromkeys(UNKNOWN[:-1], 4), "data/": 12}
+    assert report.left_out == {UNKNOWN[-1]: "a copy from before a change", "runs/": "logs", "train.log": "logs"}
+    report = pushed(folder, hub, include=["notes.txt", "data/a/", "*.log", "./data.csv"])
+    sent = {"notes.txt", "data/a/1.txt", "data/a/2.txt", "train.log", "data.csv"}
+    assert report.sent.keys() == sent and report.unknown.keys() == {*UNKNOWN[:-1], "data/b.txt"} - sent
+    assert (hub.files(REPO) or {}).keys() == whole.keys() | sent
+
+
+def test_what_belongs_to_a_model_is_sent_unasked(folder: Path, hub: LocalHub) -> None:
+    for name in FILES_OF_A_MODEL:
+        put(folder, name)
+    (folder / "finetuning.json").unlink()  # it would be another model
+    put(folder, "modules.json", json.dumps([{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]))
+    json_changed(folder / "config.json", custom_pipelines={"x": {"impl": "pipeline.Own"}})
+    with (folder / "README.md").open("a", encoding="utf-8") as card:
+        card.write("\n![how it went](figures/loss.png)\n")
+    report = pushed(folder, hub)
+    assert not report.unknown and not report.left_out and hub.files(REPO) == contents(folder)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_not_sent_even_when_asked_for(name: str, folder: Path, hub: LocalHub) -> None:
+    put(folder, name, "private")
+    looked = look_at(folder)
+    assert looked.left_out == {name: "a secret, by its name"} and name not in looked.files
+    assert name not in look_at(put(folder, "notes.txt", "mine").parent, include=["*"]).files
+    with pytest.raises(InputError, match="is asked for and never sent: it is a secret"):
+        plan_push(folder, REPO, include=[name.replace("(", "[(]")], api=api(hub))
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("nothing.txt", "'nothing.txt' is asked for, and no file of that name or pattern is there"),
+        ("", "'' is asked for, and no file"),
+        ("optimizer.pt", "never sent: it is a pickle"),
+        (".git/config", "'.git/' is asked for and never sent: it is hidden"),
+        ("elsewhere.txt", "never sent: it is a link that leaves the folder"),
+        ("pipe", "never sent: it is neither a file nor a folder"),
+    ],
+)
+def test_what_is_asked_for_and_cannot_be_sent_is_told(pattern: str, sentence: str, folder: Path) -> None:
+    put(folder, "optimizer.pt")
+    put(folder, ".git/config")
+    os.mkfifo(folder / "pipe")
+    (folder / "elsewhere.txt").symlink_to("/etc/hosts")
+    with pytest.raises(InputError) as refused:
+        look_at(folder, include=[pattern])
+    assert sentence in str(refused.value)
+
+
+HF_TOKEN = "hf_" + "aBcDeFgHiJ" * 3  # as one looks
+CONTENTS = {
+    "a card": ("README.md", f"# A model\n\nlogin('{HF_TOKEN}')\n", "line 3 what looks like a token of the Hub"),
+    "results": ("results.json", json.dumps({"settings": {"api": HF_TOKEN}}), "a token of the Hub"),
+    "options": ("fairseq/options.json", json.dumps({"wandb": f"WANDB_API_KEY={'0f' * 20}"}), "a password or a key"),
+    "a key": ("NOTICE", "x\n-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n", "line 2 what looks like a private key"),
+    "an address": ("report.html", "<a href=https://me:pa55word@host.org/x>", "an address with a password"),
+    "a license": ("LICENSE", "AKIA" + "ABCDEFGHIJKLMNOP", "a key of AWS"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_secret_in_a_file_of_the_model_is_refused_by_name(name: str, folder: Path, hub: LocalHub) -> None:
+    file, content, sentence = CONTENTS[name]
+    (folder / "fairseq" / "conversion.json").unlink()
+    put(folder, file, content)
+    with pytest.raises(InputError, match=sentence) as refused:
+        plan_push(folder, REPO, api=api(hub))
+    assert str(refused.value).startswith(f"{file} holds in line ") and HF_TOKEN not in str(refused.value)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_secret_in_what_is_asked_for_is_refused_wherever_it_stands(encoding: str, folder: Path) -> None:
+    notebook = json.dumps({"cells": [{"source": ["x\n" * 600_000, f'login("{HF_TOKEN}")']}]}, indent=1)
+    for name in ("a.ipynb", "a.yaml"):
+        (folder / name).write_bytes(notebook.encode(encoding))
+        assert name in look_at(folder).unknown
+        with pytest.raises(InputError, match=rf"{name} holds in line 6 what looks like a token of the Hub"):
+            look_at(folder, include=[name])
+        (folder / name).unlink()
+    put(folder, "b.md", f"Say hf_{'x' * 34}, or huggingface_hub, hf_tokenizer, sk-learn, user:password@host.")
+    assert "b.md" in look_at(folder, include=["b.md"]).files
+
+
+LINKS: dict[str, tuple[str, str, str]] = {
+    "weights elsewhere": ("model-00001-of-00005.safetensors", "../other.safetensors", "a link that leaves the folder"),
+    "a card elsewhere": ("README.md", "/etc/hosts", "a link that leaves the folder"),
+    "nothing": ("tokenizer_config.json", "gone", "a broken link"),
+    "a circle": ("tokenizer_config.json", "tokenizer_config.json", "a broken link"),
+    "a secret": ("NOTICE", ".env", "a link to a secret"),
+    "through a link": ("LICENSE", "inner", "a link that leaves the folder"),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_lead_only_inside_the_folder(name: str, folder: Path) -> None:
+    link, target, why = LINKS[name]
+    put(folder, ".env", "KEY=1")
+    put(folder.parent, "other.safetensors", "x")
+    (folder / "inner").symlink_to("/etc/hosts")
+    (folder / link).unlink(missing_ok=True)
+    (folder / link).symlink_to(target)
+    with pytest.raises(InputError, match=rf"{link} belongs to the model and is not sent: it is {why}"):
+        look_at(folder)
+
+
+def test_other_links_are_left_out(folder: Path) -> None:
+    put(folder, ".env", "KEY=1")
+    targets = {"out": "/etc/hosts", "gone": "nothing", "round": "round", "settings": ".env", "here": "config.json"}
+    for name, target in targets.items():
+        (folder / name).symlink_to(target)
+    looked = look_at(folder, include=["here"])
+    assert looked.left_out == {
+        ".env": "hidden",
+        "settings": "a link to a secret",
+        "gone": "a broken link",
+        "out": "a link that leaves the folder",
+        "round": "a broken link",
+    }
+    assert looked.files["here"].path == folder / "config.json"
+
+
+def test_links_inside_the_folder_and_hard_links_are_files(folder: Path, hub: LocalHub) -> None:
+    """As git-annex and DVC make them."""
+    whole = contents(folder)
+    for number, path in enumerate(sorted(folder.glob("*.safetensors"))):
+        (folder / ".store").mkdir(exist_ok=True)
+        path.rename(folder / ".store" / str(number))
+        path.symlink_to(Path(".store") / str(number))
+    os.link(folder / "config.json", folder.parent / "another-name")
+    report = pushed(folder, hub)
+    assert hub.files(REPO) == whole and report.left_out == {".store/": "hidden"}
+
+
+def test_a_folder_of_the_model_that_is_a_link_is_refused(folder: Path) -> None:
+    (folder / "fairseq").rename(folder.parent / "fairseq")
+    (folder / "fairseq").symlink_to(folder.parent / "fairseq", target_is_directory=True)
+    with pytest.raises(InputError, match="fairseq belongs to the model and is not sent: it is a link"):
+        look_at(folder)
+
+
+def test_a_dry_run_without_a_network_tells_of_changed_weights(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
+    """What was verified is compared before any Hub is asked."""
+    flip_last_bit(folder)
+    done = run(hub, tmp_path / "home", folder, REPO, "--dry-run", HF_TOKEN="")
+    assert done.returncode == 1 and not done.stdout and not hub.requests
+    assert "other weights than those that were verified" in done.stderr and done.stderr.count("\n") == 1
 
 
 # ---- other folders ---------------------------------------------------------------------------------------------------
