@@ -28,6 +28,8 @@ from hf_xlmr.text_rows import BadRow, TextRow
 from hf_xlmr.windows import TextTooLong
 
 if TYPE_CHECKING:
+    import torch
+
     from hf_xlmr.extraction import FeatureExtractor, Features
 
 __all__ = ["ExtractionReport", "extract", "placing_for"]
@@ -76,6 +78,8 @@ class ExtractionOptions:
     layers: tuple[int, ...] = (-1,)
     pool: str = "mean"
     dtype: str = "auto"
+    emulate_dtype: bool = False
+    """Compute in `dtype` also if the processor has no instructions for it, instead of in float32."""
     device: str | None = None
     """Such as cpu or cuda:1; None is the process's own GPU, or the CPU where there is none."""
     tokens_per_batch: int | None = None
@@ -113,7 +117,7 @@ def extract(
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
     _set_threads(notes.get("threads"))
-    extractor = _extractor(files, processes, options, kernel=job.get("kernel"))
+    extractor = _extractor(files, processes, options, begun=job)
     layout = StoreLayout(
         layers=extractor.layers,
         width=extractor.width,
@@ -179,21 +183,23 @@ def _set_threads(count: object) -> None:
 
 
 def _extractor(
-    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, kernel: str | None
+    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, begun: Mapping[str, Any]
 ) -> FeatureExtractor:
-    """The extractor on the device of this process, with the dtype and the kernel that the first process chose."""
+    """The extractor on the device of this process, with the dtype and the kernel that the first process chose.
+
+    `begun` is the job that goes on, if any. Raises InputError.
+    """
     import torch
 
     from hf_xlmr.extraction import FeatureExtractor
     from hf_xlmr.hub_interface import XLMR
     from hf_xlmr.network import Placing
-    from hf_xlmr.precision import dtype_name, wanted_dtype
 
     Placing(device=options.device)  # tells of a device that there is none of
     memory = available_memory()
     gpus = [each for each in memory if isinstance(each, int)]
     place = torch.device(options.device or ("cuda" if gpus else "cpu"))
-    dtype = processes.agreed(dtype_name(wanted_dtype(options.dtype, place)))
+    dtype = _dtype(options, place, processes, begun)
     placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
     xlmr = XLMR.from_pretrained(files.folder, dtype=dtype, **placing).eval()
 
@@ -202,15 +208,44 @@ def _extractor(
             xlmr,
             layers=options.layers,
             pool=options.pool,
+            emulate_dtype=True,  # what all processes agreed on
             tokens_per_batch=options.tokens_per_batch,
             max_length=options.max_length,
             on_long=options.on_long,
             kernel=chosen,
         )
 
-    extractor = made(kernel)
+    extractor = made(begun.get("kernel"))
     agreed = processes.agreed(extractor.kernel)
     return extractor if agreed == extractor.kernel else made(agreed)
+
+
+def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, Any]) -> str:
+    """The name of the dtype that all processes compute in, and the job that goes on was begun in. Raises InputError."""
+    from hf_xlmr.precision import DTYPES, device_name, dtype_name, is_native, wanted_dtype, without_emulation
+
+    wanted = wanted_dtype(options.dtype, place)
+
+    def is_refused(name: object) -> bool:
+        dtype = DTYPES.get(name) if isinstance(name, str) else None
+        return dtype is not None and not options.emulate_dtype and not is_native(dtype, place)
+
+    if is_refused(begun.get("dtype")):
+        raise InputError(
+            f"the output was begun in {begun['dtype']} on another processor ({begun.get('device')}), and this one "
+            f"({device_name(place)}) has no instructions for it: go on there, or choose another folder"
+            if begun.get("device") != device_name(place)
+            else f"the output was begun in {begun['dtype']}, which this processor emulates: give emulate_dtype again"
+        )
+    if processes.is_first and not options.emulate_dtype:
+        wanted = without_emulation(wanted, place)
+    agreed = processes.agreed(dtype_name(wanted))
+    if is_refused(agreed):
+        raise InputError(
+            f"the first process computes in {agreed}, for which the processor of process {processes.rank} "
+            f"({device_name(place)}) has no instructions: give dtype=float32 to all of them"
+        )
+    return agreed
 
 
 def placing_for(

@@ -272,6 +272,14 @@ def extract(
     dtype: Annotated[
         Dtype, typer.Option(help="auto is bfloat16 where the hardware multiplies it natively, else float32.")
     ] = Dtype.auto,
+    emulate_dtype: Annotated[
+        bool,
+        typer.Option(
+            "--emulate-dtype",
+            help="Compute in --dtype even if the processor has no instructions for it, at many times the cost of "
+            "float32, which is used there by default.",
+        ),
+    ] = False,
     tokens_per_batch: Annotated[
         int | None, typer.Option(min=1, help="By default 2048 on a CPU, 16384 on a GPU.")
     ] = None,
@@ -299,6 +307,7 @@ def extract(
         layers=_numbers(layers),
         pool=pool.value,
         dtype=dtype.value,
+        emulate_dtype=emulate_dtype,
         device=device,
         tokens_per_batch=tokens_per_batch,
         max_length=max_length,

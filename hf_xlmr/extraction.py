@@ -16,12 +16,12 @@ import torch
 from hf_xlmr.errors import InputError
 from hf_xlmr.feature_files import column_names
 from hf_xlmr.kernel_choice import remembered_kernel
-from hf_xlmr.linear_kernels import KERNELS
+from hf_xlmr.linear_kernels import KERNELS, offered_kernels
 from hf_xlmr.overlap import prefetched
 from hf_xlmr.packed_network import PackedNetwork
 from hf_xlmr.packing import PackedBatch, pack
 from hf_xlmr.pooling import Pooling, pooled_batch, pooled_text
-from hf_xlmr.precision import wanted_dtype
+from hf_xlmr.precision import dtype_name, wanted_dtype, without_emulation
 from hf_xlmr.windows import SHORTEST, OnLong, Window, WindowMaker, rejoined
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class FeatureExtractor:
         layers: int | Sequence[int] = -1,
         pool: Pooling | str = Pooling.mean,
         dtype: torch.dtype | str | None = None,
+        emulate_dtype: bool = False,
         tokens_per_batch: int | None = None,
         max_length: int | None = None,
         on_long: OnLong | str = OnLong.truncate,
@@ -74,16 +75,18 @@ class FeatureExtractor:
         """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be let go afterwards.
 
         `layers` are hidden states by index: 0 the embeddings, -1 the features. Computed in `dtype`, that of the model
-        unless given, "auto" being bfloat16 where the device multiplies it natively. A text may have `max_length`
-        tokens, `<s>` and `</s>` included, the model's most unless given. `column` is the texts' in batches of datasets.
-        `kernel` names one of linear_kernels.KERNELS instead of measuring which is fastest. Raises InputError.
+        unless given, "auto" being bfloat16 where the device multiplies it natively. In place of a half type that the
+        device has no instructions for, float32 is computed in, with a warning in the log, unless `emulate_dtype`. A
+        text may have `max_length` tokens, `<s>` and `</s>` included, the model's most unless given. `column` is the
+        texts' in batches of datasets. `kernel` names one of linear_kernels.KERNELS that the device can run, instead of
+        measuring which is fastest. Raises InputError.
         """
         self.device = xlmr.device
         self.pooling = _member(Pooling, "pool", pool)
         self.on_long = _member(OnLong, "on_long", on_long)
         self.column = column
         self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
-        self.network = _network(xlmr, dtype, kernel, self.tokens_per_batch)
+        self.network = _network(xlmr, _dtype(xlmr, dtype, emulate=emulate_dtype), kernel, self.tokens_per_batch)
         self.is_one_layer = _is_number(layers)
         self.layers = _numbers(layers, self.network.layer_count + 1)
         self.texts = WindowMaker(
@@ -284,7 +287,14 @@ def _sequence(texts: Any) -> list[str]:
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-def _network(xlmr: XLMR, dtype: torch.dtype | str | None, kernel: str | None, tokens: int) -> PackedNetwork:
+def _dtype(xlmr: XLMR, dtype: torch.dtype | str | None, *, emulate: bool) -> torch.dtype:
+    """What is computed in. Raises InputError."""
+    stored = next(xlmr.model.base.parameters()).dtype
+    wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
+    return wanted if emulate else without_emulation(wanted, xlmr.device)
+
+
+def _network(xlmr: XLMR, dtype: torch.dtype, kernel: str | None, tokens: int) -> PackedNetwork:
     """The network of `xlmr` for packed batches. Raises InputError."""
     base, config = xlmr.model.base, xlmr.model.base.config
     if any(parameter.is_meta for parameter in base.parameters()):
@@ -292,19 +302,19 @@ def _network(xlmr: XLMR, dtype: torch.dtype | str | None, kernel: str | None, to
             "the model is offloaded to CPU or disk: features of many texts need its weights on the devices that "
             "compute; give it more devices, or a smaller dtype="
         )
-    stored = next(base.parameters()).dtype
-    wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
-    if kernel not in (None, *KERNELS):
-        raise InputError(f"kernel={kernel!r}: give one of {', '.join(KERNELS)}")
+    offered = offered_kernels(dtype, xlmr.device)
+    if kernel not in (None, *offered):
+        why = f"the processor cannot run it in {dtype_name(dtype)}; " if kernel in KERNELS else ""
+        raise InputError(f"kernel={kernel!r:.40}: {why}give one of {', '.join(offered)}")
     chosen = kernel or remembered_kernel(
         config.hidden_size,
         config.intermediate_size,
         tokens=tokens,
-        dtype=wanted,
+        dtype=dtype,
         device=xlmr.device,
         activation=config.hidden_act,
     )
-    return PackedNetwork(base, dtype=wanted, kernel=chosen)
+    return PackedNetwork(base, dtype=dtype, kernel=chosen)
 
 
 def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:

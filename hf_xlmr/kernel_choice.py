@@ -12,7 +12,7 @@ from typing import Final
 import torch
 
 from hf_xlmr.cache_folder import cache_folder
-from hf_xlmr.linear_kernels import PLAIN, fastest_kernel
+from hf_xlmr.linear_kernels import PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.precision import device_name
 
 __all__ = ["remembered_kernel"]
@@ -35,9 +35,12 @@ def remembered_kernel(
     facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
     path = cache_folder() / "kernels" / sha256(json.dumps(facts).encode()).hexdigest()
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["kernel"])
+        kernel = str(json.loads(path.read_text(encoding="utf-8"))["kernel"])
+        if kernel in offered_kernels(dtype, device):
+            return kernel
     except (OSError, ValueError, KeyError, TypeError):
-        kernel = fastest_kernel(hidden, intermediate, tokens=tokens, dtype=dtype, device=device, activation=activation)
+        pass
+    kernel = fastest_kernel(hidden, intermediate, tokens=tokens, dtype=dtype, device=device, activation=activation)
     _remember(path, {"kernel": kernel, "measured for": facts})
     return kernel
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 import torch
 from torch.nn import functional
 
-__all__ = ["KERNELS", "PLAIN", "Linear", "fastest_kernel"]
+__all__ = ["KERNELS", "PLAIN", "Linear", "fastest_kernel", "offered_kernels"]
 
 PLAIN: Final = "plain"
 ONEDNN: Final = "onednn"
@@ -113,7 +113,7 @@ def fastest_kernel(
     hidden: int, intermediate: int, *, tokens: int, dtype: torch.dtype, device: torch.device, activation: str
 ) -> str:
     """The name of the kernel that does a layer's four products on `tokens` tokens fastest, by a short measurement."""
-    if device.type != "cpu" or not _has_onednn(dtype):
+    if ONEDNN not in offered_kernels(dtype, device):
         return PLAIN
     with torch.inference_mode():
         inputs = [torch.ones(tokens, size, dtype=dtype) for size in (hidden, intermediate)]
@@ -123,14 +123,22 @@ def fastest_kernel(
     return ONEDNN if seconds[ONEDNN] < WORTH_A_COPY * seconds[PLAIN] else PLAIN
 
 
-def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch has the fused products, and this processor this dtype."""
-    onednn: Any = torch.backends.mkldnn
-    operations: Any = torch.ops.mkldnn
-    needs = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    if not onednn.is_available() or not hasattr(operations, "_linear_pointwise"):
+def offered_kernels(dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
+    """The names of the KERNELS that `device` can run in `dtype`."""
+    return (PLAIN, ONEDNN) if device.type == "cpu" and _onednn_runs(dtype) else (PLAIN,)
+
+
+@lru_cache
+def _onednn_runs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN makes a small product: some builds of PyTorch lack it, some processors the instructions."""
+    values, weight, bias = (torch.zeros(shape, dtype=dtype) for shape in ((2, 16), (16, 16), (16,)))
+    try:
+        with torch.inference_mode():
+            linear = OneDnnLinear([weight], [bias], activation="gelu")
+            linear(values), linear.plus(values, values)
+    except (AttributeError, RuntimeError):
         return False
-    return dtype not in needs or bool(getattr(operations, needs[dtype])())
+    return True
 
 
 def _layer(

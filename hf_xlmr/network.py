@@ -17,6 +17,7 @@ from hf_xlmr.loading import ModelFiles
 from hf_xlmr.memory import CPU, DISK, Device, available_memory, in_order, parse_size
 from hf_xlmr.model_shape import DTYPE_BYTES, HEAD_PARTS
 from hf_xlmr.placed_loading import load_placed, load_whole, read_weights, shape_held, stored_dtype, without_absent
+from hf_xlmr.precision import warn_of_emulation
 from hf_xlmr.sharding import DEFAULT_TOKENS, check_device_map, plan_placement
 
 __all__ = ["LoadedEncoder", "Placing", "load_encoder"]
@@ -72,6 +73,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
     """
     with told_plainly():
         plan = _plan(files, placing)
+        warn_of_emulation(getattr(torch, plan.dtype), plan.main)
         network = _network(files, plan, placing.offload_folder)
         if any(weight.is_meta for weight in network.parameters()):
             network.requires_grad_(requires_grad=False)

@@ -24,6 +24,7 @@ from hf_xlmr.bulk_extraction import ExtractionOptions, extract, placing_for
 from hf_xlmr.errors import InputError
 from hf_xlmr.fingerprint import fingerprint
 from hf_xlmr.model_shape import shape_of
+from hf_xlmr.precision import dtype_name, native_dtype
 from hf_xlmr.processes import Processes
 from hf_xlmr.text_rows import BadRow
 
@@ -265,6 +266,18 @@ def test_two_processes_make_the_same_bytes_as_one(source: Path, tmp_path: Path) 
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+def test_processes_that_cannot_compute_as_the_first_one_are_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's processor, with the same options."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    second = Processes(rank=1, count=2)
+    monkeypatch.setattr(Processes, "current", lambda: second)
+    monkeypatch.setattr(Processes, "agreed", lambda _self, _own: "bfloat16")
+    with pytest.raises(InputError, match=r"computes in bfloat16, .* process 1 .* has no instructions: .*float32"):
+        extract("demo", source, tmp_path / "out", options=ExtractionOptions(dtype="bfloat16"))
+
+
 def test_processes_are_those_of_the_launcher() -> None:
     assert Processes.current({}) == Processes(rank=0, count=1)
     for wrong in ({"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}):
@@ -310,13 +323,25 @@ def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]
 
 def test_the_program_tells_what_it_did(source: Path, tmp_path: Path) -> None:
     done = run("demo", source, tmp_path / "out")
-    native = "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+    native = dtype_name(native_dtype(torch.device("cpu")))
     assert done.returncode == 0 and done.stderr == ""
     assert "230, of which 230 were computed now" in done.stdout and native in done.stdout
     again = run("demo", source, tmp_path / "out")
     assert again.returncode == 2 and "--resume" in again.stderr and again.stdout == ""
     told = run("demo", source, tmp_path / "out", "--resume", "--json")
     assert json.loads(told.stdout)["rows"] == 230
+
+
+@pytest.mark.parametrize(("insists", "dtype"), [([], "float32"), (["--emulate-dtype"], "bfloat16")])
+def test_a_dtype_that_the_processor_has_no_instructions_for_is_told(
+    insists: list[str], dtype: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    done = run("demo", source, tmp_path / "out", "--dtype", "bfloat16", "--json", *insists)
+    assert done.returncode == 0 and json.loads(done.stdout)["dtype"] == dtype
+    assert json.loads((tmp_path / "out" / ".manifest.json").read_text())["job"]["dtype"] == dtype
+    assert done.stderr.count("\n") == 1 and done.stderr.count("has no instructions for bfloat16") == 1
+    assert ("emulate_dtype insists" in done.stderr) is not bool(insists)
 
 
 @pytest.mark.parametrize(

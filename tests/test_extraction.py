@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,16 +18,17 @@ import pandas
 import pyarrow
 import pytest
 import torch
+import warm_processes
 from places import FIXTURES, SHARED_CHECKPOINTS
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
 from hf_xlmr.kernel_choice import remembered_kernel
-from hf_xlmr.linear_kernels import KERNELS, PLAIN, fastest_kernel
+from hf_xlmr.linear_kernels import KERNELS, PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.overlap import handed_over, prefetched
 from hf_xlmr.packing import pack
 from hf_xlmr.pooling import Pooling, pooled_batch
-from hf_xlmr.precision import native_dtype
+from hf_xlmr.precision import device_name, is_native, native_dtype
 from hf_xlmr.windows import OnLong, TextTooLong, WindowMaker
 
 TOLERANCE = 1e-5
@@ -43,6 +46,7 @@ TEXTS = [
     "<mask> is no mask here </s>",
 ]
 LONG = "The train leaves in the evening, and nobody knows why. " * 40
+CPU = torch.device("cpu")
 
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
@@ -122,8 +126,10 @@ def test_several_layers_come_by_number_and_one_as_it_is(demo: XLMR) -> None:
 @pytest.mark.parametrize("name", ["demo", "v0122prenorm", "v0122prelayernorm"])
 def test_bfloat16_points_where_float32_does(name: str) -> None:
     xlmr = model_of(name)
-    for kernel in KERNELS:
-        low = FeatureExtractor(xlmr, dtype="bfloat16", kernel=kernel)(TEXTS)
+    for kernel in offered_kernels(torch.bfloat16, CPU):
+        extractor = FeatureExtractor(xlmr, dtype="bfloat16", emulate_dtype=True, kernel=kernel)
+        assert (extractor.dtype, extractor.kernel) == (torch.bfloat16, kernel)
+        low = extractor(TEXTS)
         full = FeatureExtractor(xlmr, dtype="float32")(TEXTS)
         cosines = (low * full).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(full, axis=1)
         assert cosines.mean() >= 0.999
@@ -145,6 +151,109 @@ def test_the_model_may_be_let_go_and_is_left_as_it_was() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in xlmr.state_dict().items())
     del xlmr
     np.testing.assert_allclose(extractor(TEXTS)[0], expected[0], rtol=0, atol=TOLERANCE)
+
+
+# ---- processors without the half types
+
+
+@pytest.fixture
+def avx2_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as hf_xlmr sees; oneDNN itself reads the variable when it is loaded."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", None])
+@pytest.mark.usefixtures("avx2_only")
+def test_what_a_processor_has_no_instructions_for_is_computed_in_float32(
+    stored: str, dtype: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    xlmr = XLMR.from_pretrained("demo", dtype=stored).eval()
+    caplog.clear()
+    extractor = FeatureExtractor(xlmr, dtype=dtype)
+    assert extractor.dtype == torch.float32
+    wanted = dtype or stored
+    told = [f"no instructions for {wanted},"] if wanted != "float32" else []
+    assert len(caplog.records) == len(told) and all(each in caplog.text for each in told)
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+    caplog.clear()
+    exact = FeatureExtractor(xlmr, dtype="float32")
+    np.testing.assert_array_equal(extractor(TEXTS), exact(TEXTS))
+    insisted = FeatureExtractor(xlmr, dtype=dtype, emulate_dtype=True)
+    assert insisted.dtype == getattr(torch, wanted) and not caplog.records
+
+
+@pytest.mark.usefixtures("avx2_only")
+def test_a_model_that_such_a_processor_emulates_is_loaded_as_asked_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert XLMR.from_pretrained("demo", dtype="bfloat16").model.network.dtype == torch.bfloat16
+    assert ["no instructions for bfloat16: it takes" in record.getMessage() for record in caplog.records] == [True]
+    XLMR.from_pretrained("demo")
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "natives"),
+    [
+        (["avx2", "fma3"], "", []),
+        (["avx2", "avx_ne_convert"], "", []),
+        (["avx512_f", "avx512_bf16"], "", ["bfloat16"]),
+        (["amx_bf16", "avx512_fp16"], "", ["bfloat16", "float16"]),
+        (["neon", "bf16", "fp16_arith"], "", ["bfloat16", "float16"]),
+        (["amx_bf16", "avx512_fp16"], "AVX512_CORE_AMX", ["bfloat16", "float16"]),
+        (["amx_bf16", "avx512_fp16"], "avx512_core_bf16", ["bfloat16"]),
+        (["amx_bf16", "avx512_fp16"], "AVX512_CORE", []),
+        (["amx_bf16", "avx512_fp16"], "AVX2", []),
+        (["amx_bf16", "avx512_fp16"], "no name of oneDNN's", ["bfloat16", "float16"]),
+    ],
+)
+def test_processors_have_what_they_name_unless_onednn_is_limited(
+    flags: list[str], limit: str, natives: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    unlimited = device_name(CPU)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.setenv(name, limit)
+        found = [name for name in ("bfloat16", "float16") if is_native(getattr(torch, name), CPU)]
+        assert found == natives
+        assert native_dtype(CPU) == (torch.bfloat16 if "bfloat16" in natives else torch.float32)
+        assert (device_name(CPU) == unlimited) is not limit, "sums are rounded otherwise"
+        monkeypatch.setenv(name, "")
+    assert is_native(torch.float32, CPU) and is_native(torch.float64, CPU)
+
+
+KERNELS_OF_AVX2 = """
+import sys, torch
+from hf_xlmr import XLMR, FeatureExtractor
+from hf_xlmr.errors import InputError
+from hf_xlmr.linear_kernels import offered_kernels
+
+xlmr = XLMR.from_pretrained("demo").eval()
+for dtype in ("float32", "bfloat16", "float16"):
+    print(dtype, *offered_kernels(getattr(torch, dtype), torch.device("cpu")))
+    try:
+        extractor = FeatureExtractor(xlmr, dtype=dtype, emulate_dtype=True, kernel="onednn")
+        print(extractor.kernel, extractor(["Hello world!"]).shape)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_a_kernel_that_the_processor_cannot_run_is_neither_offered_nor_taken(cache_folder: Path) -> None:
+    """oneDNN itself, limited to AVX2, raises a bare RuntimeError for weights in half precision."""
+    environment = {"HF_XLMR_CACHE": str(cache_folder), "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    done = warm_processes.run([sys.executable, "-c", KERNELS_OF_AVX2], env=environment, check=True)
+    assert done.stdout.splitlines() == [
+        "float32 plain onednn",
+        "onednn (1, 64)",
+        "bfloat16 plain",
+        "kernel='onednn': the processor cannot run it in bfloat16; give one of plain",
+        "float16 plain",
+        "kernel='onednn': the processor cannot run it in float16; give one of plain",
+    ]
 
 
 @pytest.mark.gpu
@@ -347,6 +456,9 @@ def test_a_kernel_is_measured_once_on_a_machine(monkeypatch: pytest.MonkeyPatch,
     assert remembered_kernel(1024, 4096, **asked) == remembered_kernel(1024, 4096, **asked) == "onednn"
     assert remembered_kernel(1024, 8192, **asked) == "plain"
     assert remembered_kernel(64, 256, **asked) == PLAIN  # too small to matter
+    monkeypatch.setattr("hf_xlmr.kernel_choice.offered_kernels", lambda *_given: (PLAIN,))
+    monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: PLAIN)
+    assert remembered_kernel(1024, 4096, **asked) == PLAIN  # the cache is of a machine that runs others
     monkeypatch.setenv("HF_XLMR_CACHE", "/proc/nowhere")
     monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: "onednn")
     assert remembered_kernel(1024, 4096, **asked) == "onednn"

@@ -34,6 +34,7 @@ from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.processes import DeviceProcesses, Processes
+from hf_xlmr.tasks import devices
 from hf_xlmr.tasks.adapters import merged, with_adapters
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, evaluate_data
 from hf_xlmr.tasks.finetuned_card import base_model_of
@@ -641,6 +642,16 @@ def test_activation_checkpointing_changes_nothing(
     ]
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, rtol=0, atol=TOLERANCE)
+
+
+def test_a_cpu_without_instructions_for_bfloat16_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    devices._warn_once.cache_clear()
+    for bf16 in (False, True, True):  # a training, and its scoring
+        devices.check_bfloat16(bf16=bf16, cpu=True)
+    assert ["has no instructions for bfloat16" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_bfloat16_learns_too(data: dict[str, list[str]], tmp_path: Path) -> None:

@@ -105,6 +105,34 @@ def test_it_goes_on_with_the_kernel_it_was_begun_with(
     assert json.loads((tmp_path / "out" / ".manifest.json").read_bytes())["job"]["kernel"] == "plain"
 
 
+def test_it_does_not_go_on_in_another_dtype_because_of_the_processor(
+    model: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(model, source, tmp_path / "out", replace(OPTIONS, dtype="bfloat16", emulate_dtype=True))
+    before = contents(tmp_path / "out")
+    with monkeypatch.context() as another:
+        another.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        for dtype in ("bfloat16", "auto"):
+            with pytest.raises(InputError, match=r"begun in bfloat16 on another processor \(cpu, .*no instructions"):
+                resumed(model, source, tmp_path / "out", replace(OPTIONS, dtype=dtype))
+        with pytest.raises(InputError, match=r'device was "cpu, .*" and is "cpu, .*=AVX2" now'):
+            resumed(model, source, tmp_path / "out", replace(OPTIONS, dtype="bfloat16", emulate_dtype=True))
+    assert contents(tmp_path / "out") == before
+    options = replace(OPTIONS, dtype="bfloat16", emulate_dtype=True)
+    assert resumed(model, source, tmp_path / "out", options).dtype == "bfloat16"
+
+
+def test_what_was_begun_in_an_emulated_dtype_goes_on_only_so(
+    model: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    options = replace(OPTIONS, dtype="bfloat16", emulate_dtype=True)
+    begun(model, source, tmp_path / "out", options)
+    with pytest.raises(InputError, match="which this processor emulates: give emulate_dtype again"):
+        resumed(model, source, tmp_path / "out", replace(options, emulate_dtype=False))
+    assert resumed(model, source, tmp_path / "out", options).dtype == "bfloat16"
+
+
 # ---- what the manifest counts ----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError
@@ -17,13 +18,26 @@ NO_BFLOAT16: Final = (
 def check_bfloat16(*, bf16: bool, cpu: bool) -> None:
     """Raise InputError where bfloat16 is wanted, without `cpu`, and no device computes in it.
 
-    Trainer refuses that too, once the data are read and the model is found.
+    Trainer refuses that too, once the data are read and the model is found. A CPU that only emulates it is named in
+    the log.
     """
-    if bf16 and not cpu:
+    if bf16 and cpu:
+        _warn_once()
+    elif bf16:
         from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
         if not is_torch_bf16_gpu_available():
             raise InputError(NO_BFLOAT16)
+
+
+@lru_cache
+def _warn_once() -> None:
+    """A training and its scoring both ask."""
+    import torch
+
+    from hf_xlmr.precision import warn_of_emulation
+
+    warn_of_emulation(torch.bfloat16, torch.device("cpu"))
 
 
 def on_one_device(arguments: Any) -> None:
