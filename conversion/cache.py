@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr import __version__
-from hf_xlmr.cache_folder import cache_folder
+from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.plan import resolve_spectral_norm
 from hf_xlmr.conversion.recipe import convert
 from hf_xlmr.conversion.releases import download
 from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
+from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import InputError
+from hf_xlmr.locks import locked
 from hf_xlmr.model_shape import HEAD_PARTS
 from hf_xlmr.own_names import RELEASE_NAMES, own_name
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.replaced_files import replace_content
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["CachedModel", "converted_once"]
 
-BLOCK: Final = 1 << 20
-FORMAT: Final = 1  # of the entries: one more where conversions of the same source would come out otherwise
-SIZES: Final = "sizes.json"
+FORMAT: Final = 2  # of the entries: one more where conversions of the same source would come out otherwise
+MODELS: Final = "models"  # in the cache folder
+RECORD: Final = "sizes.json"  # of an entry that is whole: size, time, inode and hash of each file
+LOCK: Final = "lock"
 
 
 @dataclass(frozen=True)
@@ -53,46 +55,60 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
     """
     if (name := own_name(source)) in RELEASE_NAMES:
         source = download(name, progress=progress)
-    entry = cache_folder() / "models" / _key(source, data)
+    entry = cache_folder() / MODELS / _key(source, data)
     model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors")
     if not _is_whole(entry):
         with _locked(entry):
             if not _is_whole(entry):
                 shutil.rmtree(model.folder, ignore_errors=True)
-                _make(model, source, data, progress)
-                _write_sizes(entry)
+                (entry / RECORD).unlink(missing_ok=True)
+                written = _make(model, source, data, progress)
+                _write_record(entry, {f"{model.folder.name}/{name}": digest for name, digest in written.items()})
     return model
 
 
 def _is_whole(entry: Path) -> bool:
-    """Whether every file of an entry is there with the size it was made with."""
+    """Whether an entry holds what it was made with: by its files' facts, and by their hashes where these changed."""
     try:
-        sizes = json.loads((entry / SIZES).read_text(encoding="utf-8"))
-        return bool(sizes) and all((entry / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
+        record = json.loads((entry / RECORD).read_bytes())
+        whole = bool(record) and all(_is_as_made(entry / name, made) for name, made in record.items())
+        is_moved = whole and any(_facts_of(entry / name) != made["facts"] for name, made in record.items())
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
         return False
+    if is_moved:
+        with suppress(OSError):  # as in a cache that was copied, and may be another user's
+            _write_record(entry, {name: made["sha256"] for name, made in record.items()})
+    return whole
 
 
-def _write_sizes(entry: Path) -> None:
-    """Make an entry whole, in one rename."""
-    files = [path for path in entry.rglob("*") if path.is_file() and path.name not in ("lock", SIZES)]
-    _write_whole(entry / SIZES, json.dumps({path.relative_to(entry).as_posix(): path.stat().st_size for path in files}))
+def _is_as_made(path: Path, made: Mapping[str, Any]) -> bool:
+    facts = _facts_of(path)
+    return bool(facts == made["facts"] or (facts[0] == made["facts"][0] and sha256_of(path) == made["sha256"]))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a small file under its name in one rename, for all to read: a cache can be another user's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    draft.write_text(text, encoding="utf-8")
-    draft.rename(path)
+def _facts_of(path: Path) -> list[int]:
+    """Size, time of the last change, and inode. Raises OSError."""
+    status = path.lstat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> None:
-    """Fill an entry."""
+def _write_record(entry: Path, known: Mapping[str, str]) -> None:
+    """Make an entry whole, in one rename; `known` are SHA-256 of files, by their names in the entry. Raises OSError."""
+    files = [path for path in sorted(entry.rglob("*")) if path.is_file() and path.name not in (LOCK, RECORD)]
+    record = {
+        name: {"facts": _facts_of(path), "sha256": known.get(name) or sha256_of(path)}
+        for path in files
+        for name in [path.relative_to(entry).as_posix()]
+    }
+    replace_content(entry / RECORD, json.dumps(record).encode())
+
+
+def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> Mapping[str, str]:
+    """Fill an entry; gives the SHA-256 of its weights, by their names in the model's folder."""
     with open_checkpoint(source, data=data, scratch=model.folder.parent, progress=progress) as checkpoint:
         _write_heads(checkpoint, model.heads)
         has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
-    convert(
+    report = convert(
         source,
         model.folder,
         data=data,
@@ -100,6 +116,8 @@ def _make(model: CachedModel, source: str | Path, data: str | Path | None, progr
         encoder_only=not has_lm_head,
         progress=progress,
     )
+    hashes = report.parity["output_sha256"] if report.parity else {}
+    return hashes if isinstance(hashes, dict) else {}
 
 
 def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
@@ -131,7 +149,7 @@ def _float32(weight: Weight) -> np.ndarray[Any, Any]:
 
 def _key(source: str | Path, data: str | Path | None) -> str:
     """The digest of everything that decides about the conversion."""
-    files = [_digest(path) for path in _files_of(source, data)]
+    files = [sha256_of(path) for path in _files_of(source, data)]
     return sha256(json.dumps([__version__, FORMAT, files]).encode()).hexdigest()[:40]
 
 
@@ -145,46 +163,16 @@ def _files_of(source: str | Path, data: str | Path | None) -> list[Path]:
         return [part.path for part in parts if part is not None]
 
 
-def _digest(path: Path) -> str:
-    """The file's SHA-256; remembered, since large files take long, until the file's times or size change."""
-    status = path.stat()
-    facts = [str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    memory = cache_folder() / "digests" / sha256(json.dumps(facts).encode()).hexdigest()
-    try:
-        remembered = memory.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        remembered = ""
-    return remembered if len(remembered) == sha256().digest_size * 2 else _remembered(_sha256(path), memory)
-
-
-def _remembered(digest: str, memory: Path) -> str:
-    """Remember a digest where the cache can be written to; where it cannot, the entry may be there all the same."""
-    with suppress(OSError):
-        _write_whole(memory, digest)
-    return digest
-
-
-def _sha256(path: Path) -> str:
-    summed = sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            summed.update(block)
-    return summed.hexdigest()
-
-
 @contextmanager
 def _locked(entry: Path) -> Iterator[None]:
     """Hold the entry's lock; another process that wants it waits. Raises InputError where nothing can be written."""
-    import fcntl
-
-    try:
-        entry.mkdir(parents=True, exist_ok=True)
-        lock = (entry / "lock").open("w")
-    except OSError as trouble:
-        raise InputError(
-            f"the cache {cache_folder()}, where conversions are kept, cannot be written to ({trouble.strerror}): set "
-            "HF_XLMR_CACHE to a folder that can, or convert by yourself and name the converted folder"
-        ) from trouble
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            make_cache_folder(f"{MODELS}/{entry.name}")
+            stack.enter_context(locked(entry / LOCK))
+        except OSError as trouble:
+            raise InputError(
+                f"the cache {cache_folder()}, where conversions are kept, cannot be written to ({trouble.strerror}): "
+                f"set {CACHE_VARIABLE} to a folder that can, or convert by yourself and name the converted folder"
+            ) from trouble
         yield

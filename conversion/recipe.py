@@ -198,9 +198,11 @@ def card_text(prepared: Prepared, record: Mapping[str, object], told: CardMetada
 def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
     """The content of conversion.json; it names no path and no time, so that the same input gives the same bytes."""
     checkpoint, architecture = prepared.checkpoint, prepared.architecture
+    archive = checkpoint.files.archive_sha256
     return {
         "hf_xlmr": __version__,
         "source": {
+            **({} if archive is None else {"archive_sha256": archive}),
             "name": checkpoint.files.name,
             "kind": checkpoint.files.kind,
             "container": checkpoint.format,
@@ -260,6 +262,8 @@ def _report(prepared: Prepared, output: Path) -> ConversionReport:
 
 def _notes(prepared: Prepared) -> Iterator[str]:
     architecture, checkpoint = prepared.architecture, prepared.checkpoint
+    if checkpoint.files.archive_sha256 is not None:
+        yield f"The archive of {checkpoint.files.name} has the SHA-256 {checkpoint.files.archive_sha256}."
     if architecture.task is Task.ENCODER:
         yield "The encoder alone was converted; AutoModel adds a pooler that fairseq never had, with random weights."
     if architecture.task is Task.CLASSIFICATION and checkpoint.files.labels is None and not architecture.is_regression:

@@ -9,16 +9,20 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder
+from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
+from hf_xlmr.conversion.release_hashes import HASHES_VARIABLE, known_sha256
+from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.locks import locked
 from hf_xlmr.own_names import RELEASE_NAMES
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.replaced_files import replace_content
 
 if TYPE_CHECKING:
     import httpx2
@@ -39,7 +43,13 @@ logger = logging.getLogger(__name__)
 OFFICIAL_BASE = "https://dl.fbaipublicfiles.com/fairseq/models"
 BASE_VARIABLE = "HF_XLMR_RELEASES_URL"
 WRITE_BUFFER = 1 << 20
-CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-\d+/(?P<total>\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes (?P<start>[0-9]{1,18})-[0-9]{1,18}/(?P<total>[0-9]{1,18}|\*)")
+LENGTH = re.compile(r"[0-9]{1,18}")
+SENDABLE = re.compile(r"[\x20-\x7e]+")  # what a header can hold
+GB = 10**9
+LARGEST = 30 * GB
+NEW_OR_LONGER = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+NETWORK_SETTINGS = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
 BY_HAND = "Download the archive by other means and pass its path instead of the name."
 GZIP_MAGIC = b"\x1f\x8b"
 WORTH_ANOTHER_TRY = frozenset({408, 425, 429})  # of the 4xx codes; every other one means the address is wrong
@@ -47,19 +57,20 @@ WORTH_ANOTHER_TRY = frozenset({408, 425, 429})  # of the 4xx codes; every other 
 
 @dataclass(frozen=True)
 class Release:
-    """One official archive; `tail` is what follows the base address."""
+    """One official archive; `tail` is what follows the base address, and it has at most `most` bytes."""
 
     name: str
     tail: str
+    most: int
 
 
-RELEASES = (
-    Release("xlmr.base", "xlmr.base.tar.gz"),
-    Release("xlmr.large", "xlmr.large.tar.gz"),
-    Release("xlmr.xl", "xlmr/xlmr.xl.tar.gz"),
-    Release("xlmr.xxl", "xlmr/xlmr.xxl.tar.gz"),
-    Release("xlmr.base.v0", "xlmr.base.v0.tar.gz"),
-    Release("xlmr.large.v0", "xlmr.large.v0.tar.gz"),
+RELEASES = (  # at most what the parameters take in single precision
+    Release("xlmr.base", "xlmr.base.tar.gz", 2 * GB),
+    Release("xlmr.large", "xlmr.large.tar.gz", 3 * GB),
+    Release("xlmr.xl", "xlmr/xlmr.xl.tar.gz", 15 * GB),
+    Release("xlmr.xxl", "xlmr/xlmr.xxl.tar.gz", LARGEST),
+    Release("xlmr.base.v0", "xlmr.base.v0.tar.gz", 2 * GB),
+    Release("xlmr.large.v0", "xlmr.large.v0.tar.gz", 3 * GB),
 )
 
 
@@ -82,6 +93,7 @@ class _TryAgainError(Exception):
 class _Job:
     """One archive to fetch, and where it and what belongs to it lie."""
 
+    release: Release
     address: str
     target: Path
     label: str
@@ -109,7 +121,14 @@ class _Notes:
     @property
     def validator(self) -> str:
         """What If-Range may name: a strong ETag, else the date of the last change, else nothing."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+        strong = self.etag if not self.etag.startswith("W/") else ""
+        return next((each for each in (strong, self.modified) if SENDABLE.fullmatch(each)), "")
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every field has its type."""
+        has_texts = all(isinstance(each, str) for each in (self.address, self.etag, self.modified))
+        return has_texts and (self.total is None or (type(self.total) is int and self.total > 0))
 
 
 @dataclass(frozen=True)
@@ -131,18 +150,31 @@ def release_address(name: str) -> str:
 
 def download(name: str, *, progress: Progress = SILENT, patience: Patience = PATIENT) -> Path:
     """The cached archive of release `name`, fetched or completed if need be. Raises InputError, IntegrityError."""
-    _find(name)
+    release = _find(name)
     target = cache_folder() / f"{name}.tar.gz"
-    if target.is_file():
-        logger.debug("%s is in the cache: %s", name, target)
-        return target
-    job = _Job(release_address(name), target, f"downloading {name}", progress, patience)
+    job = _Job(release, release_address(name), target, f"downloading {name}", progress, patience)
+    expected, was_there = known_sha256(name), target.is_file()
     with _cache_told(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target):
-            if not target.is_file():  # whoever held the lock may have fetched it
-                _fetch(job)
+        if not was_there:
+            make_cache_folder()
+            with _locked(target):
+                if not target.is_file():  # whoever held the lock may have fetched it
+                    _fetch(job)
+        if expected is not None and sha256_of(target) != expected:
+            raise _another(job, sha256_of(target), expected, was_there=was_there)
+    logger.debug("%s is in the cache: %s", name, target)
     return target
+
+
+def _another(job: _Job, digest: str, expected: str, *, was_there: bool) -> IntegrityError:
+    """The error for an archive that is not the one the user knows; one that has just come does not stay."""
+    if not was_there:
+        job.target.unlink()
+    where = f"{job.target}, which was in the cache," if was_there else f"what came from {job.address}"
+    way_on = "Delete it to have it downloaded again." if was_there else BY_HAND
+    return IntegrityError(
+        f"{where} has the SHA-256 {digest}, but {HASHES_VARIABLE} says that {job.release.name} has {expected}. {way_on}"
+    )
 
 
 def out_of_room(folder: Path, *, needed: int) -> InputError:
@@ -174,15 +206,14 @@ def _cache_told(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Hold the lock that goes with `target`, waiting for it if somebody else does. Raises OSError."""
-    import fcntl
-
-    with target.with_name(f"{target.name}.lock").open("ab") as file:
+    """Hold the lock that goes with `target`, waiting for it if somebody else does. Raises InputError, OSError."""
+    lock = target.with_name(f"{target.name}.lock")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(lock, waits=False))
         except BlockingIOError:
             logger.info("waiting for another process that is downloading %s", target.name)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(locked(lock))
         yield
 
 
@@ -206,8 +237,6 @@ def _fetch(job: _Job) -> None:
 
 def _try_once(job: _Job) -> None:
     """Ask for what is missing, once, and put the archive in its place if that made it whole."""
-    import httpx2
-
     held = _held(job)
     if held is not None and _size(job.part) == held.total:
         return _publish(job, held.total)
@@ -217,13 +246,27 @@ def _try_once(job: _Job) -> None:
         headers |= {"Range": f"bytes={_size(job.part)}-", "If-Range": held.validator}
     with (
         _network_told(job),
-        httpx2.Client(timeout=job.patience.timeout, follow_redirects=True) as client,
+        _client(job) as client,
         client.stream("GET", job.address, headers=headers) as response,
     ):
         _check_answer(job, response)
         body = _body(job, response, held)
         _take(job, response, body)
     return _publish(job, body.total)
+
+
+def _client(job: _Job) -> httpx2.Client:
+    """A client that goes where the address leads. Raises InputError where the environment's settings are of no use."""
+    import httpx2
+
+    def look(request: httpx2.Request) -> None:  # before each hop, so that nothing is asked for over a plain line
+        if job.address.startswith("https:") and request.url.scheme != "https":
+            raise InputError(f"{job.address} leads to {request.url}, which is not encrypted; this is refused.")
+
+    try:
+        return httpx2.Client(timeout=job.patience.timeout, follow_redirects=True, event_hooks={"request": [look]})
+    except (OSError, ValueError, ImportError, httpx2.InvalidURL) as trouble:
+        raise InputError(f"the network cannot be used ({trouble}): look at {NETWORK_SETTINGS}. {BY_HAND}") from trouble
 
 
 @contextmanager
@@ -246,8 +289,6 @@ def _network_told(job: _Job) -> Iterator[None]:
 def _check_answer(job: _Job, response: httpx2.Response) -> None:
     """Refuse an answer that holds no part of the file. Raises _TryAgainError, InputError."""
     status = response.status_code
-    if job.address.startswith("https:") and response.url.scheme != "https":
-        raise InputError(f"{job.address} leads to {response.url}, which is not encrypted; this is refused.")
     if status in (200, 206):
         return
     if status == 416:  # what is asked for lies beyond the file's end: it is another file by now
@@ -264,9 +305,10 @@ def _body(job: _Job, response: httpx2.Response, held: _Notes | None) -> _Body:
     if response.status_code == 206:
         raise _TryAgainError("the server sent a piece where the whole was asked for")
     length = response.headers.get("content-length", "")
-    body = _Body(start=0, total=int(length) if length.isdecimal() else None)
+    body = _Body(start=0, total=int(length) if LENGTH.fullmatch(length) else None)
     if body.total is None and "chunked" not in response.headers.get("transfer-encoding", ""):
         raise InputError(f"the server does not say how long {job.address} is, so a break would pass unseen. {BY_HAND}")
+    _raise_if_too_long(job, body.total or 0)
     _forget(job)
     _write_notes(job, _Notes(job.address, *_stamps(response), body.total))
     return body
@@ -279,7 +321,17 @@ def _continuation(job: _Job, response: httpx2.Response, held: _Notes) -> _Body:
     if _changed(response, held) or start != _size(job.part) or held.total not in (None, total):
         _forget(job)
         raise _TryAgainError("the file on the server is not the one that was begun")
+    _raise_if_too_long(job, total or 0)
     return _Body(start=start, total=total)
+
+
+def _raise_if_too_long(job: _Job, length: int) -> None:
+    if length > job.release.most:
+        _forget(job)
+        raise InputError(
+            f"{job.address} gives {length:,} bytes or more, and {job.release.name} has at most {job.release.most:,}: "
+            f"it is something else. {BY_HAND}"
+        )
 
 
 def _take(job: _Job, response: httpx2.Response, body: _Body) -> None:
@@ -288,11 +340,14 @@ def _take(job: _Job, response: httpx2.Response, body: _Body) -> None:
     require_room(job.part.parent, needed=missing)
     try:
         with (
-            job.part.open("ab", buffering=WRITE_BUFFER) as file,
+            os.fdopen(os.open(job.part, NEW_OR_LONGER, 0o666), "ab", buffering=WRITE_BUFFER) as file,
             job.progress.task(job.label, total=body.total) as task,
         ):
             task.advance(body.start)
+            have = body.start
             for block in response.iter_raw():
+                have += len(block)
+                _raise_if_too_long(job, have)
                 file.write(block)
                 task.advance(len(block))
             file.flush()
@@ -327,7 +382,9 @@ def _held(job: _Job) -> _Notes | None:
     try:
         known = json.loads(job.notes.read_bytes())
         notes = _Notes(**known)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    if not notes.is_sound:
         return None
     size = _size(job.part)
     fits = size > 0 and (notes.total is None or size <= notes.total)
@@ -345,9 +402,7 @@ def _changed(response: httpx2.Response, held: _Notes) -> bool:
 
 
 def _write_notes(job: _Job, notes: _Notes) -> None:
-    draft = job.notes.with_name(f"{job.notes.name}.new")
-    draft.write_text(json.dumps(asdict(notes)), encoding="utf-8")
-    draft.replace(job.notes)
+    replace_content(job.notes, json.dumps(asdict(notes)).encode())
 
 
 def _forget(job: _Job) -> None:

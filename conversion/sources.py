@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Literal, cast
 
 from hf_xlmr.conversion.releases import download, out_of_room, require_room
 from hf_xlmr.conversion.slices import FileSlice
+from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.own_names import DEMO, NAMES, is_there, own_name
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
@@ -64,6 +65,8 @@ class SourceFiles:
     dictionary: FileSlice | None
     sentencepiece: FileSlice | None
     labels: FileSlice | None
+    archive_sha256: str | None = None
+    """Of a release, the digest of its archive."""
 
     @property
     def companions(self) -> dict[str, FileSlice]:
@@ -296,7 +299,7 @@ def _from_release(name: str, stack: ExitStack, progress: Progress, scratch: Path
         found = _from_path(path, stack, progress, scratch)
     except IntegrityError as trouble:
         raise IntegrityError(f"{trouble} Delete {path} to have it downloaded again.") from trouble
-    return replace(found, name=name, kind="release")
+    return replace(found, name=name, kind="release", archive_sha256=sha256_of(path))
 
 
 def _packing(file: FileSlice) -> Packing | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.locks import locked
 
 __all__ = ["staged_folder"]
 
@@ -38,19 +38,21 @@ def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) ->
     output.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(output)
     _raise_if_taken(output, overwrite=overwrite, mark=mark)
-    scratch, lock = _locked_scratch(output)
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        scratch = _locked_scratch(output, stack)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         draft = scratch / DRAFT
         draft.mkdir()
         yield draft
         _flush_tree(draft)
         _publish(draft, output, scratch, overwrite=overwrite, mark=mark)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(lock)
-        with suppress(OSError):  # the parents stay where something is in them
-            for parent in made:
-                parent.rmdir()
+
+
+def _remove_empty(parents: Iterable[Path]) -> None:
+    with suppress(OSError):  # they stay where something is in them
+        for parent in parents:
+            parent.rmdir()
 
 
 def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
@@ -64,18 +66,13 @@ def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
         raise InputError(f"{output} does not look like what is written here (no {mark}); --overwrite leaves it alone")
 
 
-def _locked_scratch(output: Path) -> tuple[Path, int]:
-    """A scratch folder beside `output` whose lock this process holds."""
+def _locked_scratch(output: Path, stack: ExitStack) -> Path:
+    """A scratch folder beside `output` whose lock this process holds until `stack` ends."""
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-        try:
-            lock = os.open(scratch / LOCK, os.O_CREAT | os.O_RDWR)
-        except FileNotFoundError:  # another run took the new folder for a leftover
-            continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:
-            return scratch, lock
-        os.close(lock)
+        with suppress(FileNotFoundError):  # where another run took the new folder for a leftover
+            stack.enter_context(locked(scratch / LOCK))
+            return scratch
 
 
 def _prefix(output: Path) -> str:
@@ -85,23 +82,18 @@ def _prefix(output: Path) -> str:
 def _clear_leftovers(output: Path) -> None:
     """Remove the scratch folders of runs that are no longer alive; a live one holds its lock."""
     for scratch in output.parent.glob(glob.escape(_prefix(output)) + "*"):
-        with suppress(OSError), _lock_of(scratch):  # alive, just gone, or somebody else's
-            if (scratch / PREVIOUS).exists() and not output.exists():
-                (scratch / PREVIOUS).rename(output)
-            shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError, InputError):  # alive, just gone, or somebody else's
+            _clear(scratch, output)
 
 
-@contextmanager
-def _lock_of(scratch: Path) -> Iterator[None]:
-    """Hold the lock of a scratch folder. Raises BlockingIOError where its run is alive."""
-    lock = os.open(scratch / LOCK, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.fstat(lock).st_nlink:  # another run has cleared it, and its owner may have locked the next one
-            raise BlockingIOError(scratch)
-        yield
-    finally:
-        os.close(lock)
+def _clear(scratch: Path, output: Path) -> None:
+    """Remove the scratch folder of a run that is dead. Raises OSError and InputError where it is not, or not ours."""
+    if scratch.lstat().st_uid != os.geteuid():
+        return
+    with locked(scratch / LOCK, waits=False):
+        if (scratch / PREVIOUS).exists() and not output.exists():
+            (scratch / PREVIOUS).rename(output)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _flush_tree(folder: Path) -> None:

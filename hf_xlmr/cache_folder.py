@@ -6,15 +6,34 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CACHE_VARIABLE", "cache_folder"]
+from hf_xlmr.errors import InputError
+
+__all__ = ["CACHE_VARIABLE", "cache_folder", "make_cache_folder"]
 
 CACHE_VARIABLE: Final = "HF_XLMR_CACHE"
+OWN: Final = 0o700  # what is kept tells what was converted, and is loaded again
 
 
 def cache_folder() -> Path:
-    """HF_XLMR_CACHE, else hf_xlmr in the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "hf_xlmr"
+    """HF_XLMR_CACHE, else hf_xlmr in the user's cache folder. Raises InputError where a user's home is unknown."""
+    chosen, shared = os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        # The XDG specification has relative paths ignored.
+        return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "hf_xlmr"
+    except RuntimeError as error:
+        told = f"{CACHE_VARIABLE} is {chosen}, and" if chosen else f"{CACHE_VARIABLE} is not set, and"
+        raise InputError(f"{told} there is no home folder of that user: set it to the path of a folder") from error
+
+
+def make_cache_folder(name: str = "") -> Path:
+    """The cache folder, made for this user alone if it is not there yet, or the folder `name` in it.
+
+    Raises InputError, OSError.
+    """
+    folder = cache_folder()
+    folder.mkdir(mode=OWN, parents=True, exist_ok=True)
+    inner = folder / name
+    inner.mkdir(parents=True, exist_ok=True)
+    return inner

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from hf_xlmr.cache_folder import cache_folder
+from hf_xlmr.cache_folder import cache_folder, make_cache_folder
 from hf_xlmr.linear_kernels import PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.precision import device_name
+from hf_xlmr.replaced_files import replace_content
 
 __all__ = ["remembered_kernel"]
 
+KERNELS: Final = "kernels"  # in the cache folder
 TOO_SMALL: Final = 1 << 30  # products of numbers in a layer, below which no kernel saves anything to speak of
 
 _LOG: Final = logging.getLogger(__name__)
@@ -33,12 +34,12 @@ def remembered_kernel(
     if device.type != "cpu" or hidden * intermediate * tokens < TOO_SMALL:
         return PLAIN
     facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
-    path = cache_folder() / "kernels" / sha256(json.dumps(facts).encode()).hexdigest()
+    path = cache_folder() / KERNELS / sha256(json.dumps(facts).encode()).hexdigest()
     try:
         kernel = str(json.loads(path.read_text(encoding="utf-8"))["kernel"])
         if kernel in offered_kernels(dtype, device):
             return kernel
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     kernel = fastest_kernel(hidden, intermediate, tokens=tokens, dtype=dtype, device=device, activation=activation)
     _remember(path, {"kernel": kernel, "measured for": facts})
@@ -46,10 +47,8 @@ def remembered_kernel(
 
 
 def _remember(path: Path, content: dict[str, object]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(path)
+        make_cache_folder(KERNELS)
+        replace_content(path, json.dumps(content).encode())
     except OSError as error:
         _LOG.info("the choice of a kernel cannot be remembered: %s", error)

@@ -17,7 +17,7 @@ FLOORS = (
     ("hf_xlmr.pipeline",),
     ("hf_xlmr.registration",),
     ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
-    ("hf_xlmr.durable_files", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
+    ("hf_xlmr.durable_files", "hf_xlmr.locks", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
     ("hf_xlmr.arrow_texts",),
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
@@ -39,7 +39,7 @@ FLOORS = (
         ),
     ),
     (
-        *("hf_xlmr.card_check", "hf_xlmr.folder_records", "hf_xlmr.known_files", "hf_xlmr.tasks.devices"),
+        *("hf_xlmr.card_check", "hf_xlmr.digests", "hf_xlmr.folder_records", "hf_xlmr.known_files", "hf_xlmr.tasks.devices"),
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),
     ),
@@ -53,7 +53,13 @@ FLOORS = (
     ("hf_xlmr.tasks.finetuned_card", "hf_xlmr.tasks.results_files"),
     (
         *("hf_xlmr.alignment", "hf_xlmr.placed_loading", "hf_xlmr.task", "hf_xlmr.transformers_tokenizer"),
-        *("hf_xlmr.windows", "hf_xlmr.tasks.adapters", "hf_xlmr.tasks.encoding", "hf_xlmr.tasks.trainer_progress"),
+        *(
+            "hf_xlmr.conversion.release_hashes",
+            "hf_xlmr.windows",
+            "hf_xlmr.tasks.adapters",
+            "hf_xlmr.tasks.encoding",
+            "hf_xlmr.tasks.trainer_progress",
+        ),
     ),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),

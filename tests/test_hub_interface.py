@@ -639,8 +639,9 @@ def test_a_cache_that_cannot_be_written_to_is_told_in_a_sentence(monkeypatch: py
         XLMR.from_pretrained(NAMES["v0122"])
 
 
-def test_a_cache_is_for_all_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_there_can_be_a_cache_for_all_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One user may fill it for others: its files have the permissions that any new file has."""
+    (tmp_path / "cache").mkdir(mode=0o755)
     monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
     XLMR.from_pretrained(NAMES["v0122cls"])
     (tmp_path / "any").write_text("")

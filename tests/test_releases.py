@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
 import shutil
 import socket
+import ssl
+import stat
 import struct
 import subprocess
 import sys
@@ -15,10 +19,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from places import FIXTURES
 
 from hf_xlmr.cache_folder import cache_folder
 from hf_xlmr.conversion import releases
@@ -50,6 +56,9 @@ class Shelf:
     seen: list[Seen] = field(default_factory=list)
     next_body: bytes | None = None
     url: str = ""
+    leads_to: str = "/elsewhere.tar.gz"
+    length: str = ""
+    content_range: str = ""
 
     def change(self) -> None:
         if self.next_body is not None:
@@ -84,22 +93,23 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         if status == 302:
-            self.send_header("Location", "/elsewhere.tar.gz")
+            self.send_header("Location", self.shelf.leads_to)
         self.end_headers()
 
     def head(self, start: int, end: int, *, ranged: bool, fault: str) -> None:
         shelf = self.shelf
         self.send_response(206 if ranged else 200)
         if ranged:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(shelf.body)}")
+            known = f"bytes {start}-{end - 1}/{len(shelf.body)}"
+            self.send_header("Content-Range", shelf.content_range or known)
         for name, value in (("ETag", shelf.etag), ("Last-Modified", shelf.modified)):
             if value:
                 self.send_header(name, value)
-        if fault == "chunked":
+        if fault in ("chunked", "endless"):
             self.send_header("Transfer-Encoding", "chunked")
         elif fault != "no-length":
             more = 100 if fault == "lie" else 0
-            self.send_header("Content-Length", str(end - start + more))
+            self.send_header("Content-Length", shelf.length or str(end - start + more))
         self.end_headers()
 
     def send(self, body: bytes, fault: str, amount: int) -> None:
@@ -123,6 +133,9 @@ class Handler(BaseHTTPRequestHandler):
             for at in range(0, len(body), len(body) // 8 + 1):
                 self.wfile.write(body[at : at + len(body) // 8 + 1])
                 time.sleep(amount / 1000)
+        elif fault == "endless":
+            while True:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
         elif fault == "chunked":
             self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
         else:
@@ -404,13 +417,172 @@ def test_without_a_network_the_address_and_the_way_on_are_told_at_once(
     assert time.monotonic() - begun < 1
 
 
-def test_an_encrypted_address_that_leads_to_a_plain_one_is_refused() -> None:
-    import httpx2
+@pytest.fixture
+def encrypted(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    """A server with TLS, whose certificate is trusted; the mirror is there."""
+    other = Shelf()
+    server = Server(("127.0.0.1", 0), type("ShelfHandler", (Handler,), {"shelf": other}))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(FIXTURES / "tls" / "this_machine.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    other.url = f"https://127.0.0.1:{server.server_port}/models"
+    monkeypatch.setenv("HF_XLMR_RELEASES_URL", other.url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(FIXTURES / "tls" / "this_machine.pem"))
+    yield other
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
-    job = releases._Job("https://host/a", Path("a"), "a", releases.SILENT, QUICK)
-    answer = httpx2.Response(200, request=httpx2.Request("GET", "http://host/a"))
-    with pytest.raises(InputError, match="not encrypted"):
-        releases._check_answer(job, answer)
+
+def test_an_encrypted_address_may_lead_to_another(encrypted: Shelf) -> None:
+    encrypted.faults.append("302")
+    assert got() == BODY
+    assert [seen.path for seen in encrypted.seen] == ["/models/xlmr.base.tar.gz", "/elsewhere.tar.gz"]
+
+
+def test_an_encrypted_address_never_leads_over_a_plain_one(encrypted: Shelf, shelf: Shelf) -> None:
+    """Nor back again: the plain server is not even asked."""
+    encrypted.leads_to, shelf.leads_to = f"{shelf.url}/x", f"{encrypted.url}/y"
+    encrypted.faults.append("302")
+    shelf.faults.append("302")
+    with pytest.raises(InputError, match=rf"leads to {shelf.url}/x, which is not encrypted"):
+        got()
+    assert not shelf.seen and len(encrypted.seen) == 1
+
+
+def test_a_mirror_without_encryption_may_lead_to_one_with_it_and_back(
+    encrypted: Shelf, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_XLMR_RELEASES_URL", shelf.url)
+    encrypted.leads_to, shelf.leads_to = f"{shelf.url}/x", f"{encrypted.url}/y"
+    encrypted.faults.append("302")
+    shelf.faults.append("302")
+    assert got() == BODY
+
+
+# ---- what servers and settings may say -------------------------------------------------------------------------------
+
+
+def test_a_length_beyond_what_a_release_has_stops_at_once(shelf: Shelf) -> None:
+    shelf.length = str(10**12)
+    with pytest.raises(
+        InputError, match=r"gives 1,000,000,000,000 bytes or more, and xlmr\.base has at most 2,000,000"
+    ):
+        got()
+    assert {one.name for one in cache_folder().iterdir()} == {"xlmr.base.tar.gz.lock"} and len(shelf.seen) == 1
+
+
+def test_a_body_without_an_end_stops_there_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = releases.Release("xlmr.base", "xlmr.base.tar.gz", most=len(BODY) * 3)
+    monkeypatch.setattr(releases, "RELEASES", (small,))
+    shelf.faults.append("endless")
+    with pytest.raises(InputError, match="it is something else"):
+        got()
+    assert {one.name for one in cache_folder().iterdir()} == {"xlmr.base.tar.gz.lock"}
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1,2", "1_0", "\xb2"])
+def test_a_length_that_is_no_number_is_a_sentence(shelf: Shelf, length: str) -> None:
+    shelf.length = length
+    with pytest.raises(InputError, match=r"xlmr\.base\.tar\.gz"):
+        got(Patience(pauses=(0.01,)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["bytes 5-3/10", "bytes 200000-1/*", "bytes \xb2-1/2", f"bytes {'9' * 5000}-1/2", "none", "bytes 200000-1/3"],
+)
+def test_an_odd_range_means_a_new_start(shelf: Shelf, said: str) -> None:
+    shelf.content_range = said
+    shelf.faults.append("drop:200000")
+    assert got() == BODY
+
+
+@pytest.mark.parametrize("etag", ['"\xe4\xdf"', '"\x80"', "\xb2"])
+def test_a_tag_that_cannot_be_sent_back_is_not(shelf: Shelf, etag: str) -> None:
+    shelf.etag = etag
+    shelf.faults.append("drop:200000")
+    assert got() == BODY
+    assert shelf.seen[1].if_range == shelf.modified
+
+
+def test_notes_of_other_types_mean_a_new_start(shelf: Shelf) -> None:
+    good = {"address": f"{shelf.url}/xlmr.base.tar.gz", "etag": '"first"', "modified": "", "total": None}
+    odd: list[dict[str, object]] = [{"etag": 5}, {"modified": ["x"]}, {"total": "many"}, {"total": -1}, {"total": 0.5}]
+    cache_folder().mkdir(parents=True)
+    for change in [*odd, {"etag": "\n", "modified": "\0"}]:
+        (cache_folder() / "xlmr.base.tar.gz.part").write_bytes(b"of unknown origin")
+        (cache_folder() / "xlmr.base.tar.gz.part.json").write_text(json.dumps(good | change))
+        assert got() == BODY
+        (cache_folder() / "xlmr.base.tar.gz").unlink()
+    (cache_folder() / "xlmr.base.tar.gz.part").write_bytes(b"of unknown origin")
+    (cache_folder() / "xlmr.base.tar.gz.part.json").write_text("[" * 100_000)
+    assert got() == BODY
+    assert set(ranges(shelf)) == {None}
+
+
+SETTINGS = [
+    *[
+        ("HTTP_PROXY", value)
+        for value in ("foo://x", "http://[::1", "http://h:abc", "http://\xfc \xfc", "http://\udcff")
+    ],
+    *[("SSL_CERT_FILE", value) for value in ("/nonexistent", "/", "/dev/null", "\udcff")],
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), SETTINGS)
+def test_settings_of_the_network_that_are_of_no_use_are_a_sentence(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=r"the network cannot be used \(.*\): look at HTTP_PROXY"):
+        got()
+
+
+@pytest.mark.parametrize("target", ["http://[", "ftp://x/y", "http://\xff/", "/a b\x7f"])
+def test_a_redirect_to_nowhere_is_a_sentence(shelf: Shelf, target: str) -> None:
+    shelf.leads_to = target
+    shelf.faults.extend(["302"] * 9)
+    with pytest.raises(InputError, match=r"xlmr\.base\.tar\.gz"):
+        got(Patience(pauses=(0.01,)))
+
+
+# ---- hashes that the user knows --------------------------------------------------------------------------------------
+
+
+def known(form: str, digest: str, folder: Path) -> str:
+    if form == "list":
+        return f"xlmr.large={'0' * 64}, xlmr.base={digest.upper()}"
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  other.tar.gz\n\n{digest} *models/xlmr.base.tar.gz\n")
+    return str(folder / "SHA256SUMS")
+
+
+@pytest.mark.parametrize("form", ["list", "file"])
+def test_an_archive_must_have_the_hash_that_is_known(
+    form: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_XLMR_RELEASES_SHA256", known(form, sha256(BODY).hexdigest(), tmp_path))
+    assert got() == BODY and got() == BODY
+    monkeypatch.setenv("HF_XLMR_RELEASES_SHA256", known(form, sha256(NEW_BODY).hexdigest(), tmp_path))
+    with pytest.raises(IntegrityError, match=r"which was in the cache, has the SHA-256 .* Delete it"):
+        got()
+    (cache_folder() / "xlmr.base.tar.gz").unlink()
+    with pytest.raises(IntegrityError, match=rf"what came from {shelf.url}/xlmr.base.tar.gz has the SHA-256"):
+        got()
+    assert not (cache_folder() / "xlmr.base.tar.gz").exists()
+
+
+@pytest.mark.parametrize("value", ["xlmr.base=12", "xlmr.bas=" + "0" * 64, "/nonexistent", "x\ny", "0" * 64])
+def test_hashes_that_cannot_be_read_are_a_sentence(value: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_XLMR_RELEASES_SHA256", value)
+    with pytest.raises(InputError, match="HF_XLMR_RELEASES_SHA256 is a list such as"):
+        got()
+
+
+# ---- room and company ------------------------------------------------------------------------------------------------
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,9 +593,9 @@ def test_a_disk_without_room_is_told_before_anything_is_written(shelf: Shelf, mo
 
 
 def test_a_disk_that_fills_up_on_the_way_is_told(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "NEW_OR_LONGER", os.O_WRONLY)
+    monkeypatch.setattr(releases._Job, "part", property(lambda job: Path("/dev/full")))
     monkeypatch.setattr(releases, "_forget", lambda job: None)
-    cache_folder().mkdir(parents=True)
-    (cache_folder() / "xlmr.base.tar.gz.part").symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"is full: [\d,]+ bytes are needed and [\d,]+ are free"):
         got()
 
@@ -432,6 +604,39 @@ def test_a_cache_that_cannot_be_used_is_told_with_its_variable(shelf: Shelf) -> 
     cache_folder().parent.mkdir(exist_ok=True)
     cache_folder().write_bytes(b"a file where the folder should be")
     with pytest.raises(InputError, match="HF_XLMR_CACHE"):
+        got()
+
+
+def test_neither_lock_nor_draft_nor_notes_follow_a_link(shelf: Shelf, tmp_path: Path) -> None:
+    """And none of them empties what the link leads to."""
+    victim = tmp_path / "precious"
+    victim.write_text("precious")
+    cache_folder().mkdir(parents=True)
+    for name in (".part", ".part.json", ".lock"):
+        link = cache_folder() / f"xlmr.base.tar.gz{name}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(victim)
+        if name == ".lock":
+            with pytest.raises(InputError, match=r"should be a lock file, but it is a link: remove it"):
+                got()
+            link.unlink()
+            os.link(victim, link)
+            with pytest.raises(InputError, match=r"should be a lock file, but it is a link: remove it"):
+                got()
+            link.unlink()
+        assert got() == BODY and victim.read_text() == "precious"
+        (cache_folder() / "xlmr.base.tar.gz").unlink()
+
+
+def test_the_cache_is_made_for_its_user_alone(shelf: Shelf) -> None:
+    got()
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("home", ["~nouser/x", "~nouser"])
+def test_the_home_of_nobody_is_a_sentence(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_XLMR_CACHE", home)
+    with pytest.raises(InputError, match=f"HF_XLMR_CACHE is {home}, and there is no home folder of that user"):
         got()
 
 

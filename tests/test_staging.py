@@ -557,3 +557,17 @@ def test_without_an_exchange_a_failing_rename_gives_the_old_folder_back(
         (draft / "config.json").write_text("new")
     assert (output / "config.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_neither_locks_nor_drafts_follow_or_empty_links(link: object, source: Path, home: Path, tmp_path: Path) -> None:
+    """Somebody may have put them where an earlier run could have left its folder."""
+    assert callable(link)
+    (tmp_path / "precious").write_text("precious")
+    scratch = home / ".out.hf-xlmr-abcdefgh"
+    scratch.mkdir()
+    link(tmp_path / "precious", scratch / "lock")
+    (scratch / "draft").symlink_to(tmp_path)
+    convert(source, home / "out", verify=False)
+    assert (tmp_path / "precious").read_text() == "precious" and (tmp_path / "source").is_dir()
+    assert names(home) == [scratch.name, "out"]
