@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from factory import Checkpoint
 
 from hf_xlmr.conversion import cache
 from hf_xlmr.conversion.cache import CachedModel, converted_once
+from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import InputError
 
 WEIGHTS = "model/model.safetensors"
@@ -134,3 +136,28 @@ def test_a_record_that_is_a_link_is_replaced_not_followed(source: Path, made: Ca
     assert converted_once(source) == made
     assert (tmp_path / "precious").read_text() == "precious"
     assert not (made.folder.parent / "sizes.json").is_symlink()
+
+
+# ---- digests of large files ------------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "mine"))
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1 << 20))
+    assert sha256_of(path) == sha256(bytes(1 << 20)).hexdigest()
+    (memory,) = (tmp_path / "mine" / "digests").iterdir()
+    memory.write_text("0" * 64)
+    assert sha256_of(path) == "0" * 64, "it was not read again"
+    for damage in (b"", b"\xff" * 64, b"0" * 63):
+        memory.write_bytes(damage)
+        assert sha256_of(path) == sha256(bytes(1 << 20)).hexdigest()
+    path.write_bytes(b"x" * (1 << 20))
+    assert sha256_of(path) == sha256(b"x" * (1 << 20)).hexdigest()
+
+
+def test_a_digest_needs_no_cache_that_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "file"))
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    assert sha256_of(tmp_path / "large") == sha256(bytes(1 << 20)).hexdigest()
