@@ -280,11 +280,12 @@ class XLMR(nn.Module):
     def predict(self, head: str, tokens: torch.Tensor, return_logits: bool = False) -> torch.Tensor:
         """Log-probabilities (batch, classes) of the head `head`, or its logits, which regression heads need.
 
-        Raises what `extract_features` raises, then UnknownHead, a KeyError.
+        A head that reads every token, as fairseq's options tell (sequence_tagging, span_prediction), gives (batch,
+        length, classes). Raises what `extract_features` raises, then UnknownHead, a KeyError.
         """
         batch = self._batch(tokens)
         if head not in self.model.classification_heads:
-            raise UnknownHead(head, list(self.model.classification_heads))
+            raise UnknownHead(head, list(self.model.classification_heads), left=self.files.why_left_behind(head))
         features, _hidden = self.model.features(batch)
         logits = self.model.classified(head, features).to(self.device)
         return logits if return_logits else log_softmax(logits, dim=-1)
@@ -292,11 +293,12 @@ class XLMR(nn.Module):
     def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:
         """The `topk` best fillings of the one `<mask>`: the filled text, the probability, and what was filled in.
 
-        Candidates that are `<s>` or `</s>` are left out, and each other one keeps its own probability (fairseq gives
-        it that of an earlier rank then). Raises WrongMask, an AssertionError, and InputError.
+        As in fairseq 0.12.2 there are fewer where `<s>` or `</s>` is among the best, since it has no text; those after
+        it then come with the probability of the rank before their own. Raises WrongMask, an AssertionError, and
+        InputError.
         """
         if not self.model.has_lm_head:
-            raise NoLmHead(f"{self.files.folder} holds no LM head: it predicts no tokens (convert with --head none)")
+            raise NoLmHead(f"{self.files.folder} holds no LM head: it predicts no tokens (convert with head='none')")
         tokens = self._batch(self._masked_tokens(masked_input))
         with self._in_eval_mode(), torch.no_grad():
             features, _hidden = self.model.features(tokens)
@@ -304,11 +306,10 @@ class XLMR(nn.Module):
         probabilities = logits[0, 0].float().softmax(dim=0)
         _raise_if_no_number(topk, most=len(probabilities))
         best = probabilities.topk(topk)
-        return [
-            _filled(masked_input, self.dictionary[number], score)
-            for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            if number not in (self.dictionary.bos(), self.dictionary.eos())
-        ]
+        unspelled = (self.dictionary.bos(), self.dictionary.eos())
+        symbols = [self.dictionary[number] for number in best.indices.tolist() if number not in unspelled]
+        scores = best.values.tolist()  # by rank, beside names that have lost some: Dictionary.string drops them
+        return [_filled(masked_input, *each) for each in zip(symbols or [""], scores, strict=False)]
 
     def _masked_tokens(self, text: str) -> torch.Tensor:
         """The tokens of a text with one `<mask>`; what stands before and after it is encoded by itself, as in fairseq.

@@ -90,18 +90,21 @@ def test_every_mistake_was_asked_of_fairseq() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if "what follows" in ANSWERS[name]])
-def test_each_candidate_has_its_own_probability(name: str) -> None:
-    """fairseq drops `<s>` and `</s>` from the names alone, and gives what comes after them the probability before."""
+def test_a_candidate_without_text_drops_out_and_the_probabilities_stay(name: str) -> None:
+    """Dictionary.string of fairseq drops `<s>` and `</s>` from the names alone, so that fewer rows come than asked."""
     rows, probabilities = ANSWERS[name]["what follows"]["gives"]
-    golden = json.loads((FIXTURES / name / "golden.json").read_text(encoding="utf-8"))
-    if golden["fill_mask"] is not None:
-        fairseqs = [each[1] for each in golden["fill_mask"]]
-        assert fairseqs == pytest.approx(probabilities[: len(fairseqs)], abs=1e-6)
-    expected = [(row, each) for row, each in zip(rows, probabilities, strict=True) if row not in (0, 2)]
-    found = loaded(name).fill_mask(golden["fill_mask_text"], topk=5)
-    names = [loaded(name).dictionary[row] for row, _probability in expected]
-    assert [token.strip() for _filled, _score, token in found] == [each.replace("\u2581", "") for each in names]
-    assert [score for _filled, score, _token in found] == pytest.approx([each for _row, each in expected], abs=1e-6)
+    text = json.loads((FIXTURES / name / "golden.json").read_text(encoding="utf-8"))["fill_mask_text"]
+    symbols = [loaded(name).dictionary[row] for row in rows if row not in (0, 2)]
+    found = loaded(name).fill_mask(text, topk=5)
+    assert [token.strip() for _filled, _score, token in found] == [each.replace("\u2581", "") for each in symbols]
+    assert [score for _filled, score, _token in found] == pytest.approx(probabilities[: len(symbols)], abs=1e-6)
+
+
+def test_where_only_the_end_of_the_text_is_likely_nothing_is_filled_in() -> None:
+    """One row with no text, as fairseq splits an empty string."""
+    (probability,) = ANSWERS["v0122untied"]["what follows"]["gives"][1][:1]
+    found = loaded("v0122untied").fill_mask("The train <mask> at night.", topk=1)
+    assert found == [("The train at night.", pytest.approx(probability, abs=1e-6), "")]
 
 
 @pytest.mark.parametrize("name", ["v0122twoheads", "v0122cls"])
