@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -14,8 +14,10 @@ from hf_xlmr.conversion.parts import same_bytes
 from hf_xlmr.conversion.weight_map import FAMILIES, Family, Task
 from hf_xlmr.conversion.weights import FLOAT_DTYPES, Weight
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
+from hf_xlmr.head_kinds import HeadKind, Reading, is_multi_label, kind_of_head
+from hf_xlmr.model_shape import HEAD_PARTS
 
-__all__ = ["Architecture", "Wanted", "decide"]
+__all__ = ["Architecture", "Wanted", "decide", "head_oddity", "unclear_head"]
 
 E: Final = "encoder.sentence_encoder."
 EMBEDDING: Final = E + "embed_tokens.weight"
@@ -23,7 +25,15 @@ POSITIONS: Final = E + "embed_positions.weight"
 LM_HEAD: Final = "encoder.lm_head."
 LM_WEIGHT: Final = LM_HEAD + "weight"
 FIRST_POSITION: Final = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
-ARCH_HEADS: Final = {"roberta": 12, "roberta_base": 12, "roberta_large": 16, "xlm": 16}  # fairseq's roberta/model.py
+BASE: Final = (12, 768, 3072, 12)
+LARGE: Final = (24, 1024, 4096, 16)
+ARCHES: Final = {  # fairseq/models/roberta/model.py: layers, width, feed-forward width, attention heads
+    **dict.fromkeys(("roberta", "roberta_base", "roberta_prenorm", "model_parallel_roberta"), BASE),
+    **dict.fromkeys(("model_parallel_roberta_base", "model_parallel_roberta_postnorm"), BASE),
+    **dict.fromkeys(("roberta_large", "model_parallel_roberta_large"), LARGE),
+    "xlm": (16, 1280, 5120, 16),
+}
+ARCH_SIZES: Final = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim")
 MOST_POSITIONS: Final = 1 << 20
 MOST_LABELS: Final = 1 << 17  # each gets a name in config.json
 BASE_MAX_POSITIONS: Final = 512
@@ -38,8 +48,12 @@ ACTIVATIONS: Final = {
     "linear": "linear",
 }
 RANKING: Final = ("sentence_ranking", "commonsense_qa")
-ENCODER_ONLY_HINT: Final = "Only the head is at fault: --encoder-only converts the rest."
-NO_HEAD_HINT: Final = "Only the classification head is at fault: --head none converts the rest."
+DENSE: Final = frozenset(("dense.weight", "dense.bias"))
+SPECTRAL: Final = frozenset(("out_proj.weight_orig", "out_proj.weight_u", "out_proj.weight_v"))
+SHOWN_NAMES: Final = 8
+ENCODER_ONLY_HINT: Final = "Only the head is at fault: encoder_only=True converts the rest."
+NO_HEAD_HINT: Final = "Only the classification head is at fault: head='none' converts the rest, or encoder_only=True."
+BESIDE_HINT: Final = "encoder_only=True leaves them behind, and so does head='none' with the masked LM."
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class Wanted:
     dtype: str = "auto"
     ema: bool = False
 
+    @property
+    def leaves_rest(self) -> bool:
+        """Whether nothing is wanted of what lies beside fairseq's encoder and its masked-LM head."""
+        return self.encoder_only or self.head == "none"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -62,6 +81,8 @@ class Architecture:
     head: str | None
     labels: int
     is_regression: bool
+    is_multi_label: bool
+    """Whether a text can have several of the classes."""
     vocabulary: int
     hidden: int
     intermediate: int
@@ -118,6 +139,7 @@ def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool
         head=head,
         labels=facts.labels(head),
         is_regression=bool(options.get("regression_target")) and task is Task.CLASSIFICATION,
+        is_multi_label=is_multi_label(options) and task is Task.CLASSIFICATION,
         vocabulary=facts.vocabulary,
         hidden=facts.hidden,
         intermediate=facts.intermediate,
@@ -140,7 +162,7 @@ def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool
 def _chosen_head(checkpoint: FairseqCheckpoint, wanted: Wanted) -> str | None:
     heads = checkpoint.heads
     if wanted.encoder_only and wanted.head not in (None, "none"):
-        raise InputError("--encoder-only and --head exclude each other")
+        raise InputError("encoder_only=True and head= exclude each other")
     if wanted.encoder_only or wanted.head == "none" or (not heads and wanted.head is None):
         return None
     if wanted.head is not None:
@@ -151,7 +173,7 @@ def _chosen_head(checkpoint: FairseqCheckpoint, wanted: Wanted) -> str | None:
     candidates = [head for head in heads if len(heads) == 1 or head in trained]
     if len(candidates) != 1:
         raise InputError(
-            f"the checkpoint has several heads ({', '.join(heads)}); choose one with --head, or --head none"
+            f"the checkpoint has several heads ({', '.join(heads)}); choose one with head='NAME', or head='none'"
         )
     return candidates[0]
 
@@ -161,7 +183,7 @@ def _task(checkpoint: FairseqCheckpoint, wanted: Wanted, head: str | None) -> Ta
         return Task.MULTIPLE_CHOICE if _is_ranking(checkpoint, head) else Task.CLASSIFICATION
     has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
     if wanted.head == "none" and not has_lm_head:
-        raise InputError("the checkpoint has no masked-LM head; --encoder-only converts its encoder")
+        raise InputError("the checkpoint has no masked-LM head; encoder_only=True converts its encoder")
     return Task.MASKED_LM if has_lm_head and not wanted.encoder_only else Task.ENCODER
 
 
@@ -239,10 +261,20 @@ class _Facts:
         """Heads per layer, None where nothing tells. Raises InputError where the wish is not what the options say."""
         given = self.options.get("encoder_attention_heads")
         if not isinstance(given, int) or isinstance(given, bool):
-            given = ARCH_HEADS.get(str(self.options.get("arch")))
+            given = self._heads_of_arch()
         if given is None or wanted.attention_heads in (None, given):
             return wanted.attention_heads if given is None else given
         raise InputError(f"the options say {given:.40g} attention heads, not {wanted.attention_heads}")
+
+    def _heads_of_arch(self) -> int | None:
+        """The heads of the arch that the options name, if all its sizes that the options do not change are here."""
+        arch = ARCHES.get(str(self.options.get("arch")))
+        if arch is None:
+            return None
+        found = (len(self.numbers), self.hidden, self.intermediate)
+        told = [self.options.get(key) for key in ARCH_SIZES]
+        fits = all(size is not None or one == other for size, one, other in zip(told, arch, found, strict=False))
+        return arch[-1] if fits else None
 
     def position_kind(self) -> str:
         """One of learned (also where the table is missing), sinusoidal and none."""
@@ -304,13 +336,25 @@ def _share(options: Options, name: str, default: float) -> float:
 
 def _raise_if_unsupported(facts: _Facts, task: Task, head: str | None, wanted: Wanted) -> None:
     of_encoder = [*_encoder_reasons(facts, wanted)]
-    of_head = [*_head_reasons(facts, head)] if head is not None else []
+    of_head = [*_head_reasons(facts, head, wanted)] if head is not None else []
     has_lm_head = f"{LM_HEAD}dense.weight" in facts.weights
     of_lm_head = [*_lm_head_reasons(facts)] if task is Task.MASKED_LM or (of_head and has_lm_head) else []
-    reasons = [*of_encoder, *(of_lm_head if task is Task.MASKED_LM else of_head)]
+    beside = [*_beside_reasons(facts, wanted)]
+    reasons = [*of_encoder, *(of_lm_head if task is Task.MASKED_LM else of_head), *beside]
     if reasons:
-        hint = ENCODER_ONLY_HINT if of_lm_head or not has_lm_head else NO_HEAD_HINT
+        of_heads = ENCODER_ONLY_HINT if of_lm_head or not has_lm_head else NO_HEAD_HINT
+        hint = BESIDE_HINT if beside else of_heads
         raise UnsupportedCheckpoint(reasons, hint="" if of_encoder else hint)
+
+
+def _beside_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
+    names = facts.checkpoint.beside
+    if names and not wanted.leaves_rest:
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        yield (
+            "there are weights beside the encoder that neither fairseq's model nor a project known to hf_xlmr has "
+            f"({', '.join(f'{name:.80}' for name in names[:SHOWN_NAMES])}{more})"
+        )
 
 
 def _encoder_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
@@ -328,8 +372,13 @@ def _encoder_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
 
 def _head_count_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
     heads = facts.attention_heads(wanted)
-    if heads is None:
-        yield "the options do not tell the number of attention heads (--attention-heads N does; base has 12, large 16)"
+    if heads is None and facts.checkpoint.contradictions:
+        yield (
+            f"the options are those of another network ({'; '.join(facts.checkpoint.contradictions)}), so that nothing "
+            "tells the number of attention heads (attention_heads=N does, and the options are left out)"
+        )
+    elif heads is None:
+        yield "the options do not tell the number of attention heads (attention_heads=N does; base has 12, large 16)"
     elif heads < 1 or facts.hidden % heads:
         yield f"{heads:.40g} attention heads do not divide the width {facts.hidden}"
 
@@ -365,9 +414,51 @@ def _lm_head_reasons(facts: _Facts) -> Iterator[str]:
         yield "the masked-LM head differs from the embeddings, although the options say that they are one"
 
 
-def _head_reasons(facts: _Facts, head: str | None) -> Iterator[str]:
+def _head_reasons(facts: _Facts, head: str, wanted: Wanted) -> Iterator[str]:
+    oddity = head_oddity(facts.checkpoint.parts_of(head))
+    if oddity:
+        yield f"the head {head} {oddity}"
+        return
+    reading = _reading(facts.checkpoint, head)
+    if reading.kind is HeadKind.TOKEN:
+        yield (
+            f"the head {head} reads every token ({reading.reason}), and for tokens Transformers has one linear layer "
+            "where this head has two, with an activation between them (XLMR answers as fairseq's code does)"
+        )
+    elif reading.kind is HeadKind.UNCLEAR and wanted.head != head:
+        yield (
+            f"nothing tells whether the head {head} reads the first token, as Transformers' class does, or every token "
+            f"({reading.reason}); head='{head}' says that it is the first"
+        )
     if facts.pooler_activation != "tanh":
         yield f"the classification head uses {facts.pooler_activation}, and Transformers' always uses tanh"
     dense = facts.weights.get(f"classification_heads.{head}.dense.weight")
     if dense is not None and dense.shape != (facts.hidden, facts.hidden):
         yield f"the classification head is {list(dense.shape)} inside, not square, as Transformers' is"
+
+
+def _reading(checkpoint: FairseqCheckpoint, head: str) -> Reading:
+    """What a head reads; options that are another network's are asked too, since a task may be right all the same."""
+    return kind_of_head(head, {**checkpoint.all_options, **checkpoint.options}, heads=checkpoint.heads)
+
+
+def unclear_head(checkpoint: FairseqCheckpoint, head: str) -> str | None:
+    """Why it is unclear what a head reads, None where something tells."""
+    reading = _reading(checkpoint, head)
+    return reading.reason if reading.kind is HeadKind.UNCLEAR else None
+
+
+def head_oddity(parts: Collection[str]) -> str | None:
+    """Why the weights of a head are not those of fairseq's RobertaClassificationHead; None where they are.
+
+    A single part that is missing is damage, not another head, and is not spoken of here.
+    """
+    unknown = sorted(set(parts) - {*HEAD_PARTS, *SPECTRAL})
+    if unknown:
+        shown = ", ".join(f"{name:.60}" or "a weight itself" for name in unknown[:SHOWN_NAMES])
+        return f"is of code that fairseq does not have ({shown}), so that nothing tells what it computes"
+    if DENSE.isdisjoint(parts) or not any(part.startswith("out_proj.weight") for part in parts):
+        return f"has one layer where fairseq's has two ({', '.join(sorted(parts))}), and nothing tells what it reads"
+    if SPECTRAL & set(parts) and not set(parts) >= SPECTRAL:
+        return f"is normalised by its spectrum in another way than fairseq's: it has {', '.join(sorted(parts))}"
+    return None

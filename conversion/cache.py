@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
+from hf_xlmr.conversion.architecture import head_oddity
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.plan import resolve_spectral_norm
 from hf_xlmr.conversion.recipe import convert
@@ -125,12 +126,14 @@ def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for head in checkpoint.heads:
+        if head_oddity(checkpoint.parts_of(head)):
+            continue  # of no code that is known; UnknownHead says so
         tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _parts_of(head, checkpoint.weights)}
     path.write_bytes(save(tensors))  # its save_file would make a file that only we can read
 
 
 def _parts_of(head: str, weights: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
-    """The weights of a head that fairseq's RobertaClassificationHead has; others are not of its kind and left out."""
+    """The weights of a head, as fairseq's RobertaClassificationHead has them."""
     own = dict(weights)
     resolve_spectral_norm(own, f"classification_heads.{head}.out_proj")
     for part in HEAD_PARTS:

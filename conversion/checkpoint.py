@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.conversion.containers import ITEM_SIZES, Container, open_container
-from hf_xlmr.conversion.dialects import ANCHORS, Canonical, canonical, drop_reason
+from hf_xlmr.conversion.dialects import ANCHORS, Canonical, canonical, drop_reason, is_beside
 from hf_xlmr.conversion.options import Options, options_of
+from hf_xlmr.conversion.other_formats import kind_of_names
 from hf_xlmr.conversion.parts import join_partitions, join_shards, raise_if_partial
 from hf_xlmr.conversion.pickles import Inert, TensorRef
 from hf_xlmr.conversion.sources import SourceFiles, open_source
@@ -20,7 +22,10 @@ from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["FairseqCheckpoint", "open_checkpoint"]
 
+EMBEDDING: Final = ANCHORS[0]
 HEAD: Final = "classification_heads."
+LAYER: Final = re.compile(r"encoder\.sentence_encoder\.layers\.([0-9]{1,4})\.(.+)")
+DEEPEST_WRAPPER: Final = 8
 SHARD_METADATA: Final = ("fsdp_metadata", "shard_metadata")
 
 
@@ -34,6 +39,7 @@ class FairseqCheckpoint:
     era: str
     """How the options were kept: args, cfg, omegaconf or none."""
     options: Options
+    """Those of these weights: empty where they contradict the weights."""
     weights: Mapping[str, Weight]
     raw: Mapping[str, Weight]
     """The same as the file spells them (parts of Megatron's already joined)."""
@@ -41,6 +47,12 @@ class FairseqCheckpoint:
     """Names in the file that have no place, each with its reason."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Names that belong to something Transformers cannot express, each with what that is."""
+    beside: tuple[str, ...] = ()
+    """Names outside of fairseq's model that are known of no project."""
+    contradictions: tuple[str, ...] = ()
+    """Where the file's options do not describe its weights."""
+    all_options: Options = field(default_factory=dict)
+    """The file's options, whether they describe its weights or not."""
     has_old_embedding_norm: bool = False
     has_ema: bool = False
 
@@ -49,6 +61,10 @@ class FairseqCheckpoint:
         """The names of the classification heads, in the file's order."""
         names = [name.removeprefix(HEAD).split(".")[0] for name in self.weights if name.startswith(HEAD)]
         return tuple(dict.fromkeys(names))
+
+    def parts_of(self, head: str) -> set[str]:
+        """What a head consists of, such as dense.weight."""
+        return {name.removeprefix(f"{HEAD}{head}.") for name in self.weights if name.startswith(f"{HEAD}{head}.")}
 
 
 @contextmanager
@@ -79,15 +95,19 @@ def read_checkpoint(files: SourceFiles, *, ema: bool = False) -> FairseqCheckpoi
     stored = [_stored(_model_of(state, container, ema=ema), container) for state, container in pairs]
     options, era = options_of(states[0])
     raw, joined = _as_one(stored, states)
+    contradictions = tuple(_contradictions(options, joined.weights))
     return FairseqCheckpoint(
         files=files,
         format=containers[0].format,
         era=era,
-        options=options,
+        options={} if contradictions else options,
+        all_options=options,
+        contradictions=contradictions,
         weights=joined.weights,
         raw=raw,
         dropped=joined.dropped,
         refused=joined.refused,
+        beside=joined.beside,
         has_old_embedding_norm=joined.has_old_embedding_norm,
         has_ema=_ema_of(states[0]) is not None,
     )
@@ -126,13 +146,19 @@ def _stored(model: Mapping[object, object], container: Container) -> dict[str, W
     for name, item in model.items():
         if isinstance(name, str) and isinstance(item, TensorRef):
             stored[name] = _weight(name, item, container)
-        elif isinstance(name, str) and drop_reason(name):
+        elif isinstance(name, str) and (drop_reason(name) or _is_outside(name)):
             stored[name] = Constant("float32", (0,))  # left behind with its reason, whatever it is
         else:
             odd.append(f"{_shown(name)} ({_kind(item):.80})")
     if odd:
         raise IntegrityError(f"{container.file.name} holds weights that are no plain tensors: {', '.join(odd[:8])}")
     return stored
+
+
+def _is_outside(name: str) -> bool:
+    """Whether a name is none of the model's, whatever a wrapper puts before those."""
+    pieces = name.split(".")
+    return all(is_beside(".".join(pieces[first:])) for first in range(min(len(pieces), DEEPEST_WRAPPER)))
 
 
 def _shown(key: object) -> str:
@@ -173,9 +199,39 @@ def _as_one(
 
 def _known(found: Canonical) -> Canonical:
     """`found`, if it is a model of RoBERTa's kind at all. Raises InputError."""
-    if ANCHORS[0] in found.weights or found.refused:
+    if EMBEDDING in found.weights or found.refused:
         return found
-    if any(name.startswith(("roberta.", "embeddings.")) for name in found.weights):
-        raise InputError("this is a Transformers checkpoint already; it needs no conversion")
-    shown = ", ".join(list(found.weights)[:6])
-    raise InputError(f"this is not an XLM-R or RoBERTa of fairseq's: it has no {ANCHORS[0]} (it has {shown}, ...)")
+    names = [*found.weights, *found.beside]
+    if kind := kind_of_names(names):
+        raise InputError(f"this is {kind}")
+    shown = ", ".join(names[:6])
+    raise InputError(f"this is not an XLM-R or RoBERTa of fairseq's: it has no {EMBEDDING} (it has {shown}, ...)")
+
+
+def _contradictions(options: Options, weights: Mapping[str, Weight]) -> Iterator[str]:
+    """Where the options describe another network: what only they tell, such as attention heads, is then another's."""
+    layers = {int(hit[1]) for name in weights if (hit := LAYER.fullmatch(name))}
+    sizes = {
+        "encoder_embed_dim": ("width", set(weights[EMBEDDING].shape[-1:]) if EMBEDDING in weights else set()),
+        "encoder_layers": ("number of layers", {len(layers), *_pruned(options)} if layers else set()),
+        "encoder_ffn_embed_dim": ("feed-forward width", _feed_forward_widths(weights, options)),
+    }
+    for option, (what, found) in sizes.items():
+        told = options.get(option)
+        if type(told) is int and found and told not in found:
+            yield f"the options give the {what} {told}, the weights {'; '.join(map(str, sorted(found)))}"
+
+
+def _pruned(options: Options) -> list[int]:
+    """The number of layers that --encoder-layers-to-keep leaves, which fairseq notes before it prunes."""
+    kept = options.get("encoder_layers_to_keep") or options.get("decoder_layers_to_keep")  # 0.9.0 moved it there
+    return [len(set(kept.split(",")))] if isinstance(kept, str) else []
+
+
+def _feed_forward_widths(weights: Mapping[str, Weight], options: Options) -> set[int]:
+    """Of all layers; none where AdaPrune has removed blocks of them."""
+    removed = options.get("ffn_blocks_to_remove")
+    if isinstance(removed, int) and removed > 0:
+        return set()
+    found = (weight for name, weight in weights.items() if (hit := LAYER.fullmatch(name)) and hit[2] == "fc1.weight")
+    return {weight.shape[0] for weight in found if len(weight.shape) == 2}

@@ -70,4 +70,6 @@ def _label_fields(architecture: Architecture, labels: Sequence[str]) -> dict[str
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
-    return fields | ({"problem_type": "regression"} if architecture.is_regression else {})
+    if architecture.is_regression:
+        return fields | {"problem_type": "regression"}
+    return fields | ({"problem_type": "multi_label_classification"} if architecture.is_multi_label else {})

@@ -1,6 +1,6 @@
 """Every spelling that fairseq's history gave to XLM-R's weights, brought to the newest by tables.
 
-The newest scheme is that of fairseq's main branch; who renamed what, and when, is told beside each row.
+The newest scheme is that of fairseq's main branch; who renamed what, and when, stands beside each row.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from hf_xlmr.conversion.templates import fill, match
 from hf_xlmr.conversion.weights import Stored, Weight
-from hf_xlmr.errors import IntegrityError, WeightsMismatch
+from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 
-__all__ = ["DROPPED", "REFUSED", "RESPELLED", "Canonical", "canonical", "drop_reason"]
+__all__ = ["DROPPED", "REFUSED", "RESPELLED", "Canonical", "canonical", "drop_reason", "is_beside"]
 
 E: Final = "encoder.sentence_encoder."
 LAYER: Final = E + "layers.{layer}."
@@ -46,6 +46,15 @@ DROPPED: Final = (
     Row("encoder.regression_head.{any}", "data2vec's training target, unused by the encoder"),
     Row("encoder._ema", "data2vec's moving average, unused by the encoder"),
     Row("encoder._ema.{any}", "data2vec's moving average, unused by the encoder"),
+    Row("q_linear.{part}", "XLM-Align's projection of queries, which only its training loss uses"),
+    Row("k_linear.{part}", "XLM-Align's projection of keys, which only its training loss uses"),
+    Row("model_slow.{any}", "InfoXLM's slow copy, which only its training loss uses"),
+    Row("queue", "InfoXLM's queue of negatives, which only its training loss uses"),
+    Row("queue_ptr", "InfoXLM's place in its queue, which only its training loss uses"),
+    Row("enqueue_cnt", "InfoXLM's count of its queue, which only its training loss uses"),
+    Row("proj_matrix_fast", "InfoXLM's projection, which only its training loss uses"),
+    Row("proj_matrix_slow", "InfoXLM's projection of the slow copy, which only its training loss uses"),
+    Row("ke_heads.{any}", "KEPLER's head for relations of a knowledge base, which only its training loss uses"),
 )
 
 REFUSED: Final = (
@@ -72,45 +81,68 @@ FUSED: Final = {  # until 2019-10-25: three projections in one, in the order que
 PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj")
 
 ANCHORS: Final = tuple(f"{side}.sentence_encoder.embed_tokens.weight" for side in ("encoder", "decoder"))
-TRAINED_COPY: Final = "model_fast."  # InfoXLM and XLM-Align train this copy; the others only feed its loss
+TRAINED_COPY: Final = "model_fast."  # InfoXLM trains this copy; the others only feed its loss
+OF_THE_MODEL: Final = ("encoder.", "decoder.", "classification_heads.")  # all that fairseq's RobertaModel has
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """Weights under the newest names; `dropped` and `refused` hold what has no place, with the reason."""
+    """Weights under the newest names; `dropped` and `refused` hold what has no place, with the reason.
+
+    `beside` names what lies outside of the model that fairseq has, and is known of no project.
+    """
 
     weights: dict[str, Weight]
     dropped: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     has_old_embedding_norm: bool = False
 
 
 def canonical(stored: Mapping[str, Weight]) -> Canonical:
-    """Bring `stored` to the newest names. Raises WeightsMismatch where two spellings give one name."""
+    """Bring `stored` to the newest names.
+
+    Raises WeightsMismatch where two spellings give one name, InputError where several models are in it.
+    """
     prefix = _outer_prefix(stored)
     inner = {name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)}
-    outer = {name: _outside(name, prefix) for name in stored if not name.startswith(prefix)}
+    outer = [name for name in stored if not name.startswith(prefix)]
+    known = {name: reason for name in outer if (reason := _outer_reason(name, prefix))}
     weights, dropped, refused = _sorted_out(inner)
-    respelled = _respelled(weights)
+    beside = [name for name in weights if is_beside(name)]
+    respelled = _respelled({name: weight for name, weight in weights.items() if name not in set(beside)})
     split, stale = _split_fused(respelled)
     return Canonical(
         weights=split,
-        dropped=outer | dropped | stale,
+        dropped=known | dropped | stale,
         refused=refused,
+        beside=(*(name for name in outer if name not in known), *(prefix + name for name in beside)),
         has_old_embedding_norm=any(".emb_layer_norm." in name for name in inner),
     )
 
 
+def is_beside(name: str) -> bool:
+    """Whether a name, without what a wrapper puts before it, is none of fairseq's RobertaModel."""
+    return not name.startswith(OF_THE_MODEL)
+
+
 def _outer_prefix(names: Iterable[str]) -> str:
-    """What a wrapper put before every name: nothing, `model.`, `module.`, ..."""
+    """What a wrapper put before every name: nothing, `model.`, `module.`, ... Raises InputError."""
     found = {name.removesuffix(anchor) for name in names for anchor in ANCHORS if name.endswith(anchor)}
-    if TRAINED_COPY in found:
-        return TRAINED_COPY
-    return min(found, default="", key=len)
+    trained = sorted((prefix for prefix in found if prefix.endswith(TRAINED_COPY)), key=len)
+    shortest = trained[0] if trained else min(found, default="", key=len)
+    if not trained and any(not prefix.startswith(shortest) for prefix in found):
+        copies = ", ".join(sorted(prefix.rstrip(".") for prefix in found))
+        raise InputError(
+            f"the checkpoint holds several models ({copies:.200}), and nothing tells which is meant; save the weights "
+            "of one of them alone"
+        )
+    return shortest
 
 
-def _outside(name: str, prefix: str) -> str:
-    return _reason(DROPPED, name) or f"outside of the trained copy ({prefix.rstrip('.')})"
+def _outer_reason(name: str, prefix: str) -> str | None:
+    """Why a name outside of the wrapped model is left behind, None where it is not known."""
+    return _reason(DROPPED, name) or _reason(DROPPED, name.removeprefix(prefix.removesuffix(TRAINED_COPY)))
 
 
 def drop_reason(name: str) -> str | None:

@@ -27,6 +27,7 @@ LM_WEIGHT: Final = "encoder.lm_head.weight"
 LM_BIAS: Final = "encoder.lm_head.bias"
 UNKNOWN_ROW: Final = 3  # <unk> in every fairseq dictionary
 PADDING_ROW: Final = 1
+BESIDE: Final = "beside fairseq's model, of nothing that hf_xlmr knows; only what it has was asked for"
 NEVER_PREDICTED: Final = -10_000.0  # exp() of it is 0 in every dtype, and float16 holds it
 
 
@@ -66,7 +67,12 @@ def plan_weights(
     return WeightPlan(
         weights=dict(sorted(_cast(weights, dtype).items())),
         mapped={each.fairseq: each.transformers for each in placed if each.fairseq in checkpoint.weights},
-        dropped={**checkpoint.dropped, **replaced, **{name: str(reason) for name, reason in left.items()}},
+        dropped={
+            **checkpoint.dropped,
+            **dict.fromkeys(checkpoint.beside, BESIDE),
+            **replaced,
+            **{name: str(reason) for name, reason in left.items()},
+        },
         made={name: what for name, (_weight, what) in made.items()} | _computed_notes(architecture, extra_rows),
     )
 
@@ -158,7 +164,7 @@ def _left_out(name: str, architecture: Architecture) -> str | None:
     if name.startswith("encoder.lm_head."):
         return "the masked-LM head, which this class does not have"
     if name.startswith("classification_heads.") and name.split(".")[1] != architecture.head:
-        return "another classification head, which --head converts"
+        return "another classification head, which was not asked for"
     if (slots := match(E + "layers.{layer}.{any}", name)) and int(slots["layer"]) not in architecture.layers:
         return "a layer that --encoder-layers-to-keep prunes"
     return None

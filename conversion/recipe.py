@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr import __version__
-from hf_xlmr.conversion.architecture import Wanted
+from hf_xlmr.conversion.architecture import Wanted, unclear_head
 from hf_xlmr.conversion.card import CardMetadata, card_of, checked_metadata
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.options import Options
@@ -40,6 +40,8 @@ KEPT_OPTIONS: Final = (
     *("encoder_layers_to_keep", "encoder_normalize_before", "layernorm_embedding", "max_positions"),
     *("max_source_positions", "no_scale_embedding", "encoder_learned_pos", "no_token_positional_embeddings"),
     *("untie_weights_roberta", "pooler_dropout", "classification_head_name", "ranking_head_name", "num_classes"),
+    *("tagging_head_name", "classify_per_token", "per_token", "sequence_tagging", "token_classification"),
+    *("token_level", "multilabel", "multi_label", "is_multilabel"),
     *("regression_target", "spectral_norm_classification_head", "quant_noise_pq", "tokens_per_sample"),
 )
 
@@ -270,7 +272,13 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         yield "There is no label/dict.txt, so the classes are called LABEL_0, LABEL_1, ..."
     if len(checkpoint.heads) > 1 and architecture.head is not None:
         others = ", ".join(head for head in checkpoint.heads if head != architecture.head)
-        yield f"The head {architecture.head} was converted; --head chooses another ({others})."
+        yield f"The head {architecture.head} was converted; head= chooses another ({others})."
+    if architecture.head is not None and (reason := unclear_head(checkpoint, architecture.head)):
+        yield f"The head {architecture.head} was taken to read the first token, as asked ({reason})."
+    if architecture.is_multi_label:
+        yield "A text can have several of the classes: each has a probability of its own, the sigmoid of its logit."
+    for contradiction in checkpoint.contradictions:
+        yield f"The options were left out, since they are those of another network: {contradiction}."
 
 
 def _sizes(folder: Path) -> dict[str, int]:

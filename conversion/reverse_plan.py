@@ -111,6 +111,7 @@ def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
         head=head if has_head else None,
         labels=labels if has_head else 0,
         is_regression=task is Task.CLASSIFICATION and _is_regression(given, labels),
+        is_multi_label=task is Task.CLASSIFICATION and given.get("problem_type") == "multi_label_classification",
         vocabulary=_count(given, "vocab_size"),
         hidden=_count(given, "hidden_size"),
         intermediate=_count(given, "intermediate_size"),

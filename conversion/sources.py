@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import IO, TYPE_CHECKING, Literal, cast
 
+from hf_xlmr.conversion.other_formats import OF_TRAINERS, is_hub_id, kind_of_file, kind_of_folder
 from hf_xlmr.conversion.releases import download, out_of_room, require_room
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.digests import sha256_of
@@ -38,6 +39,7 @@ CHECKPOINT_STEMS = ("model", "checkpoint_best", "checkpoint_last")  # the first 
 DICTIONARY_NAMES = ("dict.txt", "input0/dict.txt")
 SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 LABELS_NAME = "label/dict.txt"
+DEEP_NAMES = ("fairseq/conversion.json",)  # of files in folders below that tell what a folder is
 PART = re.compile(r"(?P<stem>.+?)(?P<mark>-model_part-|_part|-shard)(?P<rank>[0-9]{1,5})\.pt")
 
 CHECKPOINT_MAGICS = (b"PK\x03\x04", b"\x80")  # torch's zip and its older pickle stream
@@ -133,7 +135,11 @@ def _not_found(source: str) -> str:
     if source and "\0" not in source and Path(source).is_symlink():
         return f"{source} is a link that leads nowhere."
     tried = Path(source).absolute() if source else "''"
-    return f"{source!r} is neither a file or folder (tried {tried}) nor one of the names {', '.join(NAMES)}."
+    on_hub = (
+        " A repository of that name on the Hub is a Transformers model already: AutoModel and XLMR load it by its name."
+    )
+    told = f"{source!r} is neither a file or folder (tried {tried}) nor one of the names {', '.join(NAMES)}."
+    return told + on_hub * is_hub_id(source)
 
 
 def _from_path(path: Path, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:
@@ -156,12 +162,23 @@ def _from_folder(path: Path) -> SourceFiles:
         if len(folders) == 1:  # as unpacked archives are
             home, listing = folders[0], _listing(folders[0])
     if not _checkpoint_names(listing):
+        for folder in dict.fromkeys((path, home)):
+            _raise_if_transformers(folder)
         hidden = " (not hf_xlmr's own of that name, since a path that exists comes first)" * (str(path) in NAMES)
         raise InputError(f"the folder {path}{hidden} holds no checkpoint: model.pt, or one other .pt file.")
     return _gather(path.resolve().name, "folder", _choose(listing, home), listing, lambda name: _whole(home / name))
 
 
+def _raise_if_transformers(folder: Path) -> None:
+    """Raise InputError for a folder of Transformers, which says what can be done with it."""
+    names = {*_listing(folder), *(name for name in DEEP_NAMES if (folder / name).is_file())}
+    if kind := kind_of_folder(names, lambda name: (folder / name).read_bytes()):
+        raise InputError(f"{folder} is {kind}.")
+
+
 def _from_file(path: Path) -> SourceFiles:
+    if kind := kind_of_file(path, _whole(path).read(0, TAR_BLOCK)):
+        raise InputError(f"{path} is {kind}.")
     listing = _listing(path.parent)
     part = PART.fullmatch(path.name) if path.name in listing else None
     files = _files_of(_Candidate.of(path.name), listing, path.parent) if part else (path.name,)
@@ -225,7 +242,7 @@ def _with_data(files: SourceFiles, data: Path) -> SourceFiles:
 
 
 def _checkpoint_names(names: Collection[str]) -> list[str]:
-    return sorted(name for name in names if name.endswith(".pt") and "/" not in name)
+    return sorted(name for name in names if name.endswith(".pt") and "/" not in name and name not in OF_TRAINERS)
 
 
 def _choose(names: Collection[str], where: Path) -> tuple[str, ...]:
@@ -330,41 +347,47 @@ def _has_tar_checksum(head: bytes) -> bool:
 def _from_archive(
     path: Path, packing: Packing, stack: ExitStack, progress: Progress, scratch: Path | None
 ) -> SourceFiles:
+    seen: set[str] = set()
     with _damage_told(path):
         if packing == "tar":
-            members = _members_in_place(path)
+            members = _members_in_place(path, seen)
         else:
-            members = _members_unpacked(path, packing, _scratch_folder(stack, scratch), progress)
-    home = _home(members, path)
+            members = _members_unpacked(path, packing, _scratch_folder(stack, scratch), progress, seen)
+    home = _home(members, path, seen)
     inside = {name.removeprefix(home): part for name, part in members.items() if name.startswith(home)}
     named = ARCHIVE_NAME.fullmatch(path.name)
     stem = named["stem"] if named else path.stem
     return _gather(stem, "archive", _choose(inside, path), inside, inside.__getitem__)
 
 
-def _home(members: Collection[str], path: Path) -> str:
+def _home(members: Collection[str], path: Path, seen: Collection[str]) -> str:
     """The folder of the archive that the checkpoint is in with its slash, empty for the root. Raises InputError."""
-    homes = {"".join(name.rpartition("/")[:2]) for name in members if name.endswith(".pt")}
+    files = [name.rpartition("/") for name in members]
+    homes = {"".join(parts[:2]) for parts in files if parts[2].endswith(".pt") and parts[2] not in OF_TRAINERS}
     if not homes:
+        if kind := kind_of_folder({name.rpartition("/")[2] for name in seen}, lambda _name: b""):
+            raise InputError(f"the archive {path} is {kind}.")
         raise InputError(f"the archive {path} holds no checkpoint: model.pt, or one other .pt file.")
     if "" not in homes and len(homes) > 1:
         raise InputError(f"the archive {path} holds checkpoints in several folders ({_shown(sorted(homes))}).")
     return "" if "" in homes else homes.pop()
 
 
-def _members_in_place(path: Path) -> dict[str, FileSlice]:
-    """The wanted members of a plain tar where they lie, by name."""
+def _members_in_place(path: Path, seen: set[str]) -> dict[str, FileSlice]:
+    """The wanted members of a plain tar where they lie, by name; `seen` gets the names of all."""
     import tarfile
 
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_strict_headers()) as tar:
         return {
             name: FileSlice(path, member.offset_data, member.size, f"{path}:{name}")
-            for name, member in _wanted_members(tar, path)
+            for name, member in _wanted_members(tar, path, seen)
         }
 
 
-def _members_unpacked(path: Path, packing: Packing, scratch: Path, progress: Progress) -> dict[str, FileSlice]:
-    """The wanted members of a compressed tar, unpacked into `scratch` in one pass, by name."""
+def _members_unpacked(
+    path: Path, packing: Packing, scratch: Path, progress: Progress, seen: set[str]
+) -> dict[str, FileSlice]:
+    """The wanted members of a compressed tar, unpacked into `scratch` in one pass; `seen` gets the names of all."""
     import tarfile
 
     kept: dict[str, FileSlice] = {}
@@ -376,7 +399,7 @@ def _members_unpacked(path: Path, packing: Packing, scratch: Path, progress: Pro
     ):
         stream = _Forward(inflated, file, task)
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_strict_headers()) as tar:
-            for name, member in _wanted_members(tar, path):
+            for name, member in _wanted_members(tar, path, seen):
                 if any(_outranks(other, name) for other in kept):
                     continue
                 for beaten in [other for other in kept if _outranks(name, other)]:
@@ -495,9 +518,8 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise InputError(f"cannot unpack {path}: {trouble.strerror}.") from trouble
 
 
-def _wanted_members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """The members to keep, by clean name, once none is found to be a trap. Raises InputError."""
-    seen: set[str] = set()
+def _wanted_members(tar: tarfile.TarFile, path: Path, seen: set[str]) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """The members to keep, by clean name, once none is found to be a trap; `seen` gets all. Raises InputError."""
     for number, member in enumerate(tar):
         tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all, with their headers; its stubs do not say so
         if number == MOST_MEMBERS:

@@ -16,6 +16,7 @@ import typer
 from hf_xlmr import __version__, publish_commands, sentence_transformers_command
 from hf_xlmr.command_output import AsJson, Quiet, print_json, progress_of_command
 from hf_xlmr.errors import HfXlmrError, InputError, printable
+from hf_xlmr.flags import in_flags
 from hf_xlmr.sharding import DEFAULT_TOKENS
 from hf_xlmr.task_commands import register
 
@@ -377,7 +378,7 @@ def main() -> NoReturn:
         _check_endpoint()
         app()
     except HfXlmrError as error:
-        typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
+        typer.echo(f"hf-xlmr: {in_flags(printable(str(error)))}", err=True)
         sys.exit(error.exit_code)
     except MemoryError:
         typer.echo("hf-xlmr: this machine has too little memory for that", err=True)

@@ -24,6 +24,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from hf_xlmr.errors import printable
+from hf_xlmr.flags import in_flags
 from hf_xlmr.memory import told_device, told_size
 from hf_xlmr.progress import ProgressTask
 
@@ -184,7 +185,7 @@ def show_inspection(inspection: Any) -> None:
     """Print an Inspection."""
     console = Console(highlight=False)
     shown = {
-        "becomes": inspection.class_name or "nothing: " + "; ".join(inspection.reasons),
+        "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons)),
         "network": _network(inspection),
         "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; {_counted(inspection.dtypes)})",
         "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",

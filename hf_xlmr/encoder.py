@@ -47,12 +47,13 @@ class NoLmHead(InputAttributeError):
 class UnknownHead(InputKeyError):
     """A classification head that the model does not have."""
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        """Carry the name, and those of the heads that there are."""
+    def __init__(self, name: str, known: Sequence[str], *, left: str = "") -> None:
+        """Carry the name, and those of the heads that there are; `left` says why it was left behind, where it was."""
         self.name, self.known = name, tuple(known)
         there = f"its heads are {', '.join(known)}" if known else "it has none"
         super().__init__(
-            f"the model has no classification head {name!r}: {there}; register_classification_head makes a new one"
+            f"the model has no classification head {name!r}: {left or there}; register_classification_head makes a new "
+            "one"
         )
 
 
@@ -64,7 +65,10 @@ class HeadOptions(NamedTuple):
 
 
 class ClassificationHead(nn.Module):
-    """fairseq.models.roberta.model.RobertaClassificationHead: the first token through a hidden layer to the classes."""
+    """fairseq.models.roberta.model.RobertaClassificationHead: the first token through a hidden layer to the classes.
+
+    One that reads every token is that of the public tasks sequence_tagging and span_prediction, which fairseq lacks.
+    """
 
     def __init__(
         self,
@@ -74,16 +78,20 @@ class ClassificationHead(nn.Module):
         inner_dim: int | None = None,
         dropout: float = 0.0,
         activation_fn: str = "tanh",
+        reads_every_token: bool = False,
     ) -> None:
         """A head with random weights; `inner_dim` None makes the hidden layer as wide as the features."""
         super().__init__()
+        self.reads_every_token = reads_every_token
         self.dense = nn.Linear(hidden_size, inner_dim or hidden_size)
         self.activation_fn = ACTIVATIONS[activation_fn]
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(inner_dim or hidden_size, num_classes)
 
     @classmethod
-    def of(cls, weights: Mapping[str, torch.Tensor], options: HeadOptions) -> ClassificationHead:
+    def of(
+        cls, weights: Mapping[str, torch.Tensor], options: HeadOptions, *, reads_every_token: bool = False
+    ) -> ClassificationHead:
         """A head of these weights, `dense.weight`, `dense.bias`, `out_proj.weight`, `out_proj.bias`.
 
         Parameters among them are shared, so that both their modules train and are cast together.
@@ -91,14 +99,16 @@ class ClassificationHead(nn.Module):
         inner_dim, hidden_size = weights["dense.weight"].shape
         with torch.device("meta"):
             classes = len(weights["out_proj.weight"])
-            head = cls(hidden_size, classes, inner_dim=inner_dim, **options._asdict())
+            head = cls(
+                hidden_size, classes, inner_dim=inner_dim, reads_every_token=reads_every_token, **options._asdict()
+            )
         head.load_state_dict(dict(weights), assign=True)
         return head
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, classes) of features (batch, length, width)."""
-        first = self.dropout(features[:, 0, :])
-        logits: torch.Tensor = self.out_proj(self.dropout(self.activation_fn(self.dense(first))))
+        """Logits (batch, classes) of features (batch, length, width), or (batch, length, classes) of every token."""
+        read = self.dropout(features if self.reads_every_token else features[:, 0, :])
+        logits: torch.Tensor = self.out_proj(self.dropout(self.activation_fn(self.dense(read))))
         return logits
 
 
@@ -279,13 +289,13 @@ class Encoder(nn.Module):
     def logits(self, features: torch.Tensor, masked_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given. Raises NoLmHead."""
         if not self.has_lm_head:
-            raise NoLmHead("the model holds no LM head: it predicts no tokens (convert with --head none)")
+            raise NoLmHead("the model holds no LM head: it predicts no tokens (convert with head='none')")
         chosen = features if masked_tokens is None else features[masked_tokens, :]
         logits: torch.Tensor = self.network.lm_head(chosen)
         return logits[..., : self.embedding_rows]
 
     def classified(self, head: str, features: torch.Tensor) -> torch.Tensor:
-        """The logits (batch, classes) of a classification head, computed where it lies. Raises UnknownHead."""
+        """What the head `head` makes of features, computed where it lies. Raises UnknownHead."""
         if head not in self.classification_heads:
             raise UnknownHead(head, list(self.classification_heads))
         network: Any = self.classification_heads[head]

@@ -71,6 +71,11 @@ class ConversionRecord:
         return self._text("head")
 
     @property
+    def left_behind(self) -> tuple[str, ...]:
+        """The names of the checkpoint's weights that the folder does not hold."""
+        return tuple(map(str, self._object("dropped")))
+
+    @property
     def embedding_rows(self) -> int | None:
         """The rows of fairseq's embedding, None where the record does not tell."""
         rows = self.fields.get("embedding_rows")

@@ -228,6 +228,15 @@ class ModelFiles:
         """What the folder's own classification head was called in fairseq."""
         return self._record.head or DEFAULT_HEAD
 
+    def why_left_behind(self, head: str) -> str:
+        """Why a head of fairseq's checkpoint is not in the folder; empty where it had none of that name."""
+        parts = [name for name in self._record.left_behind if head in name.split(".")[:-1]]
+        if not parts:
+            return ""
+        if self.heads_file is None:
+            return f"the checkpoint has it ({', '.join(parts[:8])}), and the conversion left it behind"
+        return f"the checkpoint has it, and it is not of fairseq's class ({', '.join(parts[:8])})"
+
     @cached_property
     def dictionary(self) -> Dictionary:
         """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ import torch
 from hf_xlmr.dictionary import PAD_INDEX
 from hf_xlmr.encoder import ACTIVATIONS, ClassificationHead, Encoder, HeadOptions, own_head_layers
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.memory import CPU, DISK, Device, available_memory, in_order, parse_size
 from hf_xlmr.model_shape import DTYPE_BYTES, HEAD_PARTS
 from hf_xlmr.placed_loading import load_placed, load_whole, read_weights, shape_held, stored_dtype, without_absent
 from hf_xlmr.precision import warn_of_emulation
 from hf_xlmr.sharding import DEFAULT_TOKENS, check_device_map, plan_placement
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["LoadedEncoder", "Placing", "load_encoder"]
 
@@ -80,7 +84,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
         options = _head_options(files)
         encoder = Encoder(
             network,
-            {name: ClassificationHead.of(parts, options) for name, parts in _heads(files, network, plan.main).items()},
+            _classification_heads(files, network, plan.main, options),
             pad_index=PAD_INDEX,
             embedding_rows=files.embedding_rows,
             head_options=options,
@@ -225,6 +229,24 @@ def _head_options(files: ModelFiles) -> HeadOptions:
             f"fairseq's {', '.join(ACTIVATIONS)}"
         )
     return HeadOptions(dropout=float(dropout), activation_fn=activation)
+
+
+def _classification_heads(
+    files: ModelFiles, network: Any, place: torch.device, options: HeadOptions
+) -> dict[str, ClassificationHead]:
+    """The heads by name, each reading what fairseq's code for its task reads."""
+    found = _heads(files, network, place)
+    readings = {name: kind_of_head(name, files.options, heads=list(found)) for name in found}
+    for name, reading in readings.items():
+        if reading.kind is HeadKind.UNCLEAR:
+            logger.warning("the head %s reads the first token, as fairseq's class does (%s)", name, reading.reason)
+    own = files.head_name if own_head_layers(network) else None
+    return {
+        name: ClassificationHead.of(
+            parts, options, reads_every_token=name != own and readings[name].kind is HeadKind.TOKEN
+        )
+        for name, parts in found.items()
+    }
 
 
 def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, dict[str, torch.Tensor]]:

@@ -72,7 +72,7 @@ def test_no_norm_at_either_end_is_refused(tmp_path: Path) -> None:
 
 def test_without_options_the_heads_are_asked_for(tmp_path: Path) -> None:
     checkpoint = Checkpoint(options={})
-    with pytest.raises(UnsupportedCheckpoint, match="--attention-heads"):
+    with pytest.raises(UnsupportedCheckpoint, match="attention_heads=N"):
         converted(checkpoint, tmp_path)
     assert config_of(converted(checkpoint, tmp_path, attention_heads=2))["num_attention_heads"] == 2
 
@@ -80,6 +80,47 @@ def test_without_options_the_heads_are_asked_for(tmp_path: Path) -> None:
 def test_heads_must_divide_the_width(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCheckpoint, match="5 attention heads do not divide the width 16"):
         converted(Checkpoint(options={**OPTIONS, "encoder_attention_heads": 5}), tmp_path)
+
+
+OF_ANOTHER = {
+    "encoder_embed_dim": "the width 1024, the weights 16",
+    "encoder_layers": "the number of layers 1024, the weights 2",
+    "encoder_ffn_embed_dim": "the feed-forward width 1024, the weights 24",
+}
+
+
+@pytest.mark.parametrize("option", OF_ANOTHER)
+def test_options_of_another_network_lend_nothing(option: str, tmp_path: Path) -> None:
+    """Neither the number of heads nor anything else: not the activation, and not the dropout."""
+    others = {"encoder_attention_heads": 8, "activation_fn": "relu", "dropout": 0.3, "no_scale_embedding": False}
+    folder = Checkpoint(options={**OPTIONS, **others, option: 1024}).write(tmp_path / "model")
+    with pytest.raises(UnsupportedCheckpoint, match=f"{OF_ANOTHER[option]}.*attention_heads=N"):
+        convert(folder, tmp_path / "out")
+    report = convert(folder, tmp_path / "out", attention_heads=2)
+    config = config_of(report)
+    assert (config["num_attention_heads"], config["hidden_act"], config["hidden_dropout_prob"]) == (2, "gelu", 0.1)
+    assert any(OF_ANOTHER[option] in note for note in report.notes)
+    assert json.loads((report.output / "fairseq" / "options.json").read_text()) == {}
+    embedding = AutoModelForMaskedLM.from_pretrained(report.output).get_input_embeddings().weight
+    assert torch.equal(embedding, weights()[f"{E}embed_tokens.weight"])
+
+
+def test_an_arch_of_another_size_lends_no_heads(tmp_path: Path) -> None:
+    """As where a configuration has lost its sizes: its name says large, and the weights are another network's."""
+    kept = {key: OPTIONS[key] for key in ("task", "criterion", "activation_fn")}
+    inspected = inspect(Checkpoint(options={**kept, "arch": "roberta_large"}).write(tmp_path / "model"))
+    assert "attention_heads=N" in inspected.reasons[0]
+
+
+def test_pruned_blocks_and_layers_are_no_contradiction(tmp_path: Path) -> None:
+    pruned = {
+        "encoder_ffn_embed_dim": 48,
+        "ffn_blocks_to_remove": 1,
+        "encoder_layers_to_keep": "1",
+        "encoder_layers": 1,
+    }
+    inspected = inspect(Checkpoint(options={**OPTIONS, **pruned}).write(tmp_path / "model"))
+    assert (inspected.class_name, inspected.attention_heads) == ("XLMRobertaForMaskedLM", HEADS)
 
 
 def test_an_option_that_json_cannot_hold_is_kept_as_text(tmp_path: Path) -> None:
@@ -110,7 +151,7 @@ def test_an_arch_tells_the_heads_that_options_omit(arch: str, expected: int | No
     options = {key: value for key, value in OPTIONS.items() if key != "encoder_attention_heads"}
     reasons = inspect(Checkpoint(options={**options, "arch": arch}).write(tmp_path / "model"))
     told = reasons.attention_heads or "".join(reasons.reasons)
-    assert str(expected or "--attention-heads") in str(told)
+    assert str(expected or "attention_heads=N") in str(told)
 
 
 def test_all_reasons_come_at_once_and_nothing_is_written(tmp_path: Path) -> None:
@@ -128,7 +169,7 @@ def test_all_reasons_come_at_once_and_nothing_is_written(tmp_path: Path) -> None
 )
 def test_another_activation_spares_the_encoder(name: str, theirs: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint(options={**OPTIONS, "activation_fn": name})
-    with pytest.raises(UnsupportedCheckpoint, match="--encoder-only converts the rest"):
+    with pytest.raises(UnsupportedCheckpoint, match="encoder_only=True converts the rest"):
         converted(checkpoint, tmp_path)
     report = converted(checkpoint, tmp_path, encoder_only=True)
     assert (report.class_name, config_of(report)["hidden_act"]) == ("XLMRobertaModel", theirs)
@@ -276,7 +317,7 @@ def test_labels_are_the_first_lines_of_their_dictionary(tmp_path: Path) -> None:
 def test_a_head_that_transformers_lacks_is_refused_with_a_hint(options: dict[str, Any], tmp_path: Path) -> None:
     model = weights()
     add_head(model, "odd", inner=HIDDEN if options else 7)
-    with pytest.raises(UnsupportedCheckpoint, match="--head none converts the rest"):
+    with pytest.raises(UnsupportedCheckpoint, match="head='none' converts the rest"):
         converted(Checkpoint(model=model, options={**OPTIONS, **options}), tmp_path)
 
 
@@ -297,7 +338,7 @@ def test_spectral_norm_is_folded_into_the_matrix(tmp_path: Path) -> None:
 def test_a_file_without_lm_head_gives_its_encoder(tmp_path: Path) -> None:
     model = OrderedDict((k, v) for k, v in weights().items() if "lm_head" not in k)
     assert converted(Checkpoint(model=model), tmp_path).class_name == "XLMRobertaModel"
-    with pytest.raises(InputError, match="--encoder-only"):
+    with pytest.raises(InputError, match="encoder_only=True"):
         convert(tmp_path / "model", tmp_path / "other", head="none")
 
 
@@ -388,6 +429,6 @@ def test_what_data2vec_adds_is_left_behind_and_its_head_refused(tmp_path: Path) 
     model: Any = weights()
     model["encoder._ema"] = {"kept": torch.zeros(1)}
     model["encoder.regression_head.0.weight"] = torch.zeros(1)
-    with pytest.raises(UnsupportedCheckpoint, match=r"data2vec.*--encoder-only"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"data2vec.*encoder_only=True"):
         converted(Checkpoint(model=model), tmp_path)
     assert "encoder._ema" in converted(Checkpoint(model=model), tmp_path, encoder_only=True).dropped

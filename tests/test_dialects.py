@@ -11,7 +11,7 @@ import torch
 from factory import Checkpoint, E, add_head, fused, half_fused, of_2019, weights
 from places import SHARED_XMOD
 
-from hf_xlmr.conversion import convert, open_checkpoint
+from hf_xlmr.conversion import convert, inspect, open_checkpoint
 from hf_xlmr.conversion.weights import read_array
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
 
@@ -136,3 +136,73 @@ def test_heads_are_listed_in_the_files_order(tmp_path: Path) -> None:
     add_head(model, "a")
     with open_checkpoint(Checkpoint(model=model).write(tmp_path / "model")) as checkpoint:
         assert checkpoint.heads == ("b", "a")
+
+
+# ---- weights beside the model ----------------------------------------------------------------------------------------
+
+KNOWN_BESIDE = {
+    "q_linear.weight": "XLM-Align",
+    "k_linear.bias": "XLM-Align",
+    "ke_heads.wikiData.relation_emb.weight": "KEPLER",
+    "ke_heads.wikiData.gamma": "KEPLER",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_only_the_training_of_a_known_project_used_is_left_behind_by_name(prefix: str, tmp_path: Path) -> None:
+    model = weights()
+    model.update({name: torch.ones(3) for name in KNOWN_BESIDE})
+    report = convert(Checkpoint(model=prefixed(prefix)(model)).write(tmp_path / "m"), tmp_path / "out", verify=False)
+    assert report.class_name == "XLMRobertaForMaskedLM"
+    assert all(project in report.dropped[name] for name, project in KNOWN_BESIDE.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", ["module.", ""])
+def test_infoxlm_is_read_wherever_it_lies(prefix: str, wrapped: str, tmp_path: Path) -> None:
+    """Its own wrapper, and another around that; nothing of the slow copy or of the queue stays without a reason."""
+    both = {**prefixed("model_fast.")(weights()), **prefixed("model_slow.")(weights(seed=9))}
+    beside = {"queue": torch.zeros(2, 2), "queue_ptr": torch.zeros(1), "proj_matrix_fast": torch.zeros(1, 2, 2)}
+    folder = Checkpoint(model=prefixed(prefix + wrapped)(OrderedDict({**both, **beside}))).write(tmp_path / "m")
+    with open_checkpoint(folder) as checkpoint:
+        assert not checkpoint.beside
+        assert sum("InfoXLM" in reason for reason in checkpoint.dropped.values()) >= len(beside) + len(weights())
+        found = read_array(checkpoint.weights[f"{E}embed_tokens.weight"])
+    assert torch.equal(torch.from_numpy(found.copy()), weights()[f"{E}embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("stray", ["projection.weight", "tagging_heads.ner.dense.weight", "qa_outputs.bias", "scale"])
+def test_a_weight_beside_the_model_that_nobody_knows_is_refused_by_name(
+    stray: str, prefix: str, tmp_path: Path
+) -> None:
+    folder = Checkpoint(model=OrderedDict({**prefixed(prefix)(weights()), stray: torch.ones(2)})).write(tmp_path / "m")
+    with pytest.raises(UnsupportedCheckpoint, match=rf"\({stray}\)\. encoder_only=True leaves them behind") as caught:
+        convert(folder, tmp_path / "out")
+    assert caught.value.exit_code == 2
+    assert stray in inspect(folder).reasons[0]
+    for wish in ({"encoder_only": True}, {"head": "none"}):
+        report = convert(folder, tmp_path / "out", overwrite=True, verify=False, **wish)
+        assert "beside fairseq's model" in report.dropped[stray]
+
+
+def test_what_lies_beside_the_model_need_not_be_a_tensor(tmp_path: Path) -> None:
+    folder = Checkpoint(model=OrderedDict({**weights(), "languages": ["de", "fr"], "step": 5})).write(tmp_path / "m")
+    with pytest.raises(UnsupportedCheckpoint, match="languages, step"):
+        convert(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("stray", ["encoder.projection.weight", f"{E}adapter.weight", f"{E}layers.0.gate"])
+def test_an_unknown_weight_inside_the_encoder_stays_an_error(stray: str, tmp_path: Path) -> None:
+    """It can change what the encoder computes."""
+    folder = Checkpoint(model=OrderedDict({**weights(), stray: torch.ones(2)})).write(tmp_path / "m")
+    for encoder_only in (False, True):
+        with pytest.raises(WeightsMismatch, match=stray):
+            convert(folder, tmp_path / "out", encoder_only=encoder_only)
+
+
+def test_of_several_models_none_is_chosen_by_chance(tmp_path: Path) -> None:
+    both = {**prefixed("student.")(weights()), **prefixed("teacher.")(weights(seed=9))}
+    folder = Checkpoint(model=OrderedDict(both)).write(tmp_path / "m")
+    with pytest.raises(InputError, match=r"several models \(student, teacher\)"), open_checkpoint(folder):
+        pass

@@ -16,7 +16,15 @@ from places import CHECKOUT
 FLOORS = (
     ("hf_xlmr.pipeline",),
     ("hf_xlmr.registration",),
-    ("hf_xlmr", "hf_xlmr.errors", "hf_xlmr.progress", "hf_xlmr.conversion.slices", "hf_xlmr.conversion.templates"),
+    (
+        "hf_xlmr",
+        "hf_xlmr.errors",
+        "hf_xlmr.flags",
+        "hf_xlmr.head_kinds",
+        "hf_xlmr.progress",
+        "hf_xlmr.conversion.slices",
+        "hf_xlmr.conversion.templates",
+    ),
     ("hf_xlmr.durable_files", "hf_xlmr.locks", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
     ("hf_xlmr.arrow_texts",),
     (
@@ -39,7 +47,8 @@ FLOORS = (
         ),
     ),
     (
-        *("hf_xlmr.card_check", "hf_xlmr.digests", "hf_xlmr.folder_records", "hf_xlmr.known_files", "hf_xlmr.tasks.devices"),
+        *("hf_xlmr.card_check", "hf_xlmr.digests", "hf_xlmr.folder_records", "hf_xlmr.known_files"),
+        "hf_xlmr.tasks.devices",
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),
     ),
@@ -63,7 +72,7 @@ FLOORS = (
     ),
     (
         *("hf_xlmr.conversion.pickles", "hf_xlmr.conversion.releases", "hf_xlmr.conversion.staging"),
-        *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.weight_map"),
+        *("hf_xlmr.conversion.charsmap", "hf_xlmr.conversion.other_formats", "hf_xlmr.conversion.weight_map"),
     ),
     (
         *("hf_xlmr.conversion.containers", "hf_xlmr.conversion.options", "hf_xlmr.conversion.sources"),

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hf_xlmr.dictionary import SPECIAL_SYMBOLS
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
+from hf_xlmr.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.tasks.encoding import label_ids
 from hf_xlmr.tasks.recipes import WIDE, Recipe
@@ -77,6 +78,12 @@ def head_of(files: ModelFiles, recipe: Recipe, *, name: str | None = None) -> Ta
         return None
     picked = _picked(heads, name)
     weights = heads[picked]
+    reading = kind_of_head(picked, files.options, heads=list(heads))
+    if reading.kind is HeadKind.TOKEN:
+        raise InputError(f"the head {picked} of {files.name} classifies every token, not the text ({reading.reason})")
+    activation = files.options.get("pooler_activation_fn") or "tanh"
+    if activation != "tanh":
+        raise InputError(f"the head {picked} uses {activation!s:.40}, and Transformers' always uses tanh")
     if set(weights) != set(HEAD_PARTS):
         raise InputError(f"the head {picked} is no classifier: it has {', '.join(sorted(weights))}")
     return TaskHead(_labels(files, recipe, count=len(weights["out_proj.weight"])), weights)

@@ -1,0 +1,182 @@
+"""A head becomes a class of Transformers only where its weights and the options say that it computes the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from factory import HIDDEN, OPTIONS, Checkpoint, add_head, weights
+from torch.nn.functional import linear
+from transformers import AutoModelForSequenceClassification
+
+from hf_xlmr import XLMR
+from hf_xlmr.conversion import ConversionReport, convert, inspect
+from hf_xlmr.encoder import UnknownHead
+from hf_xlmr.errors import UnsupportedCheckpoint
+from hf_xlmr.flags import in_flags
+from hf_xlmr.head_kinds import HeadKind, is_multi_label, kind_of_head
+
+TOKENS = torch.tensor([[0, 7, 8, 9, 2], [0, 5, 2, 1, 1]])
+TAGGING = {"task": "sequence_tagging", "criterion": "sequence_tagging", "classification_head_name": "tags"}
+
+
+def source(folder: Path, *heads: str, more: dict[str, torch.Tensor] | None = None, **options: Any) -> Path:
+    model = weights()
+    for head in heads:
+        add_head(model, head, labels=5)
+    return Checkpoint(model=model | (more or {}), options={**OPTIONS, **options}).write(folder)
+
+
+def converted(folder: Path, *heads: str, head: str | None = None, **options: Any) -> ConversionReport:
+    return convert(source(folder / "source", *heads, **options), folder / "out", head=head, verify=False)
+
+
+# ---- what a head reads -----------------------------------------------------------------------------------------------
+
+TASK, CRITERION, NAMED = "task", "criterion", "classification_head_name"
+KINDS: list[tuple[str, dict[str, object], tuple[str, ...], HeadKind]] = [
+    ("mnli", {}, (), HeadKind.SENTENCE),
+    ("anything", {TASK: "masked_lm", CRITERION: "masked_lm"}, (), HeadKind.SENTENCE),
+    ("qa", {TASK: "sentence_prediction", CRITERION: "sentence_prediction"}, (), HeadKind.SENTENCE),
+    ("x", {TASK: "commonsense_qa", CRITERION: "sentence_ranking"}, (), HeadKind.SENTENCE),
+    ("x", {TASK: "glue_tasks", CRITERION: "focal"}, (), HeadKind.SENTENCE),
+    ("x", {TASK: "my_task", CRITERION: "sentence_prediction_multilabel"}, (), HeadKind.SENTENCE),
+    ("sequence_tagging_head", {}, (), HeadKind.TOKEN),
+    ("sequence_tagging_head", {TASK: "sequence_tagging", CRITERION: "sequence_tagging"}, (), HeadKind.TOKEN),
+    ("x", {TASK: "sequence_tagging"}, (), HeadKind.TOKEN),
+    ("sentence_classification_head", {TASK: "token_prediction"}, (), HeadKind.TOKEN),
+    ("span_prediction_head", {TASK: "span_prediction"}, (), HeadKind.TOKEN),
+    ("question_answering_head", {TASK: "masked_lm", CRITERION: "squad"}, (), HeadKind.TOKEN),
+    ("x", {TASK: "masked_lm", CRITERION: "TokenRegressionLoss"}, (), HeadKind.TOKEN),
+    ("x", {TASK: "sentence_prediction", "classify_per_token": True}, (), HeadKind.TOKEN),
+    ("ner", {TASK: "masked_lm"}, (), HeadKind.TOKEN),
+    ("seqtagging", {}, (), HeadKind.TOKEN),
+    ("sequence_tagging_head", {TASK: "sentence_prediction"}, (), HeadKind.UNCLEAR),
+    ("x", {TASK: "my_task"}, (), HeadKind.UNCLEAR),
+    ("mnli", {TASK: "sequence_tagging", NAMED: "tags"}, ("mnli", "tags"), HeadKind.SENTENCE),
+    ("tags", {TASK: "sequence_tagging", NAMED: "tags"}, ("mnli", "tags"), HeadKind.TOKEN),
+    ("tags", {TASK: "sentence_prediction", NAMED: "mnli"}, ("mnli", "tags"), HeadKind.TOKEN),
+    ("x", {TASK: "sequence_tagging", NAMED: "tags"}, ("x", "tags"), HeadKind.UNCLEAR),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "heads", "kind"), KINDS)
+def test_the_options_and_names_tell_what_a_head_reads(
+    name: str, options: dict[str, object], heads: tuple[str, ...], kind: HeadKind
+) -> None:
+    assert kind_of_head(name, options, heads=heads).kind is kind
+
+
+def test_several_labels_at_once_are_told_by_the_options() -> None:
+    assert is_multi_label({"criterion": "sentence_prediction_multilabel"})
+    assert is_multi_label({"criterion": "bce_loss"}) and is_multi_label({"task": "x", "multi_label": True})
+    assert not is_multi_label({"criterion": "sentence_prediction", "task": "multilingual_masked_lm"})
+
+
+# ---- what becomes of it ----------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_reads_every_token_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    folder = source(tmp_path / "source", "tags", **TAGGING)
+    for head in (None, "tags"):
+        with pytest.raises(UnsupportedCheckpoint, match=r"every token \(the task sequence_tagging.*head='none'"):
+            convert(folder, tmp_path / "out", head=head)
+    inspected = inspect(folder)
+    assert inspected.class_name is None and "reads every token" in inspected.reasons[0]
+    report = convert(folder, tmp_path / "out", head="none", verify=False)
+    assert report.class_name == "XLMRobertaForMaskedLM"
+    assert "not asked for" in report.dropped["classification_heads.tags.dense.weight"]
+    assert convert(folder, tmp_path / "encoder", encoder_only=True, verify=False).class_name == "XLMRobertaModel"
+
+
+def test_a_head_of_an_unknown_task_is_converted_where_the_user_says_what_it_reads(tmp_path: Path) -> None:
+    folder = source(tmp_path / "source", "x", task="my_task")
+    with pytest.raises(UnsupportedCheckpoint, match=r"nothing tells .*my_task.*head='x' says that it is the first"):
+        convert(folder, tmp_path / "out")
+    report = convert(folder, tmp_path / "out", head="x", verify=False)
+    assert report.class_name == "XLMRobertaForSequenceClassification"
+    assert any("taken to read the first token" in note for note in report.notes)
+
+
+HEAD = "classification_heads.x."
+ODD: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "one layer": ({"out_proj.weight": (5, HIDDEN), "out_proj.bias": (5,)}, "has one layer where fairseq's has two"),
+    "a hidden layer alone": ({"dense.weight": (HIDDEN, HIDDEN), "dense.bias": (HIDDEN,)}, "has one layer"),
+    "other names": ({"weight": (5, HIDDEN), "bias": (5,)}, r"code that fairseq does not have \(bias, weight\)"),
+    "several outputs": ({"multi_tag_sub_heads.0.dense.weight": (HIDDEN, HIDDEN)}, "multi_tag_sub_heads.0.dense"),
+    "another spectral norm": ({"dense.weight": (HIDDEN, HIDDEN), "out_proj.weight_orig": (5, HIDDEN)}, "spectrum"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_head_of_other_code_is_refused_by_its_weights(odd: str, tmp_path: Path) -> None:
+    shapes, message = ODD[odd]
+    folder = source(tmp_path / "source", more={HEAD + name: torch.zeros(shape) for name, shape in shapes.items()})
+    with pytest.raises(UnsupportedCheckpoint, match=f"the head x .*{message}"):
+        convert(folder, tmp_path / "out")
+    assert convert(folder, tmp_path / "out", head="none", verify=False).class_name == "XLMRobertaForMaskedLM"
+
+
+def test_a_layer_more_than_fairseqs_is_refused(tmp_path: Path) -> None:
+    extra = {f"{HEAD}layer_norm.weight": torch.ones(HIDDEN)}
+    with pytest.raises(UnsupportedCheckpoint, match=r"code that fairseq does not have \(layer_norm.weight\)"):
+        convert(source(tmp_path / "source", "x", more=extra), tmp_path / "out")
+
+
+def test_several_labels_at_once_are_a_kind_of_problem(tmp_path: Path) -> None:
+    options = {"task": "sentence_prediction", "criterion": "sentence_prediction_multilabel"}
+    report = convert(source(tmp_path / "source", "x", **options), tmp_path / "out")
+    config = json.loads((report.output / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    loaded = AutoModelForSequenceClassification.from_pretrained(report.output)
+    assert loaded(torch.tensor([[0, 7, 2]])).logits.shape == (1, 5)
+
+
+# ---- fairseq's own calls ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [TAGGING, {"task": "span_prediction", "pooler_activation_fn": "gelu"}])
+def test_fairseqs_interface_answers_for_every_token(options: dict[str, Any], tmp_path: Path) -> None:
+    """As the public code of sequence_tagging and span_prediction: the same layers on all positions."""
+    folder = source(tmp_path / "source", "tags", **options)
+    xlmr = XLMR.from_pretrained(folder).eval()
+    saved = torch.load(folder / "model.pt", weights_only=False)["model"]
+    part = {name.removeprefix("classification_heads.tags."): weight for name, weight in saved.items() if "tags" in name}
+    with torch.no_grad():
+        features = xlmr.extract_features(TOKENS)
+        inner = linear(features, part["dense.weight"], part["dense.bias"])
+        inner = torch.nn.functional.gelu(inner) if "pooler_activation_fn" in options else inner.tanh()
+        expected = linear(inner, part["out_proj.weight"], part["out_proj.bias"])
+        found = xlmr.predict("tags", TOKENS)
+        assert found.shape == (2, 5, 5)
+        torch.testing.assert_close(found, expected.log_softmax(dim=-1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(xlmr.predict("tags", TOKENS, return_logits=True), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(xlmr.model(TOKENS, classification_head_name="tags")[0], expected, rtol=0, atol=1e-6)
+
+
+def test_each_head_of_several_reads_its_own(tmp_path: Path) -> None:
+    xlmr = XLMR.from_pretrained(source(tmp_path / "source", "mnli", "tags", **TAGGING)).eval()
+    assert xlmr.predict("mnli", TOKENS).shape == (2, 5)
+    assert xlmr.predict("tags", TOKENS).shape == (2, 5, 5)
+    xlmr.register_classification_head("tags2", num_classes=3)  # fairseq's own class, whatever it is called
+    assert xlmr.predict("tags2", TOKENS).shape == (2, 3)
+
+
+def test_a_head_of_other_code_is_missing_with_its_reason(tmp_path: Path) -> None:
+    extra = {f"{HEAD}layer_norm.weight": torch.ones(HIDDEN), "tagging_heads.y.weight": torch.ones(5, HIDDEN)}
+    xlmr = XLMR.from_pretrained(source(tmp_path / "source", "x", more=extra)).eval()
+    for head in ("x", "y"):
+        with pytest.raises(UnknownHead, match="the checkpoint has it, and it is not of fairseq's class"):
+            xlmr.predict(head, TOKENS)
+    with pytest.raises(UnknownHead, match="it has none"):
+        xlmr.predict("z", TOKENS)
+
+
+def test_the_program_says_it_in_its_options() -> None:
+    assert in_flags("encoder_only=True or head='none', or attention_heads=N") == (
+        "--encoder-only or --head none, or --attention-heads N"
+    )
+    assert in_flags("head='mnli' is one; choose another with head=") == "--head mnli is one; choose another with --head"
