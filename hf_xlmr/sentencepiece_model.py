@@ -127,6 +127,11 @@ class SentencePieceModel:
         return self.types.index(PieceType.UNKNOWN)
 
     @property
+    def joins_only_unknown_characters(self) -> bool:
+        """Whether an unknown piece consists of characters that are not pieces, as in Unigram and BPE."""
+        return self.model_type in (ModelType.UNIGRAM, ModelType.BPE)
+
+    @property
     def lowest_score(self) -> float:
         """The lowest score of a normal piece (min_score_ in unigram_model.cc)."""
         return min(self._normal_scores(), default=0.0)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
 from hf_xlmr.errors import InputError, InputIndexError
-from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
+from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
-TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces, as strings, are in memory together
+TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces are in memory together
+LONG: Final = 64  # characters from which SentencePiece gives arrays sooner than lists
+VANISHES, UNKNOWN, SPLIT = -1, -2, -3  # in place of a piece's id
+LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode
 
 
 class ExactTokenizer:
@@ -36,10 +39,10 @@ class ExactTokenizer:
             read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
         self.dictionary = dictionary
         self.processor = read.processor()
-        self._table = PieceTable.of(read, dictionary)
+        self._table = PieceTable.of(read, self.processor, dictionary)
 
     def pieces(self, text: str) -> list[str]:
-        """The strings that are looked up in the dictionary.
+        """The strings that are looked up in the dictionary. Raises InputError.
 
         fairseq.data.encoders.sentencepiece_bpe joins SentencePiece's pieces with spaces and fairseq.tokenizer splits
         them again at white space: a piece like U+0085 vanishes here.
@@ -49,7 +52,7 @@ class ExactTokenizer:
     def segments(self, text: str) -> list[str]:
         """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
         _raise_if_not_texts([text])
-        return self._cut([text])[0]
+        return self._segments([text])[0]
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text` alone, without `<s>` and `</s>`."""
@@ -57,7 +60,7 @@ class ExactTokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
-        segments = self._cut([text])[0]
+        segments = self.segments(text)
         _normalized, origins = self.processor.normalize(text, with_offsets=True)
         spans: list[tuple[int, int]] = []
         start = 0
@@ -81,15 +84,14 @@ class ExactTokenizer:
 
         Many times faster than a loop over `encode`, on one thread. Raises InputError.
         """
-        columns = [self._ids_of_all(column) for column in (sentences, *more)]
+        if not more:
+            return self._rows(sentences, start=[self.dictionary.bos_index], stop=[self.dictionary.eos_index])
+        columns = [self._rows(column) for column in (sentences, *more)]
         for column in columns:
             if len(column) != len(sentences):
                 raise InputError(
                     f"Give as many further sentences as first ones: {len(column)} are not {len(sentences)}."
                 )
-        if not more:
-            bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
-            return [[bos, *ids, eos] for ids in columns[0]]
         return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
@@ -107,78 +109,112 @@ class ExactTokenizer:
         framed.append(eos)
         return framed
 
-    def _cut(self, texts: list[str]) -> list[list[str]]:
+    def _segments(self, texts: list[str]) -> list[list[str]]:
         found: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
         return found
 
-    def _ids_of_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, as `ids` gives them. Raises InputError."""
+    def _rows(self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = ()) -> list[list[int]]:
+        """The ids of each text, as `ids` gives them, between `start` and `stop`. Raises InputError."""
         _raise_if_not_texts(texts)
-        found: list[list[int]] = []
+        rows: list[list[int]] = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
-            found += self._ids_of_some(list(texts[first : first + TEXTS_AT_ONCE]))
-        return found
+            rows += self._some_rows(list(texts[first : first + TEXTS_AT_ONCE]), start, stop)
+        return rows
 
-    def _ids_of_some(self, texts: list[str]) -> list[list[int]]:
+    def _some_rows(self, texts: list[str], start: Sequence[int], stop: Sequence[int]) -> list[list[int]]:
         """By SentencePiece's own ids, which are cheaper than strings; by strings for the texts that need them."""
         import numpy as np
 
-        encoded = self.processor.encode(texts, out_type="numpy", num_threads=1)
-        joined = np.concatenate(encoded)
-        ends = [0, *accumulate(map(len, encoded))]
-        ids = self._table.ids[joined].tolist()
-        found = [ids[start:end] for start, end in pairwise(ends)]
-        odd = np.searchsorted(ends, np.flatnonzero(self._table.is_odd[joined]), side="right") - 1
-        again = [number for number in np.unique(odd).tolist() if self._table.needs_strings(texts[number])]
-        for number, segments in zip(again, self._cut([texts[number] for number in again]), strict=True):
-            found[number] = self.dictionary.indices(" ".join(segments).split())
-        return found
+        table = self._table
+        if sum(map(len, texts)) > LONG * len(texts):
+            encoded = self.processor.encode(texts, out_type="numpy", num_threads=1)
+            ids = table.ids[np.concatenate(encoded)]
+        else:
+            encoded = self.processor.encode(texts, out_type=int, num_threads=1)
+            ids = table.ids[np.fromiter(chain.from_iterable(encoded), dtype=np.int32)]
+        ends, again = [0, *accumulate(map(len, encoded))], list[int]()
+        if ids.size and ids.min() < 0:
+            again = table.texts_that_need_strings(texts, ids, ends)
+            ends = np.concatenate(([0], np.cumsum(ids != VANISHES)))[ends].tolist()
+            ids = np.where(ids < 0, self.dictionary.unk_index, ids)[ids != VANISHES]
+        flat = ids.tolist()
+        rows = [[*start, *flat[first:end], *stop] for first, end in pairwise(ends)]
+        for number, segments in zip(again, self._segments([texts[number] for number in again]), strict=True):
+            rows[number] = [*start, *self.dictionary.indices(" ".join(segments).split()), *stop]
+        return rows
 
 
 @dataclass(frozen=True)
 class PieceTable:
-    """For each of SentencePiece's own ids the dictionary's id of its piece, and whether the piece `is_odd`.
+    """For each of SentencePiece's own ids the dictionary's id of its piece, or a negative number.
 
-    Two pieces are odd: the unknown one, whose text is looked up in the dictionary, and one that holds white space,
-    where the text is split.
+    fairseq splits SentencePiece's output at white space, so a piece of white space alone VANISHES, and one with white
+    space inside is SPLIT. The text of the UNKNOWN piece is looked up in the dictionary.
     """
 
     ids: np.ndarray[Any, Any] = field(repr=False)
-    is_odd: np.ndarray[Any, Any] = field(repr=False)
-    always_needs_strings: bool
-    space: re.Pattern[str]
+    looks_up_unknown_text: bool
+    """Whether a text that SentencePiece gives back as unknown can be a symbol of the dictionary."""
+    splits_unknown_text: re.Pattern[str] | None
+    """What a text holds if unknown text can have white space inside; None if it never has."""
 
     @classmethod
-    def of(cls, model: SentencePieceModel, dictionary: Dictionary) -> PieceTable:
-        """The table of a SentencePiece model."""
+    def of(cls, model: SentencePieceModel, processor: Any, dictionary: Dictionary) -> PieceTable:
+        """The table of a SentencePiece model and its processor."""
         import numpy as np
 
-        is_odd = np.array([piece.split() != [piece] for piece in model.pieces])
-        is_odd[model.unk_id] = True
         ids = np.array(dictionary.indices(model.pieces), dtype=np.int32)
-        ids[model.unk_id] = dictionary.unk_index
+        for number, piece in enumerate(model.pieces):
+            if (parts := piece.split()) != [piece]:
+                ids[number] = SPLIT if parts else VANISHES
+        ids[model.unk_id] = UNKNOWN
+        known = _known_characters(model)
         return cls(
             ids=ids,
-            is_odd=is_odd,
-            always_needs_strings=_may_look_up_unknown_text(model, dictionary) or model.normalization.makes_white_space,
-            space=re.compile(r"[^\S ]" if model.normalization.escape_whitespaces else r"\s"),
+            looks_up_unknown_text=not model.joins_only_unknown_characters
+            or any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols),
+            splits_unknown_text=_white_space_of_unknown_text(processor, model, known),
         )
 
-    def needs_strings(self, text: str) -> bool:
-        """Whether a text with an odd piece can have other ids than those of the table."""
-        return self.always_needs_strings or self.space.search(text) is not None
+    def texts_that_need_strings(
+        self, texts: Sequence[str], ids: np.ndarray[Any, Any], ends: Sequence[int]
+    ) -> list[int]:
+        """The numbers of the `texts` whose ids are not all in the table.
+
+        `ids` are those of all texts, looked up; text n's end before `ends[n + 1]`.
+        """
+        import numpy as np
+
+        def texts_with(code: int) -> list[int]:
+            found: list[int] = np.unique(np.searchsorted(ends, np.flatnonzero(ids == code), side="right") - 1).tolist()
+            return found
+
+        unknown, splits = list[int](), self.splits_unknown_text
+        if self.looks_up_unknown_text:
+            unknown = texts_with(UNKNOWN)
+        elif splits is not None:
+            unknown = [number for number in texts_with(UNKNOWN) if splits.search(texts[number])]
+        return sorted({*texts_with(SPLIT), *unknown})
 
 
-def _may_look_up_unknown_text(model: SentencePieceModel, dictionary: Dictionary) -> bool:
-    """Whether a text that SentencePiece gives back as unknown can be a symbol of the dictionary.
-
-    Unigram and BPE give back runs of characters that are not pieces by themselves.
-    """
-    if model.model_type not in (ModelType.UNIGRAM, ModelType.BPE):
-        return True
+def _known_characters(model: SentencePieceModel) -> set[str]:
+    """The characters that SentencePiece never gives back as unknown."""
     real = (PieceType.NORMAL, PieceType.USER_DEFINED)
-    known = {piece for piece, kind in zip(model.pieces, model.types, strict=True) if kind in real and len(piece) == 1}
-    return any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols)
+    return {piece for piece, kind in zip(model.pieces, model.types, strict=True) if len(piece) == 1 and kind in real}
+
+
+def _white_space_of_unknown_text(
+    processor: Any, model: SentencePieceModel, known: Collection[str]
+) -> re.Pattern[str] | None:
+    """A pattern for the white space that normalization leaves in a text and that is unknown; None if there is none."""
+    if model.normalization.makes_white_space:
+        return re.compile("")
+    spaces = [chr(code) for code in range(LAST_SPACE + 1) if chr(code).isspace()]
+    left = [space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text]
+    if not model.normalization.escape_whitespaces:
+        left.append(" ")
+    unknown = "".join(space for space in left if space not in known)
+    return re.compile(f"[{unknown}]") if unknown else None
 
 
 def text_of_ids(dictionary: Dictionary, ids: Sequence[int]) -> str | list[str]:
@@ -209,14 +245,22 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
 
 
 def _raise_if_not_texts(texts: Sequence[str]) -> None:
-    """Raise InputError for what is no sequence of texts, with the index of the first that is none."""
+    """Raise InputError for anything but a sequence of texts, with the index of the first value that is not a text."""
     if isinstance(texts, (str, bytes)):
         raise InputError("Give a list of texts, or use encode for one.")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"Text {index} is not a str but {type(text).__name__}: {text!r:.60}")
-        if not text.isascii():
-            _raise_if_half_a_pair(text, index)
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        some = texts[first : first + TEXTS_AT_ONCE]
+        try:
+            "".join(some).encode("utf-16-le")  # the quickest look for halves of surrogate pairs
+        except (TypeError, UnicodeEncodeError):
+            for index, text in enumerate(some, start=first):
+                _raise_if_not_text(text, index)
+
+
+def _raise_if_not_text(text: object, index: int) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"Text {index} is not a str but {type(text).__name__}: {text!r:.60}")
+    _raise_if_half_a_pair(text, index)
 
 
 def _raise_if_half_a_pair(text: str, index: int) -> None:
