@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import IntegrityError
+from hf_xlmr.plain_config import plain_config, raise_if_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,8 @@ def layerwise_network(folder: Path, class_name: str, **options: object) -> torch
     import transformers
     from accelerate import init_empty_weights
 
-    loader = getattr(transformers, class_name)
-    _raise_if_unbalanced(loader, folder, options)
-    config = transformers.AutoConfig.from_pretrained(folder)
+    loader, config = getattr(transformers, class_name), plain_config(folder)
+    _raise_if_unbalanced(loader, folder, {"config": config, **options})
     with init_empty_weights(include_buffers=False):
         network: Any = loader(config, **options)
     files, buffers = WeightFiles.of(folder), _Buffers()
@@ -60,7 +60,10 @@ def _is_tall(module: torch.nn.Module) -> bool:
 
 def _raise_if_unbalanced(loader: Any, folder: Path, options: Mapping[str, object]) -> None:
     """Raise IntegrityError where Transformers' own loader finds names missing, left over or of another shape."""
-    _network, info = loader.from_pretrained(folder, device_map="meta", output_loading_info=True, **options)
+    raise_if_adapter(folder)
+    _network, info = loader.from_pretrained(
+        folder, device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True, **options
+    )
     faults = [
         f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}" for kind, names in info.items() if names
     ]
@@ -118,12 +121,12 @@ class WeightFiles:
 
     @classmethod
     def of(cls, folder: Path) -> WeightFiles:
-        """The weights of all safetensors files in `folder`."""
+        """The weights of the model in `folder`."""
         from safetensors import safe_open
 
         places: dict[str, Path] = {}
         with ExitStack() as stack:
-            for path in sorted(folder.glob("*.safetensors")):
+            for path in sorted(folder.glob("model*.safetensors")):
                 places.update(dict.fromkeys(stack.enter_context(safe_open(path, framework="pt")).keys(), path))
         return cls(places)
 

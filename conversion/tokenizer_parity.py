@@ -70,7 +70,7 @@ def compare_tokenizers(vocabulary: Vocabulary, exact: ExactTokenizer, folder: Pa
     from transformers import AutoTokenizer
 
     try:
-        exported = AutoTokenizer.from_pretrained(folder)
+        exported = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain Exception for a file that does not parse
         raise IntegrityError(f"the tokenizer in {folder} does not load: {error}") from error
     pieces = [piece for piece in exact.dictionary.symbols if piece not in (*SPECIAL_SYMBOLS, "<mask>")]

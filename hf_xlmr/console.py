@@ -296,6 +296,8 @@ def show_diagnosis(diagnosis: Any) -> None:
         table.add_column(heading, overflow="fold", style="bold" if heading == "what" else None)
     for finding in diagnosis.mended:
         table.add_row(*map(_plain, (finding.name, finding.told, "mended now")))
+    for path in diagnosis.kept:
+        table.add_row(*map(_plain, ("kept", path.name, "the file as it was before")))
     for finding in diagnosis.findings:
         mend = f"{finding.mend}{' (--fix does it)' if finding.is_safe else ''}"
         table.add_row(*map(_plain, (finding.name, finding.told, mend)))

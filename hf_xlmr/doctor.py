@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, TypeAlias
 
 from hf_xlmr.dictionary import MASK, PAD_INDEX
-from hf_xlmr.errors import HfXlmrError, InputError, told_plainly
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.json_edits import with_fields
 from hf_xlmr.model_shape import FAMILIES, POSITION_OFFSET
-from hf_xlmr.other_loaders import missing_of_adapter, missing_of_modules
+from hf_xlmr.other_loaders import ADAPTER, missing_of_adapter, missing_of_modules
 from hf_xlmr.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
-from hf_xlmr.replaced_files import replace_content
+from hf_xlmr.plain_config import plain_config, reaching_fields
+from hf_xlmr.replaced_files import replace_keeping
 from hf_xlmr.stored_weights import opened
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
@@ -48,10 +52,8 @@ class Check(NamedTuple):
     """What `--fix` does, where that is safe: fields of JSON files, never weights."""
     is_of_fairseq: bool = False
     """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
-
-    def is_safe(self, facts: FolderFacts) -> bool:
-        """Whether `--fix` mends it: what a model of unknown origin computes is left as it is."""
-        return self.edits is not None and (facts.is_from_fairseq or not self.is_of_fairseq)
+    unless: Callable[[Set[str]], object] = lambda found: ()
+    """Whether what was found before, by name, would be blamed on this: it is not looked for then."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     """What is still to be mended."""
     mended: tuple[Finding, ...] = ()
+    kept: tuple[Path, ...] = ()
+    """The files as they were before the fixes, beside those that were changed."""
 
     @property
     def is_healthy(self) -> bool:
@@ -83,63 +87,179 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
     """Look for every fault of `CHECKS` in a Transformers folder; `fix` mends what is safe, and nothing of the weights.
 
     What is a fault of fairseq's models alone is mended where `fairseq/` shows that it trained this one, or
-    `from_fairseq` says so.
+    `from_fairseq` says so. Each file that is changed stays beside the new one under its name and `.before-fix`, and
+    nothing is changed unless the folder then loads and the faults are gone.
 
-    Raises InputError for what is no XLM-R, IntegrityError for files that are damaged.
+    Raises InputError for what is no XLM-R and for files that cannot be replaced, IntegrityError for files that are
+    damaged and for fixes that do not hold.
     """
     folder = Path(folder)
     with told_plainly():
         facts = FolderFacts(folder, from_fairseq)
         found = _found(facts)
-        if not fix:
+        safe = [each for each in found if each.edits]
+        if not fix or not safe:
             return Diagnosis(folder, _findings(facts, found))
-        safe = [(check, told) for check, told in found if check.is_safe(facts)]
-        _apply(facts, [check for check, _ in safe])
-        mended, facts = tuple(_finding(facts, *each) for each in safe), FolderFacts(folder, from_fairseq)
-        return Diagnosis(folder, _findings(facts, _found(facts)), mended)
+        contents = _edited(facts, safe)
+        _raise_if_not_replaceable(folder, contents)
+        _prove(facts, contents, found)
+        kept = tuple(replace_keeping(folder / name, content) for name, content in contents.items())
+        mended, facts = _findings(facts, safe), FolderFacts(folder, from_fairseq)
+        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept)
 
 
-def _found(facts: FolderFacts) -> list[tuple[Check, str]]:
+class _Found(NamedTuple):
+    """A fault, what is told of it, and the safe edits against it."""
+
+    check: Check
+    told: str
+    edits: Edits
+
+
+def _found(facts: FolderFacts) -> list[_Found]:
     if facts.model_type != "roberta" and facts.model_type not in FAMILIES:
         raise InputError(f"{facts.folder} holds a model of the type {facts.model_type:.40}, which is no XLM-R")
     if facts.model_type == "roberta" and not facts.has_sentencepiece:
         raise InputError(f"{facts.folder} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
-    looked = ((check, check.look(facts)) for check in CHECKS)
-    return [(check, told) for check, told in looked if told is not None]
+    found: list[_Found] = []
+    for check in CHECKS:
+        told = None if check.unless({each.check.name for each in found}) else check.look(facts)
+        if told is not None:
+            found.append(_Found(check, told, _safe_edits(check, facts)))
+    return found
 
 
-def _findings(facts: FolderFacts, found: list[tuple[Check, str]]) -> tuple[Finding, ...]:
-    """All that was found; where that is nothing, whether the weights are those of the configuration."""
-    if found:  # a configuration at fault would put the blame on the weights
-        return tuple(_finding(facts, check, told) for check, told in found)
-    try:
-        check_weights(facts.folder)
-    except HfXlmrError as error:
-        mend = "copy the folder anew, or convert or save the model again"
-        return (Finding("weights", told=str(error), mend=mend, is_safe=False),)
-    return ()
+def _safe_edits(check: Check, facts: FolderFacts) -> Edits:
+    """What `--fix` does against a fault: what a model of unknown origin computes is left as it is."""
+    is_safe = check.edits is not None and (facts.is_from_fairseq or not check.is_of_fairseq)
+    edits = check.edits(facts) if check.edits is not None and is_safe else {}
+    return {} if CONFIG in edits and facts.class_names is None else edits
 
 
-def _finding(facts: FolderFacts, check: Check, told: str) -> Finding:
+def _findings(facts: FolderFacts, found: list[_Found]) -> tuple[Finding, ...]:
+    return tuple(_finding(facts, *each) for each in found)
+
+
+def _finding(facts: FolderFacts, check: Check, told: str, edits: Edits) -> Finding:
     condition = "if fairseq trained it, " if check.is_of_fairseq and not facts.is_from_fairseq else ""
-    return Finding(check.name, told, f"{condition}{check.mend}", check.is_safe(facts))
+    return Finding(check.name, told, f"{condition}{check.mend}", bool(edits))
 
 
-def _apply(facts: FolderFacts, checks: list[Check]) -> None:
-    """Make the edits of all checks, file by file, each in one rename."""
-    edits: dict[str, dict[str, object]] = {}
-    for check in checks:
-        for name, fields in (check.edits(facts) if check.edits is not None else {}).items():
-            edits.setdefault(name, {}).update(fields)
-    for path in (facts.folder / name for name in edits):
-        if path.is_symlink():  # as in the Hub's cache, whose files several models share
-            raise InputError(f"{path} is a link to what others may use: mend a copy of the folder (cp -rL makes one)")
-    for name, fields in edits.items():
-        path = facts.folder / name
-        replace_content(path, with_fields(path.read_bytes().decode("utf-8"), fields).encode("utf-8"))
+# ---- fixes -----------------------------------------------------------------------------------------------------------
+
+
+def _edited(facts: FolderFacts, safe: list[_Found]) -> dict[str, bytes]:
+    """The new content of each file that the fixes change."""
+    fields: dict[str, dict[str, object]] = {}
+    for _check, _told, edits in safe:
+        for name, changes in edits.items():
+            fields.setdefault(name, {}).update(changes)
+    return {
+        name: with_fields((facts.folder / name).read_bytes().decode("utf-8"), changes).encode("utf-8")
+        for name, changes in fields.items()
+    }
+
+
+def _raise_if_not_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError for a file that others may use by another name, or whose owner a new one would not have."""
+    for path in (folder / name for name in names):
+        status = path.stat()
+        if path.is_symlink() or status.st_nlink > 1:  # as in the Hub's cache, whose files several models share
+            kind = "is a link to" if path.is_symlink() else "has another name (a hard link) by"
+            raise InputError(f"{path} {kind} what others may use: mend a copy of the folder (cp -rL makes one)")
+        if os.geteuid() and (status.st_uid != os.geteuid() or status.st_gid not in {os.getegid(), *os.getgroups()}):
+            raise InputError(
+                f"{path} belongs to another user or group, which a new file would not: mend it as that one"
+            )
+
+
+def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found]) -> None:
+    """Look at the folder as it would be. Raises IntegrityError where a fault stays or comes, or it does not load."""
+    with _draft_of(facts.folder, contents) as draft:
+        try:
+            after = FolderFacts(draft, facts.is_from_fairseq)
+            told = {each.check.name: each.told for each in _found(after)}
+            if CONFIG in contents:
+                plain_config(draft)
+        except HfXlmrError as error:
+            raise IntegrityError(_unchanged(facts, str(error).replace(str(draft), str(facts.folder)))) from error
+        if CONFIG in contents and not after.is_pickled and (sizes := _wrong_sizes(draft)):
+            raise IntegrityError(_unchanged(facts, f"the weights have other sizes than the configuration: {sizes}"))
+    names = {each.check.name for each in found}
+    known = {each.check.name for each in found if not each.edits} | {each.name for each in CHECKS if each.unless(names)}
+    if wrong := [name for name in told if name not in known]:
+        raise IntegrityError(_unchanged(facts, f"{wrong[0]} would be at fault after it: {told[wrong[0]]}"))
+
+
+@contextmanager
+def _draft_of(folder: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder of links to all that `folder` holds, with other `contents` for some files."""
+    with TemporaryDirectory() as name:
+        draft = Path(name)
+        for path in folder.resolve().iterdir():
+            if path.name in contents:
+                (draft / path.name).write_bytes(contents[path.name])
+            else:
+                (draft / path.name).symlink_to(path)
+        yield draft
+
+
+def _wrong_sizes(folder: Path) -> str:
+    """The weights whose sizes are not those of the configuration, in words."""
+    try:
+        check_weights(folder)
+    except WeightsMismatch as error:
+        return ", ".join(error.wrong_shape)
+    except HfXlmrError:
+        return ""  # told by the check of the weights
+    return ""
+
+
+def _unchanged(facts: FolderFacts, reason: str) -> str:
+    return f"{facts.folder} was not changed, since the fix does not hold: {reason}"
 
 
 # ---- the configuration -----------------------------------------------------------------------------------------------
+
+
+def _look_at_classes(facts: FolderFacts) -> str | None:
+    if facts.class_names is not None:
+        return None
+    return f"architectures in config.json is {facts.config['architectures']!r:.60}, which is no list of names"
+
+
+def _look_at_config(facts: FolderFacts) -> str | None:
+    if facts.model_type not in FAMILIES:
+        return None
+    try:
+        plain_config(facts.folder)
+    except IntegrityError as error:
+        return str(error)
+    return None
+
+
+def _look_at_code(facts: FolderFacts) -> str | None:
+    files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
+    told = [
+        f"{field} in {name} {does}"
+        for name, content in files.items()
+        for field, does in reaching_fields(content).items()
+    ]
+    return "; ".join(told) or None
+
+
+def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
+    if not (facts.folder / ADAPTER).is_file() or missing_of_adapter(facts.folder) is not None:
+        return None
+    return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
+
+
+def _look_at_weights(facts: FolderFacts) -> str | None:
+    try:
+        check_weights(facts.folder)
+    except HfXlmrError as error:
+        return str(error)
+    return None
 
 
 def _look_at_type(facts: FolderFacts) -> str | None:
@@ -151,8 +271,7 @@ def _look_at_type(facts: FolderFacts) -> str | None:
 
 
 def _set_type(facts: FolderFacts) -> Edits:
-    named = facts.config.get("architectures") or []
-    classes = [f"XLM{name}" if str(name).startswith("Roberta") else name for name in named]
+    classes = [f"XLM{name}" if name.startswith("Roberta") else name for name in facts.class_names or ()]
     return {CONFIG: {"model_type": "xlm-roberta", **({"architectures": classes} if classes else {})}}
 
 
@@ -204,7 +323,7 @@ def _dtype_field(facts: FolderFacts) -> str:
 
 def _only_dtype(facts: FolderFacts) -> str | None:
     """The floats that all weights are stored in; None where they differ, since either may be what is meant."""
-    stored = {tensor.dtype for name, tensor in facts.weights.items() if not is_left_in_the_file(name)}
+    stored = {tensor.dtype for name, tensor in facts.own.items() if not is_left_in_the_file(name)}
     return stored.pop() if len(stored) == 1 and stored <= {*STORED_DTYPES.values()} else None
 
 
@@ -295,7 +414,7 @@ def _look_at_pickles(facts: FolderFacts) -> str | None:
 
 def _look_at_pooler(facts: FolderFacts) -> str | None:
     is_encoder = facts.class_name.endswith("Model")
-    if not is_encoder or not facts.weights or any("pooler." in name for name in facts.weights):
+    if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
         return None
     readme = facts.folder / README
     if readme.is_file() and WITHOUT_POOLER in readme.read_text(encoding="utf-8", errors="replace"):
@@ -332,6 +451,12 @@ def _look_at_shards(facts: FolderFacts) -> str | None:
 
 
 CHECKS: Final = (
+    Check("architectures", _look_at_classes, 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]'),
+    Check(
+        "code of others",
+        _look_at_code,
+        "take these fields out; whoever wants such an attention passes attn_implementation= when loading",
+    ),
     Check(
         "model type",
         _look_at_type,
@@ -399,9 +524,18 @@ CHECKS: Final = (
         "take adapter_config.json away, or put the adapter's weights beside it",
     ),
     Check(
+        "adapter beside a model",
+        _look_at_whole_adapter,
+        "merge the adapter into the weights (merge_and_unload, then save_pretrained), or publish it by itself",
+    ),
+    Check(
         "modules",
         lambda facts: missing_of_modules(facts.folder),
         "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing",
     ),
     Check("shard size", _look_at_shards, 'save the model again with save_pretrained(..., max_shard_size="5GB")'),
+    Check("configuration", _look_at_config, "set the fields right that are named, or convert again", unless=bool),
+    Check(  # a configuration at fault would put the blame on the weights
+        "weights", _look_at_weights, "copy the folder anew, or convert or save the model again", unless=bool
+    ),
 )

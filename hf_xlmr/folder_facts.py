@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_records import CONVERSION, ConversionRecord
-from hf_xlmr.model_shape import json_object
+from hf_xlmr.model_shape import FAMILIES, json_object
 from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
 from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
 from hf_xlmr.stored_weights import opened
@@ -25,6 +25,11 @@ SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 DICTIONARY: Final = "fairseq/dict.txt"
 WORDS: Final = "embeddings.word_embeddings.weight"
 POSITIONS: Final = "embeddings.position_embeddings.weight"
+ROBERTA: Final = "xlm-roberta"  # which a folder of the type roberta is called when that is fixed
+PARTS: Final = (  # of an encoder, and the heads beside it
+    *("embeddings.", "encoder.", "pooler.", "LayerNorm."),
+    *("lm_head.", "classifier.", "qa_outputs."),
+)
 
 
 class StoredTensor(NamedTuple):
@@ -80,8 +85,14 @@ class FolderFacts:
     @property
     def class_name(self) -> str:
         """The class that config.json names first, else nothing."""
-        named = self.config.get("architectures") or [""]
-        return str(named[0] if isinstance(named, list) else named)
+        return next(iter(self.class_names or ()), "")
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes that config.json names, None where `architectures` is no list of names."""
+        named = self.config.get("architectures") or []
+        is_list = isinstance(named, list) and all(isinstance(name, str) for name in named)
+        return list(named) if is_list else None
 
     @property
     def has_sentencepiece(self) -> bool:
@@ -171,6 +182,23 @@ class FolderFacts:
                     found[name] = StoredTensor(file, tuple(held.get_shape()), STORED_DTYPES.get(code, code))
         return found
 
+    @cached_property
+    def own(self) -> Mapping[str, StoredTensor]:
+        """The tensors of the model, by their names without what the family's heads put before those of the encoder.
+
+        What a file holds beside the model, such as averaged weights under another name, is not here.
+
+        Raises InputError, IntegrityError.
+        """
+        base = f"{FAMILIES.get(self.model_type, FAMILIES[ROBERTA]).base}."
+        bases = ("", base) if self.class_name.endswith("Model") else (base, "")
+        found: dict[str, StoredTensor] = {}
+        for start in bases:
+            for name, stored in self.weights.items():
+                if name.startswith(start) and name.removeprefix(start).startswith(PARTS):
+                    found.setdefault(name.removeprefix(start), stored)
+        return found
+
     @property
     def rows(self) -> int | None:
         """The rows of the embedding, None where the weights are not read."""
@@ -181,8 +209,8 @@ class FolderFacts:
         """The rows of the position table, None where the weights are not read."""
         return self._rows_of(POSITIONS)
 
-    def _rows_of(self, ending: str) -> int | None:
-        sizes = next((stored.sizes for name, stored in self.weights.items() if name.endswith(ending)), None)
+    def _rows_of(self, name: str) -> int | None:
+        sizes = self.own[name].sizes if name in self.own else ()
         return sizes[0] if sizes else None
 
 

@@ -59,7 +59,9 @@ USUAL: Final[Mapping[str, str]] = {
 SECRET: Final = "a secret, by its name"
 NOT_SECRET: Final = "added_tokens.json"  # of a tokenizer
 SNAPSHOTS, BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache, whose snapshots are links to its blobs
-MILD: Final = frozenset({"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype"})
+MILD: Final = frozenset(
+    {"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype", "adapter beside a model"}
+)
 """Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
 
 

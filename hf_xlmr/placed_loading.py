@@ -9,13 +9,13 @@ import os
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
+from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.memory import CPU, DISK, Device
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of
+from hf_xlmr.plain_config import config_damage_told, plain_config, raise_if_adapter
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.sharding import check_device_map, place_of
 from hf_xlmr.stored_weights import OffloadedWeights, StoredWeight, opened, present_name
@@ -319,9 +319,10 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
     from accelerate import init_empty_weights
     from transformers.activations import ACT2FN
 
+    raise_if_adapter(folder)
     options = {} if shape.has_pooler or shape.task is not Task.ENCODER else {"add_pooling_layer": False}
-    with _config_told(folder / "config.json"):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, attn_implementation=attention)
+    with config_damage_told(folder / "config.json"):
+        config: Any = plain_config(folder, attention=attention)
         if config.hidden_act not in ACT2FN:
             raise InputError(
                 f"{folder}/config.json: hidden_act is {config.hidden_act!r:.40}, which Transformers does not have"
@@ -331,18 +332,6 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
             model = getattr(transformers, shape.class_name)(config, **options)
     empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
     return empty
-
-
-@contextmanager
-def _config_told(path: Path) -> Iterator[None]:
-    """Name config.json where Transformers cannot use it, which it says in errors of a dozen kinds."""
-    try:
-        yield
-    except (HfXlmrError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise IntegrityError(f"{path} is damaged: Transformers cannot build the model from it ({reason})") from error
 
 
 def _fill(

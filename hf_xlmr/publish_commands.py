@@ -28,7 +28,12 @@ def register(app: typer.Typer) -> None:
 def doctor(
     model_dir: ModelDir,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Mend what is safe: fields of config.json and tokenizer_config.json.")
+        bool,
+        typer.Option(
+            "--fix",
+            help="Mend what is safe: fields of config.json and tokenizer_config.json. The old files stay, as "
+            "NAME.before-fix.",
+        ),
     ] = False,
     from_fairseq: Annotated[
         bool,

@@ -23,6 +23,7 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.doctor import CHECKS, examine
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.json_edits import with_fields
+from hf_xlmr.pipeline import TASK
 
 GIGABYTE = 10**9
 
@@ -227,6 +228,25 @@ FAULTS = {
         "modules",
         "tells of 1_Pooling/config.json, which is missing",
     ),
+    "one class": Fault(changed("config.json", architectures="XLMRobertaForMaskedLM"), "architectures", "no list"),
+    "a number of classes": Fault(changed("config.json", architectures=5), "architectures", "is 5"),
+    "numbers for classes": Fault(changed("config.json", architectures=[5]), "architectures", "is [5]"),
+    "kernel": Fault(changed("config.json", attn_implementation="somebody/attention"), "code of others", "attn_impl"),
+    "kernel by part": Fault(changed("config.json", attn_implementation={"": "a/b"}), "code of others", "attn_impl"),
+    "code": Fault(changed("config.json", auto_map={"AutoModel": "a/b--c.D"}), "code of others", "auto_map"),
+    "tokenizer's code": Fault(
+        changed("tokenizer_config.json", auto_map={"AutoTokenizer": ["a/b--c.D", None]}),
+        "code of others",
+        "auto_map in tokenizer_config.json",
+    ),
+    "pipelines": Fault(changed("config.json", custom_pipelines={"x": {"impl": "c.P"}}), "code of others", "custom_pip"),
+    "other weights": Fault(changed("config.json", transformers_weights="a.bin"), "code of others", "another file"),
+    "whole adapter": Fault(
+        lambda folder: [(folder / f"adapter_{name}").write_text("{}") for name in ("config.json", "model.safetensors")],
+        "adapter beside a model",
+        "beside a whole model",
+    ),
+    "width of an odd type": Fault(changed("config.json", hidden_size="64"), "configuration", "hidden_size"),
     "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
     "lost weight": Fault(
         with_weights(lambda weights: weights.pop("roberta.encoder.layer.1.output.dense.bias")),
@@ -251,7 +271,7 @@ def test_a_fault_is_named_with_its_mend_and_nothing_is_touched(fault: str, folde
 
 
 def test_every_check_has_a_fault_here() -> None:
-    assert {check.name for check in CHECKS} == {fault.name for fault in FAULTS.values()} - {"weights"}
+    assert {check.name for check in CHECKS} == {fault.name for fault in FAULTS.values()}
 
 
 SAFE = [fault for fault, (_, name, _) in FAULTS.items() if any(c.name == name and c.edits is not None for c in CHECKS)]
@@ -373,15 +393,103 @@ def test_quantized_weights_are_not_called_by_a_dtype_that_transformers_cannot_ca
     assert (folder / "config.json").read_bytes() == config
 
 
-def test_files_that_are_links_are_not_replaced(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("link", "told"), [(Path.symlink_to, "is a link"), (Path.hardlink_to, "hard link")])
+def test_files_that_others_may_use_are_not_replaced(
+    link: Callable[[Path, Path], None], told: str, folder: Path, tmp_path: Path
+) -> None:
     FAULTS["eps"].plant(folder)
     FAULTS["no length"].plant(folder)
     shared = (folder / "config.json").rename(tmp_path / "blob")
-    (folder / "config.json").symlink_to(shared)
+    link(folder / "config.json", shared)
     before = state_of(tmp_path)
-    with pytest.raises(InputError, match="is a link"):
+    with pytest.raises(InputError, match=told):
         examine(folder, fix=True)
     assert state_of(tmp_path) == before
+
+
+# ---- what a fix must hold --------------------------------------------------------------------------------------------
+
+
+def test_the_files_stay_beside_the_new_ones(folder: Path) -> None:
+    names = ("config.json", "tokenizer_config.json")
+    FAULTS["eps"].plant(folder)
+    FAULTS["no length"].plant(folder)
+    before = [(folder / name).read_bytes() for name in names]
+    diagnosis = examine(folder, fix=True)
+    assert diagnosis.kept == tuple(folder / f"{name}.before-fix" for name in names)
+    assert [path.read_bytes() for path in diagnosis.kept] == before
+    FAULTS["padding"].plant(folder)
+    second = (folder / "config.json").read_bytes()
+    assert examine(folder, fix=True).kept == (folder / "config.json.before-fix.2",)
+    assert (folder / "config.json.before-fix").read_bytes() == before[0]
+    assert (folder / "config.json.before-fix.2").read_bytes() == second
+
+
+def test_permissions_owner_and_attributes_stay(folder: Path) -> None:
+    FAULTS["eps"].plant(folder)
+    path = folder / "config.json"
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 23456)
+    path.chmod(0o640)
+    before = path.stat()
+    (kept,) = examine(folder, fix=True).kept
+    for after in (path.stat(), kept.stat()):
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_a_table_of_another_model_in_the_file_is_not_taken_for_its_own(folder: Path) -> None:
+    def add(weights: dict[str, torch.Tensor]) -> None:
+        weights["ema.embeddings.word_embeddings.weight"] = torch.zeros(7, 64)
+        weights["ema.embeddings.position_embeddings.weight"] = torch.zeros(9, 64)
+        weights["another.pooler.dense.weight"] = torch.zeros(64, 64, dtype=torch.float16)
+
+    with_weights(add)(folder)
+    FAULTS["vocabulary"].plant(folder)
+    diagnosis = examine(folder, fix=True)
+    assert [finding.name for finding in diagnosis.mended] == ["vocab_size"]
+    assert json.loads((folder / "config.json").read_text())["vocab_size"] == 2402
+    (finding,) = diagnosis.findings
+    assert finding.name == "weights" and "unexpected: ema.embeddings.position" in finding.told
+
+
+@pytest.mark.parametrize("fault", ["one class", "a number of classes", "numbers for classes"])
+@pytest.mark.parametrize("other", ["roberta", "eps"])
+def test_a_configuration_of_odd_types_is_left_as_it_is(fault: str, other: str, folder: Path) -> None:
+    FAULTS[other].plant(folder)
+    FAULTS[fault].plant(folder)
+    FAULTS["no length"].plant(folder)
+    config = (folder / "config.json").read_bytes()
+    diagnosis = examine(folder, fix=True)
+    assert [finding.name for finding in diagnosis.mended] == ["model_max_length"]
+    assert {finding.name: finding.is_safe for finding in diagnosis.findings}["architectures"] is False
+    assert (folder / "config.json").read_bytes() == config
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            changed("config.json", hidden_size=32),
+            r"other sizes.*word_embeddings.weight \[2402, 64\], expected \[2402, 32",
+        ),
+        (changed("config.json", hidden_dropout_prob="some"), "hidden_dropout_prob"),
+    ],
+)
+def test_a_fix_that_does_not_hold_changes_nothing(change: Callable[[Path], None], told: str, folder: Path) -> None:
+    FAULTS["eps"].plant(folder)
+    change(folder)
+    before = state_of(folder)
+    with pytest.raises(IntegrityError, match=told) as caught:
+        examine(folder, fix=True)
+    assert "was not changed" in str(caught.value) and "/tmp/tmp" not in str(caught.value)
+    assert state_of(folder) == before
+
+
+def test_what_hf_xlmr_saves_of_its_own_code_is_no_fault(folder: Path) -> None:
+    transformers.pipeline(TASK, model=str(folder)).save_pretrained(folder)
+    assert "code of others" not in [finding.name for finding in examine(folder).findings]
+    hf_xlmr.XLMRTokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert "code of others" not in [finding.name for finding in examine(folder).findings]
 
 
 # ---- what is no patient ----------------------------------------------------------------------------------------------
@@ -458,7 +566,7 @@ def test_the_program_tells_mends_and_ends_with_2_while_something_is_left(folder:
     mended = doctor(folder, "--fix")
     assert mended.returncode == 0 and "healthy" in mended.stdout and "mended now" in mended.stdout
     told = json.loads(doctor(folder, "--json").stdout)
-    assert told == {"folder": str(folder), "findings": [], "mended": [], "is_healthy": True}
+    assert told == {"folder": str(folder), "findings": [], "mended": [], "kept": [], "is_healthy": True}
 
 
 # ---- edits -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hf_xlmr.dictionary import SPECIAL_SYMBOLS
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
 from hf_xlmr.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.loading import ModelFiles
+from hf_xlmr.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding import label_ids
 from hf_xlmr.tasks.recipes import WIDE, Recipe
 from hf_xlmr.tokenization import ExactTokenizer
@@ -146,15 +147,16 @@ def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> Any:
 
     with told_plainly():
         loader = getattr(transformers, f"AutoModel{recipe.class_ending}")
+        raise_if_adapter(files.folder)
         named = {} if head.labels is None else _named(head.labels)
         with quiet_transformers():
             network, loading = loader.from_pretrained(
                 files.folder,
+                config=plain_config(files.folder, **named),
                 dtype=torch.float32,
                 output_loading_info=True,
                 local_files_only=True,
                 use_safetensors=True,
-                **named,
             )
         is_made = head.is_new or head.weights is not None
         _raise_if_unbalanced(loading, made=f"{recipe.head}." if is_made else None)
