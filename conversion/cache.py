@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,7 +21,7 @@ from hf_xlmr.conversion.releases import download
 from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
 from hf_xlmr.digests import sha256_of
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, as_named
 from hf_xlmr.locks import locked
 from hf_xlmr.model_shape import HEAD_PARTS
 from hf_xlmr.own_names import RELEASE_NAMES, own_name
@@ -47,6 +47,8 @@ class CachedModel:
     """The masked LM (or the encoder, where the source has no LM head) as Transformers loads it."""
     heads: Path
     """Every classification head of the source: a safetensors file of `NAME.dense.weight` and so on, in float32."""
+    origin: Path
+    """The first file of the checkpoint, or its archive."""
 
 
 def converted_once(source: str | Path, *, data: str | Path | None = None, progress: Progress = SILENT) -> CachedModel:
@@ -56,14 +58,16 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
     """
     if (name := own_name(source)) in RELEASE_NAMES:
         source = download(name, progress=progress)
-    entry = cache_folder() / MODELS / _key(source, data)
-    model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors")
+    files = _files_of(source, data)
+    entry = cache_folder() / MODELS / _key(files)
+    model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors", origin=files[0])
     if not _is_whole(entry):
         with _locked(entry):
             if not _is_whole(entry):
                 shutil.rmtree(model.folder, ignore_errors=True)
                 (entry / RECORD).unlink(missing_ok=True)
-                written = _make(model, source, data, progress)
+                with as_named(model.folder, f"{cache_folder()}: conversion of {source}"):
+                    written = _make(model, source, data, progress)
                 _write_record(entry, {f"{model.folder.name}/{name}": digest for name, digest in written.items()})
     return model
 
@@ -150,14 +154,14 @@ def _float32(weight: Weight) -> np.ndarray[Any, Any]:
 # ---- names by content ------------------------------------------------------------------------------------------------
 
 
-def _key(source: str | Path, data: str | Path | None) -> str:
+def _key(files: Sequence[Path]) -> str:
     """The digest of everything that decides about the conversion."""
-    files = [sha256_of(path) for path in _files_of(source, data)]
-    return sha256(json.dumps([__version__, FORMAT, files]).encode()).hexdigest()[:40]
+    hashes = [sha256_of(path) for path in files]
+    return sha256(json.dumps([__version__, FORMAT, hashes]).encode()).hexdigest()[:40]
 
 
 def _files_of(source: str | Path, data: str | Path | None) -> list[Path]:
-    """The files on the disk that `source` is made of; an archive is not unpacked for that."""
+    """The files on the disk that `source` is made of, the checkpoint first; an archive is not unpacked for that."""
     beside = sorted(path for path in Path(data).rglob("dict.txt")) if data is not None else []
     if is_archive(source):
         return [Path(source), *beside]

@@ -13,6 +13,7 @@ from hf_xlmr.conversion.parts import same_bytes
 from hf_xlmr.conversion.preparation import labels_of
 from hf_xlmr.conversion.recipe import kept_options
 from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.dictionary_kinds import kind_of_dictionary
 from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint, told_plainly
 from hf_xlmr.progress import SILENT, Progress
 
@@ -50,6 +51,8 @@ class Inspection:
     embedding_rows: int
     dictionary_symbols: int | None
     mask_id: int | None
+    dictionary_kind: str | None
+    """What the dictionary holds that no tokenizer of XLM-R's kind belongs to; None where it is as XLM-R's."""
     dropped: Mapping[str, str]
     options: Mapping[str, object]
 
@@ -89,6 +92,7 @@ def _inspection(
     embedding = checkpoint.weights.get(EMBEDDING)
     rows = embedding.shape[0] if embedding is not None and embedding.shape else 0
     dictionary = _dictionary(checkpoint, rows)
+    kind = kind_of_dictionary(dictionary, bpe=checkpoint.options.get("bpe")) if dictionary else None
     return Inspection(
         source=files.name,
         kind=files.kind,
@@ -110,6 +114,7 @@ def _inspection(
         embedding_rows=rows,
         dictionary_symbols=len(dictionary) if dictionary else None,
         mask_id=dictionary.mask_index if dictionary else None,
+        dictionary_kind=kind.told("dict.txt") if kind else None,
         dropped=checkpoint.dropped,
         options=kept_options(checkpoint.options),
     )

@@ -13,7 +13,7 @@ DEEPEST: Final = 16
 MOST_VALUES: Final = 100_000  # some thousand are usual; a file may hold a list of lists of lists of itself
 LONGEST_TEXT: Final = 1 << 16
 LARGEST_INT: Final = 1 << 63  # larger ones fit no number and no message
-SECTIONS: Final = ("model", "task", "criterion", "common", "dataset", "optimization", "checkpoint")  # first one wins
+SECTIONS: Final = ("model", "task", "criterion", "common", "dataset", "optimization", "checkpoint", "bpe")  # first wins
 
 Options = Mapping[str, object]
 
@@ -31,7 +31,7 @@ def options_of(state: Mapping[object, object]) -> tuple[Options, str]:
 
 
 def _flattened(configuration: dict[str, object]) -> dict[str, object]:
-    """The sections of a `cfg` in one mapping; `_name` of the model is its arch, of the task its name."""
+    """The sections of a `cfg` in one mapping; `_name` of the model is its arch, of others their name."""
     flat: dict[str, object] = {}
     for section in reversed(SECTIONS):
         values = configuration.get(section)
@@ -42,7 +42,7 @@ def _flattened(configuration: dict[str, object]) -> dict[str, object]:
     return flat
 
 
-_NAMED_AS: Final = {"model": "arch", "task": "task", "criterion": "criterion"}
+_NAMED_AS: Final = {"model": "arch", "task": "task", "criterion": "criterion", "bpe": "bpe"}
 
 
 def _is_sensible(value: object) -> bool:

@@ -64,7 +64,7 @@ def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
     dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
     pieces = files.sentencepiece
     model = None if pieces is None else SentencePieceModel.parse(pieces.read(), name=pieces.name)
-    return build_vocabulary(dictionary, model, rows=rows)
+    return build_vocabulary(dictionary, model, rows=rows, bpe=checkpoint.options.get("bpe"))
 
 
 def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 EDITED: Final = ("config.json", "tokenizer_config.json")  # what people and doctor may change
 WEIGHTS: Final = ".safetensors"
 KEPT_OPTIONS: Final = (
-    *("arch", "task", "criterion", "activation_fn", "pooler_activation_fn", "attention_dropout", "dropout"),
+    *("arch", "task", "criterion", "bpe", "activation_fn", "pooler_activation_fn", "attention_dropout", "dropout"),
     *("encoder_attention_heads", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_layers"),
     *("encoder_layers_to_keep", "encoder_normalize_before", "layernorm_embedding", "max_positions"),
     *("max_source_positions", "no_scale_embedding", "encoder_learned_pos", "no_token_positional_embeddings"),

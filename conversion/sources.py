@@ -21,7 +21,7 @@ from hf_xlmr.conversion.other_formats import OF_TRAINERS, is_hub_id, kind_of_fil
 from hf_xlmr.conversion.releases import download, out_of_room, require_room
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.digests import sha256_of
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import InputError, IntegrityError, as_named
 from hf_xlmr.own_names import DEMO, NAMES, is_there, own_name
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
 
@@ -352,7 +352,9 @@ def _from_archive(
         if packing == "tar":
             members = _members_in_place(path, seen)
         else:
-            members = _members_unpacked(path, packing, _scratch_folder(stack, scratch), progress, seen)
+            unpacked = _scratch_folder(stack, scratch)
+            stack.enter_context(as_named(unpacked, f"{path} (unpacked)"))
+            members = _members_unpacked(path, packing, unpacked, progress, seen)
     home = _home(members, path, seen)
     inside = {name.removeprefix(home): part for name, part in members.items() if name.startswith(home)}
     named = ARCHIVE_NAME.fullmatch(path.name)

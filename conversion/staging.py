@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, as_named
 from hf_xlmr.locks import locked
 
 __all__ = ["staged_folder"]
@@ -44,7 +44,8 @@ def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) ->
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         draft = scratch / DRAFT
         draft.mkdir()
-        yield draft
+        with as_named(draft, str(output)):
+            yield draft
         _flush_tree(draft)
         _publish(draft, output, scratch, overwrite=overwrite, mark=mark)
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from hf_xlmr.conversion.tokenizer_parts import WHITE_SPACE, Coverage, Seams, decoder, normalizer, pre_tokenizer
 from hf_xlmr.dictionary import BOS, EOS, MASK, PAD, PAD_INDEX, SPECIAL_SYMBOLS, UNK, UNK_INDEX, Dictionary
+from hf_xlmr.dictionary_kinds import DictionaryKind, kind_of_dictionary
 from hf_xlmr.errors import InputError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
@@ -23,23 +24,30 @@ RELEASED_MASK_INDEX = 250001  # XLM-R as released
 # Model-parallel training pads the embedding to a multiple of 8 for each rank (fairseq/model_parallel/models/roberta);
 # XL and XXL have 250880 rows. Any other surplus means that the dictionary is another model's.
 PADDING_FACTORS = (8, 16, 32, 64, 128, 256, 512, 1024)
+KEPT_DICTIONARY = "fairseq/dict.txt"  # in the output
 SPECIALS = frozenset((*SPECIAL_SYMBOLS, MASK))
 
 
-def build_vocabulary(dictionary: Dictionary, model: SentencePieceModel | None, *, rows: int) -> Vocabulary:
+def build_vocabulary(
+    dictionary: Dictionary, model: SentencePieceModel | None, *, rows: int, bpe: object = None
+) -> Vocabulary:
     """Decide which text each of the embedding's `rows` stands for, and how a tokenizer finds it.
 
-    Raises InputError where the dictionary cannot belong to so many rows.
+    `bpe` is fairseq's option of that name. Raises InputError where the dictionary cannot belong to so many rows, or the
+    SentencePiece model to the dictionary.
     """
     names = _fit(dictionary, rows=rows)
+    kind = _kind(names, model, bpe)
     vocabulary = Vocabulary(
         rows=rows,
         bos_index=names.bos_index,
         eos_index=names.eos_index,
         mask_index=names.mask_index,
-        row_notes=tuple(_row_notes(names, rows=rows)),
+        row_notes=tuple(_row_notes(names, kind, rows=rows)),
     )
     obstacle = _obstacle(model)
+    if kind is not None and not kind.has_sentencepiece:
+        return vocabulary
     if model is None or obstacle:
         return replace(vocabulary, row_notes=(*vocabulary.row_notes, f"No tokenizer was written: {obstacle}."))
     return _with_tokenizer(vocabulary, names, model)
@@ -64,8 +72,21 @@ def is_padding(rows: int, spare: int) -> bool:
     return spare > 0 and any(spare < factor and rows % factor == 0 for factor in PADDING_FACTORS)
 
 
-def _row_notes(names: Dictionary, *, rows: int) -> Iterator[str]:
+def _kind(names: Dictionary, model: SentencePieceModel | None, bpe: object) -> DictionaryKind | None:
+    """What the dictionary is, where that is not XLM-R's. Raises InputError where `model` cannot belong to it."""
+    kind = kind_of_dictionary(names, bpe=bpe)
+    if kind is None or kind.has_sentencepiece or model is None:
+        return kind
+    pieces = model.pieces_of(PieceType.NORMAL)
+    if sum(piece in names for piece in pieces) > len(pieces) / 2:
+        return None
+    raise InputError(f"the SentencePiece model is not this checkpoint's: {kind.told('dict.txt')} Take it away.")
+
+
+def _row_notes(names: Dictionary, kind: DictionaryKind | None, *, rows: int) -> Iterator[str]:
     """What is remarkable about the rows."""
+    if kind is not None:
+        yield kind.told(KEPT_DICTIONARY)
     if names.mask_index is None:
         yield f"The embedding has no row for {MASK}: the tokenizer has no mask token."
     elif names.mask_index != RELEASED_MASK_INDEX:

@@ -193,7 +193,7 @@ def _extractor(
 
     from hf_xlmr.extraction import FeatureExtractor
     from hf_xlmr.hub_interface import XLMR
-    from hf_xlmr.network import Placing
+    from hf_xlmr.network import Placing, load_encoder
 
     Placing(device=options.device)  # tells of a device that there is none of
     memory = available_memory()
@@ -201,7 +201,8 @@ def _extractor(
     place = torch.device(options.device or ("cuda" if gpus else "cpu"))
     dtype = _dtype(options, place, processes, begun)
     placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
-    xlmr = XLMR.from_pretrained(files.folder, dtype=dtype, **placing).eval()
+    loaded = load_encoder(files, Placing(dtype=dtype, **placing))
+    xlmr = XLMR(files, loaded.encoder, device=loaded.device).eval()
 
     def made(chosen: str | None) -> FeatureExtractor:
         return FeatureExtractor(

@@ -196,7 +196,7 @@ def show_inspection(inspection: Any) -> None:
         "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
     }
     console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", shown))
-    for line in _reasons(inspection.dropped):
+    for line in [*_reasons(inspection.dropped), *([inspection.dictionary_kind] if inspection.dictionary_kind else [])]:
         console.print(f"  - {_plain(line)}")
 
 
@@ -304,6 +304,8 @@ def show_diagnosis(diagnosis: Any) -> None:
     if not table.rows:
         table.show_header = False
     console.print(table)
+    for note in diagnosis.notes:
+        console.print(f"  - {_plain(note)}")
 
 
 def show_push_plan(report: Any) -> None:

@@ -76,6 +76,8 @@ class Diagnosis:
     mended: tuple[Finding, ...] = ()
     kept: tuple[Path, ...] = ()
     """The files as they were before the fixes, beside those that were changed."""
+    notes: tuple[str, ...] = ()
+    """What is as it should be, and people should know of it."""
 
     @property
     def is_healthy(self) -> bool:
@@ -99,13 +101,13 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
         found = _found(facts)
         safe = [each for each in found if each.edits]
         if not fix or not safe:
-            return Diagnosis(folder, _findings(facts, found))
+            return Diagnosis(folder, _findings(facts, found), notes=facts.notes)
         contents = _edited(facts, safe)
         _raise_if_not_replaceable(folder, contents)
         _prove(facts, contents, found)
         kept = tuple(replace_keeping(folder / name, content) for name, content in contents.items())
         mended, facts = _findings(facts, safe), FolderFacts(folder, from_fairseq)
-        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept)
+        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept, facts.notes)
 
 
 class _Found(NamedTuple):

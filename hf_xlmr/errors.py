@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = [
     "HfXlmrError",
@@ -20,6 +22,7 @@ __all__ = [
     "IntegrityError",
     "UnsupportedCheckpoint",
     "WeightsMismatch",
+    "as_named",
     "printable",
     "told_plainly",
 ]
@@ -113,6 +116,22 @@ def printable(text: str) -> str:
     """`text` with what a terminal would obey or cannot show spelled out, line ends too: names come out of files."""
     cut = f" ... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:LONGEST_SHOWN]) + cut
+
+
+@contextmanager
+def as_named(place: Path, name: str) -> Iterator[None]:
+    """Say `name` for a `place` that the user has never seen (a cache, a draft) in our errors and the system's."""
+    try:
+        yield
+    except (HfXlmrError, OSError) as error:
+        hidden = str(place)
+        error.args = tuple(each.replace(hidden, name) if isinstance(each, str) else each for each in error.args)
+        if isinstance(error, OSError):
+            for field in ("filename", "filename2"):
+                path = getattr(error, field)
+                if isinstance(path, (str, os.PathLike)):
+                    setattr(error, field, str(path).replace(hidden, name))
+        raise
 
 
 @contextmanager

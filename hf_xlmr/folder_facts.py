@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.dictionary_kinds import kind_of_dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_records import CONVERSION, ConversionRecord
 from hf_xlmr.model_shape import FAMILIES, json_object
@@ -23,6 +24,7 @@ TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 DICTIONARY: Final = "fairseq/dict.txt"
+OPTIONS: Final = "fairseq/options.json"
 WORDS: Final = "embeddings.word_embeddings.weight"
 POSITIONS: Final = "embeddings.position_embeddings.weight"
 ROBERTA: Final = "xlm-roberta"  # which a folder of the type roberta is called when that is fixed
@@ -149,6 +151,17 @@ class FolderFacts:
         return max(self.ids.values(), default=-1) + 1
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the ids of a converted folder are, where no tokenizer of XLM-R's kind gives them.
+
+        Raises InputError, IntegrityError.
+        """
+        if not (self.folder / DICTIONARY).is_file():
+            return ()
+        kind = kind_of_dictionary(self.fairseqs_dictionary, bpe=(_object(self.folder / OPTIONS) or {}).get("bpe"))
+        return () if kind is None else (kind.told(DICTIONARY),)
+
+    @property
     def fairseq_has_no_mask(self) -> bool:
         """Whether fairseq/dict.txt is there and tells that the model has no `<mask>`."""
         return (self.folder / DICTIONARY).is_file() and self.fairseqs_mask is None
@@ -156,11 +169,14 @@ class FolderFacts:
     @cached_property
     def fairseqs_mask(self) -> int | None:
         """The id of `<mask>` by fairseq/dict.txt, None where there is none. Raises InputError, IntegrityError."""
+        return self.fairseqs_dictionary.mask_index if (self.folder / DICTIONARY).is_file() else None
+
+    @cached_property
+    def fairseqs_dictionary(self) -> Dictionary:
+        """fairseq/dict.txt, which must be there, as fairseq's task completes it. Raises InputError, IntegrityError."""
         path, rows = self.folder / DICTIONARY, ConversionRecord.of(self.folder).embedding_rows
-        if not path.is_file():
-            return None
         dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
-        return (dictionary if len(dictionary) == rows else dictionary.with_mask()).mask_index
+        return dictionary if len(dictionary) == rows else dictionary.with_mask()
 
     @cached_property
     def is_pickled(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,12 +157,12 @@ class XLMR(nn.Module):
     @property
     def tokenizer(self) -> ExactTokenizer:
         """Texts to fairseq's ids. Raises InputError where the folder has no SentencePiece model."""
-        return _tokenizer_of(self.files)
+        return self.files.needed_tokenizer()
 
     @property
     def bpe(self) -> SentencepieceBpe:
         """SentencePiece alone, as fairseq's `bpe`."""
-        return SentencepieceBpe(partial(_tokenizer_of, self.files))
+        return SentencepieceBpe(self.files.needed_tokenizer)
 
     def requires_grad_(self, requires_grad: bool = True) -> XLMR:
         """Train all parameters, or leave them as they are. Raises InputError for an offloaded model to be trained."""
@@ -298,7 +298,7 @@ class XLMR(nn.Module):
         InputError.
         """
         if not self.model.has_lm_head:
-            raise NoLmHead(f"{self.files.folder} holds no LM head: it predicts no tokens (convert with head='none')")
+            raise NoLmHead(f"{self.files.name} holds no LM head: it predicts no tokens (convert with head='none')")
         tokens = self._batch(self._masked_tokens(masked_input))
         with self._in_eval_mode(), torch.no_grad():
             features, _hidden = self.model.features(tokens)
@@ -343,17 +343,6 @@ class XLMR(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
-
-
-def _tokenizer_of(files: ModelFiles) -> ExactTokenizer:
-    """Raises InputError."""
-    if files.tokenizer is None:
-        raise InputError(
-            f"{files.folder} has no SentencePiece model: texts cannot be encoded, only tokens used and "
-            "decoded. Copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert "
-            "wrote: Transformers does not save them"
-        )
-    return files.tokenizer
 
 
 def _raise_if_no_number(topk: object, *, most: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
-from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.dictionary_kinds import DictionaryKind, kind_of_dictionary
+from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
 from hf_xlmr.kept_files import read_kept
 from hf_xlmr.model_shape import ModelShape, shape_of_config
@@ -42,6 +44,7 @@ FAIRSEQS_DEFAULT = "model.pt"  # what its from_pretrained takes for checkpoint_f
 DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's sentence_prediction task
 SENTENCEPIECE = "sentencepiece.bpe.model"
 LABELS = "label/dict.txt"
+CHECKPOINTS = (".pt",)  # what other files stand beside
 WANTED_FROM_HUB = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
     *("sentencepiece.bpe.model", "fairseq/*", "fairseq/*/*", FINETUNING),
@@ -119,7 +122,7 @@ def _converted(source: str | Path, data: str | Path | None, progress: Progress) 
 
     with told_plainly():
         cached = converted_once(source, data=data, progress=progress)
-    return ModelFiles(cached.folder, heads_file=cached.heads)
+    return ModelFiles(cached.folder, heads_file=cached.heads, origin=cached.origin)
 
 
 def _from_hub(model: str, revision: str | None) -> Path:
@@ -154,17 +157,30 @@ def _with_the_dictionary(files: ModelFiles, data: str | Path | None) -> ModelFil
     path = next((path for path in places if path.is_file()), None)
     if path is None:
         kind = "holds no dict.txt" if Path(data).is_dir() else "is no folder"
-        raise InputError(f"data_name_or_path: {data} {kind}; the dictionary of {files.folder} lies in it, leave it out")
+        raise InputError(f"data_name_or_path: {data} {kind}; the dictionary of {files.name} lies in it, leave it out")
     given = Dictionary.parse(path.read_bytes(), expected_rows=files.embedding_rows, name=str(path))
     if given.with_mask().symbols != files.dictionary.with_mask().symbols:
         raise InputError(
-            f"data_name_or_path: {path} is another dictionary than that of {files.folder}, which was converted with "
+            f"data_name_or_path: {path} is another dictionary than that of {files.name}, which was converted with "
             "its own: leave it out, or convert the checkpoint again with --data"
         )
     return files
 
 
 # ---- what lies in a model folder -------------------------------------------------------------------------------------
+
+Read = TypeVar("Read")
+
+
+def _with_names(read: Callable[[ModelFiles], Read]) -> Callable[[ModelFiles], Read]:
+    """`read`, whose errors name what the user asked for."""
+
+    @wraps(read)
+    def reading(files: ModelFiles) -> Read:
+        with files.named():
+            return read(files)
+
+    return reading
 
 
 @dataclass(frozen=True)
@@ -176,13 +192,25 @@ class ModelFiles:
     """All classification heads of the source, where the folder comes from the cache of conversions."""
     asked_for: str | None = None
     """What a user said, where that is not the folder but something that a cache holds as one."""
+    origin: Path | None = None
+    """The checkpoint or archive of which the folder is a cached conversion."""
 
     @property
     def name(self) -> str:
         """What messages call the model."""
         return self.asked_for or str(self.folder)
 
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let errors name what the user asked for in place of a folder in a cache."""
+        if self.asked_for is None:
+            yield
+            return
+        with as_named(self.folder, f"{self.asked_for} (as converted)" if self.heads_file else self.asked_for):
+            yield
+
     @cached_property
+    @_with_names
     def config(self) -> Mapping[str, Any]:
         """config.json. Raises InputError for a model of another type, IntegrityError."""
         config = _json(self.folder / "config.json")
@@ -198,6 +226,7 @@ class ModelFiles:
         return config
 
     @property
+    @_with_names
     def class_name(self) -> str:
         """The Transformers class whose weights the folder holds. Raises InputError for one of another family."""
         family = FAMILIES[self.config["model_type"]]
@@ -208,17 +237,20 @@ class ModelFiles:
         return str(first)
 
     @cached_property
+    @_with_names
     def shape(self) -> ModelShape:
         """The sizes of the class that the folder holds. Raises InputError, IntegrityError."""
         return shape_of_config({**self.config, "architectures": [self.class_name]})
 
     @cached_property
+    @_with_names
     def options(self) -> Mapping[str, Any]:
         """What fairseq was told in training, as far as it matters; empty where nobody kept it."""
         path = self.folder / "fairseq" / "options.json"
         return _json(path) if path.is_file() else {}
 
     @cached_property
+    @_with_names
     def training(self) -> Mapping[str, Any]:
         """The report of `hf-xlmr finetune`; empty in a folder that it did not make. Raises IntegrityError."""
         return read_finetuning_record(self.folder)
@@ -238,6 +270,7 @@ class ModelFiles:
         return f"the checkpoint has it, and it is not of fairseq's class ({', '.join(parts[:8])})"
 
     @cached_property
+    @_with_names
     def dictionary(self) -> Dictionary:
         """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply.
 
@@ -256,6 +289,7 @@ class ModelFiles:
         return dictionary if len(dictionary) == rows else dictionary.with_mask()
 
     @property
+    @_with_names
     def embedding_rows(self) -> int:
         """The rows of fairseq's embedding; what `convert` appended for pieces that the dictionary lacks comes after.
 
@@ -269,11 +303,13 @@ class ModelFiles:
         return held if rows is None else rows
 
     @cached_property
+    @_with_names
     def _record(self) -> ConversionRecord:
         """What the conversion wrote down; empty for a folder of another origin."""
         return ConversionRecord.of(self.folder)
 
     @cached_property
+    @_with_names
     def tokenizer(self) -> ExactTokenizer | None:
         """Fairseq's tokenization; None where the folder has no SentencePiece model."""
         kept = self.folder / "fairseq"
@@ -282,7 +318,35 @@ class ModelFiles:
         path = self.folder / SENTENCEPIECE
         return ExactTokenizer(self.dictionary, path) if path.is_file() else None
 
+    def needed_tokenizer(self) -> ExactTokenizer:
+        """Fairseq's tokenization. Raises InputError, which says what to put where if there is none, IntegrityError."""
+        if self.tokenizer is not None:
+            return self.tokenizer
+        if (kind := self._dictionary_kind()) is not None:
+            raise InputError(f"{self.name} can encode no text: {kind.told('its dict.txt')}")
+        raise InputError(f"{self.name} has no SentencePiece model, so no text can be encoded: {self._way_on()}")
+
+    def _way_on(self) -> str:
+        """What helps where there is no SentencePiece model."""
+        if self.origin is not None:
+            where = "into" if self.origin.suffix not in CHECKPOINTS else "beside"
+            return f"put {SENTENCEPIECE} {where} {self.origin}"
+        if self._record.is_there and SENTENCEPIECE not in self._record.source_files:
+            return f"convert it again, with {SENTENCEPIECE} beside the checkpoint"
+        return (
+            f"copy fairseq/ (or {SENTENCEPIECE}) into it from the folder that hf-xlmr convert wrote, since "
+            "Transformers does not save them"
+        )
+
+    def _dictionary_kind(self) -> DictionaryKind | None:
+        """What the dictionary is, where no SentencePiece model belongs to it."""
+        if not (self.folder / "fairseq" / "dict.txt").is_file():
+            return None
+        kind = kind_of_dictionary(self.dictionary, bpe=self.options.get("bpe"))
+        return None if kind is None or kind.has_sentencepiece else kind
+
     @cached_property
+    @_with_names
     def labels(self) -> Dictionary | None:
         """The label dictionary, names from id 4 on; None where the classes have no names."""
         kept = self.folder / "fairseq"
@@ -301,7 +365,10 @@ class ModelFiles:
         try:
             stored = load_file(self.heads_file) if self.heads_file else {}
         except SafetensorError as error:
-            raise IntegrityError(f"{self.heads_file} is damaged ({error}); delete {self.folder.parent}") from error
+            raise IntegrityError(
+                f"the conversion of {self.name} that is kept is damaged ({error}): delete {self.folder.parent}, and it "
+                "is made again"
+            ) from error
         for name, weight in stored.items():
             head, layer, part = name.rsplit(".", 2)
             heads.setdefault(head, {})[f"{layer}.{part}"] = weight

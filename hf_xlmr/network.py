@@ -75,7 +75,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
     What lies on the CPU or the disk until its turn comes cannot be trained: it asks for no gradients, and `state_dict`
     and `load_state_dict` refuse.
     """
-    with told_plainly():
+    with told_plainly(), files.named():
         plan = _plan(files, placing)
         warn_of_emulation(getattr(torch, plan.dtype), plan.main)
         network = _network(files, plan, placing.offload_folder)

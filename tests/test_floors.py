@@ -46,8 +46,8 @@ FLOORS = (
         ),
     ),
     (
-        *("hf_xlmr.card_check", "hf_xlmr.digests", "hf_xlmr.folder_records", "hf_xlmr.known_files"),
-        "hf_xlmr.tasks.devices",
+        *("hf_xlmr.card_check", "hf_xlmr.dictionary_kinds", "hf_xlmr.digests", "hf_xlmr.folder_records"),
+        *("hf_xlmr.known_files", "hf_xlmr.tasks.devices"),
         "hf_xlmr.plain_config",
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.numpy
 import torch
 import transformers
+from factory import SYMBOLS, Checkpoint
 from places import FIXTURES, SHARED, needs_shared
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
-from hf_xlmr.loading import ModelFiles
+from hf_xlmr.loading import ModelFiles, find_model
 from hf_xlmr.transformers_tokenizer import XLMRTokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -347,3 +350,77 @@ def test_what_the_hub_does_not_give_is_told_in_a_sentence(hub: str, tmp_path: Pa
     assert "hf auth login" in loaded_from(hub, "our/private", tmp_path)
     assert "cannot be reached" in loaded_from("http://127.0.0.1:9", "our/model", tmp_path / "other")
     assert "no id on the Hub" in loaded_from(hub, "a/b/c/d.pt", tmp_path)
+
+
+# ---- places that nobody has seen -------------------------------------------------------------------------------------
+
+
+def without_pieces(folder: Path, kind: str) -> Path:
+    """A fairseq source that lacks its SentencePiece model: a folder, a file or an archive."""
+    source = Checkpoint().write(folder / "source")
+    if kind == "archive":
+        with tarfile.open(folder / "source.tar.gz", "w:gz") as packed:
+            packed.add(source, "source")
+        return folder / "source.tar.gz"
+    return source if kind == "folder" else source / "model.pt"
+
+
+@pytest.mark.parametrize(
+    ("kind", "way_on"),
+    [
+        ("folder", "beside {source}/model.pt"),
+        ("file", "beside {source}"),
+        ("archive", "into {source}"),
+        ("converted", "convert it again, with sentencepiece.bpe.model beside the checkpoint"),
+        ("saved", "copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert wrote"),
+    ],
+)
+def test_without_pieces_the_users_own_place_is_named(
+    kind: str, way_on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
+    source = without_pieces(tmp_path, kind if kind in ("folder", "file", "archive") else "folder")
+    if kind in ("converted", "saved"):
+        source = convert(source, tmp_path / "out", verify=False).output
+    if kind == "saved":
+        write_tokenizer_of_nobody(source)
+    with pytest.raises(InputError) as caught:
+        find_model(source).needed_tokenizer()
+    assert str(caught.value).startswith(f"{source} has no SentencePiece model, so no text can be encoded: ")
+    assert way_on.format(source=source) in str(caught.value)
+    assert "cache" not in str(caught.value)
+
+
+def write_tokenizer_of_nobody(folder: Path) -> None:
+    """As Transformers saves a folder: tokenizer.json, and nothing of fairseq's."""
+    shutil.rmtree(folder / "fairseq")
+    vocabulary = [[symbol, 0.0] for symbol in ("<s>", "<pad>", "</s>", "<unk>", *SYMBOLS)]
+    content = {"model": {"type": "Unigram", "vocab": vocabulary}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{"),
+        ("config.json", '{"model_type": "bert"}'),
+        ("config.json", '{"model_type": "xlm-roberta", "is_decoder": true}'),
+        ("fairseq/conversion.json", "["),
+        ("fairseq/dict.txt", "a 1\na 1\n"),
+        ("fairseq/options.json", '{"pooler_dropout": "much"}'),
+        ("model.safetensors", "xx"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["conversion", "repository"])
+def test_damage_in_a_cache_is_told_by_the_users_own_name(
+    kind: str, name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = convert(Checkpoint().write(tmp_path / "source"), tmp_path / "hidden" / "model", verify=False).output
+    (folder / name).write_text(content)
+    (tmp_path / "hidden" / "heads").write_bytes(safetensors.numpy.save({}))
+    heads = tmp_path / "hidden" / "heads" if kind == "conversion" else None
+    found = ModelFiles(folder, asked_for="mine", heads_file=heads)
+    monkeypatch.setattr("hf_xlmr.hub_interface.find_model", lambda *_given, **_named: found)
+    with pytest.raises((InputError, IntegrityError)) as caught:
+        XLMR.from_pretrained("mine").task  # noqa: B018
+    assert "hidden" not in str(caught.value) and "mine" in str(caught.value)

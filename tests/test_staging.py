@@ -571,3 +571,13 @@ def test_neither_locks_nor_drafts_follow_or_empty_links(link: object, source: Pa
     convert(source, home / "out", verify=False)
     assert (tmp_path / "precious").read_text() == "precious" and (tmp_path / "source").is_dir()
     assert names(home) == [scratch.name, "out"]
+
+
+def test_what_goes_wrong_in_a_draft_is_told_by_the_name_it_was_to_have(home: Path) -> None:
+    for error in (OSError(28, "No space left on device"), IntegrityError("")):
+        with pytest.raises(type(error)) as caught, staged_folder(home / "out") as draft:
+            error.args = (*error.args, f"{draft}/a")
+            if isinstance(error, OSError):
+                error.filename = f"{draft}/a"
+            raise error
+        assert f"{home}/out/a" in str(caught.value) and "hf-xlmr-" not in str(caught.value)

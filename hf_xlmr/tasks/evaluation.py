@@ -21,7 +21,7 @@ from hf_xlmr.tasks.question_answering import QuestionOptions
 from hf_xlmr.tasks.recipes import Recipe, check_options_of_task, recipe_of
 from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
 from hf_xlmr.tasks.task_data import Reading, TaskData, read_task_data
-from hf_xlmr.tasks.task_models import exact_tokenizer, head_of, load_network, longest_text, quiet_transformers
+from hf_xlmr.tasks.task_models import head_of, load_network, longest_text, quiet_transformers
 from hf_xlmr.tasks.task_steps import STEPS, Coding, Logits
 from hf_xlmr.tasks.xnli import WithoutLabel
 
@@ -208,7 +208,7 @@ class _Scorer:
         options = _as_trained(options, files, recipe)
         max_length = longest_text(files, options.max_length, recipe.max_length)
         questions = question_options(max_length, options)
-        coding = Coding(exact_tokenizer(files), head.labels or (), max_length, questions)
+        coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions)
         network = load_network(files, recipe, head)
         network.requires_grad_(requires_grad=False)  # autocast keeps bfloat16 copies of all weights that are trained
         return cls(recipe, coding, _predictor(network, options))
@@ -245,7 +245,7 @@ def _as_trained(options: EvaluationOptions, files: ModelFiles, recipe: Recipe) -
     told = {name: settings.get(name) for name in LENGTHS} if isinstance(settings, Mapping) else {}
     lengths = {name: value for name, value in told.items() if value is not None and getattr(options, name) is None}
     if odd := [name for name, value in lengths.items() if type(value) is not int or value < 1]:
-        raise IntegrityError(f"{files.folder}/{FINETUNING} is damaged: {odd[0]} is {lengths[odd[0]]!r:.40}")
+        raise IntegrityError(f"{files.name}/{FINETUNING} is damaged: {odd[0]} is {lengths[odd[0]]!r:.40}")
     return replace(options, **lengths)
 
 

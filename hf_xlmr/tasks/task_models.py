@@ -14,9 +14,8 @@ from hf_xlmr.loading import ModelFiles
 from hf_xlmr.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding import label_ids
 from hf_xlmr.tasks.recipes import WIDE, Recipe
-from hf_xlmr.tokenization import ExactTokenizer
 
-__all__ = ["TaskHead", "exact_tokenizer", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
+__all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
 
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
 FILLER: Final = "madeupword"  # fairseq-preprocess pads a dict.txt, that of labels too, with such names
@@ -33,16 +32,6 @@ class TaskHead:
     weights: Mapping[str, Any] | None = None
     """Those of a head of fairseq's, by its names; None where they are the folder's own, or are made anew."""
     is_new: bool = False
-
-
-def exact_tokenizer(files: ModelFiles) -> ExactTokenizer:
-    """Fairseq's tokenization. Raises InputError where the folder has no SentencePiece model."""
-    if files.tokenizer is None:
-        raise InputError(
-            f"{files.name} has no sentencepiece.bpe.model, without which no text becomes fairseq's tokens: copy "
-            "fairseq/ into it from the folder that it was fine-tuned from"
-        )
-    return files.tokenizer
 
 
 def longest_text(files: ModelFiles, wanted: int | None, default: int) -> int:
@@ -145,7 +134,7 @@ def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> Any:
     import torch
     import transformers
 
-    with told_plainly():
+    with told_plainly(), files.named():
         loader = getattr(transformers, f"AutoModel{recipe.class_ending}")
         raise_if_adapter(files.folder)
         named = {} if head.labels is None else _named(head.labels)

@@ -39,7 +39,6 @@ from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.task_data import Example, MissingLanguages, Reading, TaskData, read_task_data
 from hf_xlmr.tasks.task_models import (
     TaskHead,
-    exact_tokenizer,
     head_of,
     is_wide,
     load_network,
@@ -390,7 +389,7 @@ def _features(
     """The examples as the network takes them. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")
     questions = question_options(max_length, EvaluationOptions(stride=None if stride is None else int(stride)))
-    coding = Coding(exact_tokenizer(files), head.labels or (), max_length, questions)
+    coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions)
     return Features(STEPS[recipe.task].encode(examples, coding))
 
 
