@@ -415,7 +415,7 @@ def _lm_head_reasons(facts: _Facts) -> Iterator[str]:
 
 
 def _head_reasons(facts: _Facts, head: str, wanted: Wanted) -> Iterator[str]:
-    oddity = head_oddity(facts.checkpoint.parts_of(head))
+    oddity = head_oddity(facts.checkpoint.parts_of_heads[head])
     if oddity:
         yield f"the head {head} {oddity}"
         return

@@ -129,20 +129,19 @@ def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
     from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
-    for head in checkpoint.heads:
-        if head_oddity(checkpoint.parts_of(head)):
-            continue  # of no code that is known; UnknownHead says so
-        tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _parts_of(head, checkpoint.weights)}
+    for head, parts in checkpoint.parts_of_heads.items():
+        if not head_oddity(parts):  # where it is of unknown code, UnknownHead says so
+            tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _resolved(parts)}
     path.write_bytes(save(tensors))  # its save_file would make a file that only we can read
 
 
-def _parts_of(head: str, weights: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
+def _resolved(parts: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
     """The weights of a head, as fairseq's RobertaClassificationHead has them."""
-    own = dict(weights)
-    resolve_spectral_norm(own, f"classification_heads.{head}.out_proj")
+    own = dict(parts)
+    resolve_spectral_norm(own, "out_proj")
     for part in HEAD_PARTS:
-        if (weight := own.get(f"classification_heads.{head}.{part}")) is not None:
-            yield part, weight
+        if part in own:
+            yield part, own[part]
 
 
 def _float32(weight: Weight) -> np.ndarray[Any, Any]:

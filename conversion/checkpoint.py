@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -59,12 +60,17 @@ class FairseqCheckpoint:
     @property
     def heads(self) -> tuple[str, ...]:
         """The names of the classification heads, in the file's order."""
-        names = [name.removeprefix(HEAD).split(".")[0] for name in self.weights if name.startswith(HEAD)]
-        return tuple(dict.fromkeys(names))
+        return tuple(self.parts_of_heads)
 
-    def parts_of(self, head: str) -> set[str]:
-        """What a head consists of, such as dense.weight."""
-        return {name.removeprefix(f"{HEAD}{head}.") for name in self.weights if name.startswith(f"{HEAD}{head}.")}
+    @cached_property
+    def parts_of_heads(self) -> Mapping[str, Mapping[str, Weight]]:
+        """What each head consists of, by names such as dense.weight."""
+        found: dict[str, dict[str, Weight]] = {}
+        for name, weight in self.weights.items():
+            if name.startswith(HEAD):
+                head, _dot, part = name.removeprefix(HEAD).partition(".")
+                found.setdefault(head, {})[part] = weight
+        return found
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_xlmr.conversion.architecture import EMBEDDING, GLANCE_BYTES, LM_WEIGHT, Architecture, Wanted, decide
+from hf_xlmr.conversion.architecture import EMBEDDING, Architecture, Wanted, decide
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
-from hf_xlmr.conversion.parts import same_bytes
-from hf_xlmr.conversion.preparation import labels_of
+from hf_xlmr.conversion.plan import Difference, WeightPlan, parameters_of, plan_weights
+from hf_xlmr.conversion.preparation import labels_of, read_vocabulary
 from hf_xlmr.conversion.recipe import kept_options
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.dictionary_kinds import kind_of_dictionary
@@ -43,6 +43,11 @@ class Inspection:
     """In tokens."""
     weights: int
     parameters: int
+    """The numbers of the network in the checkpoint, a tied matrix once."""
+    output_parameters: int | None
+    """The numbers of what `convert` would write, None where it would write nothing."""
+    differences: tuple[Difference, ...]
+    """What makes the one number of the other: what is made, and what is left behind."""
     dtypes: Mapping[str, int]
     """Weights per dtype."""
     heads: tuple[str, ...]
@@ -72,21 +77,27 @@ def inspect(
     what Transformers cannot express is told in the result.
     """
     with told_plainly(), open_checkpoint(source, data=data, ema=ema, progress=progress) as checkpoint:
-        architecture, reasons = _decided(checkpoint, attention_heads)
-        return _inspection(checkpoint, architecture, reasons)
+        try:
+            architecture = decide(checkpoint, Wanted(attention_heads=attention_heads), reads_weights=False)
+            plan = plan_weights(checkpoint, architecture, extra_rows=_extra_rows(checkpoint, architecture))
+        except HfXlmrError as error:
+            reasons = error.reasons if isinstance(error, UnsupportedCheckpoint) else (str(error),)
+            return _inspection(checkpoint, None, None, reasons)
+        return _inspection(checkpoint, architecture, plan, ())
 
 
-def _decided(checkpoint: FairseqCheckpoint, attention_heads: int | None) -> tuple[Architecture | None, tuple[str, ...]]:
-    try:
-        return decide(checkpoint, Wanted(attention_heads=attention_heads), reads_weights=False), ()
-    except UnsupportedCheckpoint as error:
-        return None, error.reasons
-    except HfXlmrError as error:
-        return None, (str(error),)
+def _extra_rows(checkpoint: FairseqCheckpoint, architecture: Architecture) -> int:
+    """The rows that `convert` appends for pieces that the dictionary lacks; none where there is no dictionary."""
+    if checkpoint.files.dictionary is None:
+        return 0
+    return read_vocabulary(checkpoint, architecture.vocabulary).extra_unk_rows
 
 
 def _inspection(
-    checkpoint: FairseqCheckpoint, architecture: Architecture | None, reasons: tuple[str, ...]
+    checkpoint: FairseqCheckpoint,
+    architecture: Architecture | None,
+    plan: WeightPlan | None,
+    reasons: tuple[str, ...],
 ) -> Inspection:
     files = checkpoint.files
     embedding = checkpoint.weights.get(EMBEDDING)
@@ -106,7 +117,9 @@ def _inspection(
         attention_heads=architecture.attention_heads if architecture else 0,
         longest_text=architecture.positions - 2 if architecture else 0,
         weights=len(checkpoint.weights),
-        parameters=_parameters(checkpoint),
+        parameters=parameters_of(checkpoint),
+        output_parameters=plan.parameters if plan else None,
+        differences=plan.differences if plan else (),
         dtypes=dict(Counter(weight.dtype for weight in checkpoint.weights.values())),
         heads=checkpoint.heads,
         labels=labels_of(checkpoint, architecture) if architecture else (),
@@ -115,19 +128,9 @@ def _inspection(
         dictionary_symbols=len(dictionary) if dictionary else None,
         mask_id=dictionary.mask_index if dictionary else None,
         dictionary_kind=kind.told("dict.txt") if kind else None,
-        dropped=checkpoint.dropped,
+        dropped=plan.dropped if plan else checkpoint.dropped,
         options=kept_options(checkpoint.options),
     )
-
-
-def _parameters(checkpoint: FairseqCheckpoint) -> int:
-    """The numbers that were trained: a tied matrix counts once."""
-    weights = checkpoint.weights
-    total = sum(weight.count for weight in weights.values())
-    if EMBEDDING not in weights or LM_WEIGHT not in weights:
-        return total
-    is_tied = same_bytes(weights[EMBEDDING], weights[LM_WEIGHT], at_most=GLANCE_BYTES)
-    return total - weights[LM_WEIGHT].count if is_tied else total
 
 
 def _sizes(checkpoint: FairseqCheckpoint) -> dict[str, int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log, sqrt
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.conversion.architecture import Architecture
+from hf_xlmr.conversion.architecture import GLANCE_BYTES, Architecture
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.parts import same_bytes
 from hf_xlmr.conversion.templates import fill, match
 from hf_xlmr.conversion.weight_map import DECODER_BIAS, TOKEN_TYPES, Placement, Task, placements, rows_of
 from hf_xlmr.conversion.weights import Cast, Computed, Constant, JoinedRows, Stored, Weight, read_array, read_rows
@@ -18,7 +19,7 @@ from hf_xlmr.errors import WeightsMismatch
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["NEVER_PREDICTED", "WeightPlan", "plan_weights"]
+__all__ = ["NEVER_PREDICTED", "Difference", "WeightPlan", "parameters_of", "plan_weights"]
 
 E: Final = "encoder.sentence_encoder."
 EMBEDDING: Final = E + "embed_tokens.weight"
@@ -32,6 +33,16 @@ NEVER_PREDICTED: Final = -10_000.0  # exp() of it is 0 in every dtype, and float
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Parameters that the output has more than the checkpoint, or fewer where the number is below 0, and why."""
+
+    parameters: int
+    names: tuple[str, ...]
+    """Transformers' names of what was made, fairseq's of what was left behind."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class WeightPlan:
     """What will be written, under Transformers' names, and the account of every name on either side."""
 
@@ -42,6 +53,15 @@ class WeightPlan:
     """Names in the file that are left behind, each with its reason."""
     made: dict[str, str]
     """Transformers' names without a fairseq weight, each with what they hold."""
+    source_parameters: int
+    """The numbers of the network in the checkpoint: a tied matrix counts once, and what is `dropped` from it too."""
+    differences: tuple[Difference, ...]
+    """What makes `parameters` of `source_parameters`."""
+
+    @property
+    def parameters(self) -> int:
+        """The numbers of all weights together."""
+        return sum(weight.count for weight in self.weights.values())
 
     @property
     def nbytes(self) -> int:
@@ -59,21 +79,22 @@ def plan_weights(
     """
     available, replaced = _available(checkpoint, architecture)
     placed = list(_placements(architecture))
-    left = {name: _left_out(name, architecture) for name in available if name not in {each.fairseq for each in placed}}
+    wanted = {each.fairseq for each in placed}
+    left = {name: _left_out(name, architecture) for name in available if name not in wanted}
     _raise_if_unbalanced(available, placed, left)
     weights = {each.transformers: _adjusted(each, available, architecture, extra_rows) for each in placed}
     made = dict(_made(architecture, weights, available[EMBEDDING].dtype))
     weights |= {name: weight for name, (weight, _what) in made.items()}
+    mapped = {each.fairseq: each.transformers for each in placed if each.fairseq in checkpoint.weights}
+    gone = {**replaced, **{name: str(reason) for name, reason in left.items()}}
+    notes = {name: what for name, (_weight, what) in made.items()} | _computed_notes(architecture, extra_rows)
     return WeightPlan(
         weights=dict(sorted(_cast(weights, dtype).items())),
-        mapped={each.fairseq: each.transformers for each in placed if each.fairseq in checkpoint.weights},
-        dropped={
-            **checkpoint.dropped,
-            **dict.fromkeys(checkpoint.beside, BESIDE),
-            **replaced,
-            **{name: str(reason) for name, reason in left.items()},
-        },
-        made={name: what for name, (_weight, what) in made.items()} | _computed_notes(architecture, extra_rows),
+        mapped=mapped,
+        dropped={**checkpoint.dropped, **dict.fromkeys(checkpoint.beside, BESIDE), **gone},
+        made=notes,
+        source_parameters=parameters_of(checkpoint),
+        differences=_grouped(_differences(checkpoint, weights, mapped, gone, notes)),
     )
 
 
@@ -161,7 +182,7 @@ def _left_out(name: str, architecture: Architecture) -> str | None:
     """Why a weight of the file has no place in this architecture; None where nothing explains it."""
     if name == LM_WEIGHT and architecture.is_tied and architecture.task is Task.MASKED_LM:
         return "the same as the embeddings, to which Transformers ties it"
-    if name.startswith("encoder.lm_head."):
+    if name.startswith("encoder.lm_head.") and architecture.task is not Task.MASKED_LM:
         return "the masked-LM head, which this class does not have"
     if name.startswith("classification_heads.") and name.split(".")[1] != architecture.head:
         return "another classification head, which was not asked for"
@@ -226,3 +247,52 @@ def _computed_notes(architecture: Architecture, extra_rows: int) -> dict[str, st
     if extra_rows:
         notes[f"{base}embeddings.word_embeddings.weight (last rows)"] = f"{extra_rows} copies of <unk>'s row"
     return notes
+
+
+# ---- the numbers of parameters on either side ------------------------------------------------------------------------
+
+
+def parameters_of(checkpoint: FairseqCheckpoint) -> int:
+    """The numbers of the network in a checkpoint: a tied matrix counts once, what is no part of it does not."""
+    return sum(_counts(checkpoint).values())
+
+
+def _counts(checkpoint: FairseqCheckpoint) -> dict[str, int]:
+    """The numbers of each weight, 0 for a matrix that is the embeddings again, by its beginning."""
+    weights = checkpoint.weights
+    counts = {name: weight.count for name, weight in weights.items()}
+    if {EMBEDDING, LM_WEIGHT} <= counts.keys():
+        is_tied = same_bytes(weights[EMBEDDING], weights[LM_WEIGHT], at_most=GLANCE_BYTES)
+        counts[LM_WEIGHT] = 0 if is_tied else counts[LM_WEIGHT]
+    return counts
+
+
+def _differences(
+    checkpoint: FairseqCheckpoint,
+    weights: Mapping[str, Weight],
+    mapped: Mapping[str, str],
+    gone: Mapping[str, str],
+    made: Mapping[str, str],
+) -> Iterator[Difference]:
+    """Of each name by itself: what was left behind, what has grown, and what was made."""
+    counts = _counts(checkpoint)
+    for name, reason in gone.items():
+        yield Difference(-counts.get(name, 0), (name,), reason)
+    for name, theirs in mapped.items():
+        grown = "rows for the pieces that the dictionary lacks" if counts[name] else "kept apart from the embeddings"
+        yield Difference(weights[theirs].count - counts[name], (theirs,), grown)
+    for theirs in weights.keys() - mapped.values():
+        yield Difference(weights[theirs].count, (theirs,), made.get(theirs, "computed from what the checkpoint holds"))
+
+
+def _grouped(differences: Iterable[Difference]) -> tuple[Difference, ...]:
+    """Those of one reason as one, the largest first."""
+    groups: dict[tuple[str, bool], list[Difference]] = {}
+    for each in differences:
+        if each.parameters:
+            groups.setdefault((each.reason, each.parameters > 0), []).append(each)
+    joined = []
+    for (reason, _is_more), group in groups.items():
+        names = sorted(name for each in group for name in each.names)
+        joined.append(Difference(sum(each.parameters for each in group), tuple(names), reason))
+    return tuple(sorted(joined, key=lambda each: (-abs(each.parameters), each.reason)))

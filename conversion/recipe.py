@@ -16,7 +16,7 @@ from hf_xlmr.conversion.architecture import Wanted, unclear_head
 from hf_xlmr.conversion.card import CardMetadata, card_of, checked_metadata
 from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.options import Options
-from hf_xlmr.conversion.plan import WeightPlan
+from hf_xlmr.conversion.plan import Difference, WeightPlan
 from hf_xlmr.conversion.preparation import Prepared, prepare
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.conversion.vocabulary import write_tokenizer
@@ -55,6 +55,11 @@ class ConversionReport:
     class_name: str
     dtype: str
     parameters: int
+    """The numbers of the output."""
+    source_parameters: int
+    """The numbers of the network in the checkpoint, a tied matrix once."""
+    differences: tuple[Difference, ...]
+    """What makes the one number of the other: what was made, and what was left behind."""
     files: Mapping[str, int]
     """Names and bytes of what was written."""
     mapped: Mapping[str, str]
@@ -252,7 +257,9 @@ def _report(prepared: Prepared, output: Path) -> ConversionReport:
         source=prepared.checkpoint.files.name,
         class_name=prepared.architecture.class_name,
         dtype=str(prepared.config["dtype"]),
-        parameters=sum(weight.count for weight in plan.weights.values()),
+        parameters=plan.parameters,
+        source_parameters=plan.source_parameters,
+        differences=plan.differences,
         files={},
         mapped=plan.mapped,
         dropped=plan.dropped,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -43,6 +42,7 @@ __all__ = [
 ]
 
 WIDEST: Final = 10_000  # characters: more than any table has
+MOST_WEIGHTS: Final = 3  # by name, of many with one reason
 MOST_NAMED: Final = 8  # files of somebody else's
 COLUMNS: Final[dict[str, JustifyMethod]] = {
     "device": "left",
@@ -102,7 +102,25 @@ def _size(count: int) -> str:
 
 
 def _reasons(names: Mapping[str, str]) -> list[str]:
-    return [f"{count} left behind: {reason}" for reason, count in Counter(names.values()).items()]
+    """What was left behind, by reason, with its names where they are few."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        groups.setdefault(reason, []).append(name)
+    return [f"{len(group)} left behind: {reason} ({_few(group)})" for reason, group in groups.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_WEIGHTS} more" if len(names) > MOST_WEIGHTS else ""
+    return ", ".join(names[:MOST_WEIGHTS]) + more
+
+
+def _differences(differences: Iterable[Any]) -> list[str]:
+    """What makes the parameters of the checkpoint those of the output, a line for each reason."""
+    return [
+        f"{each.parameters:+,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
+        f"({_few(each.names)})"
+        for each in differences
+    ]
 
 
 def show_conversion(report: Any) -> None:
@@ -110,12 +128,13 @@ def show_conversion(report: Any) -> None:
     console = Console(highlight=False)
     shown = {
         "class": f"{report.class_name}, {report.parameters:,} parameters, {report.dtype}",
+        "checkpoint": f"{report.source_parameters:,} parameters",
         "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
         "proof": _proof(report.parity),
     }
     console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
-    for line in [*_reasons(report.dropped), *report.notes]:
+    for line in [*_differences(report.differences), *_reasons(report.dropped), *report.notes]:
         console.print(f"  - {_plain(line)}")
 
 
@@ -188,6 +207,7 @@ def show_inspection(inspection: Any) -> None:
         "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons)),
         "network": _network(inspection),
         "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; {_counted(inspection.dtypes)})",
+        "output": "none" if inspection.output_parameters is None else f"{inspection.output_parameters:,} parameters",
         "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",
         "dictionary": _dictionary(inspection),
         "heads": ", ".join(inspection.heads) or "none",
@@ -196,7 +216,8 @@ def show_inspection(inspection: Any) -> None:
         "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
     }
     console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", shown))
-    for line in [*_reasons(inspection.dropped), *([inspection.dictionary_kind] if inspection.dictionary_kind else [])]:
+    kind = [inspection.dictionary_kind] if inspection.dictionary_kind else []
+    for line in [*_differences(inspection.differences), *_reasons(inspection.dropped), *kind]:
         console.print(f"  - {_plain(line)}")
 
 

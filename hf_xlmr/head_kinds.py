@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -58,7 +58,7 @@ PLAIN_TOKEN_WORDS: Final = TOKEN_WORDS & {"tagging", "tagger", "token", "tokens"
 """Those which nobody gives to a head that reads `<s>`."""
 
 
-def kind_of_head(name: str, options: Mapping[str, object], *, heads: Sequence[str] = ()) -> Reading:
+def kind_of_head(name: str, options: Mapping[str, object], *, heads: Collection[str] = ()) -> Reading:
     """What the head `name` reads; `options` are the checkpoint's, `heads` the names of all its heads.
 
     The task and the criterion speak of the head that was trained; for any other, and where they are silent, its name
@@ -95,9 +95,10 @@ def is_multi_label(options: Mapping[str, object]) -> bool:
     return is_told or any(options.get(key) is True for key in MULTI_LABEL_OPTIONS)
 
 
-def _was_trained(name: str, options: Mapping[str, object], heads: Sequence[str]) -> bool:
+def _was_trained(name: str, options: Mapping[str, object], heads: Collection[str]) -> bool:
     """Whether the task speaks of this head: the one that the options name, or the only one, or one of equals."""
-    trained = {options.get(key) for key in HEAD_OPTIONS} & set(heads)
+    given = [options.get(key) for key in HEAD_OPTIONS]
+    trained = [head for head in given if isinstance(head, str) and head in heads]
     return len(heads) < 2 or not trained or name in trained
 
 

@@ -245,9 +245,16 @@ class ModelFiles:
     @cached_property
     @_with_names
     def options(self) -> Mapping[str, Any]:
-        """What fairseq was told in training, as far as it matters; empty where nobody kept it."""
+        """What fairseq was told in training, as far as it matters; empty where nobody kept it.
+
+        Raises IntegrityError, also for those of a model of another width.
+        """
         path = self.folder / "fairseq" / "options.json"
-        return _json(path) if path.is_file() else {}
+        options = _json(path) if path.is_file() else {}
+        width = options.get("encoder_embed_dim")
+        if type(width) is int and width != self.shape.hidden:
+            raise IntegrityError(f"{path} is of a model of the width {width}, and this one's is {self.shape.hidden}")
+        return options
 
     @cached_property
     @_with_names

@@ -236,7 +236,8 @@ def _classification_heads(
 ) -> dict[str, ClassificationHead]:
     """The heads by name, each reading what fairseq's code for its task reads."""
     found = _heads(files, network, place)
-    readings = {name: kind_of_head(name, files.options, heads=list(found)) for name in found}
+    heads = frozenset(found)
+    readings = {name: kind_of_head(name, files.options, heads=heads) for name in found}
     for name, reading in readings.items():
         if reading.kind is HeadKind.UNCLEAR:
             logger.warning("the head %s reads the first token, as fairseq's class does (%s)", name, reading.reason)

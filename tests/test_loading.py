@@ -77,6 +77,15 @@ def test_another_models_pieces_and_labels_are_refused(name: str, tmp_path: Path)
         _ = files.labels if "label" in name else files.tokenizer
 
 
+def test_options_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    """They would lend their activation and their tasks to heads."""
+    path = shutil.copytree(folder, tmp_path / "model") / "fairseq" / "options.json"
+    options = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**options, "encoder_embed_dim": 1024}), encoding="utf-8")
+    with pytest.raises(IntegrityError, match="of a model of the width 1024, and this one's is 16"):
+        XLMR.from_pretrained(tmp_path / "model")
+
+
 def test_a_dictionary_of_more_names_than_rows_is_refused_where_nothing_was_recorded(
     folder: Path, tmp_path: Path
 ) -> None:
