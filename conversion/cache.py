@@ -22,6 +22,7 @@ from hf_xlmr.conversion.sources import is_archive, open_source
 from hf_xlmr.conversion.weights import Weight, read_array
 from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import InputError, as_named
+from hf_xlmr.json_files import strict_json
 from hf_xlmr.locks import locked
 from hf_xlmr.model_shape import HEAD_PARTS
 from hf_xlmr.own_names import RELEASE_NAMES, own_name
@@ -75,10 +76,10 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
 def _is_whole(entry: Path) -> bool:
     """Whether an entry holds what it was made with: by its files' facts, and by their hashes where these changed."""
     try:
-        record = json.loads((entry / RECORD).read_bytes())
+        record = strict_json((entry / RECORD).read_bytes(), has_paths=True)
         whole = bool(record) and all(_is_as_made(entry / name, made) for name, made in record.items())
         is_moved = whole and any(_facts_of(entry / name) != made["facts"] for name, made in record.items())
-    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
         return False
     if is_moved:
         with suppress(OSError):  # as in a cache that was copied, and may be another user's

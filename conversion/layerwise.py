@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.plain_config import plain_config, raise_if_adapter
+from hf_xlmr.safetensors_files import file_header
 
 if TYPE_CHECKING:
     import torch
@@ -122,13 +122,8 @@ class WeightFiles:
     @classmethod
     def of(cls, folder: Path) -> WeightFiles:
         """The weights of the model in `folder`."""
-        from safetensors import safe_open
-
-        places: dict[str, Path] = {}
-        with ExitStack() as stack:
-            for path in sorted(folder.glob("model*.safetensors")):
-                places.update(dict.fromkeys(stack.enter_context(safe_open(path, framework="pt")).keys(), path))
-        return cls(places)
+        files = sorted(folder.glob("model*.safetensors"))
+        return cls({name: path for path in files for name in file_header(path)})
 
     def reader(self, name: str) -> _Reader:
         """The weight `name`. Raises IntegrityError."""

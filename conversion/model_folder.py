@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from hf_xlmr.conversion.containers import ITEM_SIZES, StorageRecord
+from hf_xlmr.conversion.containers import StorageRecord
 from hf_xlmr.conversion.slices import FileSlice
 from hf_xlmr.conversion.weights import Stored, Weight
-from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
-from hf_xlmr.stored_weights import LFS_POINTER, POINTER_TOLD, present_name
+from hf_xlmr.errors import InputError, WeightsMismatch
+from hf_xlmr.json_files import json_object
+from hf_xlmr.safetensors_files import file_header, shards_of
+from hf_xlmr.stored_weights import present_name
 
 __all__ = ["ModelFolder", "open_model_folder", "read_json"]
 
@@ -21,9 +22,6 @@ CONFIG: Final = "config.json"
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 PICKLED: Final = "pytorch_model"  # how the weights were called before safetensors
-METADATA: Final = "__metadata__"
-LARGEST_HEADER: Final = 100_000_000  # bytes; the format's own limit
-MOST_DIMENSIONS: Final = 16
 DTYPES: Final = {
     "F32": "float32",
     "F16": "float16",
@@ -60,28 +58,18 @@ def open_model_folder(path: Path) -> ModelFolder:
     return ModelFolder(path=path, config=config, weights=named)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no file. Raises IntegrityError, OSError."""
+def read_json(path: Path, *, has_paths: bool = False) -> dict[str, Any] | None:
+    """As `json_object`, None where there is no file. Raises IntegrityError, OSError."""
     if not path.is_file():
         return None
-    return _parsed(path.read_bytes(), str(path))
-
-
-def _parsed(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{name} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise IntegrityError(f"{name} is damaged: it holds no object")
-    return content
+    return json_object(path, has_paths=has_paths)
 
 
 def _weights(path: Path) -> dict[str, Weight]:
     """Every tensor of the folder's safetensors files."""
     if (path / SINGLE).is_file():
         return dict(_tensors(path / SINGLE))
-    index = read_json(path / INDEX)
+    index = shards_of(path / INDEX) if (path / INDEX).is_file() else None
     if index is None:
         if any(path.glob(f"{PICKLED}*")):
             raise InputError(f"{path} holds pickled weights; save the model again as safetensors (save_pretrained)")
@@ -89,15 +77,10 @@ def _weights(path: Path) -> dict[str, Weight]:
     return _indexed(path, index)
 
 
-def _indexed(path: Path, index: Mapping[str, Any]) -> dict[str, Weight]:
+def _indexed(path: Path, listed: Mapping[str, str]) -> dict[str, Weight]:
     """The tensors of the shards that an index lists. Raises WeightsMismatch where one is not where it says."""
-    listed = index.get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise IntegrityError(f"{path / INDEX} is damaged: it has no weight_map")
     weights: dict[str, Weight] = {}
     for file in sorted(set(listed.values())):
-        if Path(file).name != file:
-            raise IntegrityError(f"{path / INDEX} names {file!r:.80}, which is not in the folder")
         if not (path / file).is_file():
             raise InputError(f"{path} is incomplete: {file} is missing")
         found = dict(_tensors(path / file))
@@ -109,40 +92,12 @@ def _indexed(path: Path, index: Mapping[str, Any]) -> dict[str, Weight]:
     return weights
 
 
-# ---- safetensors: a little-endian 64-bit length, a JSON header, then the tensors' bytes ------------------------------
-
-
 def _tensors(path: Path) -> Iterator[tuple[str, Weight]]:
-    file = FileSlice.whole(path)
-    head = file.read(0, 8)
-    if head == LFS_POINTER:
-        raise InputError(POINTER_TOLD.format(path))
-    length = int.from_bytes(head, "little")
-    if len(head) < 8 or length > min(LARGEST_HEADER, file.length - 8):
-        raise IntegrityError(f"{path} is truncated or damaged: its header would be {length} bytes long")
-    header, start = _parsed(file.read(8, length), str(path)), 8 + length
-    for name, entry in header.items():
-        if name != METADATA:
-            yield name, _tensor(name, entry, FileSlice(path, start, file.length - start, str(path)))
-
-
-def _tensor(name: str, entry: Any, data: FileSlice) -> Weight:
-    """One tensor of the header. Raises IntegrityError, InputError where its type is no plain number."""
-    try:
-        shape, (first, last), code = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
-        numbers = (*shape[:MOST_DIMENSIONS], first, last)
-        is_sane = len(shape) <= MOST_DIMENSIONS and all(type(each) is int and each >= 0 for each in numbers)
-    except (KeyError, TypeError, ValueError):
-        is_sane = False
-    if not is_sane or first > last or not isinstance(code, str):
-        raise IntegrityError(f"{data.name} is damaged: its header does not tell where {name:.80} lies")
-    if code not in DTYPES:
-        raise InputError(f"{data.name} holds {name:.80} as {code:.20}, which fairseq cannot compute with")
-    dtype = DTYPES[code]
-    if last > data.length:
-        raise IntegrityError(f"{data.name} is truncated: {name:.80} reaches beyond its end")
-    if prod(shape) * ITEM_SIZES[dtype] != last - first:
-        raise IntegrityError(f"{data.name} is damaged: {name:.80} has {last - first} bytes, not those of its shape")
-    where = FileSlice(data.path, data.offset + first, last - first, data.name)
-    stride = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    return Stored(record=StorageRecord(name, where, None), dtype=dtype, shape=shape, stride=stride)
+    """The tensors of a safetensors file. Raises IntegrityError, InputError where a type is no plain number."""
+    for name, entry in file_header(path).items():
+        if entry.dtype not in DTYPES:
+            raise InputError(f"{path} holds {name:.80} as {entry.dtype:.20}, which fairseq cannot compute with")
+        where = FileSlice(path, entry.start, entry.nbytes, str(path))
+        stride = tuple(prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape)))
+        record = StorageRecord(name, where, None)
+        yield name, Stored(record=record, dtype=DTYPES[entry.dtype], shape=entry.shape, stride=stride)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
+
+from hf_xlmr.json_files import strict_json
 
 __all__ = ["OF_TRAINERS", "is_hub_id", "kind_of_file", "kind_of_folder", "kind_of_names"]
 
@@ -107,7 +108,7 @@ def _transformers(names: Collection[str], read: Read) -> str:
 def _described(read: Read, name: str) -> Mapping[str, object]:
     """The object in a small JSON file, empty where there is none in it."""
     try:
-        content = json.loads(read(name)[:LARGEST_DESCRIPTION])
-    except (ValueError, RecursionError, OSError):
+        content = strict_json(read(name)[:LARGEST_DESCRIPTION])
+    except (ValueError, OSError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import sqrt
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from hf_xlmr.conversion.architecture import Architecture
 from hf_xlmr.conversion.layerwise import WeightFiles, layerwise_network
@@ -26,13 +25,15 @@ from hf_xlmr.conversion.weights import Cast, Computed, Weight
 from hf_xlmr.conversion.writer import DTYPE_NAMES
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import HfXlmrError, IntegrityError
+from hf_xlmr.json_files import json_object
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.safetensors_files import TensorEntry, file_header, read_header, shards_of
 from hf_xlmr.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ParityError", "ParityReport", "StepDifference", "compare_companions", "read_json", "verify_folder"]
+__all__ = ["ParityError", "ParityReport", "StepDifference", "compare_companions", "verify_folder"]
 
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
@@ -141,7 +142,7 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
 
 def _compare_config(prepared: Prepared, folder: Path) -> None:
     """Compare config.json with what was prepared, and with what fairseq fixes in its code."""
-    given = read_json(folder / "config.json")
+    given = json_object(folder / "config.json")
     if unknown := sorted(set(given) - set(prepared.config)):
         raise ParityError(f"config.json: {unknown[0]}", f"config.json says {unknown[0]}, which convert does not write")
     expected = {**prepared.config, "layer_norm_eps": EPS, "pad_token_id": PAD, "type_vocab_size": 1}
@@ -184,7 +185,7 @@ def _compare_tokenizer_files(prepared: Prepared, folder: Path) -> None:
                 raise ParityError(f"tokenizer: {name}", f"the folder lacks {name}")
             if (folder / name).read_bytes() == (Path(expected) / name).read_bytes():
                 continue
-            ours, theirs = read_json(Path(expected) / name), read_json(folder / name)
+            ours, theirs = json_object(Path(expected) / name), json_object(folder / name)
             parts = [part for part in {**ours, **theirs} if ours.get(part) != theirs.get(part) or part not in ours]
             if parts:
                 raise ParityError(f"tokenizer: {parts[0]}", f"{name} differs from what the source says in {parts[0]}")
@@ -219,7 +220,7 @@ def _compare_bytes(plan: WeightPlan, folder: Path) -> Iterator[int]:
     found: set[str] = set()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            for name, entry in _entries(path, file).items():
+            for name, entry in read_header(file, path).items():
                 file.seek(entry.start)
                 _compare_weight(name, plan.weights.get(name), entry, file)
                 found.add(name)
@@ -236,61 +237,19 @@ def _compare_index(folder: Path) -> None:
         raise ParityError(path.name, f"the folder must hold either model.safetensors or shards with {path.name}")
     if not path.is_file():
         return
-    told, places = read_json(path).get("weight_map"), {}
+    told, places = shards_of(path), {}
     for shard in sorted(folder.glob("*.safetensors")):
-        with shard.open("rb") as file:
-            places.update(dict.fromkeys(_entries(shard, file), shard.name))
+        places.update(dict.fromkeys(file_header(shard), shard.name))
     if told != places:
         raise ParityError(path.name, f"{path.name} does not say which shard holds which weight")
 
 
-class _Entry(NamedTuple):
-    """Where a weight lies in a safetensors file, and as what."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
-
-
-def _entries(path: Path, file: IO[bytes]) -> dict[str, _Entry]:
-    """The header of a safetensors file. Raises IntegrityError."""
-    try:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, path.stat().st_size)))
-        entries = {
-            name: _Entry(str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(first), int(last) - int(first))
-            for name, entry in header.items()
-            if name != "__metadata__"
-            for first, last in [entry["data_offsets"]]
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise IntegrityError(f"{path} is damaged: its header does not parse ({error})") from error
-    end = max((entry.start + entry.nbytes for entry in entries.values()), default=8 + length)
-    if end != path.stat().st_size:
-        raise IntegrityError(
-            f"{path} is damaged: it has {path.stat().st_size:,} bytes, and its header tells of {end:,}"
-        )
-    return entries
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of the folder. Raises IntegrityError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise IntegrityError(f"{path} is damaged: it holds no JSON object")
-    return content
-
-
-def _compare_weight(name: str, planned: Weight | None, entry: _Entry, file: IO[bytes]) -> None:
+def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file: BinaryIO) -> None:
     if planned is None:
         raise ParityError(name, f"the folder holds {name}, which the source does not explain")
     found = (entry.dtype, list(entry.shape), entry.nbytes)
     expected = (DTYPE_NAMES[planned.dtype], list(planned.shape), planned.nbytes)
-    if found != expected or entry.start < 0:
+    if found != expected:
         told = "dtype {}, shape {}, {} bytes"
         raise ParityError(name, f"{name} is kept as {told.format(*found)}, not {told.format(*expected)}")
     for block in planned.blocks():

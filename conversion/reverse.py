@@ -73,7 +73,8 @@ def export(
     """
     with told_plainly():
         folder = open_model_folder(Path(model_dir))
-        record, options = ConversionRecord.of(folder.path), read_json(folder.path / KEPT / OPTIONS) or {}
+        record = ConversionRecord.of(folder.path)
+        options = read_json(folder.path / KEPT / OPTIONS, has_paths=True) or {}
         network = network_of(folder.config, head=_head_name(folder, record, options))
         companions = companions_of(folder, network, record)
         plan = plan_export(folder, network, rows=companions.rows)

@@ -33,6 +33,7 @@ XLMR_NAMES: Final = 250002
 XLMR_MASK: Final = 250001
 PADDED_TO: Final = 8  # rows, or a multiple: tables are filled up for speed (resize_token_embeddings)
 MOST_PADDING: Final = 128
+LONGEST_ID: Final = 10  # digits
 LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
 README: Final = "README.md"
 WITHOUT_POOLER: Final = "add_pooling_layer=False"
@@ -402,7 +403,8 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
         return facts.fairseqs_mask, "in fairseq/dict.txt"
     decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder")
     for number, token in decoder.items() if isinstance(decoder, dict) else ():
-        if isinstance(token, dict) and token.get("content") == MASK and number.isdecimal() and number.isascii():
+        is_id = number.isdecimal() and number.isascii() and len(number) <= LONGEST_ID
+        if is_id and isinstance(token, dict) and token.get("content") == MASK:
             return int(number), f"in {TOKENIZER_CONFIG}"
     return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, BinaryIO, Final
 
-from hf_xlmr.errors import IntegrityError, told_plainly
+from hf_xlmr.errors import told_plainly
+from hf_xlmr.safetensors_files import read_header
 
 __all__ = ["fingerprint"]
 
@@ -40,18 +40,14 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _add_weights(total: Any, file: IO[bytes], path: Path) -> None:
-    start = file.read(8)
-    header = file.read(min(struct.unpack("<Q", start)[0], LONGEST_HEADER)) if len(start) == 8 else b""
-    total.update(struct.pack("<Q", path.stat().st_size) + start + header)
-    try:
-        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        places = sorted((int(first), int(end)) for first, end in (each["data_offsets"] for each in tensors.values()))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged: its header is not that of a safetensors file") from error
-    for first, end in places:
-        for at, length in _parts(first, end):
-            file.seek(len(start) + len(header) + at)
+def _add_weights(total: Any, file: BinaryIO, path: Path) -> None:
+    entries = read_header(file, path).values()
+    data = min((entry.start for entry in entries), default=path.stat().st_size)
+    file.seek(0)
+    total.update(struct.pack("<Q", path.stat().st_size) + file.read(data))
+    for entry in entries:
+        for at, length in _parts(entry.start, entry.start + entry.nbytes):
+            file.seek(at)
             total.update(file.read(length))
 
 

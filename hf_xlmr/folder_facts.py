@@ -12,10 +12,11 @@ from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.dictionary_kinds import kind_of_dictionary
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_records import CONVERSION, ConversionRecord
-from hf_xlmr.model_shape import FAMILIES, json_object
+from hf_xlmr.json_files import json_object
+from hf_xlmr.model_shape import FAMILIES
 from hf_xlmr.placed_loading import STORED_DTYPES, files_of_weights
+from hf_xlmr.safetensors_files import file_header
 from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
-from hf_xlmr.stored_weights import opened
 
 __all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
 
@@ -191,11 +192,8 @@ class FolderFacts:
         files = files_of_weights(self.folder)
         found: dict[str, StoredTensor] = {}
         for file in dict.fromkeys(files.values()):
-            with opened(file) as stored:
-                for name in stored.keys():  # noqa: SIM118  # it is no mapping
-                    held = stored.get_slice(name)
-                    code = held.get_dtype()
-                    found[name] = StoredTensor(file, tuple(held.get_shape()), STORED_DTYPES.get(code, code))
+            for name, held in file_header(file).items():
+                found[name] = StoredTensor(file, held.shape, STORED_DTYPES.get(held.dtype, held.dtype))
         return found
 
     @cached_property
@@ -238,11 +236,4 @@ def _vocabulary(vocabulary: Any) -> dict[str, int]:
 
 
 def _object(path: Path) -> Mapping[str, Any] | None:
-    if not path.is_file():
-        return None
-    content = json_object(path)
-    with path.open("rb") as file:
-        head = file.read(2)
-    if not head.isascii() or b"\0" in head:  # Python's json takes them, and Transformers does not
-        raise IntegrityError(f"{path} is not plain UTF-8, which Transformers cannot read: save it so, without a mark")
-    return content
+    return json_object(path) if path.is_file() else None

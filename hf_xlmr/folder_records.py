@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.model_shape import json_object
+from hf_xlmr.json_files import json_object
 
 __all__ = [
     "CONVERSION",
@@ -167,7 +167,7 @@ def finetuning_record_text(fields: Mapping[str, object]) -> str:
 
 
 def _read(path: Path, kind: str) -> Mapping[str, Any]:
-    fields = json_object(path)
+    fields = json_object(path, has_paths=True)
     number, newest = fields.get(FORMAT, 0), NEWEST[kind]
     if type(number) is not int or number < 0:
         raise IntegrityError(f"{path} is damaged: its format is {number!r:.40}, which is not a number of hf_xlmr's")

@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from hf_xlmr.cache_folder import cache_folder, make_cache_folder
+from hf_xlmr.json_files import strict_json
 from hf_xlmr.linear_kernels import PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.precision import device_name
 from hf_xlmr.replaced_files import replace_content
@@ -36,10 +37,10 @@ def remembered_kernel(
     facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
     path = cache_folder() / KERNELS / sha256(json.dumps(facts).encode()).hexdigest()
     try:
-        kernel = str(json.loads(path.read_text(encoding="utf-8"))["kernel"])
+        kernel = str(strict_json(path.read_bytes())["kernel"])
         if kernel in offered_kernels(dtype, device):
             return kernel
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     kernel = fastest_kernel(hidden, intermediate, tokens=tokens, dtype=dtype, device=device, activation=activation)
     _remember(path, {"kernel": kernel, "measured for": facts})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.model_shape import json_object
+from hf_xlmr.json_files import json_object, strict_json
 
 __all__ = ["KnownFiles"]
 
@@ -77,9 +76,9 @@ class KnownFiles:
         """The folders of modules of sentence-transformers."""
         path = self.folder / MODULES
         try:
-            modules: Any = json.loads(path.read_bytes()) if path.is_file() else []
+            modules: Any = strict_json(path.read_bytes()) if path.is_file() else []
             return frozenset(str(each["path"]).rstrip("/") for each in modules if each.get("path"))
-        except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError):
             return frozenset()  # doctor tells of it
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.dictionary_kinds import DictionaryKind, kind_of_dictionary
 from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
+from hf_xlmr.json_files import json_object
 from hf_xlmr.kept_files import read_kept
 from hf_xlmr.model_shape import ModelShape, shape_of_config
 from hf_xlmr.own_names import is_there, own_name
@@ -250,7 +250,7 @@ class ModelFiles:
         Raises IntegrityError, also for those of a model of another width.
         """
         path = self.folder / "fairseq" / "options.json"
-        options = _json(path) if path.is_file() else {}
+        options = _json(path, has_paths=True) if path.is_file() else {}
         width = options.get("encoder_embed_dim")
         if type(width) is int and width != self.shape.hidden:
             raise IntegrityError(f"{path} is of a model of the width {width}, and this one's is {self.shape.hidden}")
@@ -392,16 +392,11 @@ def _names_of_classes(names: object) -> list[str]:
         raise InputError(f"config.json: id2label does not number its names 0 to {len(names) - 1}") from None
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def _json(path: Path, *, has_paths: bool = False) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path, has_paths=has_paths)
     except FileNotFoundError:
         raise InputError(f"{path.parent} holds no {path.name}.") from None
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise IntegrityError(f"{path} is damaged: it holds no JSON object")
-    return content
 
 
 def _dictionary_of_tokenizer(folder: Path, *, rows: int) -> Dictionary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.json_files import json_object
 from hf_xlmr.own_names import own_name
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "ModelShape",
     "Task",
     "Tensor",
-    "json_object",
     "shape_of",
     "shape_of_config",
 ]
@@ -339,17 +338,6 @@ def shape_of(model: str | Path) -> ModelShape:
             return shape_of_config(json_object(config))
     preview = import_module("hf_xlmr.conversion.preview")
     return shape_of_config(preview.preview_config(model))
-
-
-def json_object(path: Path) -> Mapping[str, Any]:
-    """The object that a JSON file of a model folder holds. Raises IntegrityError, OSError."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise IntegrityError(f"{path} is damaged: it holds no object")
-    return content
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:

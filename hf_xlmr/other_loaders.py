@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from hf_xlmr.json_files import strict_json
 
 __all__ = ["ADAPTER", "MODULES", "missing_of_adapter", "missing_of_modules"]
 
@@ -29,8 +30,8 @@ def missing_of_modules(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        missing = next(_missing(folder, json.loads(path.read_bytes())), None)
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        missing = next(_missing(folder, strict_json(path.read_bytes())), None)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return f"{MODULES} is damaged: it lists no modules, and sentence-transformers does not load the folder"
     if missing is None:
         return None

@@ -17,6 +17,7 @@ from hf_xlmr.memory import CPU, DISK, Device
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of
 from hf_xlmr.plain_config import config_damage_told, plain_config, raise_if_adapter
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.safetensors_files import file_header, shards_of
 from hf_xlmr.sharding import check_device_map, place_of
 from hf_xlmr.stored_weights import OffloadedWeights, StoredWeight, opened, present_name
 
@@ -148,14 +149,7 @@ def files_of_weights(folder: Path) -> dict[str, Path]:
             f"{folder} holds no weights: there is neither {SINGLE} nor {INDEX} (a pytorch_model.bin is not read, since "
             "it is a pickle: load it with Transformers and save it again, which writes safetensors)"
         )
-    try:
-        files = {
-            str(name): Path(file) for name, file in json.loads((folder / INDEX).read_bytes())["weight_map"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{folder / INDEX} is damaged: it has no weight_map") from error
-    if odd := [file for file in files.values() if file.name != str(file)]:
-        raise IntegrityError(f"{folder / INDEX} names {str(odd[0])!r:.80}, which is not in the folder")
+    files = {name: Path(file) for name, file in shards_of(folder / INDEX).items()}
     if absent := [file for file in dict.fromkeys(files.values()) if not (folder / file).is_file()]:
         raise InputError(f"{folder} is incomplete: {absent[0]} is missing")
     held = {name: folder / file for file in dict.fromkeys(files.values()) for name in _names_in(folder / file)}
@@ -166,8 +160,7 @@ def files_of_weights(folder: Path) -> dict[str, Path]:
 
 
 def _names_in(file: Path) -> list[str]:
-    with opened(file) as weights:
-        return list(weights.keys())
+    return list(file_header(file))
 
 
 def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, StoredWeight]:
@@ -237,18 +230,18 @@ def _of_other_sizes(shape: ModelShape, sources: Mapping[str, StoredWeight]) -> l
     expected = {tensor.name: tensor.sizes for tensor in shape.tensors}
     wrong: list[str] = []
     for file in dict.fromkeys(source.file for source in sources.values()):
-        with opened(file) as weights:
-            for name, source in sources.items():
-                if source.file != file:
-                    continue
-                held = weights.get_slice(source.name)
-                if held.get_dtype() not in STORED_DTYPES:
-                    raise InputError(
-                        f"{file} holds {source.name} as {held.get_dtype()}: quantized weights are not read, give a "
-                        f"model in {', '.join(STORED_DTYPES.values())}"
-                    )
-                if tuple(held.get_shape()) != expected[name]:
-                    wrong.append(f"{name} {held.get_shape()}, expected {list(expected[name])}")
+        header = file_header(file)
+        for name, source in sources.items():
+            if source.file != file:
+                continue
+            held = header[source.name]
+            if held.dtype not in STORED_DTYPES:
+                raise InputError(
+                    f"{file} holds {source.name} as {held.dtype}: quantized weights are not read, give a model in "
+                    f"{', '.join(STORED_DTYPES.values())}"
+                )
+            if held.shape != expected[name]:
+                wrong.append(f"{name} {list(held.shape)}, expected {list(expected[name])}")
     return wrong
 
 

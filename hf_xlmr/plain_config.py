@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
-from hf_xlmr.model_shape import json_object
+from hf_xlmr.json_files import json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
-from hf_xlmr.model_shape import json_object
+from hf_xlmr.json_files import json_object
 
 __all__ = ["Standing", "held_to_record", "standing_of"]
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hf_xlmr.errors import IntegrityError
+from hf_xlmr.json_files import strict_json
 
 __all__ = [
     "JOB",
@@ -48,8 +49,8 @@ FILE_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"name": str, "size": i
 def read_record(path: Path) -> dict[str, Any]:
     """The object in a file. Raises IntegrityError, OSError."""
     try:
-        found: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        found: object = strict_json(path.read_bytes(), has_paths=True)
+    except ValueError as error:
         raise _damage(path, str(error)) from error
     return checked_record(path, found, {})
 

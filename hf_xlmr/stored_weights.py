@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.memory import CPU
+from hf_xlmr.safetensors_files import LFS_POINTER, POINTER_TOLD
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ALIGNMENT", "LFS_POINTER", "POINTER_TOLD", "OffloadedWeights", "StoredWeight", "opened", "present_name"]
+__all__ = ["ALIGNMENT", "OffloadedWeights", "StoredWeight", "opened", "present_name"]
 
 # Of a weight's first byte. From other places MKL adds up in another order: the last bits of a product differ.
 ALIGNMENT: Final = 64
-LFS_POINTER: Final = b"version "  # its first bytes, which a safetensors file would need petabytes to begin with
-POINTER_TOLD: Final = "{} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
 # What Transformers 5.0 to 5.7 saves a LayerNorm's weight and bias as (TensorFlow's BERT); each release reads both.
 FORMER_NAMES: Final = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 BAND_BYTES: Final = 1 << 26  # read at a time, so that no weight is in memory twice

@@ -621,7 +621,7 @@ HEADERS = {
     "not an object": (b"\x02\0\0\0\0\0\0\0[]", "holds no object"),
     "no place": ({"a": {"dtype": "F32", "shape": [1]}}, "does not tell where a lies"),
     "backwards": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, "does not tell where a lies"),
-    "beyond the end": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "reaches beyond its end"),
+    "beyond the end": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "its header tells of"),
     "another size": ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 0]}}, "not those of its shape"),
     "negative": ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}, "does not tell where a lies"),
     "an unknown type": ({"a": {"dtype": "F8_E4M3", "shape": [0], "data_offsets": [0, 0]}}, "holds a as F8_E4M3"),

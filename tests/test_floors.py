@@ -25,8 +25,8 @@ FLOORS = (
         "hf_xlmr.conversion.slices",
         "hf_xlmr.conversion.templates",
     ),
-    ("hf_xlmr.durable_files", "hf_xlmr.locks", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
-    ("hf_xlmr.arrow_texts",),
+    ("hf_xlmr.durable_files", "hf_xlmr.json_files", "hf_xlmr.locks", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
+    ("hf_xlmr.arrow_texts", "hf_xlmr.safetensors_files"),
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
+
+from hf_xlmr.safetensors_files import TensorEntry, read_header
 
 __all__ = ["repeat_unknown_row"]
 
@@ -21,17 +21,16 @@ def repeat_unknown_row(folder: Path, *, first: int) -> None:
     """
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("r+b") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            for name, tensor in json.loads(file.read(length)).items():
+            for name, entry in read_header(file, path).items():
                 if name.endswith(EMBEDDING):
-                    _repeat(file, tensor["shape"][0], 8 + length, tensor["data_offsets"], first)
+                    _repeat(file, entry, first)
 
 
-def _repeat(file: IO[bytes], rows: int, data: int, offsets: tuple[int, int], first: int) -> None:
-    begin, end = (data + offset for offset in offsets)
-    width = (end - begin) // rows
-    file.seek(begin + UNKNOWN * width)
+def _repeat(file: BinaryIO, entry: TensorEntry, first: int) -> None:
+    rows = entry.shape[0]
+    width = entry.nbytes // rows
+    file.seek(entry.start + UNKNOWN * width)
     unknown = file.read(width)
-    file.seek(begin + first * width)
+    file.seek(entry.start + first * width)
     for _ in range(first, rows):
         file.write(unknown)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.card_check import told_by_card
 from hf_xlmr.hub_errors import hub_utils
+from hf_xlmr.json_files import json_object
 from hf_xlmr.markdown import as_code, as_text
 from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.results_card import PIPELINE_TAGS
@@ -143,7 +143,7 @@ def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return json_object(folder / "config.json")
 
 
 def _block(folder: Path, task: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
+from hf_xlmr.json_files import json_object
 from hf_xlmr.loading import ModelFiles
 from hf_xlmr.processes import Processes
 from hf_xlmr.tasks.appended_rows import repeat_unknown_row
@@ -238,8 +239,8 @@ def name_for_others(model: str) -> str:
 def _is_whole(checkpoint: Path) -> bool:
     """Whether Trainer wrote a checkpoint to its end: its state last, weights before."""
     try:
-        is_object = isinstance(json.loads((checkpoint / LAST_WRITTEN).read_text(encoding="utf-8")), dict)
-    except (FileNotFoundError, ValueError):
+        is_object = isinstance(json.loads((checkpoint / LAST_WRITTEN).read_bytes()), dict)
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
     return is_object and any(any(checkpoint.glob(each)) for each in WEIGHTS)
 
@@ -261,9 +262,9 @@ def _told(name: str, begun: object, wanted: object) -> str:
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object of ours. Raises IntegrityError."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}; begin anew with --overwrite") from error
+        return json_object(path, has_paths=True)
+    except IntegrityError as error:
+        raise IntegrityError(f"{error}; begin anew with --overwrite") from error
 
 
 def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:

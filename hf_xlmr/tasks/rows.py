@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from hf_xlmr.arrow_texts import BATCH_ROWS, arrow_rows, hub_data_set, open_parquet, saved_data_set
 from hf_xlmr.errors import InputError, printable
+from hf_xlmr.json_files import strict_json
 from hf_xlmr.text_files import is_hub_name, kind_name, text_lines
 from hf_xlmr.text_rows import BadRow, json_object
 
@@ -118,9 +118,9 @@ class Source:
         with open_parquet(self.path) as file:
             written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
         try:
-            features = json.loads(written).get("info", {}).get("features", {})
+            features = strict_json(written).get("info", {}).get("features", {})
             return dict(features)
-        except (ValueError, RecursionError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise BadRow(self.name, f"what datasets wrote about the columns is damaged: {error}") from error
 
 
