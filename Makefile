@@ -1,6 +1,7 @@
 # make demo: convert the demo checkpoint and print features from plain Transformers
 # make test: style, types and tests, as CI runs them
 # make packaged: all tests once more, over the wheel alone, away from the checkout
+# make matrix: the core of the tests in an environment for each set of versions that is promised
 # make fuzz: 100,000 damaged files (some 20 minutes), then 200 runs that are killed
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -10,7 +11,7 @@ TYPES := build/types
 PACKAGED := build/packaged
 TESTS ?= tests
 
-.PHONY: demo test check style types tests packaged benchmarks fuzz clean
+.PHONY: demo test check style types tests packaged matrix benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
@@ -51,6 +52,10 @@ packaged: $(READY)
 	$(PACKAGED)/env/bin/pip install --quiet "$$(ls $(PACKAGED)/dist/*.whl)[test]"
 	cd $(PACKAGED)/elsewhere && OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 		../env/bin/python -m pytest -n 2 --dist loadfile $(addprefix ../hf_xlmr-*/,$(TESTS))
+
+# MATRIX='lowest' takes some of them; each environment takes 2 to 7 GB under build/matrix
+matrix: $(READY)
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 benchmarks: $(READY)
 	$(BIN)/python tests/benchmarks/converting.py

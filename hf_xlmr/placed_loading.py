@@ -323,6 +323,11 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
         config.dtype = getattr(torch, dtype)
         with init_empty_weights(include_buffers=False):
             model = getattr(transformers, shape.class_name)(config, **options)
+    if shape.has_pooler and getattr(model.base_model, "pooler", None) is None:
+        raise InputError(
+            f"Transformers {transformers.__version__} builds {shape.class_name} without the layer before its output, "
+            "and does not run it: install transformers 5.14 or newer"
+        )
     empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
     return empty
 
@@ -383,6 +388,7 @@ def _dispatched(
             state_dict=_offloaded(model, shape, sources, places, dtype, main),
             offload_index={},  # what is on disk is in the mapping too
             offload_buffers=True,
+            force_hooks=DISK in places.values(),  # accelerate up to 1.14 refuses to put all of a model there
         )
     finally:
         log.setLevel(level)
