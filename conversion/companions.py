@@ -18,7 +18,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_records import ConversionRecord
 from hf_xlmr.sentencepiece_model import SentencePieceModel, check_models_of
 
-__all__ = ["KEPT", "Companions", "companions_of"]
+__all__ = ["DICTIONARY", "KEPT", "LABELS", "Companions", "companions_of"]
 
 KEPT: Final = "fairseq"  # where convert keeps what fairseq needs again
 DICTIONARY: Final = "dict.txt"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.safetensors_files import file_header
+from hf_xlmr.stored_weights import present_name
 
 if TYPE_CHECKING:
     import torch
@@ -115,21 +116,22 @@ class _Reader:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Which file of a folder holds which weight."""
+    """Which file of a folder holds which weight, by the name that its class has for it."""
 
-    places: Mapping[str, Path]
+    places: Mapping[str, tuple[Path, str]]
+    """The file, and the name in it."""
 
     @classmethod
     def of(cls, folder: Path) -> WeightFiles:
         """The weights of the model in `folder`."""
         files = sorted(folder.glob("model*.safetensors"))
-        return cls({name: path for path in files for name in file_header(path)})
+        return cls({present_name(name): (path, name) for path in files for name in file_header(path)})
 
     def reader(self, name: str) -> _Reader:
         """The weight `name`. Raises IntegrityError."""
         if name not in self.places:
             raise IntegrityError(f"the folder's files hold no {name}, which Transformers' network has")
-        return _Reader(self.places[name], name)
+        return _Reader(*self.places[name])
 
 
 # ---- reading them when a module is called ----------------------------------------------------------------------------

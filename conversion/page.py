@@ -77,7 +77,7 @@ def _grouped(dropped: Mapping[str, str]) -> list[tuple[str, int, str]]:
 
 def _tokenizer(report: ParityReport) -> str:
     if not report.tokenizer:
-        return "<p>The folder has no tokenizer.</p>"
+        return "<p>No tokenizer was compared.</p>"
     rows = [(each.name, each.texts, each.different, each.example or "") for each in report.tokenizer]
     return _table(("class of texts", "texts", "other ids than fairseq", "for example"), rows)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from hf_xlmr.conversion.architecture import Architecture
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.layerwise import WeightFiles, layerwise_network
 from hf_xlmr.conversion.plan import WeightPlan
 from hf_xlmr.conversion.preparation import Prepared
@@ -33,9 +34,20 @@ from hf_xlmr.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ParityError", "ParityReport", "StepDifference", "compare_companions", "verify_folder"]
+__all__ = [
+    "Behaviour",
+    "ParityError",
+    "ParityReport",
+    "StepDifference",
+    "compare_behaviour",
+    "compare_companions",
+    "output_hashes",
+    "source_hashes",
+    "verify_folder",
+]
 
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+LABELS: Final = "label/dict.txt"
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
 COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs are kept in half precision
 BLOCK: Final = 1 << 20
@@ -106,10 +118,57 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
     with progress.task("compare bytes", total=plan.nbytes) as task:
         for size in _compare_bytes(plan, folder):
             task.advance(size)
+    behaviour = compare_behaviour(prepared, folder, progress=progress)
     exact = _exact_tokenizer(prepared)
-    probes = _probes(prepared.architecture, exact)
-    steps = _compare_behaviour(prepared, folder, probes, progress)
-    tolerance = COARSE_TOLERANCE if _rounds_computed(plan) else TOLERANCE
+    return ParityReport(
+        weights_compared=len(plan.weights),
+        bytes_compared=plan.nbytes,
+        tokens=behaviour.tokens,
+        largest=behaviour.largest,
+        tolerance=behaviour.tolerance,
+        steps=behaviour.steps,
+        tokenizer=() if exact is None else _compare_tokenizer(prepared, exact, folder),
+        source_sha256=source_hashes(prepared.checkpoint),
+        output_sha256=output_hashes(folder),
+    )
+
+
+def source_hashes(checkpoint: FairseqCheckpoint) -> dict[str, str]:
+    """The SHA-256 of the checkpoint's files. Raises OSError."""
+    return {Path(part.name).name: _sha256(part.blocks()) for part in checkpoint.files.checkpoint}
+
+
+def output_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the folder's files of weights. Raises OSError."""
+    return {path.name: _sha256(_file_blocks(path)) for path in sorted(folder.glob("*.safetensors"))}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How plain Transformers computes beside the reference."""
+
+    steps: tuple[StepDifference, ...]
+    tokens: int
+    tolerance: float
+
+    @property
+    def largest(self) -> float:
+        """The largest relative difference of all steps."""
+        return max(step.relative for step in self.steps)
+
+
+def compare_behaviour(
+    prepared: Prepared, folder: Path, *, has_pooler: bool = False, has_rows: bool = True, progress: Progress = SILENT
+) -> Behaviour:
+    """Compare the outputs of plain Transformers for `folder` with those of the reference for what was prepared.
+
+    `has_pooler` says that the folder of an encoder holds a pooler, `has_rows` that its embedding has fairseq's rows as
+    they are, and copies of that of `<unk>` after them. Raises ParityError where they depart, IntegrityError.
+    """
+    probes = _probes(prepared.architecture, _exact_tokenizer(prepared))
+    bare = {"add_pooling_layer": False} if prepared.architecture.task is Task.ENCODER and not has_pooler else {}
+    steps = _compare_behaviour(prepared, folder, probes, progress, bare=bare, has_rows=has_rows)
+    tolerance = COARSE_TOLERANCE if _rounds_computed(prepared.plan) else TOLERANCE
     for step in steps:
         if step.relative != step.relative:
             raise ParityError(
@@ -123,18 +182,7 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
                 f"the outputs depart from fairseq's at {step.name} by {step.relative:.2e} of the largest value, and "
                 f"rounding explains only {tolerance:.0e}",
             )
-    tokenizer = () if exact is None else _compare_tokenizer(prepared, exact, folder)
-    return ParityReport(
-        weights_compared=len(plan.weights),
-        bytes_compared=plan.nbytes,
-        tokens=sum(int((probe.ids != PAD).sum()) for probe in probes),
-        largest=max(step.relative for step in steps),
-        tolerance=tolerance,
-        steps=steps,
-        tokenizer=tokenizer,
-        source_sha256={Path(part.name).name: _sha256(part.blocks()) for part in prepared.checkpoint.files.checkpoint},
-        output_sha256={path.name: _sha256(_file_blocks(path)) for path in sorted(folder.glob("*.safetensors"))},
-    )
+    return Behaviour(steps, tokens=sum(int((probe.ids != PAD).sum()) for probe in probes), tolerance=tolerance)
 
 
 # ---- configuration and tokenizer -------------------------------------------------------------------------------------
@@ -201,6 +249,8 @@ def compare_companions(prepared: Prepared, folder: Path) -> None:
     """
     for name, part in prepared.checkpoint.files.companions.items():
         copy = folder / "fairseq" / name
+        if name == LABELS and not copy.is_file():
+            continue  # an export's, which has it from id2label: config.json was compared with its names
         if not copy.is_file() or copy.read_bytes() != part.read():
             raise ParityError(f"fairseq/{name}", f"fairseq/{name} is not the source's own file")
     pieces, beside = prepared.checkpoint.files.sentencepiece, folder / SENTENCEPIECE
@@ -308,7 +358,13 @@ def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_
 
 
 def _compare_behaviour(
-    prepared: Prepared, folder: Path, probes: Sequence[_Probe], progress: Progress
+    prepared: Prepared,
+    folder: Path,
+    probes: Sequence[_Probe],
+    progress: Progress,
+    *,
+    bare: Mapping[str, Any],
+    has_rows: bool,
 ) -> tuple[StepDifference, ...]:
     """The differences at each step, the larger one of all probes."""
     import torch
@@ -321,14 +377,15 @@ def _compare_behaviour(
         layers=architecture.layers,
         rounded=_rounding(prepared.plan),
     )
-    _compare_embedding(reference, folder)
+    if has_rows:
+        _compare_embedding(reference, folder)
     worst: dict[str, StepDifference] = {}
     has_lm_head = architecture.task is Task.MASKED_LM
     through_heads = sum(probe.through_head for probe in probes) * (has_lm_head or architecture.head is not None)
     total = len(probes) * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
     with torch.no_grad(), progress.task("compare outputs", total=total, unit="steps") as task:
         for probe in probes:
-            theirs = _transformers_steps(folder, architecture, probe)
+            theirs = _transformers_steps(folder, architecture, probe, bare)
             head = architecture.head if probe.through_head else None
             for step in reference.steps(probe.ids, head=head, has_lm_head=has_lm_head and probe.through_head):
                 task.advance(1)
@@ -388,9 +445,10 @@ def _rounding(plan: WeightPlan) -> Any:
     return lambda weight: Cast.to(dtype, weight, name="a weight")
 
 
-def _transformers_steps(folder: Path, architecture: Architecture, probe: _Probe) -> dict[str, torch.Tensor]:
+def _transformers_steps(
+    folder: Path, architecture: Architecture, probe: _Probe, bare: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
     """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
-    bare = {"add_pooling_layer": False} if architecture.task is Task.ENCODER else {}
     with _quiet_transformers():
         network = _network(folder, architecture, bare, probe)
         is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head

@@ -21,7 +21,7 @@ from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.folder_records import ConversionRecord
 from hf_xlmr.progress import SILENT, Progress
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "export", "network_of_folder"]
 
 CHECKPOINT: Final = "model.pt"
 OPTIONS: Final = "options.json"  # under fairseq/: what convert kept of those of the training
@@ -73,9 +73,8 @@ def export(
     """
     with told_plainly():
         folder = open_model_folder(Path(model_dir))
-        record = ConversionRecord.of(folder.path)
-        options = read_json(folder.path / KEPT / OPTIONS, has_paths=True) or {}
-        network = network_of(folder.config, head=_head_name(folder, record, options))
+        record, options = ConversionRecord.of(folder.path), _options(folder)
+        network = network_of_folder(folder, record)
         companions = companions_of(folder, network, record)
         plan = plan_export(folder, network, rows=companions.rows)
         arguments = _arguments(network, options)
@@ -86,6 +85,16 @@ def export(
             _write_companions(companions, draft)
             report = _report(folder, network, plan, companions, arguments)
             return replace(report, output=Path(output), files=_sizes(draft))
+
+
+def _options(folder: ModelFolder) -> Mapping[str, Any]:
+    """What convert kept of the training's options. Raises IntegrityError."""
+    return read_json(folder.path / KEPT / OPTIONS, has_paths=True) or {}
+
+
+def network_of_folder(folder: ModelFolder, record: ConversionRecord) -> Architecture:
+    """The network of a folder, its head called as in fairseq. Raises InputError, IntegrityError."""
+    return network_of(folder.config, head=_head_name(folder, record, _options(folder)))
 
 
 def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[str, Any]) -> str:

@@ -11,13 +11,22 @@ from typing import Any, Final, get_args, get_type_hints
 from hf_xlmr.card_check import CARD, told_by_card
 from hf_xlmr.conversion.architecture import Wanted
 from hf_xlmr.conversion.card import CardMetadata
-from hf_xlmr.conversion.checkpoint import open_checkpoint
+from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.export_parity import verify_export
 from hf_xlmr.conversion.page import page_of
-from hf_xlmr.conversion.parity import ParityReport, compare_companions, verify_folder
+from hf_xlmr.conversion.parity import (
+    ParityError,
+    ParityReport,
+    compare_companions,
+    output_hashes,
+    source_hashes,
+    verify_folder,
+)
 from hf_xlmr.conversion.preparation import Prepared, prepare
 from hf_xlmr.conversion.recipe import card_text
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.folder_records import CONVERSION, ConversionRecord, conversion_record_text
+from hf_xlmr.json_files import json_object
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.replaced_files import replace_content
 
@@ -25,6 +34,8 @@ __all__ = ["verify"]
 
 logger = logging.getLogger(__name__)
 
+CONFIG: Final = "config.json"
+NOT_RECORDED: Final = "%s is not as it was converted, so nothing is noted there: its weights are those of an export"
 CARD_STAYS: Final = (
     "%s was edited since the conversion, and is left as it is: say there that the folder is verified, as %s now tells"
 )
@@ -41,30 +52,72 @@ def verify(
 ) -> ParityReport:
     """Prove that the converted `folder` holds what `source` does, as `convert` does at its end.
 
-    What the conversion was asked for is read from `fairseq/conversion.json`. `data` is the folder with the
-    dictionaries, where that was given too; `report` is where a page for people goes. `record` notes the proof in
-    `fairseq/conversion.json` and in a model card that nobody has edited, as `convert` does where it verifies.
-    Raises ParityError, which names the first weight or step that departs, IntegrityError for damage, and InputError.
+    The Transformers folder may be either of the two. What the conversion was asked for is read from its
+    `fairseq/conversion.json`. A folder that others made, or that was trained since, is proved against an export of it:
+    every weight that `export` writes, the dictionary, the labels, and the outputs. `data` is the folder with the
+    dictionaries, where that was given too; `report` is where a page for people goes. `record` notes the proof of a
+    conversion in `fairseq/conversion.json` and in a model card that nobody has edited, as `convert` does where it
+    verifies. Raises ParityError, which names the first weight or step that departs, IntegrityError for damage, and
+    InputError.
     """
-    folder = Path(folder)
+    source, folder = _pair(source, folder)
     with told_plainly():
-        wanted = _wanted(folder)
+        noted = ConversionRecord.of(folder)
+        wanted = _wanted(noted)
         with open_checkpoint(source, data=data, ema=wanted.ema, progress=progress) as checkpoint:
-            prepared = prepare(checkpoint, wanted)
-            compare_companions(prepared, folder)
-            found = verify_folder(prepared, folder, progress=progress)
+            is_conversion = _is_conversion(noted, folder, checkpoint)
+            if is_conversion:
+                prepared = prepare(checkpoint, wanted)
+                compare_companions(prepared, folder)
+                found = verify_folder(prepared, folder, progress=progress)
+            else:
+                prepared, found = _verified_export(checkpoint, folder, noted, progress)
             if report is not None:
                 Path(report).write_text(page_of(prepared, found), encoding="utf-8", errors="backslashreplace")
-            if record:
+            if record and is_conversion:
                 _record(prepared, folder, found)
+            elif record:
+                logger.warning(NOT_RECORDED, folder)
     return found
 
 
-def _wanted(folder: Path) -> Wanted:
-    """What the conversion was asked for. Raises InputError where the folder does not tell, IntegrityError."""
-    record, usual = ConversionRecord.of(folder), asdict(Wanted())
-    if not record.is_there:
-        raise InputError(f"{folder} was not made by hf-xlmr convert (it has no {CONVERSION})")
+def _verified_export(
+    checkpoint: FairseqCheckpoint, folder: Path, noted: ConversionRecord, progress: Progress
+) -> tuple[Prepared, ParityReport]:
+    """The proof of an export. Raises ParityError, which says why it is taken for one."""
+    try:
+        return verify_export(checkpoint, folder, progress=progress)
+    except ParityError as error:
+        why = f"was changed since {CONVERSION} was written" if noted.is_there else f"has no {CONVERSION}"
+        told = f"{folder} {why}, so an export of it was compared with {checkpoint.files.name}: {error}"
+        raise ParityError(error.where, told) from error
+
+
+def _pair(one: str | Path, other: str | Path) -> tuple[str | Path, Path]:
+    """The checkpoint and the Transformers folder, whichever was named first. Raises InputError where there is none."""
+    if (Path(other) / CONFIG).is_file():
+        return one, Path(other)
+    if (Path(one) / CONFIG).is_file():
+        return other, Path(one)
+    raise InputError(f"neither {one} nor {other} is a Transformers folder: one of them must have a {CONFIG}")
+
+
+def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqCheckpoint) -> bool:
+    """Whether the record speaks of the folder as it is: what changed is damage only beside its own source.
+
+    Raises IntegrityError.
+    """
+    if not noted.is_there:
+        return False
+    if noted.is_verified:
+        return source_hashes(checkpoint) == noted.source_weights or output_hashes(folder) == noted.weights
+    sizes = {Path(part.name).name: part.length for part in checkpoint.files.checkpoint}
+    return sizes.items() <= noted.source_sizes.items() or json_object(folder / CONFIG) == noted.config
+
+
+def _wanted(record: ConversionRecord) -> Wanted:
+    """What the conversion was asked for. Raises InputError for what a newer hf_xlmr wrote, IntegrityError."""
+    usual = asdict(Wanted())
     if unknown := sorted(record.asked.keys() - usual.keys()):
         raise InputError(f"{record.path} tells of {unknown[0]!r:.40}, which a newer hf_xlmr wrote: install that one")
     if not all(map(_is_sound, record.asked, record.asked.values())):

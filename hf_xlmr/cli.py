@@ -136,7 +136,13 @@ def inspect(
 @app.command()
 def verify(
     source: Source,
-    folder: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that convert made of SOURCE.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="The folder that convert made of SOURCE, or that SOURCE was exported from; either order.",
+        ),
+    ],
     data: Data = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a page for people, one HTML file.")
@@ -147,7 +153,7 @@ def verify(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove that a converted folder holds what its checkpoint does."""
+    """Prove that a converted folder holds what its checkpoint does, or an exported checkpoint what its folder does."""
     from hf_xlmr.conversion import verify as run
 
     found = run(source, folder, data=data, report=report, record=record, progress=progress_of_command(shown=not quiet))

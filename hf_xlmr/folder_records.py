@@ -108,6 +108,13 @@ class ConversionRecord:
         return recorded
 
     @property
+    def source_weights(self) -> Mapping[str, str]:
+        """The SHA-256 of the checkpoint's files that were proved; none where the record does not tell."""
+        parity = self.fields.get("parity")
+        recorded = parity.get("source_sha256") if isinstance(parity, dict) else None
+        return recorded if isinstance(recorded, dict) else {}
+
+    @property
     def written(self) -> Mapping[str, str]:
         """The SHA-256 of what was written beside the weights; in older records of what came from the source alone."""
         try:
@@ -115,6 +122,14 @@ class ConversionRecord:
             return {str(name): str(known) for name, known in {**kept, **dict(self.fields.get("written", {}))}.items()}
         except (TypeError, ValueError) as error:
             raise self._damage("it does not tell which files were written") from error
+
+    @property
+    def source_sizes(self) -> Mapping[str, int]:
+        """The bytes of every file of the source, by their names there."""
+        try:
+            return {str(name): int(told["bytes"]) for name, told in self._object("source").get("files", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._damage("it does not tell which files were read") from error
 
     @property
     def source_files(self) -> Mapping[str, str]:

@@ -25,7 +25,7 @@ from fairseq_recipes.exported import CASES, ENVIRONMENTS, ask, digest, export_al
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
 
-from hf_xlmr.conversion import convert, export, open_checkpoint, torch_writer
+from hf_xlmr.conversion import ParityError, ParityReport, convert, export, open_checkpoint, torch_writer, verify
 from hf_xlmr.conversion.parts import same_bytes
 from hf_xlmr.conversion.reference import Reference
 from hf_xlmr.conversion.weights import Constant, read_array
@@ -406,6 +406,95 @@ def test_the_norms_of_a_folder_that_transformers_5_0_saved_are_exported(
     change_weights(folder, rename)
     export(folder, tmp_path / "out")
     assert digest(tmp_path / "out" / "model.pt") == ANSWERS["exported"][name]["sha256"]
+
+
+# ---- an export is proved against its folder --------------------------------------------------------------------------
+
+
+def proved(one: Path, other: Path) -> ParityReport:
+    """The report of both orders, which must be the same."""
+    first, second = verify(one, other), verify(other, one)
+    assert first == second
+    return first
+
+
+@pytest.mark.parametrize("ending", HEADS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_export_of_a_fine_tuned_folder_is_proved(name: str, ending: str, made: Path, tmp_path: Path) -> None:
+    """fairseq/ lies in it, and tells of the model before."""
+    trained(made / "hf" / name, tmp_path / "hf", FAMILIES[name] + ending, **HEADS[ending])
+    export(tmp_path / "hf", tmp_path / "out")
+    report = verify(tmp_path / "out", tmp_path / "hf")
+    last = {"Model": "features", "ForMaskedLM": "logits"}.get(ending, "head sentence_classification_head")
+    assert report.steps[-1].name == last and report.largest < 2e-5
+    assert report.bytes_compared > 30_000 and report.weights_compared > 30
+
+
+@pytest.mark.parametrize("name", ["v0122twoheads.sentiment", "v0122cls", "v0122ranking"])
+def test_both_orders_prove_the_same(name: str, made: Path) -> None:
+    """Of two heads none has a label file: the export has one, with the names of id2label."""
+    proved(made / "fairseq" / name, made / "hf" / name)
+
+
+def test_a_folder_that_others_made_is_proved(foreign: Path, tmp_path: Path) -> None:
+    export(foreign, tmp_path / "out")
+    assert proved(tmp_path / "out", foreign).tokenizer == ()
+
+
+def test_a_gamma_of_transformers_5_0_is_proved_too(model: Callable[[str], Path], tmp_path: Path) -> None:
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if "LayerNorm." in name]:
+            former = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[former] = tensors.pop(name)
+
+    folder = model("v0122")
+    change_weights(folder, rename)
+    change_config(folder, transformers_version="5.0.1")
+    export(folder, tmp_path / "out")
+    verify(folder, tmp_path / "out")
+
+
+def flip(path: Path, *, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("side", ["hf", "fairseq"])
+def test_a_difference_is_found_and_named(side: str, made: Path, tmp_path: Path) -> None:
+    trained(made / "hf" / "v0122", tmp_path / "hf", "XLMRobertaForSequenceClassification", num_labels=4)
+    export(tmp_path / "hf", tmp_path / "fairseq")
+    if side == "hf":
+        flip(max((tmp_path / "hf").glob("*.safetensors")), at=-1)
+        with pytest.raises(ParityError, match=r"differs from the folder's"):
+            verify(tmp_path / "fairseq", tmp_path / "hf")
+        return
+    (tmp_path / "other").mkdir()
+    trained(made / "hf" / "v0122", tmp_path / "other" / "hf", "XLMRobertaForSequenceClassification", seed=1)
+    export(tmp_path / "other" / "hf", tmp_path / "other" / "fairseq")
+    with pytest.raises(ParityError) as caught:
+        verify(tmp_path / "other" / "fairseq", tmp_path / "hf")
+    assert caught.value.where == "label/dict.txt"
+    shutil.copytree(tmp_path / "fairseq" / "label", tmp_path / "other" / "fairseq" / "label", dirs_exist_ok=True)
+    with pytest.raises(ParityError, match=r"^encoder\."):
+        verify(tmp_path / "other" / "fairseq", tmp_path / "hf")
+
+
+@pytest.mark.parametrize(("name", "change"), [("dict.txt", "swapped"), ("label/dict.txt", "swapped")])
+def test_another_order_of_names_is_no_export(name: str, change: str, made: Path, tmp_path: Path) -> None:
+    names = {"id2label": {0: "yes", 1: "no"}, "label2id": {"yes": 0, "no": 1}}
+    trained(made / "hf" / "v0122", tmp_path / "hf", "XLMRobertaForSequenceClassification", **names)
+    export(tmp_path / "hf", tmp_path / "out")
+    first, second, *rest = (tmp_path / "out" / name).read_text().splitlines(keepends=True)
+    (tmp_path / "out" / name).write_text("".join([second, first, *rest]))
+    with pytest.raises(ParityError) as caught:
+        verify(tmp_path / "hf", tmp_path / "out")
+    assert caught.value.where == name
+
+
+def test_two_folders_of_one_kind_are_no_pair(made: Path) -> None:
+    with pytest.raises(InputError, match=r"neither .* is a Transformers folder: one of them must have a config\.json"):
+        verify(made / "fairseq" / "v0122", made / "fairseq" / "v0122")
 
 
 # ---- dictionary and labels -------------------------------------------------------------------------------------------

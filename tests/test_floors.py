@@ -93,8 +93,8 @@ FLOORS = (
     ),
     ("hf_xlmr.conversion.parity",),
     ("hf_xlmr.conversion.page", "hf_xlmr.conversion.recipe", "hf_xlmr.conversion.reverse"),
-    ("hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview", "hf_xlmr.conversion.verification"),
-    ("hf_xlmr.conversion.cache",),
+    ("hf_xlmr.conversion.export_parity", "hf_xlmr.conversion.inspection", "hf_xlmr.conversion.preview"),
+    ("hf_xlmr.conversion.cache", "hf_xlmr.conversion.verification"),
     ("hf_xlmr.conversion",),
     ("hf_xlmr.folder_facts", "hf_xlmr.loading", "hf_xlmr.tasks.question_answering"),
     (
