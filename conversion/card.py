@@ -15,7 +15,7 @@ from hf_xlmr.conversion.vocabulary import Vocabulary
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.errors import InputError
 from hf_xlmr.hub_licences import OTHER
-from hf_xlmr.markdown import as_code, as_text
+from hf_xlmr.markdown import as_code, as_text, as_yaml
 
 __all__ = ["CardMetadata", "card_of", "checked_metadata"]
 
@@ -132,8 +132,6 @@ def card_of(
 
 
 def _metadata(record: Mapping[str, Any], config: Mapping[str, object], usage: _Usage, told: CardMetadata) -> str:
-    import yaml
-
     is_release = record["source"]["kind"] == RELEASE
     known = OF_RELEASES if is_release else CardMetadata()
     fields = {
@@ -145,7 +143,7 @@ def _metadata(record: Mapping[str, Any], config: Mapping[str, object], usage: _U
         "tags": list(dict.fromkeys(["xlm-roberta", str(config["model_type"]), "fairseq", "hf_xlmr"])),
     }
     given = {name: value for name, value in fields.items() if value}
-    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    return as_yaml(given)
 
 
 # ---- use -------------------------------------------------------------------------------------------------------------
@@ -209,11 +207,11 @@ def _sources(described: Mapping[str, Mapping[str, Any]], parity: Mapping[str, An
     """A table of the files that were read and of those that hold the weights now."""
     hashes = dict(parity["source_sha256"]) if parity else {}
     rows = [
-        f"| {_cell(name)} | {facts['bytes']:,} | {_hash(facts.get('sha256') or hashes.get(name))} |"
+        f"| {as_code(name, in_table=True)} | {facts['bytes']:,} | {_hash(facts.get('sha256') or hashes.get(name))} |"
         for name, facts in described.items()
     ]
     written = dict(parity["output_sha256"]) if parity else {}
-    rows += [f"| here: {_cell(name)} | | {_hash(digest)} |" for name, digest in written.items()]
+    rows += [f"| here: {as_code(name, in_table=True)} | | {_hash(digest)} |" for name, digest in written.items()]
     return "\n".join(["| file | bytes | SHA-256 |", "|---|---|---|", *rows])
 
 
@@ -293,8 +291,3 @@ def _bullets(lines: Sequence[str], otherwise: str) -> str:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _cell(name: object) -> str:
-    """A name in a code span of a table, where the bar ends a cell even inside one."""
-    return as_code(name).replace("|", "\\|")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escaped
 from importlib.resources import files
 from math import log10
 from string import Template
@@ -12,6 +12,7 @@ from typing import Final
 
 from hf_xlmr.conversion.parity import ParityReport, StepDifference
 from hf_xlmr.conversion.preparation import Prepared
+from hf_xlmr.errors import printable
 
 __all__ = ["page_of"]
 
@@ -34,6 +35,11 @@ def page_of(prepared: Prepared, report: ParityReport) -> str:
         notes="".join(f"<li>{escape(note)}</li>" for note in prepared.vocabulary.notes) or "<li>none</li>",
         hashes=_table(("file", "sha256"), [*report.source_sha256.items(), *report.output_sha256.items()]),
     )
+
+
+def escape(text: str) -> str:
+    """A text of any origin in HTML, as it reads."""
+    return escaped(printable(text))
 
 
 def _facts(prepared: Prepared, report: ParityReport) -> dict[str, str]:

@@ -27,7 +27,7 @@ from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.folder_records import CONVERSION, conversion_record_text
 from hf_xlmr.progress import SILENT, Progress
 
-__all__ = ["ConversionReport", "card_text", "convert", "kept_options"]
+__all__ = ["ConversionReport", "card_text", "convert", "kept_options", "record_of"]
 
 SPARE_BYTES: Final = 64 << 20  # tokenizer, dictionary and records
 MOST_GROWTH: Final = 4  # from half to single precision, and as much for rows of missing pieces
@@ -188,7 +188,8 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, to
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         (kept / name).write_bytes(part.read())
     _write_json(kept / "options.json", kept_options(prepared.checkpoint.options))
-    record = conversion_record_text({**_record(prepared, report), "written": _hashes(draft)})
+    facts = {**record_of(prepared), "parity": report.parity, "written": _hashes(draft)}
+    record = conversion_record_text(facts)
     _write_text(draft / CONVERSION, record)
     _write_text(draft / "README.md", card_text(prepared, json.loads(record), told))
 
@@ -202,9 +203,9 @@ def card_text(prepared: Prepared, record: Mapping[str, object], told: CardMetada
     return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, told=told)
 
 
-def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
-    """The content of conversion.json; it names no path and no time, so that the same input gives the same bytes."""
-    checkpoint, architecture = prepared.checkpoint, prepared.architecture
+def record_of(prepared: Prepared) -> dict[str, object]:
+    """The content of conversion.json before a proof, without path and time: the same input gives the same bytes."""
+    checkpoint, architecture, report = prepared.checkpoint, prepared.architecture, _report(prepared, Path())
     archive = checkpoint.files.archive_sha256
     return {
         "hf_xlmr": __version__,
@@ -227,7 +228,7 @@ def _record(prepared: Prepared, report: ConversionReport) -> dict[str, object]:
         "dropped": dict(report.dropped),
         "made": dict(report.made),
         "notes": list(report.notes),
-        "parity": report.parity,
+        "parity": None,
         "config": dict(prepared.config),
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from hf_xlmr.markdown import as_yaml
+
 __all__ = ["sentence_transformers_card"]
 
 METADATA: Final = re.compile(rb"\A---\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -60,7 +62,24 @@ def sentence_transformers_card(card: bytes | None, *, pool: str, width: int, lon
 
 def _said_anew(metadata: bytes) -> bytes:
     """The metadata with the fields that differ for sentence-transformers, in their places or last."""
+    import yaml
+
     block = metadata[4 : metadata.rindex(b"---")]
+    edited = _edited(block)
+    try:
+        before, after = yaml.safe_load(block) or {}, yaml.safe_load(edited)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return b"---\n" + edited + b"---\n"  # who cannot read it learns that from others
+    if not isinstance(before, dict):
+        return b"---\n" + edited + b"---\n"
+    tags = before.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else list(tags)
+    wanted = {**before, **SAID_ANEW, "tags": tags if LIBRARY in tags else [*tags, LIBRARY]}
+    return b"---\n" + (edited if after == wanted else as_yaml(wanted).encode()) + b"---\n"
+
+
+def _edited(block: bytes) -> bytes:
+    """The fields changed where they are written as most people write them; all other bytes stay."""
     for name, value in SAID_ANEW.items():
         line = f"{name}: {value}\n".encode()
         block, changed = re.subn(rb"^" + name.encode() + rb":[^\n]*\n", line, block, flags=re.MULTILINE)
@@ -71,4 +90,4 @@ def _said_anew(metadata: bytes) -> bytes:
         block = block[: listed.end()] + (indent[0] if indent else b"") + TAG.encode() + block[listed.end() :]
     elif not re.search(rb"^tags:", block, flags=re.MULTILINE):
         block += b"tags:\n" + TAG.encode()
-    return b"---\n" + block + b"---\n"
+    return block

@@ -12,6 +12,7 @@ from typing import Any, Final
 from hf_xlmr.conversion.model_folder import INDEX, SINGLE, open_model_folder, read_json
 from hf_xlmr.conversion.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.conversion.staging import staged_folder
+from hf_xlmr.durable_files import copy_contents
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.model_shape import ModelShape, Task, shape_of_config
 from hf_xlmr.placed_loading import checked_sources, shape_held
@@ -159,7 +160,7 @@ def _copy(source: Path, weights: list[Path], draft: Path, progress: Progress) ->
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)
     if (source / KEPT).is_dir():
-        shutil.copytree(source / KEPT, draft / KEPT, copy_function=shutil.copyfile)
+        copy_contents(source / KEPT, draft / KEPT)
 
 
 # ---- what sentence-transformers reads --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from hf_xlmr.conversion.parity import (
     verify_folder,
 )
 from hf_xlmr.conversion.preparation import Prepared, prepare
-from hf_xlmr.conversion.recipe import card_text
+from hf_xlmr.conversion.recipe import card_text, record_of
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.folder_records import CONVERSION, ConversionRecord, conversion_record_text
 from hf_xlmr.json_files import json_object
@@ -142,10 +142,14 @@ def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
     card = folder / CARD
     if not card.is_file():
         return
-    told = _told_of_the_model(told_by_card(folder))
-    if card.read_bytes() == _encoded(card_text(prepared, before, told)):
-        replace_content(card, _encoded(card_text(prepared, after, told)))
-    elif card.read_bytes() != _encoded(card_text(prepared, after, told)):
+    told, usual = _told_of_the_model(told_by_card(folder)), record_of(prepared)
+    try:
+        texts = [_encoded(card_text(prepared, {**usual, **record}, told)) for record in (before, after)]
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):  # of a record that somebody edited
+        texts = []
+    if texts and card.read_bytes() == texts[0]:
+        replace_content(card, texts[1])
+    elif card.read_bytes() not in texts:
         logger.warning(CARD_STAYS, card, CONVERSION)
 
 

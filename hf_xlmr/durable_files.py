@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO
 
 from hf_xlmr.errors import told_plainly
 
-__all__ = ["flush", "flush_folder", "told_with_place"]
+__all__ = ["copy_contents", "flush", "flush_folder", "told_with_place"]
 
 
 def flush(file: IO[bytes]) -> None:
@@ -26,6 +27,18 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def copy_contents(source: Path, target: Path, *, without: str = "") -> None:
+    """Copy the files of a folder into `target`, links followed, but for what lies in its folder `without`.
+
+    The copies are the user's own: modes, also of read-only folders of others, stay behind. Raises OSError.
+    """
+    for path in sorted(source.rglob("*")):
+        place = path.relative_to(source)
+        if path.is_file() and place.parts[0] != without:
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / place)
 
 
 @contextmanager

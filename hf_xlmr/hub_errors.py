@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -17,6 +18,7 @@ __all__ = [
     "HubRefusal",
     "NotOnTheHub",
     "hub_utils",
+    "not_understood",
     "quiet_hub",
     "told_by_the_hub",
     "xet_ends_with_an_interrupt",
@@ -51,14 +53,20 @@ FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
 STATUS_BY_XET: Final = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet tells it in the text alone
 NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network{}, and try again"
 OTHER_ADDRESS: Final = " and at HF_ENDPOINT ({})"  # where the Hub's own address is not used
+OURS: Final = "hf_xlmr"
+OF_THE_HUB: Final = ("huggingface_hub", "httpx", "httpx2", "requests")
+"""huggingface_hub and what it speaks with the Hub by; releases differ."""
+OF_ARGUMENTS: Final = "huggingface_hub.utils._validators"  # stands before a method, and refuses what we say to it
+NOT_UNDERSTOOD: Final = "the Hub's answer cannot be understood ({}): look at HF_ENDPOINT and at proxies"
 
 
 class HubRefusal(InputError):
-    """What the Hub did not do; `status` is that of its answer, None where there was none."""
+    """What the Hub did not do; `status` is that of its answer, None where there was none, `said` its own words."""
 
-    def __init__(self, told: str, *, status: int | None = None, is_unanswered: bool = False) -> None:
+    def __init__(self, told: str, *, status: int | None = None, is_unanswered: bool = False, said: str = "") -> None:
         """Carry the sentence, the status, and whether the answer was lost on its way or in the Hub."""
         self.told = told
+        self.said = said
         self.status = status
         self.is_unanswered = is_unanswered
         super().__init__(told)
@@ -70,7 +78,10 @@ class NotOnTheHub(HubRefusal):
 
 @contextmanager
 def told_by_the_hub(repo_id: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence."""
+    """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence.
+
+    Errors that our own code raises in the block, or that it provokes in the standard library, stay as they are.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     of_http: Any = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
@@ -79,7 +90,9 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
             yield
     except HfXlmrError:
         raise
-    except (of_http, OSError, RuntimeError, ValueError, LookupError, TypeError, ImportError) as error:
+    except (of_http, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        if not (isinstance(error, of_http) or _is_of_the_hub(error)):
+            raise
         cause = _cause(error)
         refusal = _refusal(cause, of_http, repo_id)
         if refusal is None:
@@ -119,8 +132,20 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
         return None
     if isinstance(error, ImportError):
         return HubRefusal(f"the proxy of the environment cannot be used ({_first_lines(error)})")
-    told = f"the Hub's answer cannot be understood ({_first_lines(error)}): look at HF_ENDPOINT and at proxies"
-    return HubRefusal(told, is_unanswered=True)
+    return not_understood(_first_lines(error))
+
+
+def _is_of_the_hub(error: BaseException) -> bool:
+    """Whether huggingface_hub, or what it calls, raised an error: else it is of our own code, called back or not."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _line in traceback.walk_tb(error.__traceback__)]
+    packages = [name.partition(".")[0] for name in modules if name != OF_ARGUMENTS]
+    known = [package for package in packages if package in (OURS, *OF_THE_HUB)]
+    return bool(known) and known[-1] != OURS
+
+
+def not_understood(told: object) -> HubRefusal:
+    """The refusal for an answer of the Hub that is not what it should be, as a proxy gives."""
+    return HubRefusal(NOT_UNDERSTOOD.format(told), is_unanswered=True)
 
 
 def _no_answer() -> str:
@@ -148,7 +173,7 @@ def _answered(error: Any, repo_id: str) -> HubRefusal:
 
 def _told(status: int, repo_id: str, *, headers: Mapping[str, str] | None = None, said: str = "") -> HubRefusal:
     sentence = _sentence(status, repo_id, wait=_wait(headers or {}), said=said)
-    return HubRefusal(sentence, status=status, is_unanswered=status >= 500)
+    return HubRefusal(sentence, status=status, is_unanswered=status >= 500, said=said)
 
 
 def _sentence(status: int, repo_id: str, *, wait: str = "", said: str = "") -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.folder_to_push import WEIGHTS, LocalFile
-from hf_xlmr.hub_errors import TOKENS, HubRefusal, NotOnTheHub, hub_utils, told_by_the_hub
+from hf_xlmr.hub_errors import TOKENS, HubRefusal, NotOnTheHub, hub_utils, not_understood, told_by_the_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,11 +26,13 @@ __all__ = [
     "account_of",
     "check_on_hub",
     "files_at",
+    "names_ignored",
     "warnings_of_card",
 ]
 
 MAIN: Final = "main"
 LIBRARY: Final = "hf_xlmr"
+MOST_ASKED: Final = 256  # files of one request, as huggingface_hub asks
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,30 @@ def files_at(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:
         }
 
 
+def names_ignored(api: HfApi, target: Target, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of `names` that a commit would leave out, as the `.gitignore` of the branch says. Raises HubRefusal."""
+    files = [{"path": name, "size": 0, "sample": ""} for name in names]
+    url = f"{api.endpoint}/api/models/{target.repo_id}/preupload/{quote(target.branch, safe='')}"
+    url += "?create_pr=1" if target.create_pr else ""
+    several = (files[first : first + MOST_ASKED] for first in range(0, len(files), MOST_ASKED))
+    answers = [_posted(api, url, {"files": each}, repo_id=target.repo_id) for each in several]
+    try:
+        return tuple(str(each["path"]) for told in answers for each in told["files"] if each["shouldIgnore"])
+    except (LookupError, TypeError):
+        raise not_understood("it does not tell which files it ignores") from None
+
+
+def _posted(api: HfApi, url: str, content: Mapping[str, object], *, repo_id: str) -> Any:
+    """The answer to a call of the Hub that huggingface_hub has no method for. Raises HubRefusal."""
+    from huggingface_hub import get_session
+
+    with told_by_the_hub(repo_id):
+        headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
+        answer = get_session().post(url, json=content, headers=headers)
+        hub_utils().hf_raise_for_status(answer)
+        return answer.json()
+
+
 @dataclass(frozen=True)
 class Differences:
     """What a commit would have to do."""
@@ -159,9 +186,12 @@ class Differences:
 def account_of(api: HfApi) -> Account:
     """Whose token is used. Raises HubRefusal for none, for a wrong one and for one that may only read."""
     with told_by_the_hub("your account"):
-        about: Mapping[str, Any] = api.whoami()
+        about: Any = api.whoami()
+    try:
         role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
         account = Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()))
+    except (AttributeError, LookupError, TypeError):
+        raise not_understood("it does not tell whose token it is") from None
     if role == "read":
         raise HubRefusal(
             f"the token may only read: take one that may write from {TOKENS}, and log in with `hf auth login --force`, "
@@ -192,16 +222,14 @@ def check_on_hub(target: Target, account: Account, state: HubState) -> None:
 
 def warnings_of_card(api: HfApi, card: str) -> tuple[str, ...]:
     """What the Hub remarks on a model card. Raises InputError where it would not take it, HubRefusal."""
-    from huggingface_hub import get_session
-    from huggingface_hub.errors import BadRequestError
-
     url = f"{api.endpoint}/api/validate-yaml"
-    with told_by_the_hub("the check of cards"):
-        headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
-        answer = get_session().post(url, json={"content": card, "repoType": "model"}, headers=headers)
-        try:
-            hub_utils().hf_raise_for_status(answer)
-        except BadRequestError as error:
-            told = " ".join(str(error.server_message or error).split())
-            raise InputError(f"the Hub does not take the metadata at the top of README.md: {told}") from error
-        return tuple(f"README.md: {each['message']}" for each in answer.json().get("warnings", []))
+    try:
+        told = _posted(api, url, {"content": card, "repoType": "model"}, repo_id="the check of cards")
+    except HubRefusal as error:
+        if error.status != 400:
+            raise
+        raise InputError(f"the Hub does not take the metadata at the top of README.md: {error.said}") from error
+    try:
+        return tuple(f"README.md: {each['message']}" for each in told.get("warnings", []))
+    except (AttributeError, LookupError, TypeError):
+        raise not_understood("it does not tell what it thinks of the card") from None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.folder_to_push import WEIGHTS, LocalFile, raise_if_touched
 from hf_xlmr.hub_errors import HubRefusal, told_by_the_hub, xet_ends_with_an_interrupt
-from hf_xlmr.hub_repository import MAIN, Differences, HubState, RemoteFile, Target, files_at
+from hf_xlmr.hub_repository import MAIN, Differences, HubState, RemoteFile, Target, files_at, names_ignored
 from hf_xlmr.interruptible import interruptible
 from hf_xlmr.progress import SILENT, Progress
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Published", "Upload", "address_to_be"]
 
+GITIGNORE: Final = ".gitignore"
 NOTHING_PUBLISHED: Final = "; nothing was published so far, and what was sent is not sent again"
 
 
@@ -48,6 +49,7 @@ class Upload:
             self._make_room()
             if self.differences.is_none and self.state.head is not None:  # the branch alone was not there
                 return Published(self.state.head, address_of(self.api, self.target))
+            self._raise_if_ignored()
             additions = self._additions()
             self._send_large(additions, progress)
             raise_if_touched(self.files, meanwhile="sent")
@@ -100,13 +102,16 @@ class Upload:
                     free_memory=False,
                 )
             )
-        self._raise_if_ignored(additions)
 
-    def _raise_if_ignored(self, additions: Iterable[Any]) -> None:
+    def _raise_if_ignored(self) -> None:
         """Raise HubRefusal for files that a commit would leave out, so that it would show others than belong to it."""
-        if ignored := [each.path_in_repo for each in additions if each._should_ignore]:
+        if GITIGNORE not in self.state.files:
+            return
+        target = self.target
+        ignored = names_ignored(self.api, target, self.differences.sent)
+        if ignored:
             raise HubRefusal(
-                f"the .gitignore of {self.target.repo_id} names {', '.join(ignored[:3])}, which would be left out: "
+                f"the .gitignore of {target.repo_id} names {', '.join(ignored[:3])}, which would be left out: "
                 "take the names out of it on the Hub, or delete it"
             )
 

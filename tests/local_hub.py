@@ -84,6 +84,8 @@ class Fault:
     """Of the answer; None drops the connection."""
     headers: Mapping[str, str] = field(default_factory=dict)
     message: str = ""
+    body: bytes | None = None
+    """Of the answer, in place of a message."""
     times: int = 1_000
     after: int = 0
     is_after_the_deed: bool = False
@@ -247,7 +249,7 @@ class Answers(BaseHTTPRequestHandler):
             return
         gateways = (b"<html><h1>An error</h1></html>", {"Content_Type": "text/html"})  # who gives no reason
         body, headers = ({"error": fault.message}, {}) if fault.message else gateways
-        self.send(Answer(fault.status, body, **headers, **fault.headers))
+        self.send(Answer(fault.status, body if fault.body is None else fault.body, **headers, **fault.headers))
 
     def send(self, answer: Answer) -> None:
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()

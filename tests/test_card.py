@@ -231,7 +231,7 @@ def test_the_same_input_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None
 def test_a_name_cannot_become_markup(demo: Path) -> None:
     hostile = "a`b\n---\n| <script>"
     card = card_from(demo, CardMetadata(), name=hostile)
-    as_code = "`a'b\\n---\\n| <script>`"
+    as_code = "``a`b\\n---\\n| <script>``"
     assert as_code in card and "<script>" not in card.replace(as_code, "")
     assert metadata_of(card) == metadata_of(card_in(demo))
     assert "# a\\`b\\\\n---\\\\n\\| \\<script\\>, converted from fairseq\n" in card

@@ -125,6 +125,18 @@ def test_a_record_of_a_newer_format_is_told_in_a_sentence(
             READERS[reader](folder, tmp_path / "out")
 
 
+@pytest.mark.parametrize("change", [{"class": 5}, {"source": {}}, {"parity": {"steps": 5}}, {"notes": None, "made": 3}])
+def test_a_record_that_somebody_edited_is_proved_and_its_card_left(
+    change: dict[str, Any], earlier: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = earlier("masked-lm")
+    changed(folder / CONVERSION, lambda told: told.update(change))
+    before = (folder / "README.md").read_bytes()
+    (folder / "model.safetensors").touch()
+    verify(SOURCES["masked-lm"], folder, record=True)
+    assert (folder / "README.md").read_bytes() == before and "is left as it is" in caplog.text
+
+
 def test_a_wish_that_only_a_newer_one_knows_is_not_damage(earlier: Callable[[str], Path]) -> None:
     folder = earlier("masked-lm")
     changed(folder / CONVERSION, lambda told: told["asked"].update(rotated=True))

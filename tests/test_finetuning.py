@@ -1213,3 +1213,41 @@ def test_the_program_trains_tells_and_exits_with_2(data: dict[str, list[str]], t
     again = run([PROGRAM, *arguments, *steps], cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "") and again.stderr.count("\n") == 1
     assert set(ModelFiles(tmp_path / "out").config["id2label"].values()) == {"entailment", "neutral", "contradiction"}
+
+
+# ---- a disk that is full, and files of others ------------------------------------------------------------------------
+
+WRITES = """
+import os, resource, sys
+from pathlib import Path
+from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.training import FinetuningOptions, finetune
+
+def modes(folder):
+    return sorted({path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()})
+
+model, out = sys.argv[1], Path(sys.argv[2])
+options = FinetuningOptions(max_steps=2, batch_size=8, warmup=0, max_length=32, cpu=True, save_steps=1)
+for limit in (20, 900, 30_000, 42_000):  # bytes of a file: the note, a text, the weights, the optimizer
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        finetune("xnli", model, ["demo"], out, options=options, resume=limit > 20)
+    except InputError as error:
+        print(f"{limit} {error}")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+finetune("xnli", model, ["demo"], out, options=options, resume=True)
+print(modes(out))
+os.umask(0o077)
+finetune("xnli", model, ["demo"], out, options=options, overwrite=True)
+print(modes(out))
+"""
+
+
+def test_a_disk_that_is_full_is_told_and_files_are_for_whom_the_user_says(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run([sys.executable, "-c", f"import os; os.umask(0o022)\n{WRITES}", FIXTURES / "earlier" / "masked-lm", out])
+    assert done.returncode == 0, done.stderr
+    *told_of, shared, private = done.stdout.splitlines()
+    assert [line.partition(" ")[0] for line in told_of] == ["20", "900", "30000", "42000"]
+    assert all(str(out) in line for line in told_of) and "make room on the disk" in told_of[-1]
+    assert (shared, private) == (str([0o644]), str([0o600]))

@@ -24,7 +24,7 @@ from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.doctor import CHECKS
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.folder_to_push import MILD, look_at
-from hf_xlmr.hub_errors import HubRefusal
+from hf_xlmr.hub_errors import HubRefusal, told_by_the_hub
 from hf_xlmr.publishing import PushReport, Standing, plan_push, push
 
 PROGRAM = Path(sys.executable).with_name("hf-xlmr")
@@ -578,6 +578,43 @@ def test_an_interrupted_push_leaves_no_work_in_a_notebook(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     pushed(folder, hub)
     assert hub.files(REPO) == contents(folder)
+
+
+def asks_wrongly(hub: LocalHub) -> None:
+    huggingface_hub.HfApi(endpoint=hub.endpoint, token=GOOD_TOKEN).repo_info("me/model", revisionn="x")  # type: ignore[call-arg]
+
+
+OURS: dict[str, tuple[Callable[[LocalHub], object], type[Exception]]] = {
+    "type": (lambda _hub: len(5), TypeError),  # type: ignore[arg-type]
+    "key": (lambda _hub: {}["name"], KeyError),
+    "value": (lambda _hub: int("x"), ValueError),
+    "attribute": (lambda _hub: None.x, AttributeError),  # type: ignore[attr-defined]
+    "json": (lambda _hub: json.loads("{"), ValueError),
+    "pipe": (lambda _hub: os.write(3000, b""), OSError),
+    "argument": (asks_wrongly, TypeError),
+    "name": (lambda hub: api(hub).repo_info("a/b/c"), ValueError),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_mistake_of_our_own_is_not_reported_as_the_hubs(name: str, hub: LocalHub) -> None:
+    does, error = OURS[name]
+    with pytest.raises(error) as raised, told_by_the_hub(REPO):
+        does(hub)
+    assert not isinstance(raised.value, HubRefusal)
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "{}", "5", '{"name": "me", "orgs": [5]}', '{"name": "me", "auth": 5}', "<html>"]
+)
+def test_an_answer_that_is_not_the_hubs_is_reported_as_such(answer: str, folder: Path, hub: LocalHub) -> None:
+    hub.faults = [Fault(STEPS["account"], status=200, body=answer.encode())]
+    with pytest.raises(HubRefusal, match=r"the Hub's answer cannot be understood .*look at HF_ENDPOINT"):
+        plan_push(folder, REPO, api=api(hub))
+    hub.faults = [Fault(STEPS["card"], status=200, body=answer.encode())]
+    if not answer.startswith("{"):
+        with pytest.raises(HubRefusal, match="the Hub's answer cannot be understood"):
+            plan_push(folder, REPO, api=api(hub))
 
 
 # ---- who pushes, and where -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Final
 from hf_xlmr.card_check import told_by_card
 from hf_xlmr.hub_errors import hub_utils
 from hf_xlmr.json_files import json_object
-from hf_xlmr.markdown import as_code, as_text
+from hf_xlmr.markdown import as_code, as_text, as_yaml
 from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.results_card import PIPELINE_TAGS
 
@@ -129,8 +129,6 @@ def base_model_of(model: str, told: Mapping[str, Any]) -> object:
 
 
 def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
-    import yaml
-
     fields = {
         **{name: told.get(name) for name in ("language", "license", "license_name", "license_link")},
         "library_name": "transformers",
@@ -139,7 +137,7 @@ def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
         "tags": list(dict.fromkeys(["xlm-roberta", model_type, "fairseq", "hf_xlmr"])),
     }
     given = {name: value for name, value in fields.items() if value}
-    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    return as_yaml(given)
 
 
 def _config(folder: Path) -> dict[str, Any]:

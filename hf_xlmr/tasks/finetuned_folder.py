@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Final
 
+from hf_xlmr.durable_files import copy_contents, told_with_place
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
 from hf_xlmr.json_files import json_object
@@ -37,6 +39,8 @@ CONFIG: Final = "config.json"
 KEPT: Final = "fairseq"
 OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
 CARD: Final = "README.md"
+WRITERS: Final = frozenset({("safetensors.torch", "save_file"), ("torch.serialization", "save")})
+LONGEST_ERROR: Final = 200  # characters of what a library says
 LONGEST_TOLD: Final = 40  # characters of a value in a message
 FROM_THE_MODEL: Final = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -170,8 +174,30 @@ class FinetunedFolder:
             self._publish(draft)
         self.processes.wait()
 
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """What PyTorch and safetensors raise where they cannot write, as of a full disk, becomes an InputError."""
+        from safetensors import SafetensorError
+
+        with told_with_place(self.path):
+            try:
+                yield
+            except (SafetensorError, RuntimeError) as error:
+                calls = {
+                    (frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in walk_tb(error.__traceback__)
+                }
+                if calls.isdisjoint(WRITERS):
+                    raise
+                raise InputError(
+                    f"{self.path} cannot be written ({' '.join(str(error).split())[:LONGEST_ERROR]}): make room on the "
+                    "disk, and go on with the training (resume)"
+                ) from error
+
     def _publish(self, draft: Path) -> None:
         """Without config.json nothing loads the folder, so that no one meets a part of it."""
+        usual = (draft / CARD).stat().st_mode & 0o777
+        for path in draft.glob("*.safetensors"):  # which safetensors makes for its user alone
+            path.chmod(usual)
         for name in (CONFIG, *(path.name for path in self.path.iterdir() if path != self.checkpoints)):
             _remove(self.path / name)
         for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
@@ -185,8 +211,7 @@ class FinetunedFolder:
             if (files.folder / name).is_file():
                 shutil.copyfile(files.folder / name, draft / name)
         if (files.folder / KEPT).is_dir():
-            left = shutil.ignore_patterns(OF_CLASSES) if is_new_head else None
-            shutil.copytree(files.folder / KEPT, draft / KEPT, ignore=left, dirs_exist_ok=True)
+            copy_contents(files.folder / KEPT, draft / KEPT, without=OF_CLASSES if is_new_head else "")
         repeat_unknown_row(draft, first=files.embedding_rows)
         (draft / FINETUNING).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
         card = finetuned_card(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, printable, told_plainly
+from hf_xlmr.markdown import as_code, as_text, as_yaml
 from hf_xlmr.replaced_files import replace_content
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_table import tables_of
@@ -37,10 +38,10 @@ def card_section(results: TaskResults, *, dataset: str | None = None, references
     """
     name = _dataset(results, dataset)
     tables = "\n".join(table.as_markdown() for table in tables_of(results, references=references))
-    settings = ", ".join(f"`{_plain(key)}` {_plain(value)}" for key, value in results.settings.items())
+    settings = ", ".join(f"{as_code(key)} {as_text(value)}" for key, value in results.settings.items())
     told = f"\nEvaluated with hf_xlmr: {settings}.\n" if settings else "\nEvaluated with hf_xlmr.\n"
     begin, end = _marks(results, name)
-    return f"{begin}\n## {HEADINGS[results.task]}: {_plain(name)}\n\n{tables}{told}{end}"
+    return f"{begin}\n## {HEADINGS[results.task]}: {as_text(name)}\n\n{tables}{told}{end}"
 
 
 def eval_results(results: TaskResults, *, dataset: str | None = None) -> list[EvalResult]:
@@ -55,8 +56,8 @@ def eval_results(results: TaskResults, *, dataset: str | None = None) -> list[Ev
             task_type=PIPELINE_TAGS[results.task],
             task_name=HEADINGS[results.task],
             dataset_type=name,
-            dataset_name=f"{name} ({language or f'average of {len(results.scores)}'})",
-            dataset_config=language,
+            dataset_name=f"{name} ({printable(language) if language else f'average of {len(results.scores)}'})",
+            dataset_config=printable(language) if language else None,
             dataset_split=split if isinstance(split, str) else None,
             metric_type=metric,
             metric_value=round(scores[metric], DIGITS),
@@ -103,10 +104,6 @@ def _marks(results: TaskResults, dataset: str) -> tuple[str, str]:
     return f"<!-- results: {name} -->", f"<!-- end of results: {name} -->"
 
 
-def _plain(value: object) -> str:
-    return printable(str(value)).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
-
-
 def _with_section(text: str, section: str, marks: tuple[str, str], line_end: str) -> str:
     begin, end = marks
     start, rest = text.find(begin), text.find(end)
@@ -121,15 +118,13 @@ def _with_section(text: str, section: str, marks: tuple[str, str], line_end: str
 
 def _with_metadata(text: str, results: TaskResults, path: Path, *, dataset: str | None, line_end: str) -> str:
     """The card with its `model-index` renewed; all other lines of the metadata are left as they were written."""
-    import yaml
-
     found = METADATA.match(text)
     block = found[1] if found else ""
     index = _index(block, path)
     renewed = _renewed(index, results, name=path.resolve().parent.name, dataset=dataset)
     if renewed == index:
         return text
-    written = yaml.safe_dump({"model-index": renewed}, sort_keys=False, allow_unicode=True, line_break=line_end)
+    written = as_yaml({"model-index": renewed}, line_break=line_end)
     if INDEX.search(block):
         block = INDEX.sub(lambda _: written, block, count=1)
     else:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.published import PUBLISHED
 from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
 from hf_xlmr.tasks.results_table import check_same_task, is_cross_lingual
@@ -96,7 +96,7 @@ def figure_of(
         axes = figure.subplots()
         _frame(axes, places, n_bars=len(several), n_marks=n_marks, is_of_pairs=is_of_pairs)
         # to the figure's edge, which a title of the axes overflows where these are narrow
-        figure.suptitle(title or TITLES["pairs" if is_of_pairs else task], **HEADING)
+        figure.suptitle(_plain(title) if title else TITLES["pairs" if is_of_pairs else task], **HEADING)
         for number, each in enumerate(several):
             _draw_bars(axes, each, places, offset=number, colour=COLOURS[number % len(COLOURS)])
         if references:
@@ -147,7 +147,7 @@ def _places(keys: Sequence[str], step: float, *, is_of_pairs: bool) -> dict[str,
 
 def _frame(axes: Axes, places: Mapping[str, float], *, n_bars: int, n_marks: int, is_of_pairs: bool) -> None:
     """Everything but bars and marks."""
-    labels = [_label(key) if is_of_pairs and key != AVERAGE else key for key in places]
+    labels = [_label(key) if is_of_pairs and key != AVERAGE else _plain(key) for key in places]
     axes.set_xticks([at + (n_bars - 1) / 2 for at in places.values()], labels)
     axes.get_xticklabels()[-1].set_fontweight("bold")
     axes.set_xlim(-1, max(places.values()) + n_bars + n_marks * MARK_STEP)
@@ -162,7 +162,17 @@ def _frame(axes: Axes, places: Mapping[str, float], *, n_bars: int, n_marks: int
 def _label(key: str) -> str:
     """The language of the question above that of the context."""
     context, question = languages_of_pair(key)
-    return f"{question}\non {context}"
+    return f"{_plain(question)}\non {_plain(context)}"
+
+
+def _plain(name: str) -> str:
+    """A name as it reads: matplotlib takes what stands between dollars for a formula."""
+    return printable(name).replace("$", "\\$")
+
+
+def _in_legend(name: str) -> str:
+    """A name for the legend, which leaves out those that begin with an underscore."""
+    return f" {_plain(name)}" if name.startswith("_") else _plain(name)
 
 
 def _draw_bars(axes: Axes, results: TaskResults, places: Mapping[str, float], *, offset: int, colour: str) -> None:
@@ -173,10 +183,10 @@ def _draw_bars(axes: Axes, results: TaskResults, places: Mapping[str, float], *,
     if "exact_match" in results.metrics:
         exact = [each["exact_match"] for each in scores.values()]
         axes.bar(at, heights, width=0.86, color=colour, alpha=0.4)
-        axes.bar(at, exact, width=0.86, color=colour, label=results.model)
+        axes.bar(at, exact, width=0.86, color=colour, label=_in_legend(results.model))
         _number(axes, list(zip(scores, at, exact, strict=True)), is_inside=True)
     else:
-        axes.bar(at, heights, width=0.86, color=colour, label=results.model)
+        axes.bar(at, heights, width=0.86, color=colour, label=_in_legend(results.model))
     _number(axes, list(zip(scores, at, heights, strict=True)), chance=CHANCE.get(results.task))
 
 

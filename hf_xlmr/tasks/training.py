@@ -172,13 +172,15 @@ def finetune(
         if resume and folder.is_finished:
             report = folder.report(training.record(), usual=usual_record(), model=model)
         else:
-            report = training.run(model, folder, resume=resume, progress=progress)
+            with folder.written():
+                report = training.run(model, folder, resume=resume, progress=progress)
             _let_go()
         if scored is None:
             return report
         found = evaluate_data(recipe, str(output), ModelFiles(folder.path), scored, options=scoring, progress=progress)
         results = replace(found.results, settings={**report.settings, **found.results.settings})
-        folder.add_results(results)
+        with folder.written():
+            folder.add_results(results)
         return replace(report, results=results)
 
 
