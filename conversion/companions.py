@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+from hf_xlmr.added_tokens import AddedTokens
 from hf_xlmr.conversion.architecture import Architecture
 from hf_xlmr.conversion.model_folder import ModelFolder, read_json
 from hf_xlmr.conversion.vocabulary import is_padding
@@ -45,22 +46,33 @@ def companions_of(folder: ModelFolder, network: Architecture, record: Conversion
     """
     kept = folder.path / KEPT / DICTIONARY
     data = kept.read_bytes() if kept.is_file() else _derived(folder.path)
-    appended = record.appended_rows(network.vocabulary) if kept.is_file() else 0
+    added = _names_of_added(folder.path, network.vocabulary)
+    appended = _appended_rows(record, network.vocabulary, added) if kept.is_file() else 0
     rows = network.vocabulary - appended
-    dictionary = Dictionary.parse(data, expected_rows=rows, name=str(kept))
-    _raise_if_ids_differ(folder.path, dictionary.with_mask())
-    spare = _spare_rows(dictionary, rows, appended)
-    files = {DICTIONARY: _flagged(data) + _fillers(dictionary, spare), **_pieces(folder.path)}
+    own = (record.embedding_rows if kept.is_file() else None) or rows
+    dictionary = Dictionary.parse(data, expected_rows=own, name=str(kept))
+    spare = _spare_rows(dictionary, rows, appended, is_without_mask=own == len(dictionary))
+    named = _flagged(data + _fillers(dictionary, spare, added))
+    _raise_if_not_at_their_ids(named, added, rows)
+    _raise_if_ids_differ(folder.path, Dictionary.parse(named, expected_rows=own, name=DICTIONARY).with_mask())
+    spare -= sum(index >= rows - spare for index in added)
+    files = {DICTIONARY: named, **_pieces(folder.path)}
     if network.head is not None:
         files |= {FIRST_INPUT: files[DICTIONARY], **_labels(folder, network)}
-    return Companions(rows=rows, files=files, notes=tuple(_notes(files, spare)))
+    return Companions(rows=rows, files=files, notes=tuple(_notes(files, spare, added)))
 
 
-def _notes(files: Mapping[str, bytes], spare: int) -> Iterator[str]:
+def _notes(files: Mapping[str, bytes], spare: int, added: Mapping[int, str]) -> Iterator[str]:
     if SENTENCEPIECE not in files:
         yield f"There is no {SENTENCEPIECE}, so fairseq cannot encode texts."
     if spare:
         yield f"{spare} rows at the end of the embeddings have no name: the dictionary calls them madeupword0000, ..."
+    if added:
+        told = ", ".join(map(repr, [*added.values()][:SHOWN])) + ", ..." * (len(added) > SHOWN)
+        yield (
+            f"The tokens that were added to the tokenizer ({told}) have their names in {DICTIONARY}, and fairseq's "
+            "encode never gives their ids: it cuts them as any text."
+        )
     names = _label_names(files[LABELS]) if LABELS in files else ()
     if any(name.split() != [name] for name in names):
         yield "Some labels hold white space, at which fairseq-preprocess cuts labels: rename them before training on."
@@ -86,11 +98,24 @@ def _derived(path: Path) -> bytes:
     return data
 
 
-def _spare_rows(dictionary: Dictionary, rows: int, appended: int) -> int:
+def _names_of_added(path: Path, rows: int) -> Mapping[int, str]:
+    """The tokens that were added to the folder's tokenizer, by their ids. Raises InputError, IntegrityError."""
+    added = AddedTokens.of(path, rows=rows)
+    return {} if added is None else added.names
+
+
+def _appended_rows(record: ConversionRecord, rows: int, added: Mapping[int, str]) -> int:
+    """The rows at the end of the embeddings that convert appended; none where later ones follow them."""
+    own, appended = record.embedding_rows, record.appended_rows(rows)
+    is_last = own is not None and rows == own + appended and not any(index >= own for index in added)
+    return appended if is_last else 0
+
+
+def _spare_rows(dictionary: Dictionary, rows: int, appended: int, *, is_without_mask: bool) -> int:
     """The rows that follow the dictionary's names. Raises InputError where the names are not theirs."""
     names = len(dictionary.with_mask())
     spare = rows - names
-    if spare < 0 and rows == len(dictionary):
+    if MASK not in dictionary and is_without_mask:
         raise InputError(f"the embedding has no row for {MASK}, which every task of fairseq's adds to the dictionary")
     if not 0 <= spare <= MOST_SPARE or (appended and spare and not is_padding(rows, spare)):
         raise InputError(
@@ -100,13 +125,30 @@ def _spare_rows(dictionary: Dictionary, rows: int, appended: int) -> int:
     return spare
 
 
-def _fillers(dictionary: Dictionary, spare: int) -> bytes:
+def _fillers(dictionary: Dictionary, spare: int, added: Mapping[int, str]) -> bytes:
     """Lines that name `spare` rows after the others, `<mask>` before them: the task would add it at the end."""
     if not spare:
         return b""
     mask = [] if MASK in dictionary else [f"{MASK} 1\n"]
-    free = (name for number in count() if (name := f"madeupword{number:04d}") not in dictionary)
-    return "".join([*mask, *(f"{name} 0\n" for name in islice(free, spare))]).encode()
+    taken, first = set(added.values()), len(dictionary.with_mask())
+    names = (f"madeupword{number:04d}" for number in count())
+    free = (name for name in names if name not in dictionary and name not in taken)
+    lines = (added.get(index) or next(free) for index in range(first, first + spare))
+    return "".join([*mask, *(f"{name} 0\n" for name in lines)]).encode()
+
+
+def _raise_if_not_at_their_ids(data: bytes, added: Mapping[int, str], rows: int) -> None:
+    """Raise InputError for an added token that the lines of a dictionary do not give its id."""
+    try:
+        symbols = Dictionary.parse(data, expected_rows=rows, name=DICTIONARY).symbols if added else ()
+    except InputError:
+        symbols = ()
+    for index, name in added.items():
+        if symbols[index : index + 1] != (name,):
+            raise InputError(
+                f"the tokenizer has the added token {name!r:.60} with the id {index}, which a {DICTIONARY} of "
+                "fairseq's cannot hold there: take it out of the tokenizer, or rename it, before the export"
+            )
 
 
 def _flagged(data: bytes) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hf_xlmr.added_tokens import AddedTokens
 from hf_xlmr.conversion.model_folder import INDEX, SINGLE, open_model_folder, read_json
 from hf_xlmr.conversion.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.conversion.staging import staged_folder
@@ -122,6 +123,7 @@ def _shape_of(source: Path) -> ModelShape:
             "model was trained from"
         )
     check_models_of(source)
+    AddedTokens.of(source, rows=shape.vocabulary)  # refuses ids beyond the rows
     checked_sources(source, shape_held(source, shape))  # what is missing would be random, without a word
     return shape
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from hf_xlmr.conversion.vocabulary import Vocabulary
 from hf_xlmr.dictionary import SPECIAL_SYMBOLS, UNK_INDEX
-from hf_xlmr.errors import IntegrityError
+from hf_xlmr.plain_tokenizer import plain_tokenizer
 from hf_xlmr.tokenization import ExactTokenizer
 
 __all__ = ["PLAIN_CLASSES", "TextClass", "compare_tokenizers", "texts_by_class"]
@@ -67,12 +67,7 @@ def texts_by_class(pieces: Sequence[str], *, count: int, seed: int = SEED) -> di
 
 def compare_tokenizers(vocabulary: Vocabulary, exact: ExactTokenizer, folder: Path, *, count: int) -> list[TextClass]:
     """Encode texts of every class with plain Transformers and by fairseq's rule, and count where the ids differ."""
-    from transformers import AutoTokenizer
-
-    try:
-        exported = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises plain Exception for a file that does not parse
-        raise IntegrityError(f"the tokenizer in {folder} does not load: {error}") from error
+    exported = plain_tokenizer(folder)
     pieces = [piece for piece in exact.dictionary.symbols if piece not in (*SPECIAL_SYMBOLS, "<mask>")]
     return [
         _compared(name, texts, exported(texts)["input_ids"], exact, vocabulary)

@@ -322,6 +322,8 @@ def show_diagnosis(diagnosis: Any) -> None:
     for finding in diagnosis.findings:
         mend = f"{finding.mend}{' (--fix does it)' if finding.is_safe else ''}"
         table.add_row(*map(_plain, (finding.name, finding.told, mend)))
+    for note in diagnosis.notes:
+        table.add_row(*map(_plain, ("note", note, "")))
     if not table.rows:
         table.show_header = False
     console.print(table)

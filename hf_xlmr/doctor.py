@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, TypeAlias
 
-from hf_xlmr.dictionary import MASK, PAD_INDEX
+from hf_xlmr.added_tokens import AddedTokens
+from hf_xlmr.dictionary import MASK, PAD_INDEX, SPECIAL_SYMBOLS
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.json_edits import with_fields
+from hf_xlmr.loading import ModelFiles
 from hf_xlmr.model_shape import FAMILIES, POSITION_OFFSET
 from hf_xlmr.other_loaders import ADAPTER, missing_of_adapter, missing_of_modules
 from hf_xlmr.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
 from hf_xlmr.plain_config import plain_config, reaching_fields
+from hf_xlmr.recorded_files import changed_weights
 from hf_xlmr.replaced_files import replace_keeping
 from hf_xlmr.stored_weights import opened
+from hf_xlmr.tokenizer_agreement import disagreement_of
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
 
@@ -36,6 +40,12 @@ MOST_PADDING: Final = 128
 LONGEST_ID: Final = 10  # digits
 LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
 README: Final = "README.md"
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+CLASS: Final = "tokenizer_class"
+PLAIN_TOKENIZER: Final = "PreTrainedTokenizerFast"  # which reads all of tokenizer.json, as convert writes it
+XLMR_TOKENIZER: Final = "XLMRobertaTokenizer"  # which makes one of a SentencePiece model
+FILLER: Final = "madeupword"
+SHOWN: Final = 6
 WITHOUT_POOLER: Final = "add_pooling_layer=False"
 TIED_BIAS, OTHER_BIAS = "lm_head.bias", "lm_head.decoder.bias"
 WITH_LM_HEAD: Final = ("ForMaskedLM", "ForCausalLM")
@@ -102,13 +112,24 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
         found = _found(facts)
         safe = [each for each in found if each.edits]
         if not fix or not safe:
-            return Diagnosis(folder, _findings(facts, found), notes=facts.notes)
+            return Diagnosis(folder, _findings(facts, found), notes=(*facts.notes, *_notes(facts)))
         contents = _edited(facts, safe)
         _raise_if_not_replaceable(folder, contents)
         _prove(facts, contents, found)
         kept = tuple(replace_keeping(folder / name, content) for name, content in contents.items())
         mended, facts = _findings(facts, safe), FolderFacts(folder, from_fairseq)
-        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept, facts.notes)
+        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept, (*facts.notes, *_notes(facts)))
+
+
+def _notes(facts: FolderFacts) -> Iterator[str]:
+    """What a folder has beyond what fairseq knows."""
+    with suppress(HfXlmrError):  # told by a check
+        added = AddedTokens.of(facts.folder, rows=facts.rows or 0)
+        if added is not None:
+            yield (
+                f"{len(added.names)} tokens were added to the tokenizer ({_listed([*added.names.values()])}): hf_xlmr "
+                "gives the ids that AutoTokenizer gives, and exports the names; fairseq's own encode cuts them as text"
+            )
 
 
 class _Found(NamedTuple):
@@ -157,6 +178,10 @@ def _edited(facts: FolderFacts, safe: list[_Found]) -> dict[str, bytes]:
     for _check, _told, edits in safe:
         for name, changes in edits.items():
             fields.setdefault(name, {}).update(changes)
+    return _with_edits(facts, fields)
+
+
+def _with_edits(facts: FolderFacts, fields: Edits) -> dict[str, bytes]:
     return {
         name: with_fields((facts.folder / name).read_bytes().decode("utf-8"), changes).encode("utf-8")
         for name, changes in fields.items()
@@ -409,6 +434,54 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
     return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
 
 
+def _look_at_ids(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
+        return None
+    try:
+        exact = ModelFiles(facts.folder).tokenizer
+    except HfXlmrError as error:
+        return str(error)
+    return disagreement_of(facts.folder, exact)
+
+
+def _set_tokenizer_class(facts: FolderFacts) -> Edits:
+    """The class by which the ids are right; nothing where none of them helps."""
+    named = PLAIN_TOKENIZER if facts.tokenizer is not None else XLMR_TOKENIZER
+    files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
+    edits = {name: {CLASS: named} for name, content in files.items() if CLASS in content or name == TOKENIZER_CONFIG}
+    if facts.tokenizer_config is None:
+        return {}
+    with _draft_of(facts.folder, _with_edits(facts, edits)) as draft:
+        return edits if _look_at_ids(FolderFacts(draft, facts.is_from_fairseq)) is None else {}
+
+
+# ---- what fairseq/ keeps ---------------------------------------------------------------------------------------------
+
+
+def _look_at_labels(facts: FolderFacts) -> str | None:
+    if not facts.class_name.endswith("ForSequenceClassification"):
+        return None
+    files = ModelFiles(facts.folder)
+    if not files.labels_disagree or files.kept_labels is None:
+        return None
+    kept = [name for name in files.kept_labels.symbols[len(SPECIAL_SYMBOLS) :] if not name.startswith(FILLER)]
+    said = list((facts.config.get("id2label") or {}).values())
+    return f"fairseq/label/dict.txt names the classes {_listed(kept)}, and id2label of config.json {_listed(said)}"
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(f"{name!s:.40}" for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN) or "none"
+
+
+def _look_at_record(facts: FolderFacts) -> str | None:
+    changed = changed_weights(facts.folder)
+    if not changed:
+        return None
+    return (
+        f"fairseq/conversion.json tells of other weights than those of {_listed(changed)}: push will refuse the folder"
+    )
+
+
 # ---- the weights -----------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +525,18 @@ def _look_at_shards(facts: FolderFacts) -> str | None:
     sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
     large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
     return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
+
+
+BEFORE_IDS: Final = frozenset(  # faults that make other ids, or break the tokenizer
+    {"architectures", "model type", "pad_token_id", "positions", "vocab_size", "configuration"}
+    | {"tokenizer", TOKENIZER_CONFIG, "tokenizer size", "<mask>", "sentencepiece"}
+)
+BESIDE_THE_CONFIG: Final = frozenset({"labels", "record", "tokenizer ids"})
+
+
+def _is_of_the_config(found: Set[str]) -> bool:
+    """Whether anything was found that the configuration or the weights have to do with."""
+    return bool(found - BESIDE_THE_CONFIG)
 
 
 CHECKS: Final = (
@@ -538,8 +623,34 @@ CHECKS: Final = (
         "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing",
     ),
     Check("shard size", _look_at_shards, 'save the model again with save_pretrained(..., max_shard_size="5GB")'),
-    Check("configuration", _look_at_config, "set the fields right that are named, or convert again", unless=bool),
+    Check(
+        "labels",
+        _look_at_labels,
+        "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
+    ),
+    Check(
+        "record",
+        _look_at_record,
+        "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
+    ),
+    Check(
+        "configuration",
+        _look_at_config,
+        "set the fields right that are named, or convert again",
+        unless=_is_of_the_config,
+    ),
+    Check(
+        "tokenizer ids",
+        _look_at_ids,
+        "name the tokenizer_class in tokenizer_config.json that gives fairseq's ids, or copy the tokenizer's files "
+        "from the model that this one was trained from",
+        _set_tokenizer_class,
+        unless=BEFORE_IDS.intersection,
+    ),
     Check(  # a configuration at fault would put the blame on the weights
-        "weights", _look_at_weights, "copy the folder anew, or convert or save the model again", unless=bool
+        "weights",
+        _look_at_weights,
+        "copy the folder anew, or convert or save the model again",
+        unless=_is_of_the_config,
     ),
 )

@@ -60,7 +60,16 @@ SECRET: Final = "a secret, by its name"
 NOT_SECRET: Final = "added_tokens.json"  # of a tokenizer
 SNAPSHOTS, BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache, whose snapshots are links to its blobs
 MILD: Final = frozenset(
-    {"model_max_length", "tokenizer_config.json", "pooler", "shard size", "dtype", "adapter beside a model"}
+    {
+        "model_max_length",
+        "tokenizer_config.json",
+        "pooler",
+        "shard size",
+        "dtype",
+        "adapter beside a model",
+        "record",
+        "labels",
+    }
 )
 """Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
 

@@ -140,8 +140,8 @@ class XLMR(nn.Module):
     def task(self) -> FairseqTask:
         """The dictionaries, where fairseq has them. Raises InputError where the folder has none."""
         source, labels = SourceDictionary(self.files.dictionary), self.files.labels
-        is_regression = self.files.config.get("problem_type") == "regression"
-        is_regression = is_regression or bool(getattr(self.args, "regression_target", False))
+        problem = self.files.config.get("problem_type")
+        is_regression = problem == "regression" if problem else bool(getattr(self.args, "regression_target", False))
         return FairseqTask(
             source_dictionary=source,
             labels=SourceDictionary(labels.with_mask()) if labels else source if is_regression else None,
@@ -201,7 +201,8 @@ class XLMR(nn.Module):
             raise InputAssertionError(f"decode takes the 1-D tensor of one text, not {list(tokens.shape)}")
         if tokens.is_floating_point():
             raise InputTypeError(f"decode takes ids, not {tokens.dtype}")
-        return text_of_ids(self.files.dictionary, tokens.tolist())
+        added = self.files.added
+        return text_of_ids(self.files.dictionary, tokens.tolist(), {} if added is None else added.spelled)
 
     # ---- features
 
@@ -239,7 +240,7 @@ class XLMR(nn.Module):
             raise InputRuntimeError(f"tokens are ids in int64 or int32, not {tokens.dtype}; {HOW_TO_GET_TOKENS}")
         if not batch.numel():
             raise InputAssertionError(f"there are no tokens: the shape is {shape}; {HOW_TO_GET_TOKENS}")
-        rows = self.files.embedding_rows
+        rows = self.files.rows
         if int(batch.min()) < 0 or int(batch.max()) >= rows:
             raise NoSuchToken(f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows")
         return batch.to(self.device).long()

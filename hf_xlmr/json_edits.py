@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from json.decoder import JSONDecoder
 from typing import Final, NamedTuple
 
-__all__ = ["with_fields"]
+__all__ = ["field_of", "with_fields"]
 
 SPACE: Final = " \t\r\n"
 
@@ -20,6 +20,19 @@ class _Field(NamedTuple):
     name: str
     start: int
     end: int
+
+
+def field_of(text: str, name: str) -> object:
+    """The value of the first field `name` of the JSON object `text`, None without one; what follows is not read.
+
+    Raises ValueError where the text is no JSON object as far as it is read.
+    """
+    try:
+        if text[_past_space(text, 0)] != "{":
+            raise ValueError("this is no JSON object")
+        return next((json.loads(text[each.start : each.end]) for each in _fields(text) if each.name == name), None)
+    except IndexError:
+        raise ValueError("this JSON object has no end") from None
 
 
 def with_fields(text: str, fields: Mapping[str, object]) -> str:

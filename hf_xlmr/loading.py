@@ -10,6 +10,7 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hf_xlmr.added_tokens import AddedTokens
 from hf_xlmr.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.dictionary_kinds import DictionaryKind, kind_of_dictionary
 from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
@@ -19,6 +20,7 @@ from hf_xlmr.kept_files import read_kept
 from hf_xlmr.model_shape import ModelShape, shape_of_config
 from hf_xlmr.own_names import is_there, own_name
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.recorded_files import holds_recorded_weights
 from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 from hf_xlmr.tokenization import ExactTokenizer
 
@@ -45,9 +47,13 @@ DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's sentence_predictio
 SENTENCEPIECE = "sentencepiece.bpe.model"
 LABELS = "label/dict.txt"
 CHECKPOINTS = (".pt",)  # what other files stand beside
+OF_THE_HEAD = frozenset(  # options that speak of the head that fairseq trained, and of no other
+    {"task", "criterion", "num_classes", "regression_target", "classification_head_name", "ranking_head_name"}
+)
 WANTED_FROM_HUB = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
     *("sentencepiece.bpe.model", "fairseq/*", "fairseq/*/*", FINETUNING),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),  # where tokens are added
 )
 
 
@@ -254,7 +260,8 @@ class ModelFiles:
         width = options.get("encoder_embed_dim")
         if type(width) is int and width != self.shape.hidden:
             raise IntegrityError(f"{path} is of a model of the width {width}, and this one's is {self.shape.hidden}")
-        return options
+        is_stale = not self._head_is_of_the_record
+        return {name: value for name, value in options.items() if not (is_stale and name in OF_THE_HEAD)}
 
     @cached_property
     @_with_names
@@ -279,6 +286,19 @@ class ModelFiles:
     @cached_property
     @_with_names
     def dictionary(self) -> Dictionary:
+        """The names of the rows: fairseq's, and after them the tokens that were added to the tokenizer.
+
+        Raises InputError, IntegrityError for a dict.txt that is not the model's.
+        """
+        return self.fairseqs_dictionary if self.added is None else self.added.extended(self.fairseqs_dictionary)
+
+    @cached_property
+    def added(self) -> AddedTokens | None:
+        """The tokens that the folder's tokenizer has beyond fairseq's, None without any. Raises InputError."""
+        return AddedTokens.of(self.folder, rows=self.shape.vocabulary)
+
+    @cached_property
+    def fairseqs_dictionary(self) -> Dictionary:
         """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply.
 
         Raises InputError, IntegrityError for a dict.txt that is not the model's.
@@ -286,11 +306,12 @@ class ModelFiles:
         path = self.folder / "fairseq" / "dict.txt"
         if not path.is_file():
             return _dictionary_of_tokenizer(self.folder, rows=self.shape.vocabulary)
-        rows = self.embedding_rows
+        rows = self._record.embedding_rows or self.shape.vocabulary
         dictionary = Dictionary.parse(read_kept(path.parent, path.name), expected_rows=rows, name=str(path))
-        if len(dictionary) > rows:
+        if len(dictionary) > self.embedding_rows:
             raise IntegrityError(
-                f"{path} has {len(dictionary)} names (4 specials and its lines), but the embedding {rows} rows: it is "
+                f"{path} has {len(dictionary)} names (4 specials and its lines), but the embedding "
+                f"{self.embedding_rows} rows: it is "
                 "the dictionary of another model"
             )
         return dictionary if len(dictionary) == rows else dictionary.with_mask()
@@ -303,11 +324,25 @@ class ModelFiles:
         Raises IntegrityError.
         """
         rows, held = self._record.embedding_rows, self.shape.vocabulary
-        if rows is not None and rows > held:
+        written = (self._record.config or {}).get("vocab_size", held)
+        if rows is not None and rows > held and not (type(written) is int and rows <= written):
             raise IntegrityError(
                 f"{self._record.path} is damaged: embedding_rows is {rows}, and the model has {held} rows"
             )
-        return held if rows is None else rows
+        return held if rows is None else min(rows, held)  # resize_token_embeddings may have made it smaller
+
+    @property
+    def rows(self) -> int:
+        """The rows that have an id: fairseq's, and those up to the last added token's. Raises InputError."""
+        return max(self.embedding_rows, 0 if self.added is None else max(self.added.names) + 1)
+
+    @property
+    def appended_rows(self) -> range:
+        """The rows that `convert` appended, which stay what `<unk>` is."""
+        first = self.embedding_rows
+        end = min(first + self._record.appended_rows(self.shape.vocabulary), self.shape.vocabulary)
+        added = () if self.added is None else self.added.names
+        return range(first, min([end, *(index for index in added if index >= first)]))
 
     @cached_property
     @_with_names
@@ -321,9 +356,9 @@ class ModelFiles:
         """Fairseq's tokenization; None where the folder has no SentencePiece model."""
         kept = self.folder / "fairseq"
         if (kept / SENTENCEPIECE).is_file():
-            return ExactTokenizer(self.dictionary, read_kept(kept, SENTENCEPIECE))
+            return ExactTokenizer(self.fairseqs_dictionary, read_kept(kept, SENTENCEPIECE), added=self.added)
         path = self.folder / SENTENCEPIECE
-        return ExactTokenizer(self.dictionary, path) if path.is_file() else None
+        return ExactTokenizer(self.fairseqs_dictionary, path, added=self.added) if path.is_file() else None
 
     def needed_tokenizer(self) -> ExactTokenizer:
         """Fairseq's tokenization. Raises InputError, which says what to put where if there is none, IntegrityError."""
@@ -356,12 +391,45 @@ class ModelFiles:
     @_with_names
     def labels(self) -> Dictionary | None:
         """The label dictionary, names from id 4 on; None where the classes have no names."""
-        kept = self.folder / "fairseq"
-        if (kept / LABELS).is_file():
-            return Dictionary.parse(read_kept(kept, LABELS), name=str(kept / LABELS))
-        names = _names_of_classes(self.config.get("id2label") or {})
+        kept, names = self.kept_labels, self._names_of_classes
+        if kept is not None and (self._are_named_so(kept) or self._record_is_of_the_weights):
+            return kept
         is_named = bool(names) and not all(name.startswith("LABEL_") for name in names)
         return Dictionary.of((*SPECIAL_SYMBOLS, *names)) if is_named else None
+
+    @cached_property
+    def kept_labels(self) -> Dictionary | None:
+        """The label dictionary under fairseq/, which may be that of the model before training; None without one."""
+        kept = self.folder / "fairseq"
+        return Dictionary.parse(read_kept(kept, LABELS), name=str(kept / LABELS)) if (kept / LABELS).is_file() else None
+
+    @property
+    def labels_disagree(self) -> bool:
+        """Whether id2label in config.json names other classes than the label dictionary under fairseq/."""
+        return self.kept_labels is not None and not self._are_named_so(self.kept_labels)
+
+    @property
+    def _names_of_classes(self) -> list[str]:
+        return _names_of_classes(self.config.get("id2label") or {})
+
+    def _are_named_so(self, labels: Dictionary) -> bool:
+        names = self._names_of_classes
+        return bool(names) and list(labels.symbols[len(SPECIAL_SYMBOLS) :][: len(names)]) == names
+
+    @cached_property
+    def _head_is_of_the_record(self) -> bool:
+        """Whether the folder has the head that was converted, as far as that can be told; weights are read in doubt."""
+        if not self._record.is_there:
+            return not self.labels_disagree
+        if self._record.class_name not in (None, self.class_name):
+            return False
+        written = self._record.config
+        is_named_so = written is None or written.get("id2label") == self.config.get("id2label")
+        return (is_named_so and not self.labels_disagree) or self._record_is_of_the_weights
+
+    @cached_property
+    def _record_is_of_the_weights(self) -> bool:
+        return holds_recorded_weights(self.folder)
 
     def heads(self) -> dict[str, dict[str, torch.Tensor]]:
         """The weights of the source's classification heads, by head and part. Raises IntegrityError."""

@@ -86,7 +86,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
             network,
             _classification_heads(files, network, plan.main, options),
             pad_index=PAD_INDEX,
-            embedding_rows=files.embedding_rows,
+            embedding_rows=files.rows,
             head_options=options,
             own_head=files.head_name if own_head_layers(network) else None,
             is_spread=plan.is_spread,

@@ -7,11 +7,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
 from hf_xlmr.json_files import json_object
 
-__all__ = ["Standing", "held_to_record", "standing_of"]
+__all__ = ["Standing", "changed_weights", "held_to_record", "holds_recorded_weights", "standing_of"]
 
 CONFIG: Final = "config.json"
 KEPT: Final = "fairseq/"
@@ -84,6 +85,29 @@ def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool
         _raise_if_other_config(folder / CONFIG, record.config)
         held.append(CONFIG)
     return tuple(held)
+
+
+def holds_recorded_weights(folder: Path) -> bool:
+    """Whether the weights are known to be those that the conversion of the folder verified; they are read for it.
+
+    Raises IntegrityError, InputError, OSError.
+    """
+    record = ConversionRecord.of(folder)
+    return standing_of(folder) is Standing.verified and bool(record.weights) and not changed_weights(folder)
+
+
+def changed_weights(folder: Path) -> tuple[str, ...]:
+    """The files of weights that are not as the conversion verified them; none where it did not, or after `finetune`.
+
+    They are read for it. Raises IntegrityError, InputError, OSError.
+    """
+    if standing_of(folder) is not Standing.verified:
+        return ()
+    recorded = ConversionRecord.of(folder).weights
+    held = {path.name: path for path in folder.glob("model*.safetensors")}
+    if other := tuple(sorted(held.keys() ^ recorded.keys())):
+        return other
+    return tuple(name for name in sorted(held) if sha256_of(held[name]) != recorded[name])
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------

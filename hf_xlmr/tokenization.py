@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, Dictionary
+from hf_xlmr.added_tokens import AddedTokens, CutText
+from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, UNK, Dictionary
 from hf_xlmr.errors import InputError, InputIndexError
 from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
 
@@ -28,7 +30,9 @@ LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode
 class ExactTokenizer:
     """What fairseq's hub interface answers to `encode`, id for id; special strings in a text are plain text."""
 
-    def __init__(self, dictionary: Dictionary, model: bytes | str | os.PathLike[str]) -> None:
+    def __init__(
+        self, dictionary: Dictionary, model: bytes | str | os.PathLike[str], *, added: AddedTokens | None = None
+    ) -> None:
         """Join `dictionary` and a SentencePiece `model`, its bytes or its path.
 
         Raises OSError, InputError where the file is no such model, IntegrityError where it is damaged.
@@ -37,7 +41,7 @@ class ExactTokenizer:
             read = SentencePieceModel.parse(model, name="the SentencePiece model")
         else:
             read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
-        self.dictionary = dictionary
+        self.dictionary, self.added = dictionary, added
         self.processor = read.processor()
         self._table = PieceTable.of(read, self.processor, dictionary)
 
@@ -47,7 +51,8 @@ class ExactTokenizer:
         fairseq.data.encoders.sentencepiece_bpe joins SentencePiece's pieces with spaces and fairseq.tokenizer splits
         them again at white space: a piece like U+0085 vanishes here.
         """
-        return " ".join(self.segments(text)).split()
+        cut = self._cut_with_added(text)
+        return " ".join(self.segments(text)).split() if cut is None else [self._symbol(each) for each in cut.ids]
 
     def segments(self, text: str) -> list[str]:
         """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
@@ -56,10 +61,13 @@ class ExactTokenizer:
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text` alone, without `<s>` and `</s>`."""
-        return self.dictionary.indices(self.pieces(text))
+        cut = self._cut_with_added(text)
+        return self.dictionary.indices(" ".join(self.segments(text)).split()) if cut is None else self._known(cut.ids)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
+        if (cut := self._cut_with_added(text)) is not None:
+            return cut.spans
         segments = self.segments(text)
         _normalized, origins = self.processor.normalize(text, with_offsets=True)
         spans: list[tuple[int, int]] = []
@@ -96,7 +104,7 @@ class ExactTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
         """The text of `ids`, as `text_of_ids`. Raises InputIndexError."""
-        return text_of_ids(self.dictionary, ids)
+        return text_of_ids(self.dictionary, ids, {} if self.added is None else self.added.spelled)
 
     def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
         """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
@@ -112,6 +120,24 @@ class ExactTokenizer:
     def _segments(self, texts: list[str]) -> list[list[str]]:
         found: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
         return found
+
+    def _cut_with_added(self, text: str) -> CutText | None:
+        """The cut of a text that holds an added token, None for any other. Raises InputError."""
+        if self.added is None:
+            return None
+        _raise_if_not_texts([text])
+        return next((cut for _number, cut in self.added.cut([text], self.processor.normalize)), None)
+
+    def _known(self, ids: Iterable[int]) -> list[int]:
+        """The ids of added tokens and of fairseq's; others are of rows that stand for `<unk>`."""
+        names, end = self.added.names if self.added is not None else {}, len(self.dictionary)
+        return [each if each < end or each in names else self.dictionary.unk_index for each in ids]
+
+    def _symbol(self, index: int) -> str:
+        names = self.added.names if self.added is not None else {}
+        if index in names:
+            return names[index]
+        return self.dictionary.symbols[index] if index < len(self.dictionary) else UNK
 
     def _rows(self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = ()) -> list[list[int]]:
         """The ids of each text, as `ids` gives them, between `start` and `stop`. Raises InputError."""
@@ -141,6 +167,8 @@ class ExactTokenizer:
         rows = [[*start, *flat[first:end], *stop] for first, end in pairwise(ends)]
         for number, segments in zip(again, self._segments([texts[number] for number in again]), strict=True):
             rows[number] = [*start, *self.dictionary.indices(" ".join(segments).split()), *stop]
+        for number, cut in () if self.added is None else self.added.cut(texts, self.processor.normalize):
+            rows[number] = [*start, *self._known(cut.ids), *stop]
         return rows
 
 
@@ -217,16 +245,29 @@ def _white_space_of_unknown_text(
     return re.compile(f"[{unknown}]") if unknown else None
 
 
-def text_of_ids(dictionary: Dictionary, ids: Sequence[int]) -> str | list[str]:
+def text_of_ids(
+    dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, str] = MappingProxyType({})
+) -> str | list[str]:
     """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
 
     As fairseq.models.roberta.hub_interface.RobertaHubInterface.decode: no id is refused, one that the dictionary
-    lacks is `<unk>`. Raises InputIndexError for no ids at all, and for one that is far below 0.
+    lacks is `<unk>`. Added tokens are as they are `spelled`. Raises InputIndexError for no ids at all, and for one that
+    is far below 0.
     """
     if not len(ids):
         raise InputIndexError("There is nothing to decode: give at least one id.")
-    texts = [text_of_symbols(dictionary.string(part)) for part in _parts([int(each) for each in ids])]
+    parts = _parts([int(each) for each in ids])
+    texts = [text_of_symbols(" ".join(_symbols(dictionary, part, spelled))) for part in parts]
     return texts[0] if len(texts) == 1 else texts
+
+
+def _symbols(dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, str]) -> Iterator[str]:
+    """What `ids` stand for; a space inside an added token is one of the text."""
+    if spelled.keys().isdisjoint(ids):
+        yield dictionary.string(ids)
+        return
+    for index in ids:
+        yield spelled[index].replace(" ", "\u2581") if index in spelled else dictionary.string([index])
 
 
 def text_of_symbols(symbols: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from transformers import PreTrainedTokenizer
 
+from hf_xlmr.added_tokens import names_added_tokens
 from hf_xlmr.dictionary import BOS, EOS, MASK, PAD, UNK, Dictionary
 from hf_xlmr.errors import InputError
 from hf_xlmr.kept_files import read_kept
@@ -40,6 +41,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
     vocab_files_names = {  # noqa: RUF012  # as in the base class
         "dictionary_file": "fairseq/dict.txt",
         "vocab_file": "fairseq/sentencepiece.bpe.model",
+        "tokenizer_file": "tokenizer.json",  # looked at for added tokens alone
     }
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012  # as in the base class
     _auto_class = "AutoTokenizer"  # save_pretrained notes how AutoTokenizer finds this class
@@ -55,6 +57,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
                 "fairseq's dict.txt and SentencePiece model are needed: name a folder that hf-xlmr convert made (they "
                 "lie under fairseq/), or pass dictionary_file= and vocab_file=."
             )
+        _raise_if_added(options.get("tokenizer_file"))
         given = {"dictionary_file": Path(dictionary_file), "vocab_file": Path(vocab_file)}
         self._files = {kind: read_kept(path.parent, path.name) for kind, path in given.items()}
         dictionary = Dictionary.parse(self._files["dictionary_file"], name=str(dictionary_file))
@@ -121,7 +124,8 @@ class XLMRTokenizer(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write fairseq's two files, byte for byte, where `from_pretrained` looks for them."""
         written = []
-        for kind, name in self.vocab_files_names.items():
+        for kind in self._files:
+            name = self.vocab_files_names[kind]
             path = Path(save_directory) / name
             if filename_prefix:
                 path = path.with_name(f"{filename_prefix}-{path.name}")
@@ -138,3 +142,12 @@ class XLMRTokenizer(PreTrainedTokenizer):
     def _convert_id_to_token(self, index: int) -> str:
         symbols = self.exact.dictionary.symbols
         return symbols[index] if 0 <= index < len(symbols) else UNK
+
+
+def _raise_if_added(tokenizer_file: object) -> None:
+    """Raise InputError where the folder of a tokenizer.json has tokens that fairseq does not."""
+    if tokenizer_file and names_added_tokens(Path(str(tokenizer_file)).parent):
+        raise InputError(
+            f"{Path(str(tokenizer_file)).parent} has added tokens, and fairseq's vocabulary cannot grow: take "
+            "AutoTokenizer, or XLMR, which knows them"
+        )

@@ -173,6 +173,41 @@ def as_one_large_file(folder: Path) -> None:
         file.truncate(8 + len(text) + end + 12 * GIGABYTE)
 
 
+def in_tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        change(content)
+        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+    return rewrite
+
+
+def lower_cased(content: dict[str, Any]) -> None:
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, content["normalizer"]]}
+
+
+def without_frame(content: dict[str, Any]) -> None:
+    content["post_processor"] = None
+
+
+def without_model(content: dict[str, Any]) -> None:
+    content["decoder"] = {"type": "Unheard"}
+
+
+def as_classifier_of_others(folder: Path) -> None:
+    """The label dictionary of a training that came before."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, id2label={0: "a", 1: "b"})
+    model.save_pretrained(folder)
+    (folder / "fairseq" / "label").mkdir()
+    (folder / "fairseq" / "label" / "dict.txt").write_text("yes 1\nno 1\n", encoding="utf-8")
+
+
+def trained_since(folder: Path) -> None:
+    record = json.loads((folder / "fairseq" / "conversion.json").read_text(encoding="utf-8"))
+    record["parity"] = {"output_sha256": {"model.safetensors": "0" * 64}}
+    (folder / "fairseq" / "conversion.json").write_text(json.dumps(record), encoding="utf-8")
+
+
 class Fault(NamedTuple):
     """How it comes about, the check that must name it, and what must be told."""
 
@@ -247,6 +282,22 @@ FAULTS = {
         "beside a whole model",
     ),
     "width of an odd type": Fault(changed("config.json", hidden_size="64"), "configuration", "hidden_size"),
+    "RoBERTa's tokenizer": Fault(
+        changed("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), "tokenizer ids", "AutoTokenizer (Roberta"
+    ),
+    "BERT's tokenizer": Fault(
+        changed("tokenizer_config.json", tokenizer_class="BertTokenizerFast"), "tokenizer ids", "fairseq's rule [0, 15"
+    ),
+    "T5's tokenizer": Fault(changed("tokenizer_config.json", tokenizer_class="T5Tokenizer"), "tokenizer ids", "T5Tok"),
+    "the stock tokenizer": Fault(  # which drops what tokenizer.json says of decomposed letters
+        changed("tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer"), "tokenizer ids", "XLMRobertaTokenizer"
+    ),
+    "lower case": Fault(in_tokenizer(lower_cased), "tokenizer ids", "for 'The train leaves at night.'"),
+    "another frame": Fault(in_tokenizer(without_frame), "tokenizer ids", "[15, 46"),
+    "another padding": Fault(changed("tokenizer_config.json", pad_token="</s>"), "tokenizer ids", "the id 2 for <pad>"),
+    "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "does not load"),
+    "classes": Fault(as_classifier_of_others, "labels", "and id2label of config.json a, b"),
+    "trained since": Fault(trained_since, "record", "model.safetensors: push will refuse"),
     "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
     "lost weight": Fault(
         with_weights(lambda weights: weights.pop("roberta.encoder.layer.1.output.dense.bias")),
@@ -274,7 +325,44 @@ def test_every_check_has_a_fault_here() -> None:
     assert {check.name for check in CHECKS} == {fault.name for fault in FAULTS.values()}
 
 
-SAFE = [fault for fault, (_, name, _) in FAULTS.items() if any(c.name == name and c.edits is not None for c in CHECKS)]
+NOT_SAFE = ("lower case", "another frame", "another padding", "a tokenizer that does not load")
+"""Of a check with a fix, what that fix does not help."""
+SAFE = [
+    fault
+    for fault, (_, name, _) in FAULTS.items()
+    if fault not in NOT_SAFE and any(check.name == name and check.edits is not None for check in CHECKS)
+]
+
+
+@pytest.mark.parametrize("fault", NOT_SAFE)
+def test_a_fix_that_would_not_help_is_not_offered(fault: str, folder: Path) -> None:
+    FAULTS[fault].plant(folder)
+    before = state_of(folder)
+    (finding,) = examine(folder, fix=True).findings
+    assert not finding.is_safe and state_of(folder) == before
+
+
+def test_added_tokens_are_noted_and_are_no_fault(folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    tokenizer.add_tokens(["<ent>", "Hauptbahnhof"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    diagnosis = examine(folder)
+    (note,) = diagnosis.notes
+    assert diagnosis.is_healthy and "2 tokens were added" in note and "<ent>, Hauptbahnhof" in note
+    assert "Hauptbahnhof" in doctor(folder).stdout
+
+
+def test_a_tokenizer_of_unknown_origin_is_held_to_its_own_file(folder: Path) -> None:
+    shutil.rmtree(folder / "fairseq")
+    (folder / "sentencepiece.bpe.model").unlink()
+    assert examine(folder).is_healthy
+    FAULTS["RoBERTa's tokenizer"].plant(folder)
+    (finding,) = examine(folder).findings
+    assert finding.name == "tokenizer ids" and "and tokenizer.json [0, 15, 46" in finding.told and finding.is_safe
+    assert examine(folder, fix=True).is_healthy
 
 
 @pytest.mark.parametrize("fault", SAFE)
@@ -508,10 +596,11 @@ def as_pointer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", [[1, 2], {"²": {"content": "<mask>"}}, {"7": "<mask>"}, "<mask>"])
-def test_odd_lists_of_added_tokens_tell_nothing(decoder: object, folder: Path) -> None:
+def test_odd_lists_of_added_tokens_are_told(decoder: object, folder: Path) -> None:
     shutil.rmtree(folder / "fairseq")
     changed("tokenizer_config.json", added_tokens_decoder=decoder)(folder)
-    assert examine(folder).is_healthy
+    (finding,) = examine(folder).findings
+    assert finding.name == "tokenizer ids" and "does not load" in finding.told
 
 
 def test_a_matrix_without_rows_is_told(folder: Path) -> None:
@@ -566,7 +655,7 @@ def test_the_program_tells_mends_and_ends_with_2_while_something_is_left(folder:
     mended = doctor(folder, "--fix")
     assert mended.returncode == 0 and "healthy" in mended.stdout and "mended now" in mended.stdout
     told = json.loads(doctor(folder, "--json").stdout)
-    assert told == {"folder": str(folder), "findings": [], "mended": [], "kept": [], "is_healthy": True}
+    assert told == {"folder": str(folder), "findings": [], "mended": [], "kept": [], "notes": [], "is_healthy": True}
 
 
 # ---- edits -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,14 @@ FLOORS = (
         "hf_xlmr.conversion.slices",
         "hf_xlmr.conversion.templates",
     ),
-    ("hf_xlmr.durable_files", "hf_xlmr.json_files", "hf_xlmr.locks", "hf_xlmr.own_names", "hf_xlmr.text_rows"),
+    (
+        "hf_xlmr.durable_files",
+        "hf_xlmr.json_files",
+        "hf_xlmr.locks",
+        "hf_xlmr.own_names",
+        "hf_xlmr.text_rows",
+        "hf_xlmr.plain_tokenizer",
+    ),
     ("hf_xlmr.arrow_texts", "hf_xlmr.safetensors_files"),
     (
         *("hf_xlmr.batching", "hf_xlmr.cache_folder", "hf_xlmr.dictionary", "hf_xlmr.memory", "hf_xlmr.model_shape"),
@@ -48,7 +55,7 @@ FLOORS = (
     (
         *("hf_xlmr.card_check", "hf_xlmr.dictionary_kinds", "hf_xlmr.digests", "hf_xlmr.folder_records"),
         *("hf_xlmr.known_files", "hf_xlmr.tasks.devices", "hf_xlmr.conversion.sentence_transformers_card"),
-        "hf_xlmr.plain_config",
+        *("hf_xlmr.added_tokens", "hf_xlmr.plain_config"),
         *("hf_xlmr.console", "hf_xlmr.encoder", "hf_xlmr.kernel_choice", "hf_xlmr.packed_network", "hf_xlmr.pooling"),
         *("hf_xlmr.shard_writer", "hf_xlmr.sharding", "hf_xlmr.stored_weights", "hf_xlmr.tasks.rows"),
     ),
@@ -58,7 +65,7 @@ FLOORS = (
         *("hf_xlmr.tasks.mlqa", "hf_xlmr.tasks.ner", "hf_xlmr.tasks.xnli"),
     ),
     ("hf_xlmr.tasks.recipes", "hf_xlmr.tasks.results", "hf_xlmr.tokenization"),
-    ("hf_xlmr.tasks.results_table", "hf_xlmr.tasks.task_data"),
+    ("hf_xlmr.tasks.results_table", "hf_xlmr.tokenizer_agreement", "hf_xlmr.tasks.task_data"),
     ("hf_xlmr.tasks.prediction_files", "hf_xlmr.tasks.results_card", "hf_xlmr.tasks.results_plot"),
     ("hf_xlmr.tasks.finetuned_card", "hf_xlmr.tasks.results_files"),
     (

@@ -13,8 +13,8 @@ EMBEDDING: Final = "embeddings.word_embeddings.weight"
 UNKNOWN: Final = 3  # fairseq's id of <unk>, which no dictionary moves
 
 
-def repeat_unknown_row(folder: Path, *, first: int) -> None:
-    """Write the embedding of `<unk>` over all rows from `first` on, in the safetensors files of `folder`.
+def repeat_unknown_row(folder: Path, rows: range) -> None:
+    """Write the embedding of `<unk>` over these `rows`, in the safetensors files of `folder`.
 
     fairseq knows no such rows, so training never meets them, while tokenizer.json gives their ids to pieces that are
     `<unk>` to fairseq. The files are changed in place, whatever the size of the model.
@@ -23,14 +23,13 @@ def repeat_unknown_row(folder: Path, *, first: int) -> None:
         with path.open("r+b") as file:
             for name, entry in read_header(file, path).items():
                 if name.endswith(EMBEDDING):
-                    _repeat(file, entry, first)
+                    _repeat(file, entry, rows)
 
 
-def _repeat(file: BinaryIO, entry: TensorEntry, first: int) -> None:
-    rows = entry.shape[0]
-    width = entry.nbytes // rows
+def _repeat(file: BinaryIO, entry: TensorEntry, rows: range) -> None:
+    width = entry.nbytes // entry.shape[0]
     file.seek(entry.start + UNKNOWN * width)
     unknown = file.read(width)
-    file.seek(entry.start + first * width)
-    for _ in range(first, rows):
+    file.seek(entry.start + rows.start * width)
+    for _ in rows:
         file.write(unknown)

@@ -43,7 +43,7 @@ WRITERS: Final = frozenset({("safetensors.torch", "save_file"), ("torch.serializ
 LONGEST_ERROR: Final = 200  # characters of what a library says
 LONGEST_TOLD: Final = 40  # characters of a value in a message
 FROM_THE_MODEL: Final = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "sentencepiece.bpe.model",
 )
 
@@ -212,7 +212,7 @@ class FinetunedFolder:
                 shutil.copyfile(files.folder / name, draft / name)
         if (files.folder / KEPT).is_dir():
             copy_contents(files.folder / KEPT, draft / KEPT, without=OF_CLASSES if is_new_head else "")
-        repeat_unknown_row(draft, first=files.embedding_rows)
+        repeat_unknown_row(draft, files.appended_rows)
         (draft / FINETUNING).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
         card = finetuned_card(
             draft,
