@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import cache
 from itertools import count, islice
@@ -19,6 +18,7 @@ import pyarrow
 import pytest
 import torch
 import warm_processes
+from patience import until
 from places import FIXTURES, SHARED_CHECKPOINTS
 
 from hf_xlmr import XLMR, FeatureExtractor
@@ -319,10 +319,10 @@ def test_a_stream_without_an_end_is_read_only_as_far_as_needed(demo: XLMR) -> No
     first = list(islice(extractor.stream(f"text {number}" for number in read), 3))
     np.testing.assert_allclose(first, extractor(["text 0", "text 1", "text 2"]), rtol=0, atol=TOLERANCE)
     assert next(read) < 50_000
-    deadline = time.monotonic() + 10
-    while any(thread.name == "prefetch" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "the thread that reads ahead goes on for ever"
-        time.sleep(0.05)
+    until(
+        lambda: all(thread.name != "prefetch" for thread in threading.enumerate()),
+        otherwise="the thread that reads ahead goes on for ever",
+    )
 
 
 def test_windows_do_not_change_what_comes_out(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:

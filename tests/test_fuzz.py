@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -73,7 +72,7 @@ def key_error(given: Path) -> None:
 
 def hang(given: Path) -> None:
     while (given / "dict.txt").stat().st_size % 7 == 3:
-        time.sleep(0.01)
+        pass
 
 
 def litter(given: Path) -> None:

@@ -17,6 +17,7 @@ from hf_xlmr.conversion import convert, layerwise
 from hf_xlmr.conversion.layerwise import layerwise_network
 from hf_xlmr.errors import IntegrityError
 
+ROUNDING = 1e-5  # of the largest: what two orders of adding up products may differ by
 KINDS = ("v0122", "v0122prenorm", "v0122prelayernorm", "v0122cls", "v0122ranking", "v0122untied")
 
 
@@ -27,10 +28,10 @@ def class_of(folder: Path) -> str:
 @pytest.mark.parametrize("band", [7, 1 << 14])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_it_answers_bit_for_bit_as_a_loaded_network(
+def test_it_answers_as_a_loaded_network(
     dtype: str, kind: str, band: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the matrix before the logits comes in bands; those may round a sum of products otherwise."""
+    """Bit for bit, unless matrices come in bands, for which other kernels may add products up in another order."""
     folder = convert(FIXTURES / kind, tmp_path / "model", dtype=dtype, max_shard_size="100KB", verify=False).output
     monkeypatch.setattr(layerwise, "BAND", band)
     loader = getattr(transformers, class_of(folder))
@@ -42,10 +43,10 @@ def test_it_answers_bit_for_bit_as_a_loaded_network(
     with torch.no_grad():
         expected = whole(given, attention_mask=mask, output_hidden_states=True)
         found = layerwise_network(folder, class_of(folder))(given, attention_mask=mask, output_hidden_states=True)
-    tolerance = 0 if band > 100 else 1e-6
     for ours, theirs in zip(
         [*found.hidden_states, found.logits], [*expected.hidden_states, expected.logits], strict=True
     ):
+        tolerance = 0 if band > 100 else ROUNDING * float(theirs.abs().max())
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 

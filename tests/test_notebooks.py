@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from places import CHECKOUT
 
 nbformat = pytest.importorskip("nbformat")
@@ -14,7 +15,6 @@ pytest.importorskip("ipykernel")
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 EVERY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-LONGEST_CELL = 240  # seconds
 PICTURES = {"01_tour": 2, "02_convert_your_own": 2, "03_features_at_scale": 3, "04_fine_tune": 2}
 
 
@@ -40,7 +40,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=LONGEST_CELL, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=PATIENCE, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute(env={**os.environ})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]

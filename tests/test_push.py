@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from local_hub import FOREIGN, GOOD_TOKEN, READ_TOKEN, Fault, LocalHub, running_hub
+from patience import PATIENCE
 
 from hf_xlmr import hub_errors
 from hf_xlmr.conversion import convert, to_sentence_transformers
@@ -529,7 +530,7 @@ def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
 
     def stall() -> None:
         is_asked.set()
-        is_over.wait(60)
+        is_over.wait(PATIENCE)
 
     hub.faults = [Fault(STALLS[step], does=stall, after=3 if step == "object" else 0)]
     with subprocess.Popen(
@@ -540,9 +541,9 @@ def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
         text=True,
     ) as running:
         try:
-            assert is_asked.wait(60)
+            assert is_asked.wait(PATIENCE)
             running.send_signal(signal.SIGINT)
-            _output, errors = running.communicate(timeout=10)
+            _output, errors = running.communicate(timeout=PATIENCE)
         finally:
             running.kill()
             is_over.set()
@@ -682,7 +683,7 @@ def test_a_dry_run_without_a_token_shows_the_folder_alone(folder: Path, hub: Loc
 def test_a_hub_that_hangs_is_given_up(step: str, folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_errors, "LONGEST_WAIT", (5.0, 0.5, 5.0, None))
     is_over = threading.Event()
-    hub.faults.append(Fault(step, does=lambda: is_over.wait(20)))
+    hub.faults.append(Fault(step, does=lambda: is_over.wait(PATIENCE)))
     with pytest.raises(HubRefusal, match="the Hub cannot be reached") as caught:
         pushed(folder, hub)
     is_over.set()

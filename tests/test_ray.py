@@ -17,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENCE
 from places import CHECKOUT
 
 from hf_xlmr import XLMR, FeatureExtractor
@@ -46,7 +47,13 @@ def run_example(folder: Path, texts: Path, *options: str) -> Run:
     with TemporaryDirectory(prefix="ray") as short:  # of sockets, whose paths may have some 100 characters
         environment["RAY_TMPDIR"] = short
         done = subprocess.run(
-            [*map(str, command)], capture_output=True, text=True, check=False, cwd=folder, env=environment, timeout=120
+            [*map(str, command)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=environment,
+            timeout=PATIENCE,
         )
     return Run(done, folder / "cache", folder / "features")
 
@@ -88,7 +95,7 @@ def test_the_work_is_handed_out_in_batches(run: Run) -> None:
 def test_nothing_is_left_running(run: Run) -> None:
     """No process of Ray: each of them inherits the cache's folder in its environment. Workers may take a moment."""
     inherited = [each for each in psutil.process_iter() if cache_of(each) == str(run.cache)]
-    _, alive = psutil.wait_procs(inherited, timeout=30)
+    _, alive = psutil.wait_procs(inherited, timeout=PATIENCE)
     assert not alive
 
 

@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 from factory import ROWS, Checkpoint
+from patience import PATIENCE
 from safetensors.torch import load_file
 
 from hf_xlmr.conversion import convert
 from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
-
-PATIENCE = 60
 
 # A conversion in a process of its own that stops at a chosen place: it says so, and waits for its input to end.
 HARNESS = """

@@ -2,9 +2,9 @@
 
     python tests/fuzzing/run.py --count 100000 --seed 0 [--kind pickle|zip|legacy|dict|spm|tar|labels]
 
-The same count, seed and kind give the same files. A finding is an exception that is no HfXlmrError, a run of more than
-10 seconds, memory beyond the file's size and 450 MB, or anything left behind after a failure; its files are saved with
-the reason, and `--only KIND:NUMBER` runs it again. Interrupted, it tells what it has tried so far.
+The same count, seed and kind give the same files. A finding is an exception that is not an HfXlmrError, more than
+10 seconds of processor time, memory beyond the file's size and 450 MB, or anything left behind after a failure; its
+files are saved with the reason, and `--only KIND:NUMBER` runs it again. Interrupted, it tells what it has tried so far.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from patience import PATIENCE
+
 from fuzzing.seeds import KINDS, Source, mutant
 
 __all__ = ["Finding", "Result", "Runner", "main"]
 
-SECONDS = 10
+SECONDS = 10  # of processor time, which other work on the machine leaves alone
 MEMORY = 450_000_000
 ALONE = 180_000_000  # what a process that does nothing but fuzz holds: tests share theirs with others
 CONVERTED_PART = 3  # every third input is converted, the others only inspected; but always of these kinds:
@@ -174,16 +176,21 @@ def _peak() -> int:
 
 @contextmanager
 def _watchdog() -> Iterator[None]:
-    def bark(*_given: object) -> None:
-        raise Hang(f"more than {SECONDS} seconds")
+    """Stop what computes for long, or waits for ever."""
 
-    previous = signal.signal(signal.SIGALRM, bark)
-    signal.alarm(SECONDS)
+    def bark(*_given: object) -> None:
+        raise Hang(f"more than {SECONDS} seconds of processor time, or {PATIENCE} in all")
+
+    previous = {number: signal.signal(number, bark) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(PATIENCE)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

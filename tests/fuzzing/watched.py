@@ -13,16 +13,19 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from patience import PATIENCE
+
 __all__ = ["CANARY", "Outcome", "Watched"]
 
 CANARY = "hostile_canary"  # a module that exists in the process and leaves a file behind when it is imported or called
-PATIENCE = 40  # seconds, after which a run is killed
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
     "socket.connect",
              "webbrowser.open")  # fmt: skip
@@ -57,8 +60,8 @@ class Outcome:
     """The exit code; negative for a signal, -9 where it ran out of patience."""
     stdout: str
     stderr: str
-    seconds: float
-    cpu: float
+    effort: float
+    """Its processor time, as a multiple of what `inspect demo` takes in the same process."""
     peak_bytes: int
     did: tuple[str, ...]
     """What it must not do and did: audited events, imports of named modules, the canary."""
@@ -107,12 +110,14 @@ def _serve(prints: Path) -> None:
     _into(prints / "warmed")
     assert _exit_code(["inspect", "demo"]) == 0
     gc.freeze()
+    usual = max(_run(["inspect", "demo"], prints)["effort"] for _ in range(3))
     for line in sys.stdin:
-        print(json.dumps(_run(json.loads(line), prints)), file=answers, flush=True)
+        done = _run(json.loads(line), prints)
+        print(json.dumps({**done, "effort": done["effort"] / usual}), file=answers, flush=True)
 
 
-def _run(arguments: list[str], prints: Path) -> dict[str, object]:
-    begun = time.monotonic()
+def _run(arguments: list[str], prints: Path) -> dict[str, Any]:
+    """What an Outcome tells; the effort in seconds."""
     child = os.fork()
     if child == 0:
         _be_the_program(arguments, prints)
@@ -126,8 +131,7 @@ def _run(arguments: list[str], prints: Path) -> dict[str, object]:
         "code": os.waitstatus_to_exitcode(status),
         "stdout": (prints / "out").read_bytes().decode(errors="replace"),
         "stderr": (prints / "err").read_bytes().decode(errors="replace"),
-        "seconds": time.monotonic() - begun,
-        "cpu": usage.ru_utime + usage.ru_stime,
+        "effort": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
         "did": did,
     }
