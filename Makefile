@@ -11,7 +11,10 @@ TYPES := build/types
 PACKAGED := build/packaged
 TESTS ?= tests
 
-.PHONY: demo test check style types tests packaged matrix benchmarks fuzz clean
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+NO_VECTORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
+
+.PHONY: demo test check style types tests elsewhere packaged matrix benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
@@ -41,6 +44,13 @@ types: $(READY)
 
 tests: $(READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# the tests as other processors run them, then beside two busy loops: three times all of them, or TESTS='tests/test_extraction.py ...'
+elsewhere: $(READY)
+	$(AVX2) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(NO_VECTORS) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	for loop in 1 2; do (while :; do :; done) & loops="$$loops $$!"; done; trap "kill $$loops" EXIT INT TERM; \
+		OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 # what users install, and packagers run: tests of the source distribution over the wheel, in an environment of its own
 packaged: $(READY)

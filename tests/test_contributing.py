@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from pathlib import Path
@@ -41,6 +42,27 @@ def test_what_the_page_names_is_there() -> None:
     assert set(re.findall(r"`make (\w+)`", text)) <= set(targets)
     for path in re.findall(r"`((?:tests|conversion|notebooks)/[\w./]*)`", text):
         assert (CHECKOUT / path).exists(), path
+
+
+CLOCKS = {"monotonic", "perf_counter", "time", "monotonic_ns", "perf_counter_ns", "time_ns"}
+MAY_LOOK_AT_THE_CLOCK = {  # to stop a hang, to choose when to kill, and to tell how long it took
+    "patience.py",
+    "kills.py",
+    "test_feature_store.py",
+    "run.py",
+}
+
+
+def test_no_test_compares_seconds() -> None:
+    """A busy machine would fail it. Benchmarks measure; they do not run with the tests."""
+    found = set()
+    for path in Path(__file__).parent.rglob("*.py"):
+        if "benchmarks" in path.parts:
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        if any(ast.unparse(call.func) in {f"time.{clock}" for clock in CLOCKS} | CLOCKS - {"time"} for call in calls):
+            found.add(path.name)
+    assert found <= MAY_LOOK_AT_THE_CLOCK, "count what is meant, or wait with `until` of patience.py"
 
 
 if __name__ == "__main__":
