@@ -359,7 +359,7 @@ def test_padding_in_a_text_is_nothing(demo: XLMR) -> None:
 def test_means_of_long_texts_are_summed_in_float32() -> None:
     batch = next(pack([5000], tokens_per_batch=5000))
     values = torch.full((5000, 1), 1.001, dtype=torch.bfloat16)
-    assert pooled_batch(values, batch, Pooling.mean).item() == pytest.approx(values[0].item(), abs=1e-6)
+    assert pooled_batch(values, batch, Pooling.mean).item() == pytest.approx(values[0].item(), abs=1e-4)
 
 
 def test_no_texts_have_no_features(demo: XLMR) -> None:

@@ -116,7 +116,7 @@ def test_masks_are_filled_as_by_fairseq(name: str, loaded: dict[str, XLMR]) -> N
     found = model_of(name, loaded).fill_mask(text, topk=5)
     assert [(filled, token) for filled, _score, token in found] == [(each[0], each[2]) for each in expected]
     fairseqs = [float(each[1]) for each in expected]
-    assert [score for _filled, score, _token in found] == pytest.approx(fairseqs, abs=1e-6)
+    assert [score for _filled, score, _token in found] == pytest.approx(fairseqs, abs=TOLERANCE)
 
 
 @needs_shared

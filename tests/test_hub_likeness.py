@@ -97,14 +97,14 @@ def test_a_candidate_without_text_drops_out_and_the_probabilities_stay(name: str
     symbols = [loaded(name).dictionary[row] for row in rows if row not in (0, 2)]
     found = loaded(name).fill_mask(text, topk=5)
     assert [token.strip() for _filled, _score, token in found] == [each.replace("\u2581", "") for each in symbols]
-    assert [score for _filled, score, _token in found] == pytest.approx(probabilities[: len(symbols)], abs=1e-6)
+    assert [score for _filled, score, _token in found] == pytest.approx(probabilities[: len(symbols)], abs=TOLERANCE)
 
 
 def test_where_only_the_end_of_the_text_is_likely_nothing_is_filled_in() -> None:
     """One row with no text, as fairseq splits an empty string."""
     (probability,) = ANSWERS["v0122untied"]["what follows"]["gives"][1][:1]
     found = loaded("v0122untied").fill_mask("The train <mask> at night.", topk=1)
-    assert found == [("The train at night.", pytest.approx(probability, abs=1e-6), "")]
+    assert found == [("The train at night.", pytest.approx(probability, abs=TOLERANCE), "")]
 
 
 @pytest.mark.parametrize("name", ["v0122twoheads", "v0122cls"])

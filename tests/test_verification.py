@@ -103,7 +103,7 @@ def test_a_mistake_of_the_map_is_caught_where_it_begins(mistake: str, folder: Pa
 
 def test_a_sound_folder_is_verified(folder: Path) -> None:
     report = verify(CLASSIFIER, folder)
-    assert report.largest < 1e-6
+    assert report.largest < 1e-5
     assert [step.name for step in report.steps] == ["embeddings", "layer 0", "features", "head xnli_head"]
 
 

@@ -18,26 +18,27 @@ NO_BFLOAT16: Final = (
 def check_bfloat16(*, bf16: bool, cpu: bool) -> None:
     """Raise InputError where bfloat16 is wanted, without `cpu`, and no device computes in it.
 
-    Trainer refuses that too, once the data are read and the model is found. A CPU that only emulates it is named in
-    the log.
+    Trainer refuses that too, once the data are read and the model is found. A processor that only emulates it is named
+    in the log.
     """
-    if bf16 and cpu:
-        _warn_once()
-    elif bf16:
+    if bf16 and not cpu:
         from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
         if not is_torch_bf16_gpu_available():
             raise InputError(NO_BFLOAT16)
+    if bf16:
+        _warn_once(cpu=cpu)
 
 
 @lru_cache
-def _warn_once() -> None:
+def _warn_once(*, cpu: bool) -> None:
     """A training and its scoring both ask."""
     import torch
 
     from hf_xlmr.precision import warn_of_emulation
 
-    warn_of_emulation(torch.bfloat16, torch.device("cpu"))
+    if cpu or torch.cuda.is_available():
+        warn_of_emulation(torch.bfloat16, torch.device("cpu" if cpu else "cuda"))
 
 
 def on_one_device(arguments: Any) -> None:
