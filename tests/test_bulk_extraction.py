@@ -140,8 +140,8 @@ def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     source = tmp_path / "many.txt"
-    source.write_text("\n".join(texts_of(4_000)), encoding="utf-8")
-    options = ["--rows-per-shard", "250", "--tokens-per-batch", "512", "--quiet"]
+    source.write_text("\n".join(texts_of(2_000)), encoding="utf-8")
+    options = ["--rows-per-shard", "125", "--tokens-per-batch", "512", "--quiet"]
     subprocess.run([PROGRAM, "extract", "demo", source, tmp_path / "whole", *options], check=True)
     resumed = [PROGRAM, "extract", "demo", source, tmp_path / "out", *options, "--resume"]
     rng, codes = random.Random(3), []
