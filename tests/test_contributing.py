@@ -48,6 +48,7 @@ CLOCKS = {"monotonic", "perf_counter", "time", "monotonic_ns", "perf_counter_ns"
 MAY_LOOK_AT_THE_CLOCK = {  # to stop a hang, to choose when to kill, and to tell how long it took
     "patience.py",
     "kills.py",
+    "matrix.py",
     "test_feature_store.py",
     "run.py",
 }
