@@ -15,9 +15,12 @@ from transformers import AutoModelForSequenceClassification
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import ConversionReport, convert, inspect
 from hf_xlmr.encoder import UnknownHead
-from hf_xlmr.errors import UnsupportedCheckpoint
+from hf_xlmr.errors import InputError, UnsupportedCheckpoint
 from hf_xlmr.flags import in_flags
 from hf_xlmr.head_kinds import HeadKind, is_multi_label, kind_of_head
+from hf_xlmr.loading import find_model
+from hf_xlmr.tasks.recipes import recipe_of
+from hf_xlmr.tasks.task_models import head_of
 
 TOKENS = torch.tensor([[0, 7, 8, 9, 2], [0, 5, 2, 1, 1]])
 TAGGING = {"task": "sequence_tagging", "criterion": "sequence_tagging", "classification_head_name": "tags"}
@@ -180,3 +183,18 @@ def test_the_program_says_it_in_its_options() -> None:
         "--encoder-only or --head none, or --attention-heads N"
     )
     assert in_flags("head='mnli' is one; choose another with head=") == "--head mnli is one; choose another with --head"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (TAGGING, "classifies every token"),
+        ({"task": "sentence_prediction", "pooler_activation_fn": "relu"}, "uses relu"),
+    ],
+)
+def test_a_head_that_transformers_lacks_is_not_scored_as_a_classifier(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    files = find_model(source(tmp_path / "source", "tags", **options))
+    with pytest.raises(InputError, match=message):
+        head_of(files, recipe_of("xnli"))

@@ -20,6 +20,7 @@ __all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "qu
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
 FILLER: Final = "madeupword"  # fairseq-preprocess pads a dict.txt, that of labels too, with such names
 SHORTEST: Final = 8  # what two sentences need to say anything: their marks, and two tokens each
+WITHOUT_HEAD: Final = "convert it with encoder_only=True to train a new one"
 HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
 
 
@@ -70,10 +71,13 @@ def head_of(files: ModelFiles, recipe: Recipe, *, name: str | None = None) -> Ta
     weights = heads[picked]
     reading = kind_of_head(picked, files.options, heads=list(heads))
     if reading.kind is HeadKind.TOKEN:
-        raise InputError(f"the head {picked} of {files.name} classifies every token, not the text ({reading.reason})")
+        raise InputError(f"the head {picked} of {files.name} classifies every token ({reading.reason}); {WITHOUT_HEAD}")
     activation = files.options.get("pooler_activation_fn") or "tanh"
     if activation != "tanh":
-        raise InputError(f"the head {picked} uses {activation!s:.40}, and Transformers' always uses tanh")
+        raise InputError(
+            f"the head {picked} of {files.name} uses {activation!s:.40}, and Transformers' always uses tanh; "
+            f"{WITHOUT_HEAD}"
+        )
     if set(weights) != set(HEAD_PARTS):
         raise InputError(f"the head {picked} is no classifier: it has {', '.join(sorted(weights))}")
     return TaskHead(_labels(files, recipe, count=len(weights["out_proj.weight"])), weights)
