@@ -24,6 +24,7 @@ from hf_xlmr.conversion.parity import (
 )
 from hf_xlmr.conversion.preparation import Prepared, prepare
 from hf_xlmr.conversion.recipe import card_text, record_of
+from hf_xlmr.durable_files import told_with_place
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.folder_records import CONVERSION, ConversionRecord, conversion_record_text
 from hf_xlmr.json_files import json_object
@@ -73,7 +74,8 @@ def verify(
             else:
                 prepared, found = _verified_export(checkpoint, folder, noted, progress)
             if report is not None:
-                Path(report).write_text(page_of(prepared, found), encoding="utf-8", errors="backslashreplace")
+                with told_with_place(Path(report)):
+                    Path(report).write_text(page_of(prepared, found), encoding="utf-8", errors="backslashreplace")
             if record and is_conversion:
                 _record(prepared, folder, found)
             elif record:

@@ -202,6 +202,11 @@ def test_the_page_shows_what_was_found_and_loads_nothing(folder: Path, tmp_path:
     assert text.count("<td") == text.count("<td data-column=") > 20, "on a telephone each cell stands on a line"
 
 
+def test_a_page_that_finds_no_room_is_told_with_its_place(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"No space left on device \(/dev/full\)"):
+        verify(CLASSIFIER, folder, report="/dev/full")
+
+
 class Counted:
     """Progress that keeps, of each task, its unit, its total and how far it came."""
 
