@@ -49,6 +49,10 @@ OTHER_LICENCE: Final = (
 KEPT: Final = {DICTIONARY: "the dictionary", SENTENCEPIECE: "the SentencePiece model"}
 MOST_LABELS: Final = 20
 FILLER: Final = "madeupword"
+TOKENIZER_COLUMNS: Final = (
+    "| generated texts | number | with other ids than fairseq's | of those, with a cut of the same score |\n"
+    "|---|---|---|---|"
+)
 PARITY_STEPS: Final = "| | largest difference | of the largest value |\n|---|---|---|\n"
 
 
@@ -276,8 +280,17 @@ def _tokenizer(vocabulary: Vocabulary, parity: Mapping[str, Any] | None) -> str:
     )
     if not parity or not parity.get("tokenizer"):
         return told
-    rows = [f"| {each['name']} | {each['texts']} | {each['different']} |" for each in parity["tokenizer"]]
-    return "\n".join([told, "", "| generated texts | number | with other ids than fairseq's |", "|---|---|---|", *rows])
+    classes = parity["tokenizer"]
+    equal, texts = sum(each.get("equal_score", 0) for each in classes), sum(each["texts"] for each in classes)
+    ties = (
+        "Where several cuts of a text have the same score, as in emphatic repeats (`sooooo`, `hahaha`), it may take\n"
+        f"another one than fairseq: {equal} of the {texts:,} texts below (`hf_xlmr.XLMRTokenizer` takes fairseq's)."
+    )
+    rows = [
+        f"| {each['name']} | {each['texts']} | {each['different']} | {each.get('equal_score', '')} |"
+        for each in classes
+    ]
+    return "\n".join([told, ties, "", TOKENIZER_COLUMNS, *rows])
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

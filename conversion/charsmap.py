@@ -17,12 +17,13 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.sentencepiece_model import LARGEST_CHARSMAP, LONGEST_VALUE
 
-__all__ = ["Charsmap", "char_class"]
+__all__ = ["Charsmap", "Rule", "char_class"]
 
 TOLERATED = (
     0.005  # rules of scripts younger than the Unicode tables of Python or tokenizers; polytonic Greek case-folded
@@ -67,8 +68,12 @@ class Charsmap:
         """Whether mapping single characters and then joining by NFC gives what the rules give."""
         tails = {(rule.firsts, rule.tail) for rule in self.runs}
         closed = all((rule.firsts, rule.tail[:-1]) in tails for rule in self.runs if len(rule.tail) > 1)
-        wrong = sum(1 for rule in self.runs if self._joined(rule) != rule.value)
-        return closed and wrong <= TOLERATED * len(self.runs) and not any(self._changed_by_nfc())
+        return closed and len(self.exceptions) <= TOLERATED * len(self.runs) and not any(self._changed_by_nfc())
+
+    @cached_property
+    def exceptions(self) -> tuple[Rule, ...]:
+        """The rules for runs that NFC does not follow."""
+        return tuple(rule for rule in self.runs if self._joined(rule) != rule.value)
 
     def joining_class(self) -> str:
         """The inside of a character class: what can join the character before it, in a grapheme or by a rule."""

@@ -84,8 +84,12 @@ def _grouped(dropped: Mapping[str, str]) -> list[tuple[str, int, str]]:
 def _tokenizer(report: ParityReport) -> str:
     if not report.tokenizer:
         return "<p>No tokenizer was compared.</p>"
-    rows = [(each.name, each.texts, each.different, each.example or "") for each in report.tokenizer]
-    return _table(("class of texts", "texts", "other ids than fairseq", "for example"), rows)
+    rows = [
+        (each.name, each.texts, each.different, each.equal_score, each.limited, each.example or "")
+        for each in report.tokenizer
+    ]
+    reasons = ("of equal score", "not expressible")
+    return _table(("class of texts", "texts", "other ids than fairseq", *reasons, "for example"), rows)
 
 
 def _plot(steps: Sequence[StepDifference], tolerance: float) -> str:

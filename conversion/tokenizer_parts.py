@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from hf_xlmr.conversion.charsmap import Charsmap, char_class
+from hf_xlmr.conversion.charsmap import Charsmap, Rule, char_class
 from hf_xlmr.errors import InputError
 from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
@@ -84,6 +84,8 @@ class Seams:
     seam: str = field(repr=False)
     gap: str = field(repr=False)
     joins: bool
+    exceptions: tuple[Rule, ...] = field(repr=False)
+    """The rules that are not followed."""
 
     @classmethod
     def of(cls, model: SentencePieceModel, coverage: Coverage) -> Seams | None:
@@ -103,7 +105,7 @@ def _seams_of(rules: bytes) -> Seams | None:
     if not charsmap.singles.keys().isdisjoint({SEAM, GAP}) or not charsmap.splits_into_characters():
         return None
     gap = rf"(?!\A)(?<!{SEAM})(?=[{charsmap.joining_class()}])"
-    return Seams(seam=charsmap.seam_pattern(), gap=gap, joins=bool(charsmap.runs))
+    return Seams(seam=charsmap.seam_pattern(), gap=gap, joins=bool(charsmap.runs), exceptions=charsmap.exceptions)
 
 
 def normalizer(

@@ -174,6 +174,19 @@ class Slots:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What tokenizer.json cannot express: only a text that holds one of the `strings` can differ."""
+
+    note: str
+    """A sentence; empty where nobody needs to read it."""
+    strings: frozenset[str] = field(repr=False)
+
+
+LAST_OF_PLANE_0 = "\uffff"
+ANY_TEXT = frozenset({""})  # a string that every text holds
+
+
+@dataclass(frozen=True)
 class TokenizerPlan:
     """What tokenizer.json is to hold; the patterns of its parts take a while and are made when they are asked for."""
 
@@ -213,9 +226,14 @@ class TokenizerPlan:
         }
 
     @cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """What tokenizer.json cannot express. Raises IntegrityError."""
+        return tuple(limit for limit in _limits(self.slots, self.model, self.seams) if limit.strings)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is remarkable about the tokenizer. Raises IntegrityError."""
-        return tuple(_tokenizer_notes(self.slots, self.model, missing=self.missing, seams=self.seams))
+        return (*_tokenizer_notes(self.slots, self.missing), *(limit.note for limit in self.limits if limit.note))
 
 
 @dataclass(frozen=True)
@@ -308,11 +326,8 @@ def _merges(model: SentencePieceModel, coverage: Coverage) -> Iterator[str]:
                 yield f"{piece[:cut]} {piece[cut:]}"
 
 
-def _tokenizer_notes(
-    slots: Slots, model: SentencePieceModel, *, missing: Sequence[str], seams: Seams | None
-) -> Iterator[str]:
-    """What is remarkable about the tokenizer, and where it cannot be exact."""
-    coverage = slots.coverage
+def _tokenizer_notes(slots: Slots, missing: Sequence[str]) -> Iterator[str]:
+    """What is remarkable about the tokenizer."""
     if missing:
         yield (
             f"{len(missing)} SentencePiece pieces are not in the dictionary (such as {_shown(missing)}): they get "
@@ -320,27 +335,71 @@ def _tokenizer_notes(
         )
     if slots.unreachable:
         yield f"{len(slots.unreachable)} dictionary symbols come from no text (such as {_shown(slots.unreachable)})."
+
+
+def _limits(slots: Slots, model: SentencePieceModel, seams: Seams | None) -> Iterator[Limit]:
+    """Where the tokenizer cannot be exact; one without strings is none."""
+    coverage = slots.coverage
     if model.normalization.precompiled_charsmap and seams is None:
-        yield "Decomposed text (NFD) can be tokenized differently: tokenizers normalises some of it wrongly."
-    if not coverage.trained:
-        yield "Some characters occur only inside longer pieces: unknown characters can be tokenized differently."
+        yield Limit(
+            "Decomposed text (NFD) can be tokenized differently: tokenizers normalises some of it wrongly.", ANY_TEXT
+        )
+    elif seams is not None:
+        yield _limit_of_rules(coverage, seams)
+    if slots.runs or not coverage.trained:
+        yield Limit(
+            "Some characters occur only inside longer pieces: unknown characters can be tokenized differently.",
+            coverage.spelled - coverage.chars,
+        )
     spaces = WHITE_SPACE & coverage.spelled
     mixed = [piece for piece in coverage.scores if len(piece) > 1 and not spaces.isdisjoint(piece)] if spaces else []
-    if mixed:
-        yield f"{len(mixed)} pieces hold white space (such as {_shown(mixed)}): texts with it can be cut differently."
+    yield Limit(
+        f"{len(mixed)} pieces hold white space (such as {_shown(mixed)}): texts with it can be cut differently.",
+        frozenset(mixed),
+    )
+    runs = [symbol for symbol in slots.unreachable if not coverage.byte_pieces and coverage.chars.isdisjoint(symbol)]
+    yield Limit(
+        f"{len(runs)} dictionary symbols are runs of characters that SentencePiece does not know (such as "
+        f"{_shown(runs)}): fairseq finds them in a text, and the tokenizer does not.",
+        frozenset(runs),
+    )
     symbols = [piece for piece in model.pieces_of(PieceType.USER_DEFINED) if len(piece) > 1 or coverage.is_unigram]
-    if not coverage.is_unigram:
-        yield from _bpe_notes(symbols, model)
-    elif any(unicodedata.normalize("NFKC", symbol) != symbol for symbol in symbols):
-        yield "Some user-defined symbols are not in normal form (NFKC): texts that hold one are tokenized differently."
+    yield from _limits_of_unigram(coverage, symbols) if coverage.is_unigram else _limits_of_bpe(symbols, model)
 
 
-def _bpe_notes(symbols: Sequence[str], model: SentencePieceModel) -> Iterator[str]:
-    """What the merges of tokenizers cannot say."""
-    if symbols:
-        yield f"Texts that hold a user-defined symbol (such as {_shown(symbols)}) are tokenized differently."
-    if any(len(piece) > 1 for piece in model.pieces_of(PieceType.UNUSED)):
-        yield "Unused pieces of a BPE model cannot be expressed: texts that hold one can be tokenized differently."
+def _limit_of_rules(coverage: Coverage, seams: Seams) -> Limit:
+    """The rules of normalisation that are not followed, those that concern what the pieces spell."""
+    runs = [
+        first + rule.tail
+        for rule in seams.exceptions
+        if not coverage.spelled.isdisjoint(rule.value + rule.base + rule.tail)
+        for first in sorted(rule.firsts)
+    ]
+    old = [run for run in runs if max(run) <= LAST_OF_PLANE_0]  # the others come and go with Python's Unicode tables
+    told = f"{len(old)} runs of characters (such as {_shown(old)}) are normalised differently by tokenizers."
+    return Limit(told if old else "", frozenset(runs))
+
+
+def _limits_of_unigram(coverage: Coverage, symbols: Sequence[str]) -> Iterator[Limit]:
+    """What the pieces of tokenizers cannot express."""
+    spelled = [piece for piece in sorted(coverage.byte_pieces) if not coverage.is_spelled(piece)]
+    yield Limit(f"Texts that spell a byte piece (such as {_shown(spelled)}) get its id.", frozenset(spelled))
+    yield Limit(
+        "Some user-defined symbols are not in normal form (NFKC): texts that hold one are tokenized differently.",
+        frozenset(symbol for symbol in symbols if unicodedata.normalize("NFKC", symbol) != symbol),
+    )
+
+
+def _limits_of_bpe(symbols: Sequence[str], model: SentencePieceModel) -> Iterator[Limit]:
+    """What the merges of tokenizers cannot express."""
+    yield Limit(
+        f"Texts that hold a user-defined symbol (such as {_shown(symbols)}) are tokenized differently.",
+        frozenset(symbols),
+    )
+    yield Limit(
+        "Unused pieces of a BPE model cannot be expressed: texts that hold one can be tokenized differently.",
+        frozenset(piece for piece in model.pieces_of(PieceType.UNUSED) if len(piece) > 1),
+    )
 
 
 def _shown(names: Sequence[str]) -> str:

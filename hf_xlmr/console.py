@@ -132,6 +132,7 @@ def show_conversion(report: Any) -> None:
         "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
         "proof": _proof(report.parity),
+        **({"tokenizer": _tokenizer(report.parity["tokenizer"])} if report.parity else {}),
     }
     console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
     for line in [*_differences(report.differences), *_reasons(report.dropped), *report.notes]:
@@ -147,11 +148,27 @@ def _proof(parity: Mapping[str, Any] | None) -> str:
     )
 
 
+def _tokenizer(classes: Sequence[Mapping[str, Any]]) -> str:
+    """How many generated texts of each class get other ids than fairseq's."""
+    if not classes:
+        return "none"
+    different = [f"{each['different']} of {each['texts']} ({each['name']})" for each in classes if each["different"]]
+    texts = sum(each["texts"] for each in classes)
+    return f"{texts:,} texts of {len(classes)} classes; other ids than fairseq's: {', '.join(different) or 'none'}"
+
+
 def show_parity(report: Any) -> None:
     """Print a ParityReport."""
     console = Console(highlight=False)
-    classes = {each.name: f"{each.different} of {each.texts} texts get other ids" for each in report.tokenizer}
+    classes = {each.name: _class_of_texts(each) for each in report.tokenizer}
     console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
+
+
+def _class_of_texts(each: Any) -> str:
+    told = f"{each.different} of {each.texts} texts get other ids"
+    reasons = {"equal score": each.equal_score, "not expressible": each.limited}
+    named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items() if count)
+    return f"{told} ({named})" if named else told
 
 
 def show_export(report: Any) -> None:

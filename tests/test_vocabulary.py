@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from hf_xlmr.conversion.tokenizer_parity import EMPHATIC, EXACT_CLASSES, compare_tokenizers
 from hf_xlmr.conversion.vocabulary import Vocabulary, build_vocabulary, write_tokenizer
 from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError
@@ -247,6 +248,10 @@ def test_ids_are_fairseqs_with_the_vocabulary_of_xlmr(tmp_path: Path) -> None:
     assert pair.ids("a\x85b") == [0, 10, 275, 2]
     assert pair.ids("Hello <mask>.") == [0, 35378, 250001, 6, 5, 2]
     assert_same_ids(pair)
+    classes = compare_tokenizers(pair.vocabulary, pair.exact, tmp_path, count=300)
+    assert [each for each in classes if each.name in EXACT_CLASSES and each.different > each.equal_score] == []
+    repeats = {each.name: each.equal_score for each in classes if each.equal_score}
+    assert repeats.keys() <= {"long repeats", EMPHATIC} and repeats[EMPHATIC] > 0
 
 
 @pytest.mark.skipif(not XLMR.exists(), reason="shared/data/xlmr-vocabulary is not here")
