@@ -23,7 +23,7 @@ from hf_xlmr.conversion.vocabulary import build_vocabulary, write_tokenizer
 from hf_xlmr.conversion.weights import JoinedRows, Stored, Weight
 from hf_xlmr.conversion.writer import write_weights
 from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.errors import IntegrityError
+from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.recorded_files import Standing, standing_of
 from hf_xlmr.sentencepiece_model import SentencePieceModel
 
