@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import groupby
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -16,16 +17,16 @@ from hf_xlmr.feature_files import StoreLayout
 from hf_xlmr.feature_store import FeatureStore
 from hf_xlmr.fingerprint import fingerprint
 from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.memory import Device, available_memory
+from hf_xlmr.memory import Device, available_memory, parse_size
 from hf_xlmr.model_shape import ModelShape
 from hf_xlmr.overlap import handed_over
 from hf_xlmr.processes import Processes
-from hf_xlmr.progress import SILENT, Progress, ProgressTask
-from hf_xlmr.shard_writer import TextsDigest
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.shard_writer import ShardWriter, TextsDigest
 from hf_xlmr.sharding import lay_out
 from hf_xlmr.text_files import TextInput, open_texts
 from hf_xlmr.text_rows import BadRow, TextRow
-from hf_xlmr.windows import TextTooLong
+from hf_xlmr.windows import TextTooLarge, TextTooLong, Window, WindowMaker
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["ExtractionReport", "extract", "placing_for"]
 
 ROWS_PER_SHARD: Final = 8192
+MAX_ROW_SIZE: Final = "16MB"
+LARGEST_ROW: Final = 1 << 30  # bytes: what Arrow and Python hold in one piece
+ID_CHARACTERS: Final = 1 << 22  # of the ids of rows that are computed together
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class ExtractionOptions:
     split: str | None = None
     config: str | None = None
     """Of a data set."""
+    max_row_size: str | int = MAX_ROW_SIZE
+    """Of a line, or of a value where there are no lines: what is longer is a bad row."""
     layers: tuple[int, ...] = (-1,)
     pool: str = "mean"
     dtype: str = "auto"
@@ -97,70 +103,114 @@ def extract(
     *,
     options: ExtractionOptions | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> ExtractionReport:
     """Write the features of every text in `source` into the folder `output`, in the order of the input.
 
     `model` is what `XLMR.from_pretrained` takes, `source` what `text_files.open_texts` takes. Under `torchrun` or
-    `accelerate launch` each process makes every so-manieth shard; the folder is the same as one process makes it, and
-    the same with breaks as without. With `resume` what is there already is kept. Raises InputError, BadRow naming the
-    line, IntegrityError.
+    `accelerate launch` each process makes its share of the shards; the folder is the same as one process makes it, and
+    the same with breaks as without. `output` appears when the first text has been read; where no shard was finished,
+    nothing is left of it. With `resume` what is there already is kept, with `overwrite` what an earlier extraction
+    made is removed first. Raises InputError, BadRow naming the line, IntegrityError.
     """
-    from hf_xlmr.precision import dtype_name
-
     options = options or ExtractionOptions()
+    if resume and overwrite:
+        raise InputError("to go on with what is there and to begin it again exclude each other: give one of them")
     processes = Processes.current()
-    texts = open_texts(
-        source, column=options.column, id_column=options.id_column, split=options.split, config=options.config
-    )
+    texts = _opened(source, options)
     _raise_if_read_once(texts, processes, resume=resume)
+    _raise_if_within(output, texts)
+    rows = _begun_rows(texts)
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
     _set_threads(notes.get("threads"))
     extractor = _extractor(files, processes, options, begun=job)
-    layout = StoreLayout(
-        layers=extractor.layers,
-        width=extractor.width,
-        per_token=extractor.is_unpooled,
-        has_ids=texts.has_ids,
-        format=options.file_format,
-        dtype=options.store_dtype,
-        rows_per_shard=options.rows_per_shard,
-    )
-    store = _store(output, _job(files, extractor), layout, processes, resume=resume)
-    share = _Share(texts, store, extractor, processes)
-    start = time.perf_counter()
-    with progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=share.count(), unit="texts") as task:
-        share.make(task)
-    seconds = time.perf_counter() - start
-    processes.wait()
-    if processes.is_first:
-        store.finish(rows=share.rows_read)
-    processes.wait()
-    return _report(str(model), texts.name, str(output), share, seconds)
+    layout = _layout(options, extractor, has_ids=texts.has_ids)
+    store = _store(output, _job(files, extractor), layout, processes, resume=resume, overwrite=overwrite)
+    reader = _Reader(rows, store, _window_maker(extractor, options), processes)
+    with _closed_in_the_end(store, processes):
+        tally = _made(reader, store, extractor, total=_share_of(texts, processes), progress=progress)
+        processes.wait()
+        if processes.is_first:
+            store.finish(rows=tally.rows)
+        processes.wait()
+    return _report(str(model), texts.name, str(output), extractor, tally, processes)
 
 
-def _report(model: str, source: str, output: str, share: _Share, seconds: float) -> ExtractionReport:
+@contextmanager
+def _closed_in_the_end(store: FeatureStore, processes: Processes) -> Iterator[None]:
+    """Leave nothing of an output of which no shard could be made."""
+    try:
+        yield
+    except BaseException:
+        if processes.count == 1:  # others may be at work
+            store.discard()
+        raise
+    finally:
+        store.close()
+
+
+def _report(
+    model: str, source: str, output: str, extractor: FeatureExtractor, tally: _Tally, processes: Processes
+) -> ExtractionReport:
     from hf_xlmr.precision import dtype_name
 
-    extractor = share.extractor
     return ExtractionReport(
         model=model,
         source=source,
         output=output,
-        rows=share.rows_read,
-        shards=share.shards,
-        texts=share.texts_done,
-        tokens=share.tokens,
-        truncated=share.truncated,
-        seconds=round(seconds, 3),
+        rows=tally.rows,
+        shards=tally.shards,
+        texts=tally.texts,
+        tokens=tally.tokens,
+        truncated=tally.truncated,
+        seconds=round(tally.seconds, 3),
         layers=extractor.layers,
         pool=extractor.pooling.value,
         dtype=dtype_name(extractor.dtype),
         kernel=extractor.kernel,
         device=str(extractor.device),
-        processes=share.processes.count,
+        processes=processes.count,
     )
+
+
+def _opened(source: str | Path, options: ExtractionOptions) -> TextInput:
+    return open_texts(
+        source,
+        column=options.column,
+        id_column=options.id_column,
+        split=options.split,
+        config=options.config,
+        max_row_size=_max_row_size(options.max_row_size),
+    )
+
+
+def _max_row_size(size: str | int) -> int:
+    """Raises InputError."""
+    found = parse_size(size)
+    if not 1 <= found <= LARGEST_ROW:
+        raise InputError(f"max_row_size={size!s:.40}: give a size from 1 byte to {LARGEST_ROW:,} bytes")
+    return found
+
+
+def _share_of(texts: TextInput, processes: Processes) -> int | None:
+    """About how many texts are this process's; None where nobody knows."""
+    return None if texts.count is None else -(-texts.count // processes.count)
+
+
+def _begun_rows(texts: TextInput) -> Iterator[TextRow]:
+    """All rows, of which the first has been read: what cannot be read at all leaves no output behind. Raises BadRow."""
+    rows = iter(texts)
+    return chain(list(islice(rows, 1)), rows)
+
+
+def _raise_if_within(output: str | Path, texts: TextInput) -> None:
+    """Raise InputError if a file of the input is in the output, which may remove it."""
+    folder = Path(output).resolve()
+    for path in texts.paths:
+        if folder in path.resolve().parents:
+            raise InputError(f"{path} is an input, and in {output}, which is to hold features; choose another folder")
 
 
 def _raise_if_read_once(texts: TextInput, processes: Processes, *, resume: bool) -> None:
@@ -277,18 +327,37 @@ def placing_for(
 
 
 def _store(
-    output: str | Path, job: Mapping[str, Any], layout: StoreLayout, processes: Processes, *, resume: bool
+    output: str | Path,
+    job: Mapping[str, Any],
+    layout: StoreLayout,
+    processes: Processes,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> FeatureStore:
     """The output, begun by the first process and then joined by the others."""
     import torch
 
     if processes.is_first:
         notes = {"threads": torch.get_num_threads()}
-        store = FeatureStore.create(output, job, layout=layout, resume=resume, notes=notes)
+        store = FeatureStore.create(output, job, layout=layout, resume=resume, overwrite=overwrite, notes=notes)
         processes.wait()
         return store
     processes.wait()
-    return FeatureStore.create(output, job, layout=layout, resume=True)
+    return FeatureStore.join(output, job, layout=layout)
+
+
+def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids: bool) -> StoreLayout:
+    """Raises InputError."""
+    return StoreLayout(
+        layers=extractor.layers,
+        width=extractor.width,
+        per_token=extractor.is_unpooled,
+        has_ids=has_ids,
+        format=options.file_format,
+        dtype=options.store_dtype,
+        rows_per_shard=options.rows_per_shard,
+    )
 
 
 def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
@@ -311,103 +380,201 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
     }
 
 
-Result: TypeAlias = "tuple[list[TextRow], Features]"
-"""Rows, and the features of their texts."""
+# ---- from rows to shards ---------------------------------------------------------------------------------------------
+#
+# Three threads work on the shards of a process. One reads and tokenizes, and owns the reader; that of the caller
+# computes and counts; the third writes. Each hands what it made on to the next one, and keeps nothing of it.
 
 
-def _until_full(first: Result, others: Iterator[Result], rows_per_shard: int) -> Iterator[Result]:
-    """The results of one shard: nothing that follows is waited for, so that a bad row spoils its own shard alone."""
-    rows, _features = first
-    yield first
-    while (rows[-1].number + 1) % rows_per_shard and (following := next(others, None)):
-        rows, _features = following
-        yield following
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What of a row goes along with its features; its text stays behind, which can be large."""
+
+    number: int
+    id: object | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a window, in the shard that they belong to."""
+
+    shard: int
+    rows: tuple[_Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardEnd:
+    """All rows of a shard came before this."""
+
+    texts_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """Rows that were read and not computed: another process does that, or an earlier run did."""
+
+    rows: int
+    is_done: bool
+
+
+Step: TypeAlias = "_Rows | _ShardEnd | _Passed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """Rows and the features of their texts."""
+
+    rows: _Rows
+    features: Features
 
 
 @dataclass
-class _Share:
-    """The shards that fall to one process, and how far it is."""
+class _Tally:
+    """What was read and computed so far; the thread that computes counts."""
 
-    texts: TextInput
-    store: FeatureStore
-    extractor: FeatureExtractor
-    processes: Processes
-    rows_read: int = 0
+    rows: int = 0
     shards: int = 0
-    texts_done: int = 0
+    texts: int = 0
     tokens: int = 0
     truncated: int = 0
-    _waiting: deque[TextRow] = field(default_factory=deque)
-    """Rows whose texts are on their way through the network."""
-    _taken: int = 0
-    """Rows that came out of it."""
+    seconds: float = 0.0
 
-    def count(self) -> int | None:
-        """About how many texts are this process's; None where nobody knows."""
-        return None if self.texts.count is None else -(-self.texts.count // self.processes.count)
+    def add(self, step: Step | _Computed) -> None:
+        """Count in the next step."""
+        if isinstance(step, _Passed):
+            self.rows += step.rows
+        elif isinstance(step, _ShardEnd):
+            self.shards += 1
+        elif isinstance(step, _Computed):
+            self.rows += step.features.texts
+            self.texts += step.features.texts
+            self.tokens += step.features.tokens
+            self.truncated += step.features.truncated
 
-    def make(self, task: ProgressTask) -> None:
-        """Make every shard that is not there yet; one is written while the next is computed.
 
-        Raises InputError, BadRow.
-        """
-        start = time.perf_counter()
+def _made(
+    reader: _Reader, store: FeatureStore, extractor: FeatureExtractor, *, total: int | None, progress: Progress
+) -> _Tally:
+    """Make every shard that is not there yet; one is written while the next is computed. Raises InputError, BadRow."""
+    from hf_xlmr.precision import dtype_name
 
-        def write(results: Iterator[Result]) -> None:
-            for first in results:
-                self._write(first, results, task, start)
+    tally, start = _Tally(), time.perf_counter()
+    with (
+        progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=total, unit="texts") as task,
+        handed_over(_ShardsWriter(store).write, depth=1) as hand_over,
+    ):
+        for features, step in extractor.computed(reader.steps()):
+            if isinstance(step, _Rows) and features is not None:
+                computed = _Computed(step, features)
+                hand_over(computed)
+                tally.add(computed)
+                task.advance(features.texts, note=f"{tally.tokens / (time.perf_counter() - start):,.0f} tokens/s")
+                continue
+            tally.add(step)
+            if isinstance(step, _ShardEnd):
+                hand_over(step)
+            elif isinstance(step, _Passed) and step.is_done:
+                task.advance(step.rows)
+    tally.seconds = time.perf_counter() - start
+    return tally
 
-        with handed_over(write, depth=1) as hand_over:
-            for result in self._results(task):
-                hand_over(result)
 
-    def _write(self, first: Result, others: Iterator[Result], task: ProgressTask, start: float) -> None:
-        """Write one shard, of which `first` is the beginning."""
+def _window_maker(extractor: FeatureExtractor, options: ExtractionOptions) -> WindowMaker:
+    """That of the extractor, which tokenizes no text that would take too much memory."""
+    most = _max_row_size(options.max_row_size)
+    return replace(extractor.texts, most_bytes=most // 8 if extractor.is_unpooled else most)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """From the rows of the input to the windows of the shards that this process is to make."""
+
+    rows: Iterator[TextRow]
+    store: FeatureStore
+    texts: WindowMaker
+    processes: Processes
+
+    def steps(self) -> Iterator[tuple[Window | None, Step]]:
+        """All rows, shard by shard; no row of the next shard is read before this one is handed on. Raises BadRow."""
         size = self.store.layout.rows_per_shard
-        with self.store.shard(first[0][0].number // size) as writer:
-            for rows, features in _until_full(first, others, size):
-                writer.write(rows, features.layers, spans=features.spans)
-                writer.counts["truncated"] += features.truncated
-                writer.counts["tokens"] += features.tokens
-                self.texts_done += features.texts
-                self.tokens += features.tokens
-                self.truncated += features.truncated
-                speed = self.tokens / (time.perf_counter() - start)
-                task.advance(features.texts, note=f"{speed:,.0f} tokens/s")
-        self.shards += 1
-
-    def _results(self, task: ProgressTask) -> Iterator[Result]:
-        """Rows and their features; no window has rows of two shards. Raises BadRow."""
-        size = self.store.layout.rows_per_shard
-        try:
-            for features in self.extractor.windows(self._wanted(task), texts_per_block=size):
-                rows = [self._waiting.popleft() for _ in range(features.texts)]
-                self._taken += len(rows)
-                yield rows, features
-        except TextTooLong as error:
-            row = self._waiting[error.index - self._taken]
-            reason = f"{error.tokens} tokens, and {error.most} are the most (--on-long truncate or split takes it)"
-            raise BadRow(row.place, reason) from None
-
-    def _wanted(self, task: ProgressTask) -> Iterator[str]:
-        """The texts of the shards that this process is to make; every row of the input is read."""
-        size = self.store.layout.rows_per_shard
-        for number, rows in groupby(self.texts, key=lambda row: row.number // size):
+        while (first := next(self.rows, None)) is not None:
+            number, shard = first.number // size, chain([first], islice(self.rows, size - 1))
             if number % self.processes.count != self.processes.rank:
-                self.rows_read += sum(1 for _row in rows)
+                yield None, _Passed(sum(1 for _ in shard), is_done=False)
             elif self.store.is_done(number):
-                task.advance(self._checked(number, rows))
+                yield None, self._checked(number, shard)
             else:
-                for row in rows:
-                    self.rows_read += 1
-                    self._waiting.append(row)
-                    yield row.text
+                yield from self._shard(number, shard)
 
-    def _checked(self, number: int, rows: Iterator[TextRow]) -> int:
+    def _checked(self, number: int, shard: Iterator[TextRow]) -> _Passed:
         """How many rows a shard has that is there; their texts are to be what it was made from. Raises InputError."""
-        digest, before = TextsDigest(), self.rows_read
-        for row in rows:
-            digest.add(row)
-            self.rows_read += 1
+        digest, rows = TextsDigest(), 0
+        for row in shard:
+            digest.add(row.text, row.id)
+            rows += 1
         self.store.check(number, digest.hexdigest())
-        return self.rows_read - before
+        return _Passed(rows, is_done=True)
+
+    def _shard(self, number: int, shard: Iterator[TextRow]) -> Iterator[tuple[Window | None, Step]]:
+        digest = TextsDigest()
+        while (first := next(shard, None)) is not None:
+            for window, rows in self._portion(_few_ids(chain([first], shard)), digest):
+                yield window, _Rows(number, rows)
+        yield None, _ShardEnd(digest.hexdigest())
+
+    def _portion(self, some: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[Window, tuple[_Row, ...]]]:
+        """The windows of some rows, with these rows. Raises BadRow."""
+        waiting: deque[tuple[str, _Row]] = deque()  # places and rows of texts that are not in a window yet
+        taken = 0
+
+        def texts() -> Iterator[str]:
+            for row in some:
+                digest.add(row.text, row.id)
+                waiting.append((row.place, _Row(row.number, row.id)))
+                yield row.text
+
+        try:
+            for window in self.texts.windows(texts()):
+                yield window, tuple(waiting.popleft()[1] for _ in range(window.texts))
+                taken += window.texts
+        except TextTooLong as error:
+            reason = f"{error.tokens} tokens, and {error.most} are the most (--on-long truncate or split takes it)"
+            raise BadRow(waiting[error.index - taken][0], reason) from None
+        except TextTooLarge as error:
+            raise BadRow(waiting[error.index - taken][0], error.reason) from None
+
+
+def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
+    """Rows until their ids are large together."""
+    characters = 0
+    for row in rows:
+        yield row
+        characters += len(row.id) if isinstance(row.id, str) else 0
+        if characters >= ID_CHARACTERS:
+            return
+
+
+@dataclass(frozen=True)
+class _ShardsWriter:
+    """Writes one shard after another."""
+
+    store: FeatureStore
+
+    def write(self, items: Iterator[_Computed | _ShardEnd]) -> None:
+        """Write all shards, of which each ends with its _ShardEnd. Raises InputError."""
+        for first in items:
+            if isinstance(first, _Computed):
+                with self.store.shard(first.rows.shard) as writer:
+                    writer.texts_sha256 = self._rest(writer, chain([first], items))
+
+    @staticmethod
+    def _rest(writer: ShardWriter, items: Iterator[_Computed | _ShardEnd]) -> str:
+        """Write what follows in a shard, and give the checksum of its texts, without which it is not published."""
+        for each in items:
+            if isinstance(each, _ShardEnd):
+                return each.texts_sha256
+            features = each.features
+            writer.write(each.rows.rows, features.layers, spans=features.spans)
+            writer.counts["truncated"] += features.truncated
+            writer.counts["tokens"] += features.tokens
+        return ""

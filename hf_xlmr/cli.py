@@ -272,6 +272,9 @@ def extract(
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set, such as train.")] = None,
     config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set on the Hub, such as de.")] = None,
+    max_row_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="A line or value of more bytes is refused, by its place.")
+    ] = "16MB",
     layers: Annotated[
         str, typer.Option(metavar="LIST", help="Such as -1 (the features) or 0,6,12; 0 is the embeddings.")
     ] = "-1",
@@ -299,6 +302,9 @@ def extract(
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Texts in a file of the output.")] = 8192,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the GPU, if any.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an OUTPUT that was begun.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin again in an OUTPUT of an earlier run, once a text was read.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -311,6 +317,7 @@ def extract(
         id_column=id_column,
         split=split,
         config=config,
+        max_row_size=max_row_size,
         layers=_numbers(layers),
         pool=pool.value,
         dtype=dtype.value,
@@ -325,7 +332,15 @@ def extract(
     )
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes one tells
     is_shown = is_first and not quiet
-    report = run(model, source, output, options=options, resume=resume, progress=progress_of_command(shown=is_shown))
+    report = run(
+        model,
+        source,
+        output,
+        options=options,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress_of_command(shown=is_shown),
+    )
     if as_json and is_first:
         _print_json(report)
     elif is_shown:

@@ -20,7 +20,7 @@ from hf_xlmr.linear_kernels import KERNELS, offered_kernels
 from hf_xlmr.overlap import prefetched
 from hf_xlmr.packed_network import PackedNetwork
 from hf_xlmr.packing import PackedBatch, pack
-from hf_xlmr.pooling import Pooling, pooled_batch, pooled_text
+from hf_xlmr.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
 from hf_xlmr.precision import dtype_name, wanted_dtype, without_emulation
 from hf_xlmr.windows import SHORTEST, OnLong, Window, WindowMaker, rejoined
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["FeatureExtractor", "Features"]
 
 Choice = TypeVar("Choice", bound=Enum)
+Tag = TypeVar("Tag")
 
 TOKENS_PER_WINDOW: Final = 1 << 19
 TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # a vector for each is kept in memory
+KEPT_BYTES: Final = 1 << 27  # of the vectors of one text's tokens
 TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
 
 
@@ -95,6 +97,7 @@ class FeatureExtractor:
             on_long=self.on_long,
             most_tokens=self._most_tokens(),
             with_spans=self.is_unpooled,
+            most_kept=KEPT_BYTES // (4 * self.width * len(self.layers)) if self.is_unpooled else None,
         )
 
     @property
@@ -139,22 +142,33 @@ class FeatureExtractor:
                 row = {number: values[index] for number, values in window.layers.items()}
                 yield row[self.layers[0]] if self.is_one_layer else row
 
-    def windows(self, texts: Iterable[str], *, texts_per_block: int | None = None) -> Iterator[Features]:
+    def windows(self, texts: Iterable[str]) -> Iterator[Features]:
         """The features of any number of texts, some thousand at a time, in order; memory does not grow with them.
 
-        Texts are tokenized in a thread, ahead of what is computed. Blocks of `texts_per_block` texts are computed
-        apart from each other, so that each gives the same bits whatever comes before it. Raises InputError,
-        TextTooLong.
+        Texts are tokenized in a thread, ahead of what is computed. Raises InputError, TextTooLong.
+        """
+        for features, _ in self.computed((window, None) for window in self.texts.windows(texts)):
+            if features is not None:
+                yield features
+
+    def computed(self, windows: Iterable[tuple[Window | None, Tag]]) -> Iterator[tuple[Features | None, Tag]]:
+        """The features of each window with what came with it, in order; nothing is computed where there is no window.
+
+        A thread of its own iterates over `windows`, ahead of what is computed: what it makes is handed on, and
+        nothing of it is used by two threads at once. Raises what `windows` raises.
         """
         ahead = 1 if self.device.type == "cuda" else 0
-        pending: deque[_Computation] = deque()
-        with closing(prefetched(self.texts.windows(texts, texts_per_block=texts_per_block), depth=2)) as tokenized:
-            for window in tokenized:
-                pending.append(self._computed(window))
+        pending: deque[tuple[_Computation | None, Tag]] = deque()
+        with closing(prefetched(windows, depth=2)) as tokenized:
+            for window, tag in tokenized:
+                pending.append((None if window is None else self._computed(window), tag))
                 if len(pending) > ahead:
-                    yield self._features(pending.popleft())
+                    yield self._finished(*pending.popleft())
         while pending:
-            yield self._features(pending.popleft())
+            yield self._finished(*pending.popleft())
+
+    def _finished(self, computation: _Computation | None, tag: Tag) -> tuple[Features | None, Tag]:
+        return None if computation is None else self._features(computation), tag
 
     def _with_features(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self.column not in batch:
@@ -181,11 +195,24 @@ class FeatureExtractor:
         inputs = (batch.ids(window.sequences), batch.positions())
         ids, positions = (_sent(torch.tensor(values), self.device) for values in inputs)
         found = self.network.hidden_states(batch, ids, positions, layers=self.layers)
-        is_pooled = not self.is_unpooled and not window.has_pieces(batch.texts)
-        return {
-            number: _Fetch(pooled_batch(values, batch, self.pooling) if is_pooled else values.float())
-            for number, values in found.items()
-        }
+        return {number: _Fetch(self._reduced(values, batch, window)) for number, values in found.items()}
+
+    def _reduced(self, values: torch.Tensor, batch: PackedBatch, window: Window) -> torch.Tensor:
+        """One vector for each text or piece of one, (sequences, width), of (tokens, width); unpooled, these."""
+        if self.is_unpooled:
+            return values.float()
+        if not window.has_pieces(batch.texts):
+            return pooled_batch(values, batch, self.pooling)
+        parts = [
+            values[start + window.starts_within(each) : end - window.ends_within(each)]
+            for each, (start, end) in self._places(batch)
+        ]
+        return torch.stack([pooled_part(part, self.pooling) for part in parts])
+
+    @staticmethod
+    def _places(batch: PackedBatch) -> Iterator[tuple[int, tuple[int, int]]]:
+        """The sequences of a batch, and where each begins and ends."""
+        return zip(batch.texts, pairwise(batch.boundaries), strict=True)
 
     def _features(self, computation: _Computation) -> Features:
         """The features of a computed window, in the order of its texts."""
@@ -206,20 +233,28 @@ class FeatureExtractor:
         parts: dict[int, torch.Tensor] = {}
         for batch, fetched in computation.batches:
             values = fetched[layer].tensor()
-            if not self.is_unpooled and not window.has_pieces(batch.texts):
+            if self.is_unpooled:
+                parts |= {sequence: values[start:end] for sequence, (start, end) in self._places(batch)}
+            elif window.has_pieces(batch.texts):
+                parts |= zip(batch.texts, values.unbind(), strict=True)
+            else:
                 for row, sequence in zip(values.unbind(), batch.texts, strict=True):
                     vectors[window.owners[sequence]] = row
-                continue
-            for sequence, (start, end) in zip(batch.texts, pairwise(batch.boundaries), strict=True):
-                parts[sequence] = values[start:end]
         for sequence in parts:
             number = window.owners[sequence]
             if vectors[number] is None:
-                whole = rejoined([parts[each] for each in window.pieces.get(number, (sequence,))])
-                vectors[number] = whole if self.is_unpooled else pooled_text(whole, self.pooling)
+                vectors[number] = self._joined([*window.pieces.get(number, (sequence,))], parts, window)
         if self.is_unpooled:
             return [each.numpy() for each in vectors]
         return torch.stack(vectors).numpy()
+
+    def _joined(self, sequences: list[int], parts: Mapping[int, torch.Tensor], window: Window) -> torch.Tensor:
+        """What the sequences of one text are together: (width,), unpooled (tokens, width)."""
+        found = [parts[each] for each in sequences]
+        if self.is_unpooled:
+            return rejoined(found)
+        tokens = sum(len(window.sequences[each]) for each in sequences) - 2 * (len(sequences) - 1)
+        return pooled_parts(found, self.pooling, tokens=tokens)
 
 
 class _Computation(NamedTuple):

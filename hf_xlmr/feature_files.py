@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +16,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "FeatureGroup", "ShardFiles", "StoreLayout", "open_shard_files"]
+__all__ = ["FORMATS", "GROUP_BYTES", "FeatureGroup", "ShardFiles", "StoreLayout", "is_shard_name", "open_shard_files"]
 
 GROUP_BYTES: Final = 1 << 25  # of features: a row group of Parquet, and what waits in memory until it is full
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2}
 SUFFIXES: Final = {"parquet": (".parquet",), "npy": (".npy", ".jsonl")}
 
+SHARD_NAME: Final = re.compile(r"(?:part|ids|offsets|spans|features(?:_\d+)?)-\d{5,}\.(?:parquet|npy|jsonl)")
+
 OpenFile = Callable[[str], IO[bytes]]  # a new file for one that will have this name
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file of this name is part of a shard, of whatever layout."""
+    return SHARD_NAME.fullmatch(name) is not None
 
 
 def column_names(layers: Sequence[int]) -> dict[int, str]:
@@ -86,6 +94,15 @@ class FeatureGroup:
     spans: NDArray[np.int32] | None
     """(vectors, 2), for tokens only."""
     ids: Sequence[object] | None
+
+    @cached_property
+    def id_sizes(self) -> NDArray[np.int64]:
+        """How many characters the id of each row has."""
+        import numpy as np
+
+        if self.ids is None:
+            return np.zeros(len(self.lengths), np.int64)
+        return np.array([len(each) if isinstance(each, str) else 0 for each in self.ids], np.int64)
 
     def split(self, rows: int) -> tuple[FeatureGroup, FeatureGroup]:
         """The first `rows` rows, and the rest."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -10,15 +9,16 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 from hf_xlmr.durable_files import flush, flush_folder, told_with_place
 from hf_xlmr.errors import InputError
-from hf_xlmr.feature_files import StoreLayout
+from hf_xlmr.feature_files import StoreLayout, is_shard_name
+from hf_xlmr.locks import locked
 from hf_xlmr.shard_records import (
     JOB,
     MANIFEST,
@@ -31,9 +31,6 @@ from hf_xlmr.shard_records import (
     read_record,
 )
 from hf_xlmr.shard_writer import ShardWriter
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FeatureStore"]
 
@@ -54,11 +51,16 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, record: Mapping[str, Any], layout: StoreLayout) -> None:
-        """Use `create`."""
+        """Use `create` or `join`."""
         self.folder = folder
         self.layout = layout
         self._record = record
         self._finished: dict[str, Any] | None = None
+        self._lock = ExitStack()
+        self._is_locked = False
+        self._made: list[Path] = []
+        """The folders that this run made."""
+        self._begins = False
 
     @classmethod
     def create(
@@ -68,25 +70,58 @@ class FeatureStore:
         *,
         layout: StoreLayout,
         resume: bool = False,
+        overwrite: bool = False,
         notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> FeatureStore:
-        """Begin an output, or with `resume` go on with one where there is one.
+        """Begin an output, or with `resume` go on with one if there is one, or with `overwrite` begin it again.
 
         `job` is JSON and tells everything that the features depend on: to go on, it and `layout` must be the same.
-        Processes that fill one folder together all say `resume`; the first of them begins it. What killed runs left
-        is removed, what others are writing just now is not. `notes` are kept for whoever goes on, until all is done;
-        they may differ. A finished output whose files were lost or cut is begun again, with the shards
-        that are left. Raises InputError, IntegrityError.
+        No other run can begin or go on before `finish`, `close` or `discard`. What killed runs left is removed.
+        `notes` are kept for whoever goes on, until all is done; they may differ. A finished output whose files were
+        lost or cut is begun again, with the shards that are left. `overwrite` removes what an extraction wrote, and
+        refuses a folder that holds anything else. Raises InputError, IntegrityError.
         """
-        folder = Path(folder)
-        record = json.loads(json.dumps({"job": dict(job), "layout": asdict(layout)}))
-        store = cls(folder, record, layout)
-        with told_with_place(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            store._raise_if_taken()
-            with store._locked():
-                store._begin_or_go_on(notes, resume=resume)
+        store = cls._of(folder, job, layout)
+        with told_with_place(store.folder):
+            store._make_folder()
+            try:
+                store._begin(notes, resume=resume, overwrite=overwrite)
+            except BaseException:
+                store._unmake()
+                raise
         return store
+
+    @classmethod
+    def join(cls, folder: str | Path, job: Mapping[str, Any], *, layout: StoreLayout) -> FeatureStore:
+        """Fill an output together with the process that began it, in which others write other shards.
+
+        Raises InputError unless it was begun for the same, IntegrityError.
+        """
+        store = cls._of(folder, job, layout)
+        with told_with_place(store.folder):
+            begun = store._begun()
+            if begun is None:
+                raise InputError(f"{folder} was not begun by the first process, or is not the same folder for all")
+            store._raise_if_other(begun)
+        return store
+
+    @classmethod
+    def _of(cls, folder: str | Path, job: Mapping[str, Any], layout: StoreLayout) -> FeatureStore:
+        record = json.loads(json.dumps({"job": dict(job), "layout": asdict(layout)}))
+        return cls(Path(folder), record, layout)
+
+    def close(self) -> None:
+        """Let other runs go on with the output."""
+        self._lock.close()
+        self._is_locked = False
+
+    def discard(self) -> None:
+        """Remove the output if this run began it and no shard of it is done; else only let others go on with it."""
+        with suppress(OSError):
+            if self._begins and self._names() == [JOB] and not any((self.folder / STATE).glob("*.json")):
+                (self.folder / JOB).unlink()
+                self._unmake()
+        self.close()
 
     @classmethod
     def begun_with(cls, folder: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -152,10 +187,10 @@ class FeatureStore:
     def finish(self, *, rows: int) -> None:
         """Declare all `rows` of the input done: the manifest takes the place of what resuming needs.
 
-        One process calls it, when the shards of all are done; where that is declared already, `rows` are to be as many
-        as then. Raises InputError naming what is missing or too much, IntegrityError.
+        The process that began it calls this, when the shards of all are done; where that is declared already, `rows`
+        are to be as many as then. Raises InputError naming what is missing or too much, IntegrityError.
         """
-        with told_with_place(self.folder), self._locked():
+        with told_with_place(self.folder):
             if self.is_finished:
                 if rows != (before := self._manifest()["rows"]):
                     raise self._another_input(f"it has {rows} rows, not {before}")
@@ -169,28 +204,76 @@ class FeatureStore:
             manifest = {**self._record, "rows": rows, "counts": counts, "shards": shards}
             self.write_json(self.folder / MANIFEST, manifest)
             self._finished = None
+            self._clear_unneeded()
+            self.close()
 
     # ---- beginning and going on --------------------------------------------------------------------------------------
 
-    def _begin_or_go_on(self, notes: Mapping[str, Any], *, resume: bool) -> None:
-        self._raise_if_taken()
-        self._finished = None  # while this process waited, another one may have begun it again
+    def _make_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file; give a folder, or the name of a new one")
+        self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _unmake(self) -> None:
+        """Remove what a run made that could not begin, and that nobody else has put something into."""
+        if self._is_locked and self._made[:1] == [self.folder / STATE]:
+            (self.folder / STATE / LOCK).unlink(missing_ok=True)
+        self.close()
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+    def _begin(self, notes: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        self._raise_if_taken(overwrite=overwrite)
+        if not overwrite:
+            self._check_begun(resume=resume)
+            if resume and self._is_whole:  # there is nothing to write, and the folder may be read-only
+                self._clear_unneeded()
+                return
+        self._take_lock()
+        if overwrite:
+            self._remove_all()
+        elif self._check_begun(resume=resume):  # again, as another run may have ended meanwhile
+            if self.is_finished and not self._is_whole:
+                self._begin_again(notes)
+            self._clear_leftovers()
+            return
+        self._begins = True
+        self.write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
+
+    def _check_begun(self, *, resume: bool) -> bool:
+        """Whether the folder was begun. Raises InputError if that cannot be gone on with."""
+        self._finished = None
         begun = self._begun()
         if begun is None:
-            self.write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
-            return
+            return False
         if not resume:
             state = "is finished" if self.is_finished else "was begun"
-            raise InputError(f"{self.folder} {state} by an earlier run; choose another folder, or say --resume")
+            raise InputError(
+                f"{self.folder} {state} by an earlier run; choose another folder, or say --resume, or --overwrite to "
+                "begin it again"
+            )
+        self._raise_if_other(begun)
+        return True
+
+    def _raise_if_other(self, begun: Mapping[str, Any]) -> None:
         changed = differences(begun, self._record)
         if changed:
             raise InputError(
                 f"{self.folder} was begun with other options: {'; '.join(changed)}. "
                 "Say the same to go on, or choose another folder"
             )
-        if self.is_finished and not self._is_whole:
-            self._begin_again(notes)
-        self._clear_leftovers()
+
+    def _remove_all(self) -> None:
+        """Remove shards and what is noted of them; what tells whose folder it is goes last."""
+        for path in (self.folder / STATE).iterdir():
+            if path.name.endswith((".json", TEMPORARY)):
+                path.unlink()
+        for name in sorted(self._names(), key=lambda name: name in (JOB, MANIFEST)):
+            (self.folder / name).unlink()
+        flush_folder(self.folder)
+        self._finished = None
 
     def _begin_again(self, notes: Mapping[str, Any]) -> None:
         """Make an unfinished folder of a finished one; the manifest goes last, so that this can be done twice."""
@@ -201,16 +284,29 @@ class FeatureStore:
         flush_folder(self.folder)
         self._finished = None
 
-    def _raise_if_taken(self) -> None:
+    def _raise_if_taken(self, *, overwrite: bool) -> None:
+        if (self.folder / STATE).is_symlink():
+            raise InputError(f"{self.folder} holds a link {STATE}, which no extraction makes; choose another folder")
         names = self._names()
-        if not names or {MANIFEST, JOB}.intersection(names):
-            return
-        if shards := [name for name in names if self.layout.is_shard_file(name)]:
+        is_ours = not names or bool({MANIFEST, JOB}.intersection(names))
+        others = [name for name in names if name not in (MANIFEST, JOB) and not self._is_shard(name)]
+        if is_ours and overwrite and others:
             raise InputError(
-                f"{self.folder} holds features ({shards[0]}), but neither {MANIFEST} nor {JOB}, which tell what they "
+                f"{self.folder} holds something else, too ({others[0]}): move that away, or choose another folder"
+            )
+        if is_ours:
+            return
+        if len(others) < len(names):
+            shard = next(name for name in names if name not in others)
+            raise InputError(
+                f"{self.folder} holds features ({shard}), but neither {MANIFEST} nor {JOB}, which tell what they "
                 "were made from: copy that too (its name makes it a hidden file), or choose another folder"
             )
         raise InputError(f"{self.folder} holds something else ({names[0]}); choose an empty or a new folder")
+
+    def _is_shard(self, name: str) -> bool:
+        path = self.folder / name
+        return is_shard_name(name) and path.is_file() and not path.is_symlink()
 
     def _begun(self) -> dict[str, Any] | None:
         """What the folder was begun for, None for a folder that was not."""
@@ -224,11 +320,9 @@ class FeatureStore:
         return sorted(path.name for path in self.folder.iterdir() if path.name != STATE)
 
     def _clear_leftovers(self) -> None:
-        """Remove the temporary files of runs that are no longer alive; a live one holds their locks."""
+        """Remove the temporary files of runs that are no longer alive."""
         for path in (self.folder / STATE).glob(f"*{TEMPORARY}"):
-            with suppress(OSError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+            path.unlink(missing_ok=True)
 
     def _clear_unneeded(self) -> None:
         """Remove what only an unfinished folder needs; one that was cleared before may be read-only."""
@@ -236,32 +330,20 @@ class FeatureStore:
             (self.folder / JOB).unlink(missing_ok=True)
         shutil.rmtree(self.folder / STATE, ignore_errors=True)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from beginning or finishing the folder; one that is whole needs no lock."""
-        lock = None
-        while lock is None and not self._is_whole:
-            lock = self._lock()
+    def _take_lock(self) -> None:
+        """Keep other runs out until this one closes the store. Raises InputError if one is at work."""
+        if not (self.folder / STATE).exists():
+            (self.folder / STATE).mkdir()
+            self._made.insert(0, self.folder / STATE)
         try:
-            yield
-        finally:
-            if self.is_finished:
-                self._clear_unneeded()
-            if lock is not None:
-                lock.close()
-
-    def _lock(self) -> IO[bytes] | None:
-        """A file that only this process holds, None where the folder was finished while it waited."""
-        (self.folder / STATE).mkdir(exist_ok=True)
-        try:
-            file = (self.folder / STATE / LOCK).open("ab")
-        except FileNotFoundError:
-            return None
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()
-        return None
+            self._lock.enter_context(locked(self.folder / STATE / LOCK, waits=False))
+        except BlockingIOError:
+            raise InputError(
+                f"another run is writing into {self.folder}; wait for it, or choose another folder"
+            ) from None
+        self._is_locked = True
+        if not (self.folder / STATE / LOCK).exists():  # the run that held it has just removed it
+            raise InputError(f"another run has just ended in {self.folder}; try again")
 
     # ---- the states of shards ----------------------------------------------------------------------------------------
 
@@ -319,14 +401,9 @@ class FeatureStore:
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def scratch(self, name: str) -> IO[bytes]:
-        """A temporary file for one that will have this name, locked while this process has it open."""
-        while True:
-            token = f"{os.getpid()}-{secrets.token_hex(4)}"
-            file = (self.folder / STATE / f"{name}.{token}{TEMPORARY}").open("x+b", buffering=BLOCK)
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-            file.close()  # another process took the new file for a leftover
+        """A temporary file for one that will have this name."""
+        token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        return (self.folder / STATE / f"{name}.{token}{TEMPORARY}").open("x+b", buffering=BLOCK)
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a file that is there whole or not at all, whatever happens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -10,7 +10,7 @@ import torch
 
 from hf_xlmr.packing import PackedBatch
 
-__all__ = ["Pooling", "pooled_batch", "pooled_text"]
+__all__ = ["Pooling", "pooled_batch", "pooled_part", "pooled_parts"]
 
 
 class Pooling(Enum):
@@ -40,6 +40,15 @@ def pooled_batch(values: torch.Tensor, batch: PackedBatch, pooling: Pooling) -> 
     return torch.cat([reduce(run).float() for run in runs])
 
 
-def pooled_text(values: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """One vector, (width,) in float32, of the tokens (tokens, width) of one text."""
+def pooled_part(values: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """What the tokens (tokens, width) of one of a text's pieces give to the text's vector: (width,) in float32."""
+    if pooling is Pooling.mean:
+        return values.sum(dim=-2, dtype=torch.float32)
     return REDUCTIONS[pooling](values).float()
+
+
+def pooled_parts(parts: Sequence[torch.Tensor], pooling: Pooling, *, tokens: int) -> torch.Tensor:
+    """One vector, (width,), of all pieces of a text in their order, which have so many tokens together."""
+    if pooling is Pooling.mean:
+        return torch.stack(list(parts)).sum(dim=0) / tokens
+    return REDUCTIONS[pooling](torch.stack(list(parts)))

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from hf_xlmr.durable_files import flush, flush_folder, told_with_place
 from hf_xlmr.errors import InputError
-from hf_xlmr.feature_files import FeatureGroup, ShardFiles, StoreLayout, open_shard_files
+from hf_xlmr.feature_files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, open_shard_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +31,6 @@ class Row(Protocol):
         """Of the row in the whole input, from 0."""
 
     @property
-    def text(self) -> str:
-        """What was extracted from."""
-
-    @property
     def id(self) -> object | None:
         """A string, an integer of 64 bits, or None."""
 
@@ -45,9 +41,9 @@ class TextsDigest:
     def __init__(self) -> None:
         self._sum = hashlib.sha256()
 
-    def add(self, row: Row) -> None:
+    def add(self, text: str, id_: object | None) -> None:
         """Count in the next row."""
-        told = row.text if row.id is None else json.dumps([row.text, row.id])
+        told = text if id_ is None else json.dumps([text, id_])
         data = told.encode()
         self._sum.update(len(data).to_bytes(8, "little"))
         self._sum.update(data)
@@ -83,17 +79,18 @@ class ShardWriter:
         """Use `FeatureStore.shard`."""
         self.counts: Counter[str] = Counter()
         """What the manifest is to tell beside rows, such as how many texts were truncated; shards are added up."""
+        self.texts_sha256 = ""
+        """The checksum of the shard's texts, by TextsDigest: to be set before it is published."""
         self._store = store
         self._layout = store.layout
         self._number = number
         self._first = number * store.layout.rows_per_shard
         self._next = self._first
-        self._digest = TextsDigest()
         self._id_type: str | None = None
         self._scratches: dict[str, IO[bytes]] = {}
         self._files: ShardFiles | None = None
         self._pending: list[FeatureGroup] = []
-        self._pending_vectors = 0
+        self._pending_vectors = self._pending_ids = 0
 
     def write(
         self,
@@ -109,8 +106,6 @@ class ShardWriter:
         is too large for float16; ValueError where shapes, layers or the order of rows are not those of the shard.
         """
         group = self._group(rows, features, spans)
-        for row in rows:
-            self._digest.add(row)
         self._next += len(rows)
         with told_with_place(self._store.folder):
             self._take(group)
@@ -167,22 +162,28 @@ class ShardWriter:
 
     def _take(self, group: FeatureGroup) -> None:
         """Write every group that is full, and keep the rest."""
-        import numpy as np
-
         while len(group.lengths):
-            room = self._layout.vectors_per_group - self._pending_vectors
-            rows = int(np.searchsorted(group.lengths.cumsum(), room)) + 1
-            taken, group = group.split(rows)
+            taken, group = group.split(self._fitting(group))
             self._pending.append(taken)
             self._pending_vectors += int(taken.lengths.sum())
-            if self._pending_vectors >= self._layout.vectors_per_group:
+            self._pending_ids += int(taken.id_sizes.sum())
+            if self._pending_vectors >= self._layout.vectors_per_group or self._pending_ids >= GROUP_BYTES:
                 self._write_pending()
+
+    def _fitting(self, group: FeatureGroup) -> int:
+        """With how many rows of `group` the pending ones are full."""
+        import numpy as np
+
+        room = self._layout.vectors_per_group - self._pending_vectors
+        rows = np.searchsorted(group.lengths.cumsum(), room)
+        for_ids = np.searchsorted(group.id_sizes.cumsum(), GROUP_BYTES - self._pending_ids)
+        return int(min(rows, for_ids)) + 1
 
     def _write_pending(self) -> None:
         if self._files is None:
             self._files = open_shard_files(self._number, self._layout, self._open)
         self._files.append(FeatureGroup.joined(self._pending))
-        self._pending, self._pending_vectors = [], 0
+        self._pending, self._pending_vectors, self._pending_ids = [], 0, 0
 
     def _open(self, name: str) -> IO[bytes]:
         self._scratches[name] = self._store.scratch(name)
@@ -192,12 +193,14 @@ class ShardWriter:
         """Give the files their names, and then note that the shard is done."""
         if self._next == self._first:
             raise ValueError(f"shard {self._number} has no rows")
+        if not self.texts_sha256:
+            raise ValueError(f"shard {self._number} has no checksum of its texts")
         with told_with_place(self._store.folder):
             if self._pending:
                 self._write_pending()
             if self._files is not None:
                 self._files.finish()
-            self._store.check(self._number, self._digest.hexdigest())  # its files may have been lost, not its texts
+            self._store.check(self._number, self.texts_sha256)  # its files may have been lost, not its texts
             files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
@@ -206,7 +209,7 @@ class ShardWriter:
                 "number": self._number,
                 "first_row": self._first,
                 "rows": self._next - self._first,
-                "texts_sha256": self._digest.hexdigest(),
+                "texts_sha256": self.texts_sha256,
                 "id_type": self._id_type,
                 "files": files,
                 "counts": dict(self.counts),

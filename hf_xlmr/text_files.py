@@ -8,6 +8,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 from hf_xlmr.arrow_texts import (
-    BATCH_ROWS,
     arrow_records,
     check_columns,
     data_set_of_hub,
     data_set_on_disk,
     open_parquet,
+    parquet_batches,
 )
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.text_rows import (
     DEFAULT_COLUMN,
+    LONGEST_LINE,
+    LONGEST_ROW,
     Asked,
     BadRow,
     Ids,
@@ -33,19 +36,25 @@ from hf_xlmr.text_rows import (
     checked_text,
     decoded,
     json_object,
+    unchanged,
     why_no_column,
+    why_too_long,
 )
 
 __all__ = ["STANDARD_INPUT", "TextInput", "is_hub_name", "kind_name", "open_texts", "text_lines"]
 
 STANDARD_INPUT: Final = "-"
-LONGEST_LINE: Final = 1 << 28  # bytes: what is longer is no text file, and would only fill the memory
 BLOCK: Final = 1 << 20
+LONGEST_END: Final = b"\r\n"  # of a line
 HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class _Source(Protocol):
     """One of the files, or the data set, that an input consists of."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files, where they are on this disk."""
 
     def check(self) -> None:
         """Raise InputError where it is plain beforehand that no row can be read."""
@@ -67,6 +76,11 @@ class TextInput:
     is_repeatable: bool = True
     """Whether it can be read twice, which standard input and pipes cannot."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that it consists of."""
+        return tuple(path for source in self.sources for path in source.paths)
+
     @cached_property
     def count(self) -> int | None:
         """How many rows there are, None where only reading them all would tell."""
@@ -80,11 +94,12 @@ class TextInput:
         numbers, ids = count(), Ids()
         with told_plainly():
             for source in self.sources:
-                for place, text, id_ in source.records():
-                    text = checked_text(place, text)
-                    if self.has_ids:
-                        ids.check(place, id_)
-                    yield TextRow(next(numbers), place, text, id_)
+                with unchanged(source.paths):
+                    for place, text, id_ in source.records():
+                        text = checked_text(place, text)
+                        if self.has_ids:
+                            ids.check(place, id_)
+                        yield TextRow(next(numbers), place, text, id_)
 
 
 def open_texts(
@@ -95,6 +110,7 @@ def open_texts(
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
+    max_row_size: int = LONGEST_ROW,
 ) -> TextInput:
     """The texts of a file, a folder, a pattern such as `texts/*.jsonl`, a data set, or standard input (`-`).
 
@@ -103,11 +119,12 @@ def open_texts(
     ends a line, with or without a carriage return before it. A folder is what `Dataset.save_to_disk` wrote, or files of
     one kind, taken in the order of their names. What is neither, and looks like `owner/name`, is streamed from the Hub
     by `datasets.load_dataset`, which alone knows `config` and `revision`; `split` is for data sets. `column` holds
-    the text, and `id_column` what is to be handed on beside it.
+    the text, and `id_column` what is to be handed on beside it. A line, a record of CSV or a value of Arrow beyond
+    `max_row_size` bytes is a bad row: memory stays bounded, whatever a small file unfolds to.
 
     Raises InputError, also for columns that a header, schema or data set does not have.
     """
-    asked = Asked(column, id_column, split, config, revision)
+    asked = Asked(column, id_column, split, config, revision, max_row_size)
     with told_plainly():
         opened = _opened(str(source), asked)
         for each in opened.sources:
@@ -117,7 +134,7 @@ def open_texts(
 
 def text_lines(path: Path, name: str) -> Iterator[tuple[str, str]]:
     """Every line of a file in UTF-8, gzipped or not, without its end, and its place. Raises BadRow, OSError."""
-    return ((place, str(line)) for place, line, _ in _Text(name, path, Asked()).records())
+    return ((place, str(line)) for place, line, _ in _Text(name, path, Asked(max_row_size=LONGEST_LINE)).records())
 
 
 def _opened(source: str, asked: Asked) -> TextInput:
@@ -193,6 +210,10 @@ class _File(ABC):
     path: Path
     asked: Asked
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def check(self) -> None:
         """See that it can be opened; a pipe, which can be only once, is left alone."""
         if self.path.is_file():
@@ -216,18 +237,18 @@ class _File(ABC):
 
     def lines(self) -> Iterator[bytes]:
         """Every line with its end, less a byte order mark. Raises BadRow, OSError."""
-        number = 0
+        number, most = 0, self.asked.max_row_size
         damage = _gzip_errors() if self._is_gzipped else ()  # not looked up when a reader is let go of as Python ends
         try:
             with self._open() as file:
                 for number in count(1):
-                    line = file.readline(LONGEST_LINE + 1)
+                    line = file.readline(most + len(LONGEST_END) + 1)
                     if number == 1:
                         line = line.removeprefix(codecs.BOM_UTF8)
                     if not line:
                         return
-                    if len(line) > LONGEST_LINE:
-                        raise BadRow(f"{self.name}, line {number}", f"the line is longer than {LONGEST_LINE:,} bytes")
+                    if len(line) > most and len(_without_end(line)) > most:
+                        raise BadRow(f"{self.name}, line {number}", why_too_long("the line", most))
                     yield line
         except damage as error:
             raise BadRow(f"{self.name}, line {number}", f"the gzip file is damaged: {error}") from error
@@ -239,6 +260,10 @@ class _File(ABC):
 
         open_gzip: Callable[..., IO[bytes]] = igzip.open
         return open_gzip(self.path, "rb")
+
+
+def _without_end(line: bytes) -> bytes:
+    return line[:-2] if line.endswith(LONGEST_END) else line.removesuffix(b"\n")
 
 
 def _gzip_errors() -> tuple[type[Exception], ...]:
@@ -272,17 +297,27 @@ class _Text(_File):
 
     def records(self) -> Iterator[Record]:
         for number, line in enumerate(self.lines(), 1):
-            text = line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
-            yield f"{self.name}, line {number}", decoded(text, self.name, number), None
+            yield f"{self.name}, line {number}", decoded(_without_end(line), self.name, number), None
 
 
 class _StandardInput(_Text):
     """What is piped in, once."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return ()
+
+    def check(self) -> None:
+        import sys
+
+        super().check()
+        if sys.stdin is None:
+            raise InputError("standard input is closed: pipe texts into it, or give a file")
+
     def _open(self) -> IO[bytes]:
         import sys
 
-        if sys.stdin.buffer.closed:
+        if sys.stdin is None or sys.stdin.buffer.closed:
             raise InputError("standard input can be read only once")
         # A reader of our own: Python aborts where a thread still waits for sys.stdin's when the program ends
         reader: IO[bytes] = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=BLOCK)
@@ -294,19 +329,23 @@ class _JsonLines(_File):
     """An object per line; blank lines are none."""
 
     def count(self) -> int | None:
-        return sum(not line.isspace() for line in self.lines()) if self.is_countable else None
+        with suppress(BadRow):  # which is for whoever reads that far
+            return sum(not line.isspace() for line in self.lines()) if self.is_countable else None
+        return None
 
     def records(self) -> Iterator[Record]:
-        text_name, id_name = self.asked.column, self.asked.id_column
         for number, line in enumerate(self.lines(), 1):
-            if line.isspace():
-                continue
-            place = f"{self.name}, line {number}"
-            row = json_object(decoded(line, self.name, number), place)
-            try:
-                yield place, row[text_name], None if id_name is None else row[id_name]
-            except KeyError as missing:
-                raise BadRow(place, why_no_column(str(missing.args[0]), row)) from None
+            if not line.isspace():
+                yield self._record(f"{self.name}, line {number}", decoded(line, self.name, number))
+
+    def _record(self, place: str, line: str) -> Record:
+        """Text and id alone: what else an object holds can take fifty times the memory of its line."""
+        text_name, id_name = self.asked.column, self.asked.id_column
+        row = json_object(line, place)
+        try:
+            return place, row[text_name], None if id_name is None else row[id_name]
+        except KeyError as missing:
+            raise BadRow(place, why_no_column(str(missing.args[0]), row)) from None
 
 
 class _Csv(_File):
@@ -337,20 +376,22 @@ class _Csv(_File):
         """Every row that is not blank, with the line that it begins on."""
         import csv
 
-        if csv.field_size_limit() < LONGEST_LINE:
-            csv.field_size_limit(LONGEST_LINE)  # one for the whole process; texts are longer than what it begins with
-        lines = (decoded(line, self.name, number) for number, line in enumerate(self.lines(), 1))
+        most = self.asked.max_row_size
+        if csv.field_size_limit() < most:
+            csv.field_size_limit(most)  # one for the whole process; texts are longer than what it begins with
+        lines = _CsvLines(self)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         while True:
-            place = f"{self.name}, line {reader.line_num + 1}"
+            lines.begin()
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                raise BadRow(place, f"the row that begins here is not CSV: {error} (line {reader.line_num})") from error
+                why = f"the row that begins here is not CSV: {error} (line {reader.line_num})"
+                raise BadRow(lines.place, why) from error
             if fields:
-                yield place, fields
+                yield lines.place, fields
 
     @staticmethod
     def _index(name: str, header: list[str], place: str) -> int:
@@ -359,6 +400,32 @@ class _Csv(_File):
         if name not in header:
             raise BadRow(place, why_no_column(name, header))
         return header.index(name)
+
+
+class _CsvLines:
+    """The lines of a file for a reader of CSV, of which those of one record must not be too many bytes."""
+
+    def __init__(self, file: _File) -> None:
+        self.place = ""
+        """Of the record."""
+        self._name, self._most = file.name, file.asked.max_row_size
+        self._lines = file.lines()
+        self._number = self._bytes = 0
+
+    def begin(self) -> None:
+        """What follows is of the next record."""
+        self.place, self._bytes = f"{self._name}, line {self._number + 1}", 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._number += 1
+        if self._bytes + len(_without_end(line)) > self._most:
+            raise BadRow(self.place, why_too_long("the row that begins here", self._most))
+        self._bytes += len(line)
+        return decoded(line, self._name, self._number)
 
 
 class _Tsv(_Csv):
@@ -380,9 +447,7 @@ class _Parquet(_File):
             return int(file.metadata.num_rows)
 
     def records(self) -> Iterator[Record]:
-        with open_parquet(self.path) as file:
-            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=self.asked.columns, use_threads=False)
-            yield from arrow_records(self.name, batches, self.asked)
+        yield from arrow_records(self.name, parquet_batches(self.path, self.name, self.asked.columns), self.asked)
 
 
 KINDS: Final[Mapping[str, type[_File]]] = {

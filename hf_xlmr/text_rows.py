@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeGuard
 
 from hf_xlmr.errors import InputError, printable
@@ -12,6 +16,8 @@ from hf_xlmr.errors import InputError, printable
 __all__ = [
     "DEFAULT_COLUMN",
     "JSON_TYPES",
+    "LONGEST_LINE",
+    "LONGEST_ROW",
     "Asked",
     "BadRow",
     "Ids",
@@ -20,11 +26,15 @@ __all__ = [
     "checked_text",
     "decoded",
     "json_object",
+    "unchanged",
     "why_no_column",
     "why_no_utf8",
+    "why_too_long",
 ]
 
 DEFAULT_COLUMN: Final = "text"
+LONGEST_ROW: Final = 16_000_000  # bytes of a line, or of a value where there are no lines: memory must hold it often
+LONGEST_LINE: Final = 1 << 28  # of files that are read as a whole, such as SQuAD's, whose one line is the file
 WIDEST_ID: Final = 1 << 63
 UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 JSON_TYPES: Final[Mapping[type, str]] = {
@@ -73,6 +83,8 @@ class Asked:
     split: str | None = None
     config: str | None = None
     revision: str | None = None
+    max_row_size: int = LONGEST_ROW
+    """Bytes of a line, or of a value where there are no lines."""
 
     @property
     def columns(self) -> list[str]:
@@ -83,6 +95,39 @@ class Asked:
     def has_ids(self) -> bool:
         """Whether a column of ids was asked for."""
         return self.id_column is not None
+
+
+@contextmanager
+def unchanged(paths: Sequence[Path]) -> Iterator[None]:
+    """Raise InputError if a file is not the same at the end of the block as it was at its beginning.
+
+    A pipe, which cannot be looked at without being used up, is not watched.
+    """
+    before = [_identity(path) for path in paths]
+    try:
+        yield
+    except (InputError, OSError) as error:
+        _raise_if_changed(paths, before, error)
+        raise
+    _raise_if_changed(paths, before, None)
+
+
+def _raise_if_changed(paths: Sequence[Path], before: Sequence[tuple[int, ...] | None], error: Exception | None) -> None:
+    for path, known in zip(paths, before, strict=True):
+        if known is not None and _identity(path) != known:
+            why = "changed while it was read; give an input that stays as it is until the end"
+            raise InputError(printable(f"{path} {why}")) from error
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes with the content of a file; None if it is not a regular file, or is gone."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # in one call
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def checked_text(place: str, value: object, *, what: str = "the text") -> str:
@@ -145,6 +190,11 @@ def why_no_utf8(error: UnicodeDecodeError, first_line: bytes = b"") -> str:
     if first_line.startswith(UTF16_MARKS):
         return "the file is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does"
     return f"byte {error.start + 1} (0x{error.object[error.start]:02X}) is not UTF-8"
+
+
+def why_too_long(what: str, most: int) -> str:
+    """That a line or value is beyond what a row may have."""
+    return f"{what} is longer than {most:,} bytes, the most that a row may have (max_row_size)"
 
 
 def json_object(line: str, place: str) -> dict[str, object]:

@@ -25,6 +25,10 @@ TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces are in memory together
 LONG: Final = 64  # characters from which SentencePiece gives arrays sooner than lists
 VANISHES, UNKNOWN, SPLIT = -1, -2, -3  # in place of a piece's id
 LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode
+CHARACTERS_PER_TOKEN: Final = 16  # are looked at first, for the beginning of a long text
+LONGEST_RULE: Final = 64  # characters that a rule of normalization can replace together
+SLICE: Final = 1 << 16  # characters that are normalized together, to count what comes of them
+SPACE: Final = "\u2581"  # what SentencePiece makes of white space
 
 
 class ExactTokenizer:
@@ -77,6 +81,31 @@ class ExactTokenizer:
             spans += [span] * len(segment.split())
             start += len(segment)
         return spans
+
+    def beginning(self, text: str, tokens: int) -> str:
+        """A beginning of a long `text` with the same first `tokens` ids, `<pad>` not counted; all of it if it must be.
+
+        No piece crosses the white space after it, so that SentencePiece's best way to there is that through the whole.
+        """
+        length = tokens * CHARACTERS_PER_TOKEN
+        while self.added is None and self._table.keeps_words and length < len(text):
+            end = max(text.rfind(space, 1, length) for space in " \n")
+            if end > 0 and self._ends_a_word(text, end):
+                pad, found = self.dictionary.pad_index, self.encode_batch([text[:end]])[0][1:-1]
+                if len(found) - found.count(pad) >= tokens:
+                    return text[:end]
+            length *= 4
+        return text
+
+    def _ends_a_word(self, text: str, end: int) -> bool:
+        """Whether the normalized text begins with the normalized `text[:end]`, and white space follows there."""
+        begun, more = self.processor.normalize([text[:end], text[: end + LONGEST_RULE]])
+        return bool(more.startswith(f"{begun}{SPACE}"))
+
+    def normalized_bytes(self, text: str) -> int:
+        """About how many bytes SentencePiece makes of `text`, which can be eleven times as many as it has."""
+        slices = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
+        return sum(len(self.processor.normalize(each).encode()) for each in slices)
 
     def encode(self, sentence: str, *more: str, no_separator: bool = False) -> list[int]:
         """`<s> sentence </s>`, and for each further sentence `</s> sentence </s>` (without the first `</s>` on demand).
@@ -185,6 +214,8 @@ class PieceTable:
     """Whether a text that SentencePiece gives back as unknown can be a symbol of the dictionary."""
     splits_unknown_text: re.Pattern[str] | None
     """What a text holds if unknown text can have white space inside; None if it never has."""
+    keeps_words: bool
+    """Whether no piece goes on after white space."""
 
     @classmethod
     def of(cls, model: SentencePieceModel, processor: Any, dictionary: Dictionary) -> PieceTable:
@@ -202,6 +233,7 @@ class PieceTable:
             looks_up_unknown_text=not model.joins_only_unknown_characters
             or any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols),
             splits_unknown_text=_white_space_of_unknown_text(processor, model, known),
+            keeps_words=not any(SPACE in piece[1:] for piece in model.pieces),
         )
 
     def texts_that_need_strings(

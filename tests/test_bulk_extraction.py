@@ -163,7 +163,7 @@ def shards_in(folder: Path) -> int:
 def test_it_goes_on_with_as_many_threads_as_it_was_begun_with(texts: list[str], tmp_path: Path) -> None:
     """Matrix products round otherwise with another number of threads."""
     path = tmp_path / "texts.txt"
-    path.write_bytes(b"\xff\n")
+    path.write_bytes("\n".join(texts[:60]).encode() + b"\n\xff")
     threads = torch.get_num_threads()
     with pytest.raises(BadRow):
         extract("demo", path, tmp_path / "out", options=FLOAT32)

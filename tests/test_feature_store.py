@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -68,6 +67,18 @@ def write(writer: ShardWriter, rows: list[TextRow], *, portion: int = 3) -> None
         given = features if layout.per_token else {layer: np.stack(each) for layer, each in features.items()}
         writer.write(part, given, spans=[spans_of(row.number) for row in part] if layout.per_token else None)
         writer.counts["truncated"] += sum(row.number % 4 == 0 for row in part)
+    writer.texts_sha256 = digest_of(rows)
+
+
+OPEN: dict[Path, FeatureStore] = {}
+
+
+def create(folder: Path | str, job: Any, **options: Any) -> FeatureStore:
+    """What a run begins with; the one before has ended."""
+    if before := OPEN.pop(Path(folder), None):
+        before.close()
+    OPEN[Path(folder)] = FeatureStore.create(folder, job, **options)
+    return OPEN[Path(folder)]
 
 
 def fill(store: FeatureStore, rows: list[TextRow], *, portion: int = 3) -> None:
@@ -86,12 +97,12 @@ def fill(store: FeatureStore, rows: list[TextRow], *, portion: int = 3) -> None:
 def digest_of(rows: list[TextRow]) -> str:
     digest = TextsDigest()
     for row in rows:
-        digest.add(row)
+        digest.add(row.text, row.id)
     return digest.hexdigest()
 
 
 def filled(folder: Path, *, rows: int = 25, ids: Any = None, portion: int = 3, **options: Any) -> FeatureStore:
-    store = FeatureStore.create(folder, JOB, layout=layout_of(**options))
+    store = create(folder, JOB, layout=layout_of(**options))
     fill(store, rows_of(0, rows, ids=ids), portion=portion)
     return store
 
@@ -170,7 +181,7 @@ def test_the_folder_itself_is_read(tmp_path: Path, is_finished: bool) -> None:
     from datasets import load_dataset
 
     out = tmp_path / "out"
-    store = FeatureStore.create(out, JOB, layout=layout_of())
+    store = create(out, JOB, layout=layout_of())
     for number in (0, 1):
         with store.shard(number) as writer:
             write(writer, rows_of(10 * number, 10 * number + 10))
@@ -199,7 +210,7 @@ def test_float16_is_the_nearest(tmp_path: Path, kind: str, per_token: bool) -> N
 @KINDS
 @pytest.mark.parametrize("value", [7e4, -1e30])
 def test_what_is_too_large_for_float16_is_refused(tmp_path: Path, kind: str, value: float) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, dtype="float16"))
+    store = create(tmp_path / "out", JOB, layout=layout_of(format=kind, dtype="float16"))
     with pytest.raises(InputError, match="features of rows 0 to 1 are too large for float16"), store.shard(0) as writer:
         writer.write(rows_of(0, 2), {12: np.array([[0.0] * WIDTH, [value] * WIDTH], np.float32)})
     assert sorted(contents(tmp_path / "out")) == [".job.json", ".state/lock"]
@@ -228,7 +239,7 @@ def test_bytes_do_not_depend_on_the_portions(tmp_path: Path, kind: str, per_toke
     """Nor on the order of the shards, which several processes may write."""
     filled(tmp_path / "one", format=kind, per_token=per_token, portion=1)
     filled(tmp_path / "all", format=kind, per_token=per_token, portion=10)
-    store = FeatureStore.create(tmp_path / "back", JOB, layout=layout_of(format=kind, per_token=per_token))
+    store = create(tmp_path / "back", JOB, layout=layout_of(format=kind, per_token=per_token))
     for number, (first, stop) in ((2, (20, 25)), (0, (0, 10)), (1, (10, 20))):
         with store.shard(number) as writer:
             write(writer, rows_of(first, stop))
@@ -242,13 +253,14 @@ def test_bytes_do_not_depend_on_the_portions(tmp_path: Path, kind: str, per_toke
 
 def test_arrays_may_be_used_anew_after_writing(tmp_path: Path) -> None:
     filled(tmp_path / "usual", rows=10)
-    store = FeatureStore.create(tmp_path / "reused", JOB, layout=layout_of())
+    store = create(tmp_path / "reused", JOB, layout=layout_of())
     buffer = np.empty((2, WIDTH), np.float32)
     with store.shard(0) as writer:
         for first in range(0, 10, 2):
             buffer[:] = [vectors_of(row, 12, per_token=False) for row in (first, first + 1)]
             writer.write(rows_of(first, first + 2), {12: buffer})
             writer.counts["truncated"] += sum(row % 4 == 0 for row in (first, first + 1))
+        writer.texts_sha256 = digest_of(rows_of(0, 10))
     store.finish(rows=10)
     assert contents(tmp_path / "reused") == contents(tmp_path / "usual")
 
@@ -260,11 +272,12 @@ def test_an_input_without_rows(tmp_path: Path) -> None:
 
 @KINDS
 def test_texts_without_tokens(tmp_path: Path, kind: str) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, per_token=True))
+    store = create(tmp_path / "out", JOB, layout=layout_of(format=kind, per_token=True))
     with store.shard(0) as writer:
         for row in rows_of(0, 3):
             count = 2 * (row.number == 1)
             writer.write([row], {12: [np.ones((count, WIDTH))]}, spans=[np.zeros((count, 2), int)])
+        writer.texts_sha256 = digest_of(rows_of(0, 3))
     store.finish(rows=3)
     if kind == "npy":
         assert np.load(tmp_path / "out" / "offsets-00000.npy").tolist() == [0, 0, 2, 2]
@@ -306,7 +319,7 @@ WRONG = (
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.told)
 def test_what_does_not_belong_into_a_shard(tmp_path: Path, wrong: Wrong) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(per_token=wrong.per_token))
+    store = create(tmp_path / "out", JOB, layout=layout_of(per_token=wrong.per_token))
     rows = rows_of(wrong.first, wrong.first + wrong.rows)
     features = ones(2, WIDTH) if wrong.features is None else wrong.features
     with pytest.raises(ValueError, match=wrong.told), store.shard(0) as writer:
@@ -317,7 +330,7 @@ def test_what_does_not_belong_into_a_shard(tmp_path: Path, wrong: Wrong) -> None
 
 
 def test_ids_of_two_types_are_refused(tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(has_ids=True))
+    store = create(tmp_path / "out", JOB, layout=layout_of(has_ids=True))
     with pytest.raises(InputError, match="not all strings or all integers"), store.shard(0) as writer:
         write(writer, rows_of(0, 10, ids=lambda n: n if n < 5 else str(n)))
     for number, ids in ((0, str), (1, int)):
@@ -348,11 +361,11 @@ def test_layouts_that_cannot_be(options: dict[str, Any], told: str) -> None:
 @KINDS
 def test_what_is_done_is_not_done_again(tmp_path: Path, kind: str) -> None:
     filled(tmp_path / "usual", format=kind)
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind))
+    store = create(tmp_path / "out", JOB, layout=layout_of(format=kind))
     with store.shard(1) as writer:
         write(writer, rows_of(10, 20))
     before = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir() if path.is_file()}
-    again = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
+    again = create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
     assert [again.is_done(number) for number in range(3)] == [False, True, False]
     fill(again, rows_of(0, 25))
     after = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
@@ -365,10 +378,10 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, kind: str) -> None:
 
 def test_an_output_is_not_taken_for_another(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    FeatureStore.create(out, JOB, layout=layout_of())
+    create(out, JOB, layout=layout_of())
     other = {"model": "abd", "options": {"pool": "mean", "layers": [-1, 3]}, "new": 1}
     with pytest.raises(InputError) as caught:
-        FeatureStore.create(out, other, layout=layout_of(dtype="float16"), resume=True)
+        create(out, other, layout=layout_of(dtype="float16"), resume=True)
     for told in (
         'model was "abc" and is "abd" now',
         "options.layers was [-1] and is [-1, 3] now",
@@ -377,14 +390,14 @@ def test_an_output_is_not_taken_for_another(tmp_path: Path) -> None:
     ):
         assert told in str(caught.value)
     with pytest.raises(InputError, match="was begun by an earlier run; choose another folder, or say --resume"):
-        FeatureStore.create(out, JOB, layout=layout_of())
-    fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+        create(out, JOB, layout=layout_of())
+    fill(create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
     before = contents(out)
     with pytest.raises(InputError, match="is finished by an earlier run; choose another folder, or say --resume"):
-        FeatureStore.create(out, JOB, layout=layout_of())
+        create(out, JOB, layout=layout_of())
     with pytest.raises(InputError, match="model was"):
-        FeatureStore.create(out, other, layout=layout_of(), resume=True)
-    assert FeatureStore.create(out, JOB, layout=layout_of(), resume=True).is_finished
+        create(out, other, layout=layout_of(), resume=True)
+    assert create(out, JOB, layout=layout_of(), resume=True).is_finished
     assert contents(out) == before
 
 
@@ -392,18 +405,18 @@ def test_an_output_is_not_taken_for_another(tmp_path: Path) -> None:
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(InputError, match=r"holds something else \(thesis.tex\)"):
-        FeatureStore.create(tmp_path, JOB, layout=layout_of(), resume=resume)
+        create(tmp_path, JOB, layout=layout_of(), resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(InputError, match=r"thesis\.tex"):
-        FeatureStore.create(tmp_path / "thesis.tex", JOB, layout=layout_of(), resume=resume)
+        create(tmp_path / "thesis.tex", JOB, layout=layout_of(), resume=resume)
 
 
 def test_texts_that_changed_are_told(tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    store = create(tmp_path / "out", JOB, layout=layout_of())
     for number in (0, 1):
         with store.shard(number) as writer:
             write(writer, rows_of(10 * number, 10 * number + 10))
-    again = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+    again = create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
     for number, rows in ((0, rows_of(0, 10)), (1, rows_of(10, 20)), (2, rows_of(20, 25))):
         again.check(number, digest_of(rows))
     changed = [TextRow(row.number, row.place, row.text + "!" * (row.number == 13)) for row in rows_of(10, 20)]
@@ -421,7 +434,7 @@ def test_digests_tell_where_texts_end() -> None:
 
 
 def test_shards_that_are_missing_or_too_much_are_told(tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    store = create(tmp_path / "out", JOB, layout=layout_of())
     with store.shard(1) as writer:
         write(writer, rows_of(10, 18))
     with pytest.raises(InputError, match="is not complete: 0, 2 of 3 shards missing"):
@@ -440,7 +453,7 @@ def test_shards_that_are_missing_or_too_much_are_told(tmp_path: Path) -> None:
 def test_files_that_were_lost_or_cut_are_made_again(tmp_path: Path, kind: str) -> None:
     filled(tmp_path / "usual", format=kind, rows=20)
     for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
-        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind))
+        store = create(tmp_path / "out", JOB, layout=layout_of(format=kind))
         with store.shard(0) as writer:
             write(writer, rows_of(0, 10))
         (name,) = (path for path in (tmp_path / "out").iterdir() if "00000" in path.name)
@@ -452,7 +465,7 @@ def test_files_that_were_lost_or_cut_are_made_again(tmp_path: Path, kind: str) -
 
 
 def test_a_damaged_note_is_told(tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    store = create(tmp_path / "out", JOB, layout=layout_of())
     (tmp_path / "out" / ".state" / "00000.json").write_bytes(b"{")
     with pytest.raises(IntegrityError, match=r"00000\.json is damaged"):
         store.is_done(0)
@@ -476,10 +489,10 @@ def test_of_a_finished_output_what_was_lost_or_cut_is_made_again(tmp_path: Path,
     damage(broken)
     kept = {path.name: path.stat().st_ino for path in out.iterdir() if path.name[0] != "." and path != broken}
     with pytest.raises(InputError, match="is finished by an earlier run"):
-        FeatureStore.create(out, JOB, layout=layout_of(format=kind))
+        create(out, JOB, layout=layout_of(format=kind))
     with pytest.raises(InputError, match="with other options"):
-        FeatureStore.create(out, {}, layout=layout_of(format=kind), resume=True)
-    store = FeatureStore.create(out, JOB, layout=layout_of(format=kind), resume=True, notes={"threads": 3})
+        create(out, {}, layout=layout_of(format=kind), resume=True)
+    store = create(out, JOB, layout=layout_of(format=kind), resume=True, notes={"threads": 3})
     assert FeatureStore.begun_with(out) == (JOB, {"threads": 3})
     assert [store.is_done(number) for number in range(3)] == [True, False, True]
     fill(store, rows_of(0, 25))
@@ -490,7 +503,7 @@ def test_of_a_finished_output_what_was_lost_or_cut_is_made_again(tmp_path: Path,
 def test_a_lost_shard_is_made_of_the_same_texts_only(tmp_path: Path) -> None:
     filled(tmp_path / "out")
     (tmp_path / "out" / "part-00001.parquet").unlink()
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+    store = create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
     with pytest.raises(InputError, match=r"rows 10 to 19 .* have other texts now"), store.shard(1) as writer:
         write(writer, rows_of(10, 19))
     assert not (tmp_path / "out" / "part-00001.parquet").exists()
@@ -509,7 +522,7 @@ def test_a_finished_output_is_of_one_input(tmp_path: Path) -> None:
         (rows_of(0, 10), "it has 10 rows, not 20"),
         ([], "it has 0 rows, not 20"),
     ):
-        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        store = create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
         with pytest.raises(InputError, match=rf"the input is not what .*out was begun with: {told}"):
             fill(store, rows)
     fill(store, rows_of(0, 20))
@@ -520,7 +533,7 @@ def test_a_finished_output_that_is_whole_is_not_written_to(tmp_path: Path) -> No
     out = tmp_path / "out"
     filled(out)
     before = {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))}
-    fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+    fill(create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
     assert {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))} == before
 
 
@@ -530,7 +543,7 @@ DAMAGED = pytest.mark.parametrize("content", [b"[]", b"{}", b"7", b"{", b"\xff",
 
 @DAMAGED
 def test_a_damaged_file_of_a_begun_output_is_told(tmp_path: Path, content: bytes) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+    store = create(tmp_path / "out", JOB, layout=layout_of())
     with store.shard(0) as writer:
         write(writer, rows_of(0, 10))
     state = tmp_path / "out" / ".state" / "00000.json"
@@ -543,7 +556,7 @@ def test_a_damaged_file_of_a_begun_output_is_told(tmp_path: Path, content: bytes
     state.write_bytes(whole)
     (tmp_path / "out" / ".job.json").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"\.job\.json is damaged: .*; put back the file that was there"):
-        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
 
 
 @DAMAGED
@@ -551,7 +564,7 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, content: bytes) -> None:
     filled(tmp_path / "out")
     (tmp_path / "out" / ".manifest.json").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"\.manifest\.json is damaged: .*; put back the file that was there"):
-        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +585,7 @@ def test_a_manifest_with_a_damaged_shard_is_told(tmp_path: Path, shard: dict[str
     manifest["shards"][1] = {**manifest["shards"][1], **shard} if shard else {}
     path.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(IntegrityError, match=rf"\.manifest\.json is damaged: {told}"):
-        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+        create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
 
 
 @KINDS
@@ -581,12 +594,12 @@ def test_shards_without_what_tells_of_them_are_left_alone(tmp_path: Path, kind: 
     filled(tmp_path / "out", format=kind)
     (tmp_path / "out" / ".manifest.json").unlink()
     with pytest.raises(InputError, match=r"-00000\.\w+\), but neither \.manifest\.json nor \.job\.json"):
-        FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
+        create(tmp_path / "out", JOB, layout=layout_of(format=kind), resume=True)
 
 
 @KINDS
 def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(format=kind, width=WIDTH))
+    store = create(tmp_path / "out", JOB, layout=layout_of(format=kind, width=WIDTH))
     with pytest.raises(KeyboardInterrupt), store.shard(0) as writer:
         write(writer, rows_of(0, 7))
         writer._write_pending()
@@ -601,23 +614,124 @@ def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path, kind: str) -> No
 # ---- several processes, and killed ones ------------------------------------------------------------------------------
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of())
+def test_leftovers_of_killed_runs_go(tmp_path: Path) -> None:
+    create(tmp_path / "out", JOB, layout=layout_of())
     state = tmp_path / "out" / ".state"
     (state / "part-00007.parquet.1-aa.tmp").write_bytes(b"of a run that was killed")
-    with (state / "part-00008.parquet.2-bb.tmp").open("wb") as alive:
-        fcntl.flock(alive, fcntl.LOCK_EX)
-        store = FeatureStore.create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
-        assert [path.name for path in state.glob("*.tmp")] == ["part-00008.parquet.2-bb.tmp"]
+    store = create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
+    assert not list(state.glob("*.tmp"))
     (tmp_path / "out" / "part-00009.parquet").write_bytes(b"of a run that was killed before it noted the shard")
     fill(store, rows_of(0, 25))
     filled(tmp_path / "usual")
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
 
 
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path, how: dict[str, bool]) -> None:
+    out = tmp_path / "out"
+    store = FeatureStore.create(out, JOB, layout=layout_of())
+    with store.shard(0) as writer:
+        write(writer, rows_of(0, 10))
+    before = contents(out)
+    with pytest.raises(InputError, match=r"another run is writing into .*out|was begun by an earlier run"):
+        FeatureStore.create(out, JOB, layout=layout_of(), **how)
+    assert contents(out) == before
+    fill(store, rows_of(0, 25))
+    assert FeatureStore.create(out, JOB, layout=layout_of(), resume=True).is_finished
+
+
+# ---- beginning again, and leaving nothing ----------------------------------------------------------------------------
+
+
+@KINDS
+@pytest.mark.parametrize("state", ["begun", "finished", "damaged", "killed while it was overwritten"])
+def test_an_output_is_begun_again_on_demand(tmp_path: Path, kind: str, state: str) -> None:
+    out = tmp_path / "out"
+    store = create(out, {"another": "job"}, layout=layout_of(format="npy", layers=(0, 12), per_token=True))
+    with store.shard(0) as writer:
+        write(writer, rows_of(0, 10))
+    if state != "begun":
+        fill(store, rows_of(0, 25))
+    if state == "damaged":
+        (out / ".manifest.json").write_bytes(b"{")
+    if state.startswith("killed"):
+        (out / "features_0-00001.npy").unlink()
+    with pytest.raises((InputError, IntegrityError)):
+        create(out, JOB, layout=layout_of(format=kind))
+    fill(create(out, JOB, layout=layout_of(format=kind), overwrite=True), rows_of(0, 15))
+    filled(tmp_path / "usual", format=kind, rows=15)
+    assert contents(out) == contents(tmp_path / "usual")
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "part-00007.parquet/", "features-00000.npz", ".state -> /tmp"])
+def test_what_no_extraction_wrote_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    store = create(out, JOB, layout=layout_of())
+    with store.shard(0) as writer:
+        write(writer, rows_of(0, 10))
+    store.close()
+    if name.endswith("/"):
+        (out / name).mkdir()
+    elif "->" in name:
+        (out / ".state").rename(tmp_path / "elsewhere")
+        (out / ".state").symlink_to(tmp_path / "elsewhere")
+    else:
+        (out / name).write_bytes(b"years of work")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"holds something else, too|holds a link"):
+        FeatureStore.create(out, JOB, layout=layout_of(), overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_made_no_shard_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "parent" / "out"
+    store = create(out, JOB, layout=layout_of())
+    store.discard()
+    assert not (tmp_path / "parent").exists()
+    out.mkdir(parents=True)
+    create(out, JOB, layout=layout_of()).discard()
+    assert not list(out.iterdir())
+    store = create(out, JOB, layout=layout_of())
+    with store.shard(1) as writer:
+        write(writer, rows_of(10, 20))
+    before = contents(out)
+    store.discard()
+    assert contents(out) == before
+    create(out, JOB, layout=layout_of(), resume=True).discard()
+    assert contents(out) == before
+
+
+def test_a_folder_that_cannot_be_begun_stays_as_it_was(tmp_path: Path) -> None:
+    filled(tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    for how, told in (({}, "is finished by an earlier run"), ({"resume": True}, "with other options")):
+        with pytest.raises(InputError, match=told):
+            create(tmp_path / "out", {"another": "job"} if how else JOB, layout=layout_of(), **how)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_only_a_folder_that_was_begun_is_joined(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was not begun by the first process"):
+        FeatureStore.join(tmp_path / "out", JOB, layout=layout_of())
+    assert not (tmp_path / "out").exists()
+    create(tmp_path / "out", JOB, layout=layout_of())
+    with pytest.raises(InputError, match="was begun with other options"):
+        FeatureStore.join(tmp_path / "out", {}, layout=layout_of())
+
+
+def test_ids_as_long_as_books_end_a_group(tmp_path: Path) -> None:
+    """Or they would fill the memory until the vectors make up a group."""
+    ids = [f"{number}" * (feature_files.GROUP_BYTES // 4) for number in range(10)]
+    for portion in (1, 10):
+        filled(tmp_path / str(portion), rows=10, has_ids=True, ids=ids.__getitem__, portion=portion)
+    groups = pq.ParquetFile(tmp_path / "1" / "part-00000.parquet").metadata
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [4, 4, 2]
+    assert contents(tmp_path / "1") == contents(tmp_path / "10")
+
+
 # An extraction of made-up features: its process takes every COUNT-th shard from FIRST on
 WORKER = """
-import sys
+import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_feature_store as tests
@@ -631,7 +745,12 @@ feature_files.GROUP_BYTES = 4 * tests.WIDTH * 4
 print("ready", flush=True)
 try:
     layout = tests.layout_of(format=kind, per_token=True, has_ids=True)
-    store = FeatureStore.create(folder, tests.JOB, layout=layout, resume=True)
+    if first == "0":
+        store = FeatureStore.create(folder, tests.JOB, layout=layout, resume=True)
+    else:
+        while not (Path(folder) / ".job.json").exists():
+            time.sleep(0.01)
+        store = FeatureStore.join(folder, tests.JOB, layout=layout)
     if not store.is_finished:
         for number in range(int(first), -(-int(rows) // 10), int(count)):
             part = tests.rows_of(10 * number, min(int(rows), 10 * number + 10), ids=str)
@@ -703,13 +822,13 @@ def test_killed_at_every_step_of_beginning_again_the_bytes_are_the_same(tmp_path
         if child == 0:
             try:
                 die_before(place, step)
-                fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+                fill(create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
                 os._exit(0)
             finally:
                 os._exit(1)
         _child, status = os.waitpid(child, 0)
         assert status == 0 or os.WIFSIGNALED(status)
-        fill(FeatureStore.create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
+        fill(create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
         assert contents(out) == expected, f"{place} {step}"
         step += 1
     assert step > {"replace": 6, "unlink": 1, "fsync": 6}[place]
@@ -731,9 +850,7 @@ def test_killed_at_every_step_and_resumed_the_bytes_are_the_same(tmp_path: Path,
             finally:
                 os._exit(1)
         _child, status = os.waitpid(child, 0)
-        store = FeatureStore.create(
-            out, JOB, layout=layout_of(format="npy", per_token=True, has_ids=True), resume=out.exists()
-        )
+        store = create(out, JOB, layout=layout_of(format="npy", per_token=True, has_ids=True), resume=out.exists())
         if not store.is_finished:
             fill(store, rows_of(0, 25, ids=str))
         assert contents(out) == expected, f"{place} {step}"
@@ -776,7 +893,7 @@ def test_only_one_of_two_begins_a_folder_that_neither_resumes(tmp_path: Path) ->
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_feature_store as t\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "t.FeatureStore.create(sys.argv[1], t.JOB, layout=t.layout_of())"
+        "store = t.create(sys.argv[1], t.JOB, layout=t.layout_of())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -787,7 +904,8 @@ def test_only_one_of_two_begins_a_folder_that_neither_resumes(tmp_path: Path) ->
             process.stdin.flush()
         errors = [process.communicate()[1] for process in (one, two)]
     assert sorted((one.returncode, two.returncode)) == [0, 1]
-    assert "InputError" in "".join(errors) and "say --resume" in "".join(errors)
+    told = "".join(errors)
+    assert "InputError" in told and ("say --resume" in told or "another run" in told)
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------
@@ -832,14 +950,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @KINDS
 def test_a_full_disk_leaves_what_was_done(small_disk: Path, tmp_path: Path, kind: str) -> None:
     out = small_disk / "out"
-    store = FeatureStore.create(out, JOB, layout=layout_of(format=kind, per_token=True, has_ids=True))
+    store = create(out, JOB, layout=layout_of(format=kind, per_token=True, has_ids=True))
     with pytest.raises(InputError, match=rf"No space left on device \({out}.*\)"):
         fill(store, rows_of(0, 400, ids=str))
     assert not list((out / ".state").glob("*.tmp"))
     done = [number for number in range(40) if store.is_done(number)]
     assert done
     subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
-    fill(FeatureStore.create(out, JOB, layout=store.layout, resume=True), rows_of(0, 400, ids=str))
+    fill(create(out, JOB, layout=store.layout, resume=True), rows_of(0, 400, ids=str))
     filled(tmp_path / "usual", rows=400, format=kind, per_token=True, has_ids=True, ids=str)
     assert contents(out) == contents(tmp_path / "usual")
 
@@ -847,4 +965,4 @@ def test_a_full_disk_leaves_what_was_done(small_disk: Path, tmp_path: Path, kind
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="Not a directory"):
-        FeatureStore.create(tmp_path / "file" / "out", JOB, layout=layout_of())
+        create(tmp_path / "file" / "out", JOB, layout=layout_of())

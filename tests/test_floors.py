@@ -26,10 +26,12 @@ FLOORS = (
         "hf_xlmr.conversion.templates",
     ),
     (
+        "hf_xlmr.arrow_files",
         "hf_xlmr.durable_files",
         "hf_xlmr.json_files",
         "hf_xlmr.locks",
         "hf_xlmr.own_names",
+        "hf_xlmr.parquet_pages",
         "hf_xlmr.text_rows",
         "hf_xlmr.plain_tokenizer",
     ),

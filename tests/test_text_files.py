@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_xlmr import arrow_texts
 from hf_xlmr.errors import InputError
 from hf_xlmr.text_files import TextInput, open_texts
 from hf_xlmr.text_rows import BadRow
@@ -57,6 +58,18 @@ def write_csv(path: Path, texts: list[str]) -> None:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         writer.writerow(["id", "text", "more"])
         writer.writerows([f"id{number}", text, 1] for number, text in enumerate(texts))
+
+
+def save(folder: Path, batches: list[Any], **options: Any) -> None:
+    """A data set on the disk, as `Dataset.save_to_disk` lays it out."""
+    folder.mkdir()
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}], "_split": "train"}')
+    (folder / "dataset_info.json").write_text("{}")
+    with pa.ipc.new_stream(
+        folder / "data.arrow", batches[0].schema, options=pa.ipc.IpcWriteOptions(**options)
+    ) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def table_of(texts: list[str], kind: Any = None) -> pa.Table:
@@ -142,13 +155,130 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert "the columns are none" in bad_row(tmp_path / "texts.csv").reason
 
 
-def test_a_text_of_a_hundred_megabytes(tmp_path: Path) -> None:
-    long = "word " * 20_000_000
-    for kind in (".jsonl", ".csv", ".parquet"):
-        texts = texts_of(written(tmp_path, kind, ["before", long, "after"]))
-        assert [len(text) for text in texts] == [6, 100_000_000, 5]
-        for path in tmp_path.iterdir():
-            path.unlink()
+# ---- large rows, and small files that unfold -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [".txt", ".txt.gz", ".jsonl", ".csv", ".parquet", "data set"])
+def test_a_row_is_too_large_beyond_a_limit(tmp_path: Path, kind: str) -> None:
+    most = 200
+    around = {".jsonl": len('{"id": "id1", "text": "", "more": [1]}'), ".csv": len("id1,,1")}.get(kind, 0)
+    for size, is_good in ((most - around, True), (most - around + 1, False)):
+        texts = ["before", "a" * size, "after"]
+        if kind == "data set":
+            save(tmp_path / f"set{size}", [pa.record_batch({"text": texts})])
+            path = tmp_path / f"set{size}"
+        else:
+            path = written(tmp_path, kind, texts)
+        rows = iter(open_texts(path, max_row_size=most))
+        assert next(rows).text == "before"
+        if is_good:
+            assert [row.text for row in rows] == texts[1:]
+            continue
+        with pytest.raises(BadRow, match="is longer than 200 bytes, the most that a row may have") as caught:
+            next(rows)
+        assert caught.value.place.endswith(("line 2", "line 3", "row 1"))
+
+
+def test_a_line_may_end_in_either_way_at_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"12345\r\n12345\n1234\r\r\n12345")
+    assert texts_of(tmp_path / "a.txt", max_row_size=5) == ["12345", "12345", "1234\r", "12345"]
+    (tmp_path / "a.txt").write_bytes(b"12345\n12345\r\r\n")
+    assert bad_row(tmp_path / "a.txt", max_row_size=5).place == "a.txt, line 2"
+
+
+def test_a_record_of_csv_is_large_with_all_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'text,n\nfine,1\n"' + b'a\n","' * 1000)
+    bad = bad_row(tmp_path / "a.csv", max_row_size=1000)
+    assert (bad.place, bad.reason[:34]) == ("a.csv, line 3", "the row that begins here is longer")
+
+
+def test_a_large_id_is_a_bad_row_and_columns_that_nobody_asked_for_are_none(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], "id": ["x", "y" * 300], "n": ["z" * 300] * 2}), tmp_path / "a.parquet")
+    assert texts_of(tmp_path / "a.parquet", max_row_size=200) == ["a", "b"]
+    assert str(bad_row(tmp_path / "a.parquet", id_column="id", max_row_size=200)) == (
+        "a.parquet, row 1: the value of 'id' is longer than 200 bytes, the most that a row may have (max_row_size)"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_lengths_are_bytes_in_every_type_of_strings(tmp_path: Path, kind: Any) -> None:
+    values = ["a", None, "é" * 100, "é" * 100 + "a", "b"]
+    pq.write_table(pa.table({"text": pa.array(values, kind), "id": range(5)}), tmp_path / "a.parquet")
+    rows = iter(
+        arrow_texts.arrow_rows("a", pq.read_table(tmp_path / "a.parquet").to_batches(), ["text", "id"], most=200)
+    )
+    assert [next(rows)[1] for _ in range(3)] == [("a", 0), (None, 1), ("é" * 100, 2)]
+    with pytest.raises(BadRow, match=r"a, row 3: the value of 'text' is longer than 200 bytes"):
+        next(rows)
+
+
+# Small files that hold much; each is written with what `open_texts` must say of it, or with how many rows it has
+def unfolding(folder: Path) -> dict[str, str | int]:
+    def gz(name: str, *parts: bytes) -> None:
+        with gzip.open(folder / name, "wb", compresslevel=1) as file:
+            file.writelines(parts)
+
+    two = "word " * 400_000
+    gz("line.jsonl.gz", b'{"text": "', *[b"a" * 1_000_000] * 60, b'"}\n')
+    gz("nested.jsonl.gz", *[b'{"text": "x", "y": [' + b",".join([b"[" * 900 + b"]" * 900] * 3000) + b"]}\n"] * 3)
+    gz("no-end.txt.gz", *[b"a" * 1_000_000] * 60)
+    gz("open.csv.gz", b'text,n\nfine,1\n"', *[(b"a" * 1000 + b'\n","') * 1000] * 20)
+    gz("columns.tsv.gz", b"text" + b"\t" * 15_000_000 + b"\nx" + b"\t" * 15_000_000 + b"\n")
+    gz("feeds.txt.gz", b"\n" * 100_000)
+    pq.write_table(pa.table({"text": [two] * 256}), folder / "dictionary.parquet")
+    pq.write_table(pa.table({"text": [two] * 300}), folder / "page.parquet", use_dictionary=False, compression="zstd")
+    pq.write_table(pa.table({"text": [two] * 100}), folder / "view.parquet", use_dictionary=False, compression="zstd")
+    prefixes = {"text": "DELTA_BYTE_ARRAY"}
+    same = pa.table({"text": pa.array([two] * 256, pa.large_string())})
+    pq.write_table(same, folder / "prefixes.parquet", use_dictionary=False, column_encoding=prefixes)
+    encoded = pa.array([two] * 256).dictionary_encode()
+    pq.write_table(pa.table({"text": encoded}), folder / "categories.parquet")
+    save(folder / "set", [pa.record_batch({"text": encoded})])
+    save(folder / "zipped", [pa.record_batch({"text": [two] * 300})], compression="zstd")
+    return {
+        "line.jsonl.gz": "line.jsonl.gz, line 1: the line is longer than 16,000,000 bytes",
+        "nested.jsonl.gz": 3,
+        "no-end.txt.gz": "no-end.txt.gz, line 1: the line is longer than 16,000,000 bytes",
+        "open.csv.gz": "open.csv.gz, line 3: the row that begins here is longer than 16,000,000 bytes",
+        "columns.tsv.gz": 1,
+        "feeds.txt.gz": 100_000,
+        "dictionary.parquet": 256,
+        "page.parquet": "page.parquet, row 0: this row group has pages that take 600,001,207 bytes in memory",
+        "view.parquet": 100,
+        "prefixes.parquet": 256,
+        "categories.parquet": 256,
+        "set": 256,
+        "zipped": "is compressed, which datasets does not do",
+    }
+
+
+READ_ALL = """
+import sys
+from hf_xlmr.errors import InputError
+from hf_xlmr.text_files import open_texts
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024
+try:
+    opened = open_texts(sys.argv[1])
+    opened.count
+    print(peak(), sum(1 for row in opened), peak(), sep="\\n")
+except InputError as error:
+    print(peak(), error, peak(), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
+def test_small_files_that_unfold_take_little_memory(tmp_path: Path) -> None:
+    """Less than what each of them unfolds to."""
+    for name, expected in unfolding(tmp_path).items():
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ALL, tmp_path / name], capture_output=True, text=True, check=True
+        )
+        _before, told, after = done.stdout.splitlines()
+        assert told == str(expected) if isinstance(expected, int) else expected in told, name
+        assert int(after) < 500, name
 
 
 STREAM = """

@@ -137,6 +137,37 @@ def test_unknown_characters_beside_a_repeat_stay_one_piece(xlmr: ExactTokenizer)
 
 
 @needs_xlmr
+@needs_xlmr
+@pytest.mark.parametrize("joint", [" ", "\n", "  ", " \u0308", "\u200b "])
+def test_a_beginning_of_a_long_text_has_the_same_first_ids(xlmr: ExactTokenizer, joint: str) -> None:
+    """In emphatic texts too, where cuts have equal scores; and where words vanish, of which there are then more."""
+    pieces = xlmr.processor.id_to_piece(list(range(3, 250_000)))
+    for number, texts in enumerate(texts_by_class(pieces, count=300).values()):
+        words = [word for text in texts for word in text.split()] * 60
+        random.Random(number).shuffle(words)
+        text = joint.join(words[:20_000])
+        whole = xlmr.encode_batch([text])[0]
+        for tokens in (1, 30, 511):
+            beginning = xlmr.beginning(text, tokens)
+            assert text.startswith(beginning)
+            assert xlmr.encode_batch([beginning])[0][: tokens + 1] == whole[: tokens + 1]
+            assert len(beginning) < len(text) / 4 or not joint.isspace()
+
+
+@pytest.mark.parametrize("text", ["日本語" * 5000, "a" * 20_000, "\u200b" * 20_000, "", "a b", " " * 20_000])
+def test_a_text_without_words_is_its_own_beginning(text: str) -> None:
+    assert fixture_tokenizer("v0122").beginning(text, 511) == text
+
+
+def test_a_beginning_is_not_taken_where_pieces_cross_white_space() -> None:
+    model = trained(["the cat sat on the mat", "on the mat the cat sat"] * 20, split_by_whitespace=False, vocab_size=80)
+    pieces = SentencePieceModel.parse(model, name="model").pieces
+    assert any("\u2581" in piece[1:] for piece in pieces)
+    dictionary = Dictionary.parse("".join(f"{piece} 1\n" for piece in pieces[3:]).encode(), name="dict.txt")
+    text = "the cat sat on the mat " * 1000
+    assert ExactTokenizer(dictionary, model).beginning(text, 10) == text
+
+
 def test_next_line_vanishes_and_specials_are_plain_text(xlmr: ExactTokenizer) -> None:
     assert xlmr.encode("a\x85b") == [0, 10, 275, 2]
     assert xlmr.encode("a </s> b") == [0, 10, 6, 42946, 7, 2740, 876, 2]
