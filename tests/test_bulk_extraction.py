@@ -145,7 +145,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     subprocess.run([PROGRAM, "extract", "demo", source, tmp_path / "whole", *options], check=True)
     resumed = [PROGRAM, "extract", "demo", source, tmp_path / "out", *options, "--resume"]
     rng, codes = random.Random(3), []
-    for shards in (0, 1, 5, 10):  # of 16: so many at least are there when it is killed
+    for shards in (0, 1, 8):  # of 16: so many at least are there when it is killed
         with subprocess.Popen(resumed) as process:
             until(lambda: process.poll() is not None or shards_in(tmp_path / "out") >= shards, otherwise="a hang")  # noqa: B023
             time.sleep(rng.uniform(0, 0.05))  # anywhere in a shard
@@ -189,7 +189,7 @@ def test_an_interrupt_ends_it_at_once(source: str, tmp_path: Path) -> None:
     command = [PROGRAM, "extract", "demo", "-", tmp_path / "out", "--quiet", "--tokens-per-batch", "16"]
     process = subprocess.Popen([*INTERRUPTIBLE, *command], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None and process.stderr is not None
-    lines = b"the train leaves late again\n" * (1 if source == "waits" else 4000)
+    lines = b"the train leaves late again and nobody knows why it does\n" * (1 if source == "waits" else 5000)
     process.stdin.write(lines)
     process.stdin.flush()
     until((tmp_path / "out" / ".job.json").exists, otherwise="nothing was begun")
