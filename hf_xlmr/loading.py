@@ -293,11 +293,13 @@ class ModelFiles:
         return self.fairseqs_dictionary if self.added is None else self.added.extended(self.fairseqs_dictionary)
 
     @cached_property
+    @_with_names
     def added(self) -> AddedTokens | None:
         """The tokens that the folder's tokenizer has beyond fairseq's, None without any. Raises InputError."""
         return AddedTokens.of(self.folder, rows=self.shape.vocabulary)
 
     @cached_property
+    @_with_names
     def fairseqs_dictionary(self) -> Dictionary:
         """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply.
 
@@ -398,6 +400,7 @@ class ModelFiles:
         return Dictionary.of((*SPECIAL_SYMBOLS, *names)) if is_named else None
 
     @cached_property
+    @_with_names
     def kept_labels(self) -> Dictionary | None:
         """The label dictionary under fairseq/, which may be that of the model before training; None without one."""
         kept = self.folder / "fairseq"

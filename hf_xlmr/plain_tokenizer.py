@@ -7,29 +7,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_xlmr.errors import IntegrityError
+from hf_xlmr.errors import HfXlmrError, IntegrityError
 
-__all__ = ["plain_tokenizer"]
+__all__ = ["plain_tokenizer", "tokenizer_damage_told"]
 
 
 def plain_tokenizer(folder: Path) -> Any:
     """What AutoTokenizer gives for `folder`. Raises IntegrityError where it gives nothing."""
     from transformers import AutoTokenizer
 
-    with _damage_told(folder), _quiet():
+    with tokenizer_damage_told(folder), _quiet():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager
-def _damage_told(folder: Path) -> Iterator[None]:
-    """Name the folder where its tokenizer does not load: tokenizers raises Exception, and panics beside it."""
+def tokenizer_damage_told(folder: Path) -> Iterator[None]:
+    """Name the folder whose tokenizer cannot be used: tokenizers raises Exception, and panics beside it."""
     try:
         yield
+    except (HfXlmrError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
     except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-            raise
         reason = " ".join(str(error).split())
-        raise IntegrityError(f"AutoTokenizer does not load the tokenizer of {folder} ({reason:.300})") from error
+        raise IntegrityError(f"AutoTokenizer does not take the tokenizer of {folder} ({reason:.300})") from error
 
 
 @contextmanager

@@ -292,10 +292,21 @@ FAULTS = {
     "the stock tokenizer": Fault(  # which drops what tokenizer.json says of decomposed letters
         changed("tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer"), "tokenizer ids", "XLMRobertaTokenizer"
     ),
+    "words for texts": Fault(
+        changed("tokenizer_config.json", tokenizer_class="LayoutXLMTokenizer"), "tokenizer ids", "does not take"
+    ),
+    "a class of the configuration": Fault(
+        lambda folder: [
+            changed("tokenizer_config.json", tokenizer_class=None)(folder),
+            changed("config.json", tokenizer_class="RobertaTokenizer")(folder),
+        ],
+        "tokenizer ids",
+        "RobertaTokenizer",
+    ),
     "lower case": Fault(in_tokenizer(lower_cased), "tokenizer ids", "for 'The train leaves at night.'"),
     "another frame": Fault(in_tokenizer(without_frame), "tokenizer ids", "[15, 46"),
     "another padding": Fault(changed("tokenizer_config.json", pad_token="</s>"), "tokenizer ids", "the id 2 for <pad>"),
-    "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "does not load"),
+    "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "does not take"),
     "classes": Fault(as_classifier_of_others, "labels", "and id2label of config.json a, b"),
     "trained since": Fault(trained_since, "record", "model.safetensors: push will refuse"),
     "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
@@ -600,7 +611,7 @@ def test_odd_lists_of_added_tokens_are_told(decoder: object, folder: Path) -> No
     shutil.rmtree(folder / "fairseq")
     changed("tokenizer_config.json", added_tokens_decoder=decoder)(folder)
     (finding,) = examine(folder).findings
-    assert finding.name == "tokenizer ids" and "does not load" in finding.told
+    assert finding.name == "tokenizer ids" and "does not take" in finding.told
 
 
 def test_a_matrix_without_rows_is_told(folder: Path) -> None:
