@@ -63,6 +63,8 @@ class Check(NamedTuple):
     """What `--fix` does, where that is safe: fields of JSON files, never weights."""
     is_of_fairseq: bool = False
     """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
+    is_mild: bool = False
+    """Whether a model with this fault still loads and answers as it should."""
     unless: Callable[[Set[str]], object] = lambda found: ()
     """Whether what was found before, by name, would be blamed on this: it is not looked for then."""
 
@@ -75,6 +77,8 @@ class Finding:
     told: str
     mend: str
     is_safe: bool
+    is_mild: bool = False
+    """Whether the model still loads and answers as it should: it may be published so."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def _findings(facts: FolderFacts, found: list[_Found]) -> tuple[Finding, ...]:
 
 def _finding(facts: FolderFacts, check: Check, told: str, edits: Edits) -> Finding:
     condition = "if fairseq trained it, " if check.is_of_fairseq and not facts.is_from_fairseq else ""
-    return Finding(check.name, told, f"{condition}{check.mend}", bool(edits))
+    return Finding(check.name, told, f"{condition}{check.mend}", bool(edits), check.is_mild)
 
 
 # ---- fixes -----------------------------------------------------------------------------------------------------------
@@ -583,12 +587,14 @@ CHECKS: Final = (
         _look_at_dtype,
         "say in config.json what the weights are stored in",
         lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
+        is_mild=True,
     ),
     Check(
         "model_max_length",
         _look_at_length,
         "say the longest text in tokenizer_config.json, 512 for the releases",
         lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
+        is_mild=True,
     ),
     Check("tokenizer", _look_at_tokenizer, "copy the tokenizer's files from the model that this one was trained from"),
     Check(
@@ -601,11 +607,12 @@ CHECKS: Final = (
         _look_at_settings,
         "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
         "tokenizer.json, with other ids for some texts)",
+        is_mild=True,
     ),
     Check("tokenizer size", _look_at_names, "take the tokenizer with which the model was trained"),
     Check("<mask>", _look_at_mask, "take the tokenizer with which the model was trained, or convert the model again"),
     Check("pickle", _look_at_pickles, "load it where you trust it, and save_pretrained, which writes safetensors"),
-    Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md"),
+    Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md", is_mild=True),
     Check("tied bias", _look_at_tied_bias, f"store the head's bias as {TIED_BIAS}, or convert the model again"),
     Check(
         "adapter",
@@ -616,22 +623,30 @@ CHECKS: Final = (
         "adapter beside a model",
         _look_at_whole_adapter,
         "merge the adapter into the weights (merge_and_unload, then save_pretrained), or publish it by itself",
+        is_mild=True,
     ),
     Check(
         "modules",
         lambda facts: missing_of_modules(facts.folder),
         "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing",
     ),
-    Check("shard size", _look_at_shards, 'save the model again with save_pretrained(..., max_shard_size="5GB")'),
+    Check(
+        "shard size",
+        _look_at_shards,
+        'save the model again with save_pretrained(..., max_shard_size="5GB")',
+        is_mild=True,
+    ),
     Check(
         "labels",
         _look_at_labels,
         "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
+        is_mild=True,
     ),
     Check(
         "record",
         _look_at_record,
         "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
+        is_mild=True,
     ),
     Check(
         "configuration",

@@ -59,19 +59,6 @@ USUAL: Final[Mapping[str, str]] = {
 SECRET: Final = "a secret, by its name"
 NOT_SECRET: Final = "added_tokens.json"  # of a tokenizer
 SNAPSHOTS, BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache, whose snapshots are links to its blobs
-MILD: Final = frozenset(
-    {
-        "model_max_length",
-        "tokenizer_config.json",
-        "pooler",
-        "shard size",
-        "dtype",
-        "adapter beside a model",
-        "record",
-        "labels",
-    }
-)
-"""Faults with which a model still loads and answers as it should: they are told, and refuse nothing."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +143,7 @@ def look_at(
 def _findings(folder: Path, *, despite_faults: bool) -> tuple[Finding, ...]:
     """The faults of the folder, which holds its weights whole. Raises InputError for severe ones, IntegrityError."""
     findings = examine(folder).findings
-    severe = [finding for finding in findings if finding.name not in MILD]
+    severe = [finding for finding in findings if not finding.is_mild]
     if severe and not despite_faults:
         raise InputError(
             f"{folder}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder}` tells of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -34,7 +35,7 @@ OF_AN_EVALUATION: Final = re.compile(
 MARK_OF_EVALUATION: Final = "predictions/README.md"
 PICTURE: Final = re.compile(r".+\.(png|jpe?g|gif|svg|webp)", re.IGNORECASE)
 CARD: Final = "README.md"
-CONFIG: Final = "config.json"
+CONFIGS: Final = ("config.json", "tokenizer_config.json")
 MODULES: Final = "modules.json"
 
 
@@ -83,14 +84,20 @@ class KnownFiles:
 
     @cached_property
     def _code(self) -> frozenset[str]:
-        """The Python files that config.json names, as a pipeline saves its own."""
+        """The Python files that the configurations name, as a pipeline and a tokenizer save their own."""
+        named: list[Any] = []
+        for config in map(self._object, CONFIGS):
+            named += [each.get("impl") for each in _values(config.get("custom_pipelines")) if isinstance(each, dict)]
+            for each in _values(config.get("auto_map")):
+                named += each if isinstance(each, list) else [each]
+        return frozenset(f"{name.rpartition('.')[0]}.py" for name in named if isinstance(name, str))
+
+    def _object(self, name: str) -> Mapping[str, Any]:
+        """A file of JSON; empty where there is none, or one of which doctor tells."""
         try:
-            config = json_object(self.folder / CONFIG)
+            return json_object(self.folder / name)
         except (IntegrityError, OSError):
-            return frozenset()
-        pipelines, classes = config.get("custom_pipelines"), config.get("auto_map")
-        named = [each.get("impl") for each in _values(pipelines) if isinstance(each, dict)] + _values(classes)
-        return frozenset(f"{str(name).rpartition('.')[0]}.py" for name in named if isinstance(name, str))
+            return {}
 
 
 def _values(mapping: object) -> list[Any]:
