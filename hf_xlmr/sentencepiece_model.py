@@ -33,7 +33,15 @@ SILENT: Final = 4  # of absl's levels of logging: above FATAL, the highest that 
 FILE_NAME: Final = "sentencepiece.bpe.model"
 PLACES: Final = ("fairseq", "")  # where a Transformers folder has one; what is under fairseq/ comes first
 
-__all__ = ["ModelType", "Normalization", "PieceType", "SentencePieceModel", "check_models_of", "import_sentencepiece"]
+__all__ = [
+    "ALL_BYTES",
+    "ModelType",
+    "Normalization",
+    "PieceType",
+    "SentencePieceModel",
+    "check_models_of",
+    "import_sentencepiece",
+]
 
 
 class ModelType(IntEnum):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.added_tokens import AddedTokens, CutText
 from hf_xlmr.dictionary import BOS_INDEX, EOS_INDEX, UNK, Dictionary
 from hf_xlmr.errors import InputError, InputIndexError
-from hf_xlmr.sentencepiece_model import PieceType, SentencePieceModel
+from hf_xlmr.sentencepiece_model import ALL_BYTES, PieceType, SentencePieceModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,7 @@ class ExactTokenizer:
             read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
         self.dictionary, self.added = dictionary, added
         self.processor = read.processor()
+        self._has_bytes = read.byte_fallback
         self._table = PieceTable.of(read, self.processor, dictionary)
 
     def pieces(self, text: str) -> list[str]:
@@ -75,12 +76,19 @@ class ExactTokenizer:
         segments = self.segments(text)
         _normalized, origins = self.processor.normalize(text, with_offsets=True)
         spans: list[tuple[int, int]] = []
-        start = 0
+        start, span = 0, (0, 0)
         for segment in segments:
-            span = (origins[start], origins[start + len(segment)])
+            if width := self._width(segment):
+                span = (origins[start], origins[start + width])
             spans += [span] * len(segment.split())
-            start += len(segment)
+            start += width
         return spans
+
+    def _width(self, segment: str) -> int:
+        """The characters of a text that a segment stands for; the first of a character's bytes stands for all."""
+        if not self._has_bytes or segment not in ALL_BYTES:
+            return len(segment)
+        return 0 if 0x80 <= int(segment[1:-1], 16) < 0xC0 else 1
 
     def beginning(self, text: str, tokens: int) -> str:
         """A beginning of a long `text` with the same first `tokens` ids, `<pad>` not counted; all of it if it must be.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -16,8 +17,10 @@ from typing import Any
 import kills
 import pytest
 from factory import Checkpoint, E
-from fuzzing.run import CONVERTED_PART, Runner, shares, table
-from fuzzing.seeds import KINDS, mutant, sources
+from fuzzing.apart import run_apart
+from fuzzing.doors import DOORS
+from fuzzing.run import CONVERTED_PART, Runner, shares, table, warm
+from fuzzing.seeds import KINDS, OF_DOORS, mutant, sources
 
 from hf_xlmr.conversion import convert, inspect
 from hf_xlmr.conversion import weights as weights_module
@@ -52,6 +55,43 @@ def test_damaged_files_end_in_documented_errors(kind: str, folder: Path) -> None
     assert result.outcomes["InputError"] + result.outcomes["IntegrityError"] > 0, "nor is all of it whole"
 
 
+@pytest.mark.parametrize("kind", OF_DOORS)
+def test_damaged_single_files_end_in_documented_errors_and_in_no_death(kind: str, folder: Path) -> None:
+    warm(folder)  # which also shows that what is whole is taken
+    runner = Runner(folder, seed=0, convert=convert, inspect=inspect)
+    result = run_apart(runner, kind, range(shares(INPUTS)[kind]))
+    assert not result.findings, "\n".join(finding.details for finding in result.findings)
+    assert sum(result.outcomes.values()) == result.inputs == shares(INPUTS)[kind]
+    assert result.outcomes["read"] > 0, "not all of it is nonsense"
+    assert result.outcomes["InputError"] + result.outcomes["IntegrityError"] > 0, "nor is all of it whole"
+
+
+def abort(given: Path) -> None:
+    if len((given / "texts.parquet").read_bytes()) % 3 == 1:
+        os.abort()
+
+
+def never_come_back(given: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGPROF])
+    while len((given / "texts.parquet").read_bytes()) % 3 == 1:
+        pass
+
+
+@pytest.mark.parametrize(("door", "told"), [(abort, "died of SIGABRT"), (never_come_back, "died of SIGXCPU")])
+def test_a_death_is_found_and_the_rest_is_tried(
+    door: Callable[[Path], None], told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit = [n for n in range(12) if len(mutant("parquet", n, 0).files["m/texts.parquet"]) % 3 == 1]
+    inputs = range(hit[0], hit[0] + 2) if door is never_come_back else range(12)
+    expected = [n for n in hit if n in inputs]
+    monkeypatch.setattr("fuzzing.run.DOORS", {**DOORS, "parquet": door})
+    monkeypatch.setattr("fuzzing.run.SECONDS", 1)
+    result = run_apart(Runner(folder, seed=0, convert=convert, inspect=inspect), "parquet", inputs)
+    assert [finding.number for finding in result.findings] == expected != []
+    assert all(told in finding.reason for finding in result.findings)
+    assert (result.inputs, result.outcomes["read"]) == (len(inputs), len(inputs) - len(expected))
+
+
 def test_every_seed_is_whole(folder: Path) -> None:
     """Else the fuzzer would never come far."""
     for name, source in sources().items():
@@ -61,7 +101,7 @@ def test_every_seed_is_whole(folder: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
-    for kind in KINDS:
+    for kind in (*KINDS, *OF_DOORS):
         assert mutant(kind, 7, 0) == mutant(kind, 7, 0)
         assert mutant(kind, 7, 0) != mutant(kind, 8, 0) != mutant(kind, 8, 1)
 
@@ -114,7 +154,7 @@ def test_the_table_counts_all_inputs(folder: Path) -> None:
 
     runner = Runner(folder, seed=0, convert=broken, inspect=broken)
     lines = table([runner.run("dict", range(4)), runner.run("labels", range(3))]).splitlines()
-    assert lines[-1].startswith("| all | 7 | 0 | 0 | 0 | 0 | 7 |")
+    assert lines[-1].startswith("| all | 7 | 0 | 0 | 0 | 0 | 0 | 7 |")
     assert CONVERTED_PART > 1
 
 
@@ -133,7 +173,7 @@ def test_the_command_saves_what_it_finds(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
-    assert "| labels | 2 | 0 | 0 | 0 | 0 | 2 |" in done.stdout
+    assert "| labels | 2 | 0 | 0 | 0 | 0 | 0 | 2 |" in done.stdout
     assert "KeyError" in (tmp_path / "found" / "labels-0" / "reason.txt").read_text()
     assert (tmp_path / "found" / "labels-0" / "m" / "dict.txt").is_file()
 

@@ -132,6 +132,15 @@ def test_what_is_accepted_cuts_texts(name: str) -> None:
         assert len(tokenizer.encode_batch([text, text])) == 2
 
 
+def test_a_character_in_bytes_has_one_place() -> None:
+    """Each of its bytes is a piece, and all of them are where the character is."""
+    tokenizer = ExactTokenizer(Dictionary.parse(b"a 1\n", name="dict.txt"), ACCEPTED["bytes"])
+    text = "a\u00e9 \U0001f600a"
+    pieces, spans = tokenizer.pieces(text), tokenizer.spans(text)
+    assert pieces[3:6] == ["a", "<0xC3>", "<0xA9>"] and len(pieces) == len(spans)
+    assert [text[start:end] for start, end in spans[3:]] == ["a", *["\u00e9"] * 2, *[" "] * 3, *["\U0001f600"] * 4, "a"]
+
+
 UNREAD = {
     "tests of itself": message(4, message(1, message(1, b"\x1b[2J") + message(2, b"another"))),
     "rules for the way back": message(5, message(2, b"abc")),

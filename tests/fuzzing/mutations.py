@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import pickletools
 import struct
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
-__all__ = ["damaged", "damaged_lines", "damaged_message", "damaged_pickle", "damaged_tar", "rezipped"]
+__all__ = [
+    "damaged",
+    "damaged_header",
+    "damaged_json",
+    "damaged_lines",
+    "damaged_message",
+    "damaged_parquet",
+    "damaged_pickle",
+    "damaged_tar",
+    "rezipped",
+]
 
 BOUNDARIES = (0, 1, 2, 3, 7, 8, 15, 16, 31, 127, 128, 255, 256, 4095, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 2,
     2**32 - 1,
@@ -397,6 +409,91 @@ def _number_bytes(value: int) -> bytes:
 
 def _encoded(tag: int, value: int) -> bytes:
     return _number_bytes(tag & ~7) + _number_bytes(value)
+
+
+# ---- JSON: values exchanged for others -------------------------------------------------------------------------------
+
+RAW_VALUES = (
+    *(b"null", b"true", b"[]", b"{}", b'""', b"0", b"-1", b"1.5", b"1e999", b"-1e999", b"NaN", b"Infinity", b"1e300"),
+    *(b"9" * 30, b"9" * 900, b"9" * 5000, b"18446744073709551616", b"9223372036854775807", b"4294967296", b"-0"),
+    *(b'"\\ud800"', b'"\\u0000"', b'"\\ud83d\\ude00"', b'"\\u001b[2J"', b'"../x"', b'"/etc/passwd"', b'"<mask>"'),
+    *(b"[" * 90 + b"]" * 90, b"[" * 2000 + b"]" * 2000, b'{"a":' * 500 + b"1" + b"}" * 500, b'["a", 1]', b"1E5"),
+    *(b'{"0": "a"}', b'{"' + b"9" * 5000 + b'": {"content": "<mask>"}}', b'[{"id": 1e9, "content": 5}]', b"[1, 2, 3]"),
+    *(b'"F32"', b'[["a", 1.0]]'),
+)
+MARK = "@@{}@@"
+
+
+def damaged_json(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
+    """Values exchanged for others, left out, or put in a second time, at any depth; or bytes damaged."""
+    if random.random() < 0.3:
+        return damaged(data, random, others)
+    content, raw = json.loads(data), []
+    for _ in range(random.choice((1, 1, 2, 4))):
+        held, key = _place_in(content, random)
+        if held is None:
+            break
+        kind = random.randrange(6)
+        if kind == 0 and isinstance(held, dict):
+            del held[key]
+        elif kind == 1 and isinstance(held, dict):
+            held[random.choice((f"{key} ", str(key).upper(), "", "__metadata__", "\ud800", "9" * 5000))] = held.pop(key)
+        elif kind == 2 and isinstance(held[key], int):
+            held[key] = random.choice((held[key] + 1, held[key] - 1, -held[key], held[key] * 2, *BOUNDARIES))
+        else:
+            held[key] = MARK.format(len(raw))
+            raw.append(random.choice(RAW_VALUES))
+    made = json.dumps(content).encode()
+    for number, value in enumerate(raw):
+        made = made.replace(json.dumps(MARK.format(number)).encode(), value)
+    return made
+
+
+def _place_in(content: Any, random: Random) -> tuple[Any, Any]:
+    """An object or a list somewhere in the content, and a key of it; None where there is none."""
+    held, key = None, None
+    while isinstance(content, (dict, list)) and content:
+        held, key = content, random.choice(list(content) if isinstance(content, dict) else range(len(content)))
+        content = held[key]
+        if random.random() < 0.25:
+            break
+    return held, key
+
+
+def damaged_header(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
+    """The JSON at the beginning of a safetensors file damaged, its length mended; names twice; or bytes damaged."""
+    if random.random() < 0.2:
+        return damaged(data, random, others)
+    length = int.from_bytes(data[:8], "little")
+    header, rest = data[8 : 8 + length], data[8 + length :]
+    if random.random() < 0.15:
+        names = [name for name in json.loads(header) if name != "__metadata__"]
+        one, other = (json.dumps(random.choice(names)).encode() + b":" for _ in range(2))
+        header = header.replace(one, other, 1)
+    else:
+        header = damaged_json(header, random)
+    told = len(header) if random.random() < 0.9 else random.choice(BOUNDARIES)
+    rest = rest if random.random() < 0.9 else damaged(rest, random)
+    return struct.pack("<Q", told % 2**64) + header + rest
+
+
+# ---- Parquet: most of it is said at its end --------------------------------------------------------------------------
+
+
+def damaged_parquet(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
+    """The description at the end damaged, its length mended; a page damaged; or bytes anywhere."""
+    length = int.from_bytes(data[-8:-4], "little")
+    pages, told = data[: -8 - length], data[-8 - length : -8]
+    way = random.random()
+    if way < 0.5:
+        told = damaged(told, random)
+        return pages + told + struct.pack("<I", len(told)) + b"PAR1"
+    if way < 0.9:
+        made = bytearray(pages)
+        for _ in range(random.choice((1, 1, 2, 5))):
+            random.choice((_flip, _overwrite, _number))(made, random, others)
+        return bytes(made[: len(pages)]) + data[len(pages) :]
+    return damaged(data, random, others)
 
 
 # ---- tar: headers with their checksums mended ------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import lzma
 import tarfile
 import zipfile
@@ -11,15 +12,29 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from fuzzing.formats import legacy_file, pickles_of, zip_file
-from fuzzing.messages import charsmap_of, message
-from fuzzing.mutations import damaged, damaged_lines, damaged_message, damaged_pickle, damaged_tar, rezipped
+from fuzzing.messages import charsmap_of, message, piece, sentencepiece
+from fuzzing.mutations import (
+    damaged,
+    damaged_header,
+    damaged_json,
+    damaged_lines,
+    damaged_message,
+    damaged_parquet,
+    damaged_pickle,
+    damaged_tar,
+    rezipped,
+)
 
-__all__ = ["KINDS", "Source", "mutant", "sources"]
+__all__ = ["KINDS", "OF_DOORS", "Source", "mutant", "sources", "whole"]
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 KINDS = ("pickle", "zip", "legacy", "dict", "spm", "tar", "labels")
+"""Sources, for `convert` and `inspect`."""
+OF_DOORS = ("sentencepiece", "tokenizer.json", "config.json", "header", "parquet")
+"""Single files, each for all that reads it (`doors.py`)."""
 COMPANIONS = ("dict.txt", "sentencepiece.bpe.model", "label/dict.txt")
 
 
@@ -240,7 +255,109 @@ def _of_tar(random: Random) -> Source:
     return Source({"m": gzip.compress(made, 1, mtime=0) if packing == "gzip" else lzma.compress(made, preset=0)})
 
 
+# ---- single files, in the folders where they lie ---------------------------------------------------------------------
+
+
+@cache
+def _models() -> tuple[bytes, ...]:
+    """SentencePiece's models, small ones: unigrams, merges, rules, bytes, and what users define."""
+    special = (piece("<x>", 0, 4), piece("ab", 0, 4), piece("b", 0, 5), piece("aa", -3), piece("\u2581a", -2))
+    every_byte = b"".join(piece(f"<0x{value:02X}>", 0, 6) for value in range(256))
+    rules = charsmap_of({"a": "x", "ab": "y", "\u00e9": "e\u0301", "\uff21": "A", "\ufb01": "fi", "\x7f": ""})
+    return (
+        (FIXTURES / "v0102" / "sentencepiece.bpe.model").read_bytes(),
+        (FIXTURES / "v0122bpe" / "sentencepiece.bpe.model").read_bytes(),
+        _with_rules(),
+        *(sentencepiece(b"".join(special), kind=kind, charsmap=rules) for kind in (1, 2, 3, 4)),
+        sentencepiece(piece("a") + every_byte, byte_fallback=True),
+        sentencepiece(piece("a")) + message(4, message(1, message(1, b"a b") + message(2, b"a b"))),
+    )
+
+
+@cache
+def _converted() -> Source:
+    """A small folder that `convert` made."""
+    from hf_xlmr.conversion import convert
+
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "m"
+        convert(FIXTURES / "v0122prenorm", folder, verify=False)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return Source({path.relative_to(place).as_posix(): path.read_bytes() for path in files})
+
+
+@cache
+def _foreign() -> Source:
+    """The same as others have it, without what is kept for fairseq."""
+    return Source({name: data for name, data in _converted().files.items() if not name.startswith("m/fairseq/")})
+
+
+@cache
+def _tables() -> tuple[bytes, ...]:
+    """Parquet files of texts and labels: plain and from a dictionary, packed in several ways, with holes, in lists."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = [f"text {number} \u00e9\U0001f600" * (number % 4) for number in range(40)]
+    holes: list[str | None] = [None if number % 7 == 3 else text for number, text in enumerate(texts)]
+    plain = pyarrow.table({"text": texts, "id": range(40), "label": [number % 3 for number in range(40)]})
+    lists = pyarrow.table(
+        {"tokens": [text.split() for text in texts], "text": holes, "id": [str(n) for n in range(40)]}
+    )
+    known = {"info": {"features": {"label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}}}
+    told = plain.replace_schema_metadata({"huggingface": json.dumps(known)})
+    made = []
+    for table, options in (
+        (plain, {"compression": "none", "use_dictionary": False}),
+        (told, {"compression": "snappy", "row_group_size": 16}),
+        (lists, {"compression": "zstd", "data_page_size": 64}),
+        (lists, {"compression": "gzip", "data_page_version": "2.0"}),
+    ):
+        sink = io.BytesIO()
+        parquet.write_table(table, sink, **options)
+        made.append(sink.getvalue())
+    return tuple(made)
+
+
+def whole(kind: str) -> Source:
+    """A folder for a door, undamaged."""
+    if kind == "sentencepiece":
+        return Source({"m/sentencepiece.bpe.model": _models()[0]})
+    return Source({"m/texts.parquet": _tables()[0]}) if kind == "parquet" else _converted()
+
+
+def _of_model(random: Random) -> Source:
+    return Source({"m/sentencepiece.bpe.model": damaged_message(random.choice(_models()), random, _models())})
+
+
+def _of_tokenizer(random: Random) -> Source:
+    source = random.choice((_converted(), _foreign()))
+    name = random.choice(("m/tokenizer.json", "m/tokenizer.json", "m/tokenizer_config.json"))
+    return source.with_file(name, damaged_json(source.files[name], random))
+
+
+def _of_config(random: Random) -> Source:
+    source = random.choice((_converted(), _foreign()))
+    records = [name for name in ("m/fairseq/conversion.json", "m/fairseq/options.json") if name in source.files]
+    name = random.choice(("m/config.json", "m/config.json", "m/config.json", *records))
+    return source.with_file(name, damaged_json(source.files[name], random))
+
+
+def _of_header(random: Random) -> Source:
+    name = "m/model.safetensors"
+    return _converted().with_file(name, damaged_header(_converted().files[name], random))
+
+
+def _of_parquet(random: Random) -> Source:
+    return Source({"m/texts.parquet": damaged_parquet(random.choice(_tables()), random, _tables())})
+
+
 _MAKERS = {
+    "sentencepiece": _of_model,
+    "tokenizer.json": _of_tokenizer,
+    "config.json": _of_config,
+    "header": _of_header,
+    "parquet": _of_parquet,
     "pickle": _of_pickle,
     "zip": _of_zip,
     "legacy": _of_legacy,
@@ -249,5 +366,5 @@ _MAKERS = {
     "tar": _of_tar,
     "labels": _of_labels,
 }
-assert set(_MAKERS) == set(KINDS)
+assert set(_MAKERS) == {*KINDS, *OF_DOORS}
 assert callable(zip_file) and callable(legacy_file)
