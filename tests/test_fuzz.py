@@ -57,7 +57,7 @@ def test_damaged_files_end_in_documented_errors(kind: str, folder: Path) -> None
 
 @pytest.mark.parametrize("kind", OF_DOORS)
 def test_damaged_single_files_end_in_documented_errors_and_in_no_death(kind: str, folder: Path) -> None:
-    warm(folder)  # which also shows that what is whole is taken
+    warm(folder, [kind])  # which also shows that what is whole is taken
     runner = Runner(folder, seed=0, convert=convert, inspect=inspect)
     result = run_apart(runner, kind, range(shares(INPUTS)[kind]))
     assert not result.findings, "\n".join(finding.details for finding in result.findings)

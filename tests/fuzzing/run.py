@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,7 +239,7 @@ def main() -> int:
     wanted = {options.kind: options.count} if options.kind else shares(options.count)
     runs = {only[0]: range(int(only[1]), int(only[1]) + 1)} if only else {kind: range(n) for kind, n in wanted.items()}
     with tempfile.TemporaryDirectory(dir=_fast_folder(), prefix="hf-xlmr-fuzz-") as folder:
-        runner = _runner(Path(folder), seed=options.seed)
+        runner = _runner(Path(folder), seed=options.seed, kinds=runs)
         with suppress(KeyboardInterrupt):
             for kind, numbers in runs.items():
                 run = run_apart if kind in DOORS else Runner.run
@@ -249,19 +249,19 @@ def main() -> int:
     return 1 if any(result.findings for result in runner.results) else 0
 
 
-def _runner(folder: Path, *, seed: int) -> Runner:
+def _runner(folder: Path, *, seed: int, kinds: Collection[str]) -> Runner:
     import google.protobuf.descriptor_pool  # noqa: F401  # so that the first input does not pay for it
     import numpy  # noqa: F401
 
     from hf_xlmr.conversion import convert, inspect
 
-    warm(folder)
+    warm(folder, [kind for kind in OF_DOORS if kind in kinds])
     return Runner(folder, seed=seed, convert=convert, inspect=inspect)
 
 
-def warm(folder: Path) -> None:
-    """Go through every door once with what is whole: what they import is there before memory is measured."""
-    for kind in OF_DOORS:
+def warm(folder: Path, kinds: Collection[str]) -> None:
+    """Go through these doors once with what is whole: what they import is there before memory is measured."""
+    for kind in kinds:
         DOORS[kind](whole(kind).write(folder / kind))
         shutil.rmtree(folder / kind)
 
