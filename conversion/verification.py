@@ -111,7 +111,7 @@ def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqChe
     """
     if not noted.is_there:
         return False
-    if noted.is_verified:
+    if noted.is_verified and noted.source_weights:
         return source_hashes(checkpoint) == noted.source_weights or output_hashes(folder) == noted.weights
     sizes = {Path(part.name).name: part.length for part in checkpoint.files.checkpoint}
     return sizes.items() <= noted.source_sizes.items() or json_object(folder / CONFIG) == noted.config

@@ -49,7 +49,7 @@ def file_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def read_header(file: BinaryIO, path: Path) -> dict[str, TensorEntry]:
-    """The tensors of a safetensors file by name, in the order of their bytes, which fill the file without a gap.
+    """The tensors of a safetensors file by name, in the order of its header; their bytes fill the file without a gap.
 
     `path` is what messages call the file. Raises InputError for a Git LFS pointer, IntegrityError for what breaks a
     rule of the format, OSError.
@@ -72,7 +72,7 @@ def read_header(file: BinaryIO, path: Path) -> dict[str, TensorEntry]:
         end += entries[name].nbytes
     if end != size:
         raise IntegrityError(f"{path} is truncated or damaged: it has {size:,} bytes, and its header tells of {end:,}")
-    return {name: entries[name] for name in ordered}
+    return entries
 
 
 def shards_of(index: Path) -> dict[str, str]:

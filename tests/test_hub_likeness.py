@@ -311,7 +311,7 @@ def test_tokenizer_json_is_enough_to_decode(name: str, tmp_path: Path) -> None:
             assert xlmr.decode(torch.from_numpy(arrays[f"ids.{number}"])) == text
     assert xlmr.bpe.decode("\u2581a b") == "ab"
     for refused in (lambda: xlmr.encode("a"), lambda: xlmr.encode_batch(["a"]), lambda: xlmr.bpe.encode("a")):
-        with pytest.raises(InputError, match=r"Copy fairseq/ \(or sentencepiece\.bpe\.model\)"):
+        with pytest.raises(InputError, match=r"copy fairseq/ \(or sentencepiece\.bpe\.model\)"):
             refused()
     with pytest.raises(AttributeError, match=r"dict\.txt"):
         _ = xlmr.dictionary.count

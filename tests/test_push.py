@@ -783,8 +783,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     ),
     "a decoder": (
         lambda folder: json_changed(folder / "config.json", is_decoder=True),
-        IntegrityError,
-        "is_decoder is True, and was None",
+        InputError,
+        "is_decoder is True, and must be False",
     ),
     "other ids": (
         lambda folder: swap_pieces(folder / "tokenizer.json"),

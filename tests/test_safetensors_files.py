@@ -174,7 +174,7 @@ DOORS: dict[str, Callable[[Path, Path], object]] = {
     "export": export,
     "to-sentence-transformers": to_sentence_transformers,
     "verify": lambda folder, _output: verify(FIXTURES / "v0122prenorm", folder),
-    "repeat the row of <unk>": lambda folder, _output: repeat_unknown_row(folder, first=4),
+    "repeat the row of <unk>": lambda folder, _output: repeat_unknown_row(folder, range(4, 5)),
 }
 
 
