@@ -332,7 +332,7 @@ class FeatureStore:
 
     def _take_lock(self) -> None:
         """Keep other runs out until this one closes the store. Raises InputError if one is at work."""
-        if not (self.folder / STATE).exists():
+        with suppress(FileExistsError):
             (self.folder / STATE).mkdir()
             self._made.insert(0, self.folder / STATE)
         try:
