@@ -65,7 +65,9 @@ MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as 
 DATA_HELP = (
     "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub; may be said several "
     "times. de=FILE tells the language, en-de=FILE those of contexts and questions, where nothing in the data does. "
-    "demo is small data that comes with the program."
+    "demo is small data that comes with the program. Files: xnli .tsv, .csv, .txt (with a header, or three columns as "
+    "XTREME writes; CSV's quotes or none, as the content shows), .jsonl; mlqa SQuAD's .json, .jsonl; ner a word and "
+    "its tag on each line, .jsonl; all .parquet, and .gz but for that."
 )
 LIST_HELP = "Such as en,de,zh; in MLQA also pairs such as en-de (context, question). By default all there are."
 
@@ -90,7 +92,11 @@ Unlabelled = Annotated[
 ]
 Labels = Annotated[
     str | None,
-    typer.Option("--labels", metavar="LIST", help="ner: all tags by their numbers, where the data have numbers alone."),
+    typer.Option(
+        "--labels",
+        metavar="LIST",
+        help="ner, xnli: all tags or labels by their numbers, where the data have numbers alone.",
+    ),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that keeps precision (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]

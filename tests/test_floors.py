@@ -41,7 +41,7 @@ FLOORS = (
         *("hf_xlmr.linear_kernels", "hf_xlmr.overlap", "hf_xlmr.packing", "hf_xlmr.precision", "hf_xlmr.processes"),
         *("hf_xlmr.feature_files", "hf_xlmr.fingerprint", "hf_xlmr.sentencepiece_model", "hf_xlmr.text_files"),
         *("hf_xlmr.tasks", "hf_xlmr.tasks.metrics", "hf_xlmr.views"),
-        *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.example_data"),
+        *("hf_xlmr.tasks.appended_rows", "hf_xlmr.tasks.delimited", "hf_xlmr.tasks.example_data"),
         *("hf_xlmr.tasks.launch", "hf_xlmr.tasks.published"),
         *("hf_xlmr.hub_licences", "hf_xlmr.markdown"),
         *(

@@ -234,7 +234,11 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path) -> None:
         ),
         ("premise hypo label", [("a", "b")], "x.tsv, line 2: 2 fields are below a header of 3"),
         ("premise hypo label", [], "x.tsv holds no examples"),
-        ("a b", [("a", "b")], "x.tsv, line 2: the columns are a b; needed are sentence1 sentence2 gold_label, or prem"),
+        (
+            "a b c",
+            [],
+            "x.tsv, line 1: the columns are a b c; needed are sentence1 sentence2 gold_label, or premise hyp",
+        ),
         ("premise hypo label hypo", [], "x.tsv, line 1: there are several columns 'hypo'"),
         (RELEASED, released(ROWS[:2]), "x.tsv holds no examples of 'de'; it has en, fr"),
     ],
@@ -310,7 +314,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     for name, options, sentence in (
         ("gone.tsv", {}, "gone.tsv does not exist"),
         ("folder", {}, "holds no data set; name the file in it that is meant, or a pattern"),
-        ("x.doc", {}, "x.doc is of no known kind; XNLI is read from .tsv, .txt, .jsonl, .ndjson"),
+        ("x.doc", {}, "x.doc is of no known kind; XNLI is read from .tsv, .txt, .csv, .train"),
         ("x.tsv", {}, "x.tsv, line 1: the file is UTF-16"),
         ("x.tsv", {"split": "train", "config": "de"}, "is no data set, so it has no split or config"),
         ("x.parquet", {}, "x.parquet: the columns are 'a', of which none is known"),
@@ -499,10 +503,6 @@ def test_bad_questions_are_told_by_one_sentence(tmp_path: Path, content: Any, se
     path = tmp_path / "dev-v1.1.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     assert sentence in told(read_questions, path)
-
-
-def test_questions_are_no_json_lines(tmp_path: Path) -> None:
-    assert "questions are read from .json" in told(read_questions, write_lines(tmp_path / "x.jsonl", []))
 
 
 # ---- NER -------------------------------------------------------------------------------------------------------------

@@ -16,11 +16,10 @@ from hf_xlmr.tasks.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.ner import check_labels
 from hf_xlmr.tasks.question_answering import QuestionOptions
 from hf_xlmr.tasks.recipes import Recipe, check_options_of_task, recipe_of
 from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
-from hf_xlmr.tasks.task_data import Reading, TaskData, read_task_data
+from hf_xlmr.tasks.task_data import Reading, TaskData, check_labels, read_task_data
 from hf_xlmr.tasks.task_models import head_of, load_network, longest_text, quiet_transformers
 from hf_xlmr.tasks.task_steps import STEPS, Coding, Logits
 from hf_xlmr.tasks.xnli import WithoutLabel
@@ -51,7 +50,7 @@ class EvaluationOptions:
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
     labels: tuple[str, ...] | None = None
-    """All tags of entities there may be, in the order of their numbers where the data have numbers without names."""
+    """All tags of entities, or the labels of XNLI, in the order of their numbers where the data have numbers alone."""
     head: str | None = None
     """Of a checkpoint of fairseq's with several classification heads."""
     batch_size: int = 32
@@ -75,11 +74,11 @@ class EvaluationOptions:
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
         QuestionOptions(null_threshold=self.null_threshold)
-        check_labels(self.labels or ())
 
     def check(self, task: str) -> None:
         """Raise InputError for an option that means nothing in `task`, or on this machine."""
         check_options_of_task(self, task)
+        check_labels(task, self.labels)
         check_bfloat16(bf16=self.bf16, cpu=self.cpu)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.tasks.rows import PARQUET, Row, Source, find_sources
+from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Row, Source, find_sources
 from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
 __all__ = [
@@ -28,7 +28,7 @@ Misalignment = Literal["refuse", "skip", "keep"]
 MISALIGNMENTS: Final = ("refuse", "skip", "keep")
 IDS_TOLD: Final = 5  # of many, in a message
 TEXTS: Final = ("context", "question")
-COLUMNS: Final = ("id", *TEXTS, "answers")
+COLUMNS: Final = ("id", *TEXTS, "answers", "is_impossible")
 
 # What publishers call a file or config, and in it the languages of context and question: groups, or known beforehand.
 LANGUAGES_TOLD: Final[tuple[tuple[re.Pattern[str], tuple[str, str]], ...]] = (
@@ -37,6 +37,26 @@ LANGUAGES_TOLD: Final[tuple[tuple[re.Pattern[str], tuple[str, str]], ...]] = (
     (re.compile(r"(\w+)_squad-translate-train-(?:train|dev)-v1\.1\.json"), (r"\1", r"\1")),
     (re.compile(r"mlqa-translate-train\.(\w+)"), (r"\1", r"\1")),
     (re.compile(r"(?:train|dev)-v[12]\.\d\.json"), ("en", "en")),
+    (re.compile(r"xquad\.(\w+)(?:\.json)?"), (r"\1", r"\1")),
+    (re.compile(r"tydiqa\.goldp\.(\w+)\.(?:train|dev)\.json"), (r"\1", r"\1")),  # XTREME's names of TyDiQA
+    (re.compile(r"squad\.translate\.train\.en-(\w+)\.json"), (r"\1", r"\1")),  # XTREME's
+)
+TYDIQA: Final[Mapping[str, str]] = {
+    "arabic": "ar",
+    "bengali": "bn",
+    "english": "en",
+    "finnish": "fi",
+    "indonesian": "id",
+    "korean": "ko",
+    "russian": "ru",
+    "swahili": "sw",
+    "telugu": "te",
+}
+"""The languages in the names of TyDiQA's files, and in the ids of those that hold them all."""
+TYDIQA_FILE: Final = re.compile(rf"tydiqa-goldp-(?:dev-({'|'.join(TYDIQA)})|v\d\.\d-(?:train|dev))\.json")
+WITHOUT_ANSWERS: Final = (
+    "no question has an answer: where answers were taken out, as XTREME's scripts do for test data, nothing can be "
+    "trained on or scored; the published data have them"
 )
 
 
@@ -63,6 +83,8 @@ class QuestionExample:
     question: str
     answers: tuple[Answer, ...]
     """All that are right; none where the context does not answer the question."""
+    is_impossible: bool = False
+    """Whether the data say, as SQuAD 2.0's do, that the context does not answer it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +148,19 @@ class QuestionInput:
 
     def _all(self) -> Iterator[QuestionExample]:
         ids: set[str] = set()
+        has_answers = False
         with told_plainly():
             for source, context_language, question_language in self.parts:
                 for example in _examples(source, context_language, question_language):
                     if example.id in ids:
                         raise BadRow(example.place, "another question has the same id")
                     ids.add(example.id)
+                    has_answers |= example.is_impossible or any(each.text.strip() for each in example.answers)
                     yield example
         if not ids:
             raise InputError(printable(f"{self.name} holds no questions"))
+        if not has_answers:
+            raise InputError(printable(f"{self.name}: {WITHOUT_ANSWERS}"))
 
 
 def open_questions(
@@ -149,10 +175,12 @@ def open_questions(
 ) -> QuestionInput:
     """The questions of a file in SQuAD's JSON, of a pattern of such files, or of a data set like `rajpurkar/squad`.
 
-    Names of MLQA (`test-context-de-question-en.json`) and SQuAD (`train-v1.1.json`) tell the languages: the two options
-    pick of them, and say them where no name does. Files of several pairs have questions of the same ids: open one pair
-    at a time. `misaligned` says what is done with questions of which an answer does not stand at its `answer_start`:
-    `refuse` the input, `skip` them, or `keep` them, as is right for scores, which know no positions.
+    JSON has paragraphs with questions, as SQuAD, MLQA, XQuAD and TyDiQA do, or rows as data sets have them, in a list
+    `data` or one on each line. Names of MLQA (`test-context-de-question-en.json`), SQuAD (`train-v1.1.json`), XQuAD,
+    TyDiQA and XTREME tell the languages: the two options pick of them, and say them where no name does. Files of
+    several pairs have questions of the same ids: open one pair at a time. `misaligned` says what is done with questions
+    of which an answer does not stand at its `answer_start`: `refuse` the input, `skip` them, or `keep` them, as is
+    right for scores, which know no positions. Data without any answers are refused.
 
     Raises InputError, for questions when they are reached.
     """
@@ -161,18 +189,37 @@ def open_questions(
     with told_plainly():
         sources = find_sources(source, split=split, config=config, revision=revision)
     for each in sources:
-        if not each.is_arrow and each.kind != ".json":
+        if not each.is_arrow and each.kind not in JSON_LINES:
+            kinds = ", ".join(JSON_LINES)
             raise InputError(
-                f"{each.path} is of no known kind; questions are read from .json (also with .gz) and {PARQUET}"
+                f"{each.path} is of no known kind; questions are read from {kinds} (also with .gz) and {PARQUET}"
             )
     wanted = tuple(each and each.lower() for each in (context_language, question_language))
-    told = [(each, *_languages(each, wanted)) for each in sources]
+    with told_plainly():
+        told = [(each, *pair) for each in sources for pair in _pairs(each, wanted)]
     parts = tuple(part for part in told if all(want in (None, has) for want, has in zip(wanted, part[1:], strict=True)))
     if not parts:
         pairs = ", ".join(f"{context} by {question}" for _, context, question in told)
         asked = " by ".join(each or "any" for each in wanted)
         raise InputError(f"{source} has no contexts and questions in {asked}; it has {pairs}")
     return QuestionInput(str(source), parts, misaligned)
+
+
+def _pairs(source: Source, wanted: Sequence[str | None]) -> list[tuple[str, str]]:
+    """The pairs of languages in a source."""
+    tydiqa = TYDIQA_FILE.fullmatch(source.base_name)
+    if tydiqa is None:
+        return [_languages(source, wanted)]
+    names = [tydiqa[1]] if tydiqa[1] else dict.fromkeys(_language_of_id(row) for row in _rows(source))
+    return [(TYDIQA[name], TYDIQA[name]) for name in names]
+
+
+def _language_of_id(row: Row) -> str:
+    """The name that an id of TyDiQA begins with. Raises BadRow."""
+    name, dash, _ = _field(row, "id", str).partition("-")
+    if not dash or name not in TYDIQA:
+        raise BadRow(row.place, f"the ids of TyDiQA begin with a language, such as arabic-; this one is {name!r:.80}")
+    return name
 
 
 def _languages(source: Source, wanted: Sequence[str | None]) -> tuple[str, str]:
@@ -197,24 +244,46 @@ def _misaligned(example: QuestionExample) -> Iterator[Misaligned]:
 
 
 def _examples(source: Source, context_language: str, question_language: str) -> Iterator[QuestionExample]:
-    for row in source.table(COLUMNS) if source.is_arrow else _nested(source):
+    tydiqa = TYDIQA_FILE.fullmatch(source.base_name)
+    is_mixed = tydiqa is not None and tydiqa[1] is None
+    for row in _rows(source):
+        if is_mixed and TYDIQA[_language_of_id(row)] != context_language:
+            continue
         id_ = checked_text(row.place, _field(row, "id", str), what="the id")
         place = f"{source.name}, question {id_!r}"
         context, question = (checked_text(place, _field(row, name, str), what=f"the {name}") for name in TEXTS)
         answers = tuple(_answers(place, row))
-        yield QuestionExample(place, id_, context_language, question_language, context, question, answers)
+        is_impossible = row.values.get("is_impossible") is True
+        yield QuestionExample(
+            place, id_, context_language, question_language, context, question, answers, is_impossible
+        )
 
 
-def _nested(source: Source) -> Iterator[Row]:
-    """Every question with its context, as SQuAD's JSON has them: in paragraphs of articles."""
-    for article in _listed(Row(source.name, _document(source)), "data"):
+def _rows(source: Source) -> Iterator[Row]:
+    """Every question with its context."""
+    if source.is_arrow:
+        return source.table(COLUMNS)
+    document = _document(source) if source.kind == ".json" else None
+    if document is None:
+        return source.objects()
+    is_row = "context" in document and "data" not in document
+    return iter([Row(source.name, document)]) if is_row else _nested(Row(source.name, document))
+
+
+def _nested(document: Row) -> Iterator[Row]:
+    """Those in paragraphs of articles, as SQuAD's JSON has them, or in place of the articles."""
+    for article in _listed(document, "data"):
+        if "context" in article.values and "paragraphs" not in article.values:
+            yield article
+            continue
         for paragraph in _listed(article, "paragraphs"):
             context = {"context": _field(paragraph, "context", str)}
             for question in _listed(paragraph, "qas"):
                 yield Row(question.place, {**question.values, **context})
 
 
-def _document(source: Source) -> dict[str, object]:
+def _document(source: Source) -> dict[str, object] | None:
+    """What a file of JSON holds; None where it is JSON Lines: an object, and more after it."""
     import json
 
     text = "\n".join(line for _, line in source.lines())
@@ -223,6 +292,8 @@ def _document(source: Source) -> dict[str, object]:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return None
         raise BadRow(f"{source.name}, line {error.lineno}", f"this is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BadRow(source.name, f"this is not JSON: {error}") from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -13,13 +14,22 @@ from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, Languages, Row, Source, find_sources
 from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
-__all__ = ["NerExample", "NerInput", "check_labels", "open_ner"]
+__all__ = ["NerExample", "NerInput", "check_tags", "open_ner"]
 
 DOCUMENT_MARK: Final = "-DOCSTART-"  # a line of CoNLL that is no word
 TAG: Final = re.compile(r"O|[BIESLU]-\S+")
 WIKIANN_LANGUAGE: Final = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):")
 COLUMNS: Final = ("tokens", "ner_tags", "langs")
 FEWEST_COLUMNS: Final = 2
+NUMBERED: Final = ("number", "word", "tag")  # the first columns of GermEval 2014 and Universal NER
+JUDGED: Final = 20  # sentences by which a file is judged
+CONLL_U: Final = 10  # columns
+NAMES: Final[tuple[tuple[re.Pattern[str], Mapping[str, str]], ...]] = (
+    (re.compile(r"(eng|deu|esp|ned)\.(?:train|dev|test[ab]?)"), {"eng": "en", "deu": "de", "esp": "es", "ned": "nl"}),
+    (re.compile(r"(?:train|dev|test)-([a-z]{2,3})\.tsv"), {}),  # XTREME
+)
+"""What publishers call a file, and in it the language: as it is, or as it stands beside it."""
+WITHOUT_TAGS: Final = "; test data whose tags were taken out, as XTREME's scripts do, cannot be scored"
 NUMBERS_ALONE: Final = (
     "tags are numbers, and nothing says what they mean; give the labels in their order (--labels O,B-PER,I-PER)"
 )
@@ -72,19 +82,22 @@ def open_ner(
     """The sentences of a file, of a pattern of files, or of a data set with `tokens` and `ner_tags`.
 
     A file has a word per line and a blank line after each sentence: CoNLL's columns at tabs or spaces, of which the
-    first is the word and the last its tag, or WikiANN's `lang:word`, a tab and the tag. `.jsonl` and `.parquet` are
-    read as data sets are. `language` picks one of those that the input tells, and says which it is where it tells none.
-    `labels` are all tags there may be, in the order of their numbers where `ner_tags` are numbers without names.
+    first is the word and the last its tag (as in XTREME's files), WikiANN's `lang:word`, a tab and the tag, or, if the
+    first column counts the words of each sentence from 1, the word in the second and its tag in the third, as in
+    GermEval 2014 and Universal NER. A comment (`# ...`) may stand before a sentence. Quotation marks are words like any
+    other. `.jsonl`, `.json` and `.parquet` are read as data sets are. `language` picks one of those that the input
+    tells, and says which it is where it tells none. `labels` are all tags there may be, in the order of their numbers
+    where `ner_tags` are numbers without names.
 
     Raises InputError, for sentences when they are reached.
     """
-    check_labels(labels or ())
+    check_tags(labels or ())
     with told_plainly():
         sources = find_sources(source, split=split, config=config, revision=revision)
     return NerInput(str(source), sources, language, None if labels is None else tuple(labels))
 
 
-def check_labels(labels: Sequence[str]) -> None:
+def check_tags(labels: Sequence[str]) -> None:
     """Raise InputError where `labels` are no tags, or one of them has two numbers."""
     if odd := [each for each in labels if not TAG.fullmatch(each)]:
         raise InputError(printable(f"--labels: {odd[0]!r:.80} is no tag of entities; give such as O,B-PER,I-PER"))
@@ -109,17 +122,37 @@ def _sentences(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sente
 
 
 def _in_columns(source: Source) -> Iterator[Sentence]:
-    is_wikiann: bool | None = None
-    width = 0
-    for lines in _paragraphs(source):
-        if is_wikiann is None:
-            is_wikiann = _is_wikiann(lines)
-        if is_wikiann:
-            yield _wikiann_sentence(lines)
-            continue
-        rows = [(place, _columns(line)) for place, line in lines]
-        width = width or len(rows[0][1])
-        yield _conll_sentence(rows, width)
+    paragraphs = _paragraphs(source)
+    first = list(islice(paragraphs, JUDGED))
+    if not first:
+        return
+    rest = chain(first, paragraphs)
+    if _is_wikiann(first[0]):
+        yield from map(_wikiann_sentence, rest)
+        return
+    told = _language_of_name(source.base_name)
+    width, is_numbered = len(_columns(first[0][0][1])), _is_numbered(first)
+    for lines in rest:
+        yield _conll_sentence([(place, _columns(line)) for place, line in lines], told, width, is_numbered=is_numbered)
+
+
+def _language_of_name(name: str) -> str | None:
+    for pattern, languages in NAMES:
+        if found := pattern.fullmatch(name):
+            return languages.get(found[1], found[1])
+    return None
+
+
+def _is_numbered(paragraphs: Iterable[Sequence[tuple[str, str]]]) -> bool:
+    """Whether the first column counts words and the third holds tags, up to the first sentence of several words."""
+    for lines in paragraphs:
+        for number, (_, line) in enumerate(lines, 1):
+            columns = _columns(line)
+            if len(columns) < len(NUMBERED) or columns[0] != str(number) or not TAG.fullmatch(columns[2]):
+                return False
+        if len(lines) > 1:
+            return True
+    return False
 
 
 def _columns(line: str) -> list[str]:
@@ -134,12 +167,19 @@ def _paragraphs(source: Source) -> Iterator[list[tuple[str, str]]]:
     lines: list[tuple[str, str]] = []
     for place, line in source.lines():
         if line.strip() and _columns(line)[0] != DOCUMENT_MARK:
-            lines.append((place, line))
+            if lines or not _is_comment(line):
+                lines.append((place, line))
         elif lines:
             yield lines
             lines = []
     if lines:
         yield lines
+
+
+def _is_comment(line: str) -> bool:
+    """Whether a line before a sentence is about it (`# text = ...`), and no word `#` with its tag."""
+    columns = _columns(line)
+    return line.startswith(("# ", "#\t")) and (columns[2:3] == ["="] or not TAG.fullmatch(columns[-1]))
 
 
 def _is_wikiann(lines: Iterable[tuple[str, str]]) -> bool:
@@ -163,13 +203,19 @@ def _wikiann_sentence(lines: Sequence[tuple[str, str]]) -> Sentence:
     return lines[0][0], told, tokens, tags
 
 
-def _conll_sentence(rows: Sequence[Line], width: int) -> Sentence:
+def _conll_sentence(rows: Sequence[Line], told: str | None, width: int, *, is_numbered: bool) -> Sentence:
     if width < FEWEST_COLUMNS:
-        raise BadRow(rows[0][0], f"there is one column, {rows[0][1][0]!r}; needed are a word and its tag")
+        raise BadRow(rows[0][0], f"there is one column, {rows[0][1][0]!r}; needed are a word and its tag{WITHOUT_TAGS}")
     for place, columns in rows:
         if len(columns) != width:
             raise BadRow(place, f"the number of columns is {len(columns)}, and {width} in the lines before")
-    return rows[0][0], None, [columns[0] for _, columns in rows], [columns[-1] for _, columns in rows]
+    if width == CONLL_U and rows[0][1][0] == "1" and not is_numbered:
+        raise BadRow(rows[0][0], "this is CoNLL-U, whose ten columns hold no names; tags of words are no task here")
+    word, tag = (1, 2) if is_numbered else (0, -1)
+    for number, (place, columns) in enumerate(rows if is_numbered else (), 1):
+        if columns[0] != str(number):
+            raise BadRow(place, f"the first column counts words elsewhere; it is {columns[0]!r} here, not {number}")
+    return rows[0][0], told, [columns[word] for _, columns in rows], [columns[tag] for _, columns in rows]
 
 
 # ---- columns of lists ------------------------------------------------------------------------------------------------

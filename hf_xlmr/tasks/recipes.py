@@ -135,7 +135,7 @@ TASKS_OF_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "misaligned": ("mlqa",),
     "unlabelled": ("xnli",),
     "head": ("xnli",),
-    "labels": ("ner",),
+    "labels": ("xnli", "ner"),
 }
 FLAGS: Final[Mapping[str, str]] = {"misaligned": "--on-misaligned", "unlabelled": "--on-unlabelled"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +11,13 @@ from typing import Any, Final
 from hf_xlmr.arrow_texts import BATCH_ROWS, arrow_rows, hub_data_set, open_parquet, saved_data_set
 from hf_xlmr.errors import InputError, printable
 from hf_xlmr.json_files import strict_json
+from hf_xlmr.tasks.delimited import Fields, delimited
 from hf_xlmr.text_files import is_hub_name, kind_name, text_lines
 from hf_xlmr.text_rows import BadRow, json_object
 
 __all__ = ["JSON_LINES", "PARQUET", "Languages", "Row", "Source", "find_sources"]
 
-JSON_LINES: Final = (".jsonl", ".ndjson")
+JSON_LINES: Final = (".jsonl", ".ndjson", ".json")  # the last as `Dataset.to_json` writes it
 PARQUET: Final = ".parquet"
 DATA_SET_MARKS: Final = ("dataset_dict.json", "state.json")
 
@@ -67,6 +68,13 @@ class Source:
     def lines(self) -> Iterator[tuple[str, str]]:
         """Every line of a text file, less its end, and its place. Raises BadRow, OSError."""
         return text_lines(self.path, self.name)
+
+    def fields(self, is_first: Callable[[Sequence[str]], bool]) -> Iterator[Fields]:
+        """The fields of every record of a text file, as `delimited` finds them. Raises BadRow, OSError."""
+        if self.path.is_file():
+            return delimited(self.lines, is_first=is_first)
+        held = list(self.lines())  # of a pipe, which cannot be read twice
+        return delimited(lambda: iter(held), is_first=is_first)
 
     def objects(self) -> Iterator[Row]:
         """Every object of JSON Lines. Raises BadRow, OSError."""

@@ -14,12 +14,21 @@ from hf_xlmr.errors import InputError, printable
 from hf_xlmr.own_names import DEMO, own_name
 from hf_xlmr.tasks.example_data import example_data
 from hf_xlmr.tasks.mlqa import Misalignment, QuestionExample, QuestionInput, open_questions
-from hf_xlmr.tasks.ner import NerExample, open_ner
+from hf_xlmr.tasks.ner import NerExample, check_tags, open_ner
 from hf_xlmr.tasks.results import LEFT_OUT, key_of_pair, languages_of_pair
-from hf_xlmr.tasks.xnli import Unlabelled, WithoutLabel, XnliExample, XnliInput, open_xnli
+from hf_xlmr.tasks.xnli import Unlabelled, WithoutLabel, XnliExample, XnliInput, check_order, open_xnli
 from hf_xlmr.text_files import is_hub_name
 
-__all__ = ["DataSource", "Example", "MissingLanguages", "Reading", "TaskData", "language_of", "read_task_data"]
+__all__ = [
+    "DataSource",
+    "Example",
+    "MissingLanguages",
+    "Reading",
+    "TaskData",
+    "check_labels",
+    "language_of",
+    "read_task_data",
+]
 
 Example: TypeAlias = XnliExample | QuestionExample | NerExample
 
@@ -72,7 +81,7 @@ class Reading:
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
     labels: tuple[str, ...] | None = None
-    """All tags of entities there may be, in the order of their numbers; None where the data tell them."""
+    """All tags of entities, or the labels of XNLI, in the order of their numbers; None where the data tell them."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,12 @@ Part: TypeAlias = Iterable[Example]
 
 def _xnli_parts(source: DataSource, split: str | None, reading: Reading) -> Iterable[Part]:
     opened = open_xnli(
-        source.source, language=source.language, unlabelled=reading.unlabelled, split=split, config=source.config
+        source.source,
+        language=source.language,
+        unlabelled=reading.unlabelled,
+        labels=reading.labels,
+        split=split,
+        config=source.config,
     )
     return (opened,)
 
@@ -162,6 +176,15 @@ def _mlqa_parts(source: DataSource, split: str | None, reading: Reading) -> Iter
 PARTS: Final[Mapping[str, Callable[[DataSource, str | None, Reading], Iterable[Part]]]] = MappingProxyType(
     {"xnli": _xnli_parts, "mlqa": _mlqa_parts, "ner": _ner_parts}
 )
+
+
+def check_labels(task: str, labels: Sequence[str] | None) -> None:
+    """Raise InputError for `labels` that the task cannot have."""
+    if labels is not None and task in CHECKS:
+        CHECKS[task](labels)
+
+
+CHECKS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {"xnli": check_order, "ner": check_tags}
 
 
 def _has_splits(source: str) -> bool:

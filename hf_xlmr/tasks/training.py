@@ -25,7 +25,6 @@ from hf_xlmr.tasks.evaluation import (
 )
 from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.ner import check_labels
 from hf_xlmr.tasks.recipes import (
     LORA,
     MODES,
@@ -36,7 +35,7 @@ from hf_xlmr.tasks.recipes import (
     recipe_of,
 )
 from hf_xlmr.tasks.results import Setting
-from hf_xlmr.tasks.task_data import Example, MissingLanguages, Reading, TaskData, read_task_data
+from hf_xlmr.tasks.task_data import Example, MissingLanguages, Reading, TaskData, check_labels, read_task_data
 from hf_xlmr.tasks.task_models import (
     TaskHead,
     head_of,
@@ -83,7 +82,8 @@ class FinetuningOptions:
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
     labels: tuple[str, ...] | None = None
-    """All tags of entities, in the order of their numbers, also in a new head; None for those of the data."""
+    """All tags of entities, in the order of their numbers, also in a new head; None for those of the data. For XNLI the
+    labels in the order of the numbers in the data."""
     learning_rate: float | None = None
     epochs: float | None = None
     max_steps: int | None = None
@@ -122,7 +122,6 @@ class FinetuningOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number, 0 or above")
-        check_labels(self.labels or ())
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"--seed {self.seed}: it must be from 0 to {SEEDS - 1}")
         if self.epochs is not None and self.max_steps is not None:
@@ -155,6 +154,7 @@ def finetune(
     """
     chosen, scoring, recipe = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), recipe_of(task)
     check_options_of_task(chosen, task)
+    check_labels(task, chosen.labels)
     check_bfloat16(bf16=chosen.bf16, cpu=chosen.cpu)
     scoring.check(task)
     if not evaluation:

@@ -7,14 +7,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
 from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text
 
-__all__ = ["XNLI_LABELS", "XNLI_LANGUAGES", "Unlabelled", "WithoutLabel", "XnliExample", "XnliInput", "open_xnli"]
+__all__ = [
+    "XNLI_LABELS",
+    "XNLI_LANGUAGES",
+    "Unlabelled",
+    "WithoutLabel",
+    "XnliExample",
+    "XnliInput",
+    "check_order",
+    "open_xnli",
+]
 
 WithoutLabel = Literal["refuse", "skip"]
 
@@ -33,8 +43,23 @@ UNLABELLED: Final = (
     "the label (- or -1) says that the annotators did not agree; leave such pairs out with unlabelled='skip' "
     "(--on-unlabelled skip)"
 )
-TABULATED: Final = (".tsv", ".txt")
-TRAINING_FILE: Final = re.compile(r"multinli\.train\.(\w+)\.tsv")
+NUMBERS_ALONE: Final = (
+    "the label {value!r} is a number, and nothing here says what it means: data sets count from entailment (0), "
+    "fairseq's RoBERTa from contradiction, and PAWS-X marks paraphrases so; give the labels in the order of their "
+    "numbers, such as entailment,neutral,contradiction"
+)
+TWO_COLUMNS: Final = (
+    "there are two columns and no header that is known: pairs without labels, as XTREME's scripts leave test data, can "
+    "be neither trained on nor scored; XNLI's own test data have the labels"
+)
+TABULATED: Final = (".tsv", ".txt", ".csv", ".train", ".valid", ".dev", ".test")
+LANGUAGE: Final = "|".join(XNLI_LANGUAGES)
+NAMES: Final = (
+    re.compile(r"multinli\.train\.(\w+)\.tsv"),  # the release
+    re.compile(rf"(?:train|valid|dev|test)-({LANGUAGE})\.[ct]sv|en-({LANGUAGE})-translated\.[ct]sv"),  # XTREME
+    re.compile(rf"({LANGUAGE})\.(?:train|valid|dev|test)"),  # XLM
+)
+"""What publishers call a file, and in it the language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +92,8 @@ class _Layout:
     label: str
     language: str = "language"
     """Of the language, where there is such a column."""
+    has_numbers: bool = True
+    """Whether labels that are numbers are known to be those of `facebook/xnli`."""
 
     @property
     def required(self) -> tuple[str, str, str]:
@@ -79,7 +106,9 @@ LAYOUTS: Final = (
     _Layout("sentence1", "sentence2", "gold_label"),  # XNLI's release, and MultiNLI's
     _Layout("premise", "hypo", "label"),  # XNLI's translations of MultiNLI
     _Layout("premise", "hypothesis", "label"),  # facebook/xnli
+    _Layout("sentence1", "sentence2", "label", has_numbers=False),  # others: PAWS-X has these, too
 )
+WITHOUT_HEADER: Final = LAYOUTS[-1].required  # what the columns of a file without a header are called
 COLUMNS: Final = tuple(dict.fromkeys(column for each in LAYOUTS for column in (*each.required, each.language)))
 
 
@@ -91,6 +120,7 @@ class XnliInput:
     sources: tuple[Source, ...]
     language: str | None = None
     unlabelled: WithoutLabel = "refuse"
+    labels: tuple[str, ...] | None = None
 
     def __iter__(self) -> Iterator[XnliExample]:
         """Every example with a label, each checked when it is reached. Raises BadRow, InputError."""
@@ -103,7 +133,7 @@ class XnliInput:
         languages = Languages(self.name, self.language)
         with told_plainly():
             for source in self.sources:
-                told, names = _language_told(source), _label_names(source)
+                told, names = _language_told(source), self.labels or _class_names(source)
                 for row in _rows(source):
                     for each in _examples(row, told, names, languages):
                         if isinstance(each, Unlabelled) and self.unlabelled == "refuse":
@@ -117,20 +147,25 @@ def open_xnli(
     *,
     language: str | None = None,
     unlabelled: WithoutLabel = "refuse",
+    labels: Sequence[str] | None = None,
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
 ) -> XnliInput:
     """The examples of a file, of a pattern such as `multinli.train.*.tsv`, or of a data set like `facebook/xnli`.
 
-    Read are XNLI's `.tsv` and `.jsonl`, tables with premise, hypo and label, and the layouts of `facebook/xnli`, for
-    one language or all, as a saved data set, as Parquet or from the Hub. `language` picks one of those there are, and
-    says which it is where neither a column, nor the name of the file, nor that of the config does. Labels are names, or
-    numbers (also as text) in the order of XNLI_LABELS; `unlabelled` says what is done with pairs whose annotators did
-    not agree on one (`-`, -1): `refuse` the input, or `skip` them.
+    A text file is a table with a header (XNLI's, MultiNLI's and XLM's, that of `facebook/xnli` and of similar data), or
+    has three columns without one, the third a label, as XTREME's scripts write. Its content says whether tabs, commas
+    or semicolons delimit, and whether quotes are CSV's or characters, as in XNLI's release: see `delimited`. The
+    layouts of `facebook/xnli` are also read as JSON Lines, as a saved data set, as Parquet or from the Hub. `language`
+    picks one of those there are, and says which it is where neither a column, nor the name of the file, nor that of the
+    config does. Labels are names, or numbers (also as text) in the order of `labels`, else in that which the data set
+    says, else, below `premise` or `gold_label`, in that of XNLI_LABELS. `unlabelled` says what is done with pairs whose
+    annotators did not agree on one (`-`, -1): `refuse` the input, or `skip` them. Data without labels are refused.
 
     Raises InputError, for rows when they are reached.
     """
+    check_order(labels)
     with told_plainly():
         sources = find_sources(source, split=split, config=config, revision=revision)
     for each in sources:
@@ -139,20 +174,29 @@ def open_xnli(
             raise InputError(
                 f"{each.path} is of no known kind; XNLI is read from {kinds} (also with .gz) and {PARQUET}"
             )
-    return XnliInput(str(source), sources, language, unlabelled)
+    order = None if labels is None else tuple(LABEL_OF[each] for each in labels)
+    return XnliInput(str(source), sources, language, unlabelled, order)
+
+
+def check_order(labels: Sequence[str] | None) -> None:
+    """Raise InputError where `labels` are not the three of XNLI in some order."""
+    if labels is not None and sorted(LABEL_OF.get(each, each) for each in labels) != sorted(XNLI_LABELS):
+        given = ", ".join(labels)
+        raise InputError(printable(f"the labels of XNLI are {', '.join(XNLI_LABELS)}, in some order, not {given:.80}"))
 
 
 def _language_told(source: Source) -> str | None:
     """The language of all rows, where the name of the file, its folder, or the config tells it."""
-    if found := TRAINING_FILE.fullmatch(source.base_name):
-        return found[1]
+    for each in () if source.is_arrow else NAMES:
+        if found := each.fullmatch(source.base_name):
+            return str(found[1] or found[2])
     name = source.base_name if source.is_data_set else source.path.parent.name
     return name if source.is_arrow and name in XNLI_LANGUAGES else None
 
 
-def _label_names(source: Source) -> Sequence[str]:
-    """What the numbers of labels mean: what the data set says, else what they mean in `facebook/xnli`."""
-    return (source.class_names("label") if source.is_arrow else None) or XNLI_LABELS
+def _class_names(source: Source) -> Sequence[str] | None:
+    """What the numbers of labels mean, where a data set says it."""
+    return source.class_names("label") if source.is_arrow else None
 
 
 def _rows(source: Source) -> Iterator[Row]:
@@ -162,26 +206,48 @@ def _rows(source: Source) -> Iterator[Row]:
 
 
 def _tabulated(source: Source) -> Iterator[Row]:
-    """Rows below a header, less blank lines; a quotation mark is a character like any other, as in the releases."""
-    lines = source.lines()
-    top, names = next(lines, (source.name, ""))
-    header = names.split("\t")
+    records = source.fields(_is_first)
+    top, first = next(records, (None, []))
+    if top is None:
+        _refuse_unknown(source)
+        return
+    header = first if _layout_of(first) else list(WITHOUT_HEADER)
     if twice := [name for name, count in Counter(header).items() if count > 1 and name in COLUMNS]:
         raise BadRow(top, f"there are several columns {twice[0]!r}")
-    for place, line in lines:
-        if not line:
-            continue
-        fields = line.split("\t")
+    if header is not first:
+        records = chain([(top, first)], records)
+    why = "are below a header of" if header is first else "are here, and in the first line"
+    for place, fields in records:
         if len(fields) != len(header):
-            raise BadRow(place, f"{len(fields)} fields are below a header of {len(header)}")
+            raise BadRow(place, f"{len(fields)} fields {why} {len(header)}")
         yield Row(place, dict(zip(header, fields, strict=True)))
+
+
+def _is_first(fields: Sequence[str]) -> bool:
+    """Whether a file can begin so: with a header, or with a pair and its label."""
+    return _layout_of(fields) is not None or (len(fields) == len(WITHOUT_HEADER) and _is_label(fields[-1]))
+
+
+def _is_label(text: str) -> bool:
+    return text.strip() in (*LABEL_OF, *NO_LABEL) or NUMBER.fullmatch(text.strip()) is not None
+
+
+def _refuse_unknown(source: Source) -> None:
+    """Raise BadRow for the first line that is not blank, if there is one."""
+    place, line = next(((place, line) for place, line in source.lines() if line), ("", ""))
+    if not line:
+        return
+    columns = line.split("\t")
+    if len(columns) == len(WITHOUT_HEADER) - 1 and not _missing_label(columns):
+        raise BadRow(place, TWO_COLUMNS)
+    raise BadRow(place, _why_no_layout(columns))
 
 
 # ---- rows to examples ------------------------------------------------------------------------------------------------
 
 
 def _examples(
-    row: Row, told: str | None, names: Sequence[str], languages: Languages
+    row: Row, told: str | None, names: Sequence[str] | None, languages: Languages
 ) -> Iterator[XnliExample | Unlabelled]:
     layout = _layout(row.place, row.values)
     premise, hypothesis, label = (row.values[column] for column in layout.required)
@@ -193,7 +259,7 @@ def _examples(
         language = languages.of(row.place, named)
         if languages.is_wanted(language):
             first, second = map(partial(checked_text, row.place), texts)
-            found = _label(row.place, label, names)
+            found = _label(row.place, label, names or (XNLI_LABELS if layout.has_numbers else None))
             yield XnliExample(row.place, language, first, second, found) if found else Unlabelled(row.place, language)
 
 
@@ -203,11 +269,27 @@ def _language(row: Row, layout: _Layout) -> str | None:
 
 
 def _layout(place: str, columns: Collection[str]) -> _Layout:
-    for layout in LAYOUTS:
-        if all(column in columns for column in layout.required):
-            return layout
+    layout = _layout_of(columns)
+    if layout is None:
+        raise BadRow(place, _why_no_layout(columns))
+    return layout
+
+
+def _layout_of(columns: Collection[str]) -> _Layout | None:
+    return next((each for each in LAYOUTS if all(column in columns for column in each.required)), None)
+
+
+def _missing_label(columns: Collection[str]) -> str | None:
+    """What the column of labels would be called, where the other two are there."""
+    return next((each.label for each in LAYOUTS if each.premise in columns and each.hypothesis in columns), None)
+
+
+def _why_no_layout(columns: Collection[str]) -> str:
+    if label := _missing_label(columns):
+        return f"the pairs have no labels ({label}), so they can be neither trained on nor scored"
     known = ", or ".join(" ".join(layout.required) for layout in LAYOUTS)
-    raise BadRow(place, f"the columns are {' '.join(columns) or 'none'}; needed are {known}")
+    found = " ".join(columns)[:200] or "none"
+    return f"the columns are {found}; needed are {known}, or, without a header, three, of which the last is a label"
 
 
 def _translations(place: str, premise: Mapping[str, object], hypothesis: object) -> Iterator[_Pair]:
@@ -235,12 +317,16 @@ def _by_language(place: str, languages: object, translations: object) -> dict[st
     return dict(zip(named, texts, strict=True))
 
 
-def _label(place: str, value: object, names: Sequence[str]) -> str | None:
-    """The label, None for none that annotators agreed on. Raises BadRow."""
-    number = int(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+def _label(place: str, value: object, names: Sequence[str] | None) -> str | None:
+    """The label, None for one that annotators did not agree on. Raises BadRow."""
+    found = value.strip() if isinstance(value, str) else value
+    number = int(found) if isinstance(found, str) and NUMBER.fullmatch(found) else found
     if type(number) is not bool and number in NO_LABEL:
         return None
-    named = names[number] if type(number) is int and 0 <= number < len(names) else value
+    if type(number) is int and names is None:
+        raise BadRow(place, NUMBERS_ALONE.format(value=value))
+    names = names or XNLI_LABELS
+    named = names[number] if type(number) is int and 0 <= number < len(names) else found
     if isinstance(named, str) and named in LABEL_OF:
         return LABEL_OF[named]
     numbers = ", ".join(f"{label} ({number})" for number, label in enumerate(names))
