@@ -158,6 +158,21 @@ def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path: Path) -> None:
     assert "line 2: a quotation mark is a character of the text here, and the first line is" in refusal(pairs, path)
 
 
+def test_quotes_that_a_spreadsheet_sets_around_commas(tmp_path: Path) -> None:
+    rows = [("Yes, it is.", "It is."), ("No, never.", "Well, no."), ("So.", "It is so.")]
+    table = [tuple(f'"{each}"' if "," in each else each for each in row) for row in rows]
+    texts = ["".join(f"{first}\t{second}\tneutral\n" for first, second in some) for some in (table, table[1:])]
+    assert [each[:2] for each in pairs(written(tmp_path / "train-en.tsv", texts[0]))] == rows
+    assert [each[:2] for each in pairs(written(tmp_path / "train-en.tsv", texts[1]))] == table[1:], "too few to say"
+    bare = written(tmp_path / "train-en.tsv", texts[0] + "Oh, \tno\tneutral\n")
+    assert [each[:2] for each in pairs(bare)][:3] == table
+
+
+def test_quotes_behind_backslashes_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "train-en.tsv", 'a\tb\tneutral\n"He said \\"so\\" twice."\tc\tneutral\n')
+    assert refusal(pairs, path).startswith("train-en.tsv, line 2: a backslash stands before a quotation mark")
+
+
 def test_one_line_like_csv_among_many_that_are_not(tmp_path: Path) -> None:
     rows = [*[(f'He said "{number}".', "b", "neutral") for number in range(11)], ('"So.""Yes."', "c", "neutral")]
     for count in (12, 11):

@@ -24,6 +24,8 @@ NUMBER: Final = re.compile(r"[+-]?[0-9.]*")
 MOST_LINES: Final = 1_000  # of a record, where a file is judged
 MOST_CHARACTERS: Final = 1 << 20  # the same
 ENOUGH: Final = 100  # lines against CSV, none of which is refuted
+ENOUGH_COMMAS: Final = 3  # fields in quotes for their commas, as spreadsheets write tables at tabs
+ESCAPED: Final = r'(?:^|{0})"(?:[^"]*\\")+[^"]*"(?:{0}|$)'  # a field in quotes of Spark or of databases
 MANY_TIMES: Final = 10
 
 
@@ -32,10 +34,11 @@ def delimited(lines: Callable[[], Iterator[Line]], *, is_first: Callable[[Sequen
 
     `lines` reads the file from its start; it is read twice, in memory that does not grow with it. Quotes are CSV's, and
     are undone, if no line contradicts, and fields in quotes hold doubled quotes, delimiters or line ends, or all texts
-    are in quotes, or commas or semicolons delimit; else they are characters of the texts. A line contradicts where a
-    quote is in a field without quotes around it, is followed by text, or is never closed.
+    are in quotes, or those with commas alone, or commas or semicolons delimit; else they are characters of the texts. A
+    line contradicts where a quote is in a field without quotes around it, is followed by text, or is never closed.
 
-    Raises BadRow where both kinds of lines are in a file, unless nearly all contradict, and for records not of CSV.
+    Raises BadRow where both kinds of lines are in a file, unless nearly all contradict, for quotes behind backslashes,
+    and for records not of CSV.
     """
     for delimiter in DELIMITERS:
         plain = next((line.split(delimiter) for _, line in lines() if line), [])
@@ -84,6 +87,10 @@ class _Record:
         """Whether a field in quotation marks has one inside, doubled, or a carriage return."""
         self.is_quoted = True
         """Whether all fields but numbers are in quotation marks."""
+        self.for_commas: list[bool] = []
+        """Of each field in quotation marks, whether there is a comma inside."""
+        self.has_bare_comma = False
+        """Whether there is a comma in another field."""
 
     @property
     def is_open(self) -> bool:
@@ -114,6 +121,7 @@ class _Record:
         self._open.append(found[1])
         content, self._open = "\n".join(self._open), []
         self.needs_quotes |= QUOTE in content or "\r" in content
+        self.for_commas.append("," in content)
         self.fields.append(content.replace(QUOTE * 2, QUOTE))
         return found.end()
 
@@ -124,6 +132,7 @@ class _Record:
         if QUOTE in field:
             raise _NotCsvError
         self.is_quoted &= NUMBER.fullmatch(field) is not None
+        self.has_bare_comma |= "," in field
         self.fields.append(field)
         return end
 
@@ -164,6 +173,19 @@ class _Evidence:
     has_quotes: bool = False
     is_quoted: bool = True
     """Whether all fields but numbers are in quotation marks."""
+    n_commas: int = 0
+    """Fields in quotation marks with a comma inside."""
+    is_for_commas: bool = True
+    """Whether these are all fields in quotation marks, and all fields with a comma."""
+    n_escaped: int = 0
+    """Lines against CSV for a backslash before a quotation mark."""
+
+    def add_fields(self, record: _Record) -> None:
+        """Note which fields are in quotation marks."""
+        self.has_quotes = True
+        self.is_quoted &= record.is_quoted
+        self.n_commas += sum(record.for_commas)
+        self.is_for_commas &= all(record.for_commas) and not record.has_bare_comma
 
     def add(self, place: str, *, is_for: bool) -> None:
         """Count a line."""
@@ -180,7 +202,14 @@ class _Evidence:
         `is_plain` says that the first record is known with its quotes, `is_usual` that the delimiter is one of CSV's.
         """
         if not self.n_against:
-            return self.n_for > 0 or (self.has_quotes and (self.is_quoted or is_usual or not is_plain))
+            is_for_commas = self.is_for_commas and self.n_commas >= ENOUGH_COMMAS
+            return self.n_for > 0 or (self.has_quotes and (self.is_quoted or is_for_commas or is_usual or not is_plain))
+        if self.n_escaped == self.n_against:
+            raise BadRow(
+                self.first_against,
+                "a backslash stands before a quotation mark in a field in quotation marks, which CSV has doubled "
+                "there; write the file so",
+            )
         if is_plain and self.n_against > MANY_TIMES * self.n_for:
             return False
         where = self.first_for or "the first line"
@@ -198,6 +227,7 @@ class _Judge:
         self._lines, self._delimiter, self._width = lines, delimiter, width
         self._again: deque[Line] = deque()
         self._found = _Evidence()
+        self._escaped = re.compile(ESCAPED.format(re.escape(delimiter)))
 
     def evidence(self) -> _Evidence:
         """What the file says, as far as it must be read."""
@@ -205,8 +235,10 @@ class _Judge:
         while (line := self._next()) is not None and (found.n_for or found.n_against < ENOUGH):
             if QUOTE in line[1]:
                 self._weigh([line])
-            elif found.is_quoted:
+                continue
+            if found.is_quoted:
                 found.is_quoted = all(NUMBER.fullmatch(each) for each in line[1].split(self._delimiter))
+            found.is_for_commas = found.is_for_commas and "," not in line[1]
         return found
 
     def _next(self) -> Line | None:
@@ -220,12 +252,12 @@ class _Judge:
         fits_plainly = all(line.count(self._delimiter) + 1 == self._width for _, line in several)
         is_joined = len(several) > 1
         if fits and not (fits_plainly and is_joined):
-            self._found.has_quotes = True
-            self._found.is_quoted &= record.is_quoted
+            self._found.add_fields(record)
             if record.needs_quotes or not fits_plainly:
                 self._found.add(several[0][0], is_for=True)
         elif not is_csv or fits_plainly or is_joined:
             self._found.add(several[0][0], is_for=False)
+            self._found.n_escaped += self._escaped.search(several[0][1]) is not None
             self._again.extendleft(reversed(several[1:]))
 
     def _is_whole(self, record: _Record, several: list[Line]) -> bool:
