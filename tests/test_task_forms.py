@@ -249,6 +249,18 @@ def test_names_that_tell_the_language_of_a_table(tmp_path: Path, name: str, lang
     assert [each.language for each in open_xnli(path)] == [language]
 
 
+def test_of_one_file_the_user_knows_the_language_better_than_its_name(tmp_path: Path) -> None:
+    """Of several files the names pick those of the language that is asked for."""
+    text = "The train leaves.\tIt goes.\tentailment\n"
+    for name in ("train-en.tsv", "train-de.tsv"):
+        written(tmp_path / name, text)
+    assert [each.language for each in open_xnli(tmp_path / "train-en.tsv", language="de")] == ["de"]
+    found = list(open_xnli(str(tmp_path / "train-*.tsv"), language="de"))
+    assert [(Path(each.place.split(",")[0]).name, each.language) for each in found] == [("train-de.tsv", "de")]
+    written(tmp_path / "dev-en.tsv", "Anna\tB-PER\n")
+    assert [each.language for each in open_ner(tmp_path / "dev-en.tsv", language="de")] == ["de"]
+
+
 def test_json_lines_by_the_name_that_data_sets_give_them(tmp_path: Path) -> None:
     path = written(tmp_path / "x.json", '{"premise": "a", "hypothesis": "b", "label": 1}\n')
     assert pairs(path, language="en") == [("a", "b", "neutral")]

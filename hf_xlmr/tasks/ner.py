@@ -63,7 +63,8 @@ class NerInput:
         languages = Languages(self.name, self.language)
         with told_plainly():
             for source in self.sources:
-                for place, told, tokens, tags in _sentences(source, self.labels):
+                takes_name = languages.takes_names_of(self.sources)
+                for place, told, tokens, tags in _sentences(source, self.labels, takes_name=takes_name):
                     language = languages.of(place, told)
                     if languages.is_wanted(language):
                         yield NerExample(place, language, tuple(tokens), tuple(tags))
@@ -108,9 +109,9 @@ def check_tags(labels: Sequence[str]) -> None:
 Sentence = tuple[str, "str | None", Sequence[str], Sequence[str]]  # place, language if it is told, words, tags
 
 
-def _sentences(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sentence]:
+def _sentences(source: Source, labels: tuple[str, ...] | None, *, takes_name: bool) -> Iterator[Sentence]:
     is_table = source.is_arrow or source.kind in JSON_LINES
-    for place, told, tokens, tags in _tabular(source, labels) if is_table else _in_columns(source):
+    for place, told, tokens, tags in _tabular(source, labels) if is_table else _in_columns(source, takes_name):
         for number, tag in enumerate(tags):
             if tag not in labels if labels else not TAG.fullmatch(tag):
                 known = ", ".join(labels or ("O", "B-TYPE", "I-TYPE"))
@@ -121,7 +122,7 @@ def _sentences(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sente
 # ---- a word per line -------------------------------------------------------------------------------------------------
 
 
-def _in_columns(source: Source) -> Iterator[Sentence]:
+def _in_columns(source: Source, takes_name: bool) -> Iterator[Sentence]:
     paragraphs = _paragraphs(source)
     first = list(islice(paragraphs, JUDGED))
     if not first:
@@ -130,7 +131,7 @@ def _in_columns(source: Source) -> Iterator[Sentence]:
     if _is_wikiann(first[0]):
         yield from map(_wikiann_sentence, rest)
         return
-    told = _language_of_name(source.base_name)
+    told = _language_of_name(source.base_name) if takes_name else None
     width, is_numbered = len(_columns(first[0][0][1])), _is_numbered(first)
     for lines in rest:
         yield _conll_sentence([(place, _columns(line)) for place, line in lines], told, width, is_numbered=is_numbered)

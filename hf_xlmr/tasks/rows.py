@@ -174,6 +174,10 @@ class Languages:
         self._name, self._wanted = name, wanted and wanted.lower()
         self._found: dict[str, int] = {}
 
+    def takes_names_of(self, sources: Sequence[Source]) -> bool:
+        """Whether names of files say a language: of several they pick, of a single one the user knows better."""
+        return self._wanted is None or len(sources) > 1
+
     def of(self, place: str, told: str | None) -> str:
         """The language of the row at `place`, which may tell it. Raises BadRow where nothing does."""
         language = (told or self._wanted or "").lower()

@@ -133,7 +133,8 @@ class XnliInput:
         languages = Languages(self.name, self.language)
         with told_plainly():
             for source in self.sources:
-                told, names = _language_told(source), self.labels or _class_names(source)
+                told = _language_told(source, languages.takes_names_of(self.sources))
+                names = self.labels or _class_names(source)
                 for row in _rows(source):
                     for each in _examples(row, told, names, languages):
                         if isinstance(each, Unlabelled) and self.unlabelled == "refuse":
@@ -185,9 +186,9 @@ def check_order(labels: Sequence[str] | None) -> None:
         raise InputError(printable(f"the labels of XNLI are {', '.join(XNLI_LABELS)}, in some order, not {given:.80}"))
 
 
-def _language_told(source: Source) -> str | None:
-    """The language of all rows, where the name of the file, its folder, or the config tells it."""
-    for each in () if source.is_arrow else NAMES:
+def _language_told(source: Source, takes_name: bool) -> str | None:
+    """The language of all rows, where the name of the file, if that is taken, its folder, or the config says it."""
+    for each in NAMES if takes_name and not source.is_arrow else ():
         if found := each.fullmatch(source.base_name):
             return str(found[1] or found[2])
     name = source.base_name if source.is_data_set else source.path.parent.name
