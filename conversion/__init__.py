@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+    from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
+    from hf_xlmr.conversion.converting import ConversionReport, convert
+    from hf_xlmr.conversion.exporting import ExportReport, export
     from hf_xlmr.conversion.inspection import Inspection, inspect
-    from hf_xlmr.conversion.parity import ParityError, ParityReport
-    from hf_xlmr.conversion.recipe import ConversionReport, convert
-    from hf_xlmr.conversion.reverse import ExportReport, export
+    from hf_xlmr.conversion.proof.parity import ParityError, ParityReport
     from hf_xlmr.conversion.sentence_transformers_folder import SentenceTransformersReport, to_sentence_transformers
     from hf_xlmr.conversion.verification import verify
 

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr import __version__
-from hf_xlmr.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
-from hf_xlmr.conversion.architecture import head_oddity
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
-from hf_xlmr.conversion.plan import resolve_spectral_norm
-from hf_xlmr.conversion.recipe import convert
-from hf_xlmr.conversion.releases import download
-from hf_xlmr.conversion.sources import is_archive, open_source
-from hf_xlmr.conversion.weights import Weight, read_array
-from hf_xlmr.digests import sha256_of
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.checkpoint.weights import Weight, read_array
+from hf_xlmr.conversion.converting import convert
+from hf_xlmr.conversion.mapping.architecture import head_oddity
+from hf_xlmr.conversion.mapping.plan import resolve_spectral_norm
+from hf_xlmr.conversion.source.releases import download
+from hf_xlmr.conversion.source.sources import is_archive, open_source
 from hf_xlmr.errors import InputError, as_named
-from hf_xlmr.json_files import strict_json
-from hf_xlmr.locks import locked
-from hf_xlmr.model_shape import HEAD_PARTS
-from hf_xlmr.own_names import RELEASE_NAMES, own_name
+from hf_xlmr.files.atomic_write import replace_content
+from hf_xlmr.files.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
+from hf_xlmr.files.digests import sha256_of
+from hf_xlmr.files.json_files import strict_json
+from hf_xlmr.files.locks import locked
+from hf_xlmr.files.own_names import RELEASE_NAMES, own_name
+from hf_xlmr.model.model_shape import HEAD_PARTS
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.replaced_files import replace_content
 
 if TYPE_CHECKING:
     import numpy as np

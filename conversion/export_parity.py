@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from hf_xlmr.conversion.architecture import Architecture, Wanted
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
-from hf_xlmr.conversion.companions import DICTIONARY, LABELS, Companions, companions_of
-from hf_xlmr.conversion.dialects import canonical
-from hf_xlmr.conversion.model_folder import ModelFolder, open_model_folder
-from hf_xlmr.conversion.parity import (
+from hf_xlmr.conversion.checkpoint.legacy_names import canonical
+from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, open_model_folder
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
+from hf_xlmr.conversion.checkpoint.weights import Weight
+from hf_xlmr.conversion.exporting import network_of_folder
+from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted
+from hf_xlmr.conversion.mapping.export_plan import ReversePlan, plan_export
+from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
+from hf_xlmr.conversion.mapping.weight_map import Task
+from hf_xlmr.conversion.output.export_files import DICTIONARY, LABELS, Companions, companions_of
+from hf_xlmr.conversion.proof.parity import (
     Behaviour,
     ParityError,
     ParityReport,
@@ -19,15 +25,9 @@ from hf_xlmr.conversion.parity import (
     output_hashes,
     source_hashes,
 )
-from hf_xlmr.conversion.parts import same_bytes
-from hf_xlmr.conversion.preparation import Prepared, prepare
-from hf_xlmr.conversion.reverse import network_of_folder
-from hf_xlmr.conversion.reverse_plan import ReversePlan, plan_export
-from hf_xlmr.conversion.weight_map import Task
-from hf_xlmr.conversion.weights import Weight
-from hf_xlmr.dictionary import MASK, Dictionary
-from hf_xlmr.folder_records import ConversionRecord
+from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.tokenizer.dictionary import MASK, Dictionary
 
 __all__ = ["verify_export"]
 

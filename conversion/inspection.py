@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_xlmr.conversion.architecture import EMBEDDING, Architecture, Wanted, decide
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
-from hf_xlmr.conversion.plan import Difference, WeightPlan, parameters_of, plan_weights
-from hf_xlmr.conversion.preparation import labels_of, read_vocabulary
-from hf_xlmr.conversion.recipe import kept_options
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.dictionary_kinds import kind_of_dictionary
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.converting import kept_options
+from hf_xlmr.conversion.mapping.architecture import EMBEDDING, Architecture, Wanted, decide
+from hf_xlmr.conversion.mapping.plan import Difference, WeightPlan, parameters_of, plan_weights
+from hf_xlmr.conversion.mapping.preparation import labels_of, read_vocabulary
 from hf_xlmr.errors import HfXlmrError, UnsupportedCheckpoint, told_plainly
 from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.dictionary_kinds import kind_of_dictionary
 
 __all__ = ["Inspection", "inspect"]
 

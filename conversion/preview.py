@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from hf_xlmr.conversion.architecture import Wanted, decide
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
-from hf_xlmr.conversion.config import SpecialIds, config_of
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.mapping.architecture import Wanted, decide
+from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.errors import told_plainly
 from hf_xlmr.progress import SILENT, Progress
 

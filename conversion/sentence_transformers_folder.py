@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hf_xlmr.added_tokens import AddedTokens
-from hf_xlmr.conversion.model_folder import INDEX, SINGLE, open_model_folder, read_json
-from hf_xlmr.conversion.sentence_transformers_card import sentence_transformers_card
-from hf_xlmr.conversion.staging import staged_folder
-from hf_xlmr.durable_files import copy_contents
+from hf_xlmr.conversion.checkpoint.model_folder import INDEX, SINGLE, open_model_folder, read_json
+from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.errors import InputError, told_plainly
-from hf_xlmr.model_shape import ModelShape, Task, shape_of_config
-from hf_xlmr.placed_loading import checked_sources, shape_held
+from hf_xlmr.files.fsync import copy_contents
+from hf_xlmr.files.staging import staged_folder
+from hf_xlmr.model.model_shape import ModelShape, Task, shape_of_config
+from hf_xlmr.placement.placed_loading import checked_sources, shape_held
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.sentencepiece_model import check_models_of
+from hf_xlmr.tokenizer.added_tokens import AddedTokens
+from hf_xlmr.tokenizer.sentencepiece_model import check_models_of
 
 __all__ = ["POOLS", "SentenceTransformersReport", "to_sentence_transformers"]
 

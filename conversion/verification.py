@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
-from hf_xlmr.card_check import CARD, told_by_card
-from hf_xlmr.conversion.architecture import Wanted
-from hf_xlmr.conversion.card import CardMetadata
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.cards.card_check import CARD, told_by_card
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.converting import card_text, record_of
 from hf_xlmr.conversion.export_parity import verify_export
-from hf_xlmr.conversion.page import page_of
-from hf_xlmr.conversion.parity import (
+from hf_xlmr.conversion.mapping.architecture import Wanted
+from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
+from hf_xlmr.conversion.output.card import CardMetadata
+from hf_xlmr.conversion.proof.html_report import page_of
+from hf_xlmr.conversion.proof.parity import (
     ParityError,
     ParityReport,
     compare_companions,
@@ -22,14 +24,12 @@ from hf_xlmr.conversion.parity import (
     source_hashes,
     verify_folder,
 )
-from hf_xlmr.conversion.preparation import Prepared, prepare
-from hf_xlmr.conversion.recipe import card_text, record_of
-from hf_xlmr.durable_files import told_with_place
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
-from hf_xlmr.folder_records import CONVERSION, ConversionRecord, conversion_record_text
-from hf_xlmr.json_files import json_object
+from hf_xlmr.files.atomic_write import replace_content
+from hf_xlmr.files.fsync import told_with_place
+from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord, conversion_record_text
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.replaced_files import replace_content
 
 __all__ = ["verify"]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hf_xlmr.registration import register_with_transformers
 
 if TYPE_CHECKING:
-    from hf_xlmr.batching import collate_tokens
-    from hf_xlmr.extraction import FeatureExtractor
-    from hf_xlmr.hub_interface import XLMR
-    from hf_xlmr.tokenization import ExactTokenizer
-    from hf_xlmr.transformers_tokenizer import XLMRTokenizer
+    from hf_xlmr.features.extraction import FeatureExtractor
+    from hf_xlmr.hub_interface.batching import collate_tokens
+    from hf_xlmr.hub_interface.xlmr import XLMR
+    from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+    from hf_xlmr.tokenizer.transformers_tokenizer import XLMRTokenizer
 
 __all__ = ["XLMR", "ExactTokenizer", "FeatureExtractor", "XLMRTokenizer", "__version__", "collate_tokens"]
 

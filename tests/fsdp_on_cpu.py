@@ -12,7 +12,7 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from hf_xlmr.cli import main
+from hf_xlmr.cli.program import main
 
 
 def _backend(*_: Any, **__: Any) -> tuple[str, DistributedType]:

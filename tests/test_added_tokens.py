@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from transformers import AddedToken, AutoModelForMaskedLM, AutoTokenizer
 
 from hf_xlmr import XLMR, FeatureExtractor, XLMRTokenizer
-from hf_xlmr.added_tokens import AddedTokens, names_added_tokens
 from hf_xlmr.conversion import convert, export, to_sentence_transformers
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.doctor import examine
+from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError
-from hf_xlmr.json_edits import field_of
-from hf_xlmr.loading import ModelFiles
-from hf_xlmr.tasks.appended_rows import repeat_unknown_row
+from hf_xlmr.files.json_edits import field_of
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
+from hf_xlmr.tokenizer.added_tokens import AddedTokens, names_added_tokens
+from hf_xlmr.tokenizer.dictionary import Dictionary
 
 WORDS = ("The", "train", "leaves", "Дети", "играют", "Größe", "你好", "at night.", ",", "-", "x")
 SPACES = ("", " ", "  ", "\n", "\t", "\u3000")
@@ -333,6 +333,6 @@ def test_the_tokenizer_of_fairseqs_files_refuses(simple: Path) -> None:
 
 
 def test_a_python_tokenizer_is_told(simple: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_xlmr.added_tokens.plain_tokenizer", lambda folder: object())
+    monkeypatch.setattr("hf_xlmr.tokenizer.added_tokens.plain_tokenizer", lambda folder: object())
     with pytest.raises(InputError, match="not one of the tokenizers library"):
         AddedTokens.of(simple, rows=3000)

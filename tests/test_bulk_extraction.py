@@ -23,13 +23,13 @@ import warm_processes
 from patience import PATIENCE, until
 
 from hf_xlmr import XLMR, FeatureExtractor
-from hf_xlmr.bulk_extraction import ExtractionOptions, extract, placing_for
+from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
-from hf_xlmr.fingerprint import fingerprint
-from hf_xlmr.model_shape import shape_of
-from hf_xlmr.precision import dtype_name, native_dtype
-from hf_xlmr.processes import Processes
-from hf_xlmr.text_rows import BadRow
+from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract, placing_for
+from hf_xlmr.features.processes import Processes
+from hf_xlmr.model.fingerprint import fingerprint
+from hf_xlmr.model.model_shape import shape_of
+from hf_xlmr.model.precision import dtype_name, native_dtype
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PROGRAM = SCRIPTS / "hf-xlmr"

@@ -14,8 +14,8 @@ from factory import Checkpoint
 
 from hf_xlmr.conversion import cache
 from hf_xlmr.conversion.cache import CachedModel, converted_once
-from hf_xlmr.digests import sha256_of
 from hf_xlmr.errors import InputError
+from hf_xlmr.files.digests import sha256_of
 
 WEIGHTS = "model/model.safetensors"
 

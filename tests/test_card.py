@@ -15,14 +15,14 @@ from places import FIXTURES
 from warm_processes import PROGRAM, run
 
 from hf_xlmr.conversion import convert, open_checkpoint
-from hf_xlmr.conversion.architecture import Wanted
-from hf_xlmr.conversion.card import CardMetadata, card_of
-from hf_xlmr.conversion.preparation import prepare
-from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.conversion.mapping.architecture import Wanted
+from hf_xlmr.conversion.mapping.preparation import prepare
+from hf_xlmr.conversion.output.card import CardMetadata, card_of
 from hf_xlmr.errors import InputError
-from hf_xlmr.own_names import RELEASE_NAMES
+from hf_xlmr.files.own_names import RELEASE_NAMES
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
+from hf_xlmr.tokenizer.dictionary import Dictionary
 
 EXAMPLE = FIXTURES / "demo-card.md"
 FIGURE = re.compile(r"\b\d\.\de[+-]\d\d\b")  # of rounding, which is another on another processor

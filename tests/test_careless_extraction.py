@@ -19,9 +19,9 @@ import warm_processes
 from kills import contents
 
 from hf_xlmr import XLMR, FeatureExtractor
-from hf_xlmr.bulk_extraction import ExtractionOptions, extract
+from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
-from hf_xlmr.text_rows import BadRow
+from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract
 
 TEXTS = [f"The train {number} leaves. Дети играют." for number in range(105)]
 OPTIONS = ExtractionOptions(dtype="float32", rows_per_shard=10, device="cpu")
@@ -278,7 +278,7 @@ def test_a_text_too_long_is_named_whatever_came_before(model: Path, tmp_path: Pa
 
 PEAK = """
 import resource, sys
-from hf_xlmr.cli import main
+from hf_xlmr.cli.program import main
 try:
     main()
 finally:
@@ -312,7 +312,7 @@ def test_what_would_take_too_much_memory_is_named(model: Path, tmp_path: Path) -
 
 
 def test_standard_input_that_is_closed_is_told(cache_folder: Path, tmp_path: Path) -> None:
-    code = "import os, sys; os.close(0); sys.stdin = None\nfrom hf_xlmr.cli import main; main()"
+    code = "import os, sys; os.close(0); sys.stdin = None\nfrom hf_xlmr.cli.program import main; main()"
     done = warm_processes.run([sys.executable, "-c", code, "extract", "demo", "-", str(tmp_path / "out")])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "hf-xlmr: standard input is closed: pipe texts into it, or give a file\n"
@@ -322,7 +322,7 @@ def test_standard_input_that_is_closed_is_told(cache_folder: Path, tmp_path: Pat
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
-from hf_xlmr.cli import main
+from hf_xlmr.cli.program import main
 main()
 """
 

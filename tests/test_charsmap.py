@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hf_xlmr.conversion.charsmap import Charsmap
-from hf_xlmr.conversion.tokenizer_parts import WHITE_SPACE, Coverage, Seams, normalizer
+from hf_xlmr.conversion.tokenizer_json.charsmap import Charsmap
+from hf_xlmr.conversion.tokenizer_json.tokenizer_parts import WHITE_SPACE, Coverage, Seams, normalizer
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.sentencepiece_model import SentencePieceModel
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
 
 RULES = ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf"]
 # Deleted, mapped, composing, decomposing, joining and joined characters, first in a text or after one another.

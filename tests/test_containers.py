@@ -15,8 +15,8 @@ import torch
 from factory import Checkpoint, E, weights
 
 from hf_xlmr.conversion import open_checkpoint
-from hf_xlmr.conversion import weights as weights_module
-from hf_xlmr.conversion.weights import read_array
+from hf_xlmr.conversion.checkpoint import weights as weights_module
+from hf_xlmr.conversion.checkpoint.weights import read_array
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 
 EMBEDDING = f"{E}embed_tokens.weight"

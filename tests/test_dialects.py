@@ -12,7 +12,7 @@ from factory import Checkpoint, E, add_head, fused, half_fused, of_2019, weights
 from places import SHARED_XMOD
 
 from hf_xlmr.conversion import convert, inspect, open_checkpoint
-from hf_xlmr.conversion.weights import read_array
+from hf_xlmr.conversion.checkpoint.weights import read_array
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
 
 Model = OrderedDict[str, torch.Tensor]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_xlmr.dictionary import Dictionary
 from hf_xlmr.errors import InputError
+from hf_xlmr.tokenizer.dictionary import Dictionary
 
 XLMR_DICTIONARY = Path(__file__).resolve().parents[2] / "shared" / "data" / "xlmr-vocabulary" / "dict.txt"
 CAMEMBERT = b"<unk> 999\n<s> 999\n</s> 999\n, 999\n"

@@ -13,10 +13,10 @@ from places import FIXTURES
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, inspect
-from hf_xlmr.dictionary import SPECIAL_SYMBOLS, Dictionary
-from hf_xlmr.dictionary_kinds import kind_of_dictionary
-from hf_xlmr.doctor import examine
+from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError
+from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary_kinds import kind_of_dictionary
 
 LETTERS = string.ascii_lowercase
 TOKENIZERLESS: dict[str, tuple[Sequence[str], str]] = {

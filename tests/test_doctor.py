@@ -20,9 +20,9 @@ from warm_processes import PROGRAM
 
 import hf_xlmr
 from hf_xlmr.conversion import convert
-from hf_xlmr.doctor import CHECKS, examine
+from hf_xlmr.doctor.examination import CHECKS, examine
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.json_edits import with_fields
+from hf_xlmr.files.json_edits import with_fields
 from hf_xlmr.pipeline import TASK
 
 GIGABYTE = 10**9

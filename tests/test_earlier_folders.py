@@ -18,12 +18,12 @@ from places import FIXTURES
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export, verify
-from hf_xlmr.doctor import examine
+from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.folder_records import CONVERSION, FINETUNING, NEWEST, ConversionRecord
-from hf_xlmr.folder_to_push import look_at
-from hf_xlmr.loading import ModelFiles
-from hf_xlmr.recorded_files import Standing
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, NEWEST, ConversionRecord
+from hf_xlmr.model.provenance import Standing
+from hf_xlmr.publishing.folder_to_push import look_at
 from hf_xlmr.tasks.training import FinetuningOptions, finetune
 
 EARLIER = FIXTURES / "earlier"

@@ -24,21 +24,21 @@ from warm_processes import PROGRAM, run
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
-from hf_xlmr.loading import find_model
-from hf_xlmr.tasks.encoding import IGNORED, Features, collate, encode_pairs, encode_words
-from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
-from hf_xlmr.tasks.mlqa import Answer, QuestionExample
-from hf_xlmr.tasks.ner import NerExample
-from hf_xlmr.tasks.question_answering import (
+from hf_xlmr.hub_interface.loading import find_model
+from hf_xlmr.tasks.encoding.encoding import IGNORED, Features, collate, encode_pairs, encode_words
+from hf_xlmr.tasks.encoding.question_answering import (
     QuestionOptions,
     Window,
     best_answers,
     encode_questions,
     windows_of,
 )
-from hf_xlmr.tasks.task_steps import STEPS
+from hf_xlmr.tasks.encoding.task_steps import STEPS
+from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
+from hf_xlmr.tasks.mlqa import Answer, QuestionExample
+from hf_xlmr.tasks.ner import NerExample
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XnliExample, open_xnli
-from hf_xlmr.tokenization import ExactTokenizer
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
 

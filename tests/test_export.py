@@ -25,13 +25,14 @@ from fairseq_recipes.exported import CASES, ENVIRONMENTS, ask, digest, export_al
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
 
-from hf_xlmr.conversion import ParityError, ParityReport, convert, export, open_checkpoint, torch_writer, verify
-from hf_xlmr.conversion.parts import same_bytes
-from hf_xlmr.conversion.reference import Reference
-from hf_xlmr.conversion.weights import Constant, read_array
-from hf_xlmr.conversion.writer import write_weights
-from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.conversion import ParityError, ParityReport, convert, export, open_checkpoint, verify
+from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
+from hf_xlmr.conversion.checkpoint.weights import Constant, read_array
+from hf_xlmr.conversion.output import torch_writer
+from hf_xlmr.conversion.output.safetensors_writer import write_weights
+from hf_xlmr.conversion.proof.reference import Reference
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
+from hf_xlmr.tokenizer.dictionary import Dictionary
 
 ANSWERS = json.loads((FIXTURES / "exported" / "answers.json").read_text(encoding="utf-8"))
 PROGRAM = Path(sys.executable).with_name("hf-xlmr")

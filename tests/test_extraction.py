@@ -23,13 +23,13 @@ from places import FIXTURES, SHARED_CHECKPOINTS
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
-from hf_xlmr.kernel_choice import remembered_kernel
-from hf_xlmr.linear_kernels import KERNELS, PLAIN, fastest_kernel, offered_kernels
-from hf_xlmr.overlap import handed_over, prefetched
-from hf_xlmr.packing import pack
-from hf_xlmr.pooling import Pooling, pooled_batch
-from hf_xlmr.precision import device_name, is_native, native_dtype
-from hf_xlmr.windows import OnLong, TextTooLong, WindowMaker
+from hf_xlmr.features.background import handed_over, prefetched
+from hf_xlmr.features.chunks import OnLong, TextTooLong, WindowMaker
+from hf_xlmr.features.kernel_choice import remembered_kernel
+from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, fastest_kernel, offered_kernels
+from hf_xlmr.features.packing import pack
+from hf_xlmr.features.pooling import Pooling, pooled_batch
+from hf_xlmr.model.precision import device_name, is_native, native_dtype
 
 TOLERANCE = 1e-5
 NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
@@ -229,7 +229,7 @@ KERNELS_OF_AVX2 = """
 import sys, torch
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
-from hf_xlmr.linear_kernels import offered_kernels
+from hf_xlmr.features.linear_kernels import offered_kernels
 
 xlmr = XLMR.from_pretrained("demo").eval()
 for dtype in ("float32", "bfloat16", "float16"):
@@ -328,7 +328,7 @@ def test_a_stream_without_an_end_is_read_only_as_far_as_needed(demo: XLMR) -> No
 def test_windows_do_not_change_what_comes_out(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = TEXTS * 100
     expected = FeatureExtractor(demo)(texts)
-    monkeypatch.setattr("hf_xlmr.windows.TEXTS_PER_WINDOW", 7)
+    monkeypatch.setattr("hf_xlmr.features.chunks.TEXTS_PER_WINDOW", 7)
     extractor = FeatureExtractor(demo)
     assert len(list(extractor.windows(texts))) == -(-len(texts) // 7)
     np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)
@@ -337,7 +337,7 @@ def test_windows_do_not_change_what_comes_out(demo: XLMR, monkeypatch: pytest.Mo
 def test_windows_of_few_tokens_lose_no_text(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = TEXTS * 10
     expected = FeatureExtractor(demo)(texts)
-    monkeypatch.setattr("hf_xlmr.extraction.TOKENS_PER_WINDOW", 50)
+    monkeypatch.setattr("hf_xlmr.features.extraction.TOKENS_PER_WINDOW", 50)
     extractor = FeatureExtractor(demo)
     windows = list(extractor.windows(texts))
     assert all(window.tokens <= 50 or window.texts == 1 for window in windows) and len(windows) > 20
@@ -452,15 +452,15 @@ def test_a_kernel_is_measured_once_on_a_machine(monkeypatch: pytest.MonkeyPatch,
     """Otherwise a run that goes on after a break might round otherwise than before it."""
     asked = {"tokens": 2048, "dtype": torch.float32, "device": torch.device("cpu"), "activation": "gelu"}
     answers = iter(["onednn", "plain"])
-    monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: next(answers))
+    monkeypatch.setattr("hf_xlmr.features.kernel_choice.fastest_kernel", lambda *_sizes, **_more: next(answers))
     assert remembered_kernel(1024, 4096, **asked) == remembered_kernel(1024, 4096, **asked) == "onednn"
     assert remembered_kernel(1024, 8192, **asked) == "plain"
     assert remembered_kernel(64, 256, **asked) == PLAIN  # too small to matter
-    monkeypatch.setattr("hf_xlmr.kernel_choice.offered_kernels", lambda *_given: (PLAIN,))
-    monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: PLAIN)
+    monkeypatch.setattr("hf_xlmr.features.kernel_choice.offered_kernels", lambda *_given: (PLAIN,))
+    monkeypatch.setattr("hf_xlmr.features.kernel_choice.fastest_kernel", lambda *_sizes, **_more: PLAIN)
     assert remembered_kernel(1024, 4096, **asked) == PLAIN  # the cache is of a machine that runs others
     monkeypatch.setenv("HF_XLMR_CACHE", "/proc/nowhere")
-    monkeypatch.setattr("hf_xlmr.kernel_choice.fastest_kernel", lambda *_sizes, **_more: "onednn")
+    monkeypatch.setattr("hf_xlmr.features.kernel_choice.fastest_kernel", lambda *_sizes, **_more: "onednn")
     assert remembered_kernel(1024, 4096, **asked) == "onednn"
 
 

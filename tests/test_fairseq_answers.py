@@ -107,7 +107,7 @@ def dictionary_size(sample: Path) -> int:
     golden = json.loads((sample / "golden.json").read_text(encoding="utf-8"))
     if "dictionary_size" in golden:
         return int(golden["dictionary_size"])
-    from hf_xlmr.dictionary import Dictionary
+    from hf_xlmr.tokenizer.dictionary import Dictionary
 
     return len(Dictionary.parse((sample / "dict.txt").read_bytes(), name="dict.txt").with_mask())
 

@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 import pytest
 from kills import contents
 
-from hf_xlmr import feature_files
+from hf_xlmr.data.text_rows import TextRow
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.feature_store import FeatureStore
-from hf_xlmr.shard_writer import ShardWriter, TextsDigest
-from hf_xlmr.text_rows import TextRow
+from hf_xlmr.features import feature_files
+from hf_xlmr.features.feature_store import FeatureStore
+from hf_xlmr.features.shard_writer import ShardWriter, TextsDigest
 
 JOB = {"model": "abc", "options": {"pool": "mean", "layers": [-1]}}
 KINDS = pytest.mark.parametrize("kind", ["parquet", "npy"])
@@ -735,9 +735,9 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_feature_store as tests
-from hf_xlmr import feature_files
+from hf_xlmr.features import feature_files
 from hf_xlmr.errors import HfXlmrError
-from hf_xlmr.feature_store import FeatureStore
+from hf_xlmr.features.feature_store import FeatureStore
 import pyarrow.parquet
 
 folder, kind, rows, first, count, finishes = sys.argv[1:]

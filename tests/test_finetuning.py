@@ -29,24 +29,24 @@ from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
 from warm_processes import PROGRAM, run
 
 from hf_xlmr import XLMR
-from hf_xlmr.card_check import check_card
+from hf_xlmr.cards.card_check import check_card
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.processes import DeviceProcesses, Processes
-from hf_xlmr.tasks import devices
-from hf_xlmr.tasks.adapters import merged, with_adapters
+from hf_xlmr.features.processes import DeviceProcesses, Processes
+from hf_xlmr.hub_interface.loading import ModelFiles, find_model
+from hf_xlmr.tasks.encoding.task_data import DataSource
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, evaluate_data
-from hf_xlmr.tasks.finetuned_card import base_model_of
-from hf_xlmr.tasks.finetuned_folder import FinetunedFolder
+from hf_xlmr.tasks.fitting import devices
+from hf_xlmr.tasks.fitting.adapters import merged, with_adapters
+from hf_xlmr.tasks.fitting.finetuned_card import base_model_of
+from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder
+from hf_xlmr.tasks.fitting.recipes import RECIPES
+from hf_xlmr.tasks.fitting.task_models import head_of, load_network
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
 from hf_xlmr.tasks.ner import NerExample
-from hf_xlmr.tasks.prediction_files import write_columns
-from hf_xlmr.tasks.recipes import RECIPES
+from hf_xlmr.tasks.output.prediction_files import write_columns
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_table import tables_of
-from hf_xlmr.tasks.task_data import DataSource
-from hf_xlmr.tasks.task_models import head_of, load_network
 from hf_xlmr.tasks.training import FinetuningOptions, FinetuningReport, finetune
 
 ENDINGS = {"xnli": "SequenceClassification", "mlqa": "QuestionAnswering", "ner": "TokenClassification"}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.fingerprint import SMALL, WHOLE, fingerprint
+from hf_xlmr.model.fingerprint import SMALL, WHOLE, fingerprint
 
 WEIGHTS = "model.safetensors"
 LARGE = (9 * SMALL // 1024, 256)  # of float32: 9 MiB

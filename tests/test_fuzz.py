@@ -23,7 +23,7 @@ from fuzzing.run import CONVERTED_PART, Runner, shares, table, warm
 from fuzzing.seeds import KINDS, OF_DOORS, mutant, sources
 
 from hf_xlmr.conversion import convert, inspect
-from hf_xlmr.conversion import weights as weights_module
+from hf_xlmr.conversion.checkpoint import weights as weights_module
 from hf_xlmr.errors import InputError, IntegrityError
 
 INPUTS = 1500
@@ -163,7 +163,7 @@ def test_the_command_saves_what_it_finds(tmp_path: Path) -> None:
     program = Path(kills.__file__).parent / "fuzzing" / "run.py"
     planted = tmp_path / "sitecustomize.py"
     planted.write_text(
-        "import hf_xlmr.dictionary as d\n"
+        "import hf_xlmr.tokenizer.dictionary as d\n"
         "def lines(data, *, name):\n"
         "    raise KeyError(name)\n"
         "    yield\n"
@@ -252,7 +252,7 @@ def test_a_full_disk_loses_nothing(
     (old / "config.json").write_text("{}")
     if spare:
         monkeypatch.setattr(
-            "hf_xlmr.conversion.recipe.shutil.disk_usage", lambda _path: shutil._ntuple_diskusage(spare, 0, spare)
+            "hf_xlmr.conversion.converting.shutil.disk_usage", lambda _path: shutil._ntuple_diskusage(spare, 0, spare)
         )
     with pytest.raises(InputError, match="free" if not spare else "No space left on device"):
         convert(source, old, verify=False, overwrite=True)
@@ -265,7 +265,7 @@ def test_a_full_disk_loses_nothing(
 
 LIMITED = """
 import resource, signal, sys
-from hf_xlmr.cli import main
+from hf_xlmr.cli.program import main
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))

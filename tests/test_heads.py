@@ -13,14 +13,14 @@ from torch.nn.functional import linear
 from transformers import AutoModelForSequenceClassification
 
 from hf_xlmr import XLMR
+from hf_xlmr.cli.flags import in_flags
 from hf_xlmr.conversion import ConversionReport, convert, inspect
-from hf_xlmr.encoder import UnknownHead
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint
-from hf_xlmr.flags import in_flags
-from hf_xlmr.head_kinds import HeadKind, is_multi_label, kind_of_head
-from hf_xlmr.loading import find_model
-from hf_xlmr.tasks.recipes import recipe_of
-from hf_xlmr.tasks.task_models import head_of
+from hf_xlmr.hub_interface.encoder import UnknownHead
+from hf_xlmr.hub_interface.loading import find_model
+from hf_xlmr.model.head_kinds import HeadKind, is_multi_label, kind_of_head
+from hf_xlmr.tasks.fitting.recipes import recipe_of
+from hf_xlmr.tasks.fitting.task_models import head_of
 
 TOKENS = torch.tensor([[0, 7, 8, 9, 2], [0, 5, 2, 1, 1]])
 TAGGING = {"task": "sequence_tagging", "criterion": "sequence_tagging", "classification_head_name": "tags"}

@@ -22,7 +22,7 @@ from places import CHECKOUT, FIXTURES, SHARED, SHARED_CHECKPOINTS, needs_shared
 from hf_xlmr import XLMR, collate_tokens
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.hub_interface import TokensTooLong, UnknownHead
+from hf_xlmr.hub_interface.xlmr import TokensTooLong, UnknownHead
 
 TOLERANCE = 1e-5
 NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
@@ -144,7 +144,7 @@ def test_the_recorded_example_of_the_last_pre_norm_layer(loaded: dict[str, XLMR]
 @needs_shared
 def test_the_recorded_answers_on_the_real_vocabulary() -> None:
     from hf_xlmr import ExactTokenizer
-    from hf_xlmr.dictionary import Dictionary
+    from hf_xlmr.tokenizer.dictionary import Dictionary
 
     folder = SHARED / "data" / "xlmr-vocabulary"
     dictionary = Dictionary.parse((folder / "dict.txt").read_bytes(), name="dict.txt").with_mask()

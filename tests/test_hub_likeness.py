@@ -21,7 +21,7 @@ from places import FIXTURES
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
-from hf_xlmr.conversion.weight_map import ENCODER, FAMILIES, LM_HEAD
+from hf_xlmr.conversion.mapping.weight_map import ENCODER, FAMILIES, LM_HEAD
 from hf_xlmr.errors import InputError
 
 ANSWERS = json.loads((FIXTURES / "interface" / "answers.json").read_text(encoding="utf-8"))

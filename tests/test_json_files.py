@@ -14,11 +14,11 @@ from places import CHECKOUT, FIXTURES
 
 from hf_xlmr.conversion import convert, export, verify
 from hf_xlmr.conversion.sentence_transformers_folder import to_sentence_transformers
-from hf_xlmr.doctor import examine
+from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.hub_interface import XLMR
-from hf_xlmr.json_files import DEEPEST, LONGEST_NUMBER, MOST_VALUES, json_object, strict_json
-from hf_xlmr.model_shape import shape_of
+from hf_xlmr.files.json_files import DEEPEST, LONGEST_NUMBER, MOST_VALUES, json_object, strict_json
+from hf_xlmr.hub_interface.xlmr import XLMR
+from hf_xlmr.model.model_shape import shape_of
 
 FAULTS: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "Expecting value"),
@@ -60,7 +60,7 @@ def test_a_fault_is_one_sentence(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_beyond_all_measure_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_xlmr.json_files.LARGEST", 1 << 20)
+    monkeypatch.setattr("hf_xlmr.files.json_files.LARGEST", 1 << 20)
     (tmp_path / "config.json").write_bytes(b'{"a": 1}' + b" " * (1 << 20))
     with pytest.raises(IntegrityError, match="more than 1 MB"):
         json_object(tmp_path / "config.json")

@@ -13,8 +13,9 @@ import transformers
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
 
-from hf_xlmr.conversion import convert, layerwise
-from hf_xlmr.conversion.layerwise import layerwise_network
+from hf_xlmr.conversion import convert
+from hf_xlmr.conversion.proof import layerwise
+from hf_xlmr.conversion.proof.layerwise import layerwise_network
 from hf_xlmr.errors import IntegrityError
 
 ROUNDING = 1e-5  # of the largest: what two orders of adding up products may differ by
@@ -75,7 +76,7 @@ def test_a_weight_that_transformers_would_miss_or_ignore_is_an_error(change: str
 PROGRAM = """
 import sys, torch
 from pathlib import Path
-from hf_xlmr.conversion.layerwise import layerwise_network
+from hf_xlmr.conversion.proof.layerwise import layerwise_network
 
 def peak():
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

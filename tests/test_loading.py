@@ -25,8 +25,8 @@ from places import FIXTURES, SHARED, needs_shared
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
-from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.transformers_tokenizer import XLMRTokenizer
+from hf_xlmr.hub_interface.loading import ModelFiles, find_model
+from hf_xlmr.tokenizer.transformers_tokenizer import XLMRTokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -429,7 +429,7 @@ def test_damage_in_a_cache_is_told_by_the_users_own_name(
     (tmp_path / "hidden" / "heads").write_bytes(safetensors.numpy.save({}))
     heads = tmp_path / "hidden" / "heads" if kind == "conversion" else None
     found = ModelFiles(folder, asked_for="mine", heads_file=heads)
-    monkeypatch.setattr("hf_xlmr.hub_interface.find_model", lambda *_given, **_named: found)
+    monkeypatch.setattr("hf_xlmr.hub_interface.xlmr.find_model", lambda *_given, **_named: found)
     with pytest.raises((InputError, IntegrityError)) as caught:
         XLMR.from_pretrained("mine").task  # noqa: B018
     assert "hidden" not in str(caught.value) and "mine" in str(caught.value)

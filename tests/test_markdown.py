@@ -14,12 +14,12 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from places import FIXTURES
 
-from hf_xlmr.card_check import check_card
+from hf_xlmr.cards.card_check import check_card
+from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.conversion import convert, verify
-from hf_xlmr.conversion.sentence_transformers_card import sentence_transformers_card
+from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.errors import printable
-from hf_xlmr.markdown import as_code, as_text, as_yaml
-from hf_xlmr.tasks.finetuned_card import finetuned_card
+from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 from hf_xlmr.tasks.results_plot import figure_of, plot_results

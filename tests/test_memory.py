@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.memory import CPU, DISK, available_memory, in_order, parse_max_memory, parse_size, told_size
+from hf_xlmr.files.memory import CPU, DISK, available_memory, in_order, parse_max_memory, parse_size, told_size
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, inspect, open_checkpoint
-from hf_xlmr.conversion.sources import open_source
+from hf_xlmr.conversion.source.sources import open_source
 from hf_xlmr.errors import InputError
 
 BERT = b'{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'

@@ -118,7 +118,7 @@ def test_it_is_small(wheel: zipfile.ZipFile) -> None:
 def test_the_program_and_the_facts_about_it(wheel: zipfile.ZipFile) -> None:
     points = ConfigParser()
     points.read_string(record(wheel, "entry_points.txt").decode())
-    assert dict(points["console_scripts"]) == {"hf-xlmr": "hf_xlmr.cli:main"}
+    assert dict(points["console_scripts"]) == {"hf-xlmr": "hf_xlmr.cli.program:main"}
     facts = metadata(wheel)
     assert (facts["Name"], facts["Version"]) == ("hf-xlmr", __version__)
     assert facts["License-Expression"] == "MIT" or facts["License"] == "MIT"
@@ -144,7 +144,7 @@ def test_from_the_wheel_alone_the_demo_is_inspected(wheel: zipfile.ZipFile, tmp_
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "sys.meta_path[:] = [each for each in sys.meta_path if 'editable' not in repr(each).lower()]\n"
-        "from hf_xlmr.conversion import convert, recipe\n"
+        "from hf_xlmr.conversion import convert; from hf_xlmr.conversion import converting as recipe\n"
         "print(recipe.__file__); print(convert('demo', 'out', verify=False).class_name)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

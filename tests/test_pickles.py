@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hf_xlmr.conversion.pickles import Global, Inert, StorageRef, TensorRef, read_pickle
+from hf_xlmr.conversion.checkpoint.pickles import Global, Inert, StorageRef, TensorRef, read_pickle
 from hf_xlmr.errors import IntegrityError
 
 STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from test_model_shape import FAMILIES, config_of
 
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
-from hf_xlmr.memory import CPU, DISK
-from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
-from hf_xlmr.placed_loading import INDEX, check_weights, load_placed, load_whole
-from hf_xlmr.sharding import plan_placement
+from hf_xlmr.files.memory import CPU, DISK
+from hf_xlmr.model.model_shape import ModelShape, Task, shape_of, shape_of_config
+from hf_xlmr.placement.placed_loading import INDEX, check_weights, load_placed, load_whole
+from hf_xlmr.placement.planner import plan_placement
 
 BENCHMARK = TESTS / "benchmarks" / "loading.py"
 SMALLER = {"num_hidden_layers": 4, "hidden_size": 16}

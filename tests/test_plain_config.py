@@ -12,14 +12,14 @@ import torch
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
-from hf_xlmr.conversion.layerwise import layerwise_network
+from hf_xlmr.conversion.proof.layerwise import layerwise_network
 from hf_xlmr.errors import InputError
-from hf_xlmr.loading import ModelFiles
-from hf_xlmr.memory import CPU, DISK
-from hf_xlmr.placed_loading import load_placed, load_whole
-from hf_xlmr.plain_config import REACHING, plain_config
-from hf_xlmr.tasks.recipes import RECIPES
-from hf_xlmr.tasks.task_models import TaskHead, load_network
+from hf_xlmr.files.memory import CPU, DISK
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.model.plain_config import REACHING, plain_config
+from hf_xlmr.placement.placed_loading import load_placed, load_whole
+from hf_xlmr.tasks.fitting.recipes import RECIPES
+from hf_xlmr.tasks.fitting.task_models import TaskHead, load_network
 
 KERNEL = "somebody/attention"
 PLANTED: dict[str, Any] = {

@@ -20,12 +20,12 @@ import transformers
 from local_hub import FOREIGN, GOOD_TOKEN, READ_TOKEN, Fault, LocalHub, running_hub
 from patience import PATIENCE
 
-from hf_xlmr import hub_errors
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
-from hf_xlmr.folder_to_push import look_at
-from hf_xlmr.hub_errors import HubRefusal, told_by_the_hub
-from hf_xlmr.publishing import PushReport, Standing, plan_push, push
+from hf_xlmr.hub import hub_errors
+from hf_xlmr.hub.hub_errors import HubRefusal, told_by_the_hub
+from hf_xlmr.publishing.folder_to_push import look_at
+from hf_xlmr.publishing.pushing import PushReport, Standing, plan_push, push
 
 PROGRAM = Path(sys.executable).with_name("hf-xlmr")
 REPO = "me/model"

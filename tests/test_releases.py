@@ -27,11 +27,11 @@ import pytest
 from patience import PATIENCE, until
 from places import FIXTURES
 
-from hf_xlmr.cache_folder import cache_folder
-from hf_xlmr.conversion import releases
-from hf_xlmr.conversion.releases import Patience, download, release_address
+from hf_xlmr.conversion.source import releases
+from hf_xlmr.conversion.source.releases import Patience, download, release_address
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.own_names import RELEASE_NAMES
+from hf_xlmr.files.cache_folder import cache_folder
+from hf_xlmr.files.own_names import RELEASE_NAMES
 
 QUICK = Patience(pauses=(0.01, 0.01, 0.01, 0.01), timeout=PATIENCE)
 BODY = b"\x1f\x8b" + random.Random(1).randbytes(300_000)
@@ -642,7 +642,7 @@ def test_the_home_of_nobody_is_a_sentence(home: str, monkeypatch: pytest.MonkeyP
         got()
 
 
-DOWNLOADER = "from hf_xlmr.conversion.releases import download; print(download('xlmr.base'))"
+DOWNLOADER = "from hf_xlmr.conversion.source.releases import download; print(download('xlmr.base'))"
 
 
 def test_two_processes_make_one_download(shelf: Shelf) -> None:

@@ -11,10 +11,11 @@ import pytest
 from kills import contents
 from safetensors.torch import load_file, save_file
 
-from hf_xlmr import XLMR, extraction
-from hf_xlmr.bulk_extraction import ExtractionOptions, ExtractionReport, extract
+from hf_xlmr import XLMR
+from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.text_rows import BadRow
+from hf_xlmr.features import extraction
+from hf_xlmr.features.bulk_extraction import ExtractionOptions, ExtractionReport, extract
 
 TEXTS = [f"The train {number} leaves. Дети играют." for number in range(25)]
 OPTIONS = ExtractionOptions(dtype="float32", rows_per_shard=10, device="cpu")

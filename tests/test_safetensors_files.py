@@ -16,12 +16,12 @@ from safetensors.numpy import save
 
 from hf_xlmr.conversion import convert, export, verify
 from hf_xlmr.conversion.sentence_transformers_folder import to_sentence_transformers
-from hf_xlmr.doctor import examine
+from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.fingerprint import fingerprint
-from hf_xlmr.hub_interface import XLMR
-from hf_xlmr.safetensors_files import TensorEntry, file_header, shards_of
-from hf_xlmr.tasks.appended_rows import repeat_unknown_row
+from hf_xlmr.hub_interface.xlmr import XLMR
+from hf_xlmr.model.fingerprint import fingerprint
+from hf_xlmr.model.safetensors_files import TensorEntry, file_header, shards_of
+from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

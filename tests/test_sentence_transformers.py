@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from warm_processes import PROGRAM
 
 from hf_xlmr import XLMR, FeatureExtractor
-from hf_xlmr.card_check import check_card
+from hf_xlmr.cards.card_check import check_card
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.conversion.sentence_transformers_folder import POOLS
 from hf_xlmr.errors import HfXlmrError, InputError

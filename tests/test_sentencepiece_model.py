@@ -16,12 +16,12 @@ from places import FIXTURES
 
 from hf_xlmr.conversion import convert, export, inspect, verify
 from hf_xlmr.conversion.sentence_transformers_folder import to_sentence_transformers
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.doctor import examine
+from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import HfXlmrError, IntegrityError
-from hf_xlmr.hub_interface import XLMR
-from hf_xlmr.sentencepiece_model import LONGEST_VALUE, SentencePieceModel
-from hf_xlmr.tokenization import ExactTokenizer
+from hf_xlmr.hub_interface.xlmr import XLMR
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import LONGEST_VALUE, SentencePieceModel
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 BYTES = b"".join(piece(f"<0x{value:02X}>", 0, 6) for value in range(256))
 A = piece("a")
@@ -184,7 +184,7 @@ def test_sentencepieces_log_is_silent(capfd: pytest.CaptureFixture[str]) -> None
 def test_it_is_imported_where_warnings_are_errors() -> None:
     code = (
         "import sys, warnings\n"
-        "from hf_xlmr.sentencepiece_model import import_sentencepiece\n"
+        "from hf_xlmr.tokenizer.sentencepiece_model import import_sentencepiece\n"
         "assert import_sentencepiece().__name__ == 'sentencepiece'\n"
         "try:\n    warnings.warn('still an error', stacklevel=1)\nexcept UserWarning:\n    sys.exit(0)\nsys.exit(1)\n"
     )

@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.memory import CPU, DISK, Device, parse_max_memory
-from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
-from hf_xlmr.sharding import (
+from hf_xlmr.files.memory import CPU, DISK, Device, parse_max_memory
+from hf_xlmr.model.model_shape import ModelShape, Task, shape_of, shape_of_config
+from hf_xlmr.placement.planner import (
     DoesNotFit,
     Placement,
     activation_bytes,
@@ -46,7 +46,7 @@ def used(placement: Placement) -> dict[Device, int]:
 @pytest.fixture
 def without_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy models are a thousand times smaller than what cuBLAS takes."""
-    monkeypatch.setattr("hf_xlmr.sharding.GPU_WORKSPACE", 0)
+    monkeypatch.setattr("hf_xlmr.placement.planner.GPU_WORKSPACE", 0)
 
 
 # ---- the best layout -------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_xlmr.conversion.slices import FileSlice
-from hf_xlmr.conversion.sources import SourceFiles, open_source
+from hf_xlmr.conversion.source.slices import FileSlice
+from hf_xlmr.conversion.source.sources import SourceFiles, open_source
 from hf_xlmr.errors import InputError, IntegrityError
 
 MODEL = b"\x80\x02" + random.Random(0).randbytes(70_001)

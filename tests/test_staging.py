@@ -21,15 +21,16 @@ from patience import PATIENCE
 from safetensors.torch import load_file
 
 from hf_xlmr.conversion import convert
-from hf_xlmr.conversion.staging import staged_folder
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
+from hf_xlmr.files.staging import staged_folder
 
 # A conversion in a process of its own that stops at a chosen place: it says so, and waits for its input to end.
 HARNESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from contextlib import nullcontext
-from hf_xlmr.conversion import convert, staging
+from hf_xlmr.conversion import convert
+from hf_xlmr.files import staging
 from hf_xlmr.errors import HfXlmrError
 
 source, output, place, overwrite = sys.argv[1:]
@@ -221,7 +222,7 @@ def test_overwrite_replaces_the_whole_model(
 ) -> None:
     """In one exchange where the system has it, in two renames where it has not; nothing of the old one stays."""
     if not can_exchange:
-        monkeypatch.setattr("hf_xlmr.conversion.staging._exchange", lambda one, other: False)
+        monkeypatch.setattr("hf_xlmr.files.staging._exchange", lambda one, other: False)
     convert(source, home / "out", verify=False, max_shard_size="4KB")
     (home / "out" / "mine.txt").write_text("added by hand")
     convert(other_source(tmp_path), home / "new", verify=False)
@@ -354,7 +355,7 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 sys.argv = ["hf-xlmr", *sys.argv[1:]]
-from hf_xlmr.cli import main
+from hf_xlmr.cli.program import main
 main()
 """
 
@@ -538,7 +539,7 @@ def test_without_an_exchange_a_failing_rename_gives_the_old_folder_back(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on file systems that cannot swap two names in one step."""
-    from hf_xlmr.conversion import staging
+    from hf_xlmr.files import staging
 
     output = tmp_path / "model"
     output.mkdir()

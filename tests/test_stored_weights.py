@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import hf_xlmr.stored_weights
+import hf_xlmr.model.stored_weights
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.stored_weights import ALIGNMENT, OffloadedWeights, StoredWeight
+from hf_xlmr.model.stored_weights import ALIGNMENT, OffloadedWeights, StoredWeight
 
 WEIGHT = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
 
@@ -49,7 +49,7 @@ def test_what_lies_right_stays_mapped_unless_it_shall_not(tmp_path: Path) -> Non
 def test_bands_give_the_cast_of_the_whole(
     dtype: torch.dtype, band: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hf_xlmr.stored_weights, "BAND_BYTES", band)
+    monkeypatch.setattr(hf_xlmr.model.stored_weights, "BAND_BYTES", band)
     assert torch.equal(StoredWeight(file_at(8, tmp_path), "weight").on_cpu(dtype), WEIGHT.to(dtype))
 
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.encoding.task_data import Reading, read_task_data
 from hf_xlmr.tasks.metrics import mlqa_rules, score_answers
 from hf_xlmr.tasks.mlqa import MisalignedAnswers, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner
-from hf_xlmr.tasks.task_data import Reading, read_task_data
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XNLI_LANGUAGES, open_xnli
-from hf_xlmr.text_rows import BadRow
 
 PAIRS = {  # "The shop is open." and "One can buy bread." in the languages of XNLI
     "en": ("The shop is open.", 'One can buy "bread.'),
@@ -209,7 +209,7 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path) -> None:
     """As `load_dataset(..., streaming=True)` gives it for a name of the Hub; some know their columns, some do not."""
     from datasets import IterableDataset, load_dataset
 
-    from hf_xlmr.tasks.rows import Source
+    from hf_xlmr.data.columns import Source
     from hf_xlmr.tasks.xnli import XnliInput
 
     rows = [dict(zip(("premise", "hypothesis", "label"), row, strict=True)) for row in THREE]

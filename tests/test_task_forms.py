@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.encoding.task_data import Reading, read_task_data
 from hf_xlmr.tasks.example_data import example_data
 from hf_xlmr.tasks.mlqa import open_questions
 from hf_xlmr.tasks.ner import open_ner
-from hf_xlmr.tasks.task_data import Reading, read_task_data
 from hf_xlmr.tasks.xnli import open_xnli
 
 Pairs = list[tuple[str, str, str]]

@@ -16,11 +16,11 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hf_xlmr.console import show_results
+from hf_xlmr.cli.console import show_results
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.metrics import MLQA_RULES
-from hf_xlmr.tasks.published import PUBLISHED
+from hf_xlmr.tasks.output.published import PUBLISHED
 from hf_xlmr.tasks.results import TASK_METRICS, TaskResults
 from hf_xlmr.tasks.results_card import card_section, eval_results, put_results_in_card
 from hf_xlmr.tasks.results_plot import figure_of, plot_results

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_xlmr import arrow_texts
+from hf_xlmr.data import arrow_texts
+from hf_xlmr.data.text_files import TextInput, open_texts
+from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
-from hf_xlmr.text_files import TextInput, open_texts
-from hf_xlmr.text_rows import BadRow
 
 TEXTS = [
     "Hello world!",
@@ -257,7 +257,7 @@ def unfolding(folder: Path) -> dict[str, str | int]:
 READ_ALL = """
 import sys
 from hf_xlmr.errors import InputError
-from hf_xlmr.text_files import open_texts
+from hf_xlmr.data.text_files import open_texts
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024
 try:
@@ -283,7 +283,7 @@ def test_small_files_that_unfold_take_little_memory(tmp_path: Path) -> None:
 
 STREAM = """
 import sys
-from hf_xlmr.text_files import open_texts
+from hf_xlmr.data.text_files import open_texts
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 opened, rows = open_texts(sys.argv[1]), 0
@@ -523,7 +523,7 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 LEFT_OPEN = """
 import builtins, sys
-from hf_xlmr.text_files import open_texts
+from hf_xlmr.data.text_files import open_texts
 builtins.rows = iter(open_texts(sys.argv[1]))  # what is cleared last, when nothing can be imported any more
 next(builtins.rows)
 """
@@ -538,7 +538,7 @@ def test_a_reader_that_is_open_when_python_ends_is_silent(tmp_path: Path, name: 
 
 
 def test_a_name_of_the_hub_that_cannot_be_reached(tmp_path: Path) -> None:
-    code = "from hf_xlmr.text_files import open_texts\nopen_texts('nobody-here/no-such-data')"
+    code = "from hf_xlmr.data.text_files import open_texts\nopen_texts('nobody-here/no-such-data')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert "InputError: nobody-here/no-such-data is not here, and as a data set of the Hub: " in done.stderr
@@ -546,7 +546,7 @@ def test_a_name_of_the_hub_that_cannot_be_reached(tmp_path: Path) -> None:
 
 STANDARD_INPUT = """
 from hf_xlmr.errors import InputError
-from hf_xlmr.text_files import open_texts
+from hf_xlmr.data.text_files import open_texts
 opened = open_texts("-")
 print([(row.place, row.text) for row in opened], opened.count, opened.is_repeatable)
 try:
@@ -611,8 +611,8 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path, data: Any) -
     """As `load_dataset(..., streaming=True)` gives it for a name of the Hub."""
     from datasets import load_dataset
 
-    from hf_xlmr.arrow_texts import DataSet, _split_of
-    from hf_xlmr.text_rows import Asked
+    from hf_xlmr.data.arrow_texts import DataSet, _split_of
+    from hf_xlmr.data.text_rows import Asked
 
     write_jsonl(tmp_path / "texts.jsonl", TEXTS)
     loaded = load_dataset("json", data_files=str(tmp_path / "texts.jsonl"), streaming=True)

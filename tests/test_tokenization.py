@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from places import FIXTURES
 
-from hf_xlmr.conversion.tokenizer_parity import texts_by_class
-from hf_xlmr.dictionary import SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.conversion.proof.tokenizer_parity import texts_by_class
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
-from hf_xlmr.tokenization import ExactTokenizer
+from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import ModelType, PieceType, SentencePieceModel
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 XLMR = SHARED / "data" / "xlmr-vocabulary"
@@ -336,7 +336,7 @@ def test_the_reader_lives_beside_any_other_copy_of_the_messages(
     (tmp_path / "spm.model").write_bytes(model_bytes)
     read = "SentencePieceModel.parse(open('spm.model', 'rb').read(), name='spm')"
     steps = [read, f"importlib.import_module({other!r}).ModelProto()"]
-    head = "import importlib; from hf_xlmr.sentencepiece_model import SentencePieceModel; "
+    head = "import importlib; from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel; "
     code = head + "; ".join(steps if ours_first else reversed(steps))
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True, timeout=300)
 

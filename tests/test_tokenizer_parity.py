@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from test_vocabulary import JUNK, by_frequency, dictionary_of, edited, export, in_order, train
 
-from hf_xlmr.conversion.tokenizer_parity import EXACT_CLASSES, TextClass, compare_tokenizers
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.sentencepiece_model import PieceType
+from hf_xlmr.conversion.proof.tokenizer_parity import EXACT_CLASSES, TextClass, compare_tokenizers
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import PieceType
 
 EVERY_CUT = ["aaa aab abb bbb ab ba", "abab baba aaaa", "haha hahaha", "so soo sooo"]
 

@@ -14,9 +14,9 @@ from places import FIXTURES
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export
-from hf_xlmr.doctor import examine
-from hf_xlmr.loading import ModelFiles
-from hf_xlmr.task import NoLabels
+from hf_xlmr.doctor.examination import examine
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.hub_interface.task import NoLabels
 
 THREE = ["contradiction", "entailment", "neutral"]
 NEW = {0: "bad", 1: "good"}

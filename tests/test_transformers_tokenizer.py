@@ -14,7 +14,7 @@ from places import FIXTURES
 
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
-from hf_xlmr.transformers_tokenizer import XLMRTokenizer
+from hf_xlmr.tokenizer.transformers_tokenizer import XLMRTokenizer
 
 NAMES = ["demo", "v0122", "v0122rare", "v0122bpe", "v0122cls", "v090"]
 

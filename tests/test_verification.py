@@ -16,16 +16,16 @@ from places import FIXTURES
 from safetensors import safe_open
 
 from hf_xlmr.conversion import ParityError, convert, open_checkpoint, verify
-from hf_xlmr.conversion.architecture import Wanted
-from hf_xlmr.conversion.parity import verify_folder
-from hf_xlmr.conversion.preparation import Prepared, prepare
-from hf_xlmr.conversion.vocabulary import build_vocabulary, write_tokenizer
-from hf_xlmr.conversion.weights import JoinedRows, Stored, Weight
-from hf_xlmr.conversion.writer import write_weights
-from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.conversion.checkpoint.weights import JoinedRows, Stored, Weight
+from hf_xlmr.conversion.mapping.architecture import Wanted
+from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
+from hf_xlmr.conversion.output.safetensors_writer import write_weights
+from hf_xlmr.conversion.proof.parity import verify_folder
+from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.recorded_files import Standing, standing_of
-from hf_xlmr.sentencepiece_model import SentencePieceModel
+from hf_xlmr.model.provenance import Standing, standing_of
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
 
 CLASSIFIER = FIXTURES / "v0122cls"
 Weights = dict[str, Weight]

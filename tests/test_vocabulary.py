@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from hf_xlmr.conversion.tokenizer_parity import EMPHATIC, EXACT_CLASSES, compare_tokenizers
-from hf_xlmr.conversion.vocabulary import Vocabulary, build_vocabulary, write_tokenizer
-from hf_xlmr.dictionary import Dictionary
+from hf_xlmr.conversion.proof.tokenizer_parity import EMPHATIC, EXACT_CLASSES, compare_tokenizers
+from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary, build_vocabulary, write_tokenizer
 from hf_xlmr.errors import InputError
-from hf_xlmr.sentencepiece_model import ModelType, PieceType, SentencePieceModel
-from hf_xlmr.tokenization import ExactTokenizer
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import ModelType, PieceType, SentencePieceModel
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 XLMR = SHARED / "data" / "xlmr-vocabulary"
@@ -260,9 +260,9 @@ def test_the_vocabulary_of_xlmr_is_written_in_little_memory(tmp_path: Path) -> N
     code = f"""
 import re, sys
 from pathlib import Path
-from hf_xlmr.conversion.vocabulary import build_vocabulary, write_tokenizer
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.sentencepiece_model import SentencePieceModel
+from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
 home = Path({str(XLMR)!r})
 dictionary = Dictionary.parse((home / "dict.txt").read_bytes(), name="dict.txt", expected_rows=250002)
 model = SentencePieceModel.parse((home / "sentencepiece.bpe.model").read_bytes(), name="spm")
@@ -457,7 +457,7 @@ def test_symbols_out_of_reach_are_told(models: dict[str, bytes]) -> None:
 
 
 def edited(model: bytes, change: Callable[[Any], None]) -> bytes:
-    from hf_xlmr.sentencepiece_model import _message_class
+    from hf_xlmr.tokenizer.sentencepiece_model import _message_class
 
     message = _message_class()()
     message.ParseFromString(model)

@@ -11,15 +11,15 @@ import pytest
 import torch
 import transformers
 
-from hf_xlmr.conversion.architecture import Architecture, Wanted, decide
-from hf_xlmr.conversion.checkpoint import FairseqCheckpoint
-from hf_xlmr.conversion.config import SpecialIds, config_of
-from hf_xlmr.conversion.plan import WeightPlan, plan_weights
-from hf_xlmr.conversion.slices import FileSlice
-from hf_xlmr.conversion.sources import SourceFiles
-from hf_xlmr.conversion.templates import fill, match
-from hf_xlmr.conversion.weight_map import DECODER_BIAS, FAMILIES, TOKEN_TYPES, Family, Row, Task, rows_of
-from hf_xlmr.conversion.weights import Constant, Weight
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.checkpoint.templates import fill, match
+from hf_xlmr.conversion.checkpoint.weights import Constant, Weight
+from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, decide
+from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
+from hf_xlmr.conversion.mapping.plan import WeightPlan, plan_weights
+from hf_xlmr.conversion.mapping.weight_map import DECODER_BIAS, FAMILIES, TOKEN_TYPES, Family, Row, Task, rows_of
+from hf_xlmr.conversion.source.slices import FileSlice
+from hf_xlmr.conversion.source.sources import SourceFiles
 
 E = "encoder.sentence_encoder."
 POSITIONS = 514

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from hf_xlmr.conversion import convert
-from hf_xlmr.conversion.containers import open_container
-from hf_xlmr.conversion.pickles import TensorRef
-from hf_xlmr.conversion.slices import FileSlice
-from hf_xlmr.conversion.weights import Cast, Stored, Weight, _joined
-from hf_xlmr.conversion.writer import parse_size, write_weights
+from hf_xlmr.conversion.checkpoint.containers import open_container
+from hf_xlmr.conversion.checkpoint.pickles import TensorRef
+from hf_xlmr.conversion.checkpoint.weights import Cast, Stored, Weight, _joined
+from hf_xlmr.conversion.output.safetensors_writer import parse_size, write_weights
+from hf_xlmr.conversion.source.slices import FileSlice
 from hf_xlmr.errors import InputError, IntegrityError
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}

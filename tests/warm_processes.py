@@ -65,7 +65,7 @@ def _child(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) 
     os.environ.update(env)
     if words[0] == str(PROGRAM):
         sys.argv = words
-        from hf_xlmr.cli import main
+        from hf_xlmr.cli.program import main
 
         main()
     else:

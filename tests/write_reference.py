@@ -25,15 +25,15 @@ PUBLIC = (
     "hf_xlmr",
     "hf_xlmr.conversion",
     "hf_xlmr.errors",
-    "hf_xlmr.extraction",
-    "hf_xlmr.bulk_extraction",
-    "hf_xlmr.dictionary",
-    "hf_xlmr.model_shape",
-    "hf_xlmr.sharding",
-    "hf_xlmr.placed_loading",
+    "hf_xlmr.features.extraction",
+    "hf_xlmr.features.bulk_extraction",
+    "hf_xlmr.tokenizer.dictionary",
+    "hf_xlmr.model.model_shape",
+    "hf_xlmr.placement.planner",
+    "hf_xlmr.placement.placed_loading",
     "hf_xlmr.pipeline",
     "hf_xlmr.progress",
-    "hf_xlmr.publishing",
+    "hf_xlmr.publishing.pushing",
     "hf_xlmr.tasks.example_data",
     "hf_xlmr.tasks.xnli",
     "hf_xlmr.tasks.mlqa",
@@ -69,7 +69,7 @@ def commands_page() -> str:
     """Each sub-command: usage, arguments and options with their defaults."""
     import typer
 
-    from hf_xlmr.cli import app
+    from hf_xlmr.cli.program import app
 
     program: Any = typer.main.get_command(app)
     commands = [program.commands[name] for name in program.commands]

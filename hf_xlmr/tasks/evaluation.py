@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
-from hf_xlmr.folder_records import FINETUNING
-from hf_xlmr.loading import ModelFiles, find_model
+from hf_xlmr.hub_interface.loading import ModelFiles, find_model
+from hf_xlmr.model.folder_records import FINETUNING
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.devices import check_bfloat16, on_one_device
-from hf_xlmr.tasks.encoding import PAIR_MARKS, Features, collate
-from hf_xlmr.tasks.evaluation_folder import evaluation_folder
+from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, collate
+from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
+from hf_xlmr.tasks.encoding.task_data import Reading, TaskData, check_labels, read_task_data
+from hf_xlmr.tasks.encoding.task_steps import STEPS, Coding, Logits
+from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
+from hf_xlmr.tasks.fitting.recipes import Recipe, check_options_of_task, recipe_of
+from hf_xlmr.tasks.fitting.task_models import head_of, load_network, longest_text, quiet_transformers
 from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.question_answering import QuestionOptions
-from hf_xlmr.tasks.recipes import Recipe, check_options_of_task, recipe_of
+from hf_xlmr.tasks.output.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
-from hf_xlmr.tasks.task_data import Reading, TaskData, check_labels, read_task_data
-from hf_xlmr.tasks.task_models import head_of, load_network, longest_text, quiet_transformers
-from hf_xlmr.tasks.task_steps import STEPS, Coding, Logits
 from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = [

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
+from hf_xlmr.data.columns import JSON_LINES, PARQUET, Row, Source, find_sources
+from hf_xlmr.data.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Row, Source, find_sources
-from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text, why_no_column
 
 __all__ = [
     "Answer",

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from hf_xlmr.data.text_rows import JSON_TYPES
 from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.tasks.metrics import MLQA_RULES
 from hf_xlmr.tasks.xnli import XNLI_LANGUAGES
-from hf_xlmr.text_rows import JSON_TYPES
 
 __all__ = [
     "LEFT_OUT",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.markdown import as_code, as_text, as_yaml
-from hf_xlmr.replaced_files import replace_content
+from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_table import tables_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.tasks.published import PUBLISHED
+from hf_xlmr.tasks.output.published import PUBLISHED
 from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
 from hf_xlmr.tasks.results_table import check_same_task, is_cross_lingual
 

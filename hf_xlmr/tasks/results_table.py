@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
 
+from hf_xlmr.cards.markdown import as_text
 from hf_xlmr.errors import InputError
-from hf_xlmr.markdown import as_text
 from hf_xlmr.tasks.mlqa import told_ids
-from hf_xlmr.tasks.published import PUBLISHED, Published
+from hf_xlmr.tasks.output.published import PUBLISHED, Published
 from hf_xlmr.tasks.results import LEFT_OUT, TaskResults, languages_of_pair, paper_order
 
 __all__ = ["ResultsTable", "check_same_task", "is_cross_lingual", "published_scores", "tables_of"]

@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError, told_plainly
-from hf_xlmr.fingerprint import fingerprint
-from hf_xlmr.loading import ModelFiles, find_model
-from hf_xlmr.processes import DeviceProcesses, Processes
+from hf_xlmr.features.processes import DeviceProcesses, Processes
+from hf_xlmr.hub_interface.loading import ModelFiles, find_model
+from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.adapters import check_peft, merged, with_adapters
-from hf_xlmr.tasks.devices import check_bfloat16, on_one_device
-from hf_xlmr.tasks.encoding import Features, collate
+from hf_xlmr.tasks.encoding.encoding import Features, collate
+from hf_xlmr.tasks.encoding.task_data import Example, MissingLanguages, Reading, TaskData, check_labels, read_task_data
+from hf_xlmr.tasks.encoding.task_steps import STEPS, Coding
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
     evaluate_data,
     question_options,
     read_what_is_scored,
 )
-from hf_xlmr.tasks.finetuned_folder import FinetunedFolder, FinetuningReport
-from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.recipes import (
+from hf_xlmr.tasks.fitting.adapters import check_peft, merged, with_adapters
+from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
+from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
+from hf_xlmr.tasks.fitting.recipes import (
     LORA,
     MODES,
     SOURCE_LANGUAGE,
@@ -34,9 +35,7 @@ from hf_xlmr.tasks.recipes import (
     has_option,
     recipe_of,
 )
-from hf_xlmr.tasks.results import Setting
-from hf_xlmr.tasks.task_data import Example, MissingLanguages, Reading, TaskData, check_labels, read_task_data
-from hf_xlmr.tasks.task_models import (
+from hf_xlmr.tasks.fitting.task_models import (
     TaskHead,
     head_of,
     is_wide,
@@ -44,7 +43,8 @@ from hf_xlmr.tasks.task_models import (
     longest_text,
     quiet_transformers,
 )
-from hf_xlmr.tasks.task_steps import STEPS, Coding
+from hf_xlmr.tasks.mlqa import Misalignment
+from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
@@ -307,7 +307,7 @@ class _Training:
     def _trainer(self, network: Any, arguments: Any, progress: Progress) -> Any:
         from transformers import PrinterCallback, Trainer
 
-        from hf_xlmr.tasks.trainer_progress import ProgressCallback
+        from hf_xlmr.tasks.fitting.trainer_progress import ProgressCallback
 
         with quiet_transformers():
             trainer = Trainer(

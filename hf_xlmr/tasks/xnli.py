@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from hf_xlmr.data.columns import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
+from hf_xlmr.data.text_rows import JSON_TYPES, BadRow, checked_text
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.tasks.rows import JSON_LINES, PARQUET, Languages, Row, Source, find_sources
-from hf_xlmr.text_rows import JSON_TYPES, BadRow, checked_text
 
 __all__ = [
     "XNLI_LABELS",

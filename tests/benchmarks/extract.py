@@ -52,8 +52,8 @@ RATE_ROWS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16384, 65536)}
 
 def texts_of(folder: Path, times: int = 1) -> dict[str, list[str]]:
     """The two sets of texts, of words that are a piece each, so that lengths in tokens are as drawn."""
-    from hf_xlmr.loading import ModelFiles
-    from hf_xlmr.tokenization import ExactTokenizer
+    from hf_xlmr.hub_interface.loading import ModelFiles
+    from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
     tokenizer = ModelFiles(folder).tokenizer
     assert isinstance(tokenizer, ExactTokenizer)
@@ -296,7 +296,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace, vectors: Path)
 
 
 def tokens_of(folder: Path, times: int) -> dict[str, int]:
-    from hf_xlmr.loading import ModelFiles
+    from hf_xlmr.hub_interface.loading import ModelFiles
 
     tokenizer: Any = ModelFiles(folder).tokenizer
     return {name: sum(map(len, tokenizer.encode_batch(texts))) for name, texts in texts_of(folder, times).items()}

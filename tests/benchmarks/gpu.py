@@ -59,8 +59,8 @@ def allocated() -> int:
 
 def part_on_the_cpu(folder: Path) -> Any:
     """A placement with GPU memory for some 60% of the weights."""
-    from hf_xlmr.model_shape import shape_of
-    from hf_xlmr.sharding import plan_placement
+    from hf_xlmr.model.model_shape import shape_of
+    from hf_xlmr.placement.planner import plan_placement
 
     shape = shape_of(folder)
     return plan_placement(
@@ -72,7 +72,7 @@ def loaded(way: str, folder: Path) -> Any:
     import torch
     from transformers import AutoModelForMaskedLM
 
-    from hf_xlmr.placed_loading import load_placed
+    from hf_xlmr.placement.placed_loading import load_placed
 
     places: Any = {"": 0} if way.endswith(" gpu") else part_on_the_cpu(folder).device_map
     if way.startswith("transformers"):
@@ -87,9 +87,9 @@ def load(way: str, folder: Path, answers: Path) -> dict[str, object]:
     import transformers
     from loading import forget_peak, held
 
-    import hf_xlmr.placed_loading
+    import hf_xlmr.placement.placed_loading
 
-    assert transformers.XLMRobertaXLForMaskedLM and accelerate.dispatch_model and hf_xlmr.placed_loading
+    assert transformers.XLMRobertaXLForMaskedLM and accelerate.dispatch_model and hf_xlmr.placement.placed_loading
     torch.zeros(1, device="cuda")
     forget_peak()
     before, start = held("VmRSS"), time.perf_counter()
@@ -118,9 +118,9 @@ def plan(tokens: int, folder: Path) -> dict[str, object]:
     """What the planner promises of GPU 0 with a batch of `tokens`, and what PyTorch held at most."""
     import torch
 
-    from hf_xlmr.model_shape import shape_of
-    from hf_xlmr.placed_loading import load_placed
-    from hf_xlmr.sharding import plan_placement
+    from hf_xlmr.model.model_shape import shape_of
+    from hf_xlmr.placement.placed_loading import load_placed
+    from hf_xlmr.placement.planner import plan_placement
 
     memory = {0: torch.cuda.get_device_properties(0).total_memory}
     placement = plan_placement(shape_of(folder), max_memory=memory, dtype="bfloat16", tokens=tokens)
@@ -195,7 +195,7 @@ def program(limit: float, arguments: list[str]) -> None:
     """
     import torch
 
-    from hf_xlmr.cli import main
+    from hf_xlmr.cli.program import main
     from hf_xlmr.tasks import training
 
     score = training.evaluate_data

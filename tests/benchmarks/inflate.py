@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from isal import igzip, igzip_threaded
 
-from hf_xlmr.conversion.sources import open_source
+from hf_xlmr.conversion.source.sources import open_source
 
 BLOCK = 1 << 20
 ROUNDS = 5

@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_xlmr.memory import parse_size
-from hf_xlmr.model_shape import ModelShape, Tensor, shape_of, shape_of_config
+from hf_xlmr.files.memory import parse_size
+from hf_xlmr.model.model_shape import ModelShape, Tensor, shape_of, shape_of_config
 
 SIZES = {
     "xxl": {"vocab_size": 250880, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 48},
@@ -120,12 +120,12 @@ def placed(way: str, shape: ModelShape) -> dict[str, int | str]:
 def load(way: str, folder: Path, dtype: str) -> Any:
     """The model, loaded in a way."""
     if way == "hf_xlmr whole":
-        from hf_xlmr.placed_loading import load_whole
+        from hf_xlmr.placement.placed_loading import load_whole
 
         return load_whole(folder, device="cpu", dtype=dtype)
     device_map = placed(way, shape_of(folder))
     if way.startswith("hf_xlmr"):
-        from hf_xlmr.placed_loading import load_placed
+        from hf_xlmr.placement.placed_loading import load_placed
 
         return load_placed(folder, device_map, dtype=dtype)
     from transformers import AutoModelForMaskedLM
@@ -139,11 +139,11 @@ def child(way: str, folder: Path, dtype: str) -> dict[str, object]:
     import torch
     import transformers
 
-    import hf_xlmr.placed_loading
+    import hf_xlmr.placement.placed_loading
 
     assert transformers.XLMRobertaXLForMaskedLM
     assert accelerate.dispatch_model
-    assert hf_xlmr.placed_loading
+    assert hf_xlmr.placement.placed_loading
     forget_peak()
     before, start = held("VmRSS"), time.perf_counter()
     model = load(way, folder, dtype)

@@ -25,11 +25,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from hf_xlmr.conversion.tokenizer_parity import texts_by_class
-from hf_xlmr.conversion.vocabulary import build_vocabulary, write_tokenizer
-from hf_xlmr.dictionary import Dictionary
-from hf_xlmr.sentencepiece_model import SentencePieceModel
-from hf_xlmr.tokenization import ExactTokenizer
+from hf_xlmr.conversion.proof.tokenizer_parity import texts_by_class
+from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 WORDS = 50_000  # of each script, the most frequent first; the n-th comes 1/n times as often as the first
 BLOCK_BITS = 8  # characters whose codes agree but for so many bits are taken for one script

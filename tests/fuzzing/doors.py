@@ -16,8 +16,8 @@ TEXTS = (
 
 def through_sentencepiece(given: Path) -> None:
     """Load a model and cut texts with it: one by one and many at once, which must be the same."""
-    from hf_xlmr.dictionary import Dictionary
-    from hf_xlmr.tokenization import ExactTokenizer
+    from hf_xlmr.tokenizer.dictionary import Dictionary
+    from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
     dictionary = Dictionary.parse(b"a 1\n\xe2\x96\x81a 1\nb 1\n", name="dict.txt")
     tokenizer = ExactTokenizer(dictionary, given / "sentencepiece.bpe.model")
@@ -30,9 +30,9 @@ def through_sentencepiece(given: Path) -> None:
 def through_folder(given: Path) -> None:
     """Examine a folder, take its shape and its dictionary, and export it."""
     from hf_xlmr.conversion import export
-    from hf_xlmr.doctor import examine
-    from hf_xlmr.loading import ModelFiles
-    from hf_xlmr.model_shape import shape_of
+    from hf_xlmr.doctor.examination import examine
+    from hf_xlmr.hub_interface.loading import ModelFiles
+    from hf_xlmr.model.model_shape import shape_of
 
     for read in (shape_of, examine, lambda folder: ModelFiles(folder).dictionary):
         _tolerant(read, given)
@@ -43,8 +43,8 @@ def through_header(given: Path) -> None:
     """Read the header of a file: what is taken, the format's own library takes and reads alike."""
     from safetensors import safe_open
 
-    from hf_xlmr.fingerprint import fingerprint
-    from hf_xlmr.safetensors_files import file_header
+    from hf_xlmr.model.fingerprint import fingerprint
+    from hf_xlmr.model.safetensors_files import file_header
 
     path = given / "model.safetensors"
     entries = file_header(path)
@@ -62,8 +62,8 @@ def through_header(given: Path) -> None:
 
 def through_parquet(given: Path) -> None:
     """Read all rows of a file, as texts with their ids and as rows of a task."""
-    from hf_xlmr.tasks.rows import find_sources
-    from hf_xlmr.text_files import open_texts
+    from hf_xlmr.data.columns import find_sources
+    from hf_xlmr.data.text_files import open_texts
 
     path = given / "texts.parquet"
     _tolerant(lambda file: sum(1 for _ in open_texts(file, column="text", id_column="id")), path)

@@ -104,7 +104,7 @@ class Watched:
 
 def _serve(prints: Path) -> None:
     """Answer one run after the other; all that a run would import is there before the first fork."""
-    for name in ("hf_xlmr.conversion.recipe", "google.protobuf.text_format", "isal.isal_zlib", "numpy"):
+    for name in ("hf_xlmr.conversion.converting", "google.protobuf.text_format", "isal.isal_zlib", "numpy"):
         import_module(name)
     answers = os.fdopen(os.dup(1), "w")
     _into(prints / "warmed")
@@ -162,7 +162,7 @@ def _into(file: Path, *, descriptor: int = 1) -> None:
 
 
 def _exit_code(arguments: list[str]) -> int:
-    from hf_xlmr.cli import main
+    from hf_xlmr.cli.program import main
 
     sys.argv = ["hf-xlmr", *arguments]
     try:

@@ -1,0 +1,89 @@
+"""From an opened checkpoint to all that is to be written: architecture, vocabulary, plan of weights, configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, decide
+from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
+from hf_xlmr.conversion.mapping.plan import WeightPlan, plan_weights
+from hf_xlmr.conversion.mapping.weight_map import Task
+from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary, build_vocabulary
+from hf_xlmr.errors import InputError
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
+
+__all__ = ["Prepared", "labels_of", "prepare", "read_vocabulary"]
+
+DTYPES: Final = ("auto", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before a byte is written."""
+
+    checkpoint: FairseqCheckpoint
+    wanted: Wanted
+    architecture: Architecture
+    vocabulary: Vocabulary
+    plan: WeightPlan
+    config: Mapping[str, object]
+
+
+def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
+    """Decide on everything about the output. Raises InputError, WeightsMismatch."""
+    if wanted.dtype not in DTYPES:
+        raise InputError(f"{wanted.dtype} is none of the dtypes {', '.join(DTYPES)}")
+    architecture = decide(checkpoint, wanted)
+    vocabulary = read_vocabulary(checkpoint, architecture.vocabulary)
+    extra = vocabulary.extra_unk_rows
+    dtype = None if wanted.dtype == "auto" else wanted.dtype
+    plan = plan_weights(checkpoint, architecture, extra_rows=extra, dtype=dtype)
+    config = config_of(
+        architecture,
+        vocabulary=architecture.vocabulary + extra,
+        ids=SpecialIds(bos=vocabulary.bos_index, pad=vocabulary.pad_index, eos=vocabulary.eos_index),
+        dtype=_main_dtype(plan),
+        labels=labels_of(checkpoint, architecture),
+    )
+    return Prepared(checkpoint, wanted, architecture, vocabulary, plan, config)
+
+
+def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
+    """The vocabulary of an embedding of `rows`. Raises InputError where the dictionary is missing or another's."""
+    files = checkpoint.files
+    if files.dictionary is None:
+        raise InputError(
+            f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows; put it "
+            "there, or tell its folder (--data)"
+        )
+    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
+    pieces = files.sentencepiece
+    model = None if pieces is None else SentencePieceModel.parse(pieces.read(), name=pieces.name)
+    return build_vocabulary(dictionary, model, rows=rows, bpe=checkpoint.options.get("bpe"))
+
+
+def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tuple[str, ...]:
+    """The classes' names, from `label/dict.txt`: its first lines, in order (fairseq/tasks/sentence_prediction.py).
+
+    Raises InputError where it has fewer than the head has classes.
+    """
+    file = checkpoint.files.labels
+    if file is None or architecture.task is not Task.CLASSIFICATION or architecture.is_regression:
+        return ()
+    names = Dictionary.parse(file.read(), name=file.name).symbols[4:]
+    if len(names) < architecture.labels:
+        raise InputError(f"{file.name} names {len(names)} labels, but the head has {architecture.labels} classes")
+    return names[: architecture.labels]
+
+
+def _main_dtype(plan: WeightPlan) -> str:
+    """The dtype that most bytes have."""
+    sizes: Counter[str] = Counter()
+    for weight in plan.weights.values():
+        sizes[weight.dtype] += weight.nbytes
+    return sizes.most_common(1)[0][0]

@@ -1,0 +1,93 @@
+"""The card of a folder for sentence-transformers: that of the model, and how texts become vectors."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from hf_xlmr.cards.markdown import as_yaml
+
+__all__ = ["sentence_transformers_card"]
+
+METADATA: Final = re.compile(rb"\A---\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+HEADING: Final = re.compile(rb"^## ", re.MULTILINE)
+TAGS: Final = re.compile(rb"^tags:[ \t]*\r?\n((?:[ \t]*- [^\r\n]*\r?\n)*)", re.MULTILINE)
+LIBRARY: Final = "sentence-transformers"
+SAID_ANEW: Final = {"library_name": LIBRARY, "pipeline_tag": "sentence-similarity"}
+TAG: Final = f"- {LIBRARY}\n"
+BARE: Final = b"---\n---\n\n# A model for sentence-transformers\n\n"
+SECTION: Final = """## In sentence-transformers
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")
+vectors = model.encode(["The train leaves.", "Der Zug fährt ab."])
+print(vectors.shape)
+```
+
+{pool}, over at most {longest} tokens with `<s>` and `</s>`; what is longer is cut off. Vectors have {width} numbers, in
+float32. An XLM-R that was not trained for it is no measure of similarity: its vectors are features to train on.
+
+"""
+POOLED: Final = {
+    "mean": "The vector of a text is the mean of those of its tokens",
+    "cls": "The vector of a text is that of `<s>`",
+    "max": "The vector of a text is the largest value of each component",
+}
+
+
+def sentence_transformers_card(card: bytes | None, *, pool: str, width: int, longest: int) -> bytes:
+    """The card with what the Hub is told of such a folder, and a section on its use, before all other sections.
+
+    `card` is that of the model, None where it has none; all that it says else is left as it is, byte for byte.
+    """
+    text = card or BARE
+    line_end = b"\r\n" if b"\r\n" in text else b"\n"
+    found = METADATA.match(text)
+    metadata = found[0] if found else b"---\n---\n"
+    body = text[found.end() :] if found else text
+    section = SECTION.format(pool=POOLED[pool], longest=longest, width=width).encode().replace(b"\n", line_end)
+    heading = HEADING.search(body)
+    place = heading.start() if heading else len(body)
+    gap = line_end if body and not heading and not body.endswith(line_end) else b""
+    return (
+        _said_anew(metadata.replace(b"\r\n", b"\n")).replace(b"\n", line_end)
+        + body[:place]
+        + gap
+        + section
+        + body[place:]
+    )
+
+
+def _said_anew(metadata: bytes) -> bytes:
+    """The metadata with the fields that differ for sentence-transformers, in their places or last."""
+    import yaml
+
+    block = metadata[4 : metadata.rindex(b"---")]
+    edited = _edited(block)
+    try:
+        before, after = yaml.safe_load(block) or {}, yaml.safe_load(edited)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return b"---\n" + edited + b"---\n"  # who cannot read it learns that from others
+    if not isinstance(before, dict):
+        return b"---\n" + edited + b"---\n"
+    tags = before.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else list(tags)
+    wanted = {**before, **SAID_ANEW, "tags": tags if LIBRARY in tags else [*tags, LIBRARY]}
+    return b"---\n" + (edited if after == wanted else as_yaml(wanted).encode()) + b"---\n"
+
+
+def _edited(block: bytes) -> bytes:
+    """The fields changed where they are written as most people write them; all other bytes stay."""
+    for name, value in SAID_ANEW.items():
+        line = f"{name}: {value}\n".encode()
+        block, changed = re.subn(rb"^" + name.encode() + rb":[^\n]*\n", line, block, flags=re.MULTILINE)
+        block += b"" if changed else line
+    listed = TAGS.search(block)
+    if listed is not None and LIBRARY.encode() not in listed[1]:
+        indent = re.match(rb"[ \t]*", listed[1])
+        block = block[: listed.end()] + (indent[0] if indent else b"") + TAG.encode() + block[listed.end() :]
+    elif not re.search(rb"^tags:", block, flags=re.MULTILINE):
+        block += b"tags:\n" + TAG.encode()
+    return block

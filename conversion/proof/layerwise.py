@@ -1,0 +1,203 @@
+"""Plain Transformers' network over a folder, each module's weights read when it is called and gone afterwards."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
+from hf_xlmr.model.safetensors_files import file_header
+from hf_xlmr.model.stored_weights import present_name
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["WeightFiles", "layerwise_network"]
+
+BAND: Final = 1 << 14  # rows of a tall matrix that are in memory at a time
+
+
+def layerwise_network(folder: Path, class_name: str, **options: object) -> torch.nn.Module:
+    """The folder as Transformers' `class_name`, in evaluation mode and float32, with no weight in memory.
+
+    Transformers itself builds the network and says which of its weights the folder's files hold; only reading them is
+    put off until a module is called. Of the token embeddings just the rows in question are read, and the output
+    projection takes a band of rows at a time. Raises IntegrityError where Transformers would miss or ignore a weight.
+    """
+    import transformers
+    from accelerate import init_empty_weights
+
+    loader, config = getattr(transformers, class_name), plain_config(folder)
+    _raise_if_unbalanced(loader, folder, {"config": config, **options})
+    with init_empty_weights(include_buffers=False):
+        network: Any = loader(config, **options)
+    files, buffers = WeightFiles.of(folder), _Buffers()
+    tied: Mapping[str, str] = network.all_tied_weights_keys
+    for prefix, module in network.named_modules():
+        own = [name for name, _parameter in module.named_parameters(recurse=False)]
+        keys = {name: f"{prefix}.{name}" for name in own}
+        if keys:
+            readers = {name: files.reader(tied.get(key, key)) for name, key in keys.items()}
+            if module is network.get_input_embeddings():
+                _look_up_rows(module, readers["weight"])
+            elif _is_tall(module):
+                module.forward = _banded(readers["weight"], readers.get("bias"))
+            else:
+                _read_when_called(module, readers, buffers)
+    network.eval()
+    return network  # type: ignore[no-any-return]
+
+
+def _is_tall(module: torch.nn.Module) -> bool:
+    """Whether a matrix has more rows than a layer's would: the projection onto the vocabulary."""
+    from torch.nn import Linear
+
+    return isinstance(module, Linear) and module.out_features > BAND
+
+
+def _raise_if_unbalanced(loader: Any, folder: Path, options: Mapping[str, object]) -> None:
+    """Raise IntegrityError where Transformers' own loader finds names missing, left over or of another shape."""
+    raise_if_adapter(folder)
+    _network, info = loader.from_pretrained(
+        folder, device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True, **options
+    )
+    faults = [
+        f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}" for kind, names in info.items() if names
+    ]
+    if faults:
+        raise IntegrityError(f"Transformers does not load {folder} in full: {'; '.join(faults)}")
+
+
+# ---- weights in safetensors files ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One weight in a safetensors file."""
+
+    path: Path
+    name: str
+
+    def height(self) -> int:
+        """How many rows it has."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return int(file.get_slice(self.name).get_shape()[0])
+
+    def whole(self, buffers: _Buffers) -> torch.Tensor:
+        """All of it, in float32, in one of the `buffers`."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            stored = file.get_tensor(self.name)
+            return buffers.take(stored.shape).copy_(stored)
+
+    def rows(self, numbers: list[int]) -> torch.Tensor:
+        """These rows, in float32."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            table = file.get_slice(self.name)
+            return torch.cat([table[number : number + 1] for number in numbers]).float()
+
+    def band(self, first: int, last: int) -> torch.Tensor:
+        """The rows from `first` to before `last`, in float32."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_slice(self.name)[first:last].float()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Which file of a folder holds which weight, by the name that its class has for it."""
+
+    places: Mapping[str, tuple[Path, str]]
+    """The file, and the name in it."""
+
+    @classmethod
+    def of(cls, folder: Path) -> WeightFiles:
+        """The weights of the model in `folder`."""
+        files = sorted(folder.glob("model*.safetensors"))
+        return cls({present_name(name): (path, name) for path in files for name in file_header(path)})
+
+    def reader(self, name: str) -> _Reader:
+        """The weight `name`. Raises IntegrityError."""
+        if name not in self.places:
+            raise IntegrityError(f"the folder's files hold no {name}, which Transformers' network has")
+        return _Reader(*self.places[name])
+
+
+# ---- reading them when a module is called ----------------------------------------------------------------------------
+
+
+class _Buffers:
+    """Memory for weights that come and go, kept by shape: the allocator would not give all of it back between them."""
+
+    def __init__(self) -> None:
+        self._free: defaultdict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
+
+    def take(self, shape: Iterable[int]) -> torch.Tensor:
+        import torch
+
+        free = self._free[tuple(shape)]
+        return free.pop() if free else torch.empty(*shape)
+
+    def give_back(self, buffer: torch.Tensor) -> None:
+        self._free[tuple(buffer.shape)].append(buffer)
+
+
+def _read_when_called(module: torch.nn.Module, readers: Mapping[str, _Reader], buffers: _Buffers) -> None:
+    """Let `module` have its weights from the file while it is called."""
+    from torch.nn import Parameter
+
+    def fill(module: torch.nn.Module, _inputs: Any) -> None:
+        for name, reader in readers.items():
+            setattr(module, name, Parameter(reader.whole(buffers), requires_grad=False))
+
+    def empty(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            buffers.give_back(parameter.data)
+            setattr(module, name, Parameter(parameter.to("meta"), requires_grad=False))
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(empty)
+
+
+def _look_up_rows(module: torch.nn.Module, reader: _Reader) -> None:
+    """Give the embedding a table of the rows that are asked for, and their numbers in it instead of the ids."""
+    import torch
+
+    whole = module.weight
+
+    def fill(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        wanted, places = torch.unique(inputs[0], return_inverse=True)
+        module.weight = torch.nn.Parameter(reader.rows(wanted.tolist()), requires_grad=False)
+        return (places,)
+
+    def empty(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        module.weight = whole
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(empty)
+
+
+def _banded(weight: _Reader, bias: _Reader | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(values: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        offset = None if bias is None else bias.band(0, bias.height())
+        height = weight.height()
+        product = torch.empty(*values.shape[:-1], height)
+        for first in range(0, height, BAND):
+            last = min(first + BAND, height)
+            product[..., first:last] = values @ weight.band(first, last).T
+        return product if offset is None else product.add_(offset)
+
+    return forward

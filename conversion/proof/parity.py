@@ -1,0 +1,525 @@
+"""The proof of a conversion: every byte compared, and the outputs of plain Transformers with those of the reference."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.checkpoint.weights import Cast, Computed, Weight
+from hf_xlmr.conversion.mapping.architecture import Architecture
+from hf_xlmr.conversion.mapping.plan import WeightPlan
+from hf_xlmr.conversion.mapping.preparation import Prepared
+from hf_xlmr.conversion.mapping.weight_map import Task
+from hf_xlmr.conversion.output.safetensors_writer import DTYPE_NAMES
+from hf_xlmr.conversion.proof.layerwise import WeightFiles, layerwise_network
+from hf_xlmr.conversion.proof.reference import EPS, Reference, Step
+from hf_xlmr.conversion.proof.tokenizer_parity import EXACT_CLASSES, TextClass, compare_tokenizers
+from hf_xlmr.conversion.tokenizer_json.vocabulary import write_tokenizer
+from hf_xlmr.errors import HfXlmrError, IntegrityError
+from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.safetensors_files import TensorEntry, file_header, read_header, shards_of
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Behaviour",
+    "ParityError",
+    "ParityReport",
+    "StepDifference",
+    "compare_behaviour",
+    "compare_companions",
+    "output_hashes",
+    "source_hashes",
+    "verify_folder",
+]
+
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+LABELS: Final = "label/dict.txt"
+TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
+COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs are kept in half precision
+BLOCK: Final = 1 << 20
+PAD: Final = 1
+UNK: Final = 3
+NEVER_CHOSEN: Final = 1000.0  # below every bias of fairseq's
+SEED: Final = 20191105
+TEXTS_PER_CLASS: Final = 400
+SHORT_LENGTHS: Final = (3, 8, 12, 16)
+SCRIPTS: Final = (
+    "The capital of France is Paris.",
+    "你好，世界",
+    "नमस्ते दुनिया",
+    "مرحبا بالعالم",
+    "Привет, мир! Ёлка",
+    "こんにちは、ガラス",
+    "สวัสดีชาวโลก",
+)
+
+
+class ParityError(IntegrityError):
+    """The output differs from the source; `where` names the first weight or step that does."""
+
+    def __init__(self, where: str, message: str) -> None:
+        """Carry `where` the difference begins."""
+        self.where = where
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class StepDifference:
+    """How far plain Transformers is from the reference at one step, over all places where fairseq defines a value."""
+
+    name: str
+    largest: float
+    """The largest absolute difference."""
+    relative: float
+    """The same, as a part of the largest value of the step (at least 1)."""
+    cosine: float
+    """Of all values as one vector; 1 where they agree."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What was compared, and how it came out."""
+
+    weights_compared: int
+    bytes_compared: int
+    tokens: int
+    largest: float
+    """The largest relative difference of all steps."""
+    tolerance: float
+    steps: tuple[StepDifference, ...]
+    tokenizer: tuple[TextClass, ...]
+    """How the exported tokenizer did on each class of texts; empty where there is none."""
+    source_sha256: Mapping[str, str]
+    output_sha256: Mapping[str, str]
+
+
+def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILENT) -> ParityReport:
+    """Prove that `folder` holds what was prepared. Raises ParityError where they differ, IntegrityError."""
+    plan = prepared.plan
+    _compare_config(prepared, folder)
+    _compare_index(folder)
+    with progress.task("compare bytes", total=plan.nbytes) as task:
+        for size in _compare_bytes(plan, folder):
+            task.advance(size)
+    behaviour = compare_behaviour(prepared, folder, progress=progress)
+    exact = _exact_tokenizer(prepared)
+    return ParityReport(
+        weights_compared=len(plan.weights),
+        bytes_compared=plan.nbytes,
+        tokens=behaviour.tokens,
+        largest=behaviour.largest,
+        tolerance=behaviour.tolerance,
+        steps=behaviour.steps,
+        tokenizer=() if exact is None else _compare_tokenizer(prepared, exact, folder),
+        source_sha256=source_hashes(prepared.checkpoint),
+        output_sha256=output_hashes(folder),
+    )
+
+
+def source_hashes(checkpoint: FairseqCheckpoint) -> dict[str, str]:
+    """The SHA-256 of the checkpoint's files. Raises OSError."""
+    return {Path(part.name).name: _sha256(part.blocks()) for part in checkpoint.files.checkpoint}
+
+
+def output_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the folder's files of weights. Raises OSError."""
+    return {path.name: _sha256(_file_blocks(path)) for path in sorted(folder.glob("*.safetensors"))}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How plain Transformers computes beside the reference."""
+
+    steps: tuple[StepDifference, ...]
+    tokens: int
+    tolerance: float
+
+    @property
+    def largest(self) -> float:
+        """The largest relative difference of all steps."""
+        return max(step.relative for step in self.steps)
+
+
+def compare_behaviour(
+    prepared: Prepared, folder: Path, *, has_pooler: bool = False, has_rows: bool = True, progress: Progress = SILENT
+) -> Behaviour:
+    """Compare the outputs of plain Transformers for `folder` with those of the reference for what was prepared.
+
+    `has_pooler` says that the folder of an encoder holds a pooler, `has_rows` that its embedding has fairseq's rows as
+    they are, and copies of that of `<unk>` after them. Raises ParityError where they depart, IntegrityError.
+    """
+    probes = _probes(prepared.architecture, _exact_tokenizer(prepared))
+    bare = {"add_pooling_layer": False} if prepared.architecture.task is Task.ENCODER and not has_pooler else {}
+    steps = _compare_behaviour(prepared, folder, probes, progress, bare=bare, has_rows=has_rows)
+    tolerance = COARSE_TOLERANCE if _rounds_computed(prepared.plan) else TOLERANCE
+    for step in steps:
+        if step.relative != step.relative:
+            raise ParityError(
+                step.name,
+                f"at {step.name} fairseq's own outputs are not numbers (NaN): the checkpoint is broken or overflows; "
+                "--no-verify converts it as it is",
+            )
+        if not step.relative <= tolerance:
+            raise ParityError(
+                step.name,
+                f"the outputs depart from fairseq's at {step.name} by {step.relative:.2e} of the largest value, and "
+                f"rounding explains only {tolerance:.0e}",
+            )
+    return Behaviour(steps, tokens=sum(int((probe.ids != PAD).sum()) for probe in probes), tolerance=tolerance)
+
+
+# ---- configuration and tokenizer -------------------------------------------------------------------------------------
+
+
+def _compare_config(prepared: Prepared, folder: Path) -> None:
+    """Compare config.json with what was prepared, and with what fairseq fixes in its code."""
+    given = json_object(folder / "config.json")
+    if unknown := sorted(set(given) - set(prepared.config)):
+        raise ParityError(f"config.json: {unknown[0]}", f"config.json says {unknown[0]}, which convert does not write")
+    expected = {**prepared.config, "layer_norm_eps": EPS, "pad_token_id": PAD, "type_vocab_size": 1}
+    for key, value in expected.items():
+        if given.get(key) != value:
+            raise ParityError(f"config.json: {key}", f"config.json says {key} is {given.get(key)!r}, not {value!r}")
+
+
+def _exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
+    """The rule of fairseq itself, from the source's files; None where the source or the output has no tokenizer."""
+    files = prepared.checkpoint.files
+    if prepared.vocabulary.tokenizer is None or files.dictionary is None or files.sentencepiece is None:
+        return None
+    rows = prepared.vocabulary.rows
+    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
+    return ExactTokenizer(dictionary.with_mask(), files.sentencepiece.read())
+
+
+def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) -> tuple[TextClass, ...]:
+    """Compare ids on generated texts. Raises ParityError where ordinary texts differ without a reason."""
+    _compare_tokenizer_files(prepared, folder)
+    with _quiet_transformers():
+        classes = compare_tokenizers(prepared.vocabulary, exact, folder, count=TEXTS_PER_CLASS)
+    for each in classes:
+        if each.name in EXACT_CLASSES and each.unexplained:
+            raise ParityError(
+                f"tokenizer: {each.name}",
+                f"the tokenizer gives other ids than fairseq for {each.unexplained} of {each.texts} texts of the class "
+                f"{each.name}, such as {each.example!r:.80}",
+            )
+    return tuple(classes)
+
+
+def _compare_tokenizer_files(prepared: Prepared, folder: Path) -> None:
+    """Compare the tokenizer with what convert writes for the source; named is the first part that differs."""
+    with tempfile.TemporaryDirectory() as expected:
+        write_tokenizer(prepared.vocabulary, Path(expected), model_max_length=prepared.architecture.longest_text)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (folder / name).is_file():
+                raise ParityError(f"tokenizer: {name}", f"the folder lacks {name}")
+            if (folder / name).read_bytes() == (Path(expected) / name).read_bytes():
+                continue
+            ours, theirs = json_object(Path(expected) / name), json_object(folder / name)
+            parts = [part for part in {**ours, **theirs} if ours.get(part) != theirs.get(part) or part not in ours]
+            if parts:
+                raise ParityError(f"tokenizer: {parts[0]}", f"{name} differs from what the source says in {parts[0]}")
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            raise ParityError(f"tokenizer: {name}", f"the folder holds {name}, which convert does not write")
+
+
+def compare_companions(prepared: Prepared, folder: Path) -> None:
+    """Compare the source's small files with their copies, and refuse what Transformers would load beside the model.
+
+    Raises ParityError.
+    """
+    for name, part in prepared.checkpoint.files.companions.items():
+        copy = folder / "fairseq" / name
+        if name == LABELS and not copy.is_file():
+            continue  # an export's, which has it from id2label: config.json was compared with its names
+        if not copy.is_file() or copy.read_bytes() != part.read():
+            raise ParityError(f"fairseq/{name}", f"fairseq/{name} is not the source's own file")
+    pieces, beside = prepared.checkpoint.files.sentencepiece, folder / SENTENCEPIECE
+    is_wanted = pieces is not None and prepared.vocabulary.agrees_with_sentencepiece
+    if beside.is_file() != is_wanted or (pieces is not None and is_wanted and beside.read_bytes() != pieces.read()):
+        raise ParityError(SENTENCEPIECE, f"{SENTENCEPIECE} is not what the source says")
+    for name in ("adapter_config.json", "adapter_model.safetensors", "generation_config.json"):
+        if (folder / name).exists():
+            raise ParityError(name, f"the folder holds {name}, which convert does not write")
+
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _compare_bytes(plan: WeightPlan, folder: Path) -> Iterator[int]:
+    """Compare each weight in the shards with the plan's; gives each one's bytes when it is done."""
+    found: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            for name, entry in read_header(file, path).items():
+                file.seek(entry.start)
+                _compare_weight(name, plan.weights.get(name), entry, file)
+                found.add(name)
+                yield entry.nbytes
+    if found != set(plan.weights):
+        missing = ", ".join(sorted(set(plan.weights) - found))
+        raise ParityError(missing, f"the folder lacks {missing}")
+
+
+def _compare_index(folder: Path) -> None:
+    """Compare the index with the shards: Transformers goes by it."""
+    path = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() != (not path.is_file()):
+        raise ParityError(path.name, f"the folder must hold either model.safetensors or shards with {path.name}")
+    if not path.is_file():
+        return
+    told, places = shards_of(path), {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        places.update(dict.fromkeys(file_header(shard), shard.name))
+    if told != places:
+        raise ParityError(path.name, f"{path.name} does not say which shard holds which weight")
+
+
+def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file: BinaryIO) -> None:
+    if planned is None:
+        raise ParityError(name, f"the folder holds {name}, which the source does not explain")
+    found = (entry.dtype, list(entry.shape), entry.nbytes)
+    expected = (DTYPE_NAMES[planned.dtype], list(planned.shape), planned.nbytes)
+    if found != expected:
+        told = "dtype {}, shape {}, {} bytes"
+        raise ParityError(name, f"{name} is kept as {told.format(*found)}, not {told.format(*expected)}")
+    for block in planned.blocks():
+        if file.read(len(block)) != block:
+            raise ParityError(name, f"{name} differs from the source")
+
+
+def _file_blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def _sha256(blocks: Iterator[bytes]) -> str:
+    summed = sha256()
+    for block in blocks:
+        summed.update(block)
+    return summed.hexdigest()
+
+
+# ---- behaviour -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A batch of token ids, (batch, length); `through_head` compares logits too, which are large for long texts."""
+
+    ids: torch.Tensor
+    through_head: bool
+
+
+def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_Probe, _Probe]:
+    """A fixed padded batch of unequal lengths, and one text of the longest length.
+
+    The batch holds ids from all over the vocabulary and, where there is a tokenizer, sentences in several scripts and
+    a pair.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    longest = architecture.positions - 2
+
+    def row(length: int) -> torch.Tensor:
+        ids = torch.randint(3, architecture.vocabulary, (min(length, longest),), generator=generator)
+        ids[0], ids[-1] = 0, 2
+        return ids
+
+    rows = [row(length) for length in SHORT_LENGTHS]
+    rows[-1][3:5] = 2  # `</s> </s>`, as between the sentences of a pair
+    if exact is not None:
+        texts = [*((text,) for text in SCRIPTS), SCRIPTS[1:3]]
+        encoded = [torch.tensor(exact.encode(*text)) for text in texts]
+        rows += [ids[: min(longest, SHORT_LENGTHS[-1])] for ids in encoded if ids.max() < architecture.vocabulary]
+    short = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    return _Probe(short, through_head=True), _Probe(row(longest).unsqueeze(0), through_head=False)
+
+
+def _compare_behaviour(
+    prepared: Prepared,
+    folder: Path,
+    probes: Sequence[_Probe],
+    progress: Progress,
+    *,
+    bare: Mapping[str, Any],
+    has_rows: bool,
+) -> tuple[StepDifference, ...]:
+    """The differences at each step, the larger one of all probes."""
+    import torch
+
+    checkpoint, architecture = prepared.checkpoint, prepared.architecture
+    reference = Reference(
+        checkpoint.raw,
+        checkpoint.options,
+        attention_heads=architecture.attention_heads,
+        layers=architecture.layers,
+        rounded=_rounding(prepared.plan),
+    )
+    if has_rows:
+        _compare_embedding(reference, folder)
+    worst: dict[str, StepDifference] = {}
+    has_lm_head = architecture.task is Task.MASKED_LM
+    through_heads = sum(probe.through_head for probe in probes) * (has_lm_head or architecture.head is not None)
+    total = len(probes) * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
+    with torch.no_grad(), progress.task("compare outputs", total=total, unit="steps") as task:
+        for probe in probes:
+            theirs = _transformers_steps(folder, architecture, probe, bare)
+            head = architecture.head if probe.through_head else None
+            for step in reference.steps(probe.ids, head=head, has_lm_head=has_lm_head and probe.through_head):
+                task.advance(1)
+                _give_memory_back()
+                if step.name in theirs:
+                    found = _difference(step, theirs.pop(step.name), probe.ids != PAD)
+                    worst[step.name] = max(found, worst.get(step.name, found), key=_severity)
+    return tuple(worst.values())
+
+
+def _compare_embedding(reference: Reference, folder: Path) -> None:
+    """Compare every row of the embedding with fairseq's, since texts reach only some.
+
+    Rows after fairseq's own must be copies of that of `<unk>`, and the LM head must never choose them.
+    """
+    files = WeightFiles.of(folder)
+    (name,) = (name for name in files.places if name.endswith("embeddings.word_embeddings.weight"))
+    embedding = files.reader(name)
+    unknown = embedding.band(UNK, UNK + 1)
+    first = 0
+    for band in reference.embedding_bands():
+        theirs = embedding.band(first, first + len(band))
+        if not band.allclose(theirs, rtol=COARSE_TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            raise ParityError("embeddings", f"the embedding departs from fairseq's in the rows from {first} on")
+        first += len(band)
+    if not bool((embedding.band(first, embedding.height()) == unknown).all()):
+        raise ParityError("embeddings", f"the rows from {first} on are not copies of that of <unk>")
+    if embedding.height() > first and "lm_head.bias" in files.places:
+        bias = files.reader("lm_head.bias").band(0, embedding.height())
+        if float(bias[first:].max()) > float(bias[:first].min()) - NEVER_CHOSEN:
+            raise ParityError("lm_head.bias", f"the LM head could choose the rows from {first} on, which fairseq lacks")
+
+
+def _severity(step: StepDifference) -> float:
+    """What differences are ordered by: one that is no number is the worst."""
+    return step.relative if step.relative == step.relative else float("inf")
+
+
+def _give_memory_back() -> None:
+    """Let the C library return what was freed: glibc keeps gigabytes of it once matrices have come and gone."""
+    with suppress(AttributeError, OSError):  # other C libraries have no such call, and no such habit
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _rounds_computed(plan: WeightPlan) -> bool:
+    """Whether weights that fairseq computes (scaled embeddings, sinusoids, spectral norm) were rounded to be stored."""
+    origins = [(weight.dtype, weight.of if isinstance(weight, Cast) else weight) for weight in plan.weights.values()]
+    return any(isinstance(origin, Computed) and dtype in ("float16", "bfloat16") for dtype, origin in origins)
+
+
+def _rounding(plan: WeightPlan) -> Any:
+    """What a cast did to each weight, for the reference to do as well."""
+    dtypes = {weight.dtype for weight in plan.weights.values() if isinstance(weight, Cast)}
+    if not dtypes:
+        return lambda weight: weight
+    (dtype,) = dtypes
+    return lambda weight: Cast.to(dtype, weight, name="a weight")
+
+
+def _transformers_steps(
+    folder: Path, architecture: Architecture, probe: _Probe, bare: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
+    with _quiet_transformers():
+        network = _network(folder, architecture, bare, probe)
+        is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head
+        given = probe.ids.unsqueeze(1) if is_choice else probe.ids
+        output = network(given, attention_mask=(given != PAD).long(), output_hidden_states=True)
+    names = ["embeddings", *(f"layer {number}" for number in architecture.layers[:-1]), "features"]
+    steps = dict(zip(names, output.hidden_states, strict=True))
+    if architecture.task is Task.MASKED_LM and probe.through_head:
+        steps["logits"] = output.logits
+    elif architecture.head is not None and probe.through_head:
+        steps[f"head {architecture.head}"] = output.logits
+    return steps
+
+
+def _network(folder: Path, architecture: Architecture, bare: Mapping[str, Any], probe: _Probe) -> Any:
+    """Transformers' network, or its encoder alone. Raises IntegrityError where Transformers refuses the folder."""
+    try:
+        model = layerwise_network(folder, architecture.class_name, **bare)
+    except HfXlmrError:
+        raise
+    except Exception as error:  # Transformers, huggingface_hub and safetensors each have errors of their own
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise IntegrityError(f"Transformers does not load {folder}: {told[0]}") from error
+    return model if probe.through_head else model.base_model
+
+
+def _difference(step: Step, theirs: torch.Tensor, real: torch.Tensor) -> StepDifference:
+    import torch
+
+    width = step.values.shape[-1]
+    texts = zip(_texts(step.values, real), _texts(theirs[..., :width], real), strict=True)
+    figures = torch.stack([_figures(ours.double(), theirs.double()) for ours, theirs in texts])
+    largest, largest_value = figures[:, :2].amax(dim=0).tolist()  # NaN where there is one
+    ours_squared, theirs_squared, product = figures[:, 2:].sum(dim=0).tolist()
+    return StepDifference(
+        name=step.name,
+        largest=largest,
+        relative=largest / max(1.0, largest_value),
+        cosine=product / max(sqrt(ours_squared * theirs_squared), sys.float_info.min),
+    )
+
+
+def _texts(values: torch.Tensor, real: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What belongs to each text in turn, padding left out; logits of a whole batch are too large to copy."""
+    for text, is_real in zip(values, real, strict=True):
+        yield text[is_real] if values.dim() == 3 else text
+
+
+def _figures(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Of one text: the largest difference, the largest value, and the three products that make the cosine."""
+    import torch
+
+    largest = (ours - theirs).abs().max(), ours.abs().max()
+    return torch.stack([*largest, (ours * ours).sum(), (theirs * theirs).sum(), (ours * theirs).sum()])
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Transformers and accelerate without loading bar and advice, and as they were afterwards."""
+    import logging
+
+    from transformers.utils import logging as theirs
+
+    bar: Any = theirs
+    loggers = {name: logging.getLogger(name) for name in ("transformers", "accelerate")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    had_bar = theirs.is_progress_bar_enabled()
+    bar.disable_progress_bar()
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        if had_bar:
+            bar.enable_progress_bar()

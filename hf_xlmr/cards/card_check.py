@@ -1,0 +1,104 @@
+"""What of a model card the Hub would refuse or misread, as far as that shows without asking it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.hub.hub_errors import quiet_hub
+from hf_xlmr.hub.licences import LICENCES, OTHER
+
+__all__ = ["CARD", "check_card", "faults_of_metadata", "told_by_card"]
+
+CARD: Final = "README.md"
+TEXTS: Final = ("license", "license_name", "library_name", "pipeline_tag")
+LISTS: Final = ("language", "tags", "datasets", "metrics", "base_model")
+LANGUAGE: Final = re.compile(r"[a-z]{2,3}|multilingual|code")
+NAME_OF_OTHER: Final = "license_name"
+ODD_LANGUAGE: Final = (
+    "language has {!r:.60}: the Hub takes codes of ISO 639 without script or country, such as de, zh or deu, "
+    "multilingual and code"
+)
+ODD_LICENCE: Final = (
+    "license has {!r:.60}, which is not among the Hub's: give one such as mit, apache-2.0 or cc-by-4.0, or other with "
+    "its name as license_name"
+)
+UNNAMED: Final = "license is other, and no license_name tells which"
+CARRIED: Final = ("language", "license", NAME_OF_OTHER, "license_link", "base_model")
+NO_CARD: Final = (
+    "{folder} has no README.md, from which the Hub draws the model's page: write one that begins with the lines ---, "
+    "license: ..., library_name: transformers, --- (convert and finetune write one)"
+)
+
+
+def check_card(folder: Path) -> tuple[str, ...]:
+    """What a person should know of the card in `folder`. Raises InputError for what cannot be published, OSError."""
+    path = folder / CARD
+    if not path.is_file():
+        raise InputError(NO_CARD.format(folder=folder))
+    metadata = _metadata(path)
+    if odd := faults_of_metadata(metadata):
+        raise InputError(f"{path}: {'; '.join(odd)}")
+    return () if metadata.get("license") else (f"{CARD} names no license, so nobody knows what they may do with it",)
+
+
+def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
+    """What the Hub would refuse among the fields of a card, each in a sentence."""
+    odd = [told for name in TEXTS for told in _told(name, metadata.get(name), _is_text)]
+    odd += [told for name in LISTS for told in _told(name, metadata.get(name), _is_text_or_texts)]
+    if odd:
+        return odd
+    given: Any = metadata.get("language") or ()
+    languages = [given] if isinstance(given, str) else given
+    odd = [ODD_LANGUAGE.format(each) for each in languages if not LANGUAGE.fullmatch(each)][:1]
+    licence = metadata.get("license")
+    if licence is not None and licence not in LICENCES:
+        odd.append(ODD_LICENCE.format(licence))
+    return [*odd, UNNAMED] if licence == OTHER and not metadata.get(NAME_OF_OTHER) else odd
+
+
+def told_by_card(folder: Path) -> dict[str, Any]:
+    """What the card in `folder` tells of any model made of that one: languages, licence, base model.
+
+    Nothing where there is no card, or where the Hub would not take it.
+    """
+    try:
+        check_card(folder)
+        metadata = _metadata(folder / CARD)
+    except InputError:
+        return {}
+    return {name: metadata[name] for name in CARRIED if metadata.get(name)}
+
+
+def _metadata(path: Path) -> Mapping[str, Any]:
+    """The fields of the card as the Hub's own library reads them; none where it has no block of them."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        with quiet_hub():
+            data: Any = ModelCard(path.read_bytes().decode("utf-8")).data
+            fields: Mapping[str, Any] = data.to_dict()
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
+        told = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} begins with metadata that the Hub cannot read ({told}): mend them") from error
+    return fields
+
+
+def _told(name: str, value: object, is_sound: Callable[[object], bool]) -> list[str]:
+    if value is None or is_sound(value):
+        return []
+    odd = next((each for each in value if not _is_text(each)), value) if isinstance(value, list) else value
+    hint = ' (YAML reads a bare no as false: write "no")' if odd is False else ""
+    return [f"{name} has {odd!r:.60}, which is no text{hint}"]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_text_or_texts(value: object) -> bool:
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))

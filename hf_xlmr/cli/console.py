@@ -1,0 +1,440 @@
+"""What the program shows on a terminal: progress bars and reports, drawn by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from hf_xlmr.cli.flags import in_flags
+from hf_xlmr.errors import printable
+from hf_xlmr.files.memory import told_device, told_size
+from hf_xlmr.progress import ProgressTask
+
+__all__ = [
+    "Bars",
+    "show_conversion",
+    "show_diagnosis",
+    "show_export",
+    "show_extraction",
+    "show_folder_to_push",
+    "show_inspection",
+    "show_placement",
+    "show_push",
+    "show_push_plan",
+    "show_results",
+]
+
+WIDEST: Final = 10_000  # characters: more than any table has
+MOST_WEIGHTS: Final = 3  # by name, of many with one reason
+MOST_NAMED: Final = 8  # files of somebody else's
+COLUMNS: Final[dict[str, JustifyMethod]] = {
+    "device": "left",
+    "holds": "left",
+    "weights": "right",
+    "working room": "right",
+    "memory": "right",
+    "headroom": "right",
+}
+
+
+class _Bar:
+    def __init__(self, progress: RichProgress, number: Any) -> None:
+        self._progress = progress
+        self._number = number
+
+    def advance(self, amount: int, *, note: str = "") -> None:
+        """Move the bar on."""
+        self._progress.update(self._number, advance=amount, note=note)
+
+
+class Bars:
+    """Progress as bars on standard error: how much is done, speed and time left."""
+
+    @contextmanager
+    def task(self, label: str, *, total: int | None = None, unit: str = "bytes") -> Iterator[ProgressTask]:
+        """Show a bar until the block ends."""
+        done: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+        if unit != "bytes":
+            done = (MofNCompleteColumn(), TextColumn(unit + " {task.fields[note]}"))
+        columns = (TextColumn("{task.description:<16}"), BarColumn(), *done, TimeRemainingColumn())
+        with RichProgress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield _Bar(progress, progress.add_task(label, total=total, note=""))
+
+
+def _rows(title: str, rows: Mapping[str, object]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, _plain(value))
+    return table
+
+
+def _plain(value: object) -> str:
+    """Any value as text that is neither markup nor an order to the terminal."""
+    return "\n".join(escape(printable(line)) for line in str(value).split("\n"))
+
+
+def _size(count: int) -> str:
+    amount, unit = float(count), "B"
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _reasons(names: Mapping[str, str]) -> list[str]:
+    """What was left behind, by reason, with its names where they are few."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        groups.setdefault(reason, []).append(name)
+    return [f"{len(group)} left behind: {reason} ({_few(group)})" for reason, group in groups.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_WEIGHTS} more" if len(names) > MOST_WEIGHTS else ""
+    return ", ".join(names[:MOST_WEIGHTS]) + more
+
+
+def _differences(differences: Iterable[Any]) -> list[str]:
+    """What makes the parameters of the checkpoint those of the output, a line for each reason."""
+    return [
+        f"{each.parameters:+,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
+        f"({_few(each.names)})"
+        for each in differences
+    ]
+
+
+def show_conversion(report: Any) -> None:
+    """Print a ConversionReport."""
+    console = Console(highlight=False)
+    shown = {
+        "class": f"{report.class_name}, {report.parameters:,} parameters, {report.dtype}",
+        "checkpoint": f"{report.source_parameters:,} parameters",
+        "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "proof": _proof(report.parity),
+        **({"tokenizer": _tokenizer(report.parity["tokenizer"])} if report.parity else {}),
+    }
+    console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
+    for line in [*_differences(report.differences), *_reasons(report.dropped), *report.notes]:
+        console.print(f"  - {_plain(line)}")
+
+
+def _proof(parity: Mapping[str, Any] | None) -> str:
+    if parity is None:
+        return "not verified (--no-verify)"
+    return (
+        f"{parity['weights_compared']} weights equal bit for bit ({_size(parity['bytes_compared'])}); outputs within "
+        f"{parity['largest']:.1e} of fairseq's network ({len(parity['steps'])} steps, {parity['tokens']} tokens)"
+    )
+
+
+def _tokenizer(classes: Sequence[Mapping[str, Any]]) -> str:
+    """How many generated texts of each class get other ids than fairseq's."""
+    if not classes:
+        return "none"
+    different = [f"{each['different']} of {each['texts']} ({each['name']})" for each in classes if each["different"]]
+    texts = sum(each["texts"] for each in classes)
+    return f"{texts:,} texts of {len(classes)} classes; other ids than fairseq's: {', '.join(different) or 'none'}"
+
+
+def show_parity(report: Any) -> None:
+    """Print a ParityReport."""
+    console = Console(highlight=False)
+    classes = {each.name: _class_of_texts(each) for each in report.tokenizer}
+    console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
+
+
+def _class_of_texts(each: Any) -> str:
+    told = f"{each.different} of {each.texts} texts get other ids"
+    reasons = {"equal score": each.equal_score, "not expressible": each.limited}
+    named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items() if count)
+    return f"{told} ({named})" if named else told
+
+
+def show_export(report: Any) -> None:
+    """Print an ExportReport."""
+    console = Console(highlight=False)
+    shown = {
+        "model": f"{report.arch} for {report.task}, {report.parameters:,} parameters, {report.dtype}",
+        "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "loaded by": ", ".join(f"fairseq {release}" for release in report.loaded_by),
+    }
+    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+    for line in [*_reasons(report.dropped), *report.notes]:
+        console.print(f"  - {_plain(line)}")
+
+
+def show_sentence_transformers(report: Any) -> None:
+    """Print a SentenceTransformersReport."""
+    console = Console(highlight=False)
+    shown = {
+        "vectors": f"{report.width} wide, pooled by {report.pool}, of texts up to {report.max_length} tokens",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+    }
+    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+
+
+def show_extraction(report: Any) -> None:
+    """Print an ExtractionReport."""
+    layers = ", ".join(map(str, report.layers))
+    speed = report.tokens / report.seconds if report.seconds else 0.0
+    shown = {
+        "texts": f"{report.rows:,}, of which {_counted_here(report)}",
+        "tokens": f"{report.tokens:,} in {report.seconds:,.1f} s ({speed:,.0f} a second)",
+        "cut off": f"{report.truncated:,} texts",
+        "features": f"layer {layers}, {'every token' if report.pool == 'none' else f'pooled by {report.pool}'}",
+        "computed in": f"{report.dtype} on {report.device} ({report.kernel} kernel)",
+    }
+    if not report.truncated:
+        del shown["cut off"]
+    Console(highlight=False).print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
+
+
+def _counted_here(report: Any) -> str:
+    """How many texts a process computed, of its share."""
+    found = f"{report.texts:,} were computed now"
+    return found if report.processes == 1 else f"{found} by the first of {report.processes} processes"
+
+
+def show_inspection(inspection: Any) -> None:
+    """Print an Inspection."""
+    console = Console(highlight=False)
+    shown = {
+        "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons)),
+        "network": _network(inspection),
+        "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; {_counted(inspection.dtypes)})",
+        "output": "none" if inspection.output_parameters is None else f"{inspection.output_parameters:,} parameters",
+        "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",
+        "dictionary": _dictionary(inspection),
+        "heads": ", ".join(inspection.heads) or "none",
+        "labels": ", ".join(inspection.labels) or "none",
+        "moving average": "yes (--ema)" if inspection.has_moving_average else "no",
+        "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
+    }
+    console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", shown))
+    kind = [inspection.dictionary_kind] if inspection.dictionary_kind else []
+    for line in [*_differences(inspection.differences), *_reasons(inspection.dropped), *kind]:
+        console.print(f"  - {_plain(line)}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _network(inspection: Any) -> str:
+    if inspection.class_name is None:
+        return "unknown"
+    return (
+        f"{inspection.layers} layers of width {inspection.hidden_size}, {inspection.attention_heads} attention heads, "
+        f"texts of up to {inspection.longest_text} tokens"
+    )
+
+
+def _dictionary(inspection: Any) -> str:
+    if inspection.dictionary_symbols is None:
+        return "missing"
+    symbols, rows = inspection.dictionary_symbols, inspection.embedding_rows
+    return f"{symbols:,} symbols for {rows:,} rows, <mask> is {inspection.mask_id}"
+
+
+def show_placement(placement: Any) -> None:
+    """Print a Placement."""
+    console = Console(highlight=False)
+    title = f"{placement.model}, {placement.parameters:,} parameters, {placement.dtype}, {placement.tokens} tokens"
+    table = Table(title=_plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading, side in COLUMNS.items():
+        table.add_column(heading, justify=side, no_wrap=heading != "holds", overflow="fold")
+    for share in placement.shares:
+        sizes = (share.weights, share.activations + share.visitors, share.budget, share.headroom)
+        table.add_row(told_device(share.device), _parts(share), *map(told_size, sizes))
+    console.print(table)
+    for line in (placement.told(), *placement.suggestions):
+        console.print(_plain(line), soft_wrap=True)
+
+
+def _parts(share: Any) -> str:
+    """The modules of a device, its layers as a range."""
+    layers = share.layers
+    ends = sorted({layers[0], layers[-1]}) if layers else []
+    names = [name.rpartition(".")[2] for name in share.modules if not name.rpartition(".")[2].isdecimal()]
+    shown = [f"layers {'-'.join(map(str, ends))}"] * bool(ends) + names
+    return ", ".join(shown) or "nothing"
+
+
+def show_results(tables: Iterable[Any]) -> None:
+    """Print ResultsTables, those that are wider than the terminal with their columns as rows."""
+    console = Console(highlight=False)
+    for number, each in enumerate(tables):
+        if number:
+            console.print()
+        table = _results(each)
+        needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        console.print(table if needed <= console.width else _results(each.turned, is_folded=True))
+        for note in each.notes:
+            console.print(_plain(note), style="dim")
+
+
+def _results(shown: Any, *, is_folded: bool = False) -> Table:
+    table = Table(title=_plain(shown.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(shown.columns):
+        table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=not is_folded, overflow="fold")
+    for row in shown.rows:
+        table.add_row(*map(_plain, row))
+    if shown.published:
+        table.add_row()
+        table.add_row("published", style="dim")
+    for row in shown.published:
+        table.add_row(*map(_plain, row), style="dim italic")
+    return table
+
+
+def show_finetuning(report: Any) -> None:
+    """Print a FinetuningReport."""
+    losses = list(report.losses.items())
+    told = [f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)]
+    shown = {
+        "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
+        "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
+        "left out": report.left_out,
+        "steps": f"{report.steps:,} ({report.mode})",
+        "loss": ", then ".join(told),
+    }
+    if not report.left_out:
+        del shown["left out"]
+    Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
+
+
+def show_diagnosis(diagnosis: Any) -> None:
+    """Print a Diagnosis: what was mended, then what is left, each with its mend."""
+    console = Console(highlight=False)
+    told = f"{len(diagnosis.findings)} to be mended" if diagnosis.findings else "healthy"
+    table = Table(title=_plain(f"{diagnosis.folder}: {told}"), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("what", "is", "mend"):
+        table.add_column(heading, overflow="fold", style="bold" if heading == "what" else None)
+    for finding in diagnosis.mended:
+        table.add_row(*map(_plain, (finding.name, finding.told, "mended now")))
+    for path in diagnosis.kept:
+        table.add_row(*map(_plain, ("kept", path.name, "the file as it was before")))
+    for finding in diagnosis.findings:
+        mend = f"{finding.mend}{' (--fix does it)' if finding.is_safe else ''}"
+        table.add_row(*map(_plain, (finding.name, finding.told, mend)))
+    for note in diagnosis.notes:
+        table.add_row(*map(_plain, ("note", note, "")))
+    if not table.rows:
+        table.show_header = False
+    console.print(table)
+    for note in diagnosis.notes:
+        console.print(f"  - {_plain(note)}")
+
+
+def show_push_plan(report: Any) -> None:
+    """Print a PushReport before anything is sent."""
+    console = Console(highlight=False)
+    kind = "private" if report.is_private else "public by default" if report.is_new else "public"
+    branch = "" if report.branch == "main" else f", branch {report.branch}"
+    proposed = ", as a pull request" if report.is_proposed else ""
+    title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
+    shown = {
+        "weights": report.standing.value,
+        "as converted": _held(report.held, (*report.sent, *report.unchanged)),
+        "to send": _files_with_sizes(report.sent),
+        "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
+        "to delete": "\n".join(report.deleted),
+        "stays there": _named(report.stays),
+        "not asked for": _unknown(report.unknown),
+        "left out": _left_out(report.left_out),
+        "doctor": _faults(report.folder, report.findings),
+        "notes": "\n".join(report.notes),
+    }
+    console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def show_folder_to_push(looked: Any) -> None:
+    """Print a FolderToPush, of which the Hub could not be asked."""
+    shown = {
+        "weights": looked.standing.value,
+        "as converted": _held(looked.held, looked.files),
+        "files": _files_with_sizes({name: file.size for name, file in looked.files.items()}),
+        "not asked for": _unknown(looked.unknown),
+        "left out": _left_out(looked.left_out),
+        "doctor": _faults(looked.path, looked.findings),
+        "notes": "\n".join(looked.notes),
+    }
+    title = f"{looked.path} (the folder alone: the Hub was not asked)"
+    Console(highlight=False).print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+
+
+def _left_out(names: Mapping[str, str]) -> str:
+    return "\n".join(f"{printable(name)}: {why}" for name, why in names.items())
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(map(printable, names[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def _held(held: Collection[str], files: Iterable[str]) -> str:
+    """What was compared with the record of the conversion, and what was not."""
+    if not held:
+        return ""
+    others = [name for name in files if name not in held]
+    part = " (of config.json what answers rest on)" if "config.json" in held else ""
+    return f"{len(held)} files{part}; not compared: {', '.join(others) or 'none'}"
+
+
+def _unknown(files: Mapping[str, int]) -> str:
+    """What is not known to belong to a model, and how it is sent all the same."""
+    if not files:
+        return ""
+    named = "\n".join(f"  {printable(name)} {_size(size)}" for name, size in files.items())
+    return f"not known to belong to a model; --include NAME sends it\n{named}"
+
+
+def _files_with_sizes(files: Mapping[str, int]) -> str:
+    if not files:
+        return ""
+    total = f"{len(files)} file{'s' * (len(files) != 1)}, {_size(sum(files.values()))}"
+    return "\n".join([total, *(f"  {name} {_size(size)}" for name, size in files.items())])
+
+
+def _faults(folder: Path, findings: Sequence[Any]) -> str:
+    """How many faults there are, and the command that tells them."""
+    if not findings:
+        return ""
+    names = ", ".join(finding.name for finding in findings)
+    return f"{len(findings)} to be mended ({names}); hf-xlmr doctor {folder} tells how"
+
+
+def show_push(report: Any, *, is_dry_run: bool) -> None:
+    """Print how a push ended, with the address."""
+    if report.commit is not None and not report.sent and not report.deleted:
+        told = f"nothing to send, all is there: {report.address}"
+    elif is_dry_run and report.is_proposed:
+        told = f"nothing was sent (--dry-run); the pull request would be among {report.address}"
+    elif is_dry_run:
+        told = f"nothing was sent (--dry-run); the model would be at {report.address}"
+    else:
+        told = f"published: {report.address}"
+    Console(highlight=False).print(_plain(told), soft_wrap=True)

@@ -1,0 +1,414 @@
+"""The program `hf-xlmr`: each sub-command parses, calls one function, prints, and gives the exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
+
+import typer
+
+from hf_xlmr import __version__
+from hf_xlmr.cli import publish_commands, sentence_transformers_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
+from hf_xlmr.cli.flags import in_flags
+from hf_xlmr.cli.task_commands import register
+from hf_xlmr.errors import HfXlmrError, InputError, printable
+from hf_xlmr.placement.planner import DEFAULT_TOKENS
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="hf-xlmr",
+    help="fairseq XLM-R checkpoints, exactly, in Hugging Face Transformers: no fairseq, no pickle run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SOURCE_HELP = (
+    "A folder with model.pt and dict.txt, a .pt file, a .tar, .tar.gz or .tgz archive, a release name "
+    "(xlmr.base, xlmr.large, xlmr.xl, xlmr.xxl, xlmr.base.v0, xlmr.large.v0), or demo."
+)
+
+
+class Dtype(str, Enum):
+    """The values of --dtype."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+DATA_HELP = "The folder with dict.txt and label/dict.txt, where they are not beside the checkpoint (a data-bin)."
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=DATA_HELP)]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights (--store-ema of fairseq).")]
+AttentionHeads = Annotated[
+    int | None,
+    typer.Option("--attention-heads", min=1, help="Heads per layer, where the checkpoint has no options to tell."),
+]
+
+
+@app.command()
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    data: Data = None,
+    dtype: Annotated[Dtype, typer.Option(help="auto keeps each weight as it is stored.")] = Dtype.auto,
+    max_shard_size: Annotated[str, typer.Option(help="The largest weights file, such as 5GB or 500MB.")] = "5GB",
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The classification head to convert, or none for the masked LM.")
+    ] = None,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave every head behind.")] = False,
+    attention_heads: AttentionHeads = None,
+    ema: Ema = False,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--language", metavar="CODE", help="For the model card, such as de; may be said several times."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="For the model card, such as mit or apache-2.0.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare every byte and the outputs before publishing.")
+    ] = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a fairseq XLM-R checkpoint into a folder that Transformers loads."""
+    from hf_xlmr.conversion import convert as run
+
+    report = run(
+        source,
+        output,
+        data=data,
+        dtype=dtype.value,
+        max_shard_size=max_shard_size,
+        head=head,
+        encoder_only=encoder_only,
+        attention_heads=attention_heads,
+        ema=ema,
+        languages=languages or (),
+        licence=licence,
+        overwrite=overwrite,
+        verify=verify,
+        progress=progress_of_command(shown=not quiet),
+    )
+    if as_json:
+        _print_json(report)
+    elif not quiet:
+        from hf_xlmr.cli.console import show_conversion
+
+        show_conversion(report)
+
+
+@app.command()
+def inspect(
+    source: Source,
+    data: Data = None,
+    ema: Ema = False,
+    attention_heads: AttentionHeads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a checkpoint holds and what it would become, without reading its tensors."""
+    from hf_xlmr.conversion import inspect as run
+
+    inspection = run(
+        source, data=data, ema=ema, attention_heads=attention_heads, progress=progress_of_command(shown=True)
+    )
+    if as_json:
+        _print_json(inspection)
+    else:
+        from hf_xlmr.cli.console import show_inspection
+
+        show_inspection(inspection)
+
+
+@app.command()
+def verify(
+    source: Source,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="The folder that convert made of SOURCE, or that SOURCE was exported from; either order.",
+        ),
+    ],
+    data: Data = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write a page for people, one HTML file.")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Note the proof in OUTPUT, where it was converted with --no-verify.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that a converted folder holds what its checkpoint does, or an exported checkpoint what its folder does."""
+    from hf_xlmr.conversion import verify as run
+
+    found = run(source, folder, data=data, report=report, record=record, progress=progress_of_command(shown=not quiet))
+    if as_json:
+        _print_json(found)
+    elif not quiet:
+        from hf_xlmr.cli.console import show_parity
+
+        show_parity(found)
+
+
+@app.command()
+def export(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a Transformers folder into a checkpoint that fairseq loads."""
+    from hf_xlmr.conversion import export as run
+
+    report = run(model_dir, output, overwrite=overwrite, progress=progress_of_command(shown=not quiet))
+    if as_json:
+        _print_json(report)
+    elif not quiet:
+        from hf_xlmr.cli.console import show_export
+
+        show_export(report)
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder with config.json, or what convert takes as SOURCE.")
+    ],
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICES",
+            help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
+        ),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="auto is what the weights are stored in.")] = Dtype.auto,
+    tokens: Annotated[int, typer.Option(min=1, help="Of one batch, padding included.")] = DEFAULT_TOKENS,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which layer would go on which device, and what would fit where it does not (exit code 2)."""
+    from hf_xlmr.files.memory import available_memory, parse_max_memory
+    from hf_xlmr.model.model_shape import shape_of
+    from hf_xlmr.placement.planner import lay_out
+
+    memory = available_memory() if max_memory is None else parse_max_memory(max_memory)
+    placement = lay_out(shape_of(model), max_memory=memory, dtype=dtype.value, tokens=tokens)
+    if as_json:
+        _print_json(placement)
+    else:
+        from hf_xlmr.cli.console import show_placement
+
+        show_placement(placement)
+    if not placement.fits:
+        raise typer.Exit(InputError.exit_code)
+
+
+class Pool(Enum):
+    """The values of --pool."""
+
+    mean = "mean"
+    cls = "cls"
+    max = "max"
+    none = "none"
+
+
+class OnLong(Enum):
+    """The values of --on-long."""
+
+    truncate = "truncate"
+    split = "split"
+    error = "error"
+
+
+class FileFormat(Enum):
+    """The values of --format."""
+
+    parquet = "parquet"
+    npy = "npy"
+
+
+class StoreDtype(Enum):
+    """The values of --store-dtype."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+@app.command()
+def extract(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Texts: .txt (one per line), .jsonl, .csv, .tsv, .parquet, gzipped too, a folder or 'pattern*' of "
+            "these, a saved data set, an id of one on the Hub, or - for standard input.",
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")],
+    column: Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")] = "text",
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A column to hand on beside the features, as id.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set, such as train.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set on the Hub, such as de.")] = None,
+    max_row_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="A line or value of more bytes is refused, by its place.")
+    ] = "16MB",
+    layers: Annotated[
+        str, typer.Option(metavar="LIST", help="Such as -1 (the features) or 0,6,12; 0 is the embeddings.")
+    ] = "-1",
+    pool: Annotated[Pool, typer.Option(help="What becomes of the tokens of a text; none keeps each.")] = Pool.mean,
+    dtype: Annotated[
+        Dtype, typer.Option(help="auto is bfloat16 where the hardware multiplies it natively, else float32.")
+    ] = Dtype.auto,
+    emulate_dtype: Annotated[
+        bool,
+        typer.Option(
+            "--emulate-dtype",
+            help="Compute in --dtype even if the processor has no instructions for it, at many times the cost of "
+            "float32, which is used there by default.",
+        ),
+    ] = False,
+    tokens_per_batch: Annotated[
+        int | None, typer.Option(min=1, help="By default 2048 on a CPU, 16384 on a GPU.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=3, help="Of a text in tokens; by default what the model takes, such as 512.")
+    ] = None,
+    on_long: Annotated[OnLong, typer.Option(help="What happens to longer texts.")] = OnLong.truncate,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Of the output.")] = FileFormat.parquet,
+    store_dtype: Annotated[StoreDtype, typer.Option(help="Of the features in the files.")] = StoreDtype.float32,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Texts in a file of the output.")] = 8192,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the GPU, if any.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an OUTPUT that was begun.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin again in an OUTPUT of an earlier run, once a text was read.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write features of any number of texts, without padding; run it under torchrun to use many devices."""
+    from hf_xlmr.features.bulk_extraction import ExtractionOptions
+    from hf_xlmr.features.bulk_extraction import extract as run
+
+    options = ExtractionOptions(
+        column=column,
+        id_column=id_column,
+        split=split,
+        config=config,
+        max_row_size=max_row_size,
+        layers=_numbers(layers),
+        pool=pool.value,
+        dtype=dtype.value,
+        emulate_dtype=emulate_dtype,
+        device=device,
+        tokens_per_batch=tokens_per_batch,
+        max_length=max_length,
+        on_long=on_long.value,
+        file_format=file_format.value,
+        store_dtype=store_dtype.value,
+        rows_per_shard=rows_per_shard,
+    )
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    is_shown = is_first and not quiet
+    report = run(
+        model,
+        source,
+        output,
+        options=options,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress_of_command(shown=is_shown),
+    )
+    if as_json and is_first:
+        _print_json(report)
+    elif is_shown:
+        from hf_xlmr.cli.console import show_extraction
+
+        show_extraction(report)
+
+
+register(app)
+publish_commands.register(app)
+sentence_transformers_command.register(app)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a list such as 0,6,-1. Raises InputError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--layers {text}: give numbers with commas between, such as -1 or 0,6,12") from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hf-xlmr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_json(result: Any) -> None:
+    print_json(asdict(result))
+
+
+def _check_endpoint() -> None:
+    """Raise InputError for an HF_ENDPOINT over which huggingface_hub breaks while it is imported."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        urlsplit(endpoint)
+    except ValueError:
+        raise InputError(f"HF_ENDPOINT ({endpoint:.200}) is no address: unset it, or set it to one") from None
+
+
+def main() -> NoReturn:
+    """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and weights may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        _check_endpoint()
+        app()
+    except HfXlmrError as error:
+        typer.echo(f"hf-xlmr: {in_flags(printable(str(error)))}", err=True)
+        sys.exit(error.exit_code)
+    except MemoryError:
+        typer.echo("hf-xlmr: this machine has too little memory for that", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
+        sys.exit(1)
+    sys.exit(0)

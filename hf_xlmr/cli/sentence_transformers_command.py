@@ -1,0 +1,50 @@
+"""The sub-command `hf-xlmr to-sentence-transformers`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_xlmr.cli.command_output import AsJson, print_json
+
+__all__ = ["register"]
+
+
+class SentencePool(str, Enum):
+    """The values of --pool."""
+
+    mean = "mean"
+    cls = "cls"
+    max = "max"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command to the program."""
+    app.command()(to_sentence_transformers)
+
+
+def to_sentence_transformers(
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder of an encoder or a masked LM.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    pool: Annotated[
+        SentencePool, typer.Option(help="What becomes of the tokens of a text, as in extract.")
+    ] = SentencePool.mean,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make of a Transformers folder one that sentence-transformers loads, with the vectors that extract gives."""
+    from hf_xlmr.conversion import to_sentence_transformers as run
+
+    report = run(model_dir, output, pool=pool.value, overwrite=overwrite)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        from hf_xlmr.cli.console import show_sentence_transformers
+
+        show_sentence_transformers(report)

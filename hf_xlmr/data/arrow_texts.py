@@ -1,0 +1,325 @@
+"""Texts of Parquet files and data sets, which Arrow holds: a few rows at a time, damage told by its row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, rows_of_arrow
+from hf_xlmr.data.parquet_pages import DamagedPage, largest_page
+from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_utf8, why_too_long
+from hf_xlmr.errors import InputError, IntegrityError, printable
+from hf_xlmr.files.json_files import json_object
+
+__all__ = [
+    "BATCH_ROWS",
+    "DataSet",
+    "SavedDataSet",
+    "arrow_records",
+    "arrow_rows",
+    "check_columns",
+    "data_set_of_hub",
+    "data_set_on_disk",
+    "hub_data_set",
+    "open_parquet",
+    "parquet_batches",
+    "saved_data_set",
+]
+
+BATCH_ROWS: Final = 512  # of Arrow data held at once
+BATCH_BYTES: Final = 1 << 26
+MOST_PAGE_BYTES: Final = 1 << 29  # of Parquet, unfolded: Arrow holds pages whole
+MOST_FOOTER_BYTES: Final = 1 << 26
+BLOCK: Final = 1 << 20
+SPLITS: Final = "dataset_dict.json"  # of a DatasetDict
+STATE: Final = "state.json"  # of a Dataset
+
+
+def open_parquet(path: Path) -> Any:
+    """The `pyarrow.parquet.ParquetFile` of `path`, to be read in little memory. Raises InputError."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    with path.open("rb") as opened:
+        end = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, end - 8))
+        footer = int.from_bytes(opened.read(4), "little")
+    if MOST_FOOTER_BYTES < footer < end:
+        raise InputError(printable(f"{path} has {footer:,} bytes about its columns; {MOST_FOOTER_BYTES:,} are read"))
+    try:  # with a buffer, pages are read one by one instead of a row group's whole column
+        file = ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
+        file.schema_arrow.names  # noqa: B018  # decoded here
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
+            raise
+        raise InputError(printable(f"{path} is not a Parquet file: {str(error).strip()}")) from error
+    return file
+
+
+def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[Any]:
+    """The record batches of these columns, of so many rows that they and their pages fit into bounded memory.
+
+    Raises BadRow for pages that cannot, InputError, OSError.
+    """
+    with open_parquet(path) as file:
+        paths = [file.schema.column(number).path for number in range(len(file.schema))]
+        leaves = [
+            n for n, leaf in enumerate(paths) if leaf in columns or leaf.startswith(tuple(f"{c}." for c in columns))
+        ]
+        first = 0
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            rows = _rows_at_once(path, f"{name}, row {first}", [group.column(leaf) for leaf in leaves])
+            yield from file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False)
+            first += group.num_rows
+
+
+def _rows_at_once(path: Path, place: str, chunks: Sequence[Any]) -> int:
+    """How many rows of these column chunks make a batch: no value is larger than the largest page. Raises BadRow."""
+    try:
+        unfolded = sum(largest_page(path, [chunk]) for chunk in chunks)
+    except DamagedPage as error:
+        raise BadRow(place, f"this or what follows is damaged: {error}") from error
+    if unfolded > MOST_PAGE_BYTES:
+        raise BadRow(
+            place,
+            f"this row group has pages that take {unfolded:,} bytes in memory, and {MOST_PAGE_BYTES:,} are the most; "
+            "write the file again with smaller row groups",
+        )
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, unfolded)))
+
+
+def arrow_records(name: str, batches: Iterable[Any], asked: Asked) -> Iterator[Record]:
+    """The text and the id of every row of Arrow `batches`, with its place. Raises BadRow, OSError."""
+    for place, values in arrow_rows(name, batches, asked.columns, most=asked.max_row_size):
+        yield place, values[0], values[-1] if asked.has_ids else None
+
+
+def arrow_rows(
+    name: str, batches: Iterable[Any], columns: Sequence[str], *, most: int | None = None
+) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """The values of `columns` in every row of Arrow `batches`, with its place.
+
+    Raises BadRow, also for a string of more than `most` bytes, OSError.
+    """
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in batches:
+            for values in _fitting_rows([batch.column(column) for column in columns], most):
+                yield f"{name}, row {number}", values
+                number += 1
+    except _TooLong as error:
+        raise BadRow(
+            f"{name}, row {number}", why_too_long(f"the value of {columns[error.column]!r}", error.most)
+        ) from None
+    except UnicodeDecodeError as error:
+        raise BadRow(f"{name}, row {number}", why_no_utf8(error)) from error
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
+            raise
+        raise BadRow(f"{name}, row {number}", f"this or what follows is damaged: {str(error).strip()}") from error
+
+
+class _TooLong(Exception):
+    """A string is longer than it may be."""
+
+    def __init__(self, column: int, most: int) -> None:
+        super().__init__(column, most)
+        self.column, self.most = column, most
+
+
+def _fitting_rows(columns: Sequence[Any], most: int | None) -> Iterator[tuple[object, ...]]:
+    """The values of each row; where they are large, in memory for one row after another. Raises _TooLong."""
+    sizes = [None if most is None else _sizes(column, most) for column in columns]
+    fits = [len(columns[0]), *(int((each > most).argmax()) for each in sizes if each is not None and each.max() > most)]
+    is_large = sum(int(each.sum()) for each in sizes if each is not None) > BATCH_BYTES
+    values = _one_by_one if is_large else _values
+    yield from zip(*(values(column.slice(0, min(fits))) for column in columns), strict=True)
+    if most is not None and min(fits) < len(columns[0]):
+        raise _TooLong(next(n for n, each in enumerate(sizes) if each is not None and each[min(fits)] > most), most)
+
+
+def _sizes(column: Any, most: int) -> Any:
+    """The bytes of each string in a column, as a NumPy array; None if it holds no strings, or all of it is small."""
+    from pyarrow import compute, types
+
+    if types.is_dictionary(column.type):
+        lengths = compute.binary_length(_plain(column.dictionary)).take(column.indices)
+    elif not _is_string(column.type) or column.nbytes <= min(most, BATCH_BYTES):
+        return None
+    else:
+        lengths = compute.binary_length(_plain(column))
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False) if len(lengths) else None
+
+
+def _plain(column: Any) -> Any:
+    """Strings in a form whose lengths Arrow tells, which those of views are not."""
+    import pyarrow
+
+    return column.cast(pyarrow.large_string()) if pyarrow.types.is_string_view(column.type) else column
+
+
+def _values(column: Any) -> Iterable[object]:
+    """All values; where one is not UTF-8, one by one up to it."""
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:
+        return _one_by_one(column)
+    return values
+
+
+def _one_by_one(column: Any) -> Iterator[object]:
+    return (value.as_py() for value in column)
+
+
+def check_columns(name: str, schema: Any, asked: Asked) -> None:
+    """Raise BadRow where a column is missing, or of a type that gives no texts or ids."""
+    from pyarrow import types
+
+    for column in asked.columns:
+        if schema.names.count(column) != 1:
+            twice = f"there are several columns {column!r}"
+            raise BadRow(name, twice if column in schema.names else why_no_column(column, schema.names))
+    if not _is_string(schema.field(asked.column).type):
+        raise BadRow(name, f"the column {asked.column!r} holds {schema.field(asked.column).type}, not text")
+    kind = None if asked.id_column is None else schema.field(asked.id_column).type
+    if kind is not None and not (types.is_integer(kind) or _is_string(kind)):
+        raise BadRow(name, f"the column {asked.id_column!r} holds {kind}; ids are strings or integers")
+
+
+def _is_string(kind: Any) -> bool:
+    from pyarrow import types
+
+    plain = kind.value_type if types.is_dictionary(kind) else kind
+    tests: tuple[Callable[[Any], bool], ...] = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(test(plain) for test in tests)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A `datasets.IterableDataset`, which is streamed."""
+
+    name: str
+    data: Any
+    asked: Asked
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files are on the Hub."""
+        return ()
+
+    def check(self) -> None:
+        """A data set of the Hub that does not know its columns is checked when it is read."""
+        if self.data.features is not None:
+            check_columns(self.name, self.data.features.arrow_schema, self.asked)
+
+    def count(self) -> int | None:
+        """Only reading them all would tell."""
+        return None
+
+    def records(self) -> Iterator[Record]:
+        """Every row from the first on. Raises BadRow, OSError."""
+        chosen = self.data.select_columns(self.asked.columns).with_format("arrow")
+        try:
+            batches = (batch for table in chosen.iter(batch_size=BATCH_ROWS) for batch in table.to_batches())
+            yield from arrow_records(self.name, batches, self.asked)
+        except KeyError as error:
+            raise BadRow(self.name, f"there is no column {error}") from error
+
+
+@dataclass(frozen=True)
+class SavedDataSet:
+    """The Arrow files of a data set that `Dataset.save_to_disk` wrote."""
+
+    name: str
+    paths: tuple[Path, ...]
+    asked: Asked
+
+    def check(self) -> None:
+        """Raise InputError where the columns are not there, or no row can be read."""
+        for path in self.paths:
+            check_columns(self.name, arrow_schema(path), self.asked)
+
+    def count(self) -> int | None:
+        """How many rows there are."""
+        return sum(rows_of_arrow(path) for path in self.paths)
+
+    def records(self) -> Iterator[Record]:
+        """Every row from the first on. Raises BadRow, OSError."""
+        yield from arrow_records(self.name, self._batches(), self.asked)
+
+    def _batches(self) -> Iterator[Any]:
+        for path in self.paths:
+            yield from arrow_batches(path, self.asked.columns, rows=BATCH_ROWS)
+
+
+def data_set_on_disk(folder: Path, asked: Asked) -> SavedDataSet:
+    """What `Dataset.save_to_disk` wrote. Raises InputError."""
+    if asked.config or asked.revision:
+        raise InputError(f"{folder} is a data set on this disk, so it has no config or revision")
+    part = folder
+    if (folder / SPLITS).is_file():
+        part = folder / _named_split(str(folder), _written(folder / SPLITS, "splits", str), asked.split)
+    state = part / STATE
+    names = [str(file.get("filename")) for file in _written(state, "_data_files", dict)]
+    if any(Path(name).name != name for name in names):
+        raise InputError(printable(f"{state} names files that are elsewhere"))
+    own = json_object(state).get("_split")
+    if part == folder and asked.split not in (None, own):
+        raise InputError(printable(f"{folder} is one data set (split {own}), so it has no split {asked.split!r}"))
+    return SavedDataSet(folder.name, tuple(part / name for name in names), asked)
+
+
+def _written(path: Path, key: str, kind: type) -> list[Any]:
+    """A list in a file that `datasets` wrote. Raises IntegrityError."""
+    found = json_object(path).get(key)
+    if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
+        raise IntegrityError(printable(f"{path} is damaged: {key} is not the list that datasets writes"))
+    return found
+
+
+def data_set_of_hub(name: str, asked: Asked) -> DataSet:
+    """A data set of the Hub, streamed. Raises InputError."""
+    return DataSet(name, hub_data_set(name, asked.split, config=asked.config, revision=asked.revision), asked)
+
+
+def saved_data_set(folder: Path, split: str | None) -> Any:
+    """The `datasets.Dataset` that `save_to_disk` wrote, or its `split`. Raises InputError."""
+    from datasets import load_from_disk
+
+    return _split_of(str(folder), load_from_disk(str(folder)), split)
+
+
+def hub_data_set(name: str, split: str | None, *, config: str | None, revision: str | None) -> Any:
+    """The `datasets.IterableDataset` of a split of a data set of the Hub. Raises InputError."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        loaded = load_dataset(name, config, revision=revision, streaming=True)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise InputError(f"{name} is not here, and as a data set of the Hub: {error}") from error
+    return _split_of(name, loaded, split)
+
+
+def _split_of(name: str, loaded: Any, split: str | None) -> Any:
+    """The split that was asked for; without asking, the only one."""
+    if not isinstance(loaded, dict):
+        if split not in (None, str(loaded.split)):
+            raise InputError(f"{name} is one data set (split {loaded.split}), so it has no split {split!r}")
+        return loaded
+    return loaded[_named_split(name, list(map(str, loaded)), split)]
+
+
+def _named_split(name: str, splits: Sequence[str], split: str | None) -> str:
+    """The split that was asked for; without asking, the only one. Raises InputError."""
+    if split is None and len(splits) != 1:
+        raise InputError(printable(f"{name} has the splits {', '.join(splits)}; say which"))
+    if split is not None and split not in splits:
+        raise InputError(printable(f"{name} has no split {split!r}; its splits are {', '.join(splits)}"))
+    return splits[0] if split is None else split

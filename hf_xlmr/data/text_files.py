@@ -1,0 +1,461 @@
+"""Texts of files and data sets, one after another: streamed in their order, with the place of each for messages."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+
+from hf_xlmr.data.arrow_texts import (
+    arrow_records,
+    check_columns,
+    data_set_of_hub,
+    data_set_on_disk,
+    open_parquet,
+    parquet_batches,
+)
+from hf_xlmr.data.text_rows import (
+    DEFAULT_COLUMN,
+    LONGEST_LINE,
+    LONGEST_ROW,
+    Asked,
+    BadRow,
+    Ids,
+    Record,
+    TextRow,
+    checked_text,
+    decoded,
+    json_object,
+    unchanged,
+    why_no_column,
+    why_too_long,
+)
+from hf_xlmr.errors import InputError, told_plainly
+
+__all__ = ["STANDARD_INPUT", "TextInput", "is_hub_name", "kind_name", "open_texts", "text_lines"]
+
+STANDARD_INPUT: Final = "-"
+BLOCK: Final = 1 << 20
+LONGEST_END: Final = b"\r\n"  # of a line
+HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class _Source(Protocol):
+    """One of the files, or the data set, that an input consists of."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files, where they are on this disk."""
+
+    def check(self) -> None:
+        """Raise InputError where it is plain beforehand that no row can be read."""
+
+    def count(self) -> int | None:
+        """How many rows there are, None where only reading them all would tell."""
+
+    def records(self) -> Iterator[Record]:
+        """Every row from the first on. Raises BadRow, OSError."""
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """The texts of an input in their order; each iteration reads anew, in memory that does not grow with the rows."""
+
+    name: str
+    sources: tuple[_Source, ...]
+    has_ids: bool = False
+    is_repeatable: bool = True
+    """Whether it can be read twice, which standard input and pipes cannot."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that it consists of."""
+        return tuple(path for source in self.sources for path in source.paths)
+
+    @cached_property
+    def count(self) -> int | None:
+        """How many rows there are, None where only reading them all would tell."""
+        with told_plainly():
+            counts = [source.count() for source in self.sources]
+        known = [each for each in counts if each is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def __iter__(self) -> Iterator[TextRow]:
+        """Every row, each checked when it is reached. Raises BadRow, InputError."""
+        numbers, ids = count(), Ids()
+        with told_plainly():
+            for source in self.sources:
+                with unchanged(source.paths):
+                    for place, text, id_ in source.records():
+                        text = checked_text(place, text)
+                        if self.has_ids:
+                            ids.check(place, id_)
+                        yield TextRow(next(numbers), place, text, id_)
+
+
+def open_texts(
+    source: str | Path,
+    *,
+    column: str = DEFAULT_COLUMN,
+    id_column: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    max_row_size: int = LONGEST_ROW,
+) -> TextInput:
+    """The texts of a file, a folder, a pattern such as `texts/*.jsonl`, a data set, or standard input (`-`).
+
+    Files are told apart by their endings: `.txt` (a text per line), `.jsonl`, `.ndjson` and `.json` (an object per
+    line), `.csv` and `.tsv` (with a header), `.parquet`; all but the last may also be gzipped (`.gz`). Only a line feed
+    ends a line, with or without a carriage return before it. A folder is what `Dataset.save_to_disk` wrote, or files of
+    one kind, taken in the order of their names. What is neither, and looks like `owner/name`, is streamed from the Hub
+    by `datasets.load_dataset`, which alone knows `config` and `revision`; `split` is for data sets. `column` holds
+    the text, and `id_column` what is to be handed on beside it. A line, a record of CSV or a value of Arrow beyond
+    `max_row_size` bytes is a bad row: memory stays bounded, whatever a small file unfolds to.
+
+    Raises InputError, also for columns that a header, schema or data set does not have.
+    """
+    asked = Asked(column, id_column, split, config, revision, max_row_size)
+    with told_plainly():
+        opened = _opened(str(source), asked)
+        for each in opened.sources:
+            each.check()
+    return opened
+
+
+def text_lines(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Every line of a file in UTF-8, gzipped or not, without its end, and its place. Raises BadRow, OSError."""
+    return ((place, str(line)) for place, line, _ in _Text(name, path, Asked(max_row_size=LONGEST_LINE)).records())
+
+
+def _opened(source: str, asked: Asked) -> TextInput:
+    path = Path(source)
+    if source == STANDARD_INPUT:
+        return _from_files(source, [_StandardInput("standard input", Path(), asked)], asked)
+    if path.is_dir():
+        return _from_folder(path, asked)
+    if path.exists():
+        return _from_files(source, [_file(path, path.name, asked)], asked)
+    if found := sorted(glob.glob(source)):  # noqa: PTH207  # that of Path takes no absolute pattern
+        return _from_files(source, [_file(Path(each), each, asked) for each in found], asked)
+    if is_hub_name(source):
+        return TextInput(source, (data_set_of_hub(source, asked),), asked.has_ids)
+    raise InputError(f"{source} does not exist")
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether what does not exist here can be a data set of the Hub, and not a file that was misspelt."""
+    path = Path(source)
+    return bool(HUB_ID.fullmatch(source)) and kind_name(path) not in KINDS and not path.parent.exists()
+
+
+def _from_files(name: str, files: list[_File], asked: Asked) -> TextInput:
+    if asked.split or asked.config or asked.revision:
+        raise InputError(f"{name} is no data set, so it has no split, config or revision")
+    is_repeatable = all(file.path.is_file() for file in files)
+    return TextInput(name, tuple(files), asked.has_ids, is_repeatable)
+
+
+def _from_folder(folder: Path, asked: Asked) -> TextInput:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return TextInput(str(folder), (data_set_on_disk(folder, asked),), asked.has_ids)
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    known = [path for path in paths if kind_name(path) in KINDS]
+    kinds = sorted({kind_name(path) for path in known})
+    if not known:
+        raise InputError(f"{folder} holds no data set and none of the files {_kinds_told()}")
+    if len(kinds) > 1:
+        raise InputError(
+            f"{folder} holds files of several kinds ({', '.join(kinds)}); say which, as {folder}/*{kinds[0]}"
+        )
+    return _from_files(str(folder), [_file(path, path.name, asked) for path in known], asked)
+
+
+def _file(path: Path, name: str, asked: Asked) -> _File:
+    kind = KINDS.get(kind_name(path))
+    if kind is None:
+        raise InputError(f"{path} is of no known kind; texts are read from {_kinds_told()}")
+    return kind(name, path, asked)
+
+
+def kind_name(path: Path) -> str:
+    """The ending that tells the kind: that before `.gz`, which Parquet has no use for."""
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    kind = endings[0] if endings[1:] == [".gz"] else "".join(endings[-1:])
+    return "" if kind == ".parquet" and endings[-1] == ".gz" else kind
+
+
+def _kinds_told() -> str:
+    zipped = [name for name in KINDS if name != ".parquet"]
+    return f"{', '.join(zipped)} (also with .gz) and .parquet"
+
+
+# ---- lines -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _File(ABC):
+    """A file of one kind; `name` is what messages call it."""
+
+    name: str
+    path: Path
+    asked: Asked
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def check(self) -> None:
+        """See that it can be opened; a pipe, which can be only once, is left alone."""
+        if self.path.is_file():
+            self.path.open("rb").close()
+
+    def count(self) -> int | None:
+        return None
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Every row from the first on. Raises BadRow, OSError."""
+
+    @property
+    def is_countable(self) -> bool:
+        """Whether a look at the file as it lies there is enough, and does not use it up."""
+        return self.path.is_file() and not self._is_gzipped
+
+    @property
+    def _is_gzipped(self) -> bool:
+        return self.path.suffix.lower() == ".gz"
+
+    def lines(self) -> Iterator[bytes]:
+        """Every line with its end, less a byte order mark. Raises BadRow, OSError."""
+        number, most = 0, self.asked.max_row_size
+        damage = _gzip_errors() if self._is_gzipped else ()  # not looked up when a reader is let go of as Python ends
+        try:
+            with self._open() as file:
+                for number in count(1):
+                    line = file.readline(most + len(LONGEST_END) + 1)
+                    if number == 1:
+                        line = line.removeprefix(codecs.BOM_UTF8)
+                    if not line:
+                        return
+                    if len(line) > most and len(_without_end(line)) > most:
+                        raise BadRow(f"{self.name}, line {number}", why_too_long("the line", most))
+                    yield line
+        except damage as error:
+            raise BadRow(f"{self.name}, line {number}", f"the gzip file is damaged: {error}") from error
+
+    def _open(self) -> IO[bytes]:
+        if not self._is_gzipped:
+            return self.path.open("rb", buffering=BLOCK)
+        from isal import igzip
+
+        open_gzip: Callable[..., IO[bytes]] = igzip.open
+        return open_gzip(self.path, "rb")
+
+
+def _without_end(line: bytes) -> bytes:
+    return line[:-2] if line.endswith(LONGEST_END) else line.removesuffix(b"\n")
+
+
+def _gzip_errors() -> tuple[type[Exception], ...]:
+    from gzip import BadGzipFile
+
+    from isal.igzip_lib import IsalError
+
+    isal_error: Any = IsalError  # a class, whatever its stub says
+    return BadGzipFile, EOFError, isal_error
+
+
+class _Text(_File):
+    """A text per line."""
+
+    def check(self) -> None:
+        super().check()
+        if self.asked.has_ids or self.asked.column != DEFAULT_COLUMN:
+            raise InputError(f"{self.name} has no columns: every line of it is a text")
+
+    def count(self) -> int | None:
+        """The line feeds, and one for a last line without."""
+        if not self.is_countable:
+            return None
+        feeds, last = 0, b"\n"
+        with self._open() as file:
+            block = file.read(BLOCK).removeprefix(codecs.BOM_UTF8)
+            while block:
+                feeds, last = feeds + block.count(b"\n"), block[-1:]
+                block = file.read(BLOCK)
+        return feeds + (last != b"\n")
+
+    def records(self) -> Iterator[Record]:
+        for number, line in enumerate(self.lines(), 1):
+            yield f"{self.name}, line {number}", decoded(_without_end(line), self.name, number), None
+
+
+class _StandardInput(_Text):
+    """What is piped in, once."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return ()
+
+    def check(self) -> None:
+        import sys
+
+        super().check()
+        if sys.stdin is None:
+            raise InputError("standard input is closed: pipe texts into it, or give a file")
+
+    def _open(self) -> IO[bytes]:
+        import sys
+
+        if sys.stdin is None or sys.stdin.buffer.closed:
+            raise InputError("standard input can be read only once")
+        # A reader of our own: Python aborts where a thread still waits for sys.stdin's when the program ends
+        reader: IO[bytes] = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=BLOCK)
+        sys.stdin.close()
+        return reader
+
+
+class _JsonLines(_File):
+    """An object per line; blank lines are none."""
+
+    def count(self) -> int | None:
+        with suppress(BadRow):  # which is for whoever reads that far
+            return sum(not line.isspace() for line in self.lines()) if self.is_countable else None
+        return None
+
+    def records(self) -> Iterator[Record]:
+        for number, line in enumerate(self.lines(), 1):
+            if not line.isspace():
+                yield self._record(f"{self.name}, line {number}", decoded(line, self.name, number))
+
+    def _record(self, place: str, line: str) -> Record:
+        """Text and id alone: what else an object holds can take fifty times the memory of its line."""
+        text_name, id_name = self.asked.column, self.asked.id_column
+        row = json_object(line, place)
+        try:
+            return place, row[text_name], None if id_name is None else row[id_name]
+        except KeyError as missing:
+            raise BadRow(place, why_no_column(str(missing.args[0]), row)) from None
+
+
+class _Csv(_File):
+    """Rows of fields below a header; fields in double quotes may hold line ends."""
+
+    delimiter = ","
+
+    def check(self) -> None:
+        super().check()
+        if self.path.is_file():
+            self._header(self._rows())
+
+    def records(self) -> Iterator[Record]:
+        rows = self._rows()
+        width, text_at, id_at = self._header(rows)
+        for place, fields in rows:
+            if len(fields) != width:
+                raise BadRow(place, f"{len(fields)} fields are below a header of {width}")
+            yield place, fields[text_at], None if id_at is None else fields[id_at]
+
+    def _header(self, rows: Iterator[tuple[str, list[str]]]) -> tuple[int, int, int | None]:
+        """How many columns there are, and which of them hold the text and the id."""
+        place, names = next(rows, (f"{self.name}, line 1", []))
+        text_at, *id_at = (self._index(column, names, place) for column in self.asked.columns)
+        return len(names), text_at, (id_at or [text_at])[0] if self.asked.has_ids else None
+
+    def _rows(self) -> Iterator[tuple[str, list[str]]]:
+        """Every row that is not blank, with the line that it begins on."""
+        import csv
+
+        most = self.asked.max_row_size
+        if csv.field_size_limit() < most:
+            csv.field_size_limit(most)  # one for the whole process; texts are longer than what it begins with
+        lines = _CsvLines(self)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        while True:
+            lines.begin()
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                why = f"the row that begins here is not CSV: {error} (line {reader.line_num})"
+                raise BadRow(lines.place, why) from error
+            if fields:
+                yield lines.place, fields
+
+    @staticmethod
+    def _index(name: str, header: list[str], place: str) -> int:
+        if header.count(name) > 1:
+            raise BadRow(place, f"there are {header.count(name)} columns {name!r}")
+        if name not in header:
+            raise BadRow(place, why_no_column(name, header))
+        return header.index(name)
+
+
+class _CsvLines:
+    """The lines of a file for a reader of CSV, of which those of one record must not be too many bytes."""
+
+    def __init__(self, file: _File) -> None:
+        self.place = ""
+        """Of the record."""
+        self._name, self._most = file.name, file.asked.max_row_size
+        self._lines = file.lines()
+        self._number = self._bytes = 0
+
+    def begin(self) -> None:
+        """What follows is of the next record."""
+        self.place, self._bytes = f"{self._name}, line {self._number + 1}", 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._number += 1
+        if self._bytes + len(_without_end(line)) > self._most:
+            raise BadRow(self.place, why_too_long("the row that begins here", self._most))
+        self._bytes += len(line)
+        return decoded(line, self._name, self._number)
+
+
+class _Tsv(_Csv):
+    delimiter = "\t"
+
+
+# ---- Arrow -----------------------------------------------------------------------------------------------------------
+
+
+class _Parquet(_File):
+    """A Parquet file, read a few rows at a time."""
+
+    def check(self) -> None:
+        with open_parquet(self.path) as file:
+            check_columns(self.name, file.schema_arrow, self.asked)
+
+    def count(self) -> int | None:
+        with open_parquet(self.path) as file:
+            return int(file.metadata.num_rows)
+
+    def records(self) -> Iterator[Record]:
+        yield from arrow_records(self.name, parquet_batches(self.path, self.name, self.asked.columns), self.asked)
+
+
+KINDS: Final[Mapping[str, type[_File]]] = {
+    ".txt": _Text,
+    ".jsonl": _JsonLines,
+    ".ndjson": _JsonLines,
+    ".json": _JsonLines,
+    ".csv": _Csv,
+    ".tsv": _Tsv,
+    ".parquet": _Parquet,
+}

@@ -1,0 +1,671 @@
+"""The faults with which people ship XLM-R, each with its mend: a table of what is looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple, TypeAlias
+
+from hf_xlmr.doctor.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
+from hf_xlmr.doctor.other_loaders import ADAPTER, missing_of_adapter, missing_of_modules
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
+from hf_xlmr.files.atomic_write import replace_keeping
+from hf_xlmr.files.json_edits import with_fields
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.model.model_shape import FAMILIES, POSITION_OFFSET
+from hf_xlmr.model.plain_config import plain_config, reaching_fields
+from hf_xlmr.model.provenance import changed_weights
+from hf_xlmr.model.stored_weights import opened
+from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
+from hf_xlmr.tokenizer.added_tokens import AddedTokens
+from hf_xlmr.tokenizer.dictionary import MASK, PAD_INDEX, SPECIAL_SYMBOLS
+from hf_xlmr.tokenizer.tokenizer_agreement import disagreement_of
+
+__all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
+
+Edits: TypeAlias = Mapping[str, Mapping[str, object]]
+"""Fields to set, by file."""
+
+BERT_LIKE: Final = "xlm-roberta"  # what RoBERTa has in common with it
+FAIRSEQ_EPS: Final = 1e-5  # torch.nn.LayerNorm's default, which fairseq never changes
+BERT_EPS: Final = 1e-12
+XLMR_NAMES: Final = 250002
+XLMR_MASK: Final = 250001
+PADDED_TO: Final = 8  # rows, or a multiple: tables are filled up for speed (resize_token_embeddings)
+MOST_PADDING: Final = 128
+LONGEST_ID: Final = 10  # digits
+LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
+README: Final = "README.md"
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+CLASS: Final = "tokenizer_class"
+PLAIN_TOKENIZER: Final = "PreTrainedTokenizerFast"  # which reads all of tokenizer.json, as convert writes it
+XLMR_TOKENIZER: Final = "XLMRobertaTokenizer"  # which makes one of a SentencePiece model
+FILLER: Final = "madeupword"
+SHOWN: Final = 6
+WITHOUT_POOLER: Final = "add_pooling_layer=False"
+TIED_BIAS, OTHER_BIAS = "lm_head.bias", "lm_head.decoder.bias"
+WITH_LM_HEAD: Final = ("ForMaskedLM", "ForCausalLM")
+
+
+class Check(NamedTuple):
+    """A fault that a folder can have."""
+
+    name: str
+    look: Callable[[FolderFacts], str | None]
+    """What is wrong, None where nothing is."""
+    mend: str
+    """What a person would do."""
+    edits: Callable[[FolderFacts], Edits] | None = None
+    """What `--fix` does, where that is safe: fields of JSON files, never weights."""
+    is_of_fairseq: bool = False
+    """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
+    is_mild: bool = False
+    """Whether a model with this fault still loads and answers as it should."""
+    unless: Callable[[Set[str]], object] = lambda found: ()
+    """Whether what was found before, by name, would be blamed on this: it is not looked for then."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault that a folder has."""
+
+    name: str
+    told: str
+    mend: str
+    is_safe: bool
+    is_mild: bool = False
+    """Whether the model still loads and answers as it should: it may be published so."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, and what of it was mended; a folder is healthy where nothing is left."""
+
+    folder: Path
+    findings: tuple[Finding, ...]
+    """What is still to be mended."""
+    mended: tuple[Finding, ...] = ()
+    kept: tuple[Path, ...] = ()
+    """The files as they were before the fixes, beside those that were changed."""
+    notes: tuple[str, ...] = ()
+    """What is as it should be, and people should know of it."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing is left to be mended."""
+        return not self.findings
+
+
+def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False) -> Diagnosis:
+    """Look for every fault of `CHECKS` in a Transformers folder; `fix` mends what is safe, and nothing of the weights.
+
+    What is a fault of fairseq's models alone is mended where `fairseq/` shows that it trained this one, or
+    `from_fairseq` says so. Each file that is changed stays beside the new one under its name and `.before-fix`, and
+    nothing is changed unless the folder then loads and the faults are gone.
+
+    Raises InputError for what is no XLM-R and for files that cannot be replaced, IntegrityError for files that are
+    damaged and for fixes that do not hold.
+    """
+    folder = Path(folder)
+    with told_plainly():
+        facts = FolderFacts(folder, from_fairseq)
+        found = _found(facts)
+        safe = [each for each in found if each.edits]
+        if not fix or not safe:
+            return Diagnosis(folder, _findings(facts, found), notes=(*facts.notes, *_notes(facts)))
+        contents = _edited(facts, safe)
+        _raise_if_not_replaceable(folder, contents)
+        _prove(facts, contents, found)
+        kept = tuple(replace_keeping(folder / name, content) for name, content in contents.items())
+        mended, facts = _findings(facts, safe), FolderFacts(folder, from_fairseq)
+        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept, (*facts.notes, *_notes(facts)))
+
+
+def _notes(facts: FolderFacts) -> Iterator[str]:
+    """What a folder has beyond what fairseq knows."""
+    with suppress(HfXlmrError):  # told by a check
+        added = AddedTokens.of(facts.folder, rows=facts.rows or 0)
+        if added is not None:
+            yield (
+                f"{len(added.names)} tokens were added to the tokenizer ({_listed([*added.names.values()])}): hf_xlmr "
+                "gives the ids that AutoTokenizer gives, and exports the names; fairseq's own encode cuts them as text"
+            )
+
+
+class _Found(NamedTuple):
+    """A fault, what is told of it, and the safe edits against it."""
+
+    check: Check
+    told: str
+    edits: Edits
+
+
+def _found(facts: FolderFacts) -> list[_Found]:
+    if facts.model_type != "roberta" and facts.model_type not in FAMILIES:
+        raise InputError(f"{facts.folder} holds a model of the type {facts.model_type:.40}, which is no XLM-R")
+    if facts.model_type == "roberta" and not facts.has_sentencepiece:
+        raise InputError(f"{facts.folder} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
+    found: list[_Found] = []
+    for check in CHECKS:
+        told = None if check.unless({each.check.name for each in found}) else check.look(facts)
+        if told is not None:
+            found.append(_Found(check, told, _safe_edits(check, facts)))
+    return found
+
+
+def _safe_edits(check: Check, facts: FolderFacts) -> Edits:
+    """What `--fix` does against a fault: what a model of unknown origin computes is left as it is."""
+    is_safe = check.edits is not None and (facts.is_from_fairseq or not check.is_of_fairseq)
+    edits = check.edits(facts) if check.edits is not None and is_safe else {}
+    return {} if CONFIG in edits and facts.class_names is None else edits
+
+
+def _findings(facts: FolderFacts, found: list[_Found]) -> tuple[Finding, ...]:
+    return tuple(_finding(facts, *each) for each in found)
+
+
+def _finding(facts: FolderFacts, check: Check, told: str, edits: Edits) -> Finding:
+    condition = "if fairseq trained it, " if check.is_of_fairseq and not facts.is_from_fairseq else ""
+    return Finding(check.name, told, f"{condition}{check.mend}", bool(edits), check.is_mild)
+
+
+# ---- fixes -----------------------------------------------------------------------------------------------------------
+
+
+def _edited(facts: FolderFacts, safe: list[_Found]) -> dict[str, bytes]:
+    """The new content of each file that the fixes change."""
+    fields: dict[str, dict[str, object]] = {}
+    for _check, _told, edits in safe:
+        for name, changes in edits.items():
+            fields.setdefault(name, {}).update(changes)
+    return _with_edits(facts, fields)
+
+
+def _with_edits(facts: FolderFacts, fields: Edits) -> dict[str, bytes]:
+    return {
+        name: with_fields((facts.folder / name).read_bytes().decode("utf-8"), changes).encode("utf-8")
+        for name, changes in fields.items()
+    }
+
+
+def _raise_if_not_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError for a file that others may use by another name, or whose owner a new one would not have."""
+    for path in (folder / name for name in names):
+        status = path.stat()
+        if path.is_symlink() or status.st_nlink > 1:  # as in the Hub's cache, whose files several models share
+            kind = "is a link to" if path.is_symlink() else "has another name (a hard link) by"
+            raise InputError(f"{path} {kind} what others may use: mend a copy of the folder (cp -rL makes one)")
+        if os.geteuid() and (status.st_uid != os.geteuid() or status.st_gid not in {os.getegid(), *os.getgroups()}):
+            raise InputError(
+                f"{path} belongs to another user or group, which a new file would not: mend it as that one"
+            )
+
+
+def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found]) -> None:
+    """Look at the folder as it would be. Raises IntegrityError where a fault stays or comes, or it does not load."""
+    with _draft_of(facts.folder, contents) as draft:
+        try:
+            after = FolderFacts(draft, facts.is_from_fairseq)
+            told = {each.check.name: each.told for each in _found(after)}
+            if CONFIG in contents:
+                plain_config(draft)
+        except HfXlmrError as error:
+            raise IntegrityError(_unchanged(facts, str(error).replace(str(draft), str(facts.folder)))) from error
+        if CONFIG in contents and not after.is_pickled and (sizes := _wrong_sizes(draft)):
+            raise IntegrityError(_unchanged(facts, f"the weights have other sizes than the configuration: {sizes}"))
+    names = {each.check.name for each in found}
+    known = {each.check.name for each in found if not each.edits} | {each.name for each in CHECKS if each.unless(names)}
+    if wrong := [name for name in told if name not in known]:
+        raise IntegrityError(_unchanged(facts, f"{wrong[0]} would be at fault after it: {told[wrong[0]]}"))
+
+
+@contextmanager
+def _draft_of(folder: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder of links to all that `folder` holds, with other `contents` for some files."""
+    with TemporaryDirectory() as name:
+        draft = Path(name)
+        for path in folder.resolve().iterdir():
+            if path.name in contents:
+                (draft / path.name).write_bytes(contents[path.name])
+            else:
+                (draft / path.name).symlink_to(path)
+        yield draft
+
+
+def _wrong_sizes(folder: Path) -> str:
+    """The weights whose sizes are not those of the configuration, in words."""
+    try:
+        check_weights(folder)
+    except WeightsMismatch as error:
+        return ", ".join(error.wrong_shape)
+    except HfXlmrError:
+        return ""  # told by the check of the weights
+    return ""
+
+
+def _unchanged(facts: FolderFacts, reason: str) -> str:
+    return f"{facts.folder} was not changed, since the fix does not hold: {reason}"
+
+
+# ---- the configuration -----------------------------------------------------------------------------------------------
+
+
+def _look_at_classes(facts: FolderFacts) -> str | None:
+    if facts.class_names is not None:
+        return None
+    return f"architectures in config.json is {facts.config['architectures']!r:.60}, which is no list of names"
+
+
+def _look_at_config(facts: FolderFacts) -> str | None:
+    if facts.model_type not in FAMILIES:
+        return None
+    try:
+        plain_config(facts.folder)
+    except IntegrityError as error:
+        return str(error)
+    return None
+
+
+def _look_at_code(facts: FolderFacts) -> str | None:
+    files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
+    told = [
+        f"{field} in {name} {does}"
+        for name, content in files.items()
+        for field, does in reaching_fields(content).items()
+    ]
+    return "; ".join(told) or None
+
+
+def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
+    if not (facts.folder / ADAPTER).is_file() or missing_of_adapter(facts.folder) is not None:
+        return None
+    return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
+
+
+def _look_at_weights(facts: FolderFacts) -> str | None:
+    try:
+        check_weights(facts.folder)
+    except HfXlmrError as error:
+        return str(error)
+    return None
+
+
+def _look_at_type(facts: FolderFacts) -> str | None:
+    if facts.model_type != "roberta":
+        return None
+    if named := str((facts.tokenizer_config or {}).get("tokenizer_class", "")):
+        return f"config.json says RoBERTa, and the tokenizer is XLM-R's: ids are right only by the class {named:.40}"
+    return "config.json says RoBERTa, and the tokenizer is XLM-R's: Transformers takes RoBERTa's for it, ids are wrong"
+
+
+def _set_type(facts: FolderFacts) -> Edits:
+    classes = [f"XLM{name}" if name.startswith("Roberta") else name for name in facts.class_names or ()]
+    return {CONFIG: {"model_type": "xlm-roberta", **({"architectures": classes} if classes else {})}}
+
+
+def _look_at_eps(facts: FolderFacts) -> str | None:
+    eps = facts.config.get("layer_norm_eps", _silent(facts, "layer_norm_eps"))
+    if eps != BERT_EPS:
+        return None
+    said = "says" if "layer_norm_eps" in facts.config else "is silent, which means"
+    return f"config.json {said} layer_norm_eps {BERT_EPS}, BERT's; fairseq trains XLM-R with {FAIRSEQ_EPS}"
+
+
+def _silent(facts: FolderFacts, name: str) -> object:
+    """What the configuration class fills in where config.json is silent."""
+    return FAMILIES.get(facts.model_type, FAMILIES[BERT_LIKE]).defaults[name]
+
+
+def _look_at_padding(facts: FolderFacts) -> str | None:
+    padding = facts.config.get("pad_token_id", PAD_INDEX)
+    if padding == PAD_INDEX:
+        return None
+    return f"config.json says pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
+
+
+def _look_at_positions(facts: FolderFacts) -> str | None:
+    said = facts.config.get("max_position_embeddings", _silent(facts, "max_position_embeddings"))
+    rows = facts.position_rows
+    if rows is None or said == rows:
+        return None
+    return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"
+
+
+def _look_at_rows(facts: FolderFacts) -> str | None:
+    said, rows = facts.config.get("vocab_size"), facts.rows
+    if rows is None or said == rows:
+        return None
+    return f"vocab_size is {'not there' if said is None else repr(said)}, and the embedding has {rows} rows"
+
+
+def _look_at_dtype(facts: FolderFacts) -> str | None:
+    said, stored = facts.config.get(_dtype_field(facts)), _only_dtype(facts)
+    if stored is None or said is None or said == stored:
+        return None
+    return f"config.json says {said}, to which Transformers casts when it loads, and the weights are {stored}"
+
+
+def _dtype_field(facts: FolderFacts) -> str:
+    return "dtype" if "dtype" in facts.config else "torch_dtype"
+
+
+def _only_dtype(facts: FolderFacts) -> str | None:
+    """The floats that all weights are stored in; None where they differ, since either may be what is meant."""
+    stored = {tensor.dtype for name, tensor in facts.own.items() if not is_left_in_the_file(name)}
+    return stored.pop() if len(stored) == 1 and stored <= {*STORED_DTYPES.values()} else None
+
+
+# ---- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def _look_at_length(facts: FolderFacts) -> str | None:
+    longest, said = _longest(facts), (facts.tokenizer_config or {}).get("model_max_length")
+    if facts.tokenizer_config is None or longest is None:
+        return None
+    if isinstance(said, (int, float)) and 1 <= said <= longest and said is not True:
+        return None
+    told = "unset" if said is None else _shortly(said)
+    return f"model_max_length is {told}: truncation=True does nothing, and a text beyond {longest} tokens breaks"
+
+
+def _shortly(value: object) -> str:
+    try:
+        return f"{value:g}" if isinstance(value, (int, float)) else repr(value)[:40]
+    except OverflowError:
+        return "beyond any number of tokens"
+
+
+def _look_at_tokenizer(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is not None:
+        return None
+    if facts.is_converted and facts.has_sentencepiece:
+        return "tokenizer.json is lost, without which Transformers has no tokenizer for it"
+    if facts.has_sentencepiece or facts.is_converted:  # Transformers makes one, or the checkpoint came without a model
+        return None
+    return "there is no tokenizer, and a model of text that nobody can give a text is of little use"
+
+
+def _look_at_settings(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is None or facts.tokenizer_config is not None:
+        return None
+    return f"there is no {TOKENIZER_CONFIG}: nothing is ever truncated, and texts beyond {_longest(facts)} tokens break"
+
+
+def _longest(facts: FolderFacts) -> int | None:
+    """The longest text in tokens, by the weights, else by the configuration."""
+    rows = facts.position_rows or facts.config.get("max_position_embeddings")
+    return rows - POSITION_OFFSET if isinstance(rows, int) and rows > POSITION_OFFSET else None
+
+
+def _look_at_names(facts: FolderFacts) -> str | None:
+    names, rows = facts.names, facts.rows
+    if not names or rows is None or names == rows:
+        return None
+    if names > rows:
+        return f"the tokenizer gives {names} ids and the embedding has {rows} rows: the last ids break the model"
+    if facts.model_type == "xlm-roberta-xl" and names == XLMR_NAMES:  # its releases have 878 rows that nothing uses
+        return None
+    if rows % PADDED_TO == 0 and rows - names < MOST_PADDING:
+        return None
+    return f"the tokenizer gives {names} ids and the embedding has {rows} rows: it is another model's, or some are lost"
+
+
+def _look_at_mask(facts: FolderFacts) -> str | None:
+    if not facts.ids:
+        return None
+    mask = facts.ids.get(MASK)
+    expected, why = _expected_mask(facts)
+    if mask is None:
+        return None if facts.fairseq_has_no_mask else f"tokenizer.json has no {MASK}"
+    if expected is not None and mask != expected:
+        return f"{MASK} has the id {mask} by the tokenizer, and {expected} {why}"
+    return None
+
+
+def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
+    """The id that `<mask>` must have, and by whose word."""
+    if facts.fairseqs_mask is not None:
+        return facts.fairseqs_mask, "in fairseq/dict.txt"
+    decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder")
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        is_id = number.isdecimal() and number.isascii() and len(number) <= LONGEST_ID
+        if is_id and isinstance(token, dict) and token.get("content") == MASK:
+            return int(number), f"in {TOKENIZER_CONFIG}"
+    return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
+
+
+def _look_at_ids(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
+        return None
+    try:
+        exact = ModelFiles(facts.folder).tokenizer
+    except HfXlmrError as error:
+        return str(error)
+    return disagreement_of(facts.folder, exact)
+
+
+def _set_tokenizer_class(facts: FolderFacts) -> Edits:
+    """The class by which the ids are right; nothing where none of them helps."""
+    named = PLAIN_TOKENIZER if facts.tokenizer is not None else XLMR_TOKENIZER
+    files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
+    edits = {name: {CLASS: named} for name, content in files.items() if CLASS in content or name == TOKENIZER_CONFIG}
+    if facts.tokenizer_config is None:
+        return {}
+    with _draft_of(facts.folder, _with_edits(facts, edits)) as draft:
+        return edits if _look_at_ids(FolderFacts(draft, facts.is_from_fairseq)) is None else {}
+
+
+# ---- what fairseq/ keeps ---------------------------------------------------------------------------------------------
+
+
+def _look_at_labels(facts: FolderFacts) -> str | None:
+    if not facts.class_name.endswith("ForSequenceClassification"):
+        return None
+    files = ModelFiles(facts.folder)
+    if not files.labels_disagree or files.kept_labels is None:
+        return None
+    kept = [name for name in files.kept_labels.symbols[len(SPECIAL_SYMBOLS) :] if not name.startswith(FILLER)]
+    said = list((facts.config.get("id2label") or {}).values())
+    return f"fairseq/label/dict.txt names the classes {_listed(kept)}, and id2label of config.json {_listed(said)}"
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(f"{name!s:.40}" for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN) or "none"
+
+
+def _look_at_record(facts: FolderFacts) -> str | None:
+    changed = changed_weights(facts.folder)
+    if not changed:
+        return None
+    return (
+        f"fairseq/conversion.json tells of other weights than those of {_listed(changed)}: push will refuse the folder"
+    )
+
+
+# ---- the weights -----------------------------------------------------------------------------------------------------
+
+
+def _look_at_pickles(facts: FolderFacts) -> str | None:
+    return "the weights are there as a pickle alone, which runs what it says when loaded" if facts.is_pickled else None
+
+
+def _look_at_pooler(facts: FolderFacts) -> str | None:
+    is_encoder = facts.class_name.endswith("Model")
+    if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
+        return None
+    readme = facts.folder / README
+    if readme.is_file() and WITHOUT_POOLER in readme.read_text(encoding="utf-8", errors="replace"):
+        return None
+    return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
+
+
+def _look_at_tied_bias(facts: FolderFacts) -> str | None:
+    if not facts.class_name.endswith(WITH_LM_HEAD) or not facts.weights:
+        return None
+    if TIED_BIAS not in facts.weights:
+        if OTHER_BIAS in facts.weights:
+            return f"the weights have {OTHER_BIAS} for {TIED_BIAS}: Transformers 5 ties them, other readers find none"
+        return f"the weights lack {TIED_BIAS}: Transformers makes one of zeros"
+    if OTHER_BIAS in facts.weights and facts.config.get("tie_word_embeddings", True) and not _are_equal(facts):
+        return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, and have different values in the files"
+    return None
+
+
+def _are_equal(facts: FolderFacts) -> bool:
+    import torch
+
+    values = []
+    for name in (TIED_BIAS, OTHER_BIAS):
+        with opened(facts.weights[name].file) as stored:
+            values.append(stored.get_tensor(name))
+    return torch.equal(*values)
+
+
+def _look_at_shards(facts: FolderFacts) -> str | None:
+    sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
+    large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
+    return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
+
+
+BEFORE_IDS: Final = frozenset(  # faults that make other ids, or break the tokenizer
+    {"architectures", "model type", "pad_token_id", "positions", "vocab_size", "configuration"}
+    | {"tokenizer", TOKENIZER_CONFIG, "tokenizer size", "<mask>", "sentencepiece"}
+)
+BESIDE_THE_CONFIG: Final = frozenset({"labels", "record", "tokenizer ids"})
+
+
+def _is_of_the_config(found: Set[str]) -> bool:
+    """Whether anything was found that the configuration or the weights have to do with."""
+    return bool(found - BESIDE_THE_CONFIG)
+
+
+CHECKS: Final = (
+    Check("architectures", _look_at_classes, 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]'),
+    Check(
+        "code of others",
+        _look_at_code,
+        "take these fields out; whoever wants such an attention passes attn_implementation= when loading",
+    ),
+    Check(
+        "model type",
+        _look_at_type,
+        "say model_type xlm-roberta and the XLMRoberta class in config.json",
+        _set_type,
+    ),
+    Check(
+        "layer_norm_eps",
+        _look_at_eps,
+        f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
+        lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
+        is_of_fairseq=True,
+    ),
+    Check(
+        "pad_token_id",
+        _look_at_padding,
+        f"say pad_token_id {PAD_INDEX} in config.json",
+        lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
+        is_of_fairseq=True,
+    ),
+    Check(
+        "positions",
+        _look_at_positions,
+        "say the rows of the weights in config.json, 514 for the releases",
+        lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
+    ),
+    Check(
+        "vocab_size",
+        _look_at_rows,
+        "say the rows of the embedding in config.json",
+        lambda facts: {CONFIG: {"vocab_size": facts.rows}},
+    ),
+    Check(
+        "dtype",
+        _look_at_dtype,
+        "say in config.json what the weights are stored in",
+        lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
+        is_mild=True,
+    ),
+    Check(
+        "model_max_length",
+        _look_at_length,
+        "say the longest text in tokenizer_config.json, 512 for the releases",
+        lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
+        is_mild=True,
+    ),
+    Check("tokenizer", _look_at_tokenizer, "copy the tokenizer's files from the model that this one was trained from"),
+    Check(
+        "sentencepiece",
+        lambda facts: facts.damaged_sentencepiece,
+        "copy the tokenizer's files from the model that this one was trained from, or convert the model again",
+    ),
+    Check(
+        TOKENIZER_CONFIG,
+        _look_at_settings,
+        "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
+        "tokenizer.json, with other ids for some texts)",
+        is_mild=True,
+    ),
+    Check("tokenizer size", _look_at_names, "take the tokenizer with which the model was trained"),
+    Check("<mask>", _look_at_mask, "take the tokenizer with which the model was trained, or convert the model again"),
+    Check("pickle", _look_at_pickles, "load it where you trust it, and save_pretrained, which writes safetensors"),
+    Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md", is_mild=True),
+    Check("tied bias", _look_at_tied_bias, f"store the head's bias as {TIED_BIAS}, or convert the model again"),
+    Check(
+        "adapter",
+        lambda facts: missing_of_adapter(facts.folder),
+        "take adapter_config.json away, or put the adapter's weights beside it",
+    ),
+    Check(
+        "adapter beside a model",
+        _look_at_whole_adapter,
+        "merge the adapter into the weights (merge_and_unload, then save_pretrained), or publish it by itself",
+        is_mild=True,
+    ),
+    Check(
+        "modules",
+        lambda facts: missing_of_modules(facts.folder),
+        "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing",
+    ),
+    Check(
+        "shard size",
+        _look_at_shards,
+        'save the model again with save_pretrained(..., max_shard_size="5GB")',
+        is_mild=True,
+    ),
+    Check(
+        "labels",
+        _look_at_labels,
+        "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
+        is_mild=True,
+    ),
+    Check(
+        "record",
+        _look_at_record,
+        "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
+        is_mild=True,
+    ),
+    Check(
+        "configuration",
+        _look_at_config,
+        "set the fields right that are named, or convert again",
+        unless=_is_of_the_config,
+    ),
+    Check(
+        "tokenizer ids",
+        _look_at_ids,
+        "name the tokenizer_class in tokenizer_config.json that gives fairseq's ids, or copy the tokenizer's files "
+        "from the model that this one was trained from",
+        _set_tokenizer_class,
+        unless=BEFORE_IDS.intersection,
+    ),
+    Check(  # a configuration at fault would put the blame on the weights
+        "weights",
+        _look_at_weights,
+        "copy the folder anew, or convert or save the model again",
+        unless=_is_of_the_config,
+    ),
+)

@@ -1,0 +1,239 @@
+"""What a Transformers folder says of itself and what lies in it, whether the two agree or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord
+from hf_xlmr.model.model_shape import FAMILIES
+from hf_xlmr.model.safetensors_files import file_header
+from hf_xlmr.placement.placed_loading import STORED_DTYPES, files_of_weights
+from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary_kinds import kind_of_dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel, check_models_of
+
+__all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
+
+CONFIG: Final = "config.json"
+TOKENIZER: Final = "tokenizer.json"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+DICTIONARY: Final = "fairseq/dict.txt"
+OPTIONS: Final = "fairseq/options.json"
+WORDS: Final = "embeddings.word_embeddings.weight"
+POSITIONS: Final = "embeddings.position_embeddings.weight"
+ROBERTA: Final = "xlm-roberta"  # which a folder of the type roberta is called when that is fixed
+PARTS: Final = (  # of an encoder, and the heads beside it
+    *("embeddings.", "encoder.", "pooler.", "LayerNorm."),
+    *("lm_head.", "classifier.", "qa_outputs."),
+)
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as the header of its file describes it."""
+
+    file: Path
+    sizes: tuple[int, ...]
+    dtype: str
+    """Such as float32, or the code of the format for what is no float."""
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """One folder, read as it is asked about; nothing is judged but what cannot be read at all."""
+
+    folder: Path
+    is_known_to_be_fairseqs: bool = False
+    """Somebody's word that fairseq trained the model."""
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.json. Raises InputError, IntegrityError."""
+        config = _object(self.folder / CONFIG)
+        if config is None:
+            raise InputError(f"{self.folder} is not a Transformers folder: it has no {CONFIG}")
+        return config
+
+    @cached_property
+    def tokenizer_config(self) -> Mapping[str, Any] | None:
+        """tokenizer_config.json, None where there is none. Raises IntegrityError."""
+        return _object(self.folder / TOKENIZER_CONFIG)
+
+    @cached_property
+    def tokenizer(self) -> Mapping[str, Any] | None:
+        """tokenizer.json, None where there is none. Raises IntegrityError."""
+        return _object(self.folder / TOKENIZER)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the folder keeps what fairseq needs, as converted ones and what was trained from them do."""
+        return any((self.folder / name).is_file() for name in (DICTIONARY, CONVERSION))
+
+    @property
+    def is_from_fairseq(self) -> bool:
+        """Whether fairseq trained the model, by what the folder keeps or by somebody's word."""
+        return self.is_converted or self.is_known_to_be_fairseqs
+
+    @property
+    def model_type(self) -> str:
+        """As config.json says."""
+        return str(self.config.get("model_type"))
+
+    @property
+    def class_name(self) -> str:
+        """The class that config.json names first, else nothing."""
+        return next(iter(self.class_names or ()), "")
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes that config.json names, None where `architectures` is no list of names."""
+        named = self.config.get("architectures") or []
+        is_list = isinstance(named, list) and all(isinstance(name, str) for name in named)
+        return list(named) if is_list else None
+
+    @property
+    def has_sentencepiece(self) -> bool:
+        """Whether the tokenizer is a SentencePiece one, as XLM-R's is and RoBERTa's is not."""
+        model = (self.tokenizer or {}).get("model")
+        is_unigram = isinstance(model, dict) and model.get("type") == "Unigram"
+        return is_unigram or any((self.folder / place / SENTENCEPIECE).is_file() for place in ("", "fairseq"))
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The ids of tokenizer.json, those of added tokens over those of the vocabulary.
+
+        Without it those that Transformers makes of a SentencePiece model; empty where there is none of either.
+
+        Raises IntegrityError.
+        """
+        if self.tokenizer is None:
+            return self._ids_of_sentencepiece
+        try:
+            return {**_vocabulary(self.tokenizer["model"]["vocab"]), **self.added}
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: it lists no vocabulary") from error
+
+    @property
+    def damaged_sentencepiece(self) -> str | None:
+        """What is wrong with a SentencePiece model of the folder, None where all of them are ones to load."""
+        try:
+            check_models_of(self.folder)
+        except (InputError, IntegrityError) as error:
+            return str(error)
+        return None
+
+    @property
+    def _ids_of_sentencepiece(self) -> Mapping[str, int]:
+        """Four special symbols in fairseq's order, the pieces from the fourth on, and `<mask>`."""
+        path = self.folder / SENTENCEPIECE
+        if not path.is_file():
+            return {}
+        pieces = SentencePieceModel.parse(path.read_bytes(), name=str(path)).pieces
+        names = [*SPECIAL_SYMBOLS, *pieces[len(SPECIAL_SYMBOLS) - 1 :], MASK]
+        return {name: number for number, name in enumerate(names)}
+
+    @cached_property
+    def added(self) -> Mapping[str, int]:
+        """The ids of the added tokens of tokenizer.json. Raises IntegrityError."""
+        try:
+            return {str(each["content"]): int(each["id"]) for each in (self.tokenizer or {}).get("added_tokens", [])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: its added tokens have no ids") from error
+
+    @property
+    def names(self) -> int:
+        """How many ids the tokenizer gives out."""
+        return max(self.ids.values(), default=-1) + 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the ids of a converted folder are, where no tokenizer of XLM-R's kind gives them.
+
+        Raises InputError, IntegrityError.
+        """
+        if not (self.folder / DICTIONARY).is_file():
+            return ()
+        kind = kind_of_dictionary(self.fairseqs_dictionary, bpe=(_object(self.folder / OPTIONS) or {}).get("bpe"))
+        return () if kind is None else (kind.told(DICTIONARY),)
+
+    @property
+    def fairseq_has_no_mask(self) -> bool:
+        """Whether fairseq/dict.txt is there and tells that the model has no `<mask>`."""
+        return (self.folder / DICTIONARY).is_file() and self.fairseqs_mask is None
+
+    @cached_property
+    def fairseqs_mask(self) -> int | None:
+        """The id of `<mask>` by fairseq/dict.txt, None where there is none. Raises InputError, IntegrityError."""
+        return self.fairseqs_dictionary.mask_index if (self.folder / DICTIONARY).is_file() else None
+
+    @cached_property
+    def fairseqs_dictionary(self) -> Dictionary:
+        """fairseq/dict.txt, which must be there, as fairseq's task completes it. Raises InputError, IntegrityError."""
+        path, rows = self.folder / DICTIONARY, ConversionRecord.of(self.folder).embedding_rows
+        dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
+        return dictionary if len(dictionary) == rows else dictionary.with_mask()
+
+    @cached_property
+    def is_pickled(self) -> bool:
+        """Whether the weights are there as pickles alone."""
+        return not any(self.folder.glob("model*.safetensors*")) and any(self.folder.glob("pytorch_model*.bin*"))
+
+    @cached_property
+    def weights(self) -> Mapping[str, StoredTensor]:
+        """The tensors by name; empty where they are pickled. Raises InputError, IntegrityError."""
+        if self.is_pickled:
+            return {}
+        files = files_of_weights(self.folder)
+        found: dict[str, StoredTensor] = {}
+        for file in dict.fromkeys(files.values()):
+            for name, held in file_header(file).items():
+                found[name] = StoredTensor(file, held.shape, STORED_DTYPES.get(held.dtype, held.dtype))
+        return found
+
+    @cached_property
+    def own(self) -> Mapping[str, StoredTensor]:
+        """The tensors of the model, by their names without what the family's heads put before those of the encoder.
+
+        What a file holds beside the model, such as averaged weights under another name, is not here.
+
+        Raises InputError, IntegrityError.
+        """
+        base = f"{FAMILIES.get(self.model_type, FAMILIES[ROBERTA]).base}."
+        bases = ("", base) if self.class_name.endswith("Model") else (base, "")
+        found: dict[str, StoredTensor] = {}
+        for start in bases:
+            for name, stored in self.weights.items():
+                if name.startswith(start) and name.removeprefix(start).startswith(PARTS):
+                    found.setdefault(name.removeprefix(start), stored)
+        return found
+
+    @property
+    def rows(self) -> int | None:
+        """The rows of the embedding, None where the weights are not read."""
+        return self._rows_of(WORDS)
+
+    @property
+    def position_rows(self) -> int | None:
+        """The rows of the position table, None where the weights are not read."""
+        return self._rows_of(POSITIONS)
+
+    def _rows_of(self, name: str) -> int | None:
+        sizes = self.own[name].sizes if name in self.own else ()
+        return sizes[0] if sizes else None
+
+
+def _vocabulary(vocabulary: Any) -> dict[str, int]:
+    """The ids of a vocabulary, which is a list of pieces with scores, or an object."""
+    if isinstance(vocabulary, dict):
+        return {str(name): int(number) for name, number in vocabulary.items()}
+    return {str(piece): number for number, (piece, _score) in enumerate(vocabulary)}
+
+
+def _object(path: Path) -> Mapping[str, Any] | None:
+    return json_object(path) if path.is_file() else None

@@ -1,0 +1,580 @@
+"""From a file of texts to a folder of features: each process makes its share of the shards, and can be killed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from hf_xlmr import __version__
+from hf_xlmr.data.text_files import TextInput, open_texts
+from hf_xlmr.data.text_rows import BadRow, TextRow
+from hf_xlmr.errors import InputError
+from hf_xlmr.features.background import handed_over
+from hf_xlmr.features.chunks import TextTooLarge, TextTooLong, Window, WindowMaker
+from hf_xlmr.features.feature_files import StoreLayout
+from hf_xlmr.features.feature_store import FeatureStore
+from hf_xlmr.features.processes import Processes
+from hf_xlmr.features.shard_writer import ShardWriter, TextsDigest
+from hf_xlmr.files.memory import Device, available_memory, parse_size
+from hf_xlmr.hub_interface.loading import ModelFiles, find_model
+from hf_xlmr.model.fingerprint import fingerprint
+from hf_xlmr.model.model_shape import ModelShape
+from hf_xlmr.placement.planner import lay_out
+from hf_xlmr.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from hf_xlmr.features.extraction import FeatureExtractor, Features
+
+__all__ = ["ExtractionReport", "extract", "placing_for"]
+
+ROWS_PER_SHARD: Final = 8192
+MAX_ROW_SIZE: Final = "16MB"
+LARGEST_ROW: Final = 1 << 30  # bytes: what Arrow and Python hold in one piece
+ID_CHARACTERS: Final = 1 << 22  # of the ids of rows that are computed together
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """What one process did of an extraction."""
+
+    model: str
+    source: str
+    output: str
+    rows: int
+    """Of the whole input."""
+    shards: int
+    """That this process made in this run."""
+    texts: int
+    """In these shards."""
+    tokens: int
+    """That were computed."""
+    truncated: int
+    """Texts that were cut off."""
+    seconds: float
+    """From the first text read to the last shard written."""
+    layers: tuple[int, ...]
+    pool: str
+    dtype: str
+    kernel: str
+    device: str
+    processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """What is extracted, how, and in what form it is kept; FeatureExtractor and StoreLayout tell more."""
+
+    column: str = "text"
+    """Of the texts, where the input has columns."""
+    id_column: str | None = None
+    """What is handed on beside the features."""
+    split: str | None = None
+    config: str | None = None
+    """Of a data set."""
+    max_row_size: str | int = MAX_ROW_SIZE
+    """Of a line, or of a value where there are no lines: what is longer is a bad row."""
+    layers: tuple[int, ...] = (-1,)
+    pool: str = "mean"
+    dtype: str = "auto"
+    emulate_dtype: bool = False
+    """Compute in `dtype` also if the processor has no instructions for it, instead of in float32."""
+    device: str | None = None
+    """Such as cpu or cuda:1; None is the process's own GPU, or the CPU where there is none."""
+    tokens_per_batch: int | None = None
+    max_length: int | None = None
+    on_long: str = "truncate"
+    file_format: str = "parquet"
+    store_dtype: str = "float32"
+    rows_per_shard: int = ROWS_PER_SHARD
+
+
+def extract(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    options: ExtractionOptions | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> ExtractionReport:
+    """Write the features of every text in `source` into the folder `output`, in the order of the input.
+
+    `model` is what `XLMR.from_pretrained` takes, `source` what `text_files.open_texts` takes. Under `torchrun` or
+    `accelerate launch` each process makes its share of the shards; the folder is the same as one process makes it, and
+    the same with breaks as without. `output` appears when the first text has been read; where no shard was finished,
+    nothing is left of it. With `resume` what is there already is kept, with `overwrite` what an earlier extraction
+    made is removed first. Raises InputError, BadRow naming the line, IntegrityError.
+    """
+    options = options or ExtractionOptions()
+    if resume and overwrite:
+        raise InputError("to go on with what is there and to begin it again exclude each other: give one of them")
+    processes = Processes.current()
+    texts = _opened(source, options)
+    _raise_if_read_once(texts, processes, resume=resume)
+    _raise_if_within(output, texts)
+    rows = _begun_rows(texts)
+    files = find_model(model, progress=progress)
+    job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
+    _set_threads(notes.get("threads"))
+    extractor = _extractor(files, processes, options, begun=job)
+    layout = _layout(options, extractor, has_ids=texts.has_ids)
+    store = _store(output, _job(files, extractor), layout, processes, resume=resume, overwrite=overwrite)
+    reader = _Reader(rows, store, _window_maker(extractor, options), processes)
+    with _closed_in_the_end(store, processes):
+        tally = _made(reader, store, extractor, total=_share_of(texts, processes), progress=progress)
+        processes.wait()
+        if processes.is_first:
+            store.finish(rows=tally.rows)
+        processes.wait()
+    return _report(str(model), texts.name, str(output), extractor, tally, processes)
+
+
+@contextmanager
+def _closed_in_the_end(store: FeatureStore, processes: Processes) -> Iterator[None]:
+    """Leave nothing of an output of which no shard could be made."""
+    try:
+        yield
+    except BaseException:
+        if processes.count == 1:  # others may be at work
+            store.discard()
+        raise
+    finally:
+        store.close()
+
+
+def _report(
+    model: str, source: str, output: str, extractor: FeatureExtractor, tally: _Tally, processes: Processes
+) -> ExtractionReport:
+    from hf_xlmr.model.precision import dtype_name
+
+    return ExtractionReport(
+        model=model,
+        source=source,
+        output=output,
+        rows=tally.rows,
+        shards=tally.shards,
+        texts=tally.texts,
+        tokens=tally.tokens,
+        truncated=tally.truncated,
+        seconds=round(tally.seconds, 3),
+        layers=extractor.layers,
+        pool=extractor.pooling.value,
+        dtype=dtype_name(extractor.dtype),
+        kernel=extractor.kernel,
+        device=str(extractor.device),
+        processes=processes.count,
+    )
+
+
+def _opened(source: str | Path, options: ExtractionOptions) -> TextInput:
+    return open_texts(
+        source,
+        column=options.column,
+        id_column=options.id_column,
+        split=options.split,
+        config=options.config,
+        max_row_size=_max_row_size(options.max_row_size),
+    )
+
+
+def _max_row_size(size: str | int) -> int:
+    """Raises InputError."""
+    found = parse_size(size)
+    if not 1 <= found <= LARGEST_ROW:
+        raise InputError(f"max_row_size={size!s:.40}: give a size from 1 byte to {LARGEST_ROW:,} bytes")
+    return found
+
+
+def _share_of(texts: TextInput, processes: Processes) -> int | None:
+    """About how many texts are this process's; None where nobody knows."""
+    return None if texts.count is None else -(-texts.count // processes.count)
+
+
+def _begun_rows(texts: TextInput) -> Iterator[TextRow]:
+    """All rows, of which the first has been read: what cannot be read at all leaves no output behind. Raises BadRow."""
+    rows = iter(texts)
+    return chain(list(islice(rows, 1)), rows)
+
+
+def _raise_if_within(output: str | Path, texts: TextInput) -> None:
+    """Raise InputError if a file of the input is in the output, which may remove it."""
+    folder = Path(output).resolve()
+    for path in texts.paths:
+        if folder in path.resolve().parents:
+            raise InputError(f"{path} is an input, and in {output}, which is to hold features; choose another folder")
+
+
+def _raise_if_read_once(texts: TextInput, processes: Processes, *, resume: bool) -> None:
+    if not texts.is_repeatable and (resume or processes.count > 1):
+        raise InputError(
+            f"{texts.name} can be read only once, so that nothing can go on after a break, and processes cannot share "
+            "it: give a file"
+        )
+
+
+def _set_threads(count: object) -> None:
+    """Go on with as many threads as the run before the break had: sums may round otherwise with others."""
+    import torch
+
+    if isinstance(count, int) and count > 0:
+        torch.set_num_threads(count)
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+def _extractor(
+    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, begun: Mapping[str, Any]
+) -> FeatureExtractor:
+    """The extractor on the device of this process, with the dtype and the kernel that the first process chose.
+
+    `begun` is the job that goes on, if any. Raises InputError.
+    """
+    import torch
+
+    from hf_xlmr.features.extraction import FeatureExtractor
+    from hf_xlmr.hub_interface.network import Placing, load_encoder
+    from hf_xlmr.hub_interface.xlmr import XLMR
+
+    Placing(device=options.device)  # tells of a device that there is none of
+    memory = available_memory()
+    gpus = [each for each in memory if isinstance(each, int)]
+    place = torch.device(options.device or ("cuda" if gpus else "cpu"))
+    dtype = _dtype(options, place, processes, begun)
+    placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
+    loaded = load_encoder(files, Placing(dtype=dtype, **placing))
+    xlmr = XLMR(files, loaded.encoder, device=loaded.device).eval()
+
+    def made(chosen: str | None) -> FeatureExtractor:
+        return FeatureExtractor(
+            xlmr,
+            layers=options.layers,
+            pool=options.pool,
+            emulate_dtype=True,  # what all processes agreed on
+            tokens_per_batch=options.tokens_per_batch,
+            max_length=options.max_length,
+            on_long=options.on_long,
+            kernel=chosen,
+        )
+
+    extractor = made(begun.get("kernel"))
+    agreed = processes.agreed(extractor.kernel)
+    return extractor if agreed == extractor.kernel else made(agreed)
+
+
+def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, Any]) -> str:
+    """The name of the dtype that all processes compute in, and the job that goes on was begun in. Raises InputError."""
+    from hf_xlmr.model.precision import DTYPES, device_name, dtype_name, is_native, wanted_dtype, without_emulation
+
+    wanted = wanted_dtype(options.dtype, place)
+
+    def is_refused(name: object) -> bool:
+        dtype = DTYPES.get(name) if isinstance(name, str) else None
+        return dtype is not None and not options.emulate_dtype and not is_native(dtype, place)
+
+    if is_refused(begun.get("dtype")):
+        raise InputError(
+            f"the output was begun in {begun['dtype']} on another processor ({begun.get('device')}), and this one "
+            f"({device_name(place)}) has no instructions for it: go on there, or choose another folder"
+            if begun.get("device") != device_name(place)
+            else f"the output was begun in {begun['dtype']}, which this processor emulates: give emulate_dtype again"
+        )
+    if processes.is_first and not options.emulate_dtype:
+        wanted = without_emulation(wanted, place)
+    agreed = processes.agreed(dtype_name(wanted))
+    if is_refused(agreed):
+        raise InputError(
+            f"the first process computes in {agreed}, for which the processor of process {processes.rank} "
+            f"({device_name(place)}) has no instructions: give dtype=float32 to all of them"
+        )
+    return agreed
+
+
+def placing_for(
+    shape: ModelShape, memory: Mapping[Device, int | None], processes: Processes, *, dtype: str
+) -> dict[str, Any]:
+    """Where a process puts its model, as options of `XLMR.from_pretrained`, with these budgets by device.
+
+    A model that fits one GPU is there once for each process; one that does not lies over all of them, in one process.
+    Raises InputError.
+    """
+    gpus = {number: budget for number, budget in memory.items() if isinstance(number, int)}
+    if not gpus:
+        return {"device": "cpu"}
+    if processes.local_rank >= len(gpus):
+        raise InputError(f"process {processes.local_rank} of this machine has no GPU of its own: there are {len(gpus)}")
+    own = sorted(gpus)[processes.local_rank]
+    if lay_out(shape, max_memory={own: gpus[own]}, dtype=dtype).fits:
+        return {"device": f"cuda:{own}"}
+    if processes.count > 1:
+        raise InputError(
+            "the model does not fit one GPU, so that processes cannot have one each: run one process, which lays it "
+            "out over all GPUs"
+        )
+    return {"device_map": "auto", "max_memory": gpus}
+
+
+# ---- the output ------------------------------------------------------------------------------------------------------
+
+
+def _store(
+    output: str | Path,
+    job: Mapping[str, Any],
+    layout: StoreLayout,
+    processes: Processes,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> FeatureStore:
+    """The output, begun by the first process and then joined by the others."""
+    import torch
+
+    if processes.is_first:
+        notes = {"threads": torch.get_num_threads()}
+        store = FeatureStore.create(output, job, layout=layout, resume=resume, overwrite=overwrite, notes=notes)
+        processes.wait()
+        return store
+    processes.wait()
+    return FeatureStore.join(output, job, layout=layout)
+
+
+def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids: bool) -> StoreLayout:
+    """Raises InputError."""
+    return StoreLayout(
+        layers=extractor.layers,
+        width=extractor.width,
+        per_token=extractor.is_unpooled,
+        has_ids=has_ids,
+        format=options.file_format,
+        dtype=options.store_dtype,
+        rows_per_shard=options.rows_per_shard,
+    )
+
+
+def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
+    """All that the features depend on beside the texts."""
+    import torch
+
+    from hf_xlmr.model.precision import device_name, dtype_name
+
+    return {
+        "model": fingerprint(files.folder),
+        "pool": extractor.pooling.value,
+        "dtype": dtype_name(extractor.dtype),
+        "kernel": extractor.kernel,
+        "device": device_name(extractor.device),
+        "tokens_per_batch": extractor.tokens_per_batch,
+        "max_length": extractor.texts.max_length,
+        "on_long": extractor.texts.on_long.value,
+        "hf_xlmr": __version__,
+        "torch": torch.__version__,
+    }
+
+
+# ---- from rows to shards ---------------------------------------------------------------------------------------------
+#
+# Three threads work on the shards of a process. One reads and tokenizes, and owns the reader; that of the caller
+# computes and counts; the third writes. Each hands what it made on to the next one, and keeps nothing of it.
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What of a row goes along with its features; its text stays behind, which can be large."""
+
+    number: int
+    id: object | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a window, in the shard that they belong to."""
+
+    shard: int
+    rows: tuple[_Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardEnd:
+    """All rows of a shard came before this."""
+
+    texts_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """Rows that were read and not computed: another process does that, or an earlier run did."""
+
+    rows: int
+    is_done: bool
+
+
+Step: TypeAlias = "_Rows | _ShardEnd | _Passed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """Rows and the features of their texts."""
+
+    rows: _Rows
+    features: Features
+
+
+@dataclass
+class _Tally:
+    """What was read and computed so far; the thread that computes counts."""
+
+    rows: int = 0
+    shards: int = 0
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+
+    def add(self, step: Step | _Computed) -> None:
+        """Count in the next step."""
+        if isinstance(step, _Passed):
+            self.rows += step.rows
+        elif isinstance(step, _ShardEnd):
+            self.shards += 1
+        elif isinstance(step, _Computed):
+            self.rows += step.features.texts
+            self.texts += step.features.texts
+            self.tokens += step.features.tokens
+            self.truncated += step.features.truncated
+
+
+def _made(
+    reader: _Reader, store: FeatureStore, extractor: FeatureExtractor, *, total: int | None, progress: Progress
+) -> _Tally:
+    """Make every shard that is not there yet; one is written while the next is computed. Raises InputError, BadRow."""
+    from hf_xlmr.model.precision import dtype_name
+
+    tally, start = _Tally(), time.perf_counter()
+    with (
+        progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=total, unit="texts") as task,
+        handed_over(_ShardsWriter(store).write, depth=1) as hand_over,
+    ):
+        for features, step in extractor.computed(reader.steps()):
+            if isinstance(step, _Rows) and features is not None:
+                computed = _Computed(step, features)
+                hand_over(computed)
+                tally.add(computed)
+                task.advance(features.texts, note=f"{tally.tokens / (time.perf_counter() - start):,.0f} tokens/s")
+                continue
+            tally.add(step)
+            if isinstance(step, _ShardEnd):
+                hand_over(step)
+            elif isinstance(step, _Passed) and step.is_done:
+                task.advance(step.rows)
+    tally.seconds = time.perf_counter() - start
+    return tally
+
+
+def _window_maker(extractor: FeatureExtractor, options: ExtractionOptions) -> WindowMaker:
+    """That of the extractor, which tokenizes no text that would take too much memory."""
+    most = _max_row_size(options.max_row_size)
+    return replace(extractor.texts, most_bytes=most // 8 if extractor.is_unpooled else most)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """From the rows of the input to the windows of the shards that this process is to make."""
+
+    rows: Iterator[TextRow]
+    store: FeatureStore
+    texts: WindowMaker
+    processes: Processes
+
+    def steps(self) -> Iterator[tuple[Window | None, Step]]:
+        """All rows, shard by shard; no row of the next shard is read before this one is handed on. Raises BadRow."""
+        size = self.store.layout.rows_per_shard
+        while (first := next(self.rows, None)) is not None:
+            number, shard = first.number // size, chain([first], islice(self.rows, size - 1))
+            if number % self.processes.count != self.processes.rank:
+                yield None, _Passed(sum(1 for _ in shard), is_done=False)
+            elif self.store.is_done(number):
+                yield None, self._checked(number, shard)
+            else:
+                yield from self._shard(number, shard)
+
+    def _checked(self, number: int, shard: Iterator[TextRow]) -> _Passed:
+        """How many rows a shard has that is there; their texts are to be what it was made from. Raises InputError."""
+        digest, rows = TextsDigest(), 0
+        for row in shard:
+            digest.add(row.text, row.id)
+            rows += 1
+        self.store.check(number, digest.hexdigest())
+        return _Passed(rows, is_done=True)
+
+    def _shard(self, number: int, shard: Iterator[TextRow]) -> Iterator[tuple[Window | None, Step]]:
+        digest = TextsDigest()
+        while (first := next(shard, None)) is not None:
+            for window, rows in self._portion(_few_ids(chain([first], shard)), digest):
+                yield window, _Rows(number, rows)
+        yield None, _ShardEnd(digest.hexdigest())
+
+    def _portion(self, some: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[Window, tuple[_Row, ...]]]:
+        """The windows of some rows, with these rows. Raises BadRow."""
+        waiting: deque[tuple[str, _Row]] = deque()  # places and rows of texts that are not in a window yet
+        taken = 0
+
+        def texts() -> Iterator[str]:
+            for row in some:
+                digest.add(row.text, row.id)
+                waiting.append((row.place, _Row(row.number, row.id)))
+                yield row.text
+
+        try:
+            for window in self.texts.windows(texts()):
+                yield window, tuple(waiting.popleft()[1] for _ in range(window.texts))
+                taken += window.texts
+        except TextTooLong as error:
+            reason = f"{error.tokens} tokens, and {error.most} are the most (--on-long truncate or split takes it)"
+            raise BadRow(waiting[error.index - taken][0], reason) from None
+        except TextTooLarge as error:
+            raise BadRow(waiting[error.index - taken][0], error.reason) from None
+
+
+def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
+    """Rows until their ids are large together."""
+    characters = 0
+    for row in rows:
+        yield row
+        characters += len(row.id) if isinstance(row.id, str) else 0
+        if characters >= ID_CHARACTERS:
+            return
+
+
+@dataclass(frozen=True)
+class _ShardsWriter:
+    """Writes one shard after another."""
+
+    store: FeatureStore
+
+    def write(self, items: Iterator[_Computed | _ShardEnd]) -> None:
+        """Write all shards, of which each ends with its _ShardEnd. Raises InputError."""
+        for first in items:
+            if isinstance(first, _Computed):
+                with self.store.shard(first.rows.shard) as writer:
+                    writer.texts_sha256 = self._rest(writer, chain([first], items))
+
+    @staticmethod
+    def _rest(writer: ShardWriter, items: Iterator[_Computed | _ShardEnd]) -> str:
+        """Write what follows in a shard, and give the checksum of its texts, without which it is not published."""
+        for each in items:
+            if isinstance(each, _ShardEnd):
+                return each.texts_sha256
+            features = each.features
+            writer.write(each.rows.rows, features.layers, spans=features.spans)
+            writer.counts["truncated"] += features.truncated
+            writer.counts["tokens"] += features.tokens
+        return ""

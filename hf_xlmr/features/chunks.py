@@ -1,0 +1,239 @@
+"""Texts as sequences of tokens that the model takes, some thousand texts at a time."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SHORTEST", "OnLong", "TextTooLarge", "TextTooLong", "Window", "WindowMaker", "rejoined"]
+
+TEXTS_PER_WINDOW: Final = 4096  # are sorted by length together
+TEXTS_AT_ONCE: Final = 256  # are tokenized together
+CHARACTERS_AT_ONCE: Final = 1 << 20
+LONG: Final = 1 << 16  # characters of a text of which a beginning may do
+LARGE: Final = 1 << 20  # characters of a text of which it is asked what SentencePiece makes of it
+SHORTEST: Final = 3  # tokens of a text that says something: <s>, a piece, </s>
+
+
+class OnLong(Enum):
+    """What happens to a text of more tokens than the model takes."""
+
+    truncate = "truncate"
+    """It is cut off; `</s>` stays."""
+    split = "split"
+    """It is computed in pieces, whose tokens are pooled together; `cls` is that of the first."""
+    error = "error"
+    """TextTooLong is raised."""
+
+
+class TextTooLong(InputError, ValueError):
+    """A text that does not fit; `index` counts the texts from 0."""
+
+    def __init__(self, index: int, tokens: int, most: int) -> None:
+        """Carry which text it is, how many tokens it has, and how many are allowed."""
+        self.index, self.tokens, self.most = index, tokens, most
+        super().__init__(f"text {index} has {tokens} tokens, and {most} are the most; let it be cut or split (on_long)")
+
+
+class TextTooLarge(InputError, ValueError):
+    """A text that would take too much memory; `index` counts the texts from 0, `reason` says what of it is too much."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        """Carry which text it is, and why."""
+        self.index, self.reason = index, reason
+        super().__init__(f"text {index}: {reason}")
+
+
+Span: TypeAlias = tuple[int, int]
+"""The first character of a token in its text, and the end."""
+NO_SPAN: Final[Span] = (0, 0)
+
+
+class _Encoded(NamedTuple):
+    """The tokens of a text, and where they come from."""
+
+    ids: Sequence[int]
+    spans: list[Span] | None
+    is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Window:
+    """Texts as sequences of tokens, of which a text that was split has several."""
+
+    texts: int
+    sequences: list[Sequence[int]]
+    owners: list[int]
+    """The text of each sequence, by its number in the window."""
+    pieces: dict[int, range]
+    """The sequences of each text that was split."""
+    truncated: int
+    """Texts that were cut off."""
+    spans: list[list[Span]] | None
+    """Where in its text each token comes from, for each text, where asked for; (0, 0) for `<s>` and `</s>`."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(map(len, self.sequences))
+
+    def starts_within(self, sequence: int) -> bool:
+        """Whether a sequence goes on with the text of the one before, so that its `<s>` is not the text's."""
+        return sequence > self.pieces.get(self.owners[sequence], range(sequence, 0)).start
+
+    def ends_within(self, sequence: int) -> bool:
+        """Whether the next sequence goes on with its text, so that its `</s>` is not the text's."""
+        return sequence < self.pieces.get(self.owners[sequence], range(sequence + 1)).stop - 1
+
+    def has_pieces(self, sequences: Iterable[int]) -> bool:
+        """Whether one of these sequences belongs to a text that was split."""
+        return bool(self.pieces) and any(self.owners[sequence] in self.pieces for sequence in sequences)
+
+
+@dataclass(frozen=True)
+class WindowMaker:
+    """From any number of texts to windows of at most `most_tokens` tokens, or one text; `<s>` and `</s>` count."""
+
+    tokenizer: ExactTokenizer
+    max_length: int
+    on_long: OnLong
+    most_tokens: int
+    with_spans: bool = False
+    most_bytes: int | None = None
+    """Of a normalized text that is tokenized as a whole, as SentencePiece takes some fifty times the memory."""
+    most_kept: int | None = None
+    """Tokens of a text whose vectors are all kept."""
+
+    def windows(self, texts: Iterable[str]) -> Iterator[Window]:
+        """All texts in order; the same texts give the same windows. Raises InputError, TextTooLong, TextTooLarge."""
+        held: list[_Encoded] = []
+        tokens = 0
+        for each in self._encoded(texts):
+            if held and tokens + len(each.ids) > self.most_tokens:
+                yield self._window(held)
+                held, tokens = [], 0
+            held.append(each)
+            tokens += len(each.ids)
+            if len(held) == TEXTS_PER_WINDOW:
+                yield self._window(held)
+                held, tokens = [], 0
+        if held:
+            yield self._window(held)
+
+    def _encoded(self, texts: Iterable[str]) -> Iterator[_Encoded]:
+        """Each text and its tokens; `<pad>`, which no token attends to, is left out."""
+        first = 0
+        for some in _portions(texts):
+            yield from self._encoded_portion(some, first)
+            first += len(some)
+
+    def _encoded_portion(self, some: list[str], first: int) -> Iterator[_Encoded]:
+        """The same of some texts, of which nothing is kept when the next ones are read."""
+        needed = [self._needed(text, number) for number, text in enumerate(some, first)]
+        for number, (text, ids) in enumerate(zip(needed, self._tokens(needed, first), strict=True), first):
+            spans = [NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] if self.with_spans else None
+            yield self._cut(self._without_padding(ids, spans), number)
+
+    def _cut(self, encoded: _Encoded, number: int) -> _Encoded:
+        """The same, cut off where it has too many tokens. Raises TextTooLong, TextTooLarge."""
+        ids, spans = encoded.ids, encoded.spans
+        if len(ids) <= self.max_length:
+            return encoded
+        if self.on_long is OnLong.error:
+            raise TextTooLong(number, len(ids), self.max_length)
+        if self.on_long is OnLong.truncate:
+            end = self.max_length - 1
+            return _Encoded([*ids[:end], ids[-1]], spans and [*spans[:end], NO_SPAN], is_cut=True)
+        if self.most_kept is not None and len(ids) > self.most_kept:
+            raise TextTooLarge(
+                number, f"the text has {len(ids):,} tokens, and vectors are kept of {self.most_kept:,} at the most"
+            )
+        return _Encoded(array("i", ids), spans)
+
+    def _needed(self, text: str, number: int) -> str:
+        """What of a text is tokenized: of a long one that is cut off no more than that needs. Raises TextTooLarge."""
+        if not isinstance(text, str) or len(text) <= LONG:
+            return text
+        if self.on_long is OnLong.truncate:
+            text = self.tokenizer.beginning(text, self.max_length)
+        if self.most_bytes is not None and len(text) > LARGE:
+            size = self.tokenizer.normalized_bytes(text)
+            if size > self.most_bytes:
+                raise TextTooLarge(
+                    number, f"the text has {size:,} bytes when it is normalized, and {self.most_bytes:,} are the most"
+                )
+        return text
+
+    def _without_padding(self, ids: list[int], spans: list[Span] | None) -> _Encoded:
+        pad = self.tokenizer.dictionary.pad_index
+        if pad not in ids:
+            return _Encoded(ids, spans)
+        kept = [place for place, token in enumerate(ids) if token != pad]
+        return _Encoded([ids[place] for place in kept], None if spans is None else [spans[place] for place in kept])
+
+    def _tokens(self, texts: list[str], first: int) -> list[list[int]]:
+        try:
+            return self.tokenizer.encode_batch(texts)
+        except InputError:
+            for number, text in enumerate(texts, first):
+                try:
+                    self.tokenizer.encode_batch([text])
+                except InputError as error:
+                    raise InputError(f"text {number} cannot be encoded: {error}") from None
+            raise
+
+    def _window(self, held: Sequence[_Encoded]) -> Window:
+        sequences: list[Sequence[int]] = []
+        pieces: dict[int, range] = {}
+        owners: list[int] = []
+        spans: list[list[Span]] = []
+        truncated = 0
+        for number, each in enumerate(held):
+            fitting = self._pieces(each.ids)
+            truncated += each.is_cut
+            if each.spans is not None:
+                spans.append(each.spans)
+            if len(fitting) > 1:
+                pieces[number] = range(len(sequences), len(sequences) + len(fitting))
+            sequences += fitting
+            owners += [number] * len(fitting)
+        return Window(len(held), sequences, owners, pieces, truncated, spans if self.with_spans else None)
+
+    def _pieces(self, ids: Sequence[int]) -> list[Sequence[int]]:
+        """The tokens of a text in sequences that the model takes."""
+        if len(ids) <= self.max_length:
+            return [ids]
+        last, step = len(ids) - 1, self.max_length - 2
+        starts = range(1, last, step)
+        return [array("i", [ids[0], *ids[start : min(start + step, last)], ids[-1]]) for start in starts]
+
+
+def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Some texts at a time, few where they are long; what follows them is not read before."""
+    some: list[str] = []
+    characters = 0
+    for text in texts:
+        some.append(text)
+        characters += len(text) if isinstance(text, str) else 0  # what is not a text is told when it is tokenized
+        if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def rejoined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The tokens of a text that was split, (tokens, width), without the `</s>` and `<s>` between its pieces."""
+    import torch
+
+    last = len(pieces) - 1
+    return torch.cat([each[number > 0 : len(each) - (number < last)] for number, each in enumerate(pieces)])

@@ -1,0 +1,395 @@
+"""Features of any number of texts: tokenized in windows, computed without padding, given back in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
+
+import numpy as np
+import torch
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.features.background import prefetched
+from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoined
+from hf_xlmr.features.feature_files import column_names
+from hf_xlmr.features.kernel_choice import remembered_kernel
+from hf_xlmr.features.linear_kernels import KERNELS, offered_kernels
+from hf_xlmr.features.packed_network import PackedNetwork
+from hf_xlmr.features.packing import PackedBatch, pack
+from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
+from hf_xlmr.model.precision import dtype_name, wanted_dtype, without_emulation
+
+if TYPE_CHECKING:
+    from hf_xlmr.hub_interface.xlmr import XLMR
+
+__all__ = ["FeatureExtractor", "Features"]
+
+Choice = TypeVar("Choice", bound=Enum)
+Tag = TypeVar("Tag")
+
+TOKENS_PER_WINDOW: Final = 1 << 19
+TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # a vector for each is kept in memory
+KEPT_BYTES: Final = 1 << 27  # of the vectors of one text's tokens
+TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of some texts, in order."""
+
+    layers: Mapping[int, np.ndarray[Any, Any] | list[np.ndarray[Any, Any]]]
+    """By number of the layer (0 is the embeddings): (texts, width) in float32, or unpooled (tokens, width) per text."""
+    spans: list[np.ndarray[Any, Any]] | None
+    """Unpooled: for each text the first character and the end of each token, (tokens, 2); 0, 0 for `<s>` and `</s>`."""
+    texts: int
+    tokens: int
+    """That were computed."""
+    truncated: int
+    """Texts that were cut off."""
+
+
+class FeatureExtractor:
+    """XLM-R's features of any number of texts, as `XLMR.extract_features` gives them one by one, at full speed.
+
+    Call it on a list of texts, iterate over `stream`, or hand it to `datasets.Dataset.map(batched=True)` or
+    `ray.data.Dataset.map_batches`, whose batches get a column `features`.
+    """
+
+    def __init__(
+        self,
+        xlmr: XLMR,
+        *,
+        layers: int | Sequence[int] = -1,
+        pool: Pooling | str = Pooling.mean,
+        dtype: torch.dtype | str | None = None,
+        emulate_dtype: bool = False,
+        tokens_per_batch: int | None = None,
+        max_length: int | None = None,
+        on_long: OnLong | str = OnLong.truncate,
+        column: str = "text",
+        kernel: str | None = None,
+    ) -> None:
+        """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be let go afterwards.
+
+        `layers` are hidden states by index: 0 the embeddings, -1 the features. Computed in `dtype`, that of the model
+        unless given, "auto" being bfloat16 where the device multiplies it natively. In place of a half type that the
+        device has no instructions for, float32 is computed in, with a warning in the log, unless `emulate_dtype`. A
+        text may have `max_length` tokens, `<s>` and `</s>` included, the model's most unless given. `column` is the
+        texts' in batches of datasets. `kernel` names one of linear_kernels.KERNELS that the device can run, instead of
+        measuring which is fastest. Raises InputError.
+        """
+        self.device = xlmr.device
+        self.pooling = _member(Pooling, "pool", pool)
+        self.on_long = _member(OnLong, "on_long", on_long)
+        self.column = column
+        self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
+        self.network = _network(xlmr, _dtype(xlmr, dtype, emulate=emulate_dtype), kernel, self.tokens_per_batch)
+        self.is_one_layer = _is_number(layers)
+        self.layers = _numbers(layers, self.network.layer_count + 1)
+        self.texts = WindowMaker(
+            xlmr.tokenizer,
+            max_length=_within(max_length, "max_length", least=SHORTEST, most=xlmr.max_positions),
+            on_long=self.on_long,
+            most_tokens=self._most_tokens(),
+            with_spans=self.is_unpooled,
+            most_kept=KEPT_BYTES // (4 * self.width * len(self.layers)) if self.is_unpooled else None,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return self.network.dtype
+
+    @property
+    def kernel(self) -> str:
+        """How matrices are multiplied: a name of linear_kernels.KERNELS."""
+        return self.network.kernel
+
+    @property
+    def width(self) -> int:
+        """Of a vector."""
+        return int(self.network.config.hidden_size)
+
+    @property
+    def is_unpooled(self) -> bool:
+        """Whether each token keeps its vector."""
+        return self.pooling is Pooling.none
+
+    def __call__(self, texts: Sequence[str] | Mapping[str, Any]) -> Any:
+        """The features of a list of texts, or a batch of a dataset with its features.
+
+        A list gives (texts, width) in float32, unpooled a list of (tokens, width); of several layers a dictionary by
+        number. A mapping of columns gives a dictionary of these and `features` (`features_0` and so on of several
+        layers). Raises InputError, TextTooLong.
+        """
+        if isinstance(texts, Mapping):
+            return self._with_features(texts)
+        found = _joined(list(self.windows(_sequence(texts))), self)
+        return found[self.layers[0]] if self.is_one_layer else found
+
+    def stream(self, texts: Iterable[str]) -> Iterator[Any]:
+        """The features of one text after another, in order, of any number: (width,), unpooled (tokens, width).
+
+        Of several layers a dictionary by number. Raises InputError, TextTooLong.
+        """
+        for window in self.windows(_iterable(texts)):
+            for index in range(window.texts):
+                row = {number: values[index] for number, values in window.layers.items()}
+                yield row[self.layers[0]] if self.is_one_layer else row
+
+    def windows(self, texts: Iterable[str]) -> Iterator[Features]:
+        """The features of any number of texts, some thousand at a time, in order; memory does not grow with them.
+
+        Texts are tokenized in a thread, ahead of what is computed. Raises InputError, TextTooLong.
+        """
+        for features, _ in self.computed((window, None) for window in self.texts.windows(texts)):
+            if features is not None:
+                yield features
+
+    def computed(self, windows: Iterable[tuple[Window | None, Tag]]) -> Iterator[tuple[Features | None, Tag]]:
+        """The features of each window with what came with it, in order; nothing is computed where there is no window.
+
+        A thread of its own iterates over `windows`, ahead of what is computed: what it makes is handed on, and
+        nothing of it is used by two threads at once. Raises what `windows` raises.
+        """
+        ahead = 1 if self.device.type == "cuda" else 0
+        pending: deque[tuple[_Computation | None, Tag]] = deque()
+        with closing(prefetched(windows, depth=2)) as tokenized:
+            for window, tag in tokenized:
+                pending.append((None if window is None else self._computed(window), tag))
+                if len(pending) > ahead:
+                    yield self._finished(*pending.popleft())
+        while pending:
+            yield self._finished(*pending.popleft())
+
+    def _finished(self, computation: _Computation | None, tag: Tag) -> tuple[Features | None, Tag]:
+        return None if computation is None else self._features(computation), tag
+
+    def _with_features(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        if self.column not in batch:
+            raise InputError(f"the batch has no column {self.column!r} (column=); it has {', '.join(map(str, batch))}")
+        found = _joined(list(self.windows(_sequence(batch[self.column]))), self)
+        columns = column_names(self.layers)
+        named = {columns[number]: values for number, values in found.items()}
+        return {**batch, **named}
+
+    def _most_tokens(self) -> int:
+        """Of a window: fewer where the vectors of its tokens are in memory together, for several layers."""
+        if self.is_unpooled or self.on_long is OnLong.split:
+            return TOKENS_PER_WINDOW_UNPOOLED // len(self.layers)
+        return TOKENS_PER_WINDOW
+
+    # ---- sequences to features
+
+    def _computed(self, window: Window) -> _Computation:
+        """A window on its way through the network; on CUDA nothing is waited for."""
+        batches = list(pack([len(sequence) for sequence in window.sequences], tokens_per_batch=self.tokens_per_batch))
+        return _Computation(window, [(batch, self._batch(batch, window)) for batch in batches])
+
+    def _batch(self, batch: PackedBatch, window: Window) -> dict[int, _Fetch]:
+        inputs = (batch.ids(window.sequences), batch.positions())
+        ids, positions = (_sent(torch.tensor(values), self.device) for values in inputs)
+        found = self.network.hidden_states(batch, ids, positions, layers=self.layers)
+        return {number: _Fetch(self._reduced(values, batch, window)) for number, values in found.items()}
+
+    def _reduced(self, values: torch.Tensor, batch: PackedBatch, window: Window) -> torch.Tensor:
+        """One vector for each text or piece of one, (sequences, width), of (tokens, width); unpooled, these."""
+        if self.is_unpooled:
+            return values.float()
+        if not window.has_pieces(batch.texts):
+            return pooled_batch(values, batch, self.pooling)
+        parts = [
+            values[start + window.starts_within(each) : end - window.ends_within(each)]
+            for each, (start, end) in self._places(batch)
+        ]
+        return torch.stack([pooled_part(part, self.pooling) for part in parts])
+
+    @staticmethod
+    def _places(batch: PackedBatch) -> Iterator[tuple[int, tuple[int, int]]]:
+        """The sequences of a batch, and where each begins and ends."""
+        return zip(batch.texts, pairwise(batch.boundaries), strict=True)
+
+    def _features(self, computation: _Computation) -> Features:
+        """The features of a computed window, in the order of its texts."""
+        window = computation.window
+        spans = None if window.spans is None else [np.array(each, np.int32) for each in window.spans]
+        return Features(
+            layers={number: self._in_order(computation, number) for number in self.layers},
+            spans=spans,
+            texts=window.texts,
+            tokens=window.tokens,
+            truncated=window.truncated,
+        )
+
+    def _in_order(self, computation: _Computation, layer: int) -> Any:
+        """(texts, width), unpooled a list of (tokens, width)."""
+        window = computation.window
+        vectors: list[Any] = [None] * window.texts
+        parts: dict[int, torch.Tensor] = {}
+        for batch, fetched in computation.batches:
+            values = fetched[layer].tensor()
+            if self.is_unpooled:
+                parts |= {sequence: values[start:end] for sequence, (start, end) in self._places(batch)}
+            elif window.has_pieces(batch.texts):
+                parts |= zip(batch.texts, values.unbind(), strict=True)
+            else:
+                for row, sequence in zip(values.unbind(), batch.texts, strict=True):
+                    vectors[window.owners[sequence]] = row
+        for sequence in parts:
+            number = window.owners[sequence]
+            if vectors[number] is None:
+                vectors[number] = self._joined([*window.pieces.get(number, (sequence,))], parts, window)
+        if self.is_unpooled:
+            return [each.numpy() for each in vectors]
+        return torch.stack(vectors).numpy()
+
+    def _joined(self, sequences: list[int], parts: Mapping[int, torch.Tensor], window: Window) -> torch.Tensor:
+        """What the sequences of one text are together: (width,), unpooled (tokens, width)."""
+        found = [parts[each] for each in sequences]
+        if self.is_unpooled:
+            return rejoined(found)
+        tokens = sum(len(window.sequences[each]) for each in sequences) - 2 * (len(sequences) - 1)
+        return pooled_parts(found, self.pooling, tokens=tokens)
+
+
+class _Computation(NamedTuple):
+    """A window, and for each of its batches the layers that are on their way to the host."""
+
+    window: Window
+    batches: list[tuple[PackedBatch, dict[int, _Fetch]]]
+
+
+class _Fetch:
+    """A tensor on its way to the host, which goes on computing meanwhile."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._event = None
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.current_stream(values.device).record_event()
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor, once it is there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values
+
+
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device, without waiting for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[int, Any]:
+    """The features of several windows, by layer."""
+    is_pooled = not extractor.is_unpooled
+    empty = np.zeros((0, extractor.width), dtype=np.float32)
+    joined: dict[int, Any] = {}
+    for number in extractor.layers:
+        parts: list[Any] = [window.layers[number] for window in windows]
+        joined[number] = np.concatenate(parts or [empty]) if is_pooled else [row for part in parts for row in part]
+    return joined
+
+
+def _iterable(texts: Iterable[str]) -> Iterable[str]:
+    """`texts`, unless they are one text, or what has columns. Raises InputError."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError("give a list of texts, not one text")
+    has_columns = hasattr(texts, "columns") or hasattr(texts, "column_names") or isinstance(texts, Mapping)
+    if has_columns or not isinstance(texts, Iterable):
+        raise InputError(
+            f"give texts in their order, or a dictionary of columns, not {type(texts).__name__}; of a table take the "
+            "column of the texts"
+        )
+    return texts
+
+
+def _sequence(texts: Any) -> list[str]:
+    """The same as a list; columns of pyarrow are taken too. Raises InputError."""
+    if isinstance(texts, (set, frozenset)):
+        raise InputError("give a list of texts: a set has no order")
+    to_list = getattr(_iterable(texts), "to_pylist", None)
+    return list(texts if to_list is None else to_list())
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def _dtype(xlmr: XLMR, dtype: torch.dtype | str | None, *, emulate: bool) -> torch.dtype:
+    """What is computed in. Raises InputError."""
+    stored = next(xlmr.model.base.parameters()).dtype
+    wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
+    return wanted if emulate else without_emulation(wanted, xlmr.device)
+
+
+def _network(xlmr: XLMR, dtype: torch.dtype, kernel: str | None, tokens: int) -> PackedNetwork:
+    """The network of `xlmr` for packed batches. Raises InputError."""
+    base, config = xlmr.model.base, xlmr.model.base.config
+    if any(parameter.is_meta for parameter in base.parameters()):
+        raise InputError(
+            "the model is offloaded to CPU or disk: features of many texts need its weights on the devices that "
+            "compute; give it more devices, or a smaller dtype="
+        )
+    offered = offered_kernels(dtype, xlmr.device)
+    if kernel not in (None, *offered):
+        why = f"the processor cannot run it in {dtype_name(dtype)}; " if kernel in KERNELS else ""
+        raise InputError(f"kernel={kernel!r:.40}: {why}give one of {', '.join(offered)}")
+    chosen = kernel or remembered_kernel(
+        config.hidden_size,
+        config.intermediate_size,
+        tokens=tokens,
+        dtype=dtype,
+        device=xlmr.device,
+        activation=config.hidden_act,
+    )
+    return PackedNetwork(base, dtype=dtype, kernel=chosen)
+
+
+def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:
+    """The member of that value. Raises InputError."""
+    try:
+        return choices(value)
+    except ValueError:
+        known = ", ".join(str(each.value) for each in choices)
+        raise InputError(f"{option}={value!r:.40}: give one of {known}") from None
+
+
+def _within(value: int | None, option: str, *, least: int, most: int) -> int:
+    """`value`, or the most there may be. Raises InputError."""
+    if value is None:
+        return most
+    if not _is_number(value) or not least <= value <= most:
+        raise InputError(f"{option}={value}: give a number from {least} to {most}")
+    return value
+
+
+def _tokens_per_batch(tokens: int | None, device: torch.device) -> int:
+    """Raises InputError."""
+    if tokens is None:
+        return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    if not _is_number(tokens) or tokens < 1:
+        raise InputError(f"tokens_per_batch={tokens}: give a number of tokens from 1 on")
+    return tokens
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, NumPy's too; True is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _numbers(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Layers counted from 0, in the order given. Raises InputError."""
+    given = (layers,) if _is_number(layers) else tuple(layers) if isinstance(layers, Sequence) else ()
+    if not given or any(not _is_number(each) or not -count <= each < count for each in given):
+        raise InputError(f"layers={layers}: the hidden states are numbered 0 (embeddings) to {count - 1} (features)")
+    numbers = tuple(int(each) % count for each in given)
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"layers={layers}: the same layer is asked for twice")
+    return numbers

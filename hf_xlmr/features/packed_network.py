@@ -1,0 +1,237 @@
+"""The encoder over texts laid end to end: the linear layers see one long matrix, attention each text by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, Linear
+from hf_xlmr.features.packing import PackedBatch, Run
+
+__all__ = ["PackedNetwork"]
+
+ROUNDED_TO: Final = 32  # tokens: a kernel is made for each length of matrix, so there should be few lengths
+HALVES: Final = (torch.bfloat16, torch.float16)
+# Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
+# each text and head by itself. In bfloat16 they would be too, but oneDNN keeps code for each shape that it meets, which
+# takes a gigabyte over many texts (tests/benchmarks/RESULTS.md). Scores beyond MOST_SCORES are not written out.
+SHORT: Final = {torch.float32: 96}
+MOST_SCORES: Final = 1 << 24
+
+
+class _Family(NamedTuple):
+    """Where a family of Transformers has its layer norms, and whether they stand before their block or after it."""
+
+    norms_first: bool
+    attention_norm: str
+    feed_forward_norm: str
+    embedding_norm: str | None
+    final_norm: str | None
+
+
+FAMILIES: Final = {  # by model_type
+    "xlm-roberta": _Family(
+        norms_first=False,
+        attention_norm="attention.output.LayerNorm",
+        feed_forward_norm="output.LayerNorm",
+        embedding_norm="embeddings.LayerNorm",
+        final_norm=None,
+    ),
+    "xlm-roberta-xl": _Family(
+        norms_first=True,
+        attention_norm="attention.self_attn_layer_norm",
+        feed_forward_norm="LayerNorm",
+        embedding_norm=None,
+        final_norm="encoder.LayerNorm",
+    ),
+    "roberta-prelayernorm": _Family(
+        norms_first=True,
+        attention_norm="attention.LayerNorm",
+        feed_forward_norm="intermediate.LayerNorm",
+        embedding_norm="embeddings.LayerNorm",
+        final_norm="LayerNorm",
+    ),
+}
+
+
+class PackedNetwork:
+    """Transformers' encoder of one of the three families, computed without padding and without gradients."""
+
+    def __init__(self, base: torch.nn.Module, *, dtype: torch.dtype | None = None, kernel: str = PLAIN) -> None:
+        """Take the weights of `base`, in `dtype` (its own unless given), for the kernel of that name.
+
+        The plain kernel uses the weights where they are; another one holds re-ordered copies of the layers', so that
+        `base` may be let go.
+        """
+        network: Any = base
+        self.config = network.config
+        self.family = FAMILIES[self.config.model_type]
+        self.dtype = dtype or next(network.parameters()).dtype
+        self.kernel = kernel
+        with torch.inference_mode():
+            self._embeddings = _Embeddings(network, self.family, self.dtype)
+            self._layers = [
+                _Layer(each, self.config, self.family, self.dtype, kernel) for each in network.encoder.layer
+            ]
+            self._final_norm = _Norm.of(network, self.family.final_norm, self.dtype)
+
+    @property
+    def layer_count(self) -> int:
+        """Without the embeddings."""
+        return len(self._layers)
+
+    @torch.inference_mode()
+    def hidden_states(
+        self, batch: PackedBatch, ids: torch.Tensor, positions: torch.Tensor, *, layers: Collection[int]
+    ) -> dict[int, torch.Tensor]:
+        """The hidden states of `layers`, (tokens, width) each, on the device where they were computed.
+
+        `ids` and `positions` are those of the batch, 1-D. Layer 0 is the embeddings, n what layer n gives, and the
+        last one the features: in a model that normalises before its layers it comes after the final norm.
+        """
+        tokens = batch.tokens
+        values = self._embeddings(*(_rounded_up(each) for each in (ids, positions)))
+        wanted, found = set(layers), {}
+        for number in range(len(self._layers) + 1):
+            if number:
+                values = self._layers[number - 1](values, batch)
+            if number == len(self._layers) and self._final_norm is not None:
+                values = self._final_norm(values)
+            if number in wanted:
+                found[number] = values[:tokens]
+            if number == max(wanted):
+                break
+        return found
+
+
+def _rounded_up(values: torch.Tensor) -> torch.Tensor:
+    """More tokens at the end, which belong to no text."""
+    return functional.pad(values, (0, -len(values) % ROUNDED_TO), value=1)
+
+
+def _submodule(module: torch.nn.Module, name: str) -> Any:
+    return module.get_submodule(name)
+
+
+class _Norm:
+    """A layer norm."""
+
+    def __init__(self, norm: Any, dtype: torch.dtype) -> None:
+        self._shape, self._epsilon = tuple(norm.normalized_shape), norm.eps
+        self._weight, self._bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, name: str | None, dtype: torch.dtype) -> _Norm | None:
+        return None if name is None else cls(_submodule(module, name), dtype)
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        values = values.to(self._weight.device, non_blocking=True)  # the final norm may be on another device
+        return functional.layer_norm(values, self._shape, self._weight, self._bias, self._epsilon)
+
+
+class _Embeddings:
+    """Tokens, positions and the one token type, summed."""
+
+    def __init__(self, network: Any, family: _Family, dtype: torch.dtype) -> None:
+        parts = network.embeddings
+        self._words = parts.word_embeddings.weight.detach()
+        types = parts.token_type_embeddings.weight[0]
+        self._positions = parts.position_embeddings.weight.detach()
+        self._type = types.detach()
+        self._dtype = dtype
+        self._norm = _Norm.of(network, family.embedding_norm, dtype)
+
+    def __call__(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        device = self._words.device
+        words = functional.embedding(ids.to(device, non_blocking=True), self._words)
+        places = functional.embedding(positions.to(device, non_blocking=True), self._positions)
+        values = (words + self._type + places).to(self._dtype)
+        return values if self._norm is None else self._norm(values)
+
+
+class _Layer:
+    """One layer of the encoder, on the device where its weights are."""
+
+    def __init__(self, layer: torch.nn.Module, config: Any, family: _Family, dtype: torch.dtype, kernel: str) -> None:
+        def linear(*names: str, activation: str = "none") -> Linear:
+            parts = [_submodule(layer, name) for name in names]
+            weights = [part.weight.detach().to(dtype) for part in parts]
+            return KERNELS[kernel](weights, [part.bias.detach().to(dtype) for part in parts], activation=activation)
+
+        self._norms_first = family.norms_first
+        self._heads = config.num_attention_heads
+        self._device = _submodule(layer, "output.dense").weight.device
+        self._attention_norm = _Norm(_submodule(layer, family.attention_norm), dtype)
+        self._feed_forward_norm = _Norm(_submodule(layer, family.feed_forward_norm), dtype)
+        self._query_key_value = linear(*(f"attention.self.{name}" for name in ("query", "key", "value")))
+        self._attention_output = linear("attention.output.dense")
+        self._up = linear("intermediate.dense", activation=config.hidden_act)
+        self._down = linear("output.dense")
+
+    def __call__(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        values = values.to(self._device, non_blocking=True)
+        if self._norms_first:
+            attended = self._attended(self._attention_norm(values), batch)
+            values = self._attention_output.plus(attended, values)
+            return self._down.plus(self._up(self._feed_forward_norm(values)), values)
+        values = self._attention_norm(self._attention_output.plus(self._attended(values, batch), values))
+        return self._feed_forward_norm(self._down.plus(self._up(values), values))
+
+    def _attended(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """What each token takes from the tokens of its text, all heads side by side: (tokens, width)."""
+        joined = self._query_key_value(values)
+        attend = _by_kernel if _has_kernel(joined, self._heads) else _by_run
+        return attend(joined, batch, self._heads)
+
+
+def _has_kernel(joined: torch.Tensor, heads: int) -> bool:
+    """Whether FlashAttention takes these: half precision on Ampere or newer, heads of at most 256 numbers."""
+    width = joined.shape[-1] // 3 // heads
+    fits = joined.is_cuda and joined.dtype in HALVES and width % 8 == 0 and width <= 256
+    return fits and torch.cuda.get_device_capability(joined.device) >= (8, 0)
+
+
+def _by_run(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tensor:
+    """Attention of texts of one length at a time; `joined` is queries, keys and values, (tokens, 3 times width)."""
+    width = joined.shape[-1] // 3
+    found = joined.new_zeros(len(joined), width)
+    for run in batch.runs:
+        parts = joined[run.start : run.end].view(run.texts, run.length, 3, heads, width // heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        attended = _chosen(run, query)(query, key, value)
+        found[run.start : run.end].view(run.texts, run.length, heads, -1).copy_(attended.transpose(1, 2))
+    return found
+
+
+def _chosen(run: Run, query: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """How a run attends: all of its texts alike."""
+    is_short = query.device.type == "cpu" and run.length <= SHORT.get(query.dtype, 0)
+    scores = query.shape[1] * run.texts * run.length**2
+    return _by_products if is_short and scores <= MOST_SCORES else functional.scaled_dot_product_attention
+
+
+def _by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention with its scores written out; all are (texts, heads, length, width of a head)."""
+    texts, heads, length, width = query.shape
+    queries, keys, values = (each.reshape(texts * heads, length, width) for each in (query, key, value))
+    nothing = queries.new_zeros(()).expand(texts * heads, length, length)
+    scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=width**-0.5)
+    return torch.bmm(scores.softmax(dim=-1), values).view(query.shape)
+
+
+def _by_kernel(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tensor:
+    """Attention of all texts in one call of FlashAttention's kernel for texts of unequal lengths."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    width = joined.shape[-1] // 3
+    parts = joined[: batch.tokens].view(batch.tokens, 3, heads, width // heads)
+    ends = torch.tensor(batch.boundaries, dtype=torch.int32).pin_memory().to(joined.device, non_blocking=True)
+    longest = max(run.length for run in batch.runs)
+    query, key, value = parts.unbind(1)
+    attended: Any = varlen_attn(query, key, value, ends, ends, longest, longest)
+    found = joined.new_zeros(len(joined), width)
+    found[: batch.tokens].view(batch.tokens, heads, -1).copy_(attended)
+    return found

@@ -1,0 +1,91 @@
+"""The JSON files of a folder of features: what they hold, and what is said of one that is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.files.json_files import strict_json
+
+__all__ = [
+    "JOB",
+    "MANIFEST",
+    "MANIFEST_FIELDS",
+    "RECORD_FIELDS",
+    "STATE",
+    "checked_record",
+    "checked_state",
+    "differences",
+    "read_record",
+]
+
+MANIFEST: Final = ".manifest.json"  # there when all is done; readers of data sets skip hidden files
+JOB: Final = ".job.json"  # there until then
+STATE: Final = ".state"  # which shards are done, and files that are not yet
+
+# What the objects in our files hold
+RECORD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"job": dict, "layout": dict})
+MANIFEST_FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
+    {**RECORD_FIELDS, "rows": int, "counts": dict, "shards": list}
+)
+SHARD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "number": int,
+        "first_row": int,
+        "rows": int,
+        "texts_sha256": str,
+        "id_type": (str, type(None)),
+        "files": list,
+        "counts": dict,
+    }
+)
+FILE_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"name": str, "size": int, "sha256": str})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises IntegrityError, OSError."""
+    try:
+        found: object = strict_json(path.read_bytes(), has_paths=True)
+    except ValueError as error:
+        raise _damage(path, str(error)) from error
+    return checked_record(path, found, {})
+
+
+def checked_record(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found in a file, if it is an object with values of these types. Raises IntegrityError."""
+    if not isinstance(found, dict):
+        raise _damage(path, f"an object belongs where {json.dumps(found):.40} is")
+    wrong = [name for name, kind in kinds.items() if name not in found or not isinstance(found[name], kind)]
+    if wrong:
+        raise _damage(path, f"{', '.join(wrong)} is missing or of another type")
+    return found
+
+
+def checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
+    """What is known of a shard, if it is what a writer of shards notes. Raises IntegrityError."""
+    state = checked_record(path, found, SHARD_FIELDS)
+    for file in state["files"]:
+        checked_record(path, file, FILE_FIELDS)
+    checked_record(path, state["counts"], dict.fromkeys(state["counts"], int))
+    if state["number"] != number:
+        raise _damage(path, f"shard {state['number']} is where {number} belongs")
+    return state
+
+
+def _damage(path: Path, why: str) -> IntegrityError:
+    is_state = path.parent.name == STATE
+    mend = "remove it, and the shard is made again" if is_state else "put back the file that was there, or begin anew"
+    return IntegrityError(f"{path} is damaged: {why}; {mend}")
+
+
+def differences(begun: Any, now: Any, name: str = "") -> list[str]:
+    """Every option that is not what it was, with both values."""
+    if isinstance(begun, dict) and isinstance(now, dict):
+        keys = sorted(begun.keys() | now.keys())
+        return [each for key in keys for each in differences(begun.get(key), now.get(key), f"{name}.{key}")]
+    label = name.removeprefix(".job.").removeprefix(".layout.")
+    return [] if begun == now else [f"{label} was {json.dumps(begun)} and is {json.dumps(now)} now"]

@@ -1,0 +1,238 @@
+"""The rows of one shard of a folder of features, taken in portions, and its files, which appear when they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.features.feature_files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, open_shard_files
+from hf_xlmr.files.fsync import flush, flush_folder, told_with_place
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Row", "ShardWriter", "TextsDigest"]
+
+BLOCK: Final = 1 << 20
+
+
+class Row(Protocol):
+    """What the store asks of a row of the input, such as a TextRow."""
+
+    @property
+    def number(self) -> int:
+        """Of the row in the whole input, from 0."""
+
+    @property
+    def id(self) -> object | None:
+        """A string, an integer of 64 bits, or None."""
+
+
+class TextsDigest:
+    """The checksum of rows, from their texts and ids; a shard remembers that of its own."""
+
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+
+    def add(self, text: str, id_: object | None) -> None:
+        """Count in the next row."""
+        told = text if id_ is None else json.dumps([text, id_])
+        data = told.encode()
+        self._sum.update(len(data).to_bytes(8, "little"))
+        self._sum.update(data)
+
+    def hexdigest(self) -> str:
+        """The sum of all rows so far."""
+        return self._sum.hexdigest()
+
+
+class Folder(Protocol):
+    """What a writer asks of the folder that its shard is in, a FeatureStore."""
+
+    folder: Path
+    layout: StoreLayout
+
+    def scratch(self, name: str) -> IO[bytes]:
+        """A temporary file for one that will have this name."""
+
+    def state_path(self, number: int) -> Path:
+        """Where it is noted that a shard is done."""
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a file that is there whole or not at all."""
+
+    def check(self, number: int, texts_sha256: str) -> None:
+        """See that a shard that was made before was made from these texts."""
+
+
+class ShardWriter:
+    """Takes the rows of one shard in their order, in portions of any size."""
+
+    def __init__(self, store: Folder, number: int) -> None:
+        """Use `FeatureStore.shard`."""
+        self.counts: Counter[str] = Counter()
+        """What the manifest is to tell beside rows, such as how many texts were truncated; shards are added up."""
+        self.texts_sha256 = ""
+        """The checksum of the shard's texts, by TextsDigest: to be set before it is published."""
+        self._store = store
+        self._layout = store.layout
+        self._number = number
+        self._first = number * store.layout.rows_per_shard
+        self._next = self._first
+        self._id_type: str | None = None
+        self._scratches: dict[str, IO[bytes]] = {}
+        self._files: ShardFiles | None = None
+        self._pending: list[FeatureGroup] = []
+        self._pending_vectors = self._pending_ids = 0
+
+    def write(
+        self,
+        rows: Sequence[Row],
+        features: Mapping[int, NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]]],
+        *,
+        spans: Sequence[NDArray[np.integer[Any]]] | None = None,
+    ) -> None:
+        """Append the next rows with the features of each layer, which may be overwritten afterwards.
+
+        `features` are (rows, width), or per token for each row (its tokens, width); `spans` are then for each row
+        (its tokens, 2), where tokens begin and end in the text, in characters. Raises InputError, also where a value
+        is too large for float16; ValueError where shapes, layers or the order of rows are not those of the shard.
+        """
+        group = self._group(rows, features, spans)
+        self._next += len(rows)
+        with told_with_place(self._store.folder):
+            self._take(group)
+
+    def _group(self, rows: Sequence[Row], features: Mapping[int, Any], spans: Sequence[Any] | None) -> FeatureGroup:
+        import numpy as np
+
+        if [row.number for row in rows] != list(range(self._next, self._next + len(rows))):
+            raise ValueError(f"the next row of shard {self._number} is {self._next}, and the others follow it")
+        if self._next + len(rows) > self._first + self._layout.rows_per_shard:
+            raise ValueError(f"shard {self._number} has only {self._layout.rows_per_shard} rows")
+        if {*features} != {*self._layout.layers} or (spans is not None) != self._layout.per_token:
+            raise ValueError(
+                f"features of the layers {self._layout.layers} are needed, with spans if they are of tokens"
+            )
+        vectors = {layer: self._vectors(features[layer], rows) for layer in self._layout.layers}
+        lengths = np.ones(len(rows), np.int64)
+        if spans is not None:
+            lengths = np.array([len(each) for each in spans], np.int64)
+        for layer in self._layout.layers if self._layout.per_token else ():
+            if [len(each) for each in features[layer]] != lengths.tolist():
+                raise ValueError(f"layer {layer} has not as many vectors as there are spans")
+        flat = None if spans is None else np.concatenate([np.zeros((0, 2), np.int32), *spans]).astype(np.int32)
+        return FeatureGroup(self._next, lengths, vectors, flat, self._ids(rows))
+
+    def _vectors(self, given: Any, rows: Sequence[Row]) -> NDArray[np.floating[Any]]:
+        """A copy in the dtype of the store, as what is given may be used anew."""
+        import numpy as np
+
+        if len(given) != len(rows):
+            raise ValueError(f"{len(given)} features are given for {len(rows)} rows")
+        empty = np.zeros((0, self._layout.width), self._layout.dtype)
+        found = np.concatenate([empty, *given]) if self._layout.per_token else np.asarray(given)
+        if found.shape[1:] != empty.shape[1:] or found.ndim != empty.ndim:
+            raise ValueError(f"features of width {self._layout.width} are needed, not of shape {found.shape}")
+        try:
+            with np.errstate(over="raise"):
+                return found.astype(self._layout.dtype, order="C", copy=not self._layout.per_token)
+        except FloatingPointError as error:
+            place = f"rows {rows[0].number} to {rows[-1].number}"
+            raise InputError(f"features of {place} are too large for {self._layout.dtype}; keep float32") from error
+
+    def _ids(self, rows: Sequence[Row]) -> list[object] | None:
+        if not self._layout.has_ids:
+            return None
+        ids = [row.id for row in rows]
+        kinds = {type(each).__name__ for each in ids} | ({self._id_type} if self._id_type else set())
+        if len(kinds) > 1 or not kinds <= {"str", "int"}:
+            raise InputError(
+                f"the ids of shard {self._number} are not all strings or all integers, but {sorted(kinds)}"
+            )
+        self._id_type = next(iter(kinds), self._id_type)
+        return ids
+
+    def _take(self, group: FeatureGroup) -> None:
+        """Write every group that is full, and keep the rest."""
+        while len(group.lengths):
+            taken, group = group.split(self._fitting(group))
+            self._pending.append(taken)
+            self._pending_vectors += int(taken.lengths.sum())
+            self._pending_ids += int(taken.id_sizes.sum())
+            if self._pending_vectors >= self._layout.vectors_per_group or self._pending_ids >= GROUP_BYTES:
+                self._write_pending()
+
+    def _fitting(self, group: FeatureGroup) -> int:
+        """With how many rows of `group` the pending ones are full."""
+        import numpy as np
+
+        room = self._layout.vectors_per_group - self._pending_vectors
+        rows = np.searchsorted(group.lengths.cumsum(), room)
+        for_ids = np.searchsorted(group.id_sizes.cumsum(), GROUP_BYTES - self._pending_ids)
+        return int(min(rows, for_ids)) + 1
+
+    def _write_pending(self) -> None:
+        if self._files is None:
+            self._files = open_shard_files(self._number, self._layout, self._open)
+        self._files.append(FeatureGroup.joined(self._pending))
+        self._pending, self._pending_vectors, self._pending_ids = [], 0, 0
+
+    def _open(self, name: str) -> IO[bytes]:
+        self._scratches[name] = self._store.scratch(name)
+        return self._scratches[name]
+
+    def publish(self) -> None:
+        """Give the files their names, and then note that the shard is done."""
+        if self._next == self._first:
+            raise ValueError(f"shard {self._number} has no rows")
+        if not self.texts_sha256:
+            raise ValueError(f"shard {self._number} has no checksum of its texts")
+        with told_with_place(self._store.folder):
+            if self._pending:
+                self._write_pending()
+            if self._files is not None:
+                self._files.finish()
+            self._store.check(self._number, self.texts_sha256)  # its files may have been lost, not its texts
+            files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
+            for name, file in self._scratches.items():
+                Path(file.name).replace(self._store.folder / name)
+            flush_folder(self._store.folder)
+            state = {
+                "number": self._number,
+                "first_row": self._first,
+                "rows": self._next - self._first,
+                "texts_sha256": self.texts_sha256,
+                "id_type": self._id_type,
+                "files": files,
+                "counts": dict(self.counts),
+            }
+            self._store.write_json(self._store.state_path(self._number), state)
+            self._files = None
+
+    def close(self) -> None:
+        """Close the files, and remove those that have no name yet."""
+        if self._files is not None:
+            self._files.abandon()
+        for file in self._scratches.values():
+            Path(file.name).unlink(missing_ok=True)
+            with suppress(OSError):  # what is still to be written is not needed
+                file.close()
+
+
+def _facts(name: str, file: IO[bytes]) -> dict[str, Any]:
+    """The length and checksum of a file that is now on the disk."""
+    flush(file)
+    summed, size = hashlib.sha256(), 0
+    file.seek(0)
+    while block := file.read(BLOCK):
+        summed.update(block)
+        size += len(block)
+    return {"name": name, "size": size, "sha256": summed.hexdigest()}

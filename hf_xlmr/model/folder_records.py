@@ -1,0 +1,194 @@
+"""`fairseq/conversion.json` and `finetuning.json`, a folder's records of its making: read and written here alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr import __version__
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.files.json_files import json_object
+
+__all__ = [
+    "CONVERSION",
+    "FINETUNING",
+    "ConversionRecord",
+    "conversion_record_text",
+    "finetuning_record_text",
+    "read_finetuning_record",
+]
+
+CONVERSION: Final = "fairseq/conversion.json"
+FINETUNING: Final = "finetuning.json"
+FORMAT: Final = "format"
+NEWEST: Final[Mapping[str, int]] = {CONVERSION: 1, FINETUNING: 1}
+"""Raised where an earlier hf_xlmr would misread what is written; a field that it may pass over raises nothing.
+
+Records without the field were written before there were numbers, and count as 0.
+"""
+
+
+@dataclass(frozen=True)
+class ConversionRecord:
+    """What a conversion wrote down; of a folder that hf_xlmr did not convert it is empty.
+
+    A field that an earlier hf_xlmr did not write yet has a default. Properties raise IntegrityError for damage.
+    """
+
+    path: Path
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> ConversionRecord:
+        """The record of the model folder `folder`.
+
+        Raises IntegrityError, InputError where a newer hf_xlmr wrote it, OSError.
+        """
+        path = folder / CONVERSION
+        return cls(path, _read(path, CONVERSION) if path.is_file() else {})
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder has a record."""
+        return bool(self.fields)
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """The options of the conversion by their names; none where it did not tell."""
+        return self._object("asked")
+
+    @property
+    def class_name(self) -> str | None:
+        """The Transformers class that was written."""
+        return self._text("class")
+
+    @property
+    def head(self) -> str | None:
+        """The name of the converted head in fairseq, None where there is none."""
+        return self._text("head")
+
+    @property
+    def left_behind(self) -> tuple[str, ...]:
+        """The names of the checkpoint's weights that the folder does not hold."""
+        return tuple(map(str, self._object("dropped")))
+
+    @property
+    def embedding_rows(self) -> int | None:
+        """The rows of fairseq's embedding, None where the record does not tell."""
+        rows = self.fields.get("embedding_rows")
+        if rows is not None and (type(rows) is not int or rows < 1):
+            raise self._damage(f"embedding_rows is {rows!r:.40}")
+        return rows
+
+    def appended_rows(self, rows: int) -> int:
+        """How many rows the conversion appended to fairseq's embedding; `rows` are those of the folder today.
+
+        They count where the record does not hold the configuration.
+        """
+        written, own = (self.config or {}).get("vocab_size", rows), self.embedding_rows
+        if type(written) is not int:
+            raise self._damage(f"the vocab_size of its config is {written!r:.40}")
+        return max(0, written - own) if own is not None else 0
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the weights were proved."""
+        return self.fields.get("parity") is not None
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """The SHA-256 of the weights that were proved, by the names of their files."""
+        parity = self.fields.get("parity")
+        recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
+        if not isinstance(recorded, dict):
+            raise self._damage("it does not tell which weights were verified")
+        return recorded
+
+    @property
+    def source_weights(self) -> Mapping[str, str]:
+        """The SHA-256 of the checkpoint's files that were proved; none where the record does not tell."""
+        parity = self.fields.get("parity")
+        recorded = parity.get("source_sha256") if isinstance(parity, dict) else None
+        return recorded if isinstance(recorded, dict) else {}
+
+    @property
+    def written(self) -> Mapping[str, str]:
+        """The SHA-256 of what was written beside the weights; in older records of what came from the source alone."""
+        try:
+            kept = {f"fairseq/{name}": known for name, known in self.source_files.items()}
+            return {str(name): str(known) for name, known in {**kept, **dict(self.fields.get("written", {}))}.items()}
+        except (TypeError, ValueError) as error:
+            raise self._damage("it does not tell which files were written") from error
+
+    @property
+    def source_sizes(self) -> Mapping[str, int]:
+        """The bytes of every file of the source, by their names there."""
+        try:
+            return {str(name): int(told["bytes"]) for name, told in self._object("source").get("files", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._damage("it does not tell which files were read") from error
+
+    @property
+    def source_files(self) -> Mapping[str, str]:
+        """The SHA-256 of the small files of the source (`dict.txt` and the like), by their names there."""
+        try:
+            files = self._object("source").get("files", {})
+            return {str(name): str(told["sha256"]) for name, told in files.items() if "sha256" in told}
+        except (AttributeError, TypeError) as error:
+            raise self._damage("it does not tell which files were written") from error
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The config.json that was written, None in older records."""
+        return self._object("config") if "config" in self.fields else None
+
+    def _object(self, name: str) -> Mapping[str, Any]:
+        value = self.fields.get(name, {})
+        if not isinstance(value, dict):
+            raise self._damage(f"{name} is not an object")
+        return value
+
+    def _text(self, name: str) -> str | None:
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self._damage(f"{name} is {value!r:.40}")
+        return value
+
+    def _damage(self, told: str) -> IntegrityError:
+        return IntegrityError(f"{self.path} is damaged: {told}")
+
+
+def conversion_record_text(fields: Mapping[str, object]) -> str:
+    """The content of `fairseq/conversion.json`, the same for the same `fields`, with its format number."""
+    told = {FORMAT: NEWEST[CONVERSION], **fields}
+    return json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+
+
+def read_finetuning_record(folder: Path) -> Mapping[str, Any]:
+    """What `finetuning.json` in a folder tells of its training; empty where there is none.
+
+    Raises IntegrityError, InputError where a newer hf_xlmr wrote it, OSError.
+    """
+    path = folder / FINETUNING
+    return _read(path, FINETUNING) if path.is_file() else {}
+
+
+def finetuning_record_text(fields: Mapping[str, object]) -> str:
+    """The content of `finetuning.json`, with its format number."""
+    return json.dumps({FORMAT: NEWEST[FINETUNING], **fields}, ensure_ascii=False, indent=2) + "\n"
+
+
+def _read(path: Path, kind: str) -> Mapping[str, Any]:
+    fields = json_object(path, has_paths=True)
+    number, newest = fields.get(FORMAT, 0), NEWEST[kind]
+    if type(number) is not int or number < 0:
+        raise IntegrityError(f"{path} is damaged: its format is {number!r:.40}, which is not a number of hf_xlmr's")
+    if number > newest:
+        raise InputError(
+            f"{path} has the format {number!r:.40}, and hf_xlmr {__version__} reads formats up to {newest}: a newer "
+            "hf_xlmr wrote it; install that one"
+        )
+    return fields

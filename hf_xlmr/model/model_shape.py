@@ -1,0 +1,400 @@
+"""The weights of an XLM-R by name, shape and block, from a config alone: pure arithmetic, nothing is read or built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.own_names import own_name
+
+__all__ = [
+    "DTYPE_BYTES",
+    "FAMILIES",
+    "HEAD_PARTS",
+    "POSITION_OFFSET",
+    "Block",
+    "ModelShape",
+    "Task",
+    "Tensor",
+    "shape_of",
+    "shape_of_config",
+]
+
+DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+"""The weights of a classification head as fairseq names them."""
+CONFIG: Final = "config.json"
+BUFFER_BYTES: Final = 8  # position_ids and token_type_ids are int64, whatever the dtype of the weights
+POSITION_OFFSET: Final = 2  # positions begin after <pad>, which is 1 (fairseq: padding_idx + 1)
+LARGEST_COUNT: Final = 1 << 31
+MOST_LAYERS: Final = 10_000
+LM_HEAD: Final = "lm_head"
+
+
+class Task(Enum):
+    """What a Transformers class is for; the value is the ending of its name."""
+
+    ENCODER = "Model"
+    MASKED_LM = "ForMaskedLM"
+    CAUSAL_LM = "ForCausalLM"
+    SEQUENCE_CLASSIFICATION = "ForSequenceClassification"
+    TOKEN_CLASSIFICATION = "ForTokenClassification"
+    QUESTION_ANSWERING = "ForQuestionAnswering"
+    MULTIPLE_CHOICE = "ForMultipleChoice"
+
+
+class Tensor(NamedTuple):
+    """A parameter or buffer; `sizes` are its dimensions."""
+
+    name: str
+    sizes: tuple[int, ...]
+    is_buffer: bool = False
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.sizes)
+
+    def nbytes(self, dtype: str) -> int:
+        """Its bytes where weights are of `dtype`."""
+        return self.numbers * (BUFFER_BYTES if self.is_buffer else DTYPE_BYTES[dtype])
+
+
+class Block(NamedTuple):
+    """What is never split between devices: `modules` are the keys of a device map, `tensors` all that is in them.
+
+    Tensors that are tied to another one are not among them: a tied matrix counts once.
+    """
+
+    modules: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+    def nbytes(self, dtype: str) -> int:
+        """Bytes of all tensors where weights are of `dtype`."""
+        return sum(tensor.nbytes(dtype) for tensor in self.tensors)
+
+
+class _Family(NamedTuple):
+    """One of the three architectures: its names, where its layer norms are, and what its config leaves unsaid."""
+
+    class_prefix: str
+    base: str
+    embedding_norm: tuple[str, ...]
+    layer_norms: tuple[str, ...]
+    last_norm: tuple[str, ...]
+    defaults: Mapping[str, object]
+
+
+# What each configuration class of Transformers 5 fills in where config.json is silent
+_BASE_SIZES: Final = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_BASE_DEFAULTS: Final = {**_BASE_SIZES, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_XL_SIZES: Final = {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 10240}
+_XL_DEFAULTS: Final = {
+    **_XL_SIZES,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "vocab_size": 250880,
+    "layer_norm_eps": 1e-5,
+}
+_XXL_SIZES: Final = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "intermediate_size": 16384,
+}
+
+FAMILIES: Final = {
+    "xlm-roberta": _Family(
+        class_prefix="XLMRoberta",
+        base="roberta",
+        embedding_norm=("embeddings.LayerNorm",),
+        layer_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        last_norm=(),
+        defaults={**_BASE_DEFAULTS, "vocab_size": 30522},
+    ),
+    "xlm-roberta-xl": _Family(
+        class_prefix="XLMRobertaXL",
+        base="roberta",
+        embedding_norm=(),
+        layer_norms=("attention.self_attn_layer_norm", "LayerNorm"),
+        last_norm=("encoder.LayerNorm",),
+        defaults=_XL_DEFAULTS,
+    ),
+    "roberta-prelayernorm": _Family(
+        class_prefix="RobertaPreLayerNorm",
+        base="roberta_prelayernorm",
+        embedding_norm=("embeddings.LayerNorm",),
+        layer_norms=("attention.LayerNorm", "intermediate.LayerNorm"),
+        last_norm=("LayerNorm",),
+        defaults={**_BASE_DEFAULTS, "vocab_size": 50265},
+    ),
+}
+"""By the model_type of config.json."""
+
+_FAIRSEQ_BASE: Final = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
+_BASE: Final = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], **_FAIRSEQ_BASE, **_BASE_SIZES}
+_LARGE: Final = {
+    **_BASE,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+_XL: Final = {"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLForMaskedLM"], **_XL_DEFAULTS}
+_RELEASES: Final[Mapping[str, Mapping[str, object]]] = {
+    "xlmr.base": _BASE,
+    "xlmr.base.v0": _BASE,
+    "xlmr.large": _LARGE,
+    "xlmr.large.v0": _LARGE,
+    "xlmr.xl": _XL,
+    "xlmr.xxl": {**_XL, **_XXL_SIZES},
+}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A network of one of the three families, by its sizes; everything else follows from them."""
+
+    model_type: str
+    task: Task
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    attention_heads: int
+    positions: int
+    """Rows of the position table: the longest text plus two."""
+    token_types: int
+    labels: int
+    is_tied: bool
+    """Whether the language-model head's matrix is the embedding."""
+    has_pooler: bool
+    dtype: str
+    """What the weights are stored in."""
+
+    @property
+    def class_name(self) -> str:
+        """The Transformers class, for example XLMRobertaForMaskedLM."""
+        return self._family.class_prefix + self.task.value
+
+    @property
+    def base(self) -> str:
+        """What stands before the encoder's names: empty, or `roberta.` and the like."""
+        return "" if self.task is Task.ENCODER else self.base_of_heads
+
+    @property
+    def base_of_heads(self) -> str:
+        """What stands before the encoder's names in the classes of this family that have a head."""
+        return f"{self._family.base}."
+
+    @property
+    def longest_text(self) -> int:
+        """In tokens."""
+        return self.positions - POSITION_OFFSET
+
+    @property
+    def has_lm_head(self) -> bool:
+        """Whether it answers with a score for every word of the vocabulary."""
+        return self.task in (Task.MASKED_LM, Task.CAUSAL_LM)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Everything, in the order in which it is computed: embeddings, each layer, then what follows the layers.
+
+        A tied head belongs to the first block: it is the embedding again. Nothing may follow the layers; the last
+        block is then empty.
+        """
+        return (self._first_block(), *(self._layer(number) for number in range(self.layers)), self._last_block())
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every parameter and buffer, a tied one once."""
+        return tuple(tensor for block in self.blocks for tensor in block.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained; a tied matrix counts once."""
+        return sum(tensor.numbers for tensor in self.tensors if not tensor.is_buffer)
+
+    @property
+    def tied_tensors(self) -> tuple[str, ...]:
+        """Names that stand for a tensor of another name."""
+        return (f"{LM_HEAD}.decoder.weight", f"{LM_HEAD}.decoder.bias") if self.has_lm_head and self.is_tied else ()
+
+    def tied_to(self, name: str) -> str:
+        """The tensor that a name of `tied_tensors` stands for."""
+        return f"{LM_HEAD}.bias" if name.endswith(".bias") else f"{self.base}embeddings.word_embeddings.weight"
+
+    def nbytes(self, dtype: str) -> int:
+        """Bytes of all parameters and buffers where weights are of `dtype`."""
+        return sum(block.nbytes(dtype) for block in self.blocks)
+
+    def without_pooler(self) -> ModelShape:
+        """The same without a pooler, as `add_pooling_layer=False` builds it."""
+        return replace(self, has_pooler=False)
+
+    @property
+    def _family(self) -> _Family:
+        return FAMILIES[self.model_type]
+
+    def _first_block(self) -> Block:
+        prefix = f"{self.base}embeddings."
+        rows = {
+            "word_embeddings": self.vocabulary,
+            "position_embeddings": self.positions,
+            "token_type_embeddings": self.token_types,
+        }
+        tensors = [Tensor(f"{prefix}{name}.weight", (count, self.hidden)) for name, count in rows.items()]
+        tensors += [each for name in self._family.embedding_norm for each in self._norm(self.base + name)]
+        tensors += [
+            Tensor(f"{prefix}{name}", (1, self.positions), is_buffer=True)
+            for name in ("position_ids", "token_type_ids")
+        ]
+        modules: tuple[str, ...] = (f"{self.base}embeddings",)
+        if self.has_lm_head and self.is_tied:
+            modules, tensors = (*modules, LM_HEAD), [*tensors, *self._lm_head()]
+        return Block(modules, tuple(tensors))
+
+    def _layer(self, number: int) -> Block:
+        prefix, hidden = f"{self.base}encoder.layer.{number}", self.hidden
+        linears = {
+            "attention.self.query": (hidden, hidden),
+            "attention.self.key": (hidden, hidden),
+            "attention.self.value": (hidden, hidden),
+            "attention.output.dense": (hidden, hidden),
+            "intermediate.dense": (self.intermediate, hidden),
+            "output.dense": (hidden, self.intermediate),
+        }
+        tensors = [each for name, (out, into) in linears.items() for each in _linear(f"{prefix}.{name}", out, into)]
+        tensors += [each for name in self._family.layer_norms for each in self._norm(f"{prefix}.{name}")]
+        return Block((prefix,), tuple(tensors))
+
+    def _last_block(self) -> Block:
+        parts: dict[str, tuple[Tensor, ...]] = {}
+        for name in self._family.last_norm:
+            parts[self.base + name] = tuple(self._norm(self.base + name))
+        if self.has_pooler:
+            pooler = f"{self.base}pooler"
+            parts[pooler] = tuple(_linear(f"{pooler}.dense", self.hidden, self.hidden))
+        parts |= self._head()
+        return Block(tuple(parts), tuple(tensor for tensors in parts.values() for tensor in tensors))
+
+    def _head(self) -> dict[str, tuple[Tensor, ...]]:
+        """What follows the encoder, by module; a tied language-model head is with the embeddings."""
+        hidden = self.hidden
+        if self.has_lm_head and not self.is_tied:
+            return {LM_HEAD: tuple(self._lm_head())}
+        if self.task is Task.SEQUENCE_CLASSIFICATION:
+            dense = _linear("classifier.dense", hidden, hidden)
+            return {"classifier": (*dense, *_linear("classifier.out_proj", self.labels, hidden))}
+        if self.task is Task.TOKEN_CLASSIFICATION:
+            return {"classifier": tuple(_linear("classifier", self.labels, hidden))}
+        if self.task is Task.MULTIPLE_CHOICE:
+            return {"classifier": tuple(_linear("classifier", 1, hidden))}
+        if self.task is Task.QUESTION_ANSWERING:
+            return {"qa_outputs": tuple(_linear("qa_outputs", self.labels, hidden))}
+        return {}
+
+    def _lm_head(self) -> Iterator[Tensor]:
+        yield Tensor(f"{LM_HEAD}.bias", (self.vocabulary,))
+        yield from _linear(f"{LM_HEAD}.dense", self.hidden, self.hidden)
+        yield from self._norm(f"{LM_HEAD}.layer_norm")
+        if not self.is_tied:
+            yield from _linear(f"{LM_HEAD}.decoder", self.vocabulary, self.hidden)
+
+    def _norm(self, name: str) -> Iterator[Tensor]:
+        yield Tensor(f"{name}.weight", (self.hidden,))
+        yield Tensor(f"{name}.bias", (self.hidden,))
+
+
+def _linear(name: str, out: int, into: int) -> Iterator[Tensor]:
+    yield Tensor(f"{name}.weight", (out, into))
+    yield Tensor(f"{name}.bias", (out,))
+
+
+# ---- where a shape comes from ----------------------------------------------------------------------------------------
+
+
+def shape_of(model: str | Path) -> ModelShape:
+    """The shape of a Transformers folder, a release by its name, or any source that `convert` reads; no weight is read.
+
+    A dictionary that lacks pieces gets a few more embedding rows when it is converted, which are not counted here.
+    Raises InputError, IntegrityError.
+    """
+    if (name := own_name(model)) is not None and name in _RELEASES:
+        return shape_of_config(_RELEASES[name])
+    with told_plainly():
+        path = Path(model)
+        config = path if path.name == CONFIG else path / CONFIG
+        if config.is_file():
+            return shape_of_config(json_object(config))
+    preview = import_module("hf_xlmr.conversion.preview")
+    return shape_of_config(preview.preview_config(model))
+
+
+def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
+    """The shape that a `config.json` describes, with Transformers' defaults where it is silent.
+
+    Raises InputError where the model is of another family or class, IntegrityError where a size is none.
+    """
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise InputError(f"the model_type is {config.get('model_type')!s:.40}; hf-xlmr plans {known} and no other")
+    task = _task(config, family)
+    given = {**family.defaults, "tie_word_embeddings": True, **config}
+    return ModelShape(
+        model_type=str(config["model_type"]),
+        task=task,
+        vocabulary=_count(given, "vocab_size"),
+        hidden=_count(given, "hidden_size"),
+        intermediate=_count(given, "intermediate_size"),
+        layers=_count(given, "num_hidden_layers", most=MOST_LAYERS),
+        attention_heads=_count(given, "num_attention_heads"),
+        positions=_count(given, "max_position_embeddings"),
+        token_types=_count(given, "type_vocab_size"),
+        labels=_labels(given),
+        is_tied=given["tie_word_embeddings"] is True,
+        has_pooler=task in (Task.ENCODER, Task.MULTIPLE_CHOICE),
+        dtype=_dtype(given),
+    )
+
+
+def _task(config: Mapping[str, Any], family: _Family) -> Task:
+    """The task of the class that the config names, the bare encoder where it names none. Raises InputError."""
+    names = config.get("architectures") or [f"{family.class_prefix}Model"]
+    name = str(names[0]) if isinstance(names, list) else str(names)
+    tasks = {family.class_prefix + task.value: task for task in Task}
+    if name not in tasks:
+        raise InputError(f"the config names the class {name:.60}; of this family hf-xlmr plans {', '.join(tasks)}")
+    if config.get("add_cross_attention"):
+        raise InputError("the config asks for cross-attention, which XLM-R does not have (add_cross_attention)")
+    return tasks[name]
+
+
+def _count(config: Mapping[str, Any], name: str, *, most: int = LARGEST_COUNT) -> int:
+    value = config.get(name)
+    if type(value) is not int or not 1 <= value <= most:
+        raise IntegrityError(f"the config is damaged: {name} is {value!r:.40}")
+    return value
+
+
+def _labels(config: Mapping[str, Any]) -> int:
+    names = config.get("id2label")
+    return len(names) if isinstance(names, dict) and names else _count({"num_labels": 2, **config}, "num_labels")
+
+
+def _dtype(config: Mapping[str, Any]) -> str:
+    """The stored dtype; where the config does not tell, float32, which XLM-R is computed in unless told otherwise."""
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    if stored not in DTYPE_BYTES:
+        raise InputError(f"the weights are stored as {stored:.40}; hf-xlmr plans {', '.join(DTYPE_BYTES)}")
+    return stored

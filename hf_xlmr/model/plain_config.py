@@ -1,0 +1,103 @@
+"""config.json as Transformers' configuration, without what would have code fetched or run for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
+from hf_xlmr.files.json_files import json_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+__all__ = ["ATTENTIONS", "REACHING", "config_damage_told", "plain_config", "raise_if_adapter", "reaching_fields"]
+
+CONFIG: Final = "config.json"
+ADAPTER: Final = "adapter_config.json"
+ATTENTIONS: Final = (None, "eager", "sdpa")
+"""What Transformers and PyTorch compute themselves; other names may stand for a repository of native code."""
+PIPELINE: Final = "pipeline.XLMRFeatureExtractionPipeline"
+TOKENIZER: Final = "transformers_tokenizer.XLMRTokenizer"
+REACHING: Final[Mapping[str, str]] = {
+    "attn_implementation": "names the code of the attention, which may be a repository of the Hub",
+    "_attn_implementation": "names the code of the attention, which may be a repository of the Hub",
+    "_attn_implementation_internal": "names the code of the attention, which may be a repository of the Hub",
+    "experts_implementation": "names code for layers that XLM-R does not have",
+    "_experts_implementation": "names code for layers that XLM-R does not have",
+    "_experts_implementation_internal": "names code for layers that XLM-R does not have",
+    "auto_map": "names Python files to run, which may be of another repository",
+    "custom_pipelines": "names Python files to run, which may be of another repository",
+    "quantization_config": "has weights quantized by code of another package, which may come from the Hub",
+    "fusion_config": "has Transformers replace layers",
+    "distributed_config": "has Transformers spread the model over processes",
+    "per_layer_config": "gives single layers other sizes",
+    "use_kernels": "has layers replaced by code of the Hub",
+    "kernel_config": "has layers replaced by code of the Hub",
+    "configuration_files": "names another file to read as config.json",
+    "transformers_weights": "names another file to read as the weights",
+}
+"""Fields of config.json by which Transformers fetches or runs code or reads other files, and what each does."""
+
+
+def plain_config(folder: Path, *, attention: str = "sdpa", **fields: object) -> PreTrainedConfig:
+    """The configuration in `folder` with `fields` set and the fields of `REACHING` left out.
+
+    Attention is computed by `attention`, whatever the file says. Raises IntegrityError for a file that Transformers
+    cannot use.
+    """
+    import transformers
+
+    given = {name: value for name, value in json_object(folder / CONFIG).items() if name not in REACHING}
+    model_type = given.pop("model_type", None)
+    with config_damage_told(folder / CONFIG):
+        config: PreTrainedConfig = transformers.AutoConfig.for_model(
+            str(model_type), **{**given, **fields, "name_or_path": str(folder), "attn_implementation": attention}
+        )
+    return config
+
+
+def reaching_fields(config: Mapping[str, object]) -> dict[str, str]:
+    """The fields of config.json or tokenizer_config.json that are set to something of others, each with what it does.
+
+    The pipeline and the tokenizer of hf_xlmr, which saved folders carry, are not of others.
+    """
+    return {
+        name: does
+        for name, does in REACHING.items()
+        if config.get(name) not in (None, False, {}, [], "") and not _is_known(name, config[name])
+    }
+
+
+def _is_known(name: str, value: object) -> bool:
+    """Whether what a field names is PyTorch's, Transformers' or hf_xlmr's."""
+    if "implementation" in name:
+        return all(each in ATTENTIONS for each in (value.values() if isinstance(value, dict) else [value]))
+    if name == "custom_pipelines":
+        return isinstance(value, dict) and all(
+            isinstance(v, dict) and v.get("impl") == PIPELINE for v in value.values()
+        )
+    return name == "auto_map" and value == {"AutoTokenizer": [TOKENIZER, None]}
+
+
+def raise_if_adapter(folder: Path) -> None:
+    """Raise InputError for a folder whose model is not all of what Transformers would load from it."""
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"{folder} holds an adapter ({ADAPTER}), which Transformers adds to the model where peft is installed: "
+            "merge it into the weights (merge_and_unload, then save_pretrained), or take its files out of the folder"
+        )
+
+
+@contextmanager
+def config_damage_told(path: Path) -> Iterator[None]:
+    """Name config.json where Transformers cannot use it, which it says in errors of a dozen kinds."""
+    try:
+        yield
+    except (HfXlmrError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise IntegrityError(f"{path} is damaged: Transformers cannot build the model from it ({reason})") from error

@@ -1,0 +1,144 @@
+"""What a conversion recorded of the files that it wrote, and whether a folder still holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.files.digests import sha256_of
+from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
+
+__all__ = ["Standing", "changed_weights", "held_to_record", "holds_recorded_weights", "standing_of"]
+
+CONFIG: Final = "config.json"
+KEPT: Final = "fairseq/"
+OF_CLASSES: Final = "fairseq/label/"
+DECIDING: Final = (
+    *("model_type", "architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *(
+        "hidden_act",
+        "layer_norm_eps",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "vocab_size",
+        "tie_word_embeddings",
+    ),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "is_decoder", "add_cross_attention", "position_embedding_type"),
+    *("quantization_config", "auto_map"),
+)
+"""What answers rest on in config.json; names of classes, dropout and the like are the user's to change."""
+SILENT: Final = (None, False, "absolute")  # values that mean what an absent field does
+OTHERWISE: Final = (
+    "copy it anew, or convert the checkpoint again; where the change is meant, delete fairseq/conversion.json, which "
+    "tells of others, and say so in README.md"
+)
+SHOWN: Final = 3
+
+
+class Standing(str, Enum):
+    """What is known of the weights of a folder."""
+
+    verified = "weights verified when converted, and unchanged since"
+    unverified = "converted with --no-verify"
+    finetuned = "fine-tuned"
+    unrecorded = "no record of a conversion"
+
+
+def standing_of(folder: Path) -> Standing:
+    """What the folder's records say of its weights, which are not read for it.
+
+    Raises IntegrityError, InputError for a record of a newer hf_xlmr, OSError.
+    """
+    if (folder / FINETUNING).is_file():
+        read_finetuning_record(folder)  # one that cannot be read is not published
+        return Standing.finetuned
+    record = ConversionRecord.of(folder)
+    if not record.is_there:
+        return Standing.unrecorded
+    return Standing.verified if record.is_verified else Standing.unverified
+
+
+def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool = True) -> tuple[str, ...]:
+    """The names among `hashes` (SHA-256 by name) of files that are as the conversion of the folder recorded them.
+
+    Of config.json the fields that answers rest on are compared, unless `with_config` is False; of a fine-tuned folder
+    what it keeps for fairseq.
+    Raises IntegrityError where a file is lost or another, OSError.
+    """
+    standing, record = standing_of(folder), ConversionRecord.of(folder)
+    if not record.is_there:
+        return ()
+    recorded = record.written
+    if standing is Standing.verified:
+        _raise_if_other_weights(folder, hashes, record.weights)
+    if standing is Standing.finetuned:
+        recorded = {
+            name: known for name, known in recorded.items() if name.startswith(KEPT) and not name.startswith(OF_CLASSES)
+        }
+    _raise_if_other_files(folder, hashes, recorded)
+    held = [name for name in hashes if name in recorded or (standing is Standing.verified and _is_shard(name))]
+    if with_config and standing is not Standing.finetuned and record.config is not None:
+        _raise_if_other_config(folder / CONFIG, record.config)
+        held.append(CONFIG)
+    return tuple(held)
+
+
+def holds_recorded_weights(folder: Path) -> bool:
+    """Whether the weights are known to be those that the conversion of the folder verified; they are read for it.
+
+    Raises IntegrityError, InputError, OSError.
+    """
+    record = ConversionRecord.of(folder)
+    return standing_of(folder) is Standing.verified and bool(record.weights) and not changed_weights(folder)
+
+
+def changed_weights(folder: Path) -> tuple[str, ...]:
+    """The files of weights that are not as the conversion verified them; none where it did not, or after `finetune`.
+
+    They are read for it. Raises IntegrityError, InputError, OSError.
+    """
+    if standing_of(folder) is not Standing.verified:
+        return ()
+    recorded = ConversionRecord.of(folder).weights
+    held = {path.name: path for path in folder.glob("model*.safetensors")}
+    if other := tuple(sorted(held.keys() ^ recorded.keys())):
+        return other
+    return tuple(name for name in sorted(held) if sha256_of(held[name]) != recorded[name])
+
+
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+
+def _raise_if_other_weights(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
+    held = {name: known for name, known in hashes.items() if _is_shard(name)}
+    if changed := sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name)):
+        told = ", ".join(map(str, changed[:SHOWN]))
+        raise IntegrityError(f"{folder} holds other weights than those that were verified ({told}): {OTHERWISE}")
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("model") and name.endswith(".safetensors") and "/" not in name
+
+
+def _raise_if_other_files(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    if lost := [name for name in recorded if name not in hashes]:
+        raise IntegrityError(f"{folder} lacks {', '.join(lost[:SHOWN])}, which the conversion wrote: {OTHERWISE}")
+    if changed := [name for name, known in recorded.items() if hashes[name] != known]:
+        told = ", ".join(changed[:SHOWN])
+        raise IntegrityError(f"{folder} holds other files than the conversion wrote ({told}): {OTHERWISE}")
+
+
+def _raise_if_other_config(path: Path, recorded: Mapping[str, Any]) -> None:
+    if told := list(_differences(json_object(path), recorded)):
+        raise IntegrityError(f"{path} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}")
+
+
+def _differences(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
+    for name in DECIDING:
+        now, then = given.get(name), recorded.get(name)
+        if now != then and not (now in SILENT and then in SILENT):
+            yield f"{name} is {now!r:.60}, and was {then!r:.60}"

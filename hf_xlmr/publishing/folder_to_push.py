@@ -1,0 +1,351 @@
+"""A folder before it is published: what of it is sent, whether that is whole, and what is known of its weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.cards.card_check import check_card
+from hf_xlmr.doctor.examination import Finding, examine
+from hf_xlmr.doctor.folder_facts import FolderFacts
+from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.hub.hub_errors import SMALLER_FILES
+from hf_xlmr.model.fairseq_files import read_kept
+from hf_xlmr.model.provenance import Standing, held_to_record, standing_of
+from hf_xlmr.placement.placed_loading import check_weights, files_of_weights
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.publishing.known_files import KnownFiles
+from hf_xlmr.publishing.secret_files import SecretFinder, is_name_of_secret
+
+__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "hashed", "look_at", "raise_if_touched"]
+
+KEPT: Final = "fairseq"
+KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
+INDEX: Final = "model.safetensors.index.json"
+WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+"""What Transformers takes for the weights of a folder; those of variants and of other folders are another's."""
+LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub takes no larger one
+BLOCK: Final = 1 << 20
+OTHER_WEIGHTS: Final = "no weights of this model"
+SAFETENSORS: Final = ".safetensors"
+SECRET_INSIDE: Final = (
+    "{} holds in line {} what looks like {}: take it out, and make it invalid where it is from; nothing was published"
+)
+NOT_VERIFIED: Final = (
+    "{folder} was converted with --no-verify: prove it with `hf-xlmr verify SOURCE {folder} --record`, or publish it "
+    "as it is with --allow-unverified"
+)
+NEVER: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder with / at its end
+    r"\..+": "hidden",
+    r"__pycache__/|.+\.py[co]": "made by Python",
+    r".+\.(bin|pt|pth|ckpt|pkl|pickle|pth\.tar|joblib|dill)": "a pickle, which runs what it says when it is loaded",
+}
+"""Names that are never sent, each with its reason."""
+USUAL: Final[Mapping[str, str]] = {
+    r"checkpoints?/|checkpoint[-_]\w+/": "checkpoints of a training",
+    r"(wandb|mlruns|venv|node_modules)/|core|nohup\.out|slurm-.+\.out|Thumbs\.db": "of a machine, not of a model",
+    r".+\.(bak|orig|swp|before-fix)": "a copy from before a change",
+    r"(runs|logs)/|.+\.log|events\.out\.tfevents\..+": "logs",
+    r"offload.*/|[0-9a-f]{32}/": "offloaded weights",
+    r".+\.(part|tmp|incomplete|lock)|.+~": "not finished",
+}
+"""Names of what often lies beside a model, each with its reason; they are sent where they are asked for."""
+SECRET: Final = "a secret, by its name"
+NOT_SECRET: Final = "added_tokens.json"  # of a tokenizer
+SNAPSHOTS, BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache, whose snapshots are links to its blobs
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that is sent."""
+
+    path: Path
+    size: int
+    changed_at: int
+    """In nanoseconds, as the file system told before the folder was looked at."""
+    inode: int
+    sha256: str = ""
+    """Empty until it is hashed."""
+
+    @classmethod
+    def of(cls, path: Path) -> LocalFile:
+        """Note how a file is now. Raises OSError."""
+        now = path.stat()
+        return cls(path, now.st_size, now.st_mtime_ns, now.st_ino)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the file is as it was when it was noted. Raises OSError."""
+        now = self.path.stat()
+        return (now.st_size, now.st_mtime_ns, now.st_ino) == (self.size, self.changed_at, self.inode)
+
+
+@dataclass(frozen=True)
+class FolderToPush:
+    """What of a folder is sent, and what was found out about it."""
+
+    path: Path
+    files: Mapping[str, LocalFile]
+    """By their names in the repository."""
+    unknown: Mapping[str, int]
+    """Names and bytes of what is not known to belong to a model and was not asked for; it is not sent."""
+    left_out: Mapping[str, str]
+    """Names that are not sent for another reason, which each has."""
+    findings: tuple[Finding, ...]
+    """The faults that `hf-xlmr doctor` tells."""
+    notes: tuple[str, ...]
+    standing: Standing
+    held: tuple[str, ...]
+    """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
+
+
+def look_at(
+    folder: Path,
+    *,
+    include: Collection[str] = (),
+    allow_unverified: bool = False,
+    despite_faults: bool = False,
+    progress: Progress = SILENT,
+) -> FolderToPush:
+    """What of `folder` would be sent, once its card can be published and its weights are whole; no Hub is asked.
+
+    Files that belong to the model are sent, and those that `include` names: patterns as fnmatch knows them, or folders.
+    `allow_unverified` takes a folder whose weights nobody proved, `despite_faults` one with those that `hf-xlmr doctor`
+    finds. Raises InputError for what the user can mend, IntegrityError for damage, and for weights that changed since
+    they were verified.
+    """
+    with told_plainly():
+        _ = FolderFacts(folder).config  # what is no model is refused before all of it is walked
+        found = _sorted(folder, include)
+        _raise_if_nothing_matches(found, include)
+        standing = standing_of(folder)
+        if standing is Standing.unverified and not allow_unverified:
+            raise InputError(NOT_VERIFIED.format(folder=folder))
+        for name in KEPT_FILES:
+            if (folder / KEPT / name).is_file():
+                read_kept(folder / KEPT, name)
+        findings = _findings(folder, despite_faults=despite_faults)
+        notes = check_card(folder)
+        found = _folded(_without_other_weights(found, _names_of_weights(folder)))
+        _raise_if_too_large(found.files)
+        files = hashed(found.files, progress=progress)
+        hashes = {name: file.sha256 for name, file in files.items()}
+        held = held_to_record(folder, hashes, with_config=not (despite_faults and findings))
+        return FolderToPush(folder, files, found.unknown, found.left, findings, notes, standing, held)
+
+
+def _findings(folder: Path, *, despite_faults: bool) -> tuple[Finding, ...]:
+    """The faults of the folder, which holds its weights whole. Raises InputError for severe ones, IntegrityError."""
+    findings = examine(folder).findings
+    severe = [finding for finding in findings if not finding.is_mild]
+    if severe and not despite_faults:
+        raise InputError(
+            f"{folder}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder}` tells of "
+            f"{_counted(len(severe))}), or publish it as it is with --despite-faults"
+        )
+    if findings:  # where there are none, doctor has held the weights against the configuration already
+        check_weights(folder)
+    return findings
+
+
+def _counted(faults: int) -> str:
+    return "this fault" if faults == 1 else f"all {faults} faults"
+
+
+def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
+    for name, file in files.items():
+        if file.size > LARGEST_FILE:
+            raise InputError(
+                f"{name} has {file.size / 10**9:.0f} GB, and the Hub takes at most {LARGEST_FILE / 10**9:.0f}: "
+                + SMALLER_FILES
+            )
+
+
+# ---- which files -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Sorted:
+    """The files of a folder, by what becomes of them; a folder of which nothing is sent is one name there."""
+
+    files: dict[str, LocalFile] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def _sorted(folder: Path, include: Collection[str]) -> _Sorted:
+    """Every file of a folder in order. Raises InputError for one of the model that cannot be sent, OSError."""
+    found, known = _Sorted(), KnownFiles(folder)
+    for name, path in _walked(folder, found.left, known):
+        is_wanted, is_known = _matches(name, include), name in known
+        why = _why_never(name) or _why_not_readable(path, folder)
+        if why and is_known:
+            raise InputError(f"{path} belongs to the model and is not sent: it is {why}; put a copy of the file there")
+        why = why or (None if is_known or is_wanted else _why_usually_not(name))
+        if why:
+            found.left[name] = why
+        elif is_known or is_wanted:
+            found.files[name] = LocalFile.of(path.resolve())  # a link that is changed meanwhile changes nothing
+        else:
+            found.unknown[name] = path.lstat().st_size
+    return found
+
+
+def _walked(folder: Path, left: dict[str, str], known: KnownFiles) -> Iterator[tuple[str, Path]]:
+    """Every file of a folder in order; folders that are not looked into go into `left`."""
+    for top, folders, files in os.walk(folder, onerror=_raise):
+        place = Path(top)
+        for name in sorted(folders):
+            shown = (place / name).relative_to(folder).as_posix()
+            if why := _why_no_folder(place / name, shown, known):
+                left[f"{shown}/"] = why
+                folders.remove(name)
+        folders.sort()
+        yield from (((place / name).relative_to(folder).as_posix(), place / name) for name in sorted(files))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _why_no_folder(path: Path, shown: str, known: KnownFiles) -> str | None:
+    """Why a folder is not looked into. Raises InputError where files of the model lie in it."""
+    is_link = path.is_symlink()
+    if is_link and known.needs_folder(shown):
+        raise InputError(f"{path} belongs to the model and is not sent: it is a link; put a copy of the folder there")
+    if is_link:
+        return "a link to a folder"
+    if not os.access(path, os.R_OK | os.X_OK):
+        return "not readable"
+    return _reason(f"{path.name}/", NEVER) or (SECRET if is_name_of_secret(path.name) else _unprintable(path.name))
+
+
+def _why_never(name: str) -> str | None:
+    """Why a file is not sent whatever is asked for, by its name alone."""
+    last = name.rpartition("/")[2]
+    is_secret = name != NOT_SECRET and is_name_of_secret(last)
+    return _unprintable(last) or _reason(last, NEVER) or (SECRET if is_secret else None)
+
+
+def _unprintable(name: str) -> str | None:
+    return None if name.isprintable() else "a name that the Hub does not take"
+
+
+def _why_usually_not(name: str) -> str | None:
+    """Why a file is not sent unless it is asked for, by the names of its folders and its own."""
+    *folders, last = name.split("/")
+    reasons = [_reason(f"{each}/", USUAL) for each in folders] + [_reason(last, USUAL)]
+    return next(filter(None, reasons), None)
+
+
+def _reason(name: str, reasons: Mapping[str, str]) -> str | None:
+    return next((why for pattern, why in reasons.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+
+
+def _why_not_readable(path: Path, folder: Path) -> str | None:
+    """Why a file is not sent by what it is: a link may lead into the folder, or to a blob of its own cache."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # also a circle of links
+        return "a broken link"
+    if path.is_symlink():
+        root = folder.resolve()
+        blobs = root.parent.parent / BLOBS if root.parent.name == SNAPSHOTS else None
+        if root not in target.parents and (blobs is None or target.parent != blobs.resolve()):
+            return "a link that leaves the folder"
+        if is_name_of_secret(target.name):
+            return "a link to a secret"
+    if not target.is_file():
+        return "neither a file nor a folder"
+    return None if os.access(target, os.R_OK) else "not readable"
+
+
+def _matches(name: str, include: Collection[str]) -> bool:
+    """Whether a file is asked for: by its name, by a pattern, or by the name of a folder that it lies in."""
+    wanted = (each.removeprefix("./").rstrip("/") for each in include)
+    return any(fnmatchcase(name, each) or name.startswith(f"{each}/") for each in wanted)
+
+
+def _raise_if_nothing_matches(found: _Sorted, include: Collection[str]) -> None:
+    for pattern in include:
+        if any(_matches(name, [pattern]) for name in found.files):
+            continue
+        for name, why in found.left.items():
+            if _matches(name.rstrip("/"), [pattern]) or (name.endswith("/") and pattern.startswith(name)):
+                raise InputError(f"{name!r:.120} is asked for and never sent: it is {why}")
+        raise InputError(f"{pattern!r:.120} is asked for, and no file of that name or pattern is there")
+
+
+def _without_other_weights(found: _Sorted, used: Collection[str]) -> _Sorted:
+    """Weights that the model does not use are left out."""
+    others = {name for name in found.files if WEIGHTS.fullmatch(name) and name not in used}
+    files = {name: file for name, file in found.files.items() if name not in others}
+    return _Sorted(files, found.unknown, {**found.left, **dict.fromkeys(sorted(others), OTHER_WEIGHTS)})
+
+
+def _names_of_weights(folder: Path) -> set[str]:
+    names = {path.name for path in files_of_weights(folder).values()}
+    return names if names == {"model.safetensors"} else names | {INDEX}
+
+
+def _folded(found: _Sorted) -> _Sorted:
+    """With one name, that ends with a slash, for a folder whose files all have the same fate."""
+    fates = {**dict.fromkeys(found.files, "sent"), **dict.fromkeys(found.unknown, "unknown"), **found.left}
+    of_folders: dict[str, set[str]] = {}
+    for name, fate in fates.items():
+        for folder in _folders_of(name):
+            of_folders.setdefault(folder, set()).add(fate)
+    folded = _Sorted(found.files)
+    for name, fate in fates.items():
+        shown = next((folder for folder in _folders_of(name) if len(of_folders[folder]) == 1), name)
+        if name in found.unknown:
+            folded.unknown[shown] = folded.unknown.get(shown, 0) + found.unknown[name]
+        elif name in found.left:
+            folded.left[shown] = fate
+    return folded
+
+
+def _folders_of(name: str) -> Iterator[str]:
+    """The folders that a name lies in, from the outermost, each with a slash at its end."""
+    parts = name.rstrip("/").split("/")
+    return ("/".join(parts[:depth]) + "/" for depth in range(1, len(parts)))
+
+
+# ---- what is known of the files --------------------------------------------------------------------------------------
+
+
+def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> dict[str, LocalFile]:
+    """`files` with their SHA-256.
+
+    Raises InputError where one is not as it was when it was noted, or holds what looks like a secret, OSError.
+    """
+    found = {}
+    with progress.task("hash", total=sum(file.size for file in files.values())) as task:
+        for name, file in files.items():
+            digest, finder = sha256(), SecretFinder()
+            with file.path.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    if stream.tell() <= BLOCK or not name.endswith(SAFETENSORS):  # of weights what describes them
+                        finder.look(block)
+                    digest.update(block)
+                    task.advance(len(block))
+            if finder.found is not None:
+                raise InputError(SECRET_INSIDE.format(name, finder.line, finder.found))
+            found[name] = replace(file, sha256=digest.hexdigest())
+    raise_if_touched(found, meanwhile="looked at")
+    return found
+
+
+def raise_if_touched(files: Mapping[str, LocalFile], *, meanwhile: str) -> None:
+    """Refuse files that are not as they were when they were noted. Raises InputError, OSError."""
+    for name, file in files.items():
+        if not file.is_untouched:
+            raise InputError(
+                f"{name} was changed while it was {meanwhile}: nothing was published; say the same command again"
+            )

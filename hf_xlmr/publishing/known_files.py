@@ -1,0 +1,104 @@
+"""Which files of a folder belong to the model, by their names: what hf_xlmr, Transformers and their kin write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.files.json_files import json_object, strict_json
+
+__all__ = ["KnownFiles"]
+
+KNOWN: Final = re.compile(
+    "|".join(
+        (
+            r"README([._-]\w+)*\.md|(LICEN[CS]E|NOTICE|COPYING|AUTHORS|USE_POLICY)([._-]\w+)*|CITATION\.(cff|bib)",
+            r"config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json",
+            r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|(sentencepiece(\.bpe)?|spiece)\.model",
+            r"adapter_config\.json|adapter_model\.safetensors",
+            r"fairseq/(conversion\.json|options\.json|(label/|input0/)?dict\.txt|sentencepiece\.bpe\.model)",
+            r"finetuning\.json|report\.html|((all|train|eval|predict|test)_)?results\.json|results\.(md|svg|png|pdf)",
+            r"modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json",
+        )
+    )
+)
+FOLDERS: Final = frozenset({"fairseq", "fairseq/label", "fairseq/input0"})
+OF_A_MODULE: Final = re.compile(r"config\.json|model\.safetensors")
+OF_AN_EVALUATION: Final = re.compile(
+    r"results\.(json|md|svg)|predictions/(README\.md|labels\.tsv|confusion\.tsv|[\w-]+\.(json|conll))"
+)
+MARK_OF_EVALUATION: Final = "predictions/README.md"
+PICTURE: Final = re.compile(r".+\.(png|jpe?g|gif|svg|webp)", re.IGNORECASE)
+CARD: Final = "README.md"
+CONFIGS: Final = ("config.json", "tokenizer_config.json")
+MODULES: Final = "modules.json"
+
+
+@dataclass(frozen=True)
+class KnownFiles:
+    """The names that are known in one folder."""
+
+    folder: Path
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the file at `name`, with slashes and from the folder on, belongs to the model. Raises OSError."""
+        if KNOWN.fullmatch(name) or name in self._code:
+            return True
+        path = PurePosixPath(name)
+        if path.parent.as_posix() in self._modules and OF_A_MODULE.fullmatch(path.name):
+            return True
+        return self._is_of_evaluation(path) or (PICTURE.fullmatch(name) is not None and name in self._card)
+
+    def needs_folder(self, name: str) -> bool:
+        """Whether files that belong to the model lie in the folder `name`. Raises OSError."""
+        return name in FOLDERS or name in self._modules
+
+    def _is_of_evaluation(self, path: PurePosixPath) -> bool:
+        """Whether `hf-xlmr evaluate` wrote it, into a folder of any name or into this one."""
+        for parent in path.parents:
+            is_named_so = OF_AN_EVALUATION.fullmatch(path.relative_to(parent).as_posix())
+            if is_named_so and (self.folder / parent / MARK_OF_EVALUATION).is_file():
+                return True
+        return False
+
+    @cached_property
+    def _card(self) -> str:
+        """The card, by which the pictures that it shows are known."""
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @cached_property
+    def _modules(self) -> frozenset[str]:
+        """The folders of modules of sentence-transformers."""
+        path = self.folder / MODULES
+        try:
+            modules: Any = strict_json(path.read_bytes()) if path.is_file() else []
+            return frozenset(str(each["path"]).rstrip("/") for each in modules if each.get("path"))
+        except (ValueError, TypeError, AttributeError, KeyError):
+            return frozenset()  # doctor tells of it
+
+    @cached_property
+    def _code(self) -> frozenset[str]:
+        """The Python files that the configurations name, as a pipeline and a tokenizer save their own."""
+        named: list[Any] = []
+        for config in map(self._object, CONFIGS):
+            named += [each.get("impl") for each in _values(config.get("custom_pipelines")) if isinstance(each, dict)]
+            for each in _values(config.get("auto_map")):
+                named += each if isinstance(each, list) else [each]
+        return frozenset(f"{name.rpartition('.')[0]}.py" for name in named if isinstance(name, str))
+
+    def _object(self, name: str) -> Mapping[str, Any]:
+        """A file of JSON; empty where there is none, or one of which doctor tells."""
+        try:
+            return json_object(self.folder / name)
+        except (IntegrityError, OSError):
+            return {}
+
+
+def _values(mapping: object) -> list[Any]:
+    return list(mapping.values()) if isinstance(mapping, dict) else []

@@ -1,0 +1,216 @@
+"""A model folder onto the Hub: checked first, planned, then sent so that the repository is never seen half filled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hf_xlmr import __version__
+from hf_xlmr.cards.card_check import CARD
+from hf_xlmr.doctor.examination import Finding
+from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.hub.hub_errors import hub_utils, quiet_hub
+from hf_xlmr.model.provenance import Standing
+from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.publishing.folder_to_push import FolderToPush, look_at, raise_if_touched
+from hf_xlmr.publishing.hub_repository import (
+    MAIN,
+    Differences,
+    HubState,
+    Target,
+    account_of,
+    check_on_hub,
+    warnings_of_card,
+)
+from hf_xlmr.publishing.hub_upload import Published, Upload, address_to_be
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
+
+BRANCH: Final = re.compile(r"\w(?:[\w./-]{0,98}\w)?", re.ASCII)
+TOLD_OF_WHAT_STAYS: Final[Mapping[str, str]] = {
+    "adapter_config.json": "adapter_config.json stays in the repository, and Transformers with peft puts its adapter "
+    "onto this model: delete it on the Hub unless that is meant",
+    "modules.json": "modules.json stays in the repository, and sentence-transformers loads by it: delete it on the "
+    "Hub, or push the folder that `hf-xlmr to-sentence-transformers` makes",
+    "pytorch_model.bin": "pytorch_model.bin stays in the repository, the weights of another upload as a pickle, which "
+    "readers without safetensors take: delete it on the Hub",
+}
+"""Files of an earlier upload that change what is loaded."""
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What is sent of a folder, or was; `commit` is None while it is only planned."""
+
+    folder: Path
+    repo_id: str
+    branch: str
+    is_new: bool
+    """Whether the repository is made for it."""
+    is_private: bool
+    is_proposed: bool
+    """Whether it is a pull request."""
+    standing: Standing
+    held: tuple[str, ...]
+    """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
+    sent: Mapping[str, int]
+    """Names and bytes of what the Hub lacks or has otherwise."""
+    unchanged: Mapping[str, int]
+    deleted: tuple[str, ...]
+    """Weights of an earlier layout, which go in the same commit."""
+    stays: tuple[str, ...]
+    """What else is in the repository: it is not of this folder, and nothing is done to it."""
+    unknown: Mapping[str, int]
+    """Names and bytes of what is not known to belong to a model; it is sent where it is asked for."""
+    left_out: Mapping[str, str]
+    """What is not sent for another reason, which each has."""
+    findings: tuple[Finding, ...]
+    """The faults that `hf-xlmr doctor` tells of the folder."""
+    notes: tuple[str, ...]
+    address: str
+    """Where the model is seen, or will be; of a pull request that is only planned, the page of all."""
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """A push that was prepared; nothing was written on the Hub for it."""
+
+    report: PushReport
+    upload: Upload
+    published: Published | None
+    """Where the Hub holds all of the folder already."""
+
+
+def plan_push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    branch: str = MAIN,
+    create_pr: bool = False,
+    include: Collection[str] = (),
+    allow_unverified: bool = False,
+    despite_faults: bool = False,
+    api: HfApi | None = None,
+    progress: Progress = SILENT,
+) -> PushPlan:
+    """Check a Transformers folder, and tell what `push` would do to the repository `repo_id` on the Hub.
+
+    `repo_id` is NAME or NAMESPACE/NAME. `private` is for a repository that is made, `branch` is made where it is not
+    there, and with `create_pr` the change is proposed as a pull request. What belongs to the model is sent, and what
+    `include` names besides: files, folders, or patterns as fnmatch knows them. `allow_unverified` takes a folder that
+    was converted with --no-verify, `despite_faults` one with faults that `hf_xlmr.doctor.examination` finds severe. `api` is how
+    huggingface_hub is asked, by default with its own token and endpoint. Raises InputError for what the user can mend
+    (HubRefusal for what the Hub does not do), IntegrityError for damage, and for weights that changed since they were
+    verified.
+    """
+    check_names(repo_id, branch)
+    looked = look_at(
+        Path(folder),
+        include=include,
+        allow_unverified=allow_unverified,
+        despite_faults=despite_faults,
+        progress=progress,
+    )
+    return plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr, api=api)
+
+
+def plan_upload(
+    looked: FolderToPush,
+    repo_id: str,
+    *,
+    private: bool = False,
+    branch: str = MAIN,
+    create_pr: bool = False,
+    api: HfApi | None = None,
+) -> PushPlan:
+    """The plan for a folder that was looked at; else as `plan_push`, whose part it is that asks the Hub."""
+    with told_plainly(), quiet_hub():
+        api = api or _usual_api()
+        account = account_of(api)
+        full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
+        target = Target(full_id, branch=branch, create_pr=create_pr, private=private)
+        state = HubState.of(api, full_id, branch)
+        check_on_hub(target, account, state)
+        remarks = warnings_of_card(api, looked.files[CARD].path.read_text(encoding="utf-8"))
+        raise_if_touched(looked.files, meanwhile="looked at")
+        differences = Differences.between(looked.files, state.files)
+        message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"
+        upload = Upload(api, target, account.name, message, state, looked.files, differences)
+        published = upload.found_in(state)
+    return PushPlan(_report(looked, upload, remarks, published), upload, published)
+
+
+def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
+    """Send what was planned: large files first, which nobody sees, and then all in one commit.
+
+    After a break of any kind the repository shows what it did before or the whole folder, and a new plan sends only
+    what is missing. Where the Hub holds the folder already, nothing is sent. Raises HubRefusal, IntegrityError,
+    InputError.
+    """
+    if plan.published is not None:
+        return plan.report
+    with told_plainly(), quiet_hub():
+        published = plan.upload.run(progress=progress)
+    return replace(plan.report, commit=published.commit, address=published.address)
+
+
+def check_names(repo_id: str, branch: str) -> None:
+    """Raise InputError for names that cannot be."""
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        hub_utils().validate_repo_id(repo_id)
+    except HFValidationError:
+        raise InputError(
+            f"{repo_id!r:.120} is no name on the Hub: say NAMESPACE/NAME, of letters, digits, -, _ and ., at most 96"
+        ) from None
+    if not BRANCH.fullmatch(branch) or ".." in branch or branch.startswith("refs/") or branch == "HEAD":
+        raise InputError(f"branch {branch!r:.80}: give a name such as v2, of letters, digits, -, _, . and /")
+
+
+def _usual_api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="hf_xlmr", library_version=__version__)
+
+
+def _report(
+    looked: FolderToPush,
+    upload: Upload,
+    remarks: tuple[str, ...],
+    published: Published | None,
+) -> PushReport:
+    state, target, differences, files = upload.state, upload.target, upload.differences, upload.files
+    sent = () if published else differences.sent
+    return PushReport(
+        folder=looked.path,
+        repo_id=target.repo_id,
+        branch=target.branch,
+        is_new=not state.is_there,
+        is_private=state.is_private if state.is_there else target.private,
+        is_proposed=target.create_pr,
+        standing=looked.standing,
+        held=looked.held,
+        sent={name: files[name].size for name in sent},
+        unchanged={name: file.size for name, file in files.items() if name not in sent},
+        deleted=() if published else differences.deleted,
+        stays=differences.stays,
+        unknown=looked.unknown,
+        left_out=looked.left_out,
+        findings=looked.findings,
+        notes=(*looked.notes, *remarks, *_told_of(differences.stays)),
+        address=published.address if published else address_to_be(upload.api, target),
+        commit=published.commit if published else None,
+    )
+
+
+def _told_of(stays: Collection[str]) -> tuple[str, ...]:
+    return tuple(told for name, told in TOLD_OF_WHAT_STAYS.items() if name in stays)

@@ -1,0 +1,60 @@
+"""Low-rank adapters by peft: put beside the attention of a network, and merged into a plain one in the end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.fitting.recipes import LORA, Recipe
+
+__all__ = ["ADAPTER_FILES", "check_peft", "merged", "with_adapters"]
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def check_peft() -> None:
+    """Raise InputError where peft is not installed."""
+    if find_spec("peft") is None:
+        raise InputError("--lora needs peft: pip install 'hf-xlmr[train]'")
+
+
+def with_adapters(network: Any, recipe: Recipe, *, rank: int) -> Any:
+    """`network` with adapters of `rank` at each query and value, which are trained with the head alone."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=LORA.alpha * rank // LORA.rank or 1,
+        lora_dropout=LORA.dropout,
+        target_modules=list(LORA.target_modules),
+        modules_to_save=[recipe.head],
+    )
+    with _old_name_allowed():
+        return get_peft_model(network, config)
+
+
+def merged(network: Any, folder: Path) -> Any:
+    """`network`, as it was before training, with the adapters in `folder` added to its weights and the trained head.
+
+    The adapters' files are removed: what is left is a plain model.
+    """
+    from peft import PeftModel
+
+    with _old_name_allowed():
+        plain = PeftModel.from_pretrained(network, folder).merge_and_unload()
+    for name in (*ADAPTER_FILES, "README.md"):
+        (folder / name).unlink(missing_ok=True)
+    return plain
+
+
+@contextmanager
+def _old_name_allowed() -> Iterator[None]:
+    """Without Transformers' warning of an old name, which peft uses: no user can do anything about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield

@@ -1,0 +1,165 @@
+"""The model card of a fine-tuned folder: what it was trained from and on, its labels, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.cards.card_check import told_by_card
+from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
+from hf_xlmr.files.json_files import json_object
+from hf_xlmr.hub.hub_errors import hub_utils
+from hf_xlmr.tasks.results import Setting
+from hf_xlmr.tasks.results_card import PIPELINE_TAGS
+
+__all__ = ["base_model_of", "finetuned_card"]
+
+NAMES: Final = {"xnli": "XNLI", "mlqa": "MLQA", "ner": "named entities"}
+CARD: Final = """---
+{metadata}---
+
+# {model}, fine-tuned for {task}
+
+`{class_name}`, trained from {origin} by `hf-xlmr finetune` ({mode}) for {steps:,} {unit}
+on examples in {languages}.{adapters}
+
+| | |
+|---|---|
+{settings}
+
+## Use
+
+The block runs in this folder, without hf_xlmr; elsewhere, say its path or its id on the Hub for `"."`.
+
+```python
+{block}
+```
+{labels}
+{tokenized}
+"""
+ADAPTERS: Final = (
+    " Adapters (LoRA) were trained and merged into the weights: it loads as any other model, without peft."
+)
+TOKENIZED: Final = (
+    "Texts were tokenized as fairseq does, which `hf_xlmr.XLMRTokenizer` and, but for special symbols typed in a\n"
+    "text, the folder's `tokenizer.json` do. `fairseq/` holds the dictionary and the SentencePiece model."
+)
+LOADERS: Final[Mapping[str, str]] = {
+    "xnli": "AutoModelForSequenceClassification",
+    "mlqa": "AutoModelForQuestionAnswering",
+    "ner": "AutoModelForTokenClassification",
+}
+BLOCK: Final = """import torch
+from transformers import {loader}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = {loader}.from_pretrained(".").eval()
+batch = tokenizer({texts}, return_tensors="pt")
+with torch.no_grad():
+    output = model(**batch)
+{shown}"""
+TEXTS: Final[Mapping[str, str]] = {
+    "xnli": '"The train leaves at night.", "Nothing leaves at night."',
+    "mlqa": '"When does the train leave?", "The train leaves at night."',
+    "ner": '"The train leaves Berlin at night."',
+}
+SHOWN: Final[Mapping[str, str]] = {
+    "xnli": "print(model.config.id2label[output.logits.argmax().item()])",
+    "mlqa": (
+        "start, end = output.start_logits.argmax().item(), output.end_logits.argmax().item()\n"
+        "print(tokenizer.decode(batch.input_ids[0, start : end + 1]))  # the best span of a long text: hf-xlmr evaluate"
+    ),
+    "ner": (
+        "for piece, best in zip(batch.tokens(), output.logits[0].argmax(dim=-1).tolist()):\n"
+        "    print(piece, model.config.id2label[best])  # a word has the label of its first piece"
+    ),
+}
+
+
+def finetuned_card(
+    folder: Path,
+    source: Path,
+    *,
+    task: str,
+    model: str,
+    class_name: str,
+    mode: str,
+    steps: int,
+    trained_on: Mapping[str, int],
+    settings: Mapping[str, Setting],
+) -> str:
+    """The text of `README.md`, without scores, for the finished `folder`.
+
+    It was trained from the model in the folder `source`, which was asked for as `model`. Languages, licence and base
+    model are those that the card of `source` tells; what it does not tell is left out.
+    """
+    told = told_by_card(source)
+    base, config = base_model_of(model, told), _config(folder)
+    rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
+    return CARD.format(
+        metadata=_metadata(task, {**told, "base_model": base}, str(config["model_type"])),
+        model=as_text(Path(model).name),
+        task=NAMES[task],
+        class_name=class_name,
+        origin=as_code(base) if base == model else as_text(Path(model).name),
+        mode=mode,
+        steps=steps,
+        unit="step" if steps == 1 else "steps",
+        languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in trained_on.items()),
+        adapters=ADAPTERS if settings.get("lora") else "",
+        settings="\n".join(rows),
+        block=_block(folder, task),
+        labels=_labels(config),
+        tokenized=TOKENIZED,
+    )
+
+
+def base_model_of(model: str, told: Mapping[str, Any]) -> object:
+    """The id of what was trained where that lies on the Hub, else the base model that its card names, or None."""
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(model).exists() or model.count("/") != 1:
+        return told.get("base_model")
+    try:
+        hub_utils().validate_repo_id(model)
+    except HFValidationError:
+        return told.get("base_model")
+    return model
+
+
+def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
+    fields = {
+        **{name: told.get(name) for name in ("language", "license", "license_name", "license_link")},
+        "library_name": "transformers",
+        "pipeline_tag": PIPELINE_TAGS[task],
+        "base_model": told.get("base_model"),  # of which the Hub says by itself that this is a fine-tuned form
+        "tags": list(dict.fromkeys(["xlm-roberta", model_type, "fairseq", "hf_xlmr"])),
+    }
+    given = {name: value for name, value in fields.items() if value}
+    return as_yaml(given)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json_object(folder / "config.json")
+
+
+def _block(folder: Path, task: str) -> str:
+    """How the folder is used; without the tokenizer's files only how it is loaded."""
+    loader = LOADERS[task]
+    if not (folder / "tokenizer.json").is_file():
+        return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()'
+    return BLOCK.format(loader=loader, texts=TEXTS[task], shown=SHOWN[task])
+
+
+def _labels(config: Mapping[str, Any]) -> str:
+    """A paragraph with the names of the classes; nothing where there are none."""
+    named = config.get("id2label") or {}
+    if not named:
+        return ""
+    return f"\nLabels, by the number of the output: {', '.join(_numbered(named))}.\n"
+
+
+def _numbered(named: Mapping[str, object]) -> Iterator[str]:
+    for number, name in sorted(named.items(), key=lambda each: int(each[0])):
+        yield f"{number} {as_text(name)}"

@@ -1,0 +1,209 @@
+"""A model folder's network with the head of a task: its own, one that fairseq trained, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.model.head_kinds import HeadKind, kind_of_head
+from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
+from hf_xlmr.tasks.encoding.encoding import label_ids
+from hf_xlmr.tasks.fitting.recipes import WIDE, Recipe
+from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS
+
+__all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
+
+OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
+FILLER: Final = "madeupword"  # fairseq-preprocess pads a dict.txt, that of labels too, with such names
+SHORTEST: Final = 8  # what two sentences need to say anything: their marks, and two tokens each
+WITHOUT_HEAD: Final = "convert it with encoder_only=True to train a new one"
+HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """The head that a model has for a task."""
+
+    labels: tuple[str, ...] | None
+    """By number; None where the task has none."""
+    weights: Mapping[str, Any] | None = None
+    """Those of a head of fairseq's, by its names; None where they are the folder's own, or are made anew."""
+    is_new: bool = False
+
+
+def longest_text(files: ModelFiles, wanted: int | None, default: int) -> int:
+    """The most tokens of a text: what is `wanted`, else the `default` as far as the model goes. Raises InputError."""
+    most = files.shape.longest_text
+    if wanted is None:
+        return min(default, most)
+    if not SHORTEST <= wanted <= most:
+        raise InputError(f"--max-length {wanted}: {files.name} takes texts of {SHORTEST} to {most} tokens")
+    return wanted
+
+
+def is_wide(files: ModelFiles) -> bool:
+    """Whether the model is of the XL kind, which is trained more carefully."""
+    return files.shape.hidden >= WIDE
+
+
+# ---- which head ------------------------------------------------------------------------------------------------------
+
+
+def head_of(files: ModelFiles, recipe: Recipe, *, name: str | None = None) -> TaskHead | None:
+    """The head for the task that `files` have, `name` where fairseq's checkpoint has several; None for none.
+
+    Raises InputError for a head whose classes are not those of the task.
+    """
+    if files.class_name.endswith(recipe.class_ending):
+        if name is not None and name != files.head_name:
+            raise InputError(f"--head {name}: the head of {files.name} was called {files.head_name}")
+        return TaskHead(_labels(files, recipe, count=None))
+    heads = files.heads() if recipe.task == "xnli" else {}
+    if not heads:
+        if name is not None:
+            raise InputError(f"--head {name}: {files.name} has no classification head")
+        return None
+    picked = _picked(heads, name)
+    weights = heads[picked]
+    reading = kind_of_head(picked, files.options, heads=list(heads))
+    if reading.kind is HeadKind.TOKEN:
+        raise InputError(f"the head {picked} of {files.name} classifies every token ({reading.reason}); {WITHOUT_HEAD}")
+    activation = files.options.get("pooler_activation_fn") or "tanh"
+    if activation != "tanh":
+        raise InputError(
+            f"the head {picked} of {files.name} uses {activation!s:.40}, and Transformers' always uses tanh; "
+            f"{WITHOUT_HEAD}"
+        )
+    if set(weights) != set(HEAD_PARTS):
+        raise InputError(f"the head {picked} is no classifier: it has {', '.join(sorted(weights))}")
+    return TaskHead(_labels(files, recipe, count=len(weights["out_proj.weight"])), weights)
+
+
+def _picked(heads: Mapping[str, object], name: str | None) -> str:
+    if name is None and len(heads) == 1:
+        return next(iter(heads))
+    if name in heads:
+        return str(name)
+    asked = "say which with --head" if name is None else f"--head {name} is none of them"
+    raise InputError(f"the checkpoint has the heads {', '.join(heads)}; {asked}")
+
+
+def _labels(files: ModelFiles, recipe: Recipe, *, count: int | None) -> tuple[str, ...] | None:
+    """The names of the classes in the order of their numbers. Raises InputError where they are not the task's.
+
+    For the folder's own head config.json tells them; for the `count` classes of fairseq's, its dictionary of labels.
+    """
+    if recipe.class_ending == "ForQuestionAnswering":
+        return None
+    if count is None:
+        names = _names_by_number(files.config.get("id2label"))
+    else:
+        listed = () if files.labels is None else files.labels.symbols[len(SPECIAL_SYMBOLS) :]
+        more = [name for name in listed[count:] if not name.startswith(FILLER)]
+        names = () if more or len(listed) < count else listed[:count]
+    if not names or names[0].startswith("LABEL_"):
+        raise InputError(
+            f"the classes of {files.name} have no names: put them into id2label of its config.json, in the order in "
+            "which it was trained (for a checkpoint of fairseq's, give its label/dict.txt)"
+        )
+    if recipe.labels and set(names) != set(recipe.labels):
+        raise InputError(
+            f"{files.name} is a classifier of {', '.join(map(repr, names))}; the task {recipe.task} has "
+            f"{', '.join(recipe.labels)}. Give the model that it was made from, or convert with --encoder-only"
+        )
+    return names
+
+
+def _names_by_number(names: object) -> tuple[str, ...]:
+    """Those of id2label; none where it numbers nothing."""
+    try:
+        numbered = {int(number): str(name) for number, name in dict(names or {}).items()}  # type: ignore[call-overload]
+        return tuple(numbered[number] for number in range(len(numbered)))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> Any:
+    """The Transformers network of the task in float32, with `head`; a new one is drawn by torch's random numbers.
+
+    Raises WeightsMismatch with all weights that are missing, unknown or of another shape, InputError, IntegrityError.
+    """
+    import torch
+    import transformers
+
+    with told_plainly(), files.named():
+        loader = getattr(transformers, f"AutoModel{recipe.class_ending}")
+        raise_if_adapter(files.folder)
+        named = {} if head.labels is None else _named(head.labels)
+        with quiet_transformers():
+            network, loading = loader.from_pretrained(
+                files.folder,
+                config=plain_config(files.folder, **named),
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        is_made = head.is_new or head.weights is not None
+        _raise_if_unbalanced(loading, made=f"{recipe.head}." if is_made else None)
+        if head.weights is not None:
+            _fill(network, head.weights)
+    return network
+
+
+def _named(labels: Sequence[str]) -> dict[str, Any]:
+    numbers = label_ids(labels)
+    return {"num_labels": len(labels), "label2id": numbers, "id2label": {v: k for k, v in numbers.items()}}
+
+
+def _raise_if_unbalanced(loading: Mapping[str, Any], *, made: str | None) -> None:
+    """Raise WeightsMismatch where anything but the head that is `made` would be drawn at random."""
+    missing = [name for name in sorted(loading["missing_keys"]) if made is None or not name.startswith(made)]
+    unexpected = [name for name in sorted(loading["unexpected_keys"]) if not _is_of_another_head(name)]
+    wrong = sorted(map(str, loading["mismatched_keys"]))
+    if missing or unexpected or wrong:
+        raise WeightsMismatch(missing=missing, unexpected=unexpected, wrong_shape=wrong)
+
+
+def _is_of_another_head(name: str) -> bool:
+    bare = name.split(".", 1)[1] if name.split(".", 1)[0].startswith("roberta") else name
+    return bare.startswith(OF_OTHER_HEADS) or bare.endswith("position_ids")
+
+
+def _fill(network: Any, weights: Mapping[str, Any]) -> None:
+    """Put the weights of fairseq's head into Transformers' classifier, whose parts have the same names."""
+    import torch
+
+    parameters = dict(network.classifier.named_parameters())
+    wrong = [name for name in HEAD_PARTS if parameters[name].shape != weights[name].shape]
+    if wrong:
+        told = [f"{name} {list(weights[name].shape)}, expected {list(parameters[name].shape)}" for name in wrong]
+        raise WeightsMismatch(wrong_shape=told)
+    with torch.no_grad():
+        for name in HEAD_PARTS:
+            parameters[name].copy_(weights[name])
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Transformers without reports and bars; what matters of them is checked here."""
+    import transformers.utils.logging
+
+    logging: Any = transformers.utils.logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,354 @@
+"""Exact fairseq tokenization: SentencePiece cuts the text, the dictionary gives the ids."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr.errors import InputError, InputIndexError
+from hf_xlmr.tokenizer.added_tokens import AddedTokens, CutText
+from hf_xlmr.tokenizer.dictionary import BOS_INDEX, EOS_INDEX, UNK, Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import ALL_BYTES, PieceType, SentencePieceModel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
+
+TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces are in memory together
+LONG: Final = 64  # characters from which SentencePiece gives arrays sooner than lists
+VANISHES, UNKNOWN, SPLIT = -1, -2, -3  # in place of a piece's id
+LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode
+CHARACTERS_PER_TOKEN: Final = 16  # are looked at first, for the beginning of a long text
+LONGEST_RULE: Final = 64  # characters that a rule of normalization can replace together
+SLICE: Final = 1 << 16  # characters that are normalized together, to count what comes of them
+SPACE: Final = "\u2581"  # what SentencePiece makes of white space
+
+
+class ExactTokenizer:
+    """What fairseq's hub interface answers to `encode`, id for id; special strings in a text are plain text."""
+
+    def __init__(
+        self, dictionary: Dictionary, model: bytes | str | os.PathLike[str], *, added: AddedTokens | None = None
+    ) -> None:
+        """Join `dictionary` and a SentencePiece `model`, its bytes or its path.
+
+        Raises OSError, InputError where the file is no such model, IntegrityError where it is damaged.
+        """
+        if isinstance(model, bytes):
+            read = SentencePieceModel.parse(model, name="the SentencePiece model")
+        else:
+            read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
+        self.dictionary, self.added = dictionary, added
+        self.processor = read.processor()
+        self._has_bytes = read.byte_fallback
+        self._table = PieceTable.of(read, self.processor, dictionary)
+
+    def pieces(self, text: str) -> list[str]:
+        """The strings that are looked up in the dictionary. Raises InputError.
+
+        fairseq.data.encoders.sentencepiece_bpe joins SentencePiece's pieces with spaces and fairseq.tokenizer splits
+        them again at white space: a piece like U+0085 vanishes here.
+        """
+        cut = self._cut_with_added(text)
+        return " ".join(self.segments(text)).split() if cut is None else [self._symbol(each) for each in cut.ids]
+
+    def segments(self, text: str) -> list[str]:
+        """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
+        _raise_if_not_texts([text])
+        return self._segments([text])[0]
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of `text` alone, without `<s>` and `</s>`."""
+        cut = self._cut_with_added(text)
+        return self.dictionary.indices(" ".join(self.segments(text)).split()) if cut is None else self._known(cut.ids)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
+        if (cut := self._cut_with_added(text)) is not None:
+            return cut.spans
+        segments = self.segments(text)
+        _normalized, origins = self.processor.normalize(text, with_offsets=True)
+        spans: list[tuple[int, int]] = []
+        start, span = 0, (0, 0)
+        for segment in segments:
+            if width := self._width(segment):
+                span = (origins[start], origins[start + width])
+            spans += [span] * len(segment.split())
+            start += width
+        return spans
+
+    def _width(self, segment: str) -> int:
+        """The characters of a text that a segment stands for; the first of a character's bytes stands for all."""
+        if not self._has_bytes or segment not in ALL_BYTES:
+            return len(segment)
+        return 0 if 0x80 <= int(segment[1:-1], 16) < 0xC0 else 1
+
+    def beginning(self, text: str, tokens: int) -> str:
+        """A beginning of a long `text` with the same first `tokens` ids, `<pad>` not counted; all of it if it must be.
+
+        No piece crosses the white space after it, so that SentencePiece's best way to there is that through the whole.
+        """
+        length = tokens * CHARACTERS_PER_TOKEN
+        while self.added is None and self._table.keeps_words and length < len(text):
+            end = max(text.rfind(space, 1, length) for space in " \n")
+            if end > 0 and self._ends_a_word(text, end):
+                pad, found = self.dictionary.pad_index, self.encode_batch([text[:end]])[0][1:-1]
+                if len(found) - found.count(pad) >= tokens:
+                    return text[:end]
+            length *= 4
+        return text
+
+    def _ends_a_word(self, text: str, end: int) -> bool:
+        """Whether the normalized text begins with the normalized `text[:end]`, and white space follows there."""
+        begun, more = self.processor.normalize([text[:end], text[: end + LONGEST_RULE]])
+        return bool(more.startswith(f"{begun}{SPACE}"))
+
+    def normalized_bytes(self, text: str) -> int:
+        """About how many bytes SentencePiece makes of `text`, which can be eleven times as many as it has."""
+        slices = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
+        return sum(len(self.processor.normalize(each).encode()) for each in slices)
+
+    def encode(self, sentence: str, *more: str, no_separator: bool = False) -> list[int]:
+        """`<s> sentence </s>`, and for each further sentence `</s> sentence </s>` (without the first `</s>` on demand).
+
+        As fairseq.models.roberta.hub_interface.RobertaHubInterface.encode.
+        """
+        return self.framed(map(self.ids, (sentence, *more)), no_separator=no_separator)
+
+    def encode_batch(
+        self, sentences: Sequence[str], *more: Sequence[str], no_separator: bool = False
+    ) -> list[list[int]]:
+        """What `encode` gives for each row: for the first of each sequence, for the second of each, and so on.
+
+        Many times faster than a loop over `encode`, on one thread. Raises InputError.
+        """
+        if not more:
+            return self._rows(sentences, start=[self.dictionary.bos_index], stop=[self.dictionary.eos_index])
+        columns = [self._rows(column) for column in (sentences, *more)]
+        for column in columns:
+            if len(column) != len(sentences):
+                raise InputError(
+                    f"Give as many further sentences as first ones: {len(column)} are not {len(sentences)}."
+                )
+        return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str | list[str]:
+        """The text of `ids`, as `text_of_ids`. Raises InputIndexError."""
+        return text_of_ids(self.dictionary, ids, {} if self.added is None else self.added.spelled)
+
+    def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
+        """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
+        bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
+        framed, seam = [bos], [eos] if no_separator else [eos, eos]
+        for number, part in enumerate(parts):
+            if number:
+                framed += seam
+            framed += part
+        framed.append(eos)
+        return framed
+
+    def _segments(self, texts: list[str]) -> list[list[str]]:
+        found: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
+        return found
+
+    def _cut_with_added(self, text: str) -> CutText | None:
+        """The cut of a text that holds an added token, None for any other. Raises InputError."""
+        if self.added is None:
+            return None
+        _raise_if_not_texts([text])
+        return next((cut for _number, cut in self.added.cut([text], self.processor.normalize)), None)
+
+    def _known(self, ids: Iterable[int]) -> list[int]:
+        """The ids of added tokens and of fairseq's; others are of rows that stand for `<unk>`."""
+        names, end = self.added.names if self.added is not None else {}, len(self.dictionary)
+        return [each if each < end or each in names else self.dictionary.unk_index for each in ids]
+
+    def _symbol(self, index: int) -> str:
+        names = self.added.names if self.added is not None else {}
+        if index in names:
+            return names[index]
+        return self.dictionary.symbols[index] if index < len(self.dictionary) else UNK
+
+    def _rows(self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = ()) -> list[list[int]]:
+        """The ids of each text, as `ids` gives them, between `start` and `stop`. Raises InputError."""
+        _raise_if_not_texts(texts)
+        rows: list[list[int]] = []
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            rows += self._some_rows(list(texts[first : first + TEXTS_AT_ONCE]), start, stop)
+        return rows
+
+    def _some_rows(self, texts: list[str], start: Sequence[int], stop: Sequence[int]) -> list[list[int]]:
+        """By SentencePiece's own ids, which are cheaper than strings; by strings for the texts that need them."""
+        import numpy as np
+
+        table = self._table
+        if sum(map(len, texts)) > LONG * len(texts):
+            encoded = self.processor.encode(texts, out_type="numpy", num_threads=1)
+            ids = table.ids[np.concatenate(encoded)]
+        else:
+            encoded = self.processor.encode(texts, out_type=int, num_threads=1)
+            ids = table.ids[np.fromiter(chain.from_iterable(encoded), dtype=np.int32)]
+        ends, again = [0, *accumulate(map(len, encoded))], list[int]()
+        if ids.size and ids.min() < 0:
+            again = table.texts_that_need_strings(texts, ids, ends)
+            ends = np.concatenate(([0], np.cumsum(ids != VANISHES)))[ends].tolist()
+            ids = np.where(ids < 0, self.dictionary.unk_index, ids)[ids != VANISHES]
+        flat = ids.tolist()
+        rows = [[*start, *flat[first:end], *stop] for first, end in pairwise(ends)]
+        for number, segments in zip(again, self._segments([texts[number] for number in again]), strict=True):
+            rows[number] = [*start, *self.dictionary.indices(" ".join(segments).split()), *stop]
+        for number, cut in () if self.added is None else self.added.cut(texts, self.processor.normalize):
+            rows[number] = [*start, *self._known(cut.ids), *stop]
+        return rows
+
+
+@dataclass(frozen=True)
+class PieceTable:
+    """For each of SentencePiece's own ids the dictionary's id of its piece, or a negative number.
+
+    fairseq splits SentencePiece's output at white space, so a piece of white space alone VANISHES, and one with white
+    space inside is SPLIT. The text of the UNKNOWN piece is looked up in the dictionary.
+    """
+
+    ids: np.ndarray[Any, Any] = field(repr=False)
+    looks_up_unknown_text: bool
+    """Whether a text that SentencePiece gives back as unknown can be a symbol of the dictionary."""
+    splits_unknown_text: re.Pattern[str] | None
+    """What a text holds if unknown text can have white space inside; None if it never has."""
+    keeps_words: bool
+    """Whether no piece goes on after white space."""
+
+    @classmethod
+    def of(cls, model: SentencePieceModel, processor: Any, dictionary: Dictionary) -> PieceTable:
+        """The table of a SentencePiece model and its processor."""
+        import numpy as np
+
+        ids = np.array(dictionary.indices(model.pieces), dtype=np.int32)
+        for number, piece in enumerate(model.pieces):
+            if (parts := piece.split()) != [piece]:
+                ids[number] = SPLIT if parts else VANISHES
+        ids[model.unk_id] = UNKNOWN
+        known = _known_characters(model)
+        return cls(
+            ids=ids,
+            looks_up_unknown_text=not model.joins_only_unknown_characters
+            or any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols),
+            splits_unknown_text=_white_space_of_unknown_text(processor, model, known),
+            keeps_words=not any(SPACE in piece[1:] for piece in model.pieces),
+        )
+
+    def texts_that_need_strings(
+        self, texts: Sequence[str], ids: np.ndarray[Any, Any], ends: Sequence[int]
+    ) -> list[int]:
+        """The numbers of the `texts` whose ids are not all in the table.
+
+        `ids` are those of all texts, looked up; text n's end before `ends[n + 1]`.
+        """
+        import numpy as np
+
+        def texts_with(code: int) -> list[int]:
+            found: list[int] = np.unique(np.searchsorted(ends, np.flatnonzero(ids == code), side="right") - 1).tolist()
+            return found
+
+        unknown, splits = list[int](), self.splits_unknown_text
+        if self.looks_up_unknown_text:
+            unknown = texts_with(UNKNOWN)
+        elif splits is not None:
+            unknown = [number for number in texts_with(UNKNOWN) if splits.search(texts[number])]
+        return sorted({*texts_with(SPLIT), *unknown})
+
+
+def _known_characters(model: SentencePieceModel) -> set[str]:
+    """The characters that SentencePiece never gives back as unknown."""
+    real = (PieceType.NORMAL, PieceType.USER_DEFINED)
+    return {piece for piece, kind in zip(model.pieces, model.types, strict=True) if len(piece) == 1 and kind in real}
+
+
+def _white_space_of_unknown_text(
+    processor: Any, model: SentencePieceModel, known: Collection[str]
+) -> re.Pattern[str] | None:
+    """A pattern for the white space that normalization leaves in a text and that is unknown; None if there is none."""
+    if model.normalization.makes_white_space:
+        return re.compile("")
+    spaces = [chr(code) for code in range(LAST_SPACE + 1) if chr(code).isspace()]
+    left = [space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text]
+    if not model.normalization.escape_whitespaces:
+        left.append(" ")
+    unknown = "".join(space for space in left if space not in known)
+    return re.compile(f"[{unknown}]") if unknown else None
+
+
+def text_of_ids(
+    dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, str] = MappingProxyType({})
+) -> str | list[str]:
+    """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
+
+    As fairseq.models.roberta.hub_interface.RobertaHubInterface.decode: no id is refused, one that the dictionary
+    lacks is `<unk>`. Added tokens are as they are `spelled`. Raises InputIndexError for no ids at all, and for one that
+    is far below 0.
+    """
+    if not len(ids):
+        raise InputIndexError("There is nothing to decode: give at least one id.")
+    parts = _parts([int(each) for each in ids])
+    texts = [text_of_symbols(" ".join(_symbols(dictionary, part, spelled))) for part in parts]
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _symbols(dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, str]) -> Iterator[str]:
+    """What `ids` stand for; a space inside an added token is one of the text."""
+    if spelled.keys().isdisjoint(ids):
+        yield dictionary.string(ids)
+        return
+    for index in ids:
+        yield spelled[index].replace(" ", "\u2581") if index in spelled else dictionary.string([index])
+
+
+def text_of_symbols(symbols: str) -> str:
+    """Symbols joined by spaces as a text, as fairseq.data.encoders.sentencepiece_bpe.SentencepieceBPE.decode."""
+    return symbols.replace(" ", "").replace("\u2581", " ").strip()
+
+
+def _parts(ids: list[int]) -> Iterator[list[int]]:
+    """`ids` without the first `<s>`, cut between each two `</s>` in a row; ids 0 and 2, whatever dict.txt names so."""
+    first = int(ids[0] == BOS_INDEX)
+    for index in range(first + 1, len(ids)):
+        if ids[index - 1] == ids[index] == EOS_INDEX:
+            yield ids[first:index]
+            first = index
+    yield ids[first:]
+
+
+def _raise_if_not_texts(texts: Sequence[str]) -> None:
+    """Raise InputError for anything but a sequence of texts, with the index of the first value that is not a text."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError("Give a list of texts, or use encode for one.")
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        some = texts[first : first + TEXTS_AT_ONCE]
+        try:
+            "".join(some).encode("utf-16-le")  # the quickest look for halves of surrogate pairs
+        except (TypeError, UnicodeEncodeError):
+            for index, text in enumerate(some, start=first):
+                _raise_if_not_text(text, index)
+
+
+def _raise_if_not_text(text: object, index: int) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"Text {index} is not a str but {type(text).__name__}: {text!r:.60}")
+    _raise_if_half_a_pair(text, index)
+
+
+def _raise_if_half_a_pair(text: str, index: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
+            "it was not decoded right. Mend it where it is read."
+        ) from None

@@ -1,0 +1,107 @@
+"""Whether AutoTokenizer gives the ids that a model was trained with, on a handful of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hf_xlmr.errors import HfXlmrError
+from hf_xlmr.tokenizer.dictionary import MASK, UNK_INDEX
+from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, tokenizer_damage_told
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+
+__all__ = ["disagreement_of"]
+
+TEXTS: Final = (  # composed letters and no run of one letter: there the tokenizers library cuts as SentencePiece does
+    "The train leaves at night.",
+    "Der Zug fährt um 9:30 Uhr ab, Größe XL!",
+    "ÉCOLE, Café (50 %) a_b@c.de",
+    "Дети играют в саду.",
+    "你好，世界。",
+    "नमस्ते दुनिया",
+    "Tiếng Việt rất đẹp",
+    "مرحبا بالعالم",
+    "  two  spaces and\ta tab ",
+)
+DECOMPOSED: Final = ("Tie\u0302\u0301ng Vie\u0323\u0302t", "\u1112\u1161\u11ab\u1100\u116e\u11a8")
+"""Texts that Transformers' own XLMRobertaTokenizer cuts otherwise, and a tokenizer.json of hf_xlmr right."""
+PAIR: Final = TEXTS[:2]
+TOKENIZER: Final = "tokenizer.json"
+LONG: Final = 1 << 20
+SHOWN: Final = 12
+
+
+class _Ids(NamedTuple):
+    """Of a text: what AutoTokenizer gives, and what is right."""
+
+    told: str
+    given: Sequence[int]
+    right: Sequence[int]
+
+
+def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
+    """Where AutoTokenizer gives other ids for `folder` than `exact` does, in a sentence; None where it agrees.
+
+    Without `exact` its ids are held against those of tokenizer.json alone.
+    """
+    try:
+        tokenizer = plain_tokenizer(folder)
+        tokenizer.model_max_length = LONG  # it is compared with lengths, whatever the file says
+        own = _own_tokenizer(folder)
+        compared = _by_the_file(tokenizer, own) if exact is None else _by_fairseqs_rule(tokenizer, exact, own)
+        with tokenizer_damage_told(folder):  # some classes take other texts than strings
+            wrong = next((each for each in compared if list(each.given) != list(each.right)), None)
+    except HfXlmrError as error:
+        return str(error)
+    if wrong is None:
+        return None
+    rule = "tokenizer.json" if exact is None else "fairseq's rule"
+    kind = type(tokenizer).__name__
+    return f"AutoTokenizer ({kind}) gives {_shown(wrong.given)} for {wrong.told}, and {rule} {_shown(wrong.right)}"
+
+
+def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Any) -> Iterator[_Ids]:
+    dictionary = exact.dictionary
+    specials = {
+        "<s>": (tokenizer.bos_token_id, dictionary.bos_index),
+        "<pad>": (tokenizer.pad_token_id, dictionary.pad_index),
+        "</s>": (tokenizer.eos_token_id, dictionary.eos_index),
+        "<unk>": (tokenizer.unk_token_id, dictionary.unk_index),
+        MASK: (tokenizer.mask_token_id, dictionary.mask_index),
+    }
+    for name, (given, right) in specials.items():
+        if right is not None:
+            yield _Ids(name, [-1 if given is None else given], [right])
+    decomposed = [text for text in DECOMPOSED if own is not None and own.encode(text).ids == exact.encode(text)]
+    for text in (*TEXTS, *decomposed):
+        yield _Ids(repr(text), _known(tokenizer(text)["input_ids"], exact), exact.encode(text))
+    yield _Ids("a pair of texts", _known(tokenizer(*PAIR)["input_ids"], exact), exact.encode(*PAIR))
+
+
+def _known(ids: Sequence[int], exact: ExactTokenizer) -> list[int]:
+    """The ids of rows that a conversion appended stand for copies of `<unk>`."""
+    added = {} if exact.added is None else exact.added.names
+    return [each if each < len(exact.dictionary) or each in added else UNK_INDEX for each in ids]
+
+
+def _own_tokenizer(folder: Path) -> Any:
+    """What tokenizer.json says by itself, None without one."""
+    from tokenizers import Tokenizer
+
+    if not (folder / TOKENIZER).is_file():
+        return None
+    own = Tokenizer.from_file(str(folder / TOKENIZER))
+    own.no_truncation()
+    own.no_padding()
+    return own
+
+
+def _by_the_file(tokenizer: Any, own: Any) -> Iterator[_Ids]:
+    for text in TEXTS if own is not None else ():
+        yield _Ids(repr(text), tokenizer(text)["input_ids"], own.encode(text).ids)
+
+
+def _shown(ids: Sequence[int]) -> str:
+    told = ", ".join(map(str, ids[:SHOWN]))
+    return f"[{told}{', ...' if len(ids) > SHOWN else ''}]" if len(ids) > 1 else f"the id {told}"
