@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ConversionReport": "recipe",
-    "ExportReport": "reverse",
-    "FairseqCheckpoint": "checkpoint",
+    "ConversionReport": "converting",
+    "ExportReport": "exporting",
+    "FairseqCheckpoint": "checkpoint.opened_checkpoint",
     "Inspection": "inspection",
-    "ParityError": "parity",
-    "ParityReport": "parity",
+    "ParityError": "proof.parity",
+    "ParityReport": "proof.parity",
     "SentenceTransformersReport": "sentence_transformers_folder",
-    "convert": "recipe",
-    "export": "reverse",
+    "convert": "converting",
+    "export": "exporting",
     "inspect": "inspection",
-    "open_checkpoint": "checkpoint",
+    "open_checkpoint": "checkpoint.opened_checkpoint",
     "to_sentence_transformers": "sentence_transformers_folder",
     "verify": "verification",
 }

@@ -1,4 +1,4 @@
-"""What `config.json` a source would get, told from the names and shapes of its tensors."""
+"""The sizes of a model before it is converted: from a folder, a release's name, or a source's names and shapes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,25 @@ from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, o
 from hf_xlmr.conversion.mapping.architecture import Wanted, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.errors import told_plainly
+from hf_xlmr.files.own_names import own_name
+from hf_xlmr.model.model_shape import RELEASE_CONFIGS, ModelShape, config_file, shape_of_config, shape_of_folder
 from hf_xlmr.progress import SILENT, Progress
 
-__all__ = ["preview_config"]
+__all__ = ["preview_config", "shape_of"]
+
+
+def shape_of(model: str | Path) -> ModelShape:
+    """The shape of a Transformers folder, a release by its name, or any source that `convert` reads; no weight is read.
+
+    A dictionary that lacks pieces gets a few more embedding rows when it is converted, which are not counted here.
+    Raises InputError, IntegrityError.
+    """
+    if (name := own_name(model)) is not None and name in RELEASE_CONFIGS:
+        return shape_of_config(RELEASE_CONFIGS[name])
+    with told_plainly():
+        if config_file(model).is_file():
+            return shape_of_folder(model)
+    return shape_of_config(preview_config(model))
 
 
 def preview_config(source: str | Path, *, progress: Progress = SILENT) -> dict[str, object]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_xlmr.registration import register_with_transformers
-
 if TYPE_CHECKING:
     from hf_xlmr.features.extraction import FeatureExtractor
     from hf_xlmr.hub_interface.batching import collate_tokens
@@ -24,11 +22,11 @@ __all__ = ["XLMR", "ExactTokenizer", "FeatureExtractor", "XLMRTokenizer", "__ver
 __version__ = "0.1.0"
 
 _HOMES = {
-    "XLMR": "hub_interface",
-    "ExactTokenizer": "tokenization",
-    "FeatureExtractor": "extraction",
-    "XLMRTokenizer": "transformers_tokenizer",
-    "collate_tokens": "batching",
+    "XLMR": "hub_interface.xlmr",
+    "ExactTokenizer": "tokenizer.tokenization",
+    "FeatureExtractor": "features.extraction",
+    "XLMRTokenizer": "tokenizer.transformers_tokenizer",
+    "collate_tokens": "hub_interface.batching",
 }
 
 
@@ -39,6 +37,3 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-register_with_transformers()

@@ -1,6 +1,7 @@
 """The Transformers pipeline `xlmr-feature-extraction`: layers and pooled vectors, rows without padding.
 
-This file is copied into folders that the pipeline is saved to, so it needs nothing but Transformers and PyTorch.
+Importing hf_xlmr.pipeline makes it known to `transformers.pipeline`. This file is copied into folders that the pipeline
+is saved to, so it needs nothing but Transformers and PyTorch.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 
-__all__ = ["TASK", "XLMRFeatureExtractionPipeline"]
+__all__ = ["TASK", "XLMRFeatureExtractionPipeline", "register"]
 
 TASK = "xlmr-feature-extraction"
 PAIR = ("text", "text_pair")
@@ -147,3 +149,13 @@ def _raise_if_no_length(max_length: object) -> None:
     """Raise ValueError."""
     if max_length is not None and (type(max_length) is not int or max_length < FEWEST):
         raise ValueError(f"max_length={max_length!r:.80}: give the most tokens of a text, {FEWEST} or more")
+
+
+def register() -> None:
+    """Make `transformers.pipeline` know the task `xlmr-feature-extraction`, unless it does already."""
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=XLMRFeatureExtractionPipeline, pt_model=AutoModel)
+
+
+if __name__ == "hf_xlmr.pipeline":  # and not in the copies that saved folders hold
+    register()

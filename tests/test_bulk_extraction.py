@@ -28,8 +28,8 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract, placing_for
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.model.fingerprint import fingerprint
-from hf_xlmr.model.model_shape import shape_of
 from hf_xlmr.model.precision import dtype_name, native_dtype
+from hf_xlmr.model_shape import shape_of
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PROGRAM = SCRIPTS / "hf-xlmr"

@@ -1,33 +1,29 @@
-"""CONTRIBUTING draws the floors as test_floors.py has them: `python tests/test_contributing.py` draws anew."""
+"""CONTRIBUTING lists the packages as test_packages.py has them: `python tests/test_contributing.py` writes the list."""
 
 from __future__ import annotations
 
 import ast
 import re
-import textwrap
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGE = CHECKOUT / "CONTRIBUTING.md"
-PICTURE = re.compile(r"(?<=<!-- floors -->\n).*?(?=<!-- /floors -->)", flags=re.S)
-WIDTH = 116
+PICTURE = re.compile(r"(?<=<!-- packages -->\n).*?(?=<!-- /packages -->)", flags=re.S)
 
 
 def picture() -> str:
-    """Floors from the roof down, each numbered, with the names of its modules."""
-    from test_floors import FLOORS
+    """The packages from the bottom up, each with its sentence and its modules."""
+    from test_packages import DOORS, PACKAGES, SOURCES, package_of, tree_of
 
-    lines = ["```"]
-    for number, floor in reversed(list(enumerate(FLOORS))):
-        names = " ".join(sorted(short(module) for module in floor))
-        lines += textwrap.wrap(names, WIDTH, initial_indent=f"{number:>2} | ", subsequent_indent="   | ")
-    return "\n".join([*lines, "```\n"])
-
-
-def short(module: str) -> str:
-    """As a path below the checkout, without its ending."""
-    inside = module.removeprefix("hf_xlmr.")
-    return inside.replace("conversion.", "conversion/").replace("tasks.", "tasks/")
+    modules: dict[str, list[str]] = {package: [] for package in PACKAGES}
+    for module in sorted(set(SOURCES) - DOORS):
+        modules[package_of(module)].append(module.removeprefix("hf_xlmr."))
+    lines = ["| package | what it is for | modules |", "|---|---|---|"]
+    for package, names in modules.items():
+        sentence = (ast.get_docstring(tree_of(f"hf_xlmr.{package}")) or "").splitlines()[0]
+        inside = [name.removeprefix(f"{package}.") for name in names if name != package and "." in name]
+        lines.append(f"| `{package.replace('.', '/')}` | {sentence} | {' '.join(sorted(inside))} |")
+    return "\n".join([*lines, ""])
 
 
 def test_the_picture_is_of_this_house() -> None:

@@ -18,7 +18,7 @@ from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import DEEPEST, LONGEST_NUMBER, MOST_VALUES, json_object, strict_json
 from hf_xlmr.hub_interface.xlmr import XLMR
-from hf_xlmr.model.model_shape import shape_of
+from hf_xlmr.model_shape import shape_of
 
 FAULTS: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "Expecting value"),
@@ -97,20 +97,20 @@ def test_a_name_that_comes_twice_is_told_where_it_matters() -> None:
 def test_there_is_one_reader_of_json() -> None:
     """Others read lines of data, what they have written themselves in that very call, or say why here."""
     allowed = {
-        "hf_xlmr/json_files.py": "it is the reader",
-        "hf_xlmr/json_edits.py": "of a text that it has read",
-        "hf_xlmr/added_tokens.py": "what tokenizers has just written",
-        "hf_xlmr/text_rows.py": "lines of data",
+        "hf_xlmr/files/json_files.py": "it is the reader",
+        "hf_xlmr/files/json_edits.py": "of a text that it has read",
+        "hf_xlmr/tokenizer/added_tokens.py": "what tokenizers has just written",
+        "hf_xlmr/data/text_rows.py": "lines of data",
         "hf_xlmr/tasks/mlqa.py": "data",
-        "hf_xlmr/feature_store.py": "what it has just written",
-        "hf_xlmr/task_commands.py": "what it has just written",
-        "hf_xlmr/tasks/finetuned_folder.py": "what it has just written, and whether Trainer's state has an end",
+        "hf_xlmr/features/feature_store.py": "what it has just written",
+        "hf_xlmr/cli/task_commands.py": "what it has just written",
+        "hf_xlmr/tasks/fitting/finetuned_folder.py": "what it has just written, and whether Trainer's state has an end",
         "hf_xlmr/tasks/results.py": "results, where NaN may be a score",
-        "conversion/recipe.py": "what it has just written",
-        "conversion/releases.py": "notes on a download, which is begun again where they are of no use",
+        "conversion/converting.py": "what it has just written",
+        "conversion/source/releases.py": "notes on a download, which is begun again where they are of no use",
     }
     found = set()
-    for path in sorted([*(CHECKOUT / "hf_xlmr").rglob("*.py"), *(CHECKOUT / "conversion").glob("*.py")]):
+    for path in sorted([*(CHECKOUT / "hf_xlmr").rglob("*.py"), *(CHECKOUT / "conversion").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("loads", "load") and ast.unparse(node.value) == "json":
                 found.add(path.relative_to(CHECKOUT).as_posix())

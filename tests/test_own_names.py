@@ -12,7 +12,7 @@ from hf_xlmr.conversion import convert, inspect
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.own_names import own_name
 from hf_xlmr.hub_interface.loading import find_model
-from hf_xlmr.model.model_shape import shape_of
+from hf_xlmr.model_shape import shape_of
 from hf_xlmr.tasks.encoding.task_data import DataSource
 
 HIDDEN = 16  # of the factory's checkpoint; the demo has 64, the releases 768 and more

@@ -13,7 +13,7 @@ import transformers
 from places import FIXTURES
 from warm_processes import run
 
-import hf_xlmr  # noqa: F401  # which registers the pipeline
+import hf_xlmr.pipeline  # noqa: F401  # which registers the pipeline
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
 
@@ -127,20 +127,30 @@ def test_a_saved_pipeline_reloads_without_hf_xlmr(pipe: Any, tmp_path: Path) -> 
 
 
 ORDERS = {
-    "hf_xlmr first": "import hf_xlmr, transformers",
-    "transformers first": "import transformers, hf_xlmr",
-    "pipelines first": "from transformers import pipeline; import hf_xlmr",
-    "its own module first": "from hf_xlmr.pipeline import TASK; import transformers",
+    "hf_xlmr first": "import hf_xlmr, hf_xlmr.pipeline, transformers",
+    "transformers first": "import transformers, hf_xlmr.pipeline",
+    "pipelines first": "from transformers import pipeline; import hf_xlmr.pipeline",
+    "a name of its module first": "from hf_xlmr.pipeline import register; import transformers; register()",
 }
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_it_is_known_in_whatever_order_things_are_imported(order: str) -> None:
     program = (
-        f"{ORDERS[order]}\nimport sys\n"
+        f"{ORDERS[order]}\n"
         "from transformers.pipelines import PIPELINE_REGISTRY\n"
         "from hf_xlmr.pipeline import XLMRFeatureExtractionPipeline as Pipeline\n"
-        "assert PIPELINE_REGISTRY.supported_tasks['xlmr-feature-extraction']['impl'] is Pipeline\n"
-        "assert not [finder for finder in sys.meta_path if 'hf_xlmr' in type(finder).__module__]"
+        "assert PIPELINE_REGISTRY.supported_tasks['xlmr-feature-extraction']['impl'] is Pipeline"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_importing_hf_xlmr_changes_nothing() -> None:
+    program = (
+        "import sys\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "before = list(sys.meta_path), sorted(PIPELINE_REGISTRY.supported_tasks)\n"
+        "import hf_xlmr, hf_xlmr.conversion\n"
+        "assert (list(sys.meta_path), sorted(PIPELINE_REGISTRY.supported_tasks)) == before"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -20,7 +20,7 @@ from test_model_shape import FAMILIES, config_of
 
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.files.memory import CPU, DISK
-from hf_xlmr.model.model_shape import ModelShape, Task, shape_of, shape_of_config
+from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
 from hf_xlmr.placement.placed_loading import INDEX, check_weights, load_placed, load_whole
 from hf_xlmr.placement.planner import plan_placement
 

@@ -18,7 +18,7 @@ from virtual_gpus import VirtualGPUs
 from hf_xlmr import XLMR, FeatureExtractor, collate_tokens
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
-from hf_xlmr.model.model_shape import ModelShape, shape_of, shape_of_config
+from hf_xlmr.model_shape import ModelShape, shape_of, shape_of_config
 from hf_xlmr.pipeline import TASK
 from hf_xlmr.placement.placed_loading import load_placed
 

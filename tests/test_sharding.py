@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.memory import CPU, DISK, Device, parse_max_memory
-from hf_xlmr.model.model_shape import ModelShape, Task, shape_of, shape_of_config
+from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
 from hf_xlmr.placement.planner import (
     DoesNotFit,
     Placement,

@@ -15,25 +15,22 @@ from typing import Any, get_args, get_type_hints
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REFERENCE = CHECKOUT / "notebooks" / "reference"
-SOURCES = {
-    "hf_xlmr.conversion": CHECKOUT / "conversion",
-    "hf_xlmr.tasks": CHECKOUT / "hf_xlmr" / "tasks",
-    "hf_xlmr": CHECKOUT / "hf_xlmr",
-}
+PLACES = {"hf_xlmr.conversion": CHECKOUT / "conversion", "hf_xlmr": CHECKOUT / "hf_xlmr"}
 # What a user's code imports: the packages' own names, and modules that the README names.
 PUBLIC = (
     "hf_xlmr",
     "hf_xlmr.conversion",
     "hf_xlmr.errors",
-    "hf_xlmr.features.extraction",
-    "hf_xlmr.features.bulk_extraction",
-    "hf_xlmr.tokenizer.dictionary",
-    "hf_xlmr.model.model_shape",
-    "hf_xlmr.placement.planner",
-    "hf_xlmr.placement.placed_loading",
+    "hf_xlmr.extraction",
+    "hf_xlmr.bulk_extraction",
+    "hf_xlmr.dictionary",
+    "hf_xlmr.doctor",
+    "hf_xlmr.model_shape",
+    "hf_xlmr.sharding",
+    "hf_xlmr.placed_loading",
     "hf_xlmr.pipeline",
     "hf_xlmr.progress",
-    "hf_xlmr.publishing.pushing",
+    "hf_xlmr.publishing",
     "hf_xlmr.tasks.example_data",
     "hf_xlmr.tasks.xnli",
     "hf_xlmr.tasks.mlqa",
@@ -154,11 +151,10 @@ def _anchor(name: str) -> str:
 
 
 def _path(name: str) -> Path:
-    for package, folder in SOURCES.items():
-        if name == package:
-            return folder / "__init__.py"
-        if name.startswith(package + "."):
-            return folder / f"{name.removeprefix(package + '.')}.py"
+    for package, folder in PLACES.items():
+        if name == package or name.startswith(package + "."):
+            path = folder.joinpath(*name.removeprefix(package).split(".")[1:])
+            return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     raise KeyError(name)
 
 
@@ -181,13 +177,11 @@ def _exported(module: ast.Module) -> list[str]:
 def _told(module: str, name: str) -> Iterator[str]:
     """A name where it is defined; what a package hands on is told once, under the package."""
     tree = _tree(module)
-    origin = _origin(tree, name)
-    if origin:
+    while origin := _origin(tree, name):
         tree = _tree(origin)
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             yield f"### {name}"
-            yield f"From `{origin}`." if origin else ""
             yield from _function(node) if isinstance(node, ast.FunctionDef) else _class(node)
             return
     for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):

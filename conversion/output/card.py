@@ -101,7 +101,7 @@ def card_of(
     told: CardMetadata,
 ) -> str:
     """The text of `README.md`; `record` is what conversion.json holds, `told` what the user says of the model."""
-    template = Template((files(__package__) / "templates" / "card.md").read_text(encoding="utf-8"))
+    template = Template((files("hf_xlmr.conversion") / "templates" / "card.md").read_text(encoding="utf-8"))
     usage = next(usage for ending, usage in USAGES.items() if record["class"].endswith(ending))
     parity = record["parity"]
     return template.substitute(

@@ -23,7 +23,7 @@ LARGEST: Final = -3
 
 def page_of(prepared: Prepared, report: ParityReport) -> str:
     """The page's HTML; it loads nothing from anywhere."""
-    template = Template((files(__package__) / "templates" / "report.html").read_text(encoding="utf-8"))
+    template = Template((files("hf_xlmr.conversion") / "templates" / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(prepared.checkpoint.files.name),
         facts=_definitions(_facts(prepared, report)),

@@ -1,1 +1,1 @@
-"""."""
+"""Dictionary and SentencePiece model as tokenizer.json."""

@@ -1,1 +1,7 @@
-"""."""
+"""The program `hf-xlmr`: one module per group of commands, and what they print."""
+
+from __future__ import annotations
+
+from hf_xlmr.cli.program import app, main
+
+__all__ = ["app", "main"]

@@ -21,7 +21,7 @@ from hf_xlmr.cli.task_commands import register
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.placement.planner import DEFAULT_TOKENS
 
-__all__ = ["main"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="hf-xlmr",
@@ -203,8 +203,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Tell which layer would go on which device, and what would fit where it does not (exit code 2)."""
+    from hf_xlmr.conversion.preview import shape_of
     from hf_xlmr.files.memory import available_memory, parse_max_memory
-    from hf_xlmr.model.model_shape import shape_of
     from hf_xlmr.placement.planner import lay_out
 
     memory = available_memory() if max_memory is None else parse_max_memory(max_memory)

@@ -1,1 +1,1 @@
-"""."""
+"""fairseq's calls over Transformers' network."""

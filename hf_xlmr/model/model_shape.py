@@ -6,26 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.files.own_names import own_name
 
 __all__ = [
     "DTYPE_BYTES",
     "FAMILIES",
     "HEAD_PARTS",
     "POSITION_OFFSET",
+    "RELEASE_CONFIGS",
     "Block",
     "ModelShape",
     "Task",
     "Tensor",
-    "shape_of",
+    "config_file",
     "shape_of_config",
+    "shape_of_folder",
 ]
 
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
@@ -149,7 +149,7 @@ _LARGE: Final = {
     "intermediate_size": 4096,
 }
 _XL: Final = {"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLForMaskedLM"], **_XL_DEFAULTS}
-_RELEASES: Final[Mapping[str, Mapping[str, object]]] = {
+RELEASE_CONFIGS: Final[Mapping[str, Mapping[str, object]]] = {
     "xlmr.base": _BASE,
     "xlmr.base.v0": _BASE,
     "xlmr.large": _LARGE,
@@ -323,21 +323,16 @@ def _linear(name: str, out: int, into: int) -> Iterator[Tensor]:
 # ---- where a shape comes from ----------------------------------------------------------------------------------------
 
 
-def shape_of(model: str | Path) -> ModelShape:
-    """The shape of a Transformers folder, a release by its name, or any source that `convert` reads; no weight is read.
+def config_file(model: str | Path) -> Path:
+    """Where the `config.json` of a Transformers folder is, given the folder or the file itself."""
+    path = Path(model)
+    return path if path.name == CONFIG else path / CONFIG
 
-    A dictionary that lacks pieces gets a few more embedding rows when it is converted, which are not counted here.
-    Raises InputError, IntegrityError.
-    """
-    if (name := own_name(model)) is not None and name in _RELEASES:
-        return shape_of_config(_RELEASES[name])
+
+def shape_of_folder(folder: str | Path) -> ModelShape:
+    """The shape that the `config.json` of a Transformers folder describes. Raises InputError, IntegrityError."""
     with told_plainly():
-        path = Path(model)
-        config = path if path.name == CONFIG else path / CONFIG
-        if config.is_file():
-            return shape_of_config(json_object(config))
-    preview = import_module("hf_xlmr.conversion.preview")
-    return shape_of_config(preview.preview_config(model))
+        return shape_of_config(json_object(config_file(folder)))
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:

@@ -1,1 +1,1 @@
-"""."""
+"""Which layer goes on which device, and loading it so."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.files.memory import CPU, DISK, Device
-from hf_xlmr.model.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of
+from hf_xlmr.model.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of_folder
 from hf_xlmr.model.plain_config import config_damage_told, plain_config, raise_if_adapter
 from hf_xlmr.model.safetensors_files import file_header, shards_of
 from hf_xlmr.model.stored_weights import OffloadedWeights, StoredWeight, opened, present_name
@@ -74,7 +74,7 @@ def load_placed(
         raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
     with told_plainly():
         folder = Path(folder)
-        wanted = shape_held(folder, shape or shape_of(folder))
+        wanted = shape_held(folder, shape or shape_of_folder(folder))
         places = check_device_map(without_absent(device_map, wanted), wanted)
         sources = checked_sources(folder, wanted)
         if offload_folder is not None:
@@ -102,7 +102,7 @@ def load_whole(
         raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
     with told_plainly():
         folder = Path(folder)
-        wanted = shape_held(folder, shape or shape_of(folder))
+        wanted = shape_held(folder, shape or shape_of_folder(folder))
         sources = checked_sources(folder, wanted)
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, {"": device}, dtype, progress, is_own=True)
@@ -129,7 +129,7 @@ def stored_dtype(folder: str | Path, shape: ModelShape) -> str:
 def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """Some weights of the model in `folder`, as they are stored. Raises InputError, IntegrityError."""
     with told_plainly():
-        shape = shape_of(folder)
+        shape = shape_of_folder(folder)
         sources = _sources(shape, files_of_weights(Path(folder)))
         wanted = list(names)
         if missing := [name for name in wanted if name not in sources]:
@@ -205,7 +205,7 @@ def checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
 
 def check_weights(folder: Path) -> None:
     """Hold the weights of a folder against its configuration. Raises as `checked_sources`."""
-    checked_sources(folder, shape_held(folder, shape_of(folder)))
+    checked_sources(folder, shape_held(folder, shape_of_folder(folder)))
 
 
 def is_left_in_the_file(name: str) -> bool:

@@ -1,1 +1,1 @@
-"""."""
+"""Texts to fairseq's ids and back."""

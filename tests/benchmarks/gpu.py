@@ -59,7 +59,7 @@ def allocated() -> int:
 
 def part_on_the_cpu(folder: Path) -> Any:
     """A placement with GPU memory for some 60% of the weights."""
-    from hf_xlmr.model.model_shape import shape_of
+    from hf_xlmr.model_shape import shape_of
     from hf_xlmr.placement.planner import plan_placement
 
     shape = shape_of(folder)
@@ -118,7 +118,7 @@ def plan(tokens: int, folder: Path) -> dict[str, object]:
     """What the planner promises of GPU 0 with a batch of `tokens`, and what PyTorch held at most."""
     import torch
 
-    from hf_xlmr.model.model_shape import shape_of
+    from hf_xlmr.model_shape import shape_of
     from hf_xlmr.placement.placed_loading import load_placed
     from hf_xlmr.placement.planner import plan_placement
 

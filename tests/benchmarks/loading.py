@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_xlmr.files.memory import parse_size
-from hf_xlmr.model.model_shape import ModelShape, Tensor, shape_of, shape_of_config
+from hf_xlmr.model_shape import ModelShape, Tensor, shape_of, shape_of_config
 
 SIZES = {
     "xxl": {"vocab_size": 250880, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 48},

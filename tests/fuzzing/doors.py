@@ -32,7 +32,7 @@ def through_folder(given: Path) -> None:
     from hf_xlmr.conversion import export
     from hf_xlmr.doctor.examination import examine
     from hf_xlmr.hub_interface.loading import ModelFiles
-    from hf_xlmr.model.model_shape import shape_of
+    from hf_xlmr.model_shape import shape_of
 
     for read in (shape_of, examine, lambda folder: ModelFiles(folder).dictionary):
         _tolerant(read, given)

@@ -1,0 +1,7 @@
+"""The door of tokenizers that earlier versions saved: their own code imports this name."""
+
+from __future__ import annotations
+
+from hf_xlmr.model.fairseq_files import read_kept
+
+__all__ = ["read_kept"]
