@@ -52,6 +52,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     _load_feature_extractor = False  # type: ignore[assignment]
     _load_tokenizer = True  # type: ignore[assignment]
     _pipeline_calls_generate = False
+    modelcard = None  # Transformers 5.0 reads it as it saves, and sets it nowhere
 
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         known = (("truncation", "max_length"), ("layers",), ("pool", "return_tensors", "layers"))
