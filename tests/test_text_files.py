@@ -432,6 +432,16 @@ def test_a_null_and_bytes_that_are_no_utf8_in_parquet(tmp_path: Path) -> None:
         next(rows)
 
 
+def test_strings_as_views_are_read_from_a_saved_data_set(tmp_path: Path) -> None:
+    texts = ["a", "é" * 200, "b"]
+    save(tmp_path / "set", table_of(texts, pa.string_view()).to_batches())
+    assert texts_of(tmp_path / "set") == texts
+    rows = iter(open_texts(tmp_path / "set", max_row_size=399))
+    assert next(rows).text == "a"
+    with pytest.raises(BadRow, match="longer than 399 bytes"):
+        next(rows)
+
+
 def test_columns_of_parquet_have_the_right_types(tmp_path: Path) -> None:
     for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
         table = table_of(TEXTS).set_column(1, "text", pa.array(TEXTS, kind))

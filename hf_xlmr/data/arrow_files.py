@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 
 from hf_xlmr.errors import InputError, printable
 
-__all__ = ["arrow_batches", "arrow_schema", "rows_of_arrow"]
+__all__ = ["arrow_batches", "arrow_schema", "rows_of_arrow", "size_of"]
 
 HELD_BYTES: Final = 1 << 26  # of a mapped file, before its pages are let go of
 # Fields of the tables in Arrow's Message.fbs and Schema.fbs, by their numbers
@@ -56,10 +56,20 @@ def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[
                 for column in part.columns:
                     _check_offsets(column)
                 yield part
-                held += part.nbytes
+                held += size_of(part)
                 if held > HELD_BYTES:
                     data.madvise(mmap.MADV_DONTNEED)
                     held = 0
+
+
+def size_of(data: Any) -> int:
+    """The bytes of an array or record batch; with strings as views, of its buffers (pyarrow 21 measures no views)."""
+    import pyarrow
+
+    try:
+        return int(data.nbytes)
+    except pyarrow.ArrowTypeError:
+        return int(data.get_total_buffer_size())
 
 
 def _mapped(file: IO[bytes]) -> mmap.mmap:

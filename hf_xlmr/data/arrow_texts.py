@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, rows_of_arrow
+from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, rows_of_arrow, size_of
 from hf_xlmr.data.parquet_pages import DamagedPage, largest_page
 from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_utf8, why_too_long
 from hf_xlmr.errors import InputError, IntegrityError, printable
@@ -150,7 +150,7 @@ def _sizes(column: Any, most: int) -> Any:
 
     if types.is_dictionary(column.type):
         lengths = compute.binary_length(_plain(column.dictionary)).take(column.indices)
-    elif not _is_string(column.type) or column.nbytes <= min(most, BATCH_BYTES):
+    elif not _is_string(column.type) or size_of(column) <= min(most, BATCH_BYTES):
         return None
     else:
         lengths = compute.binary_length(_plain(column))
