@@ -276,6 +276,11 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         yield f"The archive of {checkpoint.files.name} has the SHA-256 {checkpoint.files.archive_sha256}."
     if architecture.task is Task.ENCODER:
         yield "The encoder alone was converted; AutoModel adds a pooler that fairseq never had, with random weights."
+    if architecture.class_name == "XLMRobertaForMultipleChoice":
+        yield (
+            "Transformers 5.0 to 5.13 build XLMRobertaForMultipleChoice without its pooler, and do not run it: "
+            "install transformers 5.14 or newer."
+        )
     if architecture.task is Task.CLASSIFICATION and checkpoint.files.labels is None and not architecture.is_regression:
         yield "There is no label/dict.txt, so the classes are called LABEL_0, LABEL_1, ..."
     if len(checkpoint.heads) > 1 and architecture.head is not None:

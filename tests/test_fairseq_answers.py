@@ -6,17 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from places import FIXTURES, SHARED_CHECKPOINTS, TESTS
+from places import FIXTURES, RUNS_RANKERS, SHARED_CHECKPOINTS, TESTS
 
 from hf_xlmr.conversion import convert
+from hf_xlmr.errors import InputError
 
 SAMPLES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
 SAMPLES |= {f"shared-{path.name}": path for path in SHARED_CHECKPOINTS}
+if not RUNS_RANKERS:
+    del SAMPLES["v0122ranking"]
 CHOSEN_HEAD = {"v0122twoheads": "none"}
 HIDDEN_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-5  # of the largest logit, at least 1
@@ -118,10 +122,17 @@ def test_labels_come_from_the_label_dictionary(converted: dict[str, Any]) -> Non
     assert list(config["id2label"].values()) == [line.split()[0] for line in lines[:3]]
 
 
-def test_regression_and_ranking_are_told_apart(converted: dict[str, Any]) -> None:
+def test_regression_and_ranking_are_told_apart(converted: dict[str, Any], tmp_path: Path) -> None:
     regression = json.loads((converted["v0122regression"].output / "config.json").read_text())
     assert (regression["problem_type"], len(regression["id2label"])) == ("regression", 1)
-    assert converted["v0122ranking"].class_name == "XLMRobertaForMultipleChoice"
+    ranking = convert(FIXTURES / "v0122ranking", tmp_path / "ranking", verify=False)
+    assert ranking.class_name == "XLMRobertaForMultipleChoice"
+    assert any("install transformers 5.14 or newer" in note for note in ranking.notes)
+
+
+def test_a_ranker_is_proved_or_says_which_transformers_runs_it(tmp_path: Path) -> None:
+    with nullcontext() if RUNS_RANKERS else pytest.raises(InputError, match=r"install transformers 5\.14 or newer"):
+        assert convert(FIXTURES / "v0122ranking", tmp_path / "ranking").parity is not None
 
 
 def test_every_era_is_there() -> None:

@@ -37,13 +37,14 @@ def test_it_answers_as_a_loaded_network(
     monkeypatch.setattr(layerwise, "BAND", band)
     loader = getattr(transformers, class_of(folder))
     whole = loader.from_pretrained(folder, dtype=torch.float32).eval()
+    network = layerwise_network(folder, class_of(folder))
     ids = torch.randint(3, whole.config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
     ids[1, 7:] = 1
     given = ids.unsqueeze(1) if kind == "v0122ranking" else ids
     mask = (given != 1).long()
     with torch.no_grad():
         expected = whole(given, attention_mask=mask, output_hidden_states=True)
-        found = layerwise_network(folder, class_of(folder))(given, attention_mask=mask, output_hidden_states=True)
+        found = network(given, attention_mask=mask, output_hidden_states=True)
     for ours, theirs in zip(
         [*found.hidden_states, found.logits], [*expected.hidden_states, expected.logits], strict=True
     ):

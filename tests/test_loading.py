@@ -214,6 +214,7 @@ def test_fields_that_no_xlmr_has_are_told(field: str, value: object, folder: Pat
         ("config.json", "architectures", [3], InputError, "names 3"),
         ("config.json", "hidden_act", "swoosh", InputError, "'swoosh'"),
         ("config.json", "layer_norm_eps", "small", IntegrityError, "layer_norm_eps"),
+        ("config.json", "pad_token_id", True, IntegrityError, "pad_token_id"),
         ("fairseq/options.json", "pooler_activation_fn", "swoosh", IntegrityError, "'swoosh'"),
         ("fairseq/options.json", "pooler_dropout", "much", IntegrityError, "'much'"),
         ("fairseq/conversion.json", "embedding_rows", 10**6, IntegrityError, "embedding_rows is 1000000"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
+from hf_xlmr.model.plain_config import plain_config, raise_if_adapter, raise_if_without_pooler
 from hf_xlmr.model.safetensors_files import file_header
 from hf_xlmr.model.stored_weights import present_name
 
@@ -26,7 +26,8 @@ def layerwise_network(folder: Path, class_name: str, **options: object) -> torch
 
     Transformers itself builds the network and says which of its weights the folder's files hold; only reading them is
     put off until a module is called. Of the token embeddings just the rows in question are read, and the output
-    projection takes a band of rows at a time. Raises IntegrityError where Transformers would miss or ignore a weight.
+    projection takes a band of rows at a time. Raises InputError where this Transformers cannot run the class,
+    IntegrityError where it would miss or ignore a weight.
     """
     import transformers
     from accelerate import init_empty_weights
@@ -62,9 +63,10 @@ def _is_tall(module: torch.nn.Module) -> bool:
 def _raise_if_unbalanced(loader: Any, folder: Path, options: Mapping[str, object]) -> None:
     """Raise IntegrityError where Transformers' own loader finds names missing, left over or of another shape."""
     raise_if_adapter(folder)
-    _network, info = loader.from_pretrained(
+    network, info = loader.from_pretrained(
         folder, device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True, **options
     )
+    raise_if_without_pooler(network)
     faults = [
         f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}" for kind, names in info.items() if names
     ]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig
 
-__all__ = ["ATTENTIONS", "REACHING", "config_damage_told", "plain_config", "raise_if_adapter", "reaching_fields"]
+__all__ = [
+    "ATTENTIONS",
+    "REACHING",
+    "config_damage_told",
+    "plain_config",
+    "raise_if_adapter",
+    "raise_if_without_pooler",
+    "reaching_fields",
+]
 
 CONFIG: Final = "config.json"
 ADAPTER: Final = "adapter_config.json"
@@ -40,6 +49,11 @@ REACHING: Final[Mapping[str, str]] = {
     "transformers_weights": "names another file to read as the weights",
 }
 """Fields of config.json by which Transformers fetches or runs code or reads other files, and what each does."""
+FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "layer_norm_eps": ("a number of 0 or more", lambda value: type(value) in (int, float) and value >= 0),
+    "pad_token_id": ("a whole number or null", lambda value: value is None or type(value) is int),
+}
+"""What must hold of a field that changes the answers; Transformers 5.0 takes anything, later releases check."""
 
 
 def plain_config(folder: Path, *, attention: str = "sdpa", **fields: object) -> PreTrainedConfig:
@@ -52,6 +66,9 @@ def plain_config(folder: Path, *, attention: str = "sdpa", **fields: object) -> 
 
     given = {name: value for name, value in json_object(folder / CONFIG).items() if name not in REACHING}
     model_type = given.pop("model_type", None)
+    for name, (what, holds) in FIELDS.items():
+        if name in given and not holds(given[name]):
+            raise IntegrityError(f"{folder / CONFIG} is damaged: {name} is {given[name]!r:.40}, which is not {what}")
     with config_damage_told(folder / CONFIG):
         config: PreTrainedConfig = transformers.AutoConfig.for_model(
             str(model_type), **{**given, **fields, "name_or_path": str(folder), "attn_implementation": attention}
@@ -88,6 +105,21 @@ def raise_if_adapter(folder: Path) -> None:
         raise InputError(
             f"{folder} holds an adapter ({ADAPTER}), which Transformers adds to the model where peft is installed: "
             "merge it into the weights (merge_and_unload, then save_pretrained), or take its files out of the folder"
+        )
+
+
+def raise_if_without_pooler(model: nn.Module) -> None:
+    """Raise InputError for a class that this Transformers builds without the pooler which its head reads.
+
+    Transformers 5.0 to 5.13 do so with XLMRobertaForMultipleChoice, whose forward pass then fails.
+    """
+    import transformers
+
+    name = type(model).__name__
+    if name.endswith("ForMultipleChoice") and getattr(model.base_model, "pooler", None) is None:
+        raise InputError(
+            f"Transformers {transformers.__version__} builds {name} without the layer before its output, and does not "
+            "run it: install transformers 5.14 or newer"
         )
 
 

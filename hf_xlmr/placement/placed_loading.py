@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.files.memory import CPU, DISK, Device
 from hf_xlmr.model.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of_folder
-from hf_xlmr.model.plain_config import config_damage_told, plain_config, raise_if_adapter
+from hf_xlmr.model.plain_config import config_damage_told, plain_config, raise_if_adapter, raise_if_without_pooler
 from hf_xlmr.model.safetensors_files import file_header, shards_of
 from hf_xlmr.model.stored_weights import OffloadedWeights, StoredWeight, opened, present_name
 from hf_xlmr.placement.planner import check_device_map, place_of
@@ -323,11 +323,7 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
         config.dtype = getattr(torch, dtype)
         with init_empty_weights(include_buffers=False):
             model = getattr(transformers, shape.class_name)(config, **options)
-    if shape.has_pooler and getattr(model.base_model, "pooler", None) is None:
-        raise InputError(
-            f"Transformers {transformers.__version__} builds {shape.class_name} without the layer before its output, "
-            "and does not run it: install transformers 5.14 or newer"
-        )
+    raise_if_without_pooler(model)
     empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
     return empty
 
