@@ -28,8 +28,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / "build" / "matrix"
 NEXT_PYTHON = "3.14"
 SHOWN = ("torch", "transformers", "tokenizers", "sentencepiece", "accelerate", "datasets", "pyarrow", "huggingface_hub")
-TOOLS = ("pytest>=8", "pytest-xdist>=3")
+TOOLS = ("pytest>=8", "pytest-xdist>=3", "markdown-it-py>=3")
 EXTRA = "train"
+PARTNERS = ("sentence-transformers>=5.2",)  # what users load folders with, and hf_xlmr does not need
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def made(environment: Environment) -> Path:
     """The Python of `environment`, which is built where it is not there or setup.cfg changed since."""
     folder = FOLDER / environment.name
     python, ready = folder / "bin" / "python", folder / "ready"
-    wanted = requirements(EXTRA)
+    wanted = [*requirements(EXTRA), *PARTNERS]
     pins = [lowest(each) for each in wanted] if environment.pins is None else list(environment.pins)
     packages = [*pins, *wanted, *TOOLS]
     mark = sha256("\n".join(packages).encode()).hexdigest()
@@ -153,8 +154,8 @@ def run_in(environment: Environment, *, all_tests: bool) -> Outcome:
     start = time.perf_counter()
     marks = [] if all_tests else ["-m", "core"]
     done = subprocess.run(
-        [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *marks],
-        cwd=CHECKOUT,
+        [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *marks, CHECKOUT / "tests"],
+        cwd=FOLDER,  # where nothing but the wheel can be imported as hf_xlmr
         env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         stdout=subprocess.PIPE,
         text=True,
@@ -163,7 +164,7 @@ def run_in(environment: Environment, *, all_tests: bool) -> Outcome:
     if done.returncode:
         print(done.stdout)
     say(f"{environment.name}: {summary}, {time.perf_counter() - start:.0f} s")
-    hashes = json.loads(subprocess.check_output([python, "tests/same_bytes.py"], cwd=CHECKOUT, text=True))
+    hashes = json.loads(subprocess.check_output([python, CHECKOUT / "tests" / "same_bytes.py"], cwd=FOLDER, text=True))
     return Outcome(environment, versions_in(python), summary, done.returncode == 0, hashes)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import transformers
+from places import RUNS_RANKERS
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.checkpoint.templates import fill, match
@@ -136,6 +138,8 @@ def test_every_weight_of_the_class_is_given_and_no_other(name: str, task: Task) 
     given = planned(release, task)
     assert given.architecture.class_name == CLASSES[release.norms] + task.value
     expected = shapes_of(meta_model(given))
+    if task is Task.MULTIPLE_CHOICE and release.norms == "post" and not RUNS_RANKERS:
+        expected |= both("roberta.pooler.dense", release.hidden, release.hidden)
     assert expected.keys() >= ABSENT[task]
     shapes = {key: weight.shape for key, weight in given.plan.weights.items()}
     assert shapes == {key: shape for key, shape in expected.items() if key not in ABSENT[task]}
@@ -176,7 +180,8 @@ def test_an_untied_head_fills_the_whole_class(name: str) -> None:
 def test_the_number_of_parameters(name: str, parameters: int) -> None:
     given = planned(RELEASES[name], Task.MASKED_LM)
     assert sum(weight.count for weight in given.plan.weights.values()) == parameters
-    assert sum(parameter.numel() for parameter in meta_model(given).parameters()) == parameters
+    built = shapes_of(meta_model(given))  # which some releases tie only when they load a model
+    assert sum(prod(shape) for name, shape in built.items() if name not in TIED) == parameters
 
 
 # ---- both directions -------------------------------------------------------------------------------------------------
