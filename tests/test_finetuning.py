@@ -758,23 +758,6 @@ def test_a_finished_folder_is_not_taken_for_another_training(data: dict[str, lis
         finetune("xnli", "demo", data["xnli train"], out, options=options, resume=True)
 
 
-def test_only_whole_checkpoints_are_gone_on_with(tmp_path: Path) -> None:
-    folder = FinetunedFolder(tmp_path, Processes.current())
-    for step, state, weights_file in (
-        (3, "{}", "model.safetensors"),
-        (4, "{}", "adapter_model.safetensors"),
-        (6, '{"epoch"', "model.safetensors"),
-        (9, "{}", "optimizer.pt"),
-        (12, None, "model.safetensors"),
-    ):
-        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / weights_file).touch()
-        if state is not None:
-            (checkpoint / "trainer_state.json").write_text(state)
-    assert folder.last_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-4")
-
-
 def test_a_kill_while_checkpoints_are_removed_leaves_a_finished_model(
     data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as 5GB, 500MB or 2GiB, as Transformers counts them. Raises InputError."""
     hit = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]?I?B?)\s*", text.upper())
     if hit is None or hit[2] not in UNITS or float(hit[1]) * UNITS[hit[2]] < 1:
-        raise InputError(f"{text!r} is not a size such as 5GB or 500MB")
+        raise InputError(f"{text!r:.40} is not a size such as 5GB or 500MB")
     return int(float(hit[1]) * UNITS[hit[2]])
 
 

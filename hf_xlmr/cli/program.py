@@ -391,6 +391,12 @@ def _check_endpoint() -> None:
         raise InputError(f"HF_ENDPOINT ({endpoint:.200}) is no address: unset it, or set it to one") from None
 
 
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory is what was wanting: PyTorch raises a RuntimeError for that, of a class of its own on GPUs."""
+    is_of_a_gpu = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or is_of_a_gpu or "can't allocate memory" in str(error)
+
+
 def main() -> NoReturn:
     """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
     for stream in (sys.stdout, sys.stderr):
@@ -402,7 +408,9 @@ def main() -> NoReturn:
     except HfXlmrError as error:
         typer.echo(f"hf-xlmr: {in_flags(printable(str(error)))}", err=True)
         sys.exit(error.exit_code)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         typer.echo("hf-xlmr: this machine has too little memory for that", err=True)
         sys.exit(1)
     except BrokenPipeError:  # whoever read the output has gone

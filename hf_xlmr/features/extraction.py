@@ -36,6 +36,7 @@ TOKENS_PER_WINDOW: Final = 1 << 19
 TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # a vector for each is kept in memory
 KEPT_BYTES: Final = 1 << 27  # of the vectors of one text's tokens
 TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
+MOST_TOKENS: Final = 1 << 20  # of a batch: XLM-R base has 12 GB of intermediate values for so many
 
 
 @dataclass(frozen=True)
@@ -374,8 +375,8 @@ def _tokens_per_batch(tokens: int | None, device: torch.device) -> int:
     """Raises InputError."""
     if tokens is None:
         return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
-    if not _is_number(tokens) or tokens < 1:
-        raise InputError(f"tokens_per_batch={tokens}: give a number of tokens from 1 on")
+    if not _is_number(tokens) or not 1 <= tokens <= MOST_TOKENS:
+        raise InputError(f"tokens_per_batch={tokens!s:.40}: give a number of tokens from 1 to {MOST_TOKENS:,}")
     return tokens
 
 

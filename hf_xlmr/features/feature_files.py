@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "GROUP_BYTES", "FeatureGroup", "ShardFiles", "StoreLayout", "is_shard_name", "open_shard_files"]
 
 GROUP_BYTES: Final = 1 << 25  # of features: a row group of Parquet, and what waits in memory until it is full
+MOST_ROWS: Final = 10**9  # of a shard, which begins again after a break
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2}
 SUFFIXES: Final = {"parquet": (".parquet",), "npy": (".npy", ".jsonl")}
 
@@ -58,8 +59,8 @@ class StoreLayout:
             raise InputError(
                 f"{self.dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)} that features are kept in"
             )
-        if self.rows_per_shard < 1:
-            raise InputError(f"a shard has at least one row, not {self.rows_per_shard}")
+        if not 1 <= self.rows_per_shard <= MOST_ROWS:
+            raise InputError(f"a shard has from 1 to {MOST_ROWS:,} rows, not {self.rows_per_shard!s:.40}")
         if not self.layers or len({*self.layers}) != len(self.layers) or self.width < 1:
             raise InputError(f"features need different layers and a width, not {self.layers} and {self.width}")
 

@@ -19,6 +19,7 @@ from hf_xlmr.model.precision import device_name
 __all__ = ["remembered_kernel"]
 
 KERNELS: Final = "kernels"  # in the cache folder
+MEASURED: Final = 16384  # tokens at most: larger batches are multiplied no otherwise, and would take memory to measure
 TOO_SMALL: Final = 1 << 30  # products of numbers in a layer, below which no kernel saves anything to speak of
 
 _LOG: Final = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def remembered_kernel(
     Kept in the cache folder by processor, PyTorch release, sizes and dtype; a cache that cannot be written only means
     that it is measured again. Networks that are too small to matter get the plain kernel unmeasured.
     """
+    tokens = min(tokens, MEASURED)
     if device.type != "cpu" or hidden * intermediate * tokens < TOO_SMALL:
         return PLAIN
     facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]

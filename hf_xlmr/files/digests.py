@@ -11,7 +11,7 @@ from typing import Final
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import cache_folder, make_cache_folder
 
-__all__ = ["sha256_of"]
+__all__ = ["read_sha256", "sha256_of"]
 
 DIGESTS: Final = "digests"  # in the cache folder
 BLOCK: Final = 1 << 20
@@ -33,7 +33,7 @@ def sha256_of(path: Path) -> str:
         remembered = memory.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         remembered = ""
-    return remembered if len(remembered) == LENGTH else _remembered(_summed(path), memory)
+    return remembered if len(remembered) == LENGTH else _remembered(read_sha256(path), memory)
 
 
 def _remembered(digest: str, memory: Path) -> str:
@@ -44,7 +44,8 @@ def _remembered(digest: str, memory: Path) -> str:
     return digest
 
 
-def _summed(path: Path) -> str:
+def read_sha256(path: Path) -> str:
+    """The SHA-256 of what the file holds now, in hexadecimal. Raises OSError."""
     summed = sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

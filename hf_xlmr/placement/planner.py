@@ -25,6 +25,7 @@ __all__ = [
 
 DEFAULT_TOKENS: Final = 4096  # eight texts of the longest kind
 FEWEST_TOKENS: Final = 512  # one text: a plan for less is of no use
+MOST_TOKENS: Final = 10**12
 MOST_DEVICES: Final = 64
 HALF: Final = "bfloat16"
 MOST_GPUS_TRIED: Final = 16  # when looking for what would fit
@@ -137,8 +138,8 @@ def lay_out(
     wanted = shape.dtype if dtype == "auto" else dtype
     if wanted not in DTYPE_BYTES:
         raise InputError(f"{wanted:.40} is none of the dtypes auto, {', '.join(DTYPE_BYTES)}")
-    if tokens < 1:
-        raise InputError(f"a batch has at least one token, not {tokens}")
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise InputError(f"a batch has from 1 to {MOST_TOKENS:,} tokens, not {tokens!s:.40}")
     if attention not in ("sdpa", "eager"):
         raise InputError(f"{attention:.40} is none of the ways of attention sdpa and eager")
     budgets = in_order(max_memory)

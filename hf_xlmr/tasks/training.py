@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from hf_xlmr.tasks.evaluation import (
     question_options,
     read_what_is_scored,
 )
-from hf_xlmr.tasks.fitting.adapters import check_peft, merged, with_adapters
+from hf_xlmr.tasks.fitting.adapters import check_peft, check_rank, merged, with_adapters
+from hf_xlmr.tasks.fitting.checkpoints import gone_on_with
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.fitting.recipes import (
@@ -55,6 +57,12 @@ SHARD_SIZE: Final = "5GB"  # as convert; Transformers itself writes up to 50 GB 
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
 SEEDS: Final = 2**32  # NumPy takes no others
+MOST: Final[Mapping[str, float]] = {  # beyond what anybody has time or memory for
+    "learning_rate": sys.float_info.max,
+    "epochs": 10**6,
+    "max_steps": 10**8,
+    **dict.fromkeys(("batch_size", "accumulate", "lora_rank", "save_steps"), 10**9),
+}
 HOLLOW: Final = (
     "this process was given no weights (fsdp_cpu_ram_efficient_loading: true), and accelerate would train a part of "
     "the model as if it were the whole: say false in the configuration, as those of hf_xlmr do"
@@ -114,20 +122,21 @@ class FinetuningOptions:
             raise InputError(f"--mode {self.mode!s:.40}: give {' or '.join(MODES)}")
         if self.misaligned not in ("refuse", "skip"):
             raise InputError(f"misaligned={self.misaligned!r:.40}: training refuses such answers or skips them")
-        for name in ("learning_rate", "epochs", "max_steps", "batch_size", "accumulate", "lora_rank", "save_steps"):
+        for name, most in MOST.items():
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number above 0")
+            if value is not None and not 0 < value <= most:
+                limit = f" and at most {most:,}" if value > most and isinstance(most, int) else ""
+                raise InputError(f"--{name.replace('_', '-')} {value!s:.40}: it must be a number above 0{limit}")
         for name in ("warmup", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it must be a number, 0 or above")
+            if value is not None and not 0 <= value <= sys.float_info.max:
+                raise InputError(f"--{name.replace('_', '-')} {value!s:.40}: it must be a number, 0 or above")
         if not 0 <= self.seed < SEEDS:
-            raise InputError(f"--seed {self.seed}: it must be from 0 to {SEEDS - 1}")
+            raise InputError(f"--seed {self.seed!s:.40}: it must be from 0 to {SEEDS - 1}")
         if self.epochs is not None and self.max_steps is not None:
             raise InputError(f"--epochs {self.epochs:g} and --max-steps {self.max_steps} both say how long: give one")
         if self.lora_rank != LORA.rank and not self.lora:
-            raise InputError(f"--lora-rank {self.lora_rank} is of adapters, which are trained with --lora")
+            raise InputError(f"--lora-rank {self.lora_rank!s:.40} is of adapters, which are trained with --lora")
 
 
 def finetune(
@@ -242,6 +251,7 @@ class _Training:
     @classmethod
     def of(cls, recipe: Recipe, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
         """Encode the data. Raises InputError."""
+        check_rank(options.lora_rank if options.lora else 1, files.shape)
         examples = [each for several in data.examples.values() for each in several]
         labels = recipe.labels or options.labels
         head = head_of(files, recipe) or TaskHead(labels or STEPS[recipe.task].labels(examples), is_new=True)
@@ -256,12 +266,13 @@ class _Training:
         arguments = _arguments(self.recipe, self.options, self.settings, folder)
         self._tell_of_long_warmup()
         folder.begin(self.record(), usual=usual_record(), resume=resume)
+        checkpoint = folder.last_checkpoint() if resume else None
         set_seed(self.options.seed)  # a new head is drawn by it
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
-        trainer = self._trainer(network, arguments, progress)
-        with quiet_transformers():
-            trainer.train(resume_from_checkpoint=folder.last_checkpoint() if resume else None)
+        trainer = self._trainer(network, arguments, folder, progress)
+        with quiet_transformers(), gone_on_with(checkpoint, lambda: int(trainer.state.global_step)):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _check_finite(trainer, folder)
         report = FinetuningReport(
             task=self.recipe.task,
@@ -304,10 +315,10 @@ class _Training:
             network.base_model.embeddings.requires_grad_(requires_grad=False)
         return with_adapters(network, self.recipe, rank=self.options.lora_rank) if self.options.lora else network
 
-    def _trainer(self, network: Any, arguments: Any, progress: Progress) -> Any:
+    def _trainer(self, network: Any, arguments: Any, folder: FinetunedFolder, progress: Progress) -> Any:
         from transformers import PrinterCallback, Trainer
 
-        from hf_xlmr.tasks.fitting.trainer_progress import ProgressCallback
+        from hf_xlmr.tasks.fitting.trainer_progress import CheckpointCallback, ProgressCallback
 
         with quiet_transformers():
             trainer = Trainer(
@@ -315,7 +326,7 @@ class _Training:
                 args=arguments,
                 train_dataset=self.features,
                 data_collator=collate,
-                callbacks=[ProgressCallback(progress)],
+                callbacks=[ProgressCallback(progress), CheckpointCallback(folder.record_checkpoint)],
             )
         trainer.remove_callback(PrinterCallback)
         # the classes take the mean: Trainer would multiply it by the processes, and add up the parts of a batch

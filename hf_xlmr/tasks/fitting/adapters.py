@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.model.model_shape import ModelShape
 from hf_xlmr.tasks.fitting.recipes import LORA, Recipe
 
-__all__ = ["ADAPTER_FILES", "check_peft", "merged", "with_adapters"]
+__all__ = ["ADAPTER_FILES", "check_peft", "check_rank", "merged", "with_adapters"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -21,6 +22,15 @@ def check_peft() -> None:
     """Raise InputError where peft is not installed."""
     if find_spec("peft") is None:
         raise InputError("--lora needs peft: pip install 'hf-xlmr[train]'")
+
+
+def check_rank(rank: int, shape: ModelShape) -> None:
+    """Raise InputError for a rank that no adapter of a network of this shape can have."""
+    if rank > shape.hidden:
+        raise InputError(
+            f"lora_rank={rank!s:.40}: the weights that adapters are added to have {shape.hidden} rows and columns, and "
+            "no higher rank: give a lower one"
+        )
 
 
 def with_adapters(network: Any, recipe: Recipe, *, rank: int) -> Any:

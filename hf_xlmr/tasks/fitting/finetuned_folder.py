@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
+from hf_xlmr.tasks.fitting.checkpoints import checkpoint_name, last_checkpoint, record_checkpoint
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
 from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.output.results_files import write_results
@@ -28,11 +28,9 @@ from hf_xlmr.tasks.results_card import put_results_in_card
 __all__ = ["FinetunedFolder", "FinetuningReport"]
 
 CHECKPOINTS: Final = "checkpoints"
-CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
-LAST_WRITTEN: Final = "trainer_state.json"  # of a checkpoint of Trainer's
-WEIGHTS: Final = ("*model*.safetensors", "*model*.bin", "pytorch_model_fsdp*")  # whole, adapters, parts by FSDP
 RECORD: Final = "run.json"
 RECORD_PART: Final = "run.json.part"
+HASHED: Final = "hashed_checkpoints"  # in the record: every checkpoint of this training is written with its hashes
 RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
 DRAFT: Final = "finished"
 CONFIG: Final = "config.json"
@@ -142,7 +140,7 @@ class FinetunedFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
             part = self.checkpoints / RECORD_PART
-            part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+            part.write_text(json.dumps({HASHED: True, **record}, indent=2), encoding="utf-8")
             part.replace(self.checkpoints / RECORD)
         self.processes.wait()
 
@@ -154,11 +152,17 @@ class FinetunedFolder:
             told = ", ".join(_told(name, begun.get(name), wanted[name]) for name in others)
             raise InputError(f"{self.path} was begun otherwise ({told}): say the same, or begin anew with --overwrite")
 
-    def last_checkpoint(self) -> str | None:
-        """The newest checkpoint that is whole, for Trainer; None where none was written."""
-        found = [(int(hit[1]), path) for path in self.checkpoints.iterdir() if (hit := CHECKPOINT.fullmatch(path.name))]
-        whole = [each for each in found if _is_whole(each[1])]
-        return str(max(whole)[1]) if whole else None
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, for Trainer; None where none was written. Raises IntegrityError."""
+        are_recorded = bool(_read_object(self.checkpoints / RECORD).get(HASHED))
+        return last_checkpoint(self.checkpoints, are_recorded=are_recorded)
+
+    def record_checkpoint(self, step: int) -> None:
+        """Record what all processes wrote after an update. Raises OSError."""
+        self.processes.wait()
+        if self.processes.is_first:
+            record_checkpoint(self.checkpoints / checkpoint_name(step))
+        self.processes.wait()
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
@@ -213,7 +217,9 @@ class FinetunedFolder:
         if (files.folder / KEPT).is_dir():
             copy_contents(files.folder / KEPT, draft / KEPT, without=OF_CLASSES if is_new_head else "")
         repeat_unknown_row(draft, files.appended_rows)
-        (draft / FINETUNING).write_text(_as_json(report, _read_object(self.checkpoints / RECORD)), encoding="utf-8")
+        record = _read_object(self.checkpoints / RECORD)
+        record.pop(HASHED, None)
+        (draft / FINETUNING).write_text(_as_json(report, record), encoding="utf-8")
         card = finetuned_card(
             draft,
             files.folder,
@@ -259,15 +265,6 @@ class FinetunedFolder:
 def name_for_others(model: str) -> str:
     """What a folder that is published tells of `model`: a local path is of this machine, and its name alone is told."""
     return Path(model).resolve().name if Path(model).exists() else model
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether Trainer wrote a checkpoint to its end: its state last, weights before."""
-    try:
-        is_object = isinstance(json.loads((checkpoint / LAST_WRITTEN).read_bytes()), dict)
-    except (FileNotFoundError, ValueError, RecursionError):
-        return False
-    return is_object and any(any(checkpoint.glob(each)) for each in WEIGHTS)
 
 
 def _remove(path: Path) -> None:

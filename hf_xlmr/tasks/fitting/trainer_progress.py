@@ -1,7 +1,8 @@
-"""Trainer's steps told to whoever watches."""
+"""What is done between Trainer's steps: a progress is advanced, and checkpoints are recorded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import TrainerCallback
 
 from hf_xlmr.progress import Progress, ProgressTask
 
-__all__ = ["ProgressCallback"]
+__all__ = ["CheckpointCallback", "ProgressCallback"]
 
 
 class ProgressCallback(TrainerCallback):
@@ -42,3 +43,15 @@ class ProgressCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """End the bar."""
         self._stack.close()
+
+
+class CheckpointCallback(TrainerCallback):
+    """Calls `record` with the number of steps when a checkpoint was written."""
+
+    def __init__(self, record: Callable[[int], None]) -> None:
+        """Keep what is called."""
+        self._record = record
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Record the checkpoint."""
+        self._record(state.global_step)
