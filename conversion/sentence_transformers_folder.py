@@ -115,7 +115,7 @@ def _shape_of(source: Path) -> ModelShape:
     if shape.task not in TAKEN:
         raise InputError(
             f"{source} holds a {shape.class_name}, whose head sentence-transformers would drop without a word; give an "
-            "encoder or a masked LM (hf-xlmr convert --encoder-only, or --head none, makes one of its checkpoint)"
+            "encoder or a masked LM (of its checkpoint, convert with encoder_only=True or head='none' makes one)"
         )
     if not any((source / name).is_file() for name in TOKENIZERS):
         raise InputError(

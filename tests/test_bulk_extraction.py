@@ -216,7 +216,7 @@ def time_of_children() -> float:
 def test_an_output_is_not_begun_twice_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:
     extract("demo", source, tmp_path / "out", options=FLOAT32)
     before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match="--resume"):
+    with pytest.raises(InputError, match="resume=True"):
         extract("demo", source, tmp_path / "out", options=FLOAT32)
     report = extract("demo", source, tmp_path / "out", options=FLOAT32, resume=True)
     assert report.shards == report.texts == 0 and report.rows == 230

@@ -747,7 +747,7 @@ def test_the_folder_itself_is_never_replaced(model: Callable[[str], Path], tmp_p
 
 def test_only_an_export_is_replaced(made: Path, tmp_path: Path) -> None:
     export(made / "hf" / "v0122", tmp_path / "out")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="overwrite=True"):
         export(made / "hf" / "v0122", tmp_path / "out")
     export(made / "hf" / "v090", tmp_path / "out", overwrite=True)
     assert digest(tmp_path / "out" / "model.pt") == ANSWERS["exported"]["v090"]["sha256"]

@@ -389,11 +389,11 @@ def test_an_output_is_not_taken_for_another(tmp_path: Path) -> None:
         'dtype was "float32" and is "float16" now',
     ):
         assert told in str(caught.value)
-    with pytest.raises(InputError, match="was begun by an earlier run; choose another folder, or say --resume"):
+    with pytest.raises(InputError, match="was begun by an earlier run; choose another folder, or pass resume=True"):
         create(out, JOB, layout=layout_of())
     fill(create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
     before = contents(out)
-    with pytest.raises(InputError, match="is finished by an earlier run; choose another folder, or say --resume"):
+    with pytest.raises(InputError, match="is finished by an earlier run; choose another folder, or pass resume=True"):
         create(out, JOB, layout=layout_of())
     with pytest.raises(InputError, match="model was"):
         create(out, other, layout=layout_of(), resume=True)
@@ -905,7 +905,7 @@ def test_only_one_of_two_begins_a_folder_that_neither_resumes(tmp_path: Path) ->
         errors = [process.communicate()[1] for process in (one, two)]
     assert sorted((one.returncode, two.returncode)) == [0, 1]
     told = "".join(errors)
-    assert "InputError" in told and ("say --resume" in told or "another run" in told)
+    assert "InputError" in told and ("pass resume=True" in told or "another run" in told)
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------

@@ -388,7 +388,7 @@ def test_a_folder_that_exists_is_replaced_if_it_is_an_evaluation(
     assert TaskResults.read(out / "results.json").languages == ("zh",)
     before = sorted(path.name for path in trained["xnli"].output.iterdir())
     message = told(evaluate, "xnli", model, test, output=model, overwrite=True)
-    assert "--overwrite leaves it alone" in message
+    assert "overwrite=True leaves it alone" in message
     assert sorted(path.name for path in trained["xnli"].output.iterdir()) == before, (
         "a model with scores is no evaluation"
     )
@@ -909,7 +909,7 @@ def test_two_processes_train_as_one(
 def test_processes_that_cannot_meet_are_told() -> None:
     """Each would train alone, into the same folder."""
     environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
-    assert "2 processes were started, and none of them has a GPU: say --cpu" in told(
+    assert "2 processes were started, and none of them has a GPU: pass cpu=True" in told(
         DeviceProcesses.current, environment
     )
 

@@ -13,7 +13,8 @@ from torch.nn.functional import linear
 from transformers import AutoModelForSequenceClassification
 
 from hf_xlmr import XLMR
-from hf_xlmr.cli.flags import in_flags
+from hf_xlmr.cli import app
+from hf_xlmr.cli.flags import flags_of, in_flags
 from hf_xlmr.conversion import ConversionReport, convert, inspect
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint
 from hf_xlmr.hub_interface.encoder import UnknownHead
@@ -179,10 +180,14 @@ def test_a_head_of_other_code_is_missing_with_its_reason(tmp_path: Path) -> None
 
 
 def test_the_program_says_it_in_its_options() -> None:
-    assert in_flags("encoder_only=True or head='none', or attention_heads=N") == (
-        "--encoder-only or --head none, or --attention-heads N"
-    )
-    assert in_flags("head='mnli' is one; choose another with head=") == "--head mnli is one; choose another with --head"
+    flags = flags_of(app)
+    for sentence, typed in {
+        "encoder_only=True or head='none', attention_heads=N": "--encoder-only or --head none, --attention-heads N",
+        "head='mnli' is one; choose another with head=": "--head mnli is one; choose another with --head",
+        "verify=False converts it, or pass overwrite=True": "--no-verify converts it, or pass --overwrite",
+        "add_pooling_layer=False, x=1 and on_long='split'.": "add_pooling_layer=False, x=1 and --on-long split.",
+    }.items():
+        assert in_flags(sentence, flags) == typed
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_a_pull_request_leaves_main_alone_and_is_made_once(folder: Path, hub: Lo
 
 def test_who_may_not_write_may_propose(folder: Path, hub: LocalHub) -> None:
     hub.create(REPO)
-    with pytest.raises(HubRefusal, match=r"may not write to me/model.*--create-pr"):
+    with pytest.raises(HubRefusal, match=r"may not write to me/model.*create_pr=True"):
         pushed(folder, hub, token=FOREIGN)
     assert hub.files(REPO) == {} and not hub.uploaded
     assert pushed(folder, hub, token=FOREIGN, create_pr=True).address.endswith("/discussions/1")

@@ -169,7 +169,7 @@ def test_what_exists_is_refused_and_untouched(kind: str, source: Path, home: Pat
     output = home / "out"
     make(kind, output, source)
     before = names(home), stamp(output), contents(output) if output.is_dir() else None
-    with pytest.raises(InputError, match="exists; choose another folder, or say --overwrite") as caught:
+    with pytest.raises(InputError, match="exists; choose another folder, or pass overwrite=True") as caught:
         convert(source, output, verify=False)
     assert caught.value.exit_code == 2
     assert (names(home), stamp(output), contents(output) if output.is_dir() else None) == before

@@ -321,7 +321,7 @@ class Cast(Weight):
             infinite = _are_infinite(rounded, self.dtype)
             if infinite.any() and (infinite & np.isfinite(values)).any():
                 raise InputError(
-                    f"{self.name} holds values beyond {_LARGEST[self.dtype]}; use another --dtype, or auto"
+                    f"{self.name} holds values beyond {_LARGEST[self.dtype]}; use another dtype, or dtype='auto'"
                 )
             yield memoryview(rounded.data).cast("B")
 

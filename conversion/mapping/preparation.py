@@ -59,7 +59,7 @@ def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
     if files.dictionary is None:
         raise InputError(
             f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows; put it "
-            "there, or tell its folder (--data)"
+            "there, or name its folder (data=FOLDER)"
         )
     dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
     pieces = files.sentencepiece

@@ -43,8 +43,8 @@ TWINS: Final = {  # releases that are on the Hub already; the two v0 are not
 }
 RELEASE: Final = "release"
 OTHER_LICENCE: Final = (
-    "license other needs its name: convert without --license, and write license, license_name and license_link into "
-    "the metadata of README.md"
+    "license other needs its name: convert without license='other', and write license, license_name and license_link "
+    "into the metadata of README.md"
 )
 KEPT: Final = {DICTIONARY: "the dictionary", SENTENCEPIECE: "the SentencePiece model"}
 MOST_LABELS: Final = 20
@@ -225,7 +225,7 @@ def _hash(digest: object) -> str:
 
 def _parity(parity: Mapping[str, Any] | None, dtype: str) -> str:
     if parity is None:
-        return "The conversion was not verified (`--no-verify`)."
+        return "The conversion was not verified."
     cast = "" if dtype == "auto" else f", cast to {dtype},"
     rows = [f"| {step['name']} | {step['largest']:.1e} | {step['relative']:.1e} |" for step in parity["steps"]]
     steps = "\n".join(rows)

@@ -171,7 +171,7 @@ def compare_behaviour(
             raise ParityError(
                 step.name,
                 f"at {step.name} fairseq's own outputs are not numbers (NaN): the checkpoint is broken or overflows; "
-                "--no-verify converts it as it is",
+                "verify=False converts it as it is",
             )
         if not step.relative <= tolerance:
             raise ParityError(

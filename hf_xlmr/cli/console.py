@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from hf_xlmr.cli.flags import in_flags
+from hf_xlmr.cli.flags import Flag, in_flags
 from hf_xlmr.errors import printable
 from hf_xlmr.files.memory import told_device, told_size
 from hf_xlmr.progress import ProgressTask
@@ -217,11 +217,11 @@ def _counted_here(report: Any) -> str:
     return found if report.processes == 1 else f"{found} by the first of {report.processes} processes"
 
 
-def show_inspection(inspection: Any) -> None:
-    """Print an Inspection."""
+def show_inspection(inspection: Any, flags: Mapping[str, Flag]) -> None:
+    """Print an Inspection, arguments in its sentences as `flags`."""
     console = Console(highlight=False)
     shown = {
-        "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons)),
+        "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons), flags),
         "network": _network(inspection),
         "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; {_counted(inspection.dtypes)})",
         "output": "none" if inspection.output_parameters is None else f"{inspection.output_parameters:,} parameters",

@@ -16,7 +16,7 @@ import typer
 from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, sentence_transformers_command
 from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
-from hf_xlmr.cli.flags import in_flags
+from hf_xlmr.cli.flags import flags_of, in_flags
 from hf_xlmr.cli.task_commands import register
 from hf_xlmr.errors import HfXlmrError, InputError, printable
 from hf_xlmr.placement.planner import DEFAULT_TOKENS
@@ -131,7 +131,7 @@ def inspect(
     else:
         from hf_xlmr.cli.console import show_inspection
 
-        show_inspection(inspection)
+        show_inspection(inspection, flags_of(app))
 
 
 @app.command()
@@ -406,7 +406,7 @@ def main() -> NoReturn:
         _check_endpoint()
         app()
     except HfXlmrError as error:
-        typer.echo(f"hf-xlmr: {in_flags(printable(str(error)))}", err=True)
+        typer.echo(f"hf-xlmr: {in_flags(printable(str(error)), flags_of(app))}", err=True)
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

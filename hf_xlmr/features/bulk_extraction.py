@@ -538,7 +538,9 @@ class _Reader:
                 yield window, tuple(waiting.popleft()[1] for _ in range(window.texts))
                 taken += window.texts
         except TextTooLong as error:
-            reason = f"{error.tokens} tokens, and {error.most} are the most (--on-long truncate or split takes it)"
+            reason = (
+                f"{error.tokens} tokens, and {error.most} are the most (on_long='truncate' or on_long='split' takes it)"
+            )
             raise BadRow(waiting[error.index - taken][0], reason) from None
         except TextTooLarge as error:
             raise BadRow(waiting[error.index - taken][0], error.reason) from None

@@ -251,8 +251,8 @@ class FeatureStore:
         if not resume:
             state = "is finished" if self.is_finished else "was begun"
             raise InputError(
-                f"{self.folder} {state} by an earlier run; choose another folder, or say --resume, or --overwrite to "
-                "begin it again"
+                f"{self.folder} {state} by an earlier run; choose another folder, or pass resume=True, or "
+                "overwrite=True to begin it again"
             )
         self._raise_if_other(begun)
         return True

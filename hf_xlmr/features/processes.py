@@ -79,5 +79,5 @@ class DeviceProcesses(Processes):
 
         state = PartialState()
         if state.num_processes != self.count:
-            raise InputError(f"{self.count} processes were started, and none of them has a GPU: say --cpu")
+            raise InputError(f"{self.count} processes were started, and none of them has a GPU: pass cpu=True")
         return state

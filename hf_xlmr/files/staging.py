@@ -60,11 +60,13 @@ def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise InputError(f"{output} exists; choose another folder, or say --overwrite to replace it")
+        raise InputError(f"{output} exists; choose another folder, or pass overwrite=True to replace it")
     if output.is_symlink() or not output.is_dir():
-        raise InputError(f"{output} is no folder; --overwrite replaces only folders")
+        raise InputError(f"{output} is not a folder; overwrite=True replaces only folders")
     if any(output.iterdir()) and not (output / mark).is_file():
-        raise InputError(f"{output} does not look like what is written here (no {mark}); --overwrite leaves it alone")
+        raise InputError(
+            f"{output} does not look like what is written here (no {mark}); overwrite=True leaves it alone"
+        )
 
 
 def _locked_scratch(output: Path, stack: ExitStack) -> Path:

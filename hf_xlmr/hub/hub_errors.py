@@ -32,16 +32,14 @@ OFFLINE: Final = "HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
 BAD_TOKEN: Final = (
     f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
 )
-SMALLER_FILES: Final = (
-    'write smaller files with `hf-xlmr convert --max-shard-size 5GB`, or save_pretrained(..., max_shard_size="5GB")'
-)
+SMALLER_FILES: Final = 'write smaller files: convert or save_pretrained with max_shard_size="5GB"'
 LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
 LONGEST_WAIT: Final = (60.0, 300.0, 300.0, None)  # seconds to connect, to be answered, to be rid of a block
 SENTENCES: Final[Mapping[int, str]] = {
     401: BAD_TOKEN,
     402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
     403: "the token may not write to {repo_id}, or the Hub forbids it for a reason that it tells: take one that may "
-    "from " + TOKENS + ", propose it with --create-pr, or remove the reason",
+    "from " + TOKENS + ", propose it with create_pr=True, or remove the reason",
     404: "{repo_id} is not there, or the token may not see it: look at its name and at the token",
     409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the "
     "token, or try again",

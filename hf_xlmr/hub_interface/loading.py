@@ -168,7 +168,7 @@ def _with_the_dictionary(files: ModelFiles, data: str | Path | None) -> ModelFil
     if given.with_mask().symbols != files.dictionary.with_mask().symbols:
         raise InputError(
             f"data_name_or_path: {path} is another dictionary than that of {files.name}, which was converted with "
-            "its own: leave it out, or convert the checkpoint again with --data"
+            "its own: leave it out, or convert the checkpoint again with data=FOLDER"
         )
     return files
 

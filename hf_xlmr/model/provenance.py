@@ -43,7 +43,7 @@ class Standing(str, Enum):
     """What is known of the weights of a folder."""
 
     verified = "weights verified when converted, and unchanged since"
-    unverified = "converted with --no-verify"
+    unverified = "converted without the proof"
     finetuned = "fine-tuned"
     unrecorded = "no record of a conversion"
 

@@ -38,8 +38,8 @@ SECRET_INSIDE: Final = (
     "{} holds in line {} what looks like {}: take it out, and make it invalid where it is from; nothing was published"
 )
 NOT_VERIFIED: Final = (
-    "{folder} was converted with --no-verify: prove it with `hf-xlmr verify SOURCE {folder} --record`, or publish it "
-    "as it is with --allow-unverified"
+    "{folder} was converted without the proof: prove it (`hf-xlmr verify SOURCE {folder}`, with record=True), or "
+    "publish it as it is with allow_unverified=True"
 )
 NEVER: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder with / at its end
     r"\..+": "hidden",
@@ -147,7 +147,7 @@ def _findings(folder: Path, *, despite_faults: bool) -> tuple[Finding, ...]:
     if severe and not despite_faults:
         raise InputError(
             f"{folder}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder}` tells of "
-            f"{_counted(len(severe))}), or publish it as it is with --despite-faults"
+            f"{_counted(len(severe))}), or publish it as it is with despite_faults=True"
         )
     if findings:  # where there are none, doctor has held the weights against the configuration already
         check_weights(folder)

@@ -206,11 +206,13 @@ def check_on_hub(target: Target, account: Account, state: HubState) -> None:
         missing = (
             f"no branch {target.branch}" if state.is_there else "no repository of that name that the token may see"
         )
-        raise InputError(f"{target.repo_id}: there is {missing}, to which to propose a change: leave --create-pr out")
+        raise InputError(
+            f"{target.repo_id}: there is {missing}, to which to propose a change: leave create_pr=True out"
+        )
     if state.is_there and target.private and not state.is_private:
         raise InputError(
-            f"{target.repo_id} is there and public, and --private makes only new repositories private: make it private "
-            "in its settings on the Hub, or leave --private out"
+            f"{target.repo_id} is there and public, and private=True makes only new repositories private: make it "
+            "private in its settings on the Hub, or leave private=True out"
         )
     if not state.is_there and target.namespace not in (account.name, *account.organizations):
         theirs = " and ".join((account.name, *account.organizations))
