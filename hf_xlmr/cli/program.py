@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 from urllib.parse import urlsplit
 
 import typer
@@ -399,24 +400,61 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 def main() -> NoReturn:
     """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files and weights may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+    _open_standard_streams()
     try:
         _check_endpoint()
         app()
     except HfXlmrError as error:
-        typer.echo(f"hf-xlmr: {in_flags(printable(str(error)), flags_of(app))}", err=True)
-        sys.exit(error.exit_code)
+        _end(in_flags(str(error), flags_of(app)), error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        typer.echo("hf-xlmr: this machine has too little memory for that", err=True)
-        sys.exit(1)
+        _end("this machine has too little memory for that", 1)
     except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         sys.exit(1)
     except OSError as error:
-        typer.echo(f"hf-xlmr: {printable(str(error))}", err=True)
-        sys.exit(1)
+        _end_if_silenced()
+        _end(str(error), 1)
+    except SystemExit:  # the end of every command
+        _end_if_silenced()
+        raise
     sys.exit(0)
+
+
+def _open_standard_streams() -> None:
+    """Let the numbers of streams that are closed name nothing else: a file of ours could take what a library prints."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and weights may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    """Say why the program ends, as far as anybody can be told."""
+    with suppress(OSError):
+        typer.echo(f"hf-xlmr: {printable(sentence)}", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        _silence(stream)
+    sys.exit(code)
+
+
+def _end_if_silenced() -> None:
+    if _silence(sys.stdout):
+        _end("standard output cannot be written: give it a place with room", InputError.exit_code)
+
+
+def _silence(stream: TextIO) -> bool:
+    """Whether a stream takes no more; what it holds is then dropped, which Python would try to write at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
