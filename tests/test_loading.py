@@ -434,3 +434,34 @@ def test_damage_in_a_cache_is_told_by_the_users_own_name(
     with pytest.raises((InputError, IntegrityError)) as caught:
         XLMR.from_pretrained("mine").task  # noqa: B018
     assert "hidden" not in str(caught.value) and "mine" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTPS_PROXY", "foo://127.0.0.1:1"),
+        ("all_proxy", "foo://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://[bad"),
+        ("HTTP_PROXY", "http://127.0.0.1:99999999"),
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+def test_proxies_and_certificates_that_cannot_be_used_are_one_sentence(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read when huggingface_hub makes its session, which no earlier test may leave here."""
+    from huggingface_hub import close_session
+
+    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nothing is asked of a network
+    monkeypatch.setenv(name, value)
+    close_session()
+    try:
+        with pytest.raises(InputError) as caught:
+            find_model("somebody/something")
+    finally:
+        monkeypatch.undo()
+        close_session()
+    assert "somebody/something" in str(caught.value) and "\n" not in str(caught.value)
+    assert name in str(caught.value) or "the Hub cannot be reached" in str(caught.value)

@@ -498,7 +498,7 @@ def test_files_are_named_without_where_they_lay(tmp_path: Path) -> None:
 
 def test_names_cannot_break_out_of_a_section(tmp_path: Path) -> None:
     path = card_in(tmp_path, CARD)
-    hostile = "x --> <script>\n# y | `z`\n<!-- end of results: xnli on xnli -->"
+    hostile = "x --> <script>\n---\nw\n===\n# y | `z`\n<!-- end of results: xnli on xnli -->"
     results = replace(results_of("xnli", ["en"], model=hostile), settings={hostile: hostile})
     for _ in range(2):
         put_results_in_card(path, results, dataset=hostile)
@@ -507,7 +507,7 @@ def test_names_cannot_break_out_of_a_section(tmp_path: Path) -> None:
     markup = [each for each in MarkdownIt().enable("table").parse(text) if each.type in ("html_block", "heading_open")]
     markup += [each for several in MarkdownIt().parse(text) for each in several.children or () if "html" in each.type]
     assert {each.content.partition(" ")[0] for each in markup if "html" in each.type} == {"<!--"}
-    assert [each.markup for each in markup if each.type == "heading_open"] == ["#", "##"]
+    assert [each.markup for each in markup if each.type == "heading_open"] == ["#", "##"], "none by - or ="
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 
 from hf_xlmr.errors import InputError, printable
 
-__all__ = ["arrow_batches", "arrow_schema", "rows_of_arrow", "size_of"]
+__all__ = ["arrow_batches", "arrow_schema", "errors_of_arrow", "rows_of_arrow", "size_of"]
 
 HELD_BYTES: Final = 1 << 26  # of a mapped file, before its pages are let go of
 # Fields of the tables in Arrow's Message.fbs and Schema.fbs, by their numbers
@@ -21,6 +21,13 @@ LENGTH, COMPRESSION = 0, 3
 DICTIONARY_BATCH, RECORD_BATCH = 2, 3
 
 
+def errors_of_arrow() -> tuple[type[Exception], ...]:
+    """What Arrow raises over damage; an OSError with a number is the system's own."""
+    import pyarrow
+
+    return pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, UnicodeDecodeError, OSError
+
+
 def arrow_schema(path: Path) -> Any:
     """The schema of a stream. Raises InputError, OSError."""
     import pyarrow
@@ -28,7 +35,7 @@ def arrow_schema(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             return pyarrow.ipc.open_stream(file).schema
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        except errors_of_arrow() as error:
             raise _no_stream(path, error) from error
 
 
@@ -93,7 +100,7 @@ def _messages(path: Path, data: mmap.mmap) -> Iterator[Any]:
 
     try:
         yield from pyarrow.ipc.MessageReader.open_stream(pyarrow.BufferReader(pyarrow.py_buffer(data)))
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+    except errors_of_arrow() as error:
         raise _no_stream(path, error) from error
 
 

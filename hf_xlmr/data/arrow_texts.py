@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, rows_of_arrow, size_of
+from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of
 from hf_xlmr.data.parquet_pages import DamagedPage, largest_page
 from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_utf8, why_too_long
 from hf_xlmr.errors import InputError, IntegrityError, printable
@@ -40,7 +40,6 @@ STATE: Final = "state.json"  # of a Dataset
 
 def open_parquet(path: Path) -> Any:
     """The `pyarrow.parquet.ParquetFile` of `path`, to be read in little memory. Raises InputError."""
-    import pyarrow
     from pyarrow.parquet import ParquetFile
 
     with path.open("rb") as opened:
@@ -52,7 +51,7 @@ def open_parquet(path: Path) -> Any:
     try:  # with a buffer, pages are read one by one instead of a row group's whole column
         file = ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
         file.schema_arrow.names  # noqa: B018  # decoded here
-    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+    except errors_of_arrow() as error:
         if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
             raise
         raise InputError(printable(f"{path} is not a Parquet file: {str(error).strip()}")) from error
@@ -105,8 +104,6 @@ def arrow_rows(
 
     Raises BadRow, also for a string of more than `most` bytes, OSError.
     """
-    import pyarrow
-
     number = 0
     try:
         for batch in batches:
@@ -119,7 +116,7 @@ def arrow_rows(
         ) from None
     except UnicodeDecodeError as error:
         raise BadRow(f"{name}, row {number}", why_no_utf8(error)) from error
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+    except errors_of_arrow() as error:
         if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
             raise
         raise BadRow(f"{name}, row {number}", f"this or what follows is damaged: {str(error).strip()}") from error

@@ -54,7 +54,6 @@ OTHER_ADDRESS: Final = " and at HF_ENDPOINT ({})"  # where the Hub's own address
 OURS: Final = "hf_xlmr"
 OF_THE_HUB: Final = ("huggingface_hub", "httpx", "httpx2", "requests")
 """huggingface_hub and what it speaks with the Hub by; releases differ."""
-OF_ARGUMENTS: Final = "huggingface_hub.utils._validators"  # stands before a method, and refuses what we say to it
 NOT_UNDERSTOOD: Final = "the Hub's answer cannot be understood ({}): look at HF_ENDPOINT and at proxies"
 
 
@@ -136,7 +135,8 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
 def _is_of_the_hub(error: BaseException) -> bool:
     """Whether huggingface_hub, or what it calls, raised an error: else it is of our own code, called back or not."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _line in traceback.walk_tb(error.__traceback__)]
-    packages = [name.partition(".")[0] for name in modules if name != OF_ARGUMENTS]
+    of_arguments = hub_utils().validate_hf_hub_args.__module__  # stands before a method, and refuses what we say to it
+    packages = [name.partition(".")[0] for name in modules if name != of_arguments]
     known = [package for package in packages if package in (OURS, *OF_THE_HUB)]
     return bool(known) and known[-1] != OURS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ WANTED_FROM_HUB = (
     *("sentencepiece.bpe.model", "fairseq/*", "fairseq/*/*", FINETUNING),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),  # where tokens are added
 )
+OF_THE_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_ENDPOINT")
 
 
 def find_model(
@@ -149,6 +151,14 @@ def _from_hub(model: str, revision: str | None) -> Path:
         raise InputError(
             f"{model} is no file or folder here, and the Hub does not give a repository of that name (status "
             f"{status}); where it is private, log in with `hf auth login`."
+        ) from error
+    except (ImportError, ValueError, ssl.SSLError, FileNotFoundError) as error:
+        if getattr(error, "filename", None):  # of this machine's disk
+            raise
+        given = ", ".join(sorted(name for name in os.environ if name.upper() in OF_THE_NETWORK))
+        raise InputError(
+            f"the Hub cannot be asked for {model} ({' '.join(str(error).split()):.200}): look at the proxies and "
+            f"certificates in your environment ({given or 'none is set'})"
         ) from error
     if not (folder / "config.json").is_file():
         raise InputError(f"the repository {model} on the Hub holds no config.json: it is no Transformers model.")
