@@ -32,7 +32,7 @@ def commands(page: Path) -> list[tuple[list[str], list[str]]]:
             typed.append(([sys.executable, "-c", block], printed))
         typed += [([sys.executable, "-c", SHELL, line], []) for line in lines if line.startswith("printf ")]
         typed += [([str(PROGRAM), *line.split()[1:]], []) for line in lines if line.startswith("hf-xlmr ")]
-    return [each for each in typed if not {"SOURCE", "MODEL_DIR", "MODEL"} & set(each[0])]
+    return [each for each in typed if not {"SOURCE", "MODEL_DIR", "MODEL", "model.pt"} & set(each[0])]
 
 
 def type_all(page: Path, folder: Path) -> None:
