@@ -30,20 +30,30 @@ NEXT_PYTHON = "3.14"
 SHOWN = ("torch", "transformers", "tokenizers", "sentencepiece", "accelerate", "datasets", "pyarrow", "huggingface_hub")
 TOOLS = ("pytest>=8", "pytest-xdist>=3", "markdown-it-py>=3")
 EXTRA = "train"
+OPTIONAL = ("words", "ray", "train", "benchmarks")
+SOURCE_ONLY = ("seqeval",)  # no Python has a wheel of it
 PARTNERS = ("sentence-transformers>=5.2",)  # what users load folders with, and hf_xlmr does not need
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A Python and what is pinned in it; None for `pins` means the lowest versions that setup.cfg allows."""
+    """A Python and what is pinned in it; `lowest` pins all else to the lowest versions that setup.cfg allows."""
 
     name: str
     python: str
-    pins: tuple[str, ...] | None = ()
+    pins: tuple[str, ...] = ()
+    lowest: bool = False
+
+    def pinned(self, wanted: Sequence[str]) -> list[str]:
+        """What pip is asked for beside `wanted`."""
+        names = {re.split(r"\W", pin)[0] for pin in self.pins}
+        floors = [lowest(each) for each in wanted if re.split(r"[^\w-]", each)[0] not in names]
+        return [*self.pins, *(floors if self.lowest else ())]
 
 
 ENVIRONMENTS = (
-    Environment("lowest", "3.10", None),
+    Environment("lowest", "3.10", lowest=True),
+    Environment("lowest-torch-2.13", "3.11", ("torch==2.13.0",), lowest=True),
     Environment("newest-3.12", "3.12"),
     Environment("newest-3.13", "3.13"),
     Environment("transformers-5.0", "3.11", ("torch==2.13.0", "transformers==5.0.0")),
@@ -104,8 +114,7 @@ def made(environment: Environment) -> Path:
     folder = FOLDER / environment.name
     python, ready = folder / "bin" / "python", folder / "ready"
     wanted = [*requirements(EXTRA), *PARTNERS]
-    pins = [lowest(each) for each in wanted] if environment.pins is None else list(environment.pins)
-    packages = [*pins, *wanted, *TOOLS]
+    packages = [*environment.pinned(wanted), *wanted, *TOOLS]
     mark = sha256("\n".join(packages).encode()).hexdigest()
     if not ready.is_file() or ready.read_text() != mark:
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,9 +146,10 @@ def resolves_for_next_python() -> bool:
     """Whether all that setup.cfg requires is there as wheels for NEXT_PYTHON, of which nobody needs an interpreter."""
     wanted = ["--only-binary", ":all:", "--python-version", NEXT_PYTHON, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--target", "none"]
-    done = subprocess.run([*command, *wanted, *requirements()], capture_output=True, text=True, cwd=FOLDER)
+    asked = [each for each in requirements(*OPTIONAL) if not each.startswith(SOURCE_ONLY)]
+    done = subprocess.run([*command, *wanted, *asked], capture_output=True, text=True, cwd=FOLDER)
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    print(f"wheels for Python {NEXT_PYTHON}: {'all of them' if done.returncode == 0 else ' '.join(errors)}")
+    print(f"wheels for Python {NEXT_PYTHON}: {'all' if done.returncode == 0 else ' '.join(errors)}")
     return done.returncode == 0
 
 
