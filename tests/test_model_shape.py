@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from factory import Checkpoint, add_head, weights
+from places import RUNS_RANKERS
 
 from hf_xlmr.conversion import convert
 from hf_xlmr.conversion.preview import preview_config
@@ -48,6 +49,8 @@ def built(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> torch.n
     family = next(each for each in sorted(FAMILIES.values(), key=len, reverse=True) if name.startswith(each))
     with torch.device("meta"):
         model: torch.nn.Module = getattr(transformers, name)(getattr(transformers, f"{family}Config")(**fields))
+        if name == "XLMRobertaForMultipleChoice" and not RUNS_RANKERS:
+            model.roberta = transformers.XLMRobertaModel(model.config)  # with the pooler that its head reads
     model.tie_weights()  # type: ignore[operator]
     return model.to(dtype)
 
