@@ -15,11 +15,11 @@ from hf_xlmr import __version__
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.checkpoint.weights import Weight, read_array
 from hf_xlmr.conversion.converting import convert
-from hf_xlmr.conversion.mapping.architecture import head_oddity
+from hf_xlmr.conversion.mapping.architecture import EMBEDDING, beside_heads, decide, head_oddity
 from hf_xlmr.conversion.mapping.plan import resolve_spectral_norm
 from hf_xlmr.conversion.source.releases import download
 from hf_xlmr.conversion.source.sources import is_archive, open_source
-from hf_xlmr.errors import InputError, as_named
+from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, as_named
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
 from hf_xlmr.files.digests import sha256_of
@@ -57,9 +57,8 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
 
     Of two processes that ask at once, one converts and the other waits. Raises what `convert` raises.
     """
-    if (name := own_name(source)) in RELEASE_NAMES:
-        source = download(name, progress=progress)
-    files = _files_of(source, data)
+    name = own_name(source)
+    files = _files_of(download(name, progress=progress) if name in RELEASE_NAMES else source, data)
     entry = cache_folder() / MODELS / _key(files)
     model = CachedModel(folder=entry / "model", heads=entry / "heads.safetensors", origin=files[0])
     if not _is_whole(entry):
@@ -112,14 +111,15 @@ def _write_record(entry: Path, known: Mapping[str, str]) -> None:
 def _make(model: CachedModel, source: str | Path, data: str | Path | None, progress: Progress) -> Mapping[str, str]:
     """Fill an entry; gives the SHA-256 of its weights, by their names in the model's folder."""
     with open_checkpoint(source, data=data, scratch=model.folder.parent, progress=progress) as checkpoint:
+        wanted = beside_heads(checkpoint)
+        decide(checkpoint, wanted, reads_weights=False)  # what is refused is told before heads are read
         _write_heads(checkpoint, model.heads)
-        has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
     report = convert(
         source,
         model.folder,
         data=data,
-        head="none" if has_lm_head else None,
-        encoder_only=not has_lm_head,
+        head=wanted.head,
+        encoder_only=wanted.encoder_only,
         progress=progress,
     )
     hashes = report.parity["output_sha256"] if report.parity else {}
@@ -131,18 +131,28 @@ def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for head, parts in checkpoint.parts_of_heads.items():
-        if not head_oddity(parts):  # where it is of unknown code, UnknownHead says so
-            tensors |= {f"{head}.{part}": _float32(weight) for part, weight in _resolved(parts)}
+        if head_oddity(parts):  # where it is of unknown code, UnknownHead says so
+            continue
+        try:
+            own = _resolved(parts, hidden=checkpoint.weights[EMBEDDING].shape[-1])
+        except WeightsMismatch as trouble:
+            raise IntegrityError(f"the head {head} in {checkpoint.files.checkpoint[0].name}: {trouble}") from trouble
+        tensors |= {f"{head}.{part}": _float32(weight) for part, weight in own.items()}
     path.write_bytes(save(tensors))  # its save_file would make a file that only we can read
 
 
-def _resolved(parts: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
-    """The weights of a head, as fairseq's RobertaClassificationHead has them."""
+def _resolved(parts: Mapping[str, Weight], *, hidden: int) -> dict[str, Weight]:
+    """The weights of a head, as fairseq's RobertaClassificationHead has them. Raises WeightsMismatch."""
     own = dict(parts)
     resolve_spectral_norm(own, "out_proj")
-    for part in HEAD_PARTS:
-        if part in own:
-            yield part, own[part]
+    shapes = {part: own[part].shape for part in HEAD_PARTS if part in own}
+    inner, classes = shapes.get("dense.weight", ())[:1], shapes.get("out_proj.weight", ())[:1]
+    expected = dict(zip(HEAD_PARTS, ((*inner, hidden), inner, (*classes, *inner), classes), strict=True))
+    if len(shapes) == len(HEAD_PARTS):
+        wrong = [f"{part} {list(shape)}" for part, shape in shapes.items() if shape != expected[part] or 0 in shape]
+        if wrong:
+            raise WeightsMismatch(wrong_shape=wrong)
+    return {part: own[part] for part in shapes}
 
 
 def _float32(weight: Weight) -> np.ndarray[Any, Any]:

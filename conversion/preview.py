@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
-from hf_xlmr.conversion.mapping.architecture import Wanted, decide
+from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, beside_heads, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
-from hf_xlmr.errors import told_plainly
+from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch, printable, told_plainly
 from hf_xlmr.files.own_names import own_name
 from hf_xlmr.model.model_shape import RELEASE_CONFIGS, ModelShape, config_file, shape_of_config, shape_of_folder
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["preview_config", "shape_of"]
+
+logger = logging.getLogger(__name__)
+
+WITHOUT_HEAD: Final = "the sizes are those of %s, which XLMR loads of %s without the heads that convert refuses: %s"
 
 
 def shape_of(model: str | Path) -> ModelShape:
@@ -33,14 +39,29 @@ def shape_of(model: str | Path) -> ModelShape:
 def preview_config(source: str | Path, *, progress: Progress = SILENT) -> dict[str, object]:
     """The sizes, class and dtype that `convert` would write for `source`; no tensor is read.
 
-    Neither the dictionary is: embedding rows are those of the file, labels have no names. Raises InputError
+    Where only its heads keep it from being converted, what `XLMR` loads of it is meant, and a warning says so. The
+    dictionary is not read: embedding rows are those of the file, labels have no names. Raises InputError
     (UnsupportedCheckpoint with every reason), IntegrityError.
     """
     with told_plainly(), open_checkpoint(source, progress=progress) as checkpoint:
-        architecture = decide(checkpoint, Wanted(), reads_weights=False)
+        architecture = _architecture(checkpoint, str(source))
         return config_of(
             architecture, vocabulary=architecture.vocabulary, ids=SpecialIds(), dtype=_main_dtype(checkpoint)
         )
+
+
+def _architecture(checkpoint: FairseqCheckpoint, source: str) -> Architecture:
+    """With the head that the checkpoint was trained for, or without any. Raises InputError, WeightsMismatch."""
+    try:
+        return decide(checkpoint, Wanted(), reads_weights=False)
+    except (InputError, WeightsMismatch) as refusal:
+        try:
+            found = decide(checkpoint, beside_heads(checkpoint), reads_weights=False)
+        except (InputError, WeightsMismatch):
+            raise refusal from None  # it has the reasons of all
+        why = "; ".join(refusal.reasons) if isinstance(refusal, UnsupportedCheckpoint) else str(refusal)
+        logger.warning(WITHOUT_HEAD, found.class_name, source, printable(why))
+        return found
 
 
 def _main_dtype(checkpoint: FairseqCheckpoint) -> str:

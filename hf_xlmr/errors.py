@@ -23,6 +23,7 @@ __all__ = [
     "UnsupportedCheckpoint",
     "WeightsMismatch",
     "as_named",
+    "in_words",
     "printable",
     "told_plainly",
 ]
@@ -119,7 +120,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def as_named(place: Path, name: str) -> Iterator[None]:
+def as_named(place: Path | str, name: str) -> Iterator[None]:
     """Say `name` for a `place` that the user has never seen (a cache, a draft) in our errors and the system's."""
     try:
         yield
@@ -136,11 +137,16 @@ def as_named(place: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn the system's refusals into errors of ours: a bad block is damage, all else is the user's to mend."""
+    """Turn the system's refusals into errors of ours, as `in_words` does."""
     try:
         yield
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        if error.errno == errno.EIO:
-            raise IntegrityError(f"the disk could not be read{where}: {error.strerror}") from error
-        raise InputError(f"{error.strerror or error}{where}") from error
+        raise in_words(error) from error
+
+
+def in_words(error: OSError) -> InputError | IntegrityError:
+    """What the system refused, as an error of ours: a bad block is damage, all else the user can fix."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.EIO:
+        return IntegrityError(f"the disk could not be read{where}: {error.strerror}")
+    return InputError(f"{error.strerror or error}{where}")

@@ -6,15 +6,19 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from factory import Checkpoint
+from factory import OPTIONS, Checkpoint
+from places import FIXTURES
 
-from hf_xlmr.conversion import cache
+from hf_xlmr import XLMR
+from hf_xlmr.conversion import cache, convert, inspect
 from hf_xlmr.conversion.cache import CachedModel, converted_once
-from hf_xlmr.errors import InputError
+from hf_xlmr.conversion.preview import shape_of
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.digests import sha256_of
 
 WEIGHTS = "model/model.safetensors"
@@ -161,3 +165,56 @@ def test_a_digest_needs_no_cache_that_can_be_written_to(tmp_path: Path, monkeypa
     monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "file"))
     (tmp_path / "large").write_bytes(bytes(1 << 20))
     assert sha256_of(tmp_path / "large") == sha256(bytes(1 << 20)).hexdigest()
+
+
+# ---- what is wrong is told by what the user gave ---------------------------------------------------------------------
+
+DAMAGE: dict[str, tuple[str, bytes, str]] = {
+    "checkpoint": ("model.pt", b"\x80", "v0122/model.pt "),
+    "dictionary": ("dict.txt", b"\xff\n", "v0122/dict.txt, line 1"),
+    "SentencePiece model": ("sentencepiece.bpe.model", b"\0\xff" * 40, "v0122/sentencepiece.bpe.model "),
+    "labels": ("label/dict.txt", b"\xff\n", " label/dict.txt, line 1"),
+}
+ASKED: dict[str, Callable[[str, Path], object]] = {
+    "XLMR": lambda source, _folder: XLMR.from_pretrained(source),
+    "plan": lambda source, _folder: shape_of(source),
+    "inspect": lambda source, _folder: inspect(source),
+    "convert": lambda source, folder: convert(source, folder / "out", verify=False),
+}
+UNREAD = {("plan", part) for part in DAMAGE if part != "checkpoint"} | {
+    ("inspect", "SentencePiece model"),
+    *(("inspect", "labels"), ("convert", "labels")),
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGE)
+@pytest.mark.parametrize("kind", ["archive", "release"])
+def test_damage_in_an_archive_is_told_by_its_name(
+    kind: str, damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place in the cache is named only where the archive there is to be deleted."""
+    monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
+    name, content, told = DAMAGE[damaged]
+    folder = shutil.copytree(FIXTURES / "v0122", tmp_path / "v0122")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    (tmp_path / "cache").mkdir()
+    base = tmp_path / "a" if kind == "archive" else tmp_path / "cache" / "xlmr.base"
+    packed = shutil.make_archive(str(base), "gztar", tmp_path, "v0122")
+    source = packed if kind == "archive" else "xlmr.base"
+    for asked, ask in ASKED.items():
+        if (asked, damaged) in UNREAD or (asked, kind) == ("plan", "release"):
+            ask(source, tmp_path)
+            continue
+        with pytest.raises(HfXlmrError) as caught:
+            ask(source, tmp_path)
+        sentence, _dot, way_on = str(caught.value).partition(f". Delete {packed}")
+        assert sentence.startswith(f"{source}:{told}") and str(tmp_path / "cache") not in sentence
+        assert bool(way_on) == (kind == "release" and isinstance(caught.value, IntegrityError))
+
+
+def test_options_that_are_no_use_are_told_by_the_checkpoint(source: Path) -> None:
+    Checkpoint(options={**OPTIONS, "pooler_dropout": "abc"}).write(source)
+    with pytest.raises(IntegrityError) as caught:
+        XLMR.from_pretrained(source)
+    assert str(caught.value) == f"{source}: options.json is damaged: pooler_dropout is 'abc'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from transformers import AutoModelForSequenceClassification
 from hf_xlmr import XLMR
 from hf_xlmr.cli import app
 from hf_xlmr.cli.flags import flags_of, in_flags
+from hf_xlmr.cli.program import main
 from hf_xlmr.conversion import ConversionReport, convert, inspect
-from hf_xlmr.errors import InputError, UnsupportedCheckpoint
+from hf_xlmr.conversion.preview import shape_of
+from hf_xlmr.errors import InputError, IntegrityError, UnsupportedCheckpoint, WeightsMismatch
 from hf_xlmr.hub_interface.encoder import UnknownHead
 from hf_xlmr.hub_interface.loading import find_model
 from hf_xlmr.model.head_kinds import HeadKind, is_multi_label, kind_of_head
@@ -27,8 +30,16 @@ TOKENS = torch.tensor([[0, 7, 8, 9, 2], [0, 5, 2, 1, 1]])
 TAGGING = {"task": "sequence_tagging", "criterion": "sequence_tagging", "classification_head_name": "tags"}
 
 
-def source(folder: Path, *heads: str, more: dict[str, torch.Tensor] | None = None, **options: Any) -> Path:
+def source(
+    folder: Path,
+    *heads: str,
+    more: dict[str, torch.Tensor] | None = None,
+    has_lm_head: bool = True,
+    **options: Any,
+) -> Path:
     model = weights()
+    for name in [] if has_lm_head else [name for name in model if name.startswith("encoder.lm_head.")]:
+        del model[name]
     for head in heads:
         add_head(model, head, labels=5)
     return Checkpoint(model=model | (more or {}), options={**OPTIONS, **options}).write(folder)
@@ -159,6 +170,80 @@ def test_fairseqs_interface_answers_for_every_token(options: dict[str, Any], tmp
         torch.testing.assert_close(found, expected.log_softmax(dim=-1), rtol=0, atol=1e-6)
         torch.testing.assert_close(xlmr.predict("tags", TOKENS, return_logits=True), expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(xlmr.model(TOKENS, classification_head_name="tags")[0], expected, rtol=0, atol=1e-6)
+
+
+BESIDE: dict[str, dict[str, torch.Tensor]] = {
+    "a head of two layers more": {"classification_heads.x.layer_norm.weight": torch.ones(HIDDEN)},
+    "a head without its bias": {"classification_heads.x.out_proj.weight": torch.ones(5, HIDDEN)},
+    "weights beside the encoder": {"my_heads.y.weight": torch.ones(5, HIDDEN)},
+}
+REFUSED_HEADS: dict[str, tuple[tuple[str, ...], dict[str, torch.Tensor], dict[str, Any], str]] = {
+    "of tokens": (("tags",), {}, TAGGING, "the head tags reads every token"),
+    "of which none is chosen": (("one", "two"), {}, {}, "the checkpoint has several heads (one, two)"),
+    "of an unknown task": (("x",), {}, {"task": "my_task"}, "nothing tells whether the head x reads the first token"),
+    **{kind: ((), more, {}, "the head x" if "layers" in kind else "") for kind, more in BESIDE.items()},
+}
+
+
+@pytest.mark.parametrize("has_lm_head", [True, False])
+@pytest.mark.parametrize("kind", REFUSED_HEADS)
+def test_what_is_loaded_without_its_heads_is_planned_without_them(
+    kind: str, has_lm_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program says what it plans, and why that is not the whole."""
+    heads, more, options, told = REFUSED_HEADS[kind]
+    path = source(tmp_path / "source", *heads, more=more, has_lm_head=has_lm_head, **options)
+    with pytest.raises((InputError, WeightsMismatch)):
+        convert(path, tmp_path / "out", verify=False)
+    monkeypatch.setattr(sys, "argv", ["hf-xlmr", "plan", str(path), "--max-memory", "cpu=1GiB", "--json"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    shown = capsys.readouterr()
+    planned, loaded = json.loads(shown.out), find_model(path).shape
+    assert caught.value.code == 0
+    assert (planned["model"], planned["parameters"]) == (loaded.class_name, loaded.parameters)
+    (line,) = shown.err.splitlines()
+    begin = f"hf-xlmr: the sizes are those of {loaded.class_name}, which XLMR loads of {path} without the heads "
+    assert line.startswith(begin) and told in line.removeprefix(begin) and "head=" not in line
+
+
+def test_what_is_not_loaded_is_not_planned(tmp_path: Path) -> None:
+    path = source(tmp_path / "source", "tags", **{**TAGGING, "activation_fn": "swish"})
+    with pytest.raises(UnsupportedCheckpoint) as caught:
+        shape_of(path)
+    assert len(caught.value.reasons) == 2  # the head is still one of them
+    with pytest.raises(UnsupportedCheckpoint, match="swish"):
+        find_model(path)
+
+
+WRONG: dict[str, tuple[tuple[int, ...], str]] = {
+    "dense.weight": ((HIDDEN, HIDDEN + 3), "dense.weight [16, 19]"),
+    "dense.bias": ((HIDDEN, 1), "dense.bias [16, 1]"),
+    "out_proj.weight": ((0, HIDDEN), "out_proj.weight [0, 16], out_proj.bias [5]"),
+    "out_proj.bias": ((), "out_proj.bias []"),
+    "out_proj.weight_orig": ((5, HIDDEN), "out_proj.weight_orig [5, 16]"),
+}
+
+
+@pytest.mark.parametrize("part", WRONG)
+def test_a_damaged_head_is_told_with_its_checkpoint(part: str, tmp_path: Path) -> None:
+    shape, told = WRONG[part]
+    model = weights()
+    add_head(model, "x", labels=5)
+    if part.endswith("_orig"):
+        del model[f"{HEAD}out_proj.weight"]
+        model |= {f"{HEAD}out_proj.weight_u": torch.ones(4), f"{HEAD}out_proj.weight_v": torch.ones(HIDDEN)}
+    model[f"{HEAD}{part}"] = torch.ones(shape)
+    path = Checkpoint(model=model).write(tmp_path / "source")
+    with pytest.raises(IntegrityError) as caught:
+        XLMR.from_pretrained(path)
+    assert f"the head x in {path}/model.pt: the weights do not add up (wrong shape: {told}" in str(caught.value)
+
+
+def test_a_head_of_other_numbers_is_refused_as_convert_refuses_it(tmp_path: Path) -> None:
+    path = source(tmp_path / "source", "x", more={f"{HEAD}dense.bias": torch.ones(HIDDEN, dtype=torch.int64)})
+    with pytest.raises(UnsupportedCheckpoint, match="weights are kept as int64"):
+        XLMR.from_pretrained(path)
 
 
 def test_each_head_of_several_reads_its_own(tmp_path: Path) -> None:

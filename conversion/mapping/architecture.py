@@ -17,7 +17,7 @@ from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
 from hf_xlmr.model.head_kinds import HeadKind, Reading, is_multi_label, kind_of_head
 from hf_xlmr.model.model_shape import HEAD_PARTS
 
-__all__ = ["Architecture", "Wanted", "decide", "head_oddity", "unclear_head"]
+__all__ = ["Architecture", "Wanted", "beside_heads", "decide", "head_oddity", "unclear_head"]
 
 E: Final = "encoder.sentence_encoder."
 EMBEDDING: Final = E + "embed_tokens.weight"
@@ -178,10 +178,19 @@ def _chosen_head(checkpoint: FairseqCheckpoint, wanted: Wanted) -> str | None:
     return candidates[0]
 
 
+def beside_heads(checkpoint: FairseqCheckpoint) -> Wanted:
+    """What `XLMR` loads, to which it adds the heads: the masked LM, or the encoder where there is no LM head."""
+    return Wanted(head="none") if _has_lm_head(checkpoint) else Wanted(encoder_only=True)
+
+
+def _has_lm_head(checkpoint: FairseqCheckpoint) -> bool:
+    return any(name.startswith(LM_HEAD) for name in checkpoint.weights)
+
+
 def _task(checkpoint: FairseqCheckpoint, wanted: Wanted, head: str | None) -> Task:
     if head is not None:
         return Task.MULTIPLE_CHOICE if _is_ranking(checkpoint, head) else Task.CLASSIFICATION
-    has_lm_head = any(name.startswith("encoder.lm_head.") for name in checkpoint.weights)
+    has_lm_head = _has_lm_head(checkpoint)
     if wanted.head == "none" and not has_lm_head:
         raise InputError("the checkpoint has no masked-LM head; encoder_only=True converts its encoder")
     return Task.MASKED_LM if has_lm_head and not wanted.encoder_only else Task.ENCODER

@@ -312,11 +312,24 @@ def _shown(names: list[str]) -> str:
 
 def _from_release(name: str, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:
     path = download(name, progress=progress)
-    try:
-        found = _from_path(path, stack, progress, scratch)
-    except IntegrityError as trouble:
-        raise IntegrityError(f"{trouble} Delete {path} to have it downloaded again.") from trouble
+    stack.enter_context(_of_release(path, name))
+    found = _from_path(path, stack, progress, scratch)
     return replace(found, name=name, kind="release", archive_sha256=sha256_of(path))
+
+
+@contextmanager
+def _of_release(path: Path, name: str) -> Iterator[None]:
+    """Say the release's `name` for its archive in the cache, and where damage of that is, how it is made good."""
+    try:
+        yield
+    except IntegrityError as trouble:
+        if str(path) not in str(trouble):
+            raise
+        told = str(trouble).replace(str(path), name).rstrip(".")
+        raise IntegrityError(f"{told}. Delete {path} to have it downloaded again.") from trouble
+    except (InputError, OSError):
+        with as_named(path, name):
+            raise
 
 
 def _packing(file: FileSlice) -> Packing | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -19,7 +21,7 @@ from hf_xlmr.cli import publish_commands, sentence_transformers_command
 from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
 from hf_xlmr.cli.flags import flags_of, in_flags
 from hf_xlmr.cli.task_commands import register
-from hf_xlmr.errors import HfXlmrError, InputError, printable
+from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
 from hf_xlmr.placement.planner import DEFAULT_TOKENS
 
 __all__ = ["app", "main"]
@@ -402,8 +404,9 @@ def main() -> NoReturn:
     """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
     _open_standard_streams()
     try:
-        _check_endpoint()
-        app()
+        with _warnings_told():
+            _check_endpoint()
+            app()
     except HfXlmrError as error:
         _end(in_flags(str(error), flags_of(app)), error.exit_code)
     except (MemoryError, RuntimeError) as error:
@@ -415,11 +418,30 @@ def main() -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _end_if_silenced()
-        _end(str(error), 1)
+        plain = in_words(error)
+        _end(str(plain), plain.exit_code)
     except SystemExit:  # the end of every command
         _end_if_silenced()
         raise
     sys.exit(0)
+
+
+class _Warnings(logging.Handler):
+    """What the library warns of, said as the program says its errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            typer.echo(f"hf-xlmr: {in_flags(printable(record.getMessage()), flags_of(app))}", err=True)
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    logger, handler = logging.getLogger("hf_xlmr"), _Warnings(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _open_standard_streams() -> None:

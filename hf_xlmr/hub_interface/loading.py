@@ -222,7 +222,12 @@ class ModelFiles:
         if self.asked_for is None:
             yield
             return
-        with as_named(self.folder, f"{self.asked_for} (as converted)" if self.heads_file else self.asked_for):
+        if self.heads_file is None:
+            with as_named(self.folder, self.asked_for):
+                yield
+            return
+        kept = f"{self.folder}/fairseq/"  # of the source's own files and options
+        with as_named(self.folder, f"{self.asked_for} (as converted)"), as_named(kept, f"{self.asked_for}: "):
             yield
 
     @cached_property
