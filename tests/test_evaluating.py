@@ -33,8 +33,8 @@ from hf_xlmr.tasks.encoding.question_answering import (
     encode_questions,
     windows_of,
 )
-from hf_xlmr.tasks.encoding.task_steps import STEPS
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate
+from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.mlqa import Answer, QuestionExample
 from hf_xlmr.tasks.ner import NerExample
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XnliExample, open_xnli
@@ -506,7 +506,7 @@ def test_answers_are_those_of_the_scripts(exact: ExactTokenizer, null_threshold:
 def test_questions_without_an_answer_are_right_if_none_is_given() -> None:
     """As SQuAD 2.0 counts; others beside them keep their own scores."""
     examples = [question("Anna plays", "Anna"), question("Anna plays"), question("Anna plays")]
-    score = STEPS["mlqa"].score
+    score = TASKS["mlqa"].score
     assert score("en", examples, ["Anna plays", "", "Anna"]) == {
         "f1": 100 * (2 / 3 + 1) / 3,
         "exact_match": pytest.approx(100 / 3),
@@ -528,6 +528,6 @@ def test_data_with_unanswered_questions_score_what_squad_2_says() -> None:
         predictions = [rng.choice([*(each or ["", "the"]), rng.choice(parts)]) for each in [*texts, []]]
         questions = {str(number): each for number, each in enumerate([*texts, []])}
         expected = squad2_scores(questions, {str(number): each for number, each in enumerate(predictions)})
-        assert STEPS["mlqa"].score("en", examples, predictions) == expected
+        assert TASKS["mlqa"].score("en", examples, predictions) == expected
         seen[expected["f1"] == expected["exact_match"]] += 1
     assert seen[True] and seen[False]

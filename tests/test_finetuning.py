@@ -34,17 +34,16 @@ from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features.processes import DeviceProcesses, Processes
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
-from hf_xlmr.tasks.encoding.task_data import DataSource
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, evaluate_data
 from hf_xlmr.tasks.fitting import devices
 from hf_xlmr.tasks.fitting.adapters import merged, with_adapters
 from hf_xlmr.tasks.fitting.finetuned_card import base_model_of
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder
-from hf_xlmr.tasks.fitting.recipes import RECIPES
 from hf_xlmr.tasks.fitting.task_models import head_of, load_network
+from hf_xlmr.tasks.kinds.inputs import DataSource
+from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
 from hf_xlmr.tasks.ner import NerExample
-from hf_xlmr.tasks.output.prediction_files import write_columns
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_table import tables_of
 from hf_xlmr.tasks.training import FinetuningOptions, FinetuningReport, finetune
@@ -413,7 +412,7 @@ def test_answers_that_no_file_can_hold_are_told_before(
 
 def test_a_word_stays_in_its_column(tmp_path: Path) -> None:
     example = NerExample("here", "de", ("San Marino", "\u00a0", "", "e"), ("B-LOC", "O", "O", "O"))
-    write_columns(tmp_path, {"de": [example]}, {"de": [["B-LOC", "O", "O", "B-LOC"]]})
+    TASKS["ner"].write(tmp_path, {"de": [example]}, {"de": [["B-LOC", "O", "O", "B-LOC"]]})
     assert (tmp_path / "de.conll").read_text() == "San_Marino B-LOC B-LOC\n_ O O\n_ O O\ne O B-LOC\n\n"
 
 
@@ -480,9 +479,9 @@ def test_adapters_are_trained_without_a_warning(data: dict[str, list[str]], tmp_
 
 
 def test_merged_adapters_compute_the_same(tmp_path: Path) -> None:
-    files, recipe = find_model(FIXTURES / "v0122prenorm"), RECIPES["ner"]
+    files, recipe = find_model(FIXTURES / "v0122prenorm"), TASKS["ner"].recipe
     torch.manual_seed(0)
-    head = replace(head_of(find_model(FIXTURES / "v0122cls"), RECIPES["xnli"]), weights=None, is_new=True)  # type: ignore[type-var]
+    head = replace(head_of(find_model(FIXTURES / "v0122cls"), TASKS["xnli"]), weights=None, is_new=True)  # type: ignore[type-var]
     adapted = with_adapters(load_network(files, recipe, head), recipe, rank=4).eval()
     with torch.no_grad():
         for weight in adapted.parameters():
@@ -1122,10 +1121,10 @@ def test_what_a_user_writes_as_data(
     text: str, expected: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert DataSource.parse(text, task="xnli", part="train") == expected
+    assert DataSource.parse(text, demo="the demo") == expected
     (tmp_path / text).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / text).write_text("")
-    assert DataSource.parse(text, task="xnli", part="train") == DataSource(text), "a file of that very name"
+    assert DataSource.parse(text, demo="the demo") == DataSource(text), "a file of that very name"
 
 
 @pytest.mark.parametrize(

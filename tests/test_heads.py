@@ -23,8 +23,8 @@ from hf_xlmr.errors import InputError, IntegrityError, UnsupportedCheckpoint, We
 from hf_xlmr.hub_interface.encoder import UnknownHead
 from hf_xlmr.hub_interface.loading import find_model
 from hf_xlmr.model.head_kinds import HeadKind, is_multi_label, kind_of_head
-from hf_xlmr.tasks.fitting.recipes import recipe_of
 from hf_xlmr.tasks.fitting.task_models import head_of
+from hf_xlmr.tasks.kinds.registry import task_of
 
 TOKENS = torch.tensor([[0, 7, 8, 9, 2], [0, 5, 2, 1, 1]])
 TAGGING = {"task": "sequence_tagging", "criterion": "sequence_tagging", "classification_head_name": "tags"}
@@ -287,4 +287,4 @@ def test_a_head_that_transformers_lacks_is_not_scored_as_a_classifier(
 ) -> None:
     files = find_model(source(tmp_path / "source", "tags", **options))
     with pytest.raises(InputError, match=message):
-        head_of(files, recipe_of("xnli"))
+        head_of(files, task_of("xnli"))

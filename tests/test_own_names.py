@@ -13,7 +13,8 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.files.own_names import own_name
 from hf_xlmr.hub_interface.loading import find_model
 from hf_xlmr.model_shape import shape_of
-from hf_xlmr.tasks.encoding.task_data import DataSource
+from hf_xlmr.tasks.example_data import example_data
+from hf_xlmr.tasks.kinds.inputs import DataSource
 
 HIDDEN = 16  # of the factory's checkpoint; the demo has 64, the releases 768 and more
 
@@ -53,19 +54,19 @@ def test_a_path_comes_before_a_name(
 
 def test_a_name_is_meant_where_there_is_no_such_path(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert (shape_of("demo").hidden, shape_of("xlmr.large").hidden, find_model("demo").shape.hidden) == (64, 1024, 64)
-    assert DataSource.parse("demo", task="xnli", part="train").source != "demo"
+    assert DataSource.parse("demo", demo=example_data("xnli", "train")).source != "demo"
     assert own_name("./demo") is None and own_name("mine") is None and not caplog.records
 
 
 def test_data_called_demo_come_before_the_demo(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     (place / "demo").mkdir()
-    assert DataSource.parse("demo", task="xnli", part="train") == DataSource("demo")
+    assert DataSource.parse("demo", demo=example_data("xnli", "train")) == DataSource("demo")
     assert "call from another folder" in caplog.text
 
 
 def test_a_name_that_cannot_be_looked_up_is_told(place: Path) -> None:
     (place / "demo").symlink_to("demo")
-    for look in (*WIDTHS.values(), lambda name: DataSource.parse(name, task="xnli", part="train")):
+    for look in (*WIDTHS.values(), lambda name: DataSource.parse(name, demo=example_data("xnli", "train"))):
         with pytest.raises(InputError, match="cannot read demo: Too many levels of symbolic links"):
             look("demo")
 

@@ -18,8 +18,8 @@ from hf_xlmr.files.memory import CPU, DISK
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.plain_config import REACHING, plain_config
 from hf_xlmr.placement.placed_loading import load_placed, load_whole
-from hf_xlmr.tasks.fitting.recipes import RECIPES
 from hf_xlmr.tasks.fitting.task_models import TaskHead, load_network
+from hf_xlmr.tasks.kinds.registry import TASKS
 
 KERNEL = "somebody/attention"
 PLANTED: dict[str, Any] = {
@@ -60,7 +60,7 @@ LOADS = {
     "placed": lambda folder: load_placed(folder, {"": DISK}, dtype="float32"),
     "proof": lambda folder: layerwise_network(folder, "XLMRobertaForMaskedLM"),
     "task": lambda folder: load_network(
-        ModelFiles(folder), RECIPES["xnli"], TaskHead(("entailment", "neutral", "contradiction"), is_new=True)
+        ModelFiles(folder), TASKS["xnli"].recipe, TaskHead(("entailment", "neutral", "contradiction"), is_new=True)
     ),
 }
 

@@ -14,7 +14,8 @@ import pytest
 
 from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
-from hf_xlmr.tasks.encoding.task_data import Reading, read_task_data
+from hf_xlmr.tasks.kinds.inputs import Reading
+from hf_xlmr.tasks.kinds.task_data import read_task_data
 from hf_xlmr.tasks.metrics import mlqa_rules, score_answers
 from hf_xlmr.tasks.mlqa import MisalignedAnswers, open_questions
 from hf_xlmr.tasks.ner import NerExample, open_ner

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.tasks.encoding.task_data import Reading, read_task_data
 from hf_xlmr.tasks.example_data import example_data
+from hf_xlmr.tasks.kinds.inputs import Reading
+from hf_xlmr.tasks.kinds.task_data import read_task_data
 from hf_xlmr.tasks.mlqa import open_questions
 from hf_xlmr.tasks.ner import open_ner
 from hf_xlmr.tasks.xnli import open_xnli

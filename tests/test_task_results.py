@@ -19,8 +19,8 @@ from markdown_it import MarkdownIt
 from hf_xlmr.cli.console import show_results
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.metrics import MLQA_RULES
-from hf_xlmr.tasks.output.published import PUBLISHED
 from hf_xlmr.tasks.results import TASK_METRICS, TaskResults
 from hf_xlmr.tasks.results_card import card_section, eval_results, put_results_in_card
 from hf_xlmr.tasks.results_plot import figure_of, plot_results
@@ -79,10 +79,10 @@ def test_every_language_counts_alike_in_the_average() -> None:
 
 def test_published_averages_are_those_of_the_published_languages() -> None:
     """What is copied from the papers adds up: a mistyped cell would not."""
-    assert [each.average for each in PUBLISHED["xnli"]] == [(83.6,), (85.4,), (86.0,)]
-    assert [each.average for each in PUBLISHED["mlqa"]] == [(70.7, 52.7), (73.4, 55.3), (74.8, 56.6)]
+    assert [each.average for each in TASKS["xnli"].scoring.published] == [(83.6,), (85.4,), (86.0,)]
+    assert [each.average for each in TASKS["mlqa"].scoring.published] == [(70.7, 52.7), (73.4, 55.3), (74.8, 56.6)]
     for task, languages in (("xnli", PAPERS_XNLI), ("mlqa", PAPERS_MLQA)):
-        for each in PUBLISHED[task]:
+        for each in TASKS[task].scoring.published:
             if each.scores:
                 assert " ".join(each.scores) == languages
                 means = [sum(cells) / len(each.scores) for cells in zip(*each.scores.values(), strict=True)]
@@ -216,7 +216,7 @@ def test_what_was_published_is_never_among_what_was_measured(task: str) -> None:
     assert not without.published and table.rows == without.rows
     assert [row[0].split(" (")[0] for row in table.published] == ["XLM-R large", "XLM-R XL", "XLM-R XXL"]
     assert [row[-1] for row in table.published] == [
-        " / ".join(f"{value:.1f}" for value in each.average) for each in PUBLISHED[task]
+        " / ".join(f"{value:.1f}" for value in each.average) for each in TASKS[task].scoring.published
     ]
     assert all(row[3] == "-" for row in table.published), "no paper has Quechua"
     text = table.as_text()
@@ -313,7 +313,7 @@ def test_published_scores_are_marks_and_no_bars() -> None:
     assert len(plain.patches) == len(marked.patches)
     marks = [line for line in marked.lines if "published" in str(line.get_label())]
     assert [list(line.get_ydata()) for line in marks] == [
-        [*(scores[0] for scores in each.scores.values()), each.average[0]] for each in PUBLISHED["xnli"]
+        [*(scores[0] for scores in each.scores.values()), each.average[0]] for each in TASKS["xnli"].scoring.published
     ]
 
 
@@ -321,7 +321,7 @@ def test_published_scores_of_pairs_stand_at_their_own_language() -> None:
     """And no published average beside one over all pairs."""
     (axes,) = figure_of(results_of("mlqa", MLQA_PAIRS), references=True).axes
     (marks,) = [line for line in axes.lines if "published" in str(line.get_label())]
-    published = PUBLISHED["mlqa"][0].scores
+    published = TASKS["mlqa"].scoring.published[0].scores
     assert list(marks.get_ydata()) == [published[language][0] for language in ("en", "de", "zh")]
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels[:4] == ["en\non en", "de\non en", "zh\non en", "en\non de"] and labels[-1] == "Avg"

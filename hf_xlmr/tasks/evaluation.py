@@ -14,14 +14,15 @@ from hf_xlmr.model.folder_records import FINETUNING
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, collate
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
-from hf_xlmr.tasks.encoding.task_data import Reading, TaskData, check_labels, read_task_data
-from hf_xlmr.tasks.encoding.task_steps import STEPS, Coding, Logits
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
-from hf_xlmr.tasks.fitting.recipes import Recipe, check_options_of_task, recipe_of
 from hf_xlmr.tasks.fitting.task_models import head_of, load_network, longest_text, quiet_transformers
+from hf_xlmr.tasks.kinds.inputs import Reading
+from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
+from hf_xlmr.tasks.kinds.task import Coding, Logits, Setting, Task
+from hf_xlmr.tasks.kinds.task_data import TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.output.evaluation_folder import evaluation_folder
-from hf_xlmr.tasks.results import TASK_METRICS, Setting, TaskResults
+from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = [
@@ -78,7 +79,7 @@ class EvaluationOptions:
     def check(self, task: str) -> None:
         """Raise InputError for an option that means nothing in `task`, or on this machine."""
         check_options_of_task(self, task)
-        check_labels(task, self.labels)
+        task_of(task).check_label_names(self.labels)
         check_bfloat16(bf16=self.bf16, cpu=self.cpu)
 
 
@@ -102,16 +103,16 @@ def evaluate(
     Several processes under a launcher share the work, and each gets the whole result. Raises InputError,
     IntegrityError.
     """
-    chosen, recipe, steps = options or EvaluationOptions(), recipe_of(task), STEPS[recipe_of(task).task]
+    chosen, kind = options or EvaluationOptions(), task_of(task)
     with told_plainly(), evaluation_folder(output, overwrite=overwrite, references=references) as folder:
         read = read_what_is_scored(task, data, chosen)
         if output is not None:
-            steps.check_writable(read)
+            kind.check_writable(read.examples)
         files = find_model(model, revision=revision, progress=progress)
-        found = evaluate_data(recipe, model, files, read, options=chosen, progress=progress)
+        found = evaluate_data(kind, model, files, read, options=chosen, progress=progress)
         if folder is not None:
             folder.add_results(found.results)
-            steps.write(folder.predictions(task), read.examples, found.predictions)
+            kind.write(folder.predictions(kind.predictions_readme), read.examples, found.predictions)
     return found.results
 
 
@@ -130,7 +131,7 @@ def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptio
         labels=options.labels,
     )
     read = read_task_data(task, data, reading)
-    STEPS[task].check(read)
+    task_of(task).check_scorable(read.examples)
     return read
 
 
@@ -144,7 +145,7 @@ class Evaluation:
 
 
 def evaluate_data(
-    recipe: Recipe,
+    task: Task[Any],
     name: str,
     files: ModelFiles,
     data: TaskData,
@@ -156,9 +157,9 @@ def evaluate_data(
 
     Raises InputError, IntegrityError.
     """
-    scorer, steps = _Scorer.of(recipe, files, options), STEPS[recipe.task]
+    scorer = _Scorer.of(task, files, options)
     for examples in data.examples.values():
-        steps.check_labels(examples, scorer.coding.labels)
+        task.check_known(examples, scorer.coding.labels)
     predictions: dict[str, Sequence[Any]] = {}
     with progress.task("evaluating", total=data.count, unit="examples") as bar:
         for language, examples in data.examples.items():
@@ -166,10 +167,10 @@ def evaluate_data(
             bar.advance(len(examples), note=f"({language})")
     split: dict[str, Setting] = {"split": options.split} if options.split else {}
     results = TaskResults(
-        task=recipe.task,
+        task=task.name,
         model=name,
-        metrics=TASK_METRICS[recipe.task],
-        scores={key: steps.score(key, examples, predictions[key]) for key, examples in data.examples.items()},
+        metrics=task.scoring.metrics,
+        scores={key: task.score(key, examples, predictions[key]) for key, examples in data.examples.items()},
         counts=data.counts,
         skipped=data.skipped,
         misaligned=data.misaligned,
@@ -178,7 +179,7 @@ def evaluate_data(
             **split,
             "max_length": scorer.coding.max_length,
             "dtype": "bfloat16" if options.bf16 else "float32",
-            **steps.settings(scorer.coding),
+            **task.settings(scorer.coding),
         },
     )
     return Evaluation(results, predictions)
@@ -191,36 +192,36 @@ def evaluate_data(
 class _Scorer:
     """A network and what turns its answers into scores."""
 
-    recipe: Recipe
+    task: Task[Any]
     coding: Coding
     predictor: Any
 
     @classmethod
-    def of(cls, recipe: Recipe, files: ModelFiles, options: EvaluationOptions) -> _Scorer:
+    def of(cls, task: Task[Any], files: ModelFiles, options: EvaluationOptions) -> _Scorer:
         """Load the network. Raises InputError where it has no head for the task."""
-        head = head_of(files, recipe, name=options.head)
+        head = head_of(files, task, name=options.head)
         if head is None:
             raise InputError(
-                f"{files.name} holds a {files.class_name}, which has no head for {recipe.task}: hf-xlmr finetune "
-                f"{recipe.task} trains one"
+                f"{files.name} holds a {files.class_name}, which has no head for {task.name}: hf-xlmr finetune "
+                f"{task.name} trains one"
             )
-        options = _as_trained(options, files, recipe)
-        max_length = longest_text(files, options.max_length, recipe.max_length)
+        options = _as_trained(options, files, task)
+        max_length = longest_text(files, options.max_length, task.recipe.max_length)
         questions = question_options(max_length, options)
         coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions)
-        network = load_network(files, recipe, head)
+        network = load_network(files, task.recipe, head)
         network.requires_grad_(requires_grad=False)  # autocast keeps bfloat16 copies of all weights that are trained
-        return cls(recipe, coding, _predictor(network, options))
+        return cls(task, coding, _predictor(network, options))
 
     def predictions(self, examples: Sequence[Any]) -> list[Any]:
         """What the network says of each example."""
-        return STEPS[self.recipe.task].predict(examples, self.coding, self._logits)
+        return self.task.predict(examples, self.coding, self._logits)
 
     def _logits(self, rows: Iterable[Any]) -> list[Logits]:
         """Each output of the network for each row, padding cut off where it has one for each token."""
         import numpy as np
 
-        features, has_a_row_per_token = Features(rows), STEPS[self.recipe.task].has_a_row_per_token
+        features, has_a_row_per_token = Features(rows), self.task.recipe.has_a_row_per_token
         order = sorted(range(len(features)), key=features.length, reverse=True)  # alike lengths need no padding
         with quiet_transformers():
             outputs = self.predictor.predict(_Ordered(features, order)).predictions
@@ -233,12 +234,12 @@ class _Scorer:
         return found
 
 
-def _as_trained(options: EvaluationOptions, files: ModelFiles, recipe: Recipe) -> EvaluationOptions:
+def _as_trained(options: EvaluationOptions, files: ModelFiles, task: Task[Any]) -> EvaluationOptions:
     """`options`; unless they say how long texts are, as long as those that the model was trained on, where it tells.
 
     Raises IntegrityError.
     """
-    if options.max_length is not None or files.training.get("task") != recipe.task:
+    if options.max_length is not None or files.training.get("task") != task.name:
         return options
     settings = files.training.get("settings")
     told = {name: settings.get(name) for name in LENGTHS} if isinstance(settings, Mapping) else {}

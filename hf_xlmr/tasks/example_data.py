@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.kinds.registry import TASKS
 
 __all__ = ["EXAMPLE_FILES", "example_data", "example_folder"]
 
 EXAMPLE_FILES: Final = {
-    ("xnli", "train"): "xnli.train.tsv",
-    ("xnli", "test"): "xnli.test.tsv",
-    ("mlqa", "train"): "train-v1.1.json",
-    ("mlqa", "test"): "test-context-*-question-*.json",
-    ("ner", "train"): "ner.train.txt",
-    ("ner", "test"): "ner.test.txt",
+    (name, part): file
+    for name, task in TASKS.items()
+    for part, file in (("train", task.train_example), ("test", task.test_example))
 }
 """By task and part. Those of XNLI and names hold all languages; the training data of questions are English."""
 

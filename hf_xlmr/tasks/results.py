@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from hf_xlmr.data.text_rows import JSON_TYPES
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.tasks.metrics import MLQA_RULES
-from hf_xlmr.tasks.xnli import XNLI_LANGUAGES
+from hf_xlmr.tasks.kinds.mlqa import key_of_pair, languages_of_pair
+from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.task import Setting
 
 __all__ = [
     "LEFT_OUT",
@@ -24,46 +25,13 @@ __all__ = [
     "paper_order",
 ]
 
-Setting = str | int | float | bool
-
-TASK_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
-    "xnli": ("accuracy",),
-    "mlqa": ("f1", "exact_match"),
-    "ner": ("f1", "precision", "recall"),
-}
+TASK_METRICS: Final = {name: task.scoring.metrics for name, task in TASKS.items()}
 """By task; the first is the one that models are compared by."""
 
-LEFT_OUT: Final[Mapping[str, str]] = {
-    "xnli": "for labels on which the annotators did not agree",
-    "mlqa": "for answers that are not where they should be",
-    "ner": "for holding no words",
-}
+LEFT_OUT: Final = {name: task.scoring.left_out for name, task in TASKS.items()}
 """Why examples of a task are left out."""
 
-CONLL_LANGUAGES: Final = ("en", "nl", "es", "de")
-XTREME_LANGUAGES: Final = (
-    *("en", "af", "ar", "bg", "bn", "de", "el", "es", "et", "eu"),
-    *("fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "jv"),
-    *("ka", "kk", "ko", "ml", "mr", "ms", "my", "nl", "pt", "ru"),
-    *("sw", "ta", "te", "th", "tl", "tr", "ur", "vi", "yo", "zh"),
-)  # WikiANN's, as XTREME prints them
-ORDERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
-    "xnli": (XNLI_LANGUAGES,),
-    "mlqa": (tuple(MLQA_RULES),),
-    "ner": (CONLL_LANGUAGES, XTREME_LANGUAGES),
-}
 HIGHEST: Final = 100.0
-
-
-def languages_of_pair(key: str) -> tuple[str, str]:
-    """The languages of context and question in a key of MLQA's scores: `en-de`, or `en` where they are the same."""
-    context, _, question = key.partition("-")
-    return context, question or context
-
-
-def key_of_pair(context: str, question: str) -> str:
-    """The key of two languages in MLQA's scores, as `languages_of_pair` reads it."""
-    return context if context == question else f"{context}-{question}"
 
 
 def paper_order(task: str, keys: Mapping[str, object]) -> tuple[str, ...]:
@@ -71,9 +39,10 @@ def paper_order(task: str, keys: Mapping[str, object]) -> tuple[str, ...]:
 
     Entities have two orders: CoNLL's four languages where there are no others, else that of XTREME.
     """
-    languages = {key: languages_of_pair(key) if task == "mlqa" else (key,) for key in keys}
+    orders = TASKS[task].scoring.orders
+    languages = {key: TASKS[task].languages_of(key) for key in keys}
     found = {each for several in languages.values() for each in several}
-    order = next((each for each in ORDERS[task] if found <= set(each)), ORDERS[task][-1])
+    order = next((each for each in orders if found <= set(each)), orders[-1])
     place = {language: number for number, language in enumerate(order)}
     return tuple(sorted(keys, key=lambda key: [(place.get(each, len(order)), each) for each in languages[key]]))
 
@@ -184,15 +153,16 @@ def _why_not_fields(values: Any) -> str | None:
 
 def _why_not(results: TaskResults) -> str | None:
     """What does not add up."""
-    if results.task not in TASK_METRICS:
-        return f"the task {results.task!r} is unknown; there are {', '.join(TASK_METRICS)}"
-    if results.metrics != TASK_METRICS[results.task]:
-        return f"{results.task} has the metrics {', '.join(TASK_METRICS[results.task])}, not {results.metrics!r}"
+    if results.task not in TASKS:
+        return f"the task {results.task!r} is unknown; there are {', '.join(TASKS)}"
+    task = TASKS[results.task]
+    if results.metrics != task.scoring.metrics:
+        return f"{results.task} has the metrics {', '.join(task.scoring.metrics)}, not {results.metrics!r}"
     if not results.scores:
         return "no language has scores"
     if results.counts.keys() != results.scores.keys():
         return f"scores are of {', '.join(results.scores)}, counts of {', '.join(results.counts) or 'nothing'}"
-    if results.task == "mlqa" and len({languages_of_pair(key) for key in results.scores}) < len(results.scores):
+    if len(set(map(task.languages_of, results.scores))) < len(results.scores):
         return f"two of the pairs {', '.join(results.scores)} are the same"
     faults = (_why_not_scores(key, scores, results.metrics) for key, scores in results.scores.items())
     return next((why for why in faults if why), None) or _why_not_values(results)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.errors import InputError, printable, told_plainly
 from hf_xlmr.files.atomic_write import replace_content
+from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_table import tables_of
 
@@ -19,13 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["PIPELINE_TAGS", "card_section", "eval_results", "put_results_in_card"]
 
 CARD: Final = "README.md"
-PIPELINE_TAGS: Final[Mapping[str, str]] = {
-    "xnli": "text-classification",
-    "mlqa": "question-answering",
-    "ner": "token-classification",
-}
+PIPELINE_TAGS: Final = {name: task.card.pipeline_tag for name, task in TASKS.items()}
 """What the Hub calls the kind of task."""
-HEADINGS: Final = {"xnli": "Natural language inference", "mlqa": "Question answering", "ner": "Named entities"}
 METADATA: Final = re.compile(r"\A---\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 INDEX: Final = re.compile(r"^model-index:.*?(?=^[^\s#\-]|\Z)", re.DOTALL | re.MULTILINE)
 DIGITS: Final = 4
@@ -41,20 +37,20 @@ def card_section(results: TaskResults, *, dataset: str | None = None, references
     settings = ", ".join(f"{as_code(key)} {as_text(value)}" for key, value in results.settings.items())
     told = f"\nEvaluated with hf_xlmr: {settings}.\n" if settings else "\nEvaluated with hf_xlmr.\n"
     begin, end = _marks(results, name)
-    return f"{begin}\n## {HEADINGS[results.task]}: {as_text(name)}\n\n{tables}{told}{end}"
+    return f"{begin}\n## {TASKS[results.task].card.heading}: {as_text(name)}\n\n{tables}{told}{end}"
 
 
 def eval_results(results: TaskResults, *, dataset: str | None = None) -> list[EvalResult]:
     """The average and every language as huggingface_hub keeps them: by the name of the data set, in percent."""
     from huggingface_hub import EvalResult
 
-    name = _dataset(results, dataset)
+    name, facts = _dataset(results, dataset), TASKS[results.task].card
     split = results.settings.get("split")
     rows: list[tuple[str | None, Mapping[str, float]]] = [(None, results.average), *results.scores.items()]
     return [
         EvalResult(
-            task_type=PIPELINE_TAGS[results.task],
-            task_name=HEADINGS[results.task],
+            task_type=facts.pipeline_tag,
+            task_name=facts.heading,
             dataset_type=name,
             dataset_name=f"{name} ({printable(language) if language else f'average of {len(results.scores)}'})",
             dataset_config=printable(language) if language else None,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, printable, told_plainly
-from hf_xlmr.tasks.output.published import PUBLISHED
+from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.task import Scoring
 from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
 from hf_xlmr.tasks.results_table import check_same_task, is_cross_lingual
 
@@ -33,13 +34,6 @@ STYLE: Final[Any] = {
     "ytick.color": INK,
     "svg.hashsalt": "results",
 }
-TITLES: Final = {
-    "xnli": "XNLI accuracy, percent",
-    "mlqa": "MLQA F1 (pale) and exact match (full), percent",
-    "pairs": "MLQA F1 (pale) and exact match (full) of questions in one language on texts in another, percent",
-    "ner": "Named entities F1, percent",
-}
-CHANCE: Final = {"xnli": 100 / 3}  # of guessing one of three labels
 HEADING: Final[Mapping[str, Any]] = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
 BAR_INCHES: Final = 0.27  # wide enough for its number
 GAP: Final = 0.9  # between groups, in bars; twice before the average
@@ -87,7 +81,8 @@ def figure_of(
     is_of_pairs = any(map(is_cross_lingual, several))
     several = tuple(_with_keys(each, is_of_pairs=is_of_pairs) for each in several)
     keys = paper_order(task, {key: 0 for each in several for key in each.scores})
-    n_marks = len(PUBLISHED[task]) if references else 0
+    scoring = TASKS[task].scoring
+    n_marks = len(scoring.published) if references else 0
     step = len(several) + GAP + n_marks * MARK_STEP
     places = _places(keys, step, is_of_pairs=is_of_pairs)
     width = max(4.6, BAR_INCHES * (max(places.values()) + len(several) + n_marks * MARK_STEP) + 0.8)
@@ -96,13 +91,14 @@ def figure_of(
         axes = figure.subplots()
         _frame(axes, places, n_bars=len(several), n_marks=n_marks, is_of_pairs=is_of_pairs)
         # to the figure's edge, which a title of the axes overflows where these are narrow
-        figure.suptitle(_plain(title) if title else TITLES["pairs" if is_of_pairs else task], **HEADING)
+        usual = scoring.plot_title_of_pairs if is_of_pairs else scoring.plot_title
+        figure.suptitle(_plain(title) if title else usual, **HEADING)
         for number, each in enumerate(several):
             _draw_bars(axes, each, places, offset=number, colour=COLOURS[number % len(COLOURS)])
         if references:
-            _draw_published(axes, task, places, n_bars=len(several), is_of_pairs=is_of_pairs)
-        if task in CHANCE:
-            axes.axhline(CHANCE[task], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3, label="guessing")
+            _draw_published(axes, scoring, places, n_bars=len(several), is_of_pairs=is_of_pairs)
+        if scoring.chance is not None:
+            axes.axhline(scoring.chance, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3, label="guessing")
         _add_legend(figure, axes)
     return figure
 
@@ -124,11 +120,9 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
 
 
 def _with_keys(results: TaskResults, *, is_of_pairs: bool) -> TaskResults:
-    """The same with MLQA's keys spelled alike: all of them pairs, or all of them languages."""
-    if results.task != "mlqa":
-        return results
-    pairs = {key: languages_of_pair(key) for key in results.scores}
-    spelled = {key: "-".join(pair) if is_of_pairs else pair[0] for key, pair in pairs.items()}
+    """The same with keys spelled alike: all of them pairs, or all of them languages."""
+    found = {key: TASKS[results.task].languages_of(key) for key in results.scores}
+    spelled = {key: "-".join(languages) if is_of_pairs else languages[0] for key, languages in found.items()}
     scores = {spelled[key]: each for key, each in results.scores.items()}
     return replace(results, scores=scores, counts={spelled[key]: count for key, count in results.counts.items()})
 
@@ -187,7 +181,7 @@ def _draw_bars(axes: Axes, results: TaskResults, places: Mapping[str, float], *,
         _number(axes, list(zip(scores, at, exact, strict=True)), is_inside=True)
     else:
         axes.bar(at, heights, width=0.86, color=colour, label=_in_legend(results.model))
-    _number(axes, list(zip(scores, at, heights, strict=True)), chance=CHANCE.get(results.task))
+    _number(axes, list(zip(scores, at, heights, strict=True)), chance=TASKS[results.task].scoring.chance)
 
 
 def _number(
@@ -211,9 +205,11 @@ def _number(
         )
 
 
-def _draw_published(axes: Axes, task: str, places: Mapping[str, float], *, n_bars: int, is_of_pairs: bool) -> None:
+def _draw_published(
+    axes: Axes, scoring: Scoring, places: Mapping[str, float], *, n_bars: int, is_of_pairs: bool
+) -> None:
     """A hollow mark for each published score, right of the bars of its language."""
-    for number, (published, mark) in enumerate(zip(PUBLISHED[task], MARKS, strict=False)):
+    for number, (published, mark) in enumerate(zip(scoring.published, MARKS, strict=False)):
         known = {**published.scores, AVERAGE: published.average}
         if is_of_pairs:  # the published average is not that of all pairs
             known = {f"{language}-{language}": scores for language, scores in published.scores.items()}

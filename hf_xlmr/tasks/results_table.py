@@ -9,18 +9,13 @@ from typing import Final
 
 from hf_xlmr.cards.markdown import as_text
 from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.kinds.published import Published
+from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.mlqa import told_ids
-from hf_xlmr.tasks.output.published import PUBLISHED, Published
-from hf_xlmr.tasks.results import LEFT_OUT, TaskResults, languages_of_pair, paper_order
+from hf_xlmr.tasks.results import TaskResults, paper_order
 
 __all__ = ["ResultsTable", "check_same_task", "is_cross_lingual", "published_scores", "tables_of"]
 
-TITLES: Final = {"xnli": "XNLI, accuracy", "mlqa": "MLQA, F1 / EM", "ner": "Named entities, F1"}
-IN_A_CELL: Final[Mapping[str, tuple[str, ...]]] = {
-    "xnli": ("accuracy",),
-    "mlqa": ("f1", "exact_match"),
-    "ner": ("f1",),
-}
 AVERAGE: Final = "Avg"
 NOTHING: Final = "-"
 MODELS, PAIRS = "model", "context \\ question"  # what the first column holds
@@ -78,23 +73,23 @@ def tables_of(results: TaskResults | Sequence[TaskResults], *, references: bool 
     task = check_same_task(several)
     if any(map(is_cross_lingual, several)):
         tables = tuple(map(_matrix, several))
-        languages = paper_order(
-            task, {each: 0 for one in several for key in one.scores for each in languages_of_pair(key)}
-        )
-        return (*tables, _published_alone(task, languages)) if references and PUBLISHED[task] else tables
+        found = {each: 0 for one in several for key in one.scores for each in TASKS[task].languages_of(key)}
+        is_shown = references and TASKS[task].scoring.published
+        return (*tables, _published_alone(task, paper_order(task, found))) if is_shown else tables
     return (_models(several, references=references),)
 
 
 def published_scores(task: str) -> list[dict[str, object]]:
     """What was published of a task, for JSON: as `Published`, with scores by metric as in TaskResults."""
-    named = partial(zip, IN_A_CELL[task], strict=True)
+    scoring = TASKS[task].scoring
+    named = partial(zip, scoring.in_a_cell, strict=True)
     return [
         {
             **asdict(each),
             "scores": {language: dict(named(values)) for language, values in each.scores.items()},
             "average": dict(named(each.average)),
         }
-        for each in PUBLISHED[task]
+        for each in scoring.published
     ]
 
 
@@ -108,9 +103,7 @@ def check_same_task(results: Sequence[TaskResults]) -> str:
 
 def is_cross_lingual(results: TaskResults) -> bool:
     """Whether some questions are in another language than their contexts."""
-    return results.task == "mlqa" and any(
-        context != question for context, question in map(languages_of_pair, results.scores)
-    )
+    return any(len(set(TASKS[results.task].languages_of(key))) > 1 for key in results.scores)
 
 
 # ---- a row per model -------------------------------------------------------------------------------------------------
@@ -118,7 +111,8 @@ def is_cross_lingual(results: TaskResults) -> bool:
 
 def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable:
     task = several[0].task
-    by_language = [{_heading(task, key): scores for key, scores in each.scores.items()} for each in several]
+    languages_of = TASKS[task].languages_of
+    by_language = [{languages_of(key)[0]: scores for key, scores in each.scores.items()} for each in several]
     languages = paper_order(task, {language: 0 for scores in by_language for language in scores})
     rows = [
         (each.model, *(_cell(task, scores.get(language)) for language in languages), _cell(task, each.average))
@@ -126,9 +120,9 @@ def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable
     ]
     if len(several) == 1:
         rows += _other_metrics(several[0], languages)
-    published = [_published_row(each, languages) for each in PUBLISHED[task]] if references else []
+    published = [_published_row(each, languages) for each in TASKS[task].scoring.published] if references else []
     return ResultsTable(
-        title=f"{TITLES[task]} in percent",
+        title=f"{TASKS[task].scoring.title} in percent",
         columns=(MODELS, *languages, AVERAGE),
         rows=tuple(rows),
         published=tuple(published),
@@ -136,12 +130,8 @@ def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable
     )
 
 
-def _heading(task: str, key: str) -> str:
-    return languages_of_pair(key)[0] if task == "mlqa" else key
-
-
 def _cell(task: str, scores: Mapping[str, float] | None) -> str:
-    return NOTHING if scores is None else _told(scores[metric] for metric in IN_A_CELL[task])
+    return NOTHING if scores is None else _told(scores[metric] for metric in TASKS[task].scoring.in_a_cell)
 
 
 def _told(values: Iterable[float]) -> str:
@@ -150,7 +140,7 @@ def _told(values: Iterable[float]) -> str:
 
 def _other_metrics(results: TaskResults, languages: Sequence[str]) -> list[tuple[str, ...]]:
     """Those that the papers do not print, such as precision and recall."""
-    others = [metric for metric in results.metrics if metric not in IN_A_CELL[results.task]]
+    others = [metric for metric in results.metrics if metric not in TASKS[results.task].scoring.in_a_cell]
     every = [*(results.scores[language] for language in languages), results.average] if others else []
     return [(f"  {metric}", *(f"{scores[metric]:.1f}" for scores in every)) for metric in others]
 
@@ -165,36 +155,38 @@ def _published_row(published: Published, languages: Sequence[str]) -> tuple[str,
 
 def _matrix(results: TaskResults) -> ResultsTable:
     """A row for each language of contexts, a column for each of questions, and the means of both."""
-    scores = {languages_of_pair(key): values for key, values in results.scores.items()}
-    contexts = paper_order("mlqa", {context: 0 for context, _ in scores})
-    questions = paper_order("mlqa", {question: 0 for _, question in scores})
+    task, languages_of = results.task, TASKS[results.task].languages_of
+    scores = {languages_of(key): values for key, values in results.scores.items()}
+    contexts = paper_order(task, {context: 0 for context, _ in scores})
+    questions = paper_order(task, {question: 0 for _, question in scores})
     rows = [
-        (context, *(_cell("mlqa", scores.get((context, question))) for question in questions), mean)
+        (context, *(_cell(task, scores.get((context, question))) for question in questions), mean)
         for context in contexts
-        for mean in (_mean([values for (each, _), values in scores.items() if each == context]),)
+        for mean in (_mean(task, [values for (each, _), values in scores.items() if each == context]),)
     ]
-    means = (_mean([values for (_, each), values in scores.items() if each == question]) for question in questions)
+    means = (_mean(task, [each for (_, asked), each in scores.items() if asked == question]) for question in questions)
     same = [values for (context, question), values in scores.items() if context == question]
     return ResultsTable(
-        title=f"{TITLES['mlqa']} in percent, {results.model}",
+        title=f"{TASKS[task].scoring.title} in percent, {results.model}",
         columns=(PAIRS, *questions, AVERAGE),
-        rows=(*rows, (AVERAGE, *means, _cell("mlqa", results.average))),
+        rows=(*rows, (AVERAGE, *means, _cell(task, results.average))),
         notes=(
-            *([f"Context and question in the same language: {_mean(same)} on average."] if same else []),
+            *([f"Context and question in the same language: {_mean(task, same)} on average."] if same else []),
             *_notes([results]),
         ),
     )
 
 
-def _mean(scores: Sequence[Mapping[str, float]]) -> str:
-    return _told(sum(each[metric] for each in scores) / len(scores) for metric in IN_A_CELL["mlqa"])
+def _mean(task: str, scores: Sequence[Mapping[str, float]]) -> str:
+    return _told(sum(each[metric] for each in scores) / len(scores) for metric in TASKS[task].scoring.in_a_cell)
 
 
 def _published_alone(task: str, languages: Sequence[str]) -> ResultsTable:
+    scoring = TASKS[task].scoring
     return ResultsTable(
-        title=f"{TITLES[task]} in percent, published (context and question in the same language)",
+        title=f"{scoring.title} in percent, published (context and question in the same language)",
         columns=(MODELS, *languages, AVERAGE),
-        rows=tuple(_published_row(each, languages) for each in PUBLISHED[task]),
+        rows=tuple(_published_row(each, languages) for each in scoring.published),
         notes=_sources(task, is_wanted=True),
     )
 
@@ -210,7 +202,8 @@ def _notes(several: Sequence[TaskResults]) -> list[str]:
         if not are_alike or each is several[0]:
             notes.append(f"Examples{'' if are_alike else whose}: {_per_language(each.counts)}.")
         if any(each.skipped.values()):
-            notes.append(f"Left out{whose}, {LEFT_OUT[each.task]}: {_with_ids(each.skipped, each.misaligned)}.")
+            why = TASKS[each.task].scoring.left_out
+            notes.append(f"Left out{whose}, {why}: {_with_ids(each.skipped, each.misaligned)}.")
         scored = {key: len(ids) for key, ids in each.misaligned.items() if not each.skipped.get(key)}
         if scored:
             told = _with_ids(scored, each.misaligned)
@@ -236,7 +229,7 @@ def _sources(task: str, *, is_wanted: bool) -> tuple[str, ...]:
     if not is_wanted:
         return ()
     sources: dict[str, list[str]] = {}
-    for each in PUBLISHED[task]:
+    for each in TASKS[task].scoring.published:
         sources.setdefault(each.source, []).append(each.model)
     told = "; ".join(f"{', '.join(models)}: {source}" for source, models in sources.items())
     return (f"Published figures were not measured here ({told}); their averages are over all languages of the paper.",)

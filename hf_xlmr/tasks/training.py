@@ -16,27 +16,16 @@ from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding.encoding import Features, collate
-from hf_xlmr.tasks.encoding.task_data import Example, MissingLanguages, Reading, TaskData, check_labels, read_task_data
-from hf_xlmr.tasks.encoding.task_steps import STEPS, Coding
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
     evaluate_data,
     question_options,
     read_what_is_scored,
 )
-from hf_xlmr.tasks.fitting.adapters import check_peft, check_rank, merged, with_adapters
+from hf_xlmr.tasks.fitting.adapters import LORA, check_peft, check_rank, merged, with_adapters
 from hf_xlmr.tasks.fitting.checkpoints import gone_on_with
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
-from hf_xlmr.tasks.fitting.recipes import (
-    LORA,
-    MODES,
-    SOURCE_LANGUAGE,
-    Recipe,
-    check_options_of_task,
-    has_option,
-    recipe_of,
-)
 from hf_xlmr.tasks.fitting.task_models import (
     TaskHead,
     head_of,
@@ -45,14 +34,19 @@ from hf_xlmr.tasks.fitting.task_models import (
     longest_text,
     quiet_transformers,
 )
+from hf_xlmr.tasks.kinds.inputs import Reading
+from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
+from hf_xlmr.tasks.kinds.task import Coding, Recipe, Setting, Task
+from hf_xlmr.tasks.kinds.task_data import MissingLanguages, TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.results import Setting
 from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
 
 logger = logging.getLogger(__name__)
 
+SOURCE_LANGUAGE: Final = "en"
+MODES: Final = ("zero-shot", "translate-train-all")
 SHARD_SIZE: Final = "5GB"  # as convert; Transformers itself writes up to 50 GB into a file
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
@@ -161,9 +155,9 @@ def finetune(
     the weights that an unbroken run has; of a finished folder it makes the scores alone. Raises InputError,
     IntegrityError.
     """
-    chosen, scoring, recipe = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), recipe_of(task)
+    chosen, scoring, kind = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), task_of(task)
     check_options_of_task(chosen, task)
-    check_labels(task, chosen.labels)
+    kind.check_label_names(chosen.labels)
     check_bfloat16(bf16=chosen.bf16, cpu=chosen.cpu)
     scoring.check(task)
     if not evaluation:
@@ -175,9 +169,9 @@ def finetune(
         folder.check(resume=resume, overwrite=overwrite)
         scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
         files = find_model(model, revision=revision, progress=progress)
-        training = _Training.of(recipe, files, _training_data(recipe, train, chosen), chosen)
+        training = _Training.of(kind, files, _training_data(task, train, chosen), chosen)
         for examples in scored.examples.values() if scored else ():
-            STEPS[task].check_labels(examples, training.head.labels or ())
+            kind.check_known(examples, training.head.labels or ())
         if resume and folder.is_finished:
             report = folder.report(training.record(), usual=usual_record(), model=model)
         else:
@@ -186,7 +180,7 @@ def finetune(
             _let_go()
         if scored is None:
             return report
-        found = evaluate_data(recipe, str(output), ModelFiles(folder.path), scored, options=scoring, progress=progress)
+        found = evaluate_data(kind, str(output), ModelFiles(folder.path), scored, options=scoring, progress=progress)
         results = replace(found.results, settings={**report.settings, **found.results.settings})
         with folder.written():
             folder.add_results(results)
@@ -215,7 +209,7 @@ def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
-def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOptions) -> TaskData:
+def _training_data(task: str, train: Sequence[str], options: FinetuningOptions) -> TaskData:
     """What is trained on: English alone, or every language. Raises InputError."""
     wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
     reading = Reading(
@@ -226,7 +220,7 @@ def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOpti
         labels=options.labels,
     )
     try:
-        return read_task_data(recipe.task, train, reading)
+        return read_task_data(task, train, reading)
     except MissingLanguages as error:
         told = f"{error}; zero-shot trains on English, --mode translate-train-all on all"
         raise MissingLanguages(told, error.languages) from error
@@ -239,7 +233,7 @@ def _training_data(recipe: Recipe, train: Sequence[str], options: FinetuningOpti
 class _Training:
     """Everything that a training needs, read and checked."""
 
-    recipe: Recipe
+    task: Task[Any]
     files: ModelFiles
     data: TaskData
     """Without its examples, which nobody reads once they are encoded."""
@@ -249,21 +243,21 @@ class _Training:
     settings: Mapping[str, Setting]
 
     @classmethod
-    def of(cls, recipe: Recipe, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
+    def of(cls, task: Task[Any], files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
         """Encode the data. Raises InputError."""
         check_rank(options.lora_rank if options.lora else 1, files.shape)
         examples = [each for several in data.examples.values() for each in several]
-        labels = recipe.labels or options.labels
-        head = head_of(files, recipe) or TaskHead(labels or STEPS[recipe.task].labels(examples), is_new=True)
-        settings = _settings(recipe, files, options)
-        features = _features(recipe, files, head, examples, settings)
-        return cls(recipe, files, data.without_examples(), head, features, options, settings)
+        labels = task.recipe.labels or options.labels
+        head = head_of(files, task) or TaskHead(labels or task.labels_in(examples), is_new=True)
+        settings = _settings(task, files, options)
+        features = _features(task, files, head, examples, settings)
+        return cls(task, files, data.without_examples(), head, features, options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
         """Train, and write the finished folder."""
         from transformers import set_seed
 
-        arguments = _arguments(self.recipe, self.options, self.settings, folder)
+        arguments = _arguments(self.task.recipe, self.options, self.settings, folder)
         self._tell_of_long_warmup()
         folder.begin(self.record(), usual=usual_record(), resume=resume)
         checkpoint = folder.last_checkpoint() if resume else None
@@ -275,7 +269,7 @@ class _Training:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _check_finite(trainer, folder)
         report = FinetuningReport(
-            task=self.recipe.task,
+            task=self.task.name,
             model=model,
             output=folder.path,
             class_name=type(network.get_base_model() if self.options.lora else network).__name__,
@@ -308,12 +302,12 @@ class _Training:
 
     def _network(self) -> Any:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
-        network = load_network(self.files, self.recipe, self.head)
+        network = load_network(self.files, self.task.recipe, self.head)
         if any(each.is_meta for each in network.parameters()):
             raise InputError(HOLLOW)
         if self.settings["freeze_embeddings"]:
             network.base_model.embeddings.requires_grad_(requires_grad=False)
-        return with_adapters(network, self.recipe, rank=self.options.lora_rank) if self.options.lora else network
+        return with_adapters(network, self.task.recipe, rank=self.options.lora_rank) if self.options.lora else network
 
     def _trainer(self, network: Any, arguments: Any, folder: FinetunedFolder, progress: Progress) -> Any:
         from transformers import PrinterCallback, Trainer
@@ -342,14 +336,14 @@ class _Training:
                 trained = accelerator.unwrap_model(trainer.model)
                 trained.save_pretrained(draft, state_dict=weights, max_shard_size=SHARD_SIZE)
                 if self.options.lora:
-                    base = load_network(self.files, self.recipe, self.head)
+                    base = load_network(self.files, self.task.recipe, self.head)
                     merged(base, draft).save_pretrained(draft, max_shard_size=SHARD_SIZE)
                 folder.complete(draft, self.files, report, is_new_head=self.head.is_new)
 
     def record(self) -> dict[str, object]:
         """What a resumed run must share with the one that it goes on from."""
         return {
-            "task": self.recipe.task,
+            "task": self.task.name,
             "model": fingerprint(self.files.folder),
             "data": self.features.digest(),
             "labels": list(self.head.labels or ()),
@@ -371,8 +365,9 @@ def _deciding(options: FinetuningOptions) -> dict[str, object]:
     return {name: value for name, value in asdict(options).items() if name not in FREE}
 
 
-def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
+def _settings(task: Task[Any], files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
     """The hyperparameters: what the user said, else the recipe's."""
+    recipe = task.recipe
     rate = recipe.learning_rate_of_wide if is_wide(files) else recipe.learning_rate
     settings: dict[str, Setting] = {
         "mode": options.mode,
@@ -390,20 +385,20 @@ def _settings(recipe: Recipe, files: ModelFiles, options: FinetuningOptions) -> 
     if options.max_steps is not None:
         del settings["epochs"]
         settings["max_steps"] = options.max_steps
-    if has_option(recipe.task, "stride"):
+    if "stride" in task.options:
         scoring = EvaluationOptions(stride=options.stride)
         settings["stride"] = question_options(int(settings["max_length"]), scoring).stride
     return settings
 
 
 def _features(
-    recipe: Recipe, files: ModelFiles, head: TaskHead, examples: Sequence[Example], settings: Mapping[str, Setting]
+    task: Task[Any], files: ModelFiles, head: TaskHead, examples: Sequence[Any], settings: Mapping[str, Setting]
 ) -> Features:
     """The examples as the network takes them. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")
     questions = question_options(max_length, EvaluationOptions(stride=None if stride is None else int(stride)))
     coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions)
-    return Features(STEPS[recipe.task].encode(examples, coding))
+    return Features(task.encode(examples, coding))
 
 
 def _arguments(

@@ -26,7 +26,8 @@ from pathlib import Path
 from tokenizing import Texts, read_vocabulary, stock_tokenizer
 
 from hf_xlmr.tasks.encoding.encoding import Features, encode_pairs
-from hf_xlmr.tasks.encoding.task_data import Reading, read_task_data
+from hf_xlmr.tasks.kinds.inputs import Reading
+from hf_xlmr.tasks.kinds.task_data import read_task_data
 from hf_xlmr.tasks.xnli import XNLI_LABELS
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 

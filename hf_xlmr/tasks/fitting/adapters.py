@@ -5,17 +5,34 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.model.model_shape import ModelShape
-from hf_xlmr.tasks.fitting.recipes import LORA, Recipe
+from hf_xlmr.tasks.kinds.task import Recipe
 
-__all__ = ["ADAPTER_FILES", "check_peft", "check_rank", "merged", "with_adapters"]
+__all__ = ["ADAPTER_FILES", "LORA", "LoraRecipe", "check_peft", "check_rank", "merged", "with_adapters"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """Low-rank adapters, as peft makes them."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    learning_rate: float
+    target_modules: tuple[str, ...]
+
+
+# Hu et al. 2021, RoBERTa large on MNLI: rank 8, alpha 16, 3e-4, on query and value; dropout is peft's customary one.
+# peft has no default targets for xlm-roberta-xl; these are the names in all three families.
+LORA: Final = LoraRecipe(rank=8, alpha=16, dropout=0.05, learning_rate=3e-4, target_modules=("query", "value"))
 
 
 def check_peft() -> None:

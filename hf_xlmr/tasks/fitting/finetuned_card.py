@@ -10,12 +10,11 @@ from hf_xlmr.cards.card_check import told_by_card
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub.hub_errors import hub_utils
-from hf_xlmr.tasks.results import Setting
-from hf_xlmr.tasks.results_card import PIPELINE_TAGS
+from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.task import Setting
 
 __all__ = ["base_model_of", "finetuned_card"]
 
-NAMES: Final = {"xnli": "XNLI", "mlqa": "MLQA", "ner": "named entities"}
 CARD: Final = """---
 {metadata}---
 
@@ -45,11 +44,6 @@ TOKENIZED: Final = (
     "Texts were tokenized as fairseq does, which `hf_xlmr.XLMRTokenizer` and, but for special symbols typed in a\n"
     "text, the folder's `tokenizer.json` do. `fairseq/` holds the dictionary and the SentencePiece model."
 )
-LOADERS: Final[Mapping[str, str]] = {
-    "xnli": "AutoModelForSequenceClassification",
-    "mlqa": "AutoModelForQuestionAnswering",
-    "ner": "AutoModelForTokenClassification",
-}
 BLOCK: Final = """import torch
 from transformers import {loader}, AutoTokenizer
 
@@ -59,22 +53,6 @@ batch = tokenizer({texts}, return_tensors="pt")
 with torch.no_grad():
     output = model(**batch)
 {shown}"""
-TEXTS: Final[Mapping[str, str]] = {
-    "xnli": '"The train leaves at night.", "Nothing leaves at night."',
-    "mlqa": '"When does the train leave?", "The train leaves at night."',
-    "ner": '"The train leaves Berlin at night."',
-}
-SHOWN: Final[Mapping[str, str]] = {
-    "xnli": "print(model.config.id2label[output.logits.argmax().item()])",
-    "mlqa": (
-        "start, end = output.start_logits.argmax().item(), output.end_logits.argmax().item()\n"
-        "print(tokenizer.decode(batch.input_ids[0, start : end + 1]))  # the best span of a long text: hf-xlmr evaluate"
-    ),
-    "ner": (
-        "for piece, best in zip(batch.tokens(), output.logits[0].argmax(dim=-1).tolist()):\n"
-        "    print(piece, model.config.id2label[best])  # a word has the label of its first piece"
-    ),
-}
 
 
 def finetuned_card(
@@ -100,7 +78,7 @@ def finetuned_card(
     return CARD.format(
         metadata=_metadata(task, {**told, "base_model": base}, str(config["model_type"])),
         model=as_text(Path(model).name),
-        task=NAMES[task],
+        task=TASKS[task].card.name,
         class_name=class_name,
         origin=as_code(base) if base == model else as_text(Path(model).name),
         mode=mode,
@@ -132,7 +110,7 @@ def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
     fields = {
         **{name: told.get(name) for name in ("language", "license", "license_name", "license_link")},
         "library_name": "transformers",
-        "pipeline_tag": PIPELINE_TAGS[task],
+        "pipeline_tag": TASKS[task].card.pipeline_tag,
         "base_model": told.get("base_model"),  # of which the Hub says by itself that this is a fine-tuned form
         "tags": list(dict.fromkeys(["xlm-roberta", model_type, "fairseq", "hf_xlmr"])),
     }
@@ -146,10 +124,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _block(folder: Path, task: str) -> str:
     """How the folder is used; without the tokenizer's files only how it is loaded."""
-    loader = LOADERS[task]
+    loader, facts = f"AutoModel{TASKS[task].recipe.class_ending}", TASKS[task].card
     if not (folder / "tokenizer.json").is_file():
         return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()'
-    return BLOCK.format(loader=loader, texts=TEXTS[task], shown=SHOWN[task])
+    return BLOCK.format(loader=loader, texts=facts.texts, shown=facts.shown)
 
 
 def _labels(config: Mapping[str, Any]) -> str:

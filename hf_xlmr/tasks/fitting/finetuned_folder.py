@@ -20,9 +20,11 @@ from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text, rea
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.fitting.checkpoints import checkpoint_name, last_checkpoint, record_checkpoint
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
+from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.task import Setting
 from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.output.results_files import write_results
-from hf_xlmr.tasks.results import LEFT_OUT, Setting, TaskResults
+from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 
 __all__ = ["FinetunedFolder", "FinetuningReport"]
@@ -76,7 +78,8 @@ class FinetuningReport:
         if not any(self.skipped.values()):
             return ""
         ids = told_ids([id_ for several in self.misaligned.values() for id_ in several])
-        return f"{sum(self.skipped.values()):,}, {LEFT_OUT[self.task]}{f' ({ids})' if ids else ''}"
+        why = TASKS[self.task].scoring.left_out
+        return f"{sum(self.skipped.values()):,}, {why}{f' ({ids})' if ids else ''}"
 
 
 @dataclass(frozen=True)

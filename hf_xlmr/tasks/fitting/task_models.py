@@ -12,12 +12,13 @@ from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding.encoding import label_ids
-from hf_xlmr.tasks.fitting.recipes import WIDE, Recipe
+from hf_xlmr.tasks.kinds.task import Recipe, Task
 from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS
 
 __all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
 
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
+WIDE: Final = 2048  # from this width on a model is one of the XL kind: XL has 2560, XXL 4096, large 1024
 FILLER: Final = "madeupword"  # fairseq-preprocess pads a dict.txt, that of labels too, with such names
 SHORTEST: Final = 8  # what two sentences need to say anything: their marks, and two tokens each
 WITHOUT_HEAD: Final = "convert it with encoder_only=True to train a new one"
@@ -53,16 +54,16 @@ def is_wide(files: ModelFiles) -> bool:
 # ---- which head ------------------------------------------------------------------------------------------------------
 
 
-def head_of(files: ModelFiles, recipe: Recipe, *, name: str | None = None) -> TaskHead | None:
+def head_of(files: ModelFiles, task: Task[Any], *, name: str | None = None) -> TaskHead | None:
     """The head for the task that `files` have, `name` where fairseq's checkpoint has several; None for none.
 
     Raises InputError for a head whose classes are not those of the task.
     """
-    if files.class_name.endswith(recipe.class_ending):
+    if files.class_name.endswith(task.recipe.class_ending):
         if name is not None and name != files.head_name:
             raise InputError(f"--head {name}: the head of {files.name} was called {files.head_name}")
-        return TaskHead(_labels(files, recipe, count=None))
-    heads = files.heads() if recipe.task == "xnli" else {}
+        return TaskHead(_labels(files, task, count=None))
+    heads = files.heads() if task.recipe.is_fairseqs else {}
     if not heads:
         if name is not None:
             raise InputError(f"--head {name}: {files.name} has no classification head")
@@ -80,7 +81,7 @@ def head_of(files: ModelFiles, recipe: Recipe, *, name: str | None = None) -> Ta
         )
     if set(weights) != set(HEAD_PARTS):
         raise InputError(f"the head {picked} is no classifier: it has {', '.join(sorted(weights))}")
-    return TaskHead(_labels(files, recipe, count=len(weights["out_proj.weight"])), weights)
+    return TaskHead(_labels(files, task, count=len(weights["out_proj.weight"])), weights)
 
 
 def _picked(heads: Mapping[str, object], name: str | None) -> str:
@@ -92,12 +93,12 @@ def _picked(heads: Mapping[str, object], name: str | None) -> str:
     raise InputError(f"the checkpoint has the heads {', '.join(heads)}; {asked}")
 
 
-def _labels(files: ModelFiles, recipe: Recipe, *, count: int | None) -> tuple[str, ...] | None:
+def _labels(files: ModelFiles, task: Task[Any], *, count: int | None) -> tuple[str, ...] | None:
     """The names of the classes in the order of their numbers. Raises InputError where they are not the task's.
 
     For the folder's own head config.json tells them; for the `count` classes of fairseq's, its dictionary of labels.
     """
-    if recipe.class_ending == "ForQuestionAnswering":
+    if not task.recipe.has_classes:
         return None
     if count is None:
         names = _names_by_number(files.config.get("id2label"))
@@ -110,10 +111,10 @@ def _labels(files: ModelFiles, recipe: Recipe, *, count: int | None) -> tuple[st
             f"the classes of {files.name} have no names: put them into id2label of its config.json, in the order in "
             "which it was trained (for a checkpoint of fairseq's, give its label/dict.txt)"
         )
-    if recipe.labels and set(names) != set(recipe.labels):
+    if task.recipe.labels and set(names) != set(task.recipe.labels):
         raise InputError(
-            f"{files.name} is a classifier of {', '.join(map(repr, names))}; the task {recipe.task} has "
-            f"{', '.join(recipe.labels)}. Give the model that it was made from, or convert with --encoder-only"
+            f"{files.name} is a classifier of {', '.join(map(repr, names))}; the task {task.name} has "
+            f"{', '.join(task.recipe.labels)}. Give the model that it was made from, or convert with --encoder-only"
         )
     return names
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.features.processes import is_first_of_all
-from hf_xlmr.tasks.output.prediction_files import READMES
 from hf_xlmr.tasks.output.results_files import write_results
 from hf_xlmr.tasks.results import TaskResults
 
@@ -30,11 +29,11 @@ class EvaluationFolder:
         """Write the scores."""
         write_results(self.path, results, references=self.references)
 
-    def predictions(self, task: str) -> Path:
-        """The folder for what was predicted, which says how it is read."""
+    def predictions(self, readme: str) -> Path:
+        """The folder for what was predicted; `readme` says how it is read."""
         folder = self.path / PREDICTIONS
         folder.mkdir()
-        (folder / README).write_text(READMES[task], encoding="utf-8")
+        (folder / README).write_text(readme, encoding="utf-8")
         return folder
 
 

@@ -1,0 +1,1 @@
+"""What a fine-tuning task is, in one class for each, found by its name."""

@@ -1,0 +1,58 @@
+"""The tasks by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from hf_xlmr.errors import InputError
+
+if TYPE_CHECKING:
+    from hf_xlmr.tasks.kinds.task import Task
+
+__all__ = ["TASKS", "check_options_of_task", "task_of"]
+
+HOMES: Final = {
+    "xnli": "hf_xlmr.tasks.kinds.xnli",
+    "mlqa": "hf_xlmr.tasks.kinds.mlqa",
+    "ner": "hf_xlmr.tasks.kinds.ner",
+}
+"""The module of each task, whose `TASK` is an object of its class. The program names the tasks and imports none."""
+FLAGS: Final[Mapping[str, str]] = {"misaligned": "--on-misaligned", "unlabelled": "--on-unlabelled"}
+
+
+class _Tasks(Mapping[str, "Task[Any]"]):
+    """All tasks; each is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Task[Any]:
+        task: Task[Any] = import_module(HOMES[name]).TASK
+        return task
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(HOMES)
+
+    def __len__(self) -> int:
+        return len(HOMES)
+
+
+TASKS: Final = _Tasks()
+
+
+def task_of(name: str) -> Task[Any]:
+    """The task called `name`. Raises InputError."""
+    if name not in TASKS:
+        raise InputError(f"the task {name!r:.40} is unknown; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def check_options_of_task(options: Any, task: str) -> None:
+    """Raise InputError for the first of the `options`, a dataclass, that was given and only other tasks have."""
+    for each in fields(options):
+        with_it = [name for name, other in TASKS.items() if each.name in other.options]
+        if with_it and task not in with_it and getattr(options, each.name) != each.default:
+            flag = FLAGS.get(each.name, f"--{each.name.replace('_', '-')}")
+            raise InputError(
+                f"{flag} is an option of {' and '.join(with_it)} and means nothing in {task}: leave it out"
+            )

@@ -1,0 +1,196 @@
+"""The class of a fine-tuning task: everything in which one task differs from the others."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.tasks.encoding.encoding import Row
+from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
+from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
+from hf_xlmr.tasks.kinds.published import Published
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Coding", "Logits", "ModelCardFacts", "Network", "Recipe", "Scoring", "Setting", "Task", "check_file_names"]
+
+Setting = str | int | float | bool
+Example = TypeVar("Example")
+Logits: TypeAlias = "list[np.ndarray[Any, Any]]"
+Network: TypeAlias = "Callable[[Iterable[Row]], list[Logits]]"
+"""Each output of a network for each row, padding cut off if it has one for each token."""
+FILE_NAME: Final = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The network of a task, and how it is trained unless the user says otherwise.
+
+    The papers of XLM-R (Conneau et al. 2020; Goyal et al. 2021) print no table of hyperparameters. The tasks have what
+    XTREME (Hu et al. 2020) trains XLM-R base with, in scripts/train_xnli.sh, train_qa.sh and train_panx.sh of its
+    repository; for XLM-R large it differs in one number, 3e-5 for XNLI. Two kinds of numbers have another source: the
+    warmup of 6 % is that of RoBERTa's recipe for MNLI (XTREME's scripts for XNLI and WikiANN have none), and the rates
+    of models of the XL kind are not published: 5e-6 is customary in scripts of fairseq's users for XNLI, 1e-5 is the
+    lowest of RoBERTa's.
+    """
+
+    class_ending: str
+    """Of the name of the Transformers class."""
+    head: str
+    """The module of the network that is new."""
+    has_classes: bool = True
+    """Whether the outputs of the head have names."""
+    is_fairseqs: bool = False
+    """Whether a classification head in a checkpoint of fairseq's is one for this task."""
+    has_a_row_per_token: bool = True
+    """Whether the network answers for each token, and not for a text."""
+    labels: tuple[str, ...] | None = None
+    """Of a new head; None if they are in the data, or there are none."""
+    label_columns: tuple[str, ...]
+    learning_rate: float
+    learning_rate_of_wide: float
+    """For models of the XL kind."""
+    epochs: float
+    batch_size: int
+    warmup: float
+    """Below 1 a share of all steps, else their number."""
+    weight_decay: float
+    max_length: int
+    """Tokens of a text, or of a window of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """The scores of a task, and how tables and bars show them."""
+
+    metrics: tuple[str, ...]
+    """The first is the one that models are compared by."""
+    in_a_cell: tuple[str, ...]
+    """The metrics that papers print in one cell of their tables."""
+    orders: tuple[tuple[str, ...], ...]
+    """Languages as papers order them; the first order that has all languages counts, else the last."""
+    left_out: str
+    """Why examples are left out, after a number."""
+    title: str
+    """Of a table."""
+    plot_title: str
+    plot_title_of_pairs: str = ""
+    """If a score is of two languages."""
+    chance: float | None = None
+    """What guessing scores, if that is known."""
+    published: tuple[Published, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCardFacts:
+    """What model cards say about a task."""
+
+    name: str
+    heading: str
+    """Above the scores; also the name of the task in their metadata."""
+    pipeline_tag: str
+    """What the Hub calls the kind of task."""
+    texts: str
+    """The arguments of the tokenizer in the example."""
+    shown: str
+    """The lines of the example that print its output."""
+
+
+class Task(ABC, Generic[Example]):
+    """A task; a subclass for each gives all facts, and defines at least the abstract methods."""
+
+    name: str
+    train_example: str
+    """The file among the package's small data."""
+    test_example: str
+    """The file, or the pattern of files."""
+    options: frozenset[str]
+    """The options of `EvaluationOptions` and `FinetuningOptions` for this task and not for all."""
+    recipe: Recipe
+    scoring: Scoring
+    card: ModelCardFacts
+    predictions_readme: str
+    """What the files of `write` are, for a file beside them."""
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, source: DataSource, reading: Reading, gathered: Gathered) -> None:
+        """Add the examples of an input to those that are `gathered`. Raises InputError."""
+
+    def check_label_names(self, labels: Sequence[str] | None) -> None:
+        """Raise InputError for names of labels that the task cannot have."""
+        return
+
+    def languages_of(self, key: str) -> tuple[str, ...]:
+        """The languages of a key of scores: one, unless the task has scores of several languages together."""
+        return (key,)
+
+    def key_of(self, language: str) -> str:
+        """The key of scores that a user asks for as `language`."""
+        return language.lower()
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def check_scorable(self, examples: Mapping[str, Sequence[Example]]) -> None:
+        """Raise InputError for examples, by key, that can never be scored, before anything is computed."""
+        return
+
+    def check_known(self, examples: Sequence[Example], labels: Sequence[str]) -> None:
+        """Raise InputError for an example whose labels a model with `labels` does not have."""
+        return
+
+    def labels_in(self, examples: Sequence[Example]) -> tuple[str, ...] | None:
+        """Those of a new head out of the examples; None if the recipe has them, or there are none."""
+        return None
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example], coding: Coding) -> Iterable[Row]:
+        """What is trained on."""
+
+    @abstractmethod
+    def predict(self, examples: Sequence[Example], coding: Coding, network: Network) -> list[Any]:
+        """What a network says of each example: a label, an answer, or a tag for each word."""
+
+    @abstractmethod
+    def score(self, key: str, examples: Sequence[Example], predictions: Sequence[Any]) -> dict[str, float]:
+        """The metrics of predictions in a language, in percent. Raises InputError."""
+
+    def settings(self, coding: Coding) -> Mapping[str, Setting]:
+        """What matters for repeating the scores, besides what all tasks have."""
+        return {}
+
+    def check_writable(self, examples: Mapping[str, Sequence[Example]]) -> None:
+        """Raise InputError for examples, by key, whose predictions `write` cannot tell apart."""
+        return
+
+    @abstractmethod
+    def write(
+        self, folder: Path, examples: Mapping[str, Sequence[Example]], predictions: Mapping[str, Sequence[Any]]
+    ) -> None:
+        """Write predictions into a folder, as the official scripts read them."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How texts become numbers for one network, and its answers predictions."""
+
+    tokenizer: ExactTokenizer
+    labels: tuple[str, ...]
+    """By number; empty if the task has none."""
+    max_length: int
+    questions: QuestionOptions
+
+
+def check_file_names(languages: Iterable[str]) -> None:
+    """Raise InputError for a language that is not a name of a file: it can be any text of the data."""
+    for language in languages:
+        if not FILE_NAME.fullmatch(language):
+            raise InputError(f"{language!r:.80} is no language by which a file of predictions can be called")
