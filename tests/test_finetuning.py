@@ -35,13 +35,14 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features.processes import DeviceProcesses, Processes
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, evaluate_data
+from hf_xlmr.tasks.example_data import EXAMPLE_FILES
 from hf_xlmr.tasks.fitting import devices
 from hf_xlmr.tasks.fitting.adapters import merged, with_adapters
 from hf_xlmr.tasks.fitting.finetuned_card import base_model_of
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.fitting.task_models import head_of, load_network
 from hf_xlmr.tasks.kinds.inputs import DataSource
-from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.registry import HOMES, TASKS
 from hf_xlmr.tasks.launch import LAUNCH_CONFIGS, launch_config
 from hf_xlmr.tasks.ner import NerExample
 from hf_xlmr.tasks.results import TaskResults
@@ -128,6 +129,31 @@ def test_translate_train_all_trains_on_every_language(data: dict[str, list[str]]
     report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
     assert dict(report.trained_on) == {"de": 96, "en": 96} and report.results is None
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_fourth_task_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HOMES, "moods", "fourth_task")
+    for part in ("train", "test"):  # made from the registry when hf_xlmr is imported
+        monkeypatch.setitem(EXAMPLE_FILES, ("moods", part), f"moods.{part}.tsv")
+    data = tmp_path / "moods.tsv"
+    rows = [f"{language}\t{label}\t{label}!\n" for language in ("de", "en") for label in ("glad", "sad")]
+    data.write_text("".join(rows * 8))
+    options = replace(QUICK, max_steps=2)
+    report = finetune("moods", "demo", [str(data)], tmp_path / "out", evaluation=[str(data)], options=options)
+    assert report.trained_on == {"en": 16} and report.settings["max_length"] == 64
+    assert report.results is not None and report.results.languages == ("en", "de")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "AutoModelForSequenceClassification" in card and "## Moods of texts: moods.tsv" in card
+    again = evaluate("moods", str(tmp_path / "out"), [str(data)], output=tmp_path / "scores")
+    assert again.scores == report.results.scores
+    said = (tmp_path / "scores" / "predictions" / "en.txt").read_text().split()
+    assert 100 * sum(map(str.__eq__, said, ["glad", "sad"] * 8)) / 16 == again.scores["en"]["accuracy"]
+    for task, given, expected in (
+        ("moods", EvaluationOptions(stride=9), "--stride is an option of mlqa and means nothing in moods"),
+        ("ner", EvaluationOptions(unlabelled="refuse"), "--on-unlabelled is an option of xnli and moods"),
+        ("mood", EvaluationOptions(), "the task 'mood' is unknown; there are xnli, mlqa, ner, moods"),
+    ):
+        assert expected in told(evaluate, task, "demo", [str(data)], options=given)
 
 
 @pytest.mark.parametrize("task", ENDINGS)

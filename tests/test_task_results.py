@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -17,9 +18,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from hf_xlmr.cli.console import show_results
+from hf_xlmr.cli.task_commands import finetune
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.task import Task
 from hf_xlmr.tasks.metrics import MLQA_RULES
 from hf_xlmr.tasks.results import TASK_METRICS, TaskResults
 from hf_xlmr.tasks.results_card import card_section, eval_results, put_results_in_card
@@ -46,6 +49,23 @@ def told(call: Any, *args: Any, **options: Any) -> str:
     with pytest.raises(InputError) as caught:
         call(*args, **options)
     return str(caught.value)
+
+
+# ---- what tasks say --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_gives_every_fact(name: str) -> None:
+    task = TASKS[name]
+    assert task.name == name and not [fact for fact in Task.__annotations__ if not hasattr(task, fact)]
+    assert set(task.scoring.in_a_cell) <= set(task.scoring.metrics) and task.scoring.orders
+
+
+@pytest.mark.parametrize("fact", ["learning_rate", "epochs", "batch_size", "warmup", "weight_decay", "max_length"])
+def test_the_help_of_the_program_has_the_numbers_of_the_recipes(fact: str) -> None:
+    hint = get_type_hints(finetune, include_extras=True)[fact]
+    numbers = {f"{getattr(task.recipe, fact):g}".replace("e-0", "e-") for task in TASKS.values()}
+    assert numbers <= set(re.findall(r"[\d.e-]*\d", hint.__metadata__[0].help))
 
 
 # ---- order and averages ----------------------------------------------------------------------------------------------

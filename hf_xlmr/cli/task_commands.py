@@ -12,6 +12,7 @@ import typer
 
 from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
 from hf_xlmr.features.processes import is_first_of_all
+from hf_xlmr.tasks.kinds.registry import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-class TaskName(str, Enum):
-    """The values of TASK."""
-
-    xnli = "xnli"
-    mlqa = "mlqa"
-    ner = "ner"
+TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
 
 
 class Mode(str, Enum):
@@ -71,7 +67,7 @@ DATA_HELP = (
 )
 LIST_HELP = "Such as en,de,zh; in MLQA also pairs such as en-de (context, question). By default all there are."
 
-Task = Annotated[TaskName, typer.Argument(metavar="xnli|mlqa|ner", help="The task.")]
+Task = Annotated[TaskName, typer.Argument(metavar="|".join(TASKS), help="The task.")]
 Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
 Languages = Annotated[str | None, typer.Option("--languages", metavar="LIST", help=f"To score. {LIST_HELP}")]
 MaxLength = Annotated[

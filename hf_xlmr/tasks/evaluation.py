@@ -14,6 +14,7 @@ from hf_xlmr.model.folder_records import FINETUNING
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, collate
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
+from hf_xlmr.tasks.evaluation_folder import evaluation_folder, predictions_folder, write_results
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.task_models import head_of, load_network, longest_text, quiet_transformers
 from hf_xlmr.tasks.kinds.inputs import Reading
@@ -21,7 +22,6 @@ from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
 from hf_xlmr.tasks.kinds.task import Coding, Logits, Setting, Task
 from hf_xlmr.tasks.kinds.task_data import TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
-from hf_xlmr.tasks.output.evaluation_folder import evaluation_folder
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.xnli import WithoutLabel
 
@@ -104,15 +104,15 @@ def evaluate(
     IntegrityError.
     """
     chosen, kind = options or EvaluationOptions(), task_of(task)
-    with told_plainly(), evaluation_folder(output, overwrite=overwrite, references=references) as folder:
+    with told_plainly(), evaluation_folder(output, overwrite=overwrite) as folder:
         read = read_what_is_scored(task, data, chosen)
         if output is not None:
             kind.check_writable(read.examples)
         files = find_model(model, revision=revision, progress=progress)
         found = evaluate_data(kind, model, files, read, options=chosen, progress=progress)
         if folder is not None:
-            folder.add_results(found.results)
-            kind.write(folder.predictions(kind.predictions_readme), read.examples, found.predictions)
+            write_results(folder, found.results, references=references)
+            kind.write(predictions_folder(folder, kind.predictions_readme), read.examples, found.predictions)
     return found.results
 
 
@@ -161,7 +161,7 @@ def evaluate_data(
     for examples in data.examples.values():
         task.check_known(examples, scorer.coding.labels)
     predictions: dict[str, Sequence[Any]] = {}
-    with progress.task("evaluating", total=data.count, unit="examples") as bar:
+    with progress.task("evaluating", total=sum(data.counts.values()), unit="examples") as bar:
         for language, examples in data.examples.items():
             predictions[language] = scorer.predictions(examples)
             bar.advance(len(examples), note=f"({language})")

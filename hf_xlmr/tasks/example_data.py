@@ -11,10 +11,9 @@ from hf_xlmr.tasks.kinds.registry import TASKS
 
 __all__ = ["EXAMPLE_FILES", "example_data", "example_folder"]
 
+PARTS: Final = ("train", "test")
 EXAMPLE_FILES: Final = {
-    (name, part): file
-    for name, task in TASKS.items()
-    for part, file in (("train", task.train_example), ("test", task.test_example))
+    (name, part): file for name, task in TASKS.items() for part, file in zip(PARTS, task.example_files, strict=True)
 }
 """By task and part. Those of XNLI and names hold all languages; the training data of questions are English."""
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from hf_xlmr.cards.markdown import as_text
 from hf_xlmr.errors import InputError
-from hf_xlmr.tasks.kinds.published import Published
 from hf_xlmr.tasks.kinds.registry import TASKS
+from hf_xlmr.tasks.kinds.task import Published
 from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.results import TaskResults, paper_order
 

@@ -251,7 +251,7 @@ class _Training:
         head = head_of(files, task) or TaskHead(labels or task.labels_in(examples), is_new=True)
         settings = _settings(task, files, options)
         features = _features(task, files, head, examples, settings)
-        return cls(task, files, data.without_examples(), head, features, options, settings)
+        return cls(task, files, replace(data, examples={}), head, features, options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
         """Train, and write the finished folder."""

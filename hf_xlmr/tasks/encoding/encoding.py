@@ -28,6 +28,7 @@ __all__ = [
     "encode_pairs",
     "encode_words",
     "label_ids",
+    "tag_ids",
 ]
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ def encode_words(
     """
     numbers = label_ids(labels)
     for index, example in enumerate(examples):
-        tags = [_tag_id(example, tag, numbers) for tag in example.tags]
+        tags = tag_ids(example, numbers)
         words = [ids[1:-1] or [tokenizer.dictionary.unk_index] for ids in tokenizer.encode_batch(example.tokens)]
         for first, last in _runs([len(word) for word in words], max_length - MARKS):
             pieces: list[int] = []
@@ -181,11 +182,12 @@ def encode_words(
             yield TaggedSpan(index, first, tuple(places)), row
 
 
-def _tag_id(example: NerExample, tag: str, numbers: Mapping[str, int]) -> int:
-    if tag not in numbers:
+def tag_ids(example: NerExample, numbers: Mapping[str, int]) -> list[int]:
+    """The numbers of the tags of a sentence. Raises InputError for the first tag that has none."""
+    if unknown := [tag for tag in example.tags if tag not in numbers]:
         known = ", ".join(numbers)
-        raise InputError(f"{example.place}: the label {tag!r} is unknown to the model; it has {known}")
-    return numbers[tag]
+        raise InputError(f"{example.place}: the label {unknown[0]!r} is unknown to the model; it has {known}")
+    return [numbers[tag] for tag in example.tags]
 
 
 def _runs(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:

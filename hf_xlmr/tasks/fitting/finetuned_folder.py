@@ -17,13 +17,13 @@ from hf_xlmr.files.fsync import copy_contents, told_with_place
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
+from hf_xlmr.tasks.evaluation_folder import write_results
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.fitting.checkpoints import checkpoint_name, last_checkpoint, record_checkpoint
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
 from hf_xlmr.tasks.mlqa import told_ids
-from hf_xlmr.tasks.output.results_files import write_results
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 

@@ -13,23 +13,22 @@ from hf_xlmr.errors import InputError, printable
 from hf_xlmr.tasks.encoding.encoding import Row
 from hf_xlmr.tasks.encoding.question_answering import best_answers, encode_questions, row_of, windows_of
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
-from hf_xlmr.tasks.kinds.published import CONNEAU_2020, GOYAL_2021, Published
 from hf_xlmr.tasks.kinds.task import (
+    SOURCES,
+    ByKey,
+    CardFacts,
     Coding,
-    ModelCardFacts,
     Network,
+    Published,
     Recipe,
     Scoring,
     Setting,
     Task,
-    check_file_names,
 )
 from hf_xlmr.tasks.metrics import MLQA_RULES, mlqa_rules, score_answers, unanswered_rules
 from hf_xlmr.tasks.mlqa import QuestionExample, open_questions, told_ids
 
 __all__ = ["TASK", "Mlqa", "key_of_pair", "languages_of_pair"]
-
-COLUMNS: Final = ["en", "es", "de", "ar", "hi", "vi", "zh"]
 
 
 def languages_of_pair(key: str) -> tuple[str, str]:
@@ -43,10 +42,12 @@ def key_of_pair(context: str, question: str) -> str:
     return context if context == question else f"{context}-{question}"
 
 
-def _published(model: str, average: tuple[float, float], scores: str, source: str) -> Published:
+def _published(model: str, average: tuple[float, float], scores: str, year: int) -> Published:
     """The average is over contexts and questions of the same language."""
     pairs = (tuple(map(float, each.split("/"))) for each in scores.split())
-    return Published(model, "trained on SQuAD", dict(zip(COLUMNS, pairs, strict=bool(scores))), average, source)
+    return Published(
+        model, "trained on SQuAD", dict(zip(MLQA_RULES, pairs, strict=bool(scores))), average, SOURCES[year]
+    )
 
 
 LARGE: Final = "80.6/67.8 74.1/56.0 68.5/53.6 63.1/43.5 69.2/51.6 71.3/50.9 68.0/45.4"
@@ -56,7 +57,7 @@ class Mlqa(Task[QuestionExample]):
     """Questions about texts, scored for each pair of their languages."""
 
     name = "mlqa"
-    train_example, test_example = "train-v1.1.json", "test-context-*-question-*.json"
+    example_files = "train-v1.1.json", "test-context-*-question-*.json"
     options = frozenset({"stride", "max_answer", "null_threshold", "misaligned"})
     recipe = Recipe(
         class_ending="ForQuestionAnswering",
@@ -66,7 +67,6 @@ class Mlqa(Task[QuestionExample]):
         learning_rate=3e-5,
         learning_rate_of_wide=1e-5,
         epochs=3,
-        batch_size=32,
         warmup=500,
         weight_decay=0.0001,
         max_length=384,
@@ -82,13 +82,13 @@ class Mlqa(Task[QuestionExample]):
             "MLQA F1 (pale) and exact match (full) of questions in one language on texts in another, percent"
         ),
         published=(
-            _published("XLM-R large", (70.7, 52.7), LARGE, CONNEAU_2020),
+            _published("XLM-R large", (70.7, 52.7), LARGE, 2020),
             # their columns as printed do not fit the languages above them, so the averages alone are given
-            _published("XLM-R XL", (73.4, 55.3), "", GOYAL_2021),
-            _published("XLM-R XXL", (74.8, 56.6), "", GOYAL_2021),
+            _published("XLM-R XL", (73.4, 55.3), "", 2021),
+            _published("XLM-R XXL", (74.8, 56.6), "", 2021),
         ),
     )
-    card = ModelCardFacts(
+    card = CardFacts(
         name="MLQA",
         heading="Question answering",
         pipeline_tag="question-answering",
@@ -133,7 +133,7 @@ class Mlqa(Task[QuestionExample]):
         """`en-en` is `en`."""
         return key_of_pair(*languages_of_pair(language.lower()))
 
-    def check_scorable(self, examples: Mapping[str, Sequence[QuestionExample]]) -> None:
+    def check_scorable(self, examples: ByKey[QuestionExample]) -> None:
         """Answers are compared by rules of their language."""
         for key in examples:
             mlqa_rules(languages_of_pair(key)[0])
@@ -162,9 +162,9 @@ class Mlqa(Task[QuestionExample]):
         settings: dict[str, Setting] = {"stride": coding.questions.stride, "max_answer": coding.questions.max_answer}
         return settings if threshold is None else {**settings, "null_threshold": threshold}
 
-    def check_writable(self, examples: Mapping[str, Sequence[QuestionExample]]) -> None:
+    def check_writable(self, examples: ByKey[QuestionExample]) -> None:
         """A file has one answer by each id."""
-        check_file_names(examples)
+        super().check_writable(examples)
         for key, questions in examples.items():
             if twice := [id_ for id_, count in Counter(each.id for each in questions).items() if count > 1]:
                 raise InputError(
@@ -174,9 +174,7 @@ class Mlqa(Task[QuestionExample]):
                     )
                 )
 
-    def write(
-        self, folder: Path, examples: Mapping[str, Sequence[QuestionExample]], predictions: Mapping[str, Sequence[str]]
-    ) -> None:
+    def write(self, folder: Path, examples: ByKey[QuestionExample], predictions: ByKey[str]) -> None:
         """Write answers by id into a file for each pair of languages."""
         for key, several in examples.items():
             context, question = languages_of_pair(key)

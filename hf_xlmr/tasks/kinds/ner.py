@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.tasks.encoding.encoding import Row, TaggedSpan, encode_words
+from hf_xlmr.tasks.encoding.encoding import Row, TaggedSpan, encode_words, label_ids, tag_ids
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
-from hf_xlmr.tasks.kinds.task import Coding, ModelCardFacts, Network, Recipe, Scoring, Task, check_file_names
+from hf_xlmr.tasks.kinds.task import ByKey, CardFacts, Coding, Network, Recipe, Scoring, Task
 from hf_xlmr.tasks.metrics import score_entities
 from hf_xlmr.tasks.ner import NerExample, check_tags, open_ner
 
@@ -29,16 +29,13 @@ class Ner(Task[NerExample]):
     """Entities in sentences of words."""
 
     name = "ner"
-    train_example, test_example = "ner.train.txt", "ner.test.txt"
+    example_files = "ner.train.txt", "ner.test.txt"
     options = frozenset({"labels"})
     recipe = Recipe(
         class_ending="ForTokenClassification",
-        head="classifier",
-        label_columns=("labels",),
         learning_rate=2e-5,
         learning_rate_of_wide=1e-5,
         epochs=10,
-        batch_size=32,
         warmup=0.06,
         weight_decay=0.0,
         max_length=128,
@@ -51,7 +48,7 @@ class Ner(Task[NerExample]):
         title="Named entities, F1",
         plot_title="Named entities F1, percent",
     )
-    card = ModelCardFacts(
+    card = CardFacts(
         name="named entities",
         heading="Named entities",
         pipeline_tag="token-classification",
@@ -69,11 +66,7 @@ class Ner(Task[NerExample]):
     def read(self, source: DataSource, reading: Reading, gathered: Gathered) -> None:
         """Sentences; those without words are counted."""
         opened = open_ner(
-            source.source,
-            language=source.language,
-            labels=reading.labels,
-            split=reading.split,
-            config=source.config,
+            source.source, language=source.language, labels=reading.labels, split=reading.split, config=source.config
         )
         for each in opened:
             if each.tokens:
@@ -85,19 +78,16 @@ class Ner(Task[NerExample]):
         """They are tags of entities, each once."""
         check_tags(labels or ())
 
-    def check_scorable(self, examples: Mapping[str, Sequence[NerExample]]) -> None:
+    def check_scorable(self, examples: ByKey[NerExample]) -> None:
         """They need seqeval."""
         if find_spec("seqeval") is None:
             raise InputError("scores of entities need seqeval: pip install 'hf-xlmr[train]'")
 
     def check_known(self, examples: Sequence[NerExample], labels: Sequence[str]) -> None:
         """A tag that is none of the `labels` could never be found."""
-        known = set(labels)
+        numbers = label_ids(labels)
         for example in examples:
-            if unknown := [tag for tag in example.tags if tag not in known]:
-                raise InputError(
-                    f"{example.place}: the label {unknown[0]!r} is unknown to the model; it has {', '.join(labels)}"
-                )
+            tag_ids(example, numbers)
 
     def labels_in(self, examples: Sequence[NerExample]) -> tuple[str, ...]:
         """All tags of the data, `O` first and the parts of a type together."""
@@ -128,16 +118,7 @@ class Ner(Task[NerExample]):
         entities = score_entities(predictions, [each.tags for each in examples])
         return {"f1": entities.f1, "precision": entities.precision, "recall": entities.recall}
 
-    def check_writable(self, examples: Mapping[str, Sequence[NerExample]]) -> None:
-        """A language is the name of a file."""
-        check_file_names(examples)
-
-    def write(
-        self,
-        folder: Path,
-        examples: Mapping[str, Sequence[NerExample]],
-        predictions: Mapping[str, Sequence[Sequence[str]]],
-    ) -> None:
+    def write(self, folder: Path, examples: ByKey[NerExample], predictions: ByKey[list[str]]) -> None:
         """Write words with their tags and those predicted into a file for each language."""
         for language, several in examples.items():
             with (folder / f"{language}.conll").open("w", encoding="utf-8", newline="\n") as file:

@@ -13,20 +13,26 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.encoding.encoding import Row
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
-from hf_xlmr.tasks.kinds.published import Published
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Coding", "Logits", "ModelCardFacts", "Network", "Recipe", "Scoring", "Setting", "Task", "check_file_names"]
+__all__ = [
+    *("SOURCES", "ByKey", "CardFacts", "Coding", "Logits", "Network", "Published", "Recipe", "Scoring", "Setting"),
+    "Task",
+]
 
 Setting = str | int | float | bool
 Example = TypeVar("Example")
 Logits: TypeAlias = "list[np.ndarray[Any, Any]]"
 Network: TypeAlias = "Callable[[Iterable[Row]], list[Logits]]"
 """Each output of a network for each row, padding cut off if it has one for each token."""
+ByKey: TypeAlias = Mapping[str, Sequence[Example]]
+"""Examples, or what a network says of each, by the key of their scores."""
 FILE_NAME: Final = re.compile(r"[\w-]+")
+SOURCES: Final = {2020: "Conneau et al. 2020, arXiv:1911.02116", 2021: "Goyal et al. 2021, arXiv:2105.00572"}
+"""Of published scores of XLM-R, by year."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ class Recipe:
 
     class_ending: str
     """Of the name of the Transformers class."""
-    head: str
+    head: str = "classifier"
     """The module of the network that is new."""
     has_classes: bool = True
     """Whether the outputs of the head have names."""
@@ -53,17 +59,34 @@ class Recipe:
     """Whether the network answers for each token, and not for a text."""
     labels: tuple[str, ...] | None = None
     """Of a new head; None if they are in the data, or there are none."""
-    label_columns: tuple[str, ...]
+    label_columns: tuple[str, ...] = ("labels",)
     learning_rate: float
     learning_rate_of_wide: float
     """For models of the XL kind."""
     epochs: float
-    batch_size: int
+    batch_size: int = 32
     warmup: float
     """Below 1 a share of all steps, else their number."""
     weight_decay: float
     max_length: int
     """Tokens of a text, or of a window of it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model's scores in percent, as their source prints them."""
+
+    model: str
+    trained_on: str
+    scores: Mapping[str, tuple[float, ...]]
+    """By language, in the order of the cells of a table: accuracy, or F1 and exact match; empty if unknown."""
+    average: tuple[float, ...]
+    source: str
+
+    @property
+    def label(self) -> str:
+        """The model and how it was trained, on one line."""
+        return f"{self.model} ({self.trained_on})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +112,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCardFacts:
+class CardFacts:
     """What model cards say about a task."""
 
     name: str
@@ -107,15 +130,13 @@ class Task(ABC, Generic[Example]):
     """A task; a subclass for each gives all facts, and defines at least the abstract methods."""
 
     name: str
-    train_example: str
-    """The file among the package's small data."""
-    test_example: str
-    """The file, or the pattern of files."""
+    example_files: tuple[str, str]
+    """The small data of the package to train on and to test with, for which a pattern of files may stand."""
     options: frozenset[str]
     """The options of `EvaluationOptions` and `FinetuningOptions` for this task and not for all."""
     recipe: Recipe
     scoring: Scoring
-    card: ModelCardFacts
+    card: CardFacts
     predictions_readme: str
     """What the files of `write` are, for a file beside them."""
 
@@ -139,7 +160,7 @@ class Task(ABC, Generic[Example]):
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 
-    def check_scorable(self, examples: Mapping[str, Sequence[Example]]) -> None:
+    def check_scorable(self, examples: ByKey[Example]) -> None:
         """Raise InputError for examples, by key, that can never be scored, before anything is computed."""
         return
 
@@ -167,14 +188,16 @@ class Task(ABC, Generic[Example]):
         """What matters for repeating the scores, besides what all tasks have."""
         return {}
 
-    def check_writable(self, examples: Mapping[str, Sequence[Example]]) -> None:
-        """Raise InputError for examples, by key, whose predictions `write` cannot tell apart."""
-        return
+    def check_writable(self, examples: ByKey[Example]) -> None:
+        """Raise InputError for examples whose predictions cannot be told apart in files that are named by the keys.
+
+        A key can be any text of the data.
+        """
+        if odd := [key for key in examples if not FILE_NAME.fullmatch(key)]:
+            raise InputError(f"{odd[0]!r:.80} is no language by which a file of predictions can be called")
 
     @abstractmethod
-    def write(
-        self, folder: Path, examples: Mapping[str, Sequence[Example]], predictions: Mapping[str, Sequence[Any]]
-    ) -> None:
+    def write(self, folder: Path, examples: ByKey[Example], predictions: ByKey[Any]) -> None:
         """Write predictions into a folder, as the official scripts read them."""
 
 
@@ -187,10 +210,3 @@ class Coding:
     """By number; empty if the task has none."""
     max_length: int
     questions: QuestionOptions
-
-
-def check_file_names(languages: Iterable[str]) -> None:
-    """Raise InputError for a language that is not a name of a file: it can be any text of the data."""
-    for language in languages:
-        if not FILE_NAME.fullmatch(language):
-            raise InputError(f"{language!r:.80} is no language by which a file of predictions can be called")

@@ -37,15 +37,6 @@ class TaskData:
     skipped: dict[str, int] = field(default_factory=dict)
     """How many examples were left out, by language: for such answers, or for want of a label, or of words."""
 
-    @property
-    def count(self) -> int:
-        """How many examples there are."""
-        return sum(self.counts.values())
-
-    def without_examples(self) -> TaskData:
-        """The same, of which the examples are not kept."""
-        return replace(self, examples={})
-
 
 def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskData:
     """The examples of `task` in all `sources`.

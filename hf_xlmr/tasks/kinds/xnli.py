@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.tasks.encoding.encoding import Row, encode_pairs
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
-from hf_xlmr.tasks.kinds.published import CONNEAU_2020, GOYAL_2021, Published
-from hf_xlmr.tasks.kinds.task import Coding, ModelCardFacts, Network, Recipe, Scoring, Task
+from hf_xlmr.tasks.kinds.task import SOURCES, ByKey, CardFacts, Coding, Network, Published, Recipe, Scoring, Task
 from hf_xlmr.tasks.metrics import accuracy
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XNLI_LANGUAGES, Unlabelled, XnliExample, check_order, open_xnli
 
@@ -20,12 +19,11 @@ __all__ = ["TASK", "Xnli"]
 LABELS: Final = "labels.tsv"
 CONFUSION: Final = "confusion.tsv"
 LABEL_COLUMNS: Final = ("language", "index", "gold_label", "predicted_label")
-COLUMNS: Final = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
 
 
-def _published(model: str, average: float, scores: str, source: str) -> Published:
-    values = {language: (float(each),) for language, each in zip(COLUMNS, scores.split(), strict=True)}
-    return Published(model, "translate-train-all", values, (average,), source)
+def _published(model: str, average: float, scores: str, year: int) -> Published:
+    values = {language: (float(each),) for language, each in zip(XNLI_LANGUAGES, scores.split(), strict=True)}
+    return Published(model, "translate-train-all", values, (average,), SOURCES[year])
 
 
 LARGE: Final = "89.1 85.1 86.6 85.7 85.3 85.9 83.5 83.2 83.1 83.7 81.5 83.7 81.6 78.0 78.1"
@@ -37,19 +35,16 @@ class Xnli(Task[XnliExample]):
     """A label for a premise and a hypothesis."""
 
     name = "xnli"
-    train_example, test_example = "xnli.train.tsv", "xnli.test.tsv"
+    example_files = "xnli.train.tsv", "xnli.test.tsv"
     options = frozenset({"unlabelled", "head", "labels"})
     recipe = Recipe(
         class_ending="ForSequenceClassification",
-        head="classifier",
         is_fairseqs=True,
         has_a_row_per_token=False,
         labels=XNLI_LABELS,
-        label_columns=("labels",),
         learning_rate=2e-5,
         learning_rate_of_wide=5e-6,
         epochs=5,
-        batch_size=32,
         warmup=0.06,
         weight_decay=0.0,
         max_length=128,
@@ -63,12 +58,12 @@ class Xnli(Task[XnliExample]):
         plot_title="XNLI accuracy, percent",
         chance=100 / 3,  # of guessing one of three labels
         published=(
-            _published("XLM-R large", 83.6, LARGE, CONNEAU_2020),
-            _published("XLM-R XL", 85.4, XL, GOYAL_2021),
-            _published("XLM-R XXL", 86.0, XXL, GOYAL_2021),
+            _published("XLM-R large", 83.6, LARGE, 2020),
+            _published("XLM-R XL", 85.4, XL, 2021),
+            _published("XLM-R XXL", 86.0, XXL, 2021),
         ),
     )
-    card = ModelCardFacts(
+    card = CardFacts(
         name="XNLI",
         heading="Natural language inference",
         pipeline_tag="text-classification",
@@ -113,9 +108,11 @@ class Xnli(Task[XnliExample]):
         """The accuracy."""
         return {"accuracy": accuracy(predictions, [each.label for each in examples])}
 
-    def write(
-        self, folder: Path, examples: Mapping[str, Sequence[XnliExample]], predictions: Mapping[str, Sequence[str]]
-    ) -> None:
+    def check_writable(self, examples: ByKey[XnliExample]) -> None:
+        """All languages are in one file."""
+        return
+
+    def write(self, folder: Path, examples: ByKey[XnliExample], predictions: ByKey[str]) -> None:
         """Write a table of all pairs with their labels and those predicted."""
         with (folder / LABELS).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
@@ -127,9 +124,7 @@ class Xnli(Task[XnliExample]):
             _write_confusion(folder / CONFUSION, examples, predictions)
 
 
-def _write_confusion(
-    path: Path, examples: Mapping[str, Sequence[XnliExample]], predictions: Mapping[str, Sequence[str]]
-) -> None:
+def _write_confusion(path: Path, examples: ByKey[XnliExample], predictions: ByKey[str]) -> None:
     """How many pairs of each label were given which label, by language."""
     from sklearn.metrics import confusion_matrix
 

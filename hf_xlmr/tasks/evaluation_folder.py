@@ -1,0 +1,50 @@
+"""What an evaluation writes: its scores for programs, for people, and drawn, and predictions for official scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from hf_xlmr.features.processes import is_first_of_all
+from hf_xlmr.tasks.results import TaskResults
+from hf_xlmr.tasks.results_plot import plot_results
+from hf_xlmr.tasks.results_table import tables_of
+
+__all__ = ["evaluation_folder", "predictions_folder", "write_results"]
+
+PREDICTIONS: Final = "predictions"
+README: Final = "README.md"
+
+
+@contextmanager
+def evaluation_folder(output: str | Path | None, *, overwrite: bool) -> Iterator[Path | None]:
+    """A folder to fill, which takes the name `output` when the block ends well; None for none, or another process.
+
+    `overwrite` replaces what an evaluation wrote, and never a model with its scores. Raises InputError.
+    """
+    if output is None or not is_first_of_all():
+        yield None
+        return
+    from hf_xlmr.files.staging import staged_folder
+
+    with staged_folder(Path(output), overwrite=overwrite, mark=f"{PREDICTIONS}/{README}") as draft:
+        yield draft
+
+
+def predictions_folder(folder: Path, readme: str) -> Path:
+    """The new folder for what was predicted; `readme` says how it is read."""
+    (folder / PREDICTIONS).mkdir()
+    (folder / PREDICTIONS / README).write_text(readme, encoding="utf-8")
+    return folder / PREDICTIONS
+
+
+def write_results(folder: Path, results: TaskResults, *, references: bool = False) -> None:
+    """Write `results.json`, `results.md` and, where matplotlib is installed, `results.svg`. Raises InputError."""
+    (folder / "results.json").write_text(results.to_json(), encoding="utf-8")
+    tables = "\n".join(table.as_markdown() for table in tables_of(results, references=references))
+    (folder / "results.md").write_text(tables, encoding="utf-8")
+    if find_spec("matplotlib") is not None:
+        plot_results(results, folder / "results.svg", references=references)

@@ -1,1 +1,0 @@
-"""What an evaluation writes: results, predictions, and published scores to compare with."""
