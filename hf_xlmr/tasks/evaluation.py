@@ -19,7 +19,7 @@ from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.task_models import head_of, load_network, longest_text, quiet_transformers
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
-from hf_xlmr.tasks.kinds.task import Coding, Logits, Setting, Task
+from hf_xlmr.tasks.kinds.task import AnyTask, Coding, Logits, Setting
 from hf_xlmr.tasks.kinds.task_data import TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.results import TaskResults
@@ -69,7 +69,7 @@ class EvaluationOptions:
     """Even where there is a GPU."""
 
     def __post_init__(self) -> None:
-        """Tell of every option that cannot be meant before anything is read. Raises InputError."""
+        """Check every option before anything is read. Raises InputError."""
         for name in ("batch_size", "max_length", "stride", "max_answer"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def read_what_is_scored(task: str, data: Sequence[str], options: EvaluationOptions) -> TaskData:
-    """The examples, before anything is computed: all that can be told of them then. Raises InputError.
+    """The examples, checked as far as they can be before anything is computed. Raises InputError.
 
     A language that a task has no scores for is refused, and a task that is scored by a package that is not installed.
     """
@@ -145,7 +145,7 @@ class Evaluation:
 
 
 def evaluate_data(
-    task: Task[Any],
+    task: AnyTask,
     name: str,
     files: ModelFiles,
     data: TaskData,
@@ -192,12 +192,12 @@ def evaluate_data(
 class _Scorer:
     """A network and what turns its answers into scores."""
 
-    task: Task[Any]
+    task: AnyTask
     coding: Coding
     predictor: Any
 
     @classmethod
-    def of(cls, task: Task[Any], files: ModelFiles, options: EvaluationOptions) -> _Scorer:
+    def of(cls, task: AnyTask, files: ModelFiles, options: EvaluationOptions) -> _Scorer:
         """Load the network. Raises InputError where it has no head for the task."""
         head = head_of(files, task, name=options.head)
         if head is None:
@@ -234,7 +234,7 @@ class _Scorer:
         return found
 
 
-def _as_trained(options: EvaluationOptions, files: ModelFiles, task: Task[Any]) -> EvaluationOptions:
+def _as_trained(options: EvaluationOptions, files: ModelFiles, task: AnyTask) -> EvaluationOptions:
     """`options`; unless they say how long texts are, as long as those that the model was trained on, where it tells.
 
     Raises IntegrityError.

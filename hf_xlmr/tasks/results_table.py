@@ -147,7 +147,7 @@ def _other_metrics(results: TaskResults, languages: Sequence[str]) -> list[tuple
 
 def _published_row(published: Published, languages: Sequence[str]) -> tuple[str, ...]:
     cells = (_told(published.scores[each]) if each in published.scores else NOTHING for each in languages)
-    return published.label, *cells, _told(published.average)
+    return f"{published.model} ({published.trained_on})", *cells, _told(published.average)
 
 
 # ---- contexts by questions -------------------------------------------------------------------------------------------

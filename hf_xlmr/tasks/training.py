@@ -36,7 +36,7 @@ from hf_xlmr.tasks.fitting.task_models import (
 )
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
-from hf_xlmr.tasks.kinds.task import Coding, Recipe, Setting, Task
+from hf_xlmr.tasks.kinds.task import AnyTask, Coding, Recipe, Setting
 from hf_xlmr.tasks.kinds.task_data import MissingLanguages, TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.xnli import WithoutLabel
@@ -233,7 +233,7 @@ def _training_data(task: str, train: Sequence[str], options: FinetuningOptions) 
 class _Training:
     """Everything that a training needs, read and checked."""
 
-    task: Task[Any]
+    task: AnyTask
     files: ModelFiles
     data: TaskData
     """Without its examples, which nobody reads once they are encoded."""
@@ -243,7 +243,7 @@ class _Training:
     settings: Mapping[str, Setting]
 
     @classmethod
-    def of(cls, task: Task[Any], files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
+    def of(cls, task: AnyTask, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
         """Encode the data. Raises InputError."""
         check_rank(options.lora_rank if options.lora else 1, files.shape)
         examples = [each for several in data.examples.values() for each in several]
@@ -365,7 +365,7 @@ def _deciding(options: FinetuningOptions) -> dict[str, object]:
     return {name: value for name, value in asdict(options).items() if name not in FREE}
 
 
-def _settings(task: Task[Any], files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
+def _settings(task: AnyTask, files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
     """The hyperparameters: what the user said, else the recipe's."""
     recipe = task.recipe
     rate = recipe.learning_rate_of_wide if is_wide(files) else recipe.learning_rate
@@ -392,7 +392,7 @@ def _settings(task: Task[Any], files: ModelFiles, options: FinetuningOptions) ->
 
 
 def _features(
-    task: Task[Any], files: ModelFiles, head: TaskHead, examples: Sequence[Any], settings: Mapping[str, Setting]
+    task: AnyTask, files: ModelFiles, head: TaskHead, examples: Sequence[Any], settings: Mapping[str, Setting]
 ) -> Features:
     """The examples as the network takes them. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")

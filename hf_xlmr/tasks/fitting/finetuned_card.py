@@ -73,7 +73,7 @@ def finetuned_card(
     model are those that the card of `source` tells; what it does not tell is left out.
     """
     told = told_by_card(source)
-    base, config = base_model_of(model, told), _config(folder)
+    base, config = base_model_of(model, told), json_object(folder / "config.json")
     rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
     return CARD.format(
         metadata=_metadata(task, {**told, "base_model": base}, str(config["model_type"])),
@@ -116,10 +116,6 @@ def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
     }
     given = {name: value for name, value in fields.items() if value}
     return as_yaml(given)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return json_object(folder / "config.json")
 
 
 def _block(folder: Path, task: str) -> str:

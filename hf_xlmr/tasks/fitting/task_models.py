@@ -12,7 +12,7 @@ from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding.encoding import label_ids
-from hf_xlmr.tasks.kinds.task import Recipe, Task
+from hf_xlmr.tasks.kinds.task import AnyTask, Recipe
 from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS
 
 __all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
@@ -32,7 +32,7 @@ class TaskHead:
     labels: tuple[str, ...] | None
     """By number; None where the task has none."""
     weights: Mapping[str, Any] | None = None
-    """Those of a head of fairseq's, by its names; None where they are the folder's own, or are made anew."""
+    """Those of a head of fairseq's, by its names; None if they are the folder's own, or new."""
     is_new: bool = False
 
 
@@ -54,7 +54,7 @@ def is_wide(files: ModelFiles) -> bool:
 # ---- which head ------------------------------------------------------------------------------------------------------
 
 
-def head_of(files: ModelFiles, task: Task[Any], *, name: str | None = None) -> TaskHead | None:
+def head_of(files: ModelFiles, task: AnyTask, *, name: str | None = None) -> TaskHead | None:
     """The head for the task that `files` have, `name` where fairseq's checkpoint has several; None for none.
 
     Raises InputError for a head whose classes are not those of the task.
@@ -93,7 +93,7 @@ def _picked(heads: Mapping[str, object], name: str | None) -> str:
     raise InputError(f"the checkpoint has the heads {', '.join(heads)}; {asked}")
 
 
-def _labels(files: ModelFiles, task: Task[Any], *, count: int | None) -> tuple[str, ...] | None:
+def _labels(files: ModelFiles, task: AnyTask, *, count: int | None) -> tuple[str, ...] | None:
     """The names of the classes in the order of their numbers. Raises InputError where they are not the task's.
 
     For the folder's own head config.json tells them; for the `count` classes of fairseq's, its dictionary of labels.

@@ -13,18 +13,7 @@ from hf_xlmr.errors import InputError, printable
 from hf_xlmr.tasks.encoding.encoding import Row
 from hf_xlmr.tasks.encoding.question_answering import best_answers, encode_questions, row_of, windows_of
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
-from hf_xlmr.tasks.kinds.task import (
-    SOURCES,
-    ByKey,
-    CardFacts,
-    Coding,
-    Network,
-    Published,
-    Recipe,
-    Scoring,
-    Setting,
-    Task,
-)
+from hf_xlmr.tasks.kinds.task import SOURCES, ByKey, CardFacts, Coding, Network, Published, Recipe, Scoring, Task
 from hf_xlmr.tasks.metrics import MLQA_RULES, mlqa_rules, score_answers, unanswered_rules
 from hf_xlmr.tasks.mlqa import QuestionExample, open_questions, told_ids
 
@@ -156,10 +145,10 @@ class Mlqa(Task[QuestionExample]):
         scored = score_answers(numbered, expected, rules=rules_of(languages_of_pair(key)[0]))
         return {"f1": scored.f1, "exact_match": scored.exact_match}
 
-    def settings(self, coding: Coding) -> Mapping[str, Setting]:
+    def settings(self, coding: Coding) -> Mapping[str, float]:
         """How texts are cut, and which answers count."""
         threshold = coding.questions.null_threshold
-        settings: dict[str, Setting] = {"stride": coding.questions.stride, "max_answer": coding.questions.max_answer}
+        settings: dict[str, float] = {"stride": coding.questions.stride, "max_answer": coding.questions.max_answer}
         return settings if threshold is None else {**settings, "null_threshold": threshold}
 
     def check_writable(self, examples: ByKey[QuestionExample]) -> None:

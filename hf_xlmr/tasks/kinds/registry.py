@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.errors import InputError
 
 if TYPE_CHECKING:
-    from hf_xlmr.tasks.kinds.task import Task
+    from hf_xlmr.tasks.kinds.task import AnyTask
 
 __all__ = ["TASKS", "check_options_of_task", "task_of"]
 
@@ -23,11 +23,11 @@ HOMES: Final = {
 FLAGS: Final[Mapping[str, str]] = {"misaligned": "--on-misaligned", "unlabelled": "--on-unlabelled"}
 
 
-class _Tasks(Mapping[str, "Task[Any]"]):
+class _Tasks(Mapping[str, "AnyTask"]):
     """All tasks; each is imported when it is asked for."""
 
-    def __getitem__(self, name: str) -> Task[Any]:
-        task: Task[Any] = import_module(HOMES[name]).TASK
+    def __getitem__(self, name: str) -> AnyTask:
+        task: AnyTask = import_module(HOMES[name]).TASK
         return task
 
     def __iter__(self) -> Iterator[str]:
@@ -40,7 +40,7 @@ class _Tasks(Mapping[str, "Task[Any]"]):
 TASKS: Final = _Tasks()
 
 
-def task_of(name: str) -> Task[Any]:
+def task_of(name: str) -> AnyTask:
     """The task called `name`. Raises InputError."""
     if name not in TASKS:
         raise InputError(f"the task {name!r:.40} is unknown; there are {', '.join(TASKS)}")

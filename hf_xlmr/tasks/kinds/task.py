@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    *("SOURCES", "ByKey", "CardFacts", "Coding", "Logits", "Network", "Published", "Recipe", "Scoring", "Setting"),
-    "Task",
+    *("SOURCES", "AnyTask", "ByKey", "CardFacts", "Coding", "Logits", "Network", "Published", "Recipe", "Scoring"),
+    *("Setting", "Task"),
 ]
 
 Setting = str | int | float | bool
@@ -82,11 +82,6 @@ class Published:
     """By language, in the order of the cells of a table: accuracy, or F1 and exact match; empty if unknown."""
     average: tuple[float, ...]
     source: str
-
-    @property
-    def label(self) -> str:
-        """The model and how it was trained, on one line."""
-        return f"{self.model} ({self.trained_on})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +194,10 @@ class Task(ABC, Generic[Example]):
     @abstractmethod
     def write(self, folder: Path, examples: ByKey[Example], predictions: ByKey[Any]) -> None:
         """Write predictions into a folder, as the official scripts read them."""
+
+
+AnyTask: TypeAlias = Task[Any]
+"""A task of which nobody here knows what its examples are."""
 
 
 @dataclass(frozen=True)

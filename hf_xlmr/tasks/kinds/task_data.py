@@ -10,7 +10,7 @@ from hf_xlmr.errors import InputError, printable
 from hf_xlmr.tasks.example_data import example_data
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
 from hf_xlmr.tasks.kinds.registry import task_of
-from hf_xlmr.tasks.kinds.task import Task
+from hf_xlmr.tasks.kinds.task import AnyTask
 
 __all__ = ["MissingLanguages", "TaskData", "read_task_data"]
 
@@ -57,7 +57,7 @@ def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskD
 
 
 def _examples_of(
-    languages: tuple[str, ...] | None, kind: Task[Any], name: str, gathered: Gathered
+    languages: tuple[str, ...] | None, kind: AnyTask, name: str, gathered: Gathered
 ) -> dict[str, list[Any]]:
     """The examples of the `languages`, in the order in which they are asked for. Raises InputError."""
     found = gathered.examples

@@ -18,7 +18,6 @@ __all__ = ["TASK", "Xnli"]
 
 LABELS: Final = "labels.tsv"
 CONFUSION: Final = "confusion.tsv"
-LABEL_COLUMNS: Final = ("language", "index", "gold_label", "predicted_label")
 
 
 def _published(model: str, average: float, scores: str, year: int) -> Published:
@@ -116,7 +115,7 @@ class Xnli(Task[XnliExample]):
         """Write a table of all pairs with their labels and those predicted."""
         with (folder / LABELS).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-            table.writerow(LABEL_COLUMNS)
+            table.writerow(("language", "index", "gold_label", "predicted_label"))
             for language, several in examples.items():
                 for index, (each, predicted) in enumerate(zip(several, predictions[language], strict=True)):
                     table.writerow((language, index, each.label, predicted))
