@@ -23,6 +23,7 @@ from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, as_named
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
 from hf_xlmr.files.digests import sha256_of
+from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_files import strict_json
 from hf_xlmr.files.locks import locked
 from hf_xlmr.files.own_names import RELEASE_NAMES, own_name
@@ -66,9 +67,10 @@ def converted_once(source: str | Path, *, data: str | Path | None = None, progre
             if not _is_whole(entry):
                 shutil.rmtree(model.folder, ignore_errors=True)
                 (entry / RECORD).unlink(missing_ok=True)
-                with as_named(model.folder, f"{cache_folder()}: conversion of {source}"):
+                name = f"{cache_folder()}: conversion of {source}"
+                with as_named(entry, name), as_named(model.folder, name), room_told(entry):
                     written = _make(model, source, data, progress)
-                _write_record(entry, {f"{model.folder.name}/{name}": digest for name, digest in written.items()})
+                    _write_record(entry, {f"{model.folder.name}/{name}": digest for name, digest in written.items()})
     return model
 
 

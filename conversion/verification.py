@@ -24,7 +24,7 @@ from hf_xlmr.conversion.proof.parity import (
     source_hashes,
     verify_folder,
 )
-from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.fsync import told_with_place
 from hf_xlmr.files.json_files import json_object
@@ -74,8 +74,7 @@ def verify(
             else:
                 prepared, found = _verified_export(checkpoint, folder, noted, progress)
             if report is not None:
-                with told_with_place(Path(report)):
-                    Path(report).write_text(page_of(prepared, found), encoding="utf-8", errors="backslashreplace")
+                _write_page(Path(report), _encoded(page_of(prepared, found)))
             if record and is_conversion:
                 _record(prepared, folder, found)
             elif record:
@@ -140,7 +139,11 @@ def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
     """Note the proof where the conversion would have. Raises OSError."""
     before = ConversionRecord.of(folder).fields
     after = {**before, "parity": asdict(found)}
+    _note_in_card(prepared, folder, before, after)  # first: after the record it would not be known for the old one
     replace_content(folder / CONVERSION, _encoded(conversion_record_text(after)))
+
+
+def _note_in_card(prepared: Prepared, folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     card = folder / CARD
     if not card.is_file():
         return
@@ -153,6 +156,16 @@ def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
         replace_content(card, texts[1])
     elif card.read_bytes() not in texts:
         logger.warning(CARD_STAYS, card, CONVERSION)
+
+
+def _write_page(path: Path, content: bytes) -> None:
+    """Write a file whole, or to what is no file, such as a pipe. Raises InputError."""
+    target = path.resolve()  # a link is not replaced
+    with told_with_place(path), as_named(target, str(path)):
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            replace_content(target, content)
 
 
 def _encoded(text: str) -> bytes:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "NO_ROOM",
     "HfXlmrError",
     "InputAssertionError",
     "InputAttributeError",
@@ -28,6 +29,7 @@ __all__ = [
     "told_plainly",
 ]
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of a disk, a user's share of it, or a process
 LONGEST_SHOWN = 20_000  # characters of a message: a name in a file can be as long as the file
 
 
@@ -146,7 +148,8 @@ def told_plainly() -> Iterator[None]:
 
 def in_words(error: OSError) -> InputError | IntegrityError:
     """What the system refused, as an error of ours: a bad block is damage, all else the user can fix."""
-    where = f" ({error.filename})" if error.filename else ""
+    place = (error.filename2 if error.errno in NO_ROOM else None) or error.filename  # of a copy the second is written
+    where = f" ({place})" if place else ""
     if error.errno == errno.EIO:
         return IntegrityError(f"the disk could not be read{where}: {error.strerror}")
     return InputError(f"{error.strerror or error}{where}")

@@ -181,6 +181,17 @@ def test_a_training_goes_on_as_the_message_says_to_the_same_weights(
 
 
 @pytest.mark.parametrize("kind", ["plain"])
+def test_what_is_not_gone_on_with_is_told(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = FinetunedFolder(out, Processes.current())
+    assert folder.last_checkpoint() == out / "checkpoints" / LAST and not caplog.messages
+    for name, start in ((LAST, "checkpoint-2"), ("checkpoint-2", "its first step")):
+        (out / "checkpoints" / name / HASHES).unlink()
+        folder.last_checkpoint()
+        assert caplog.messages.pop().endswith(f"{LAST}; the training goes on from {start}")
+        caplog.clear()
+
+
+@pytest.mark.parametrize("kind", ["plain"])
 def test_links_to_what_was_written_are_gone_on_with(out: Path, tmp_path: Path) -> None:
     shutil.move(out / "checkpoints" / LAST, tmp_path / "elsewhere")
     (out / "checkpoints" / LAST).mkdir()
@@ -226,10 +237,15 @@ def test_damage_of_an_earlier_training_is_told(out: Path, kind: str, name: str, 
 
 
 @pytest.mark.parametrize("kind", ["plain"])
-def test_of_an_earlier_training_what_has_its_state_is_whole(out: Path, train: list[str]) -> None:
+def test_of_an_earlier_training_what_has_its_state_is_whole(
+    out: Path, train: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint = without_hashes(out)
     folder = FinetunedFolder(out, Processes.current())
     assert folder.last_checkpoint() == checkpoint
+    assert caplog.messages == [
+        f"{checkpoint} has no {HASHES}, as of an earlier hf_xlmr: its files cannot be compared with what was written"
+    ]
     assert finetune("xnli", MODEL, train, shutil.copytree(out, out.with_name("b")), options=OPTIONS, resume=True)
     (checkpoint / STATE).write_text('{"epoch"')
     assert folder.last_checkpoint() == out / "checkpoints" / "checkpoint-2"

@@ -25,6 +25,7 @@ from hf_xlmr.conversion.proof.reference import EPS, Reference, Step
 from hf_xlmr.conversion.proof.tokenizer_parity import EXACT_CLASSES, TextClass, compare_tokenizers
 from hf_xlmr.conversion.tokenizer_json.vocabulary import write_tokenizer
 from hf_xlmr.errors import HfXlmrError, IntegrityError
+from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.safetensors_files import TensorEntry, file_header, read_header, shards_of
 from hf_xlmr.progress import SILENT, Progress
@@ -224,7 +225,8 @@ def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) 
 def _compare_tokenizer_files(prepared: Prepared, folder: Path) -> None:
     """Compare the tokenizer with what convert writes for the source; named is the first part that differs."""
     with tempfile.TemporaryDirectory() as expected:
-        write_tokenizer(prepared.vocabulary, Path(expected), model_max_length=prepared.architecture.longest_text)
+        with room_told(Path(tempfile.gettempdir())):
+            write_tokenizer(prepared.vocabulary, Path(expected), model_max_length=prepared.architecture.longest_text)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             if not (folder / name).is_file():
                 raise ParityError(f"tokenizer: {name}", f"the folder lacks {name}")

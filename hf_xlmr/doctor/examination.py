@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Final, NamedTuple, TypeAlias
 
 from hf_xlmr.doctor.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.doctor.other_loaders import ADAPTER, missing_of_adapter, missing_of_modules
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.files.atomic_write import replace_keeping
+from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_edits import with_fields
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.model_shape import FAMILIES, POSITION_OFFSET
@@ -226,7 +227,7 @@ def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found
 @contextmanager
 def _draft_of(folder: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
     """A folder of links to all that `folder` holds, with other `contents` for some files."""
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, room_told(Path(gettempdir())):
         draft = Path(name)
         for path in folder.resolve().iterdir():
             if path.name in contents:

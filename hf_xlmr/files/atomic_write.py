@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from hf_xlmr.files.fsync import flush
+from hf_xlmr.files.fsync import flush, room_told
 
 __all__ = ["replace_content", "replace_keeping"]
 
@@ -44,15 +44,15 @@ def replace_keeping(path: Path, content: bytes) -> Path:
     """
     names = (f"{path.name}.before-fix{'' if number == 1 else f'.{number}'}" for number in count(1))
     kept = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-    with kept.open("xb") as file:
-        file.write(path.read_bytes())
-        flush(file)
-    _as_before(kept, path)
-    try:
-        replace_content(path, content)
-    except BaseException:
-        kept.unlink()
-        raise
+    with room_told(kept), kept.open("xb") as file:
+        try:
+            file.write(path.read_bytes())
+            flush(file)
+            _as_before(kept, path)
+            replace_content(path, content)
+        except BaseException:
+            kept.unlink()
+            raise
     return kept
 
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from hf_xlmr.errors import told_plainly
+from hf_xlmr.errors import NO_ROOM, told_plainly
 
-__all__ = ["copy_contents", "flush", "flush_folder", "told_with_place"]
+__all__ = ["copy_contents", "flush", "flush_folder", "room_told", "told_with_place"]
 
 
 def flush(file: IO[bytes]) -> None:
@@ -39,6 +39,17 @@ def copy_contents(source: Path, target: Path, *, without: str = "") -> None:
         if path.is_file() and place.parts[0] != without:
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / place)
+
+
+@contextmanager
+def room_told(place: Path) -> Iterator[None]:
+    """Name the place where room is wanting, which the system does not name of a file that is open already."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in NO_ROOM:
+            error.filename = str(place)
+        raise
 
 
 @contextmanager

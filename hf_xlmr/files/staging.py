@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.errors import InputError, as_named
+from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.locks import locked
 
 __all__ = ["staged_folder"]
@@ -44,9 +45,9 @@ def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) ->
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         draft = scratch / DRAFT
         draft.mkdir()
-        with as_named(draft, str(output)):
+        with as_named(draft, str(output)), room_told(output):
             yield draft
-        _flush_tree(draft)
+            _flush_tree(draft)
         _publish(draft, output, scratch, overwrite=overwrite, mark=mark)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.features.processes import is_first_of_all
+from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_plot import plot_results
 from hf_xlmr.tasks.results_table import tables_of
@@ -43,8 +44,8 @@ def predictions_folder(folder: Path, readme: str) -> Path:
 
 def write_results(folder: Path, results: TaskResults, *, references: bool = False) -> None:
     """Write `results.json`, `results.md` and, where matplotlib is installed, `results.svg`. Raises InputError."""
-    (folder / "results.json").write_text(results.to_json(), encoding="utf-8")
+    replace_content(folder / "results.json", results.to_json().encode())
     tables = "\n".join(table.as_markdown() for table in tables_of(results, references=references))
-    (folder / "results.md").write_text(tables, encoding="utf-8")
+    replace_content(folder / "results.md", tables.encode())
     if find_spec("matplotlib") is not None:
         plot_results(results, folder / "results.svg", references=references)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, printable, told_plainly
+from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Scoring
 from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
@@ -63,8 +65,11 @@ def plot_results(
     from matplotlib import rc_context
 
     metadata = {"Date": None} if target.suffix.lower() == ".svg" else {"Software": None}
-    with told_plainly(), rc_context(STYLE):
-        figure.savefig(target, dpi=150, transparent=True, metadata=metadata)
+    drawn = BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(drawn, format=target.suffix[1:].lower(), dpi=150, transparent=True, metadata=metadata)
+    with told_plainly():
+        replace_content(target, drawn.getvalue())
 
 
 def figure_of(

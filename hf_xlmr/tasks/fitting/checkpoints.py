@@ -15,7 +15,7 @@ from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.digests import read_sha256
 from hf_xlmr.files.json_files import json_object, strict_json
 
-__all__ = ["checkpoint_name", "gone_on_with", "last_checkpoint", "record_checkpoint"]
+__all__ = ["checkpoint_name", "gone_on_with", "last_checkpoint", "record_checkpoint", "remarks_on", "share_weights"]
 
 NAME: Final = re.compile(r"checkpoint-([0-9]{1,18})")
 HASHES: Final = "sha256.json"
@@ -34,8 +34,16 @@ def checkpoint_name(step: int) -> str:
 
 def record_checkpoint(checkpoint: Path) -> None:
     """Write down the SHA-256 of every file in a checkpoint, which is whole from then on. Raises OSError."""
+    share_weights(checkpoint, as_of=STATE)
     hashes = {name: read_sha256(path) for name, path in _files(checkpoint).items()}
     replace_content(checkpoint / HASHES, json.dumps({FILES: hashes, ITSELF: _sum(hashes)}, indent=2).encode())
+
+
+def share_weights(folder: Path, *, as_of: str) -> None:
+    """Give the weights, which safetensors makes for its user alone, the permissions of another file in the folder."""
+    usual = (folder / as_of).stat().st_mode & 0o777
+    for path in folder.glob("*.safetensors"):
+        path.chmod(usual)
 
 
 def last_checkpoint(checkpoints: Path, *, are_recorded: bool) -> Path | None:
@@ -54,6 +62,17 @@ def last_checkpoint(checkpoints: Path, *, are_recorded: bool) -> Path | None:
             f"{damage}: remove the folder {whole[-1].name} to {earlier}, or begin this training again with overwrite"
         )
     return whole[-1]
+
+
+def remarks_on(checkpoints: Path, last: Path | None) -> Iterator[str]:
+    """What people should know where a training goes on from the checkpoint `last`, None for its first step."""
+    steps = sorted(int(hit[1]) for path in checkpoints.iterdir() if (hit := NAME.fullmatch(path.name)))
+    unfinished = [checkpoint_name(step) for step in steps if last is None or step > _step(last)]
+    if unfinished:
+        start = "its first step" if last is None else last.name
+        yield f"not written to its end: {', '.join(unfinished)}; the training goes on from {start}"
+    if last is not None and not (last / HASHES).exists():
+        yield f"{last} has no {HASHES}, as of an earlier hf_xlmr: its files cannot be compared with what was written"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,13 @@ from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
 from hf_xlmr.tasks.evaluation_folder import write_results
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
-from hf_xlmr.tasks.fitting.checkpoints import checkpoint_name, last_checkpoint, record_checkpoint
+from hf_xlmr.tasks.fitting.checkpoints import (
+    checkpoint_name,
+    last_checkpoint,
+    record_checkpoint,
+    remarks_on,
+    share_weights,
+)
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
@@ -28,6 +35,8 @@ from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 
 __all__ = ["FinetunedFolder", "FinetuningReport"]
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS: Final = "checkpoints"
 RECORD: Final = "run.json"
@@ -158,7 +167,10 @@ class FinetunedFolder:
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, for Trainer; None where none was written. Raises IntegrityError."""
         are_recorded = bool(_read_object(self.checkpoints / RECORD).get(HASHED))
-        return last_checkpoint(self.checkpoints, are_recorded=are_recorded)
+        last = last_checkpoint(self.checkpoints, are_recorded=are_recorded)
+        for remark in remarks_on(self.checkpoints, last) if self.processes.is_first else ():
+            logger.warning(remark)
+        return last
 
     def record_checkpoint(self, step: int) -> None:
         """Record what all processes wrote after an update. Raises OSError."""
@@ -202,9 +214,7 @@ class FinetunedFolder:
 
     def _publish(self, draft: Path) -> None:
         """Without config.json nothing loads the folder, so that no one meets a part of it."""
-        usual = (draft / CARD).stat().st_mode & 0o777
-        for path in draft.glob("*.safetensors"):  # which safetensors makes for its user alone
-            path.chmod(usual)
+        share_weights(draft, as_of=CARD)
         for name in (CONFIG, *(path.name for path in self.path.iterdir() if path != self.checkpoints)):
             _remove(self.path / name)
         for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
