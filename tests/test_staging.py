@@ -196,9 +196,9 @@ def make(kind: str, output: Path, source: Path) -> None:
     ("kind", "message"),
     [
         ("a folder of somebody's", "does not look like what is written here"),
-        ("a file", "is no folder"),
-        ("a link", "is no folder"),
-        ("a dead link", "is no folder"),
+        ("a file", "is not a folder"),
+        ("a link", "is not a folder"),
+        ("a dead link", "is not a folder"),
     ],
 )
 def test_overwrite_replaces_nothing_but_models(kind: str, message: str, source: Path, home: Path) -> None:
