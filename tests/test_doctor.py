@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -23,7 +24,9 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.doctor.examination import CHECKS, examine
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_edits import with_fields
+from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.pipeline import TASK
+from hf_xlmr.tokenizer.tokenizer_agreement import disagreement_of
 
 GIGABYTE = 10**9
 
@@ -589,6 +592,78 @@ def test_what_hf_xlmr_saves_of_its_own_code_is_no_fault(folder: Path) -> None:
     assert "code of others" not in [finding.name for finding in examine(folder).findings]
     hf_xlmr.XLMRTokenizer.from_pretrained(folder).save_pretrained(folder)
     assert "code of others" not in [finding.name for finding in examine(folder).findings]
+
+
+# ---- tokenizers that would take all memory ---------------------------------------------------------------------------
+
+
+REPEATED = {"type": "Replace", "pattern": {"Regex": "(a|.)"}, "content": "a" * 20}
+TWICE = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+OF_MANY_IDS = {"<s>": {"id": "<s>", "ids": [0] * 1000, "tokens": ["<s>"] * 1000}}
+FRAME = [{"SpecialToken": {"id": "<s>", "type_id": 0}}] * 1100
+TEXT, SECOND = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+
+
+def normalized(*steps: dict[str, Any]) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content.update(normalizer={"type": "Sequence", "normalizers": list(steps)})
+
+
+def rules_many_times(content: dict[str, Any]) -> None:
+    rules = next(step for step in content["normalizer"]["normalizers"] if step["type"] == "Precompiled")
+    normalized(*[rules] * 12)(content)
+
+
+def long_token(content: dict[str, Any]) -> None:
+    normalized(*[REPEATED] * 4)(content)
+    content["added_tokens"].append({**content["added_tokens"][0], "content": "x" * 1000, "normalized": True})
+
+
+def framed(single: list[dict[str, Any]], times: int = 1) -> Callable[[dict[str, Any]], object]:
+    frame = {"type": "TemplateProcessing", "single": single, "pair": [TEXT, SECOND], "special_tokens": OF_MANY_IDS}
+    return lambda content: content.update(post_processor={"type": "Sequence", "processors": [frame] * times})
+
+
+def in_another_file(folder: Path) -> None:
+    shutil.copy(folder / "tokenizer.json", folder / "kept.json")
+    in_tokenizer(normalized(*[REPEATED] * 12))(folder)
+    (folder / "tokenizer.json").rename(folder / "tokenizer.4.0.0.json")
+    (folder / "kept.json").rename(folder / "tokenizer.json")
+    changed("tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.0.json"])(folder)
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (in_tokenizer(normalized(*[REPEATED] * 12)), "the normalizer may make a text"),
+        (in_tokenizer(lambda content: content.update(normalizer={"normalizers": [REPEATED] * 12})), "the normalizer"),
+        (in_tokenizer(normalized(*[REPEATED] * 3)), "208,000 characters of 'The train leaves at night.'"),
+        (in_tokenizer(normalized(*[{"type": "ByteLevel"}] * 40)), "the normalizer may make"),
+        (in_tokenizer(normalized(*[{"type": "Prepend", "prepend": "x" * 20_000}] * 90)), "the normalizer may make"),
+        (in_tokenizer(normalized(*[{"type": "NFC"}] * 101)), "the normalizer may make"),
+        (in_tokenizer(rules_many_times), "the normalizer may make"),
+        (in_tokenizer(long_token), "a token of 1,000 bytes was added"),
+        (
+            in_tokenizer(
+                lambda content: content.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [TWICE] * 40})
+            ),
+            "the pre_tokenizer may make",
+        ),
+        (in_tokenizer(framed([TEXT] * 4, 12)), "the post_processor may make"),
+        (in_tokenizer(framed([*FRAME, TEXT])), "the post_processor may make"),
+        (in_another_file, "tokenizer.4.0.0.json: the normalizer may make"),
+        (
+            changed("tokenizer_config.json", tokenizer_class="T5Tokenizer", extra_ids=10**9),
+            "extra_ids is 1000000000, which",
+        ),
+    ],
+)
+def test_a_tokenizer_that_would_take_all_memory_is_told_before_it_runs(plant: Any, told: str, folder: Path) -> None:
+    plant(folder)
+    try:
+        wrong = disagreement_of(folder, ModelFiles(folder).tokenizer)
+    except IntegrityError as error:  # where tokens are added, whatever needs the folder's tokenizer meets it
+        wrong = str(error)
+    assert wrong is not None and re.search(told, wrong)
 
 
 # ---- what is no patient ----------------------------------------------------------------------------------------------

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from hf_xlmr.errors import HfXlmrError, IntegrityError
+from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
 
 __all__ = ["plain_tokenizer", "tokenizer_damage_told"]
 
 
 def plain_tokenizer(folder: Path) -> Any:
-    """What AutoTokenizer gives for `folder`. Raises IntegrityError where it gives nothing."""
+    """What AutoTokenizer gives for `folder`, whose rules are held against bounds before any of them runs.
+
+    Raises IntegrityError where it gives nothing, or may make a text long without measure.
+    """
     from transformers import AutoTokenizer
 
+    raise_if_texts_explode(folder)
     with tokenizer_damage_told(folder), _quiet():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 

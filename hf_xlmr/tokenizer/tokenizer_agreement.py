@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hf_xlmr.errors import HfXlmrError
+from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.tokenizer.dictionary import MASK, UNK_INDEX
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, tokenizer_damage_told
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
@@ -30,6 +30,7 @@ PAIR: Final = TEXTS[:2]
 TOKENIZER: Final = "tokenizer.json"
 LONG: Final = 1 << 20
 SHOWN: Final = 12
+MOST_GROWTH: Final = 100
 
 
 class _Ids(NamedTuple):
@@ -49,6 +50,9 @@ def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
         tokenizer = plain_tokenizer(folder)
         tokenizer.model_max_length = LONG  # it is compared with lengths, whatever the file says
         own = _own_tokenizer(folder)
+        with tokenizer_damage_told(folder):
+            for each in (getattr(tokenizer, "backend_tokenizer", None), own):
+                _raise_if_longer(folder, each)
         compared = _by_the_file(tokenizer, own) if exact is None else _by_fairseqs_rule(tokenizer, exact, own)
         with tokenizer_damage_told(folder):  # some classes take other texts than strings
             wrong = next((each for each in compared if list(each.given) != list(each.right)), None)
@@ -59,6 +63,15 @@ def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
     rule = "tokenizer.json" if exact is None else "fairseq's rule"
     kind = type(tokenizer).__name__
     return f"AutoTokenizer ({kind}) gives {_shown(wrong.given)} for {wrong.told}, and {rule} {_shown(wrong.right)}"
+
+
+def _raise_if_longer(folder: Path, tokenizer: Any) -> None:
+    """Raise IntegrityError for a normalizer that makes much of a short text, before the model cuts it into pieces."""
+    normalizer: Any = None if tokenizer is None else tokenizer.normalizer
+    for text in () if normalizer is None else (*TEXTS, *DECOMPOSED):
+        length = len(normalizer.normalize_str(text))
+        if length > MOST_GROWTH * len(text):
+            raise IntegrityError(f"the normalizer of {folder} makes {length:,} characters of {text!r}")
 
 
 def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Any) -> Iterator[_Ids]:

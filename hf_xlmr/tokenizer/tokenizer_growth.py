@@ -1,0 +1,208 @@
+"""How long a tokenizer's own rules can make a text, worked out before any of them runs.
+
+Some files are made to take all memory, which ends the process where nothing can catch it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hf_xlmr.errors import IntegrityError
+from hf_xlmr.files.json_files import json_object
+
+__all__ = ["raise_if_texts_explode"]
+
+PATTERN: Final = "tokenizer.*json"  # tokenizer.4.0.0.json too, which Transformers takes in its place where it is listed
+SETTINGS: Final = "tokenizer_config.json"
+OTHER_SETTINGS: Final = "special_tokens_map.json"
+NAMED_FILE: Final = "tokenizer_file"
+MOST_GROWTH: Final = {"normalizer": 1 << 19, "pre_tokenizer": 16, "post_processor": 16}
+"""How many times as long a text may become at most; what convert writes reaches 300,000 with the longest charsmap."""
+LARGEST_TOKEN: Final = 1 << 24  # bytes that an added token may become, which happens when a tokenizer is loaded
+MOST_ADDED: Final = 1 << 20  # bytes or ids that are put to any text
+MOST_STEPS: Final = 100  # convert writes up to twelve
+LARGEST_NUMBER: Final = 1 << 13  # of tokenizer_config.json: T5's extra_ids are 100, and each becomes an object
+LENGTHS: Final = ("max_length", "max_len", "vocab_size", "stride")  # how numbers are called that nothing is made of
+
+
+class _Bound(NamedTuple):
+    """A text of n bytes has at most `times * n + more` bytes after a step, or as many ids."""
+
+    times: float = 1.0
+    more: float = 0.0
+
+    def of(self, size: int) -> float:
+        """What becomes of so many bytes at most."""
+        return self.times * size + self.more
+
+    def then(self, other: _Bound) -> _Bound:
+        """Both steps, one after the other."""
+        return _Bound(self.times * other.times, self.more * other.times + other.more)
+
+
+def raise_if_texts_explode(folder: Path) -> None:
+    """Hold the rules and numbers of a folder's tokenizer against bounds. Raises IntegrityError, OSError.
+
+    Nothing of them is run. What is no tokenizer at all is left to the reader that says so.
+    """
+    settings = {name: _object(folder / name) for name in (SETTINGS, OTHER_SETTINGS)}
+    for name, number in _large_numbers(settings[SETTINGS]):
+        raise IntegrityError(
+            f"{folder / SETTINGS}: {name} is {number!r:.40}, which no tokenizer of text needs, and may take all memory"
+        )
+    for path in _files(folder, settings[SETTINGS]):
+        content = _object(path)
+        _raise_if_rules_explode(path, content, max(map(_longest_token, (content.get("added_tokens"), settings))))
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    return json_object(path) if path.is_file() else {}
+
+
+def _files(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """The files that Transformers may read as tokenizer.json."""
+    yield from sorted(path for path in folder.glob(PATTERN) if path.is_file())
+    named = settings.get(NAMED_FILE)
+    if isinstance(named, str) and "\0" not in named and Path(named).is_file():
+        yield Path(named)
+
+
+def _large_numbers(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """The numbers out of proportion in settings, each with the name of its field."""
+    if isinstance(value, dict):
+        yield from chain.from_iterable(_large_numbers(each, str(key)) for key, each in value.items())
+    elif isinstance(value, list):
+        yield from chain.from_iterable(_large_numbers(each, name) for each in value)
+    elif isinstance(value, (int, float)) and value > LARGEST_NUMBER and not any(each in name for each in LENGTHS):
+        yield name, value
+
+
+def _longest_token(value: object) -> int:
+    """The bytes of the longest token that is added after the text was normalized, as it is itself then."""
+    if isinstance(value, (dict, list)):
+        own = value.get("content") if isinstance(value, dict) else None
+        inner = value.values() if isinstance(value, dict) else value
+        return max([_length(own) if isinstance(own, str) else 0, *map(_longest_token, inner)])
+    return 0
+
+
+def _raise_if_rules_explode(path: Path, content: Mapping[str, Any], longest_token: int) -> None:
+    bounds = dict.fromkeys(MOST_GROWTH, _Bound())
+    for number, (part, step) in enumerate(_steps(content), start=1):
+        bounds[part] = bound = bounds[part].then(_bound_of(part, step))
+        if number > MOST_STEPS or bound.times > MOST_GROWTH[part] or bound.more > MOST_ADDED:
+            raise IntegrityError(
+                f"{path}: the {part} may make a text {_told(bound.times)} times as long and {_told(bound.more)} longer "
+                f"in {number} steps, which no tokenizer needs and may take all memory: copy the tokenizer's files from "
+                "the model that this one was trained from"
+            )
+    if bounds["normalizer"].of(longest_token) > LARGEST_TOKEN:
+        raise IntegrityError(
+            f"{path}: a token of {longest_token:,} bytes was added, of which the normalizer may make "
+            f"{_told(bounds['normalizer'].of(longest_token))}: take it out of the tokenizer"
+        )
+
+
+def _told(number: float) -> str:
+    return f"{number:,.0f}" if number < 10**12 else f"{number:.0e}"
+
+
+def _steps(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What a text goes through, as the tokenizers library reads it: older spellings and missing types are settled."""
+    from tokenizers import Tokenizer
+
+    model = {"type": "WordLevel", "vocab": {"": 0}, "unk_token": ""}
+    rules = {name: content.get(name) for name in MOST_GROWTH}
+    text = json.dumps({"version": "1.0", "added_tokens": [], **rules, "decoder": None, "model": model})
+    try:
+        read = json.loads(Tokenizer.from_str(text).to_str())
+    except Exception:  # noqa: BLE001  # the library has no other; it says the same when the tokenizer is loaded
+        return
+    for name in MOST_GROWTH:
+        yield from ((name, step) for step in _flat(read[name]))
+
+
+def _flat(step: Any) -> Iterator[Mapping[str, Any]]:
+    """A step, or the steps of a sequence."""
+    if not isinstance(step, dict):
+        return
+    parts = next((step[name] for name in ("normalizers", "pretokenizers", "processors") if name in step), None)
+    if parts is None:
+        yield step
+    else:
+        yield from chain.from_iterable(map(_flat, parts))
+
+
+# ---- what each step does at most -------------------------------------------------------------------------------------
+
+
+def _bound_of(kind: str, step: Mapping[str, Any]) -> _Bound:
+    """The most that a step makes of a text; those without a row in BOUNDS make it no longer."""
+    bound_of = BOUNDS.get((kind, str(step.get("type"))))
+    return _Bound() if bound_of is None else bound_of(step)
+
+
+def _of_replace(step: Mapping[str, Any]) -> _Bound:
+    """What a pattern finds is at least a character, or lies between two: there the content is put beside it."""
+    text, content = step["pattern"].get("String"), _length(step["content"])
+    if text:
+        return _Bound(max(1.0, content / _length(text)))
+    return _Bound(1.0 + content, content)
+
+
+def _of_charsmap(step: Mapping[str, Any]) -> _Bound:
+    """The longest that a character becomes: the texts lie behind the table, each ended by a zero."""
+    data = base64.b64decode(step["precompiled_charsmap"] or "")
+    texts = data[4 + int.from_bytes(data[:4], "little") :]
+    return _Bound(max(1.0, *map(len, texts.split(b"\0"))))
+
+
+def _of_template(step: Mapping[str, Any]) -> _Bound:
+    """How often the text itself is repeated, and the ids that are put beside it."""
+    ids = {name: len(each["ids"]) for name, each in step["special_tokens"].items()}
+    templates = [_parts_of_template(step[name], ids) for name in ("single", "pair")]
+    return _Bound(max(each.times for each in templates), max(each.more for each in templates))
+
+
+def _parts_of_template(parts: Sequence[Mapping[str, Any]], ids: Mapping[str, int]) -> _Bound:
+    texts = Counter(part["Sequence"]["id"] for part in parts if "Sequence" in part)
+    added = sum(ids.get(part["SpecialToken"]["id"], 0) for part in parts if "SpecialToken" in part)
+    return _Bound(max([1, *texts.values()]), added)
+
+
+def _of_metaspace(step: Mapping[str, Any]) -> _Bound:
+    width = _length(step["replacement"])
+    return _Bound(width, width)
+
+
+def _length(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _times(times: float, more: float = 0.0) -> Callable[[Mapping[str, Any]], _Bound]:
+    return lambda step: _Bound(times, more)
+
+
+BOUNDS: Final[Mapping[tuple[str, str], Callable[[Mapping[str, Any]], _Bound]]] = {
+    ("normalizer", "Replace"): _of_replace,
+    ("normalizer", "Prepend"): lambda step: _Bound(1.0, _length(step["prepend"])),
+    ("normalizer", "Precompiled"): _of_charsmap,
+    ("normalizer", "ByteLevel"): _times(2.0),
+    ("normalizer", "BertNormalizer"): _times(3.0),  # spaces around Chinese characters
+    ("normalizer", "NFD"): _times(4.0),
+    ("normalizer", "NFKD"): _times(11.0),  # U+FDFA
+    ("normalizer", "NFKC"): _times(11.0),
+    ("normalizer", "NFC"): _times(3.0),
+    ("normalizer", "Lowercase"): _times(1.5),
+    ("pre_tokenizer", "ByteLevel"): _times(2.0, 1.0),
+    ("pre_tokenizer", "Metaspace"): _of_metaspace,
+    ("post_processor", "TemplateProcessing"): _of_template,
+    ("post_processor", "RobertaProcessing"): _times(1.0, 4.0),
+    ("post_processor", "BertProcessing"): _times(1.0, 3.0),
+}
