@@ -18,6 +18,8 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.conversion.preview import preview_config
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.own_names import RELEASE_NAMES
+from hf_xlmr.model.model_shape import shape_of_folder
+from hf_xlmr.model.plain_config import plain_config
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of, shape_of_config
 
 FAMILIES = {
@@ -146,6 +148,19 @@ def test_the_demo_has_a_shape() -> None:
 def test_what_is_no_such_model_is_refused(change: dict[str, Any], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         shape_of_config({**config_of("xlm-roberta", Task.MASKED_LM), **change})
+
+
+@pytest.mark.parametrize("labels", [{"num_labels": 10**12}, {"num_labels": 1_000_001, "id2label": {"0": "a"}}])
+def test_labels_without_number_are_one_sentence_before_transformers_makes_them(
+    labels: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**config_of("xlm-roberta", Task.SEQUENCE_CLASSIFICATION), **labels}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for read in (shape_of_folder, plain_config):
+        with pytest.raises(
+            IntegrityError, match=r"/config.json is damaged: num_labels is 1\d+, .* from 1 to 1,000,000"
+        ):
+            read(tmp_path)  # type: ignore[operator]
 
 
 def test_a_damaged_config_is_told(tmp_path: Path) -> None:

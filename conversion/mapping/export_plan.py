@@ -29,6 +29,7 @@ from hf_xlmr.conversion.mapping.weight_map import (
     rows_of,
 )
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
+from hf_xlmr.model.model_shape import count_of, label_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +54,6 @@ DEFAULTS_OF: Final[dict[str, dict[str, Any]]] = {
     "xlm-roberta-xl": {"layer_norm_eps": 1e-5, "type_vocab_size": 1},
     "roberta-prelayernorm": {"layer_norm_eps": 1e-12, "type_vocab_size": 2},
 }
-LABELS: Final = 2  # of a classifier whose config.json names none
-LARGEST_COUNT, MOST_LAYERS, MOST_LABELS = 2**31, 10_000, 1_000_000  # more than that is damage
 
 POST_NORM: Final = FAMILIES["post-norm"]
 OLD_NORM: Final = next(row for row in RESPELLED if row.then == E + "layernorm_embedding.{part}")
@@ -103,7 +102,7 @@ def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
     if reasons:
         raise InputError(f"fairseq cannot express this model: {'; '.join(reasons)}")
     has_head = task in (Task.CLASSIFICATION, Task.MULTIPLE_CHOICE)
-    labels = _label_count(given) if task is Task.CLASSIFICATION else 1
+    labels = label_count(given) if task is Task.CLASSIFICATION else 1
     dropout = _number(given, "hidden_dropout_prob")
     return Architecture(
         family=family,
@@ -112,12 +111,12 @@ def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
         labels=labels if has_head else 0,
         is_regression=task is Task.CLASSIFICATION and _is_regression(given, labels),
         is_multi_label=task is Task.CLASSIFICATION and given.get("problem_type") == "multi_label_classification",
-        vocabulary=_count(given, "vocab_size"),
-        hidden=_count(given, "hidden_size"),
-        intermediate=_count(given, "intermediate_size"),
-        layers=tuple(range(_count(given, "num_hidden_layers", most=MOST_LAYERS))),
-        attention_heads=_count(given, "num_attention_heads"),
-        positions=_count(given, "max_position_embeddings"),
+        vocabulary=count_of(given, "vocab_size"),
+        hidden=count_of(given, "hidden_size"),
+        intermediate=count_of(given, "intermediate_size"),
+        layers=tuple(range(count_of(given, "num_hidden_layers"))),
+        attention_heads=count_of(given, "num_attention_heads"),
+        positions=count_of(given, "max_position_embeddings"),
         position_kind="learned",
         activation=next(name for name, theirs in ACTIVATIONS.items() if theirs == given["hidden_act"]),
         dropout=dropout,
@@ -163,15 +162,8 @@ def _reasons(config: Mapping[str, Any], task: Task) -> Iterator[str]:
         yield "its RoBERTa is no decoder (is_decoder, add_cross_attention)"
     if config.get("quantization_config"):
         yield "the weights are quantized (quantization_config)"
-    if _count(config, "hidden_size") % max(1, _count(config, "num_attention_heads")):
+    if count_of(config, "hidden_size") % max(1, count_of(config, "num_attention_heads")):
         yield f"{config['num_attention_heads']} attention heads do not divide the width {config['hidden_size']}"
-
-
-def _count(config: Mapping[str, Any], name: str, *, most: int = LARGEST_COUNT) -> int:
-    value = config.get(name)
-    if type(value) is not int or not 1 <= value <= most:
-        raise IntegrityError(f"config.json is damaged: {name} is {value!r:.40}")
-    return value
 
 
 def _number(config: Mapping[str, Any], name: str) -> float:
@@ -179,15 +171,6 @@ def _number(config: Mapping[str, Any], name: str) -> float:
     if not isinstance(value, (int, float)):
         raise IntegrityError(f"config.json is damaged: {name} is {value!r:.40}")
     return float(value)
-
-
-def _label_count(config: Mapping[str, Any]) -> int:
-    names = config.get("id2label")
-    return (
-        len(names)
-        if isinstance(names, dict) and names
-        else _count({"num_labels": LABELS, **config}, "num_labels", most=MOST_LABELS)
-    )
 
 
 def _is_regression(config: Mapping[str, Any], labels: int) -> bool:

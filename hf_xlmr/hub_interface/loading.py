@@ -261,7 +261,8 @@ class ModelFiles:
     @_with_names
     def shape(self) -> ModelShape:
         """The sizes of the class that the folder holds. Raises InputError, IntegrityError."""
-        return shape_of_config({**self.config, "architectures": [self.class_name]})
+        config = {**self.config, "architectures": [self.class_name]}
+        return shape_of_config(config, name=str(self.folder / "config.json"))
 
     @cached_property
     @_with_names

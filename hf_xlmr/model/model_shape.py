@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,6 +17,7 @@ __all__ = [
     "DTYPE_BYTES",
     "FAMILIES",
     "HEAD_PARTS",
+    "MOST_COUNTS",
     "POSITION_OFFSET",
     "RELEASE_CONFIGS",
     "Block",
@@ -24,6 +25,8 @@ __all__ = [
     "Task",
     "Tensor",
     "config_file",
+    "count_of",
+    "label_count",
     "shape_of_config",
     "shape_of_folder",
 ]
@@ -35,7 +38,9 @@ CONFIG: Final = "config.json"
 BUFFER_BYTES: Final = 8  # position_ids and token_type_ids are int64, whatever the dtype of the weights
 POSITION_OFFSET: Final = 2  # positions begin after <pad>, which is 1 (fairseq: padding_idx + 1)
 LARGEST_COUNT: Final = 1 << 31
-MOST_LAYERS: Final = 10_000
+MOST_COUNTS: Final = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}
+"""Of what Transformers makes objects, one for each: more than that takes hours and all memory."""
+LABELS: Final = 2  # of a classifier whose config.json names none
 LM_HEAD: Final = "lm_head"
 
 
@@ -332,64 +337,76 @@ def config_file(model: str | Path) -> Path:
 def shape_of_folder(folder: str | Path) -> ModelShape:
     """The shape that the `config.json` of a Transformers folder describes. Raises InputError, IntegrityError."""
     with told_plainly():
-        return shape_of_config(json_object(config_file(folder)))
+        path = config_file(folder)
+        return shape_of_config(json_object(path), name=str(path))
 
 
-def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
+def shape_of_config(config: Mapping[str, Any], *, name: str = CONFIG) -> ModelShape:
     """The shape that a `config.json` describes, with Transformers' defaults where it is silent.
 
+    `name` is what messages call it.
     Raises InputError where the model is of another family or class, IntegrityError where a size is none.
     """
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         known = ", ".join(FAMILIES)
-        raise InputError(f"the model_type is {config.get('model_type')!s:.40}; hf-xlmr plans {known} and no other")
-    task = _task(config, family)
+        raise InputError(
+            f"{name}: the model_type is {config.get('model_type')!s:.40}; hf-xlmr plans {known} and no other"
+        )
+    task = _task(config, family, name)
     given = {**family.defaults, "tie_word_embeddings": True, **config}
+    count = partial(count_of, given, name=name)
     return ModelShape(
         model_type=str(config["model_type"]),
         task=task,
-        vocabulary=_count(given, "vocab_size"),
-        hidden=_count(given, "hidden_size"),
-        intermediate=_count(given, "intermediate_size"),
-        layers=_count(given, "num_hidden_layers", most=MOST_LAYERS),
-        attention_heads=_count(given, "num_attention_heads"),
-        positions=_count(given, "max_position_embeddings"),
-        token_types=_count(given, "type_vocab_size"),
-        labels=_labels(given),
+        vocabulary=count("vocab_size"),
+        hidden=count("hidden_size"),
+        intermediate=count("intermediate_size"),
+        layers=count("num_hidden_layers"),
+        attention_heads=count("num_attention_heads"),
+        positions=count("max_position_embeddings"),
+        token_types=count("type_vocab_size"),
+        labels=label_count(given, name=name),
         is_tied=given["tie_word_embeddings"] is True,
         has_pooler=task in (Task.ENCODER, Task.MULTIPLE_CHOICE),
-        dtype=_dtype(given),
+        dtype=_dtype(given, name),
     )
 
 
-def _task(config: Mapping[str, Any], family: _Family) -> Task:
+def _task(config: Mapping[str, Any], family: _Family, file: str) -> Task:
     """The task of the class that the config names, the bare encoder where it names none. Raises InputError."""
     names = config.get("architectures") or [f"{family.class_prefix}Model"]
     name = str(names[0]) if isinstance(names, list) else str(names)
     tasks = {family.class_prefix + task.value: task for task in Task}
     if name not in tasks:
-        raise InputError(f"the config names the class {name:.60}; of this family hf-xlmr plans {', '.join(tasks)}")
+        raise InputError(f"{file} names the class {name:.60}; of this family hf-xlmr plans {', '.join(tasks)}")
     if config.get("add_cross_attention"):
-        raise InputError("the config asks for cross-attention, which XLM-R does not have (add_cross_attention)")
+        raise InputError(f"{file} asks for cross-attention, which XLM-R does not have (add_cross_attention)")
     return tasks[name]
 
 
-def _count(config: Mapping[str, Any], name: str, *, most: int = LARGEST_COUNT) -> int:
-    value = config.get(name)
+def count_of(config: Mapping[str, Any], field: str, *, name: str = CONFIG) -> int:
+    """A size in `config`, within what it can be. Raises IntegrityError, which calls the file `name`."""
+    value, most = config.get(field), MOST_COUNTS.get(field, LARGEST_COUNT)
     if type(value) is not int or not 1 <= value <= most:
-        raise IntegrityError(f"the config is damaged: {name} is {value!r:.40}")
+        raise IntegrityError(
+            f"{name} is damaged: {field} is {value!r:.40}, which is not a whole number from 1 to {most:,}"
+        )
     return value
 
 
-def _labels(config: Mapping[str, Any]) -> int:
+def label_count(config: Mapping[str, Any], *, name: str = CONFIG) -> int:
+    """The classes of a classifier: the names of id2label, else num_labels. Raises IntegrityError."""
+    said = LABELS if config.get("num_labels") is None else count_of(config, "num_labels", name=name)
     names = config.get("id2label")
-    return len(names) if isinstance(names, dict) and names else _count({"num_labels": 2, **config}, "num_labels")
+    if not isinstance(names, dict) or not names:
+        return said
+    return count_of({"num_labels": len(names)}, "num_labels", name=name)
 
 
-def _dtype(config: Mapping[str, Any]) -> str:
+def _dtype(config: Mapping[str, Any], file: str) -> str:
     """The stored dtype; where the config does not tell, float32, which XLM-R is computed in unless told otherwise."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if stored not in DTYPE_BYTES:
-        raise InputError(f"the weights are stored as {stored:.40}; hf-xlmr plans {', '.join(DTYPE_BYTES)}")
+        raise InputError(f"{file}: the weights are stored as {stored:.40}; hf-xlmr plans {', '.join(DTYPE_BYTES)}")
     return stored
