@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +171,7 @@ def as_one_large_file(folder: Path) -> None:
     header = json.loads(data[8 : 8 + length])
     end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     large = {"dtype": "F32", "shape": [3 * GIGABYTE], "data_offsets": [end, end + 12 * GIGABYTE]}
-    text = json.dumps({**header, "roberta.more": large}).encode()
+    text = json.dumps({**header, "roberta.embeddings.position_ids": large}).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text + data[8 + length :])
         file.truncate(8 + len(text) + end + 12 * GIGABYTE)
@@ -284,6 +285,18 @@ FAULTS = {
         "adapter beside a model",
         "beside a whole model",
     ),
+    "heads that do not divide the width": Fault(
+        changed("config.json", num_attention_heads=7), "configuration", "multiple of the number of attention heads"
+    ),
+    "unheard of": Fault(changed("config.json", hidden_act="evil"), "configuration", "which Transformers does not have"),
+    "negative eps": Fault(changed("config.json", layer_norm_eps=-1e-05), "configuration", "not a number of 0 or more"),
+    "no token types": Fault(changed("config.json", type_vocab_size=0), "configuration", "config.json is damaged: type"),
+    "a decoder": Fault(changed("config.json", is_decoder=True), "configuration", "is_decoder is True"),
+    "chunks": Fault(changed("config.json", chunk_size_feed_forward=3), "configuration", "chunk_size_feed_forward is 3"),
+    "endless labels": Fault(changed("config.json", num_labels=10**12), "configuration", "from 1 to 1,000,000"),
+    "another activation": Fault(changed("config.json", hidden_act="relu"), "training", "and 'gelu' by fairseq/conv"),
+    "another eps": Fault(changed("config.json", layer_norm_eps=1e-3), "training", "layer_norm_eps is 0.001, and 1e-05"),
+    "other heads": Fault(changed("config.json", num_attention_heads=2), "training", "num_attention_heads is 2, and 4"),
     "width of an odd type": Fault(changed("config.json", hidden_size="64"), "configuration", "hidden_size"),
     "RoBERTa's tokenizer": Fault(
         changed("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), "tokenizer ids", "AutoTokenizer (Roberta"
@@ -592,6 +605,65 @@ def test_what_hf_xlmr_saves_of_its_own_code_is_no_fault(folder: Path) -> None:
     assert "code of others" not in [finding.name for finding in examine(folder).findings]
     hf_xlmr.XLMRTokenizer.from_pretrained(folder).save_pretrained(folder)
     assert "code of others" not in [finding.name for finding in examine(folder).findings]
+
+
+# ---- what loading refuses is never healthy ---------------------------------------------------------------------------
+
+BROKEN: list[dict[str, object]] = [
+    *({"num_attention_heads": value} for value in (7, 0, 2.5, "4", 2**40)),
+    *({"hidden_act": value} for value in ("evil", ["gelu"], 3)),
+    *({"layer_norm_eps": value} for value in (-1e-5, "x", True)),
+    *({"hidden_dropout_prob": value} for value in (7, "a")),
+    *({name: 0} for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "type_vocab_size", "vocab_size")),
+    *({name: 2**31} for name in ("max_position_embeddings", "type_vocab_size", "vocab_size")),
+    *({"num_labels": value} for value in (0, True, 20_000_000, 10**12)),
+    *({"pad_token_id": value} for value in (0, -5, 2402)),
+    *({"architectures": [value]} for value in ("Nope", "BertModel", "XLMRobertaForSequenceClassification")),
+    *({"dtype": value} for value in ("int8", 3)),
+    {"is_decoder": True},
+    {"add_cross_attention": True},
+    {"chunk_size_feed_forward": 3},
+    {"return_dict": False},
+    {"quantization_config": {"quant_method": "x"}},
+    {"id2label": 3},
+    {"classifier_dropout": "x"},
+    {"tie_word_embeddings": "x"},
+    {"num_hidden_layers": 10**9},
+    {"use_cache": 3},
+]
+
+
+@pytest.mark.parametrize("beside", [{}, {"layer_norm_eps": 1e-12}, {"torch_dtype": "float16", "dtype": "float16"}])
+@pytest.mark.parametrize("fields", BROKEN, ids=str)
+def test_what_is_not_loaded_has_a_severe_fault(
+    fields: dict[str, object], beside: dict[str, object], folder: Path
+) -> None:
+    changed("config.json", **{**beside, **fields})(folder)
+    with suppress(InputError, IntegrityError):
+        hf_xlmr.XLMR.from_pretrained(folder)
+        return  # this Transformers takes it
+    findings = examine(folder).findings
+    assert any(not finding.is_mild for finding in findings)
+    assert not any("tokenizer_class" in finding.mend for finding in findings)
+
+
+def test_a_fix_of_one_field_is_not_made_where_another_keeps_the_model_from_loading(folder: Path) -> None:
+    FAULTS["eps"].plant(folder)
+    changed("config.json", num_attention_heads=7)(folder)
+    before = state_of(folder)
+    with pytest.raises(IntegrityError, match=r"was not changed.*number of attention heads"):
+        examine(folder, fix=True)
+    assert state_of(folder) == before
+
+
+def test_options_tell_of_the_network_where_a_record_does_not(folder: Path) -> None:
+    record = json.loads((folder / "fairseq" / "conversion.json").read_text(encoding="utf-8"))
+    del record["config"]
+    (folder / "fairseq" / "conversion.json").write_text(json.dumps(record), encoding="utf-8")
+    assert examine(folder).is_healthy
+    changed("config.json", hidden_act="relu", num_attention_heads=2)(folder)
+    (finding,) = examine(folder).findings
+    assert "hidden_act is 'relu', and 'gelu' by fairseq/options.json; num_attention_heads is 2, and 4" in finding.told
 
 
 # ---- tokenizers that would take all memory ---------------------------------------------------------------------------

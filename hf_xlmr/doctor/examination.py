@@ -19,7 +19,7 @@ from hf_xlmr.files.json_edits import with_fields
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.model_shape import FAMILIES, POSITION_OFFSET
 from hf_xlmr.model.plain_config import plain_config, reaching_fields
-from hf_xlmr.model.provenance import changed_weights
+from hf_xlmr.model.provenance import changed_weights, other_network
 from hf_xlmr.model.stored_weights import opened
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
@@ -213,7 +213,7 @@ def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found
             after = FolderFacts(draft, facts.is_from_fairseq)
             told = {each.check.name: each.told for each in _found(after)}
             if CONFIG in contents:
-                plain_config(draft)
+                _raise_if_not_loaded(after, told.keys())
         except HfXlmrError as error:
             raise IntegrityError(_unchanged(facts, str(error).replace(str(draft), str(facts.folder)))) from error
         if CONFIG in contents and not after.is_pickled and (sizes := _wrong_sizes(draft)):
@@ -222,6 +222,13 @@ def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found
     known = {each.check.name for each in found if not each.edits} | {each.name for each in CHECKS if each.unless(names)}
     if wrong := [name for name in told if name not in known]:
         raise IntegrityError(_unchanged(facts, f"{wrong[0]} would be at fault after it: {told[wrong[0]]}"))
+
+
+def _raise_if_not_loaded(facts: FolderFacts, found: Set[str]) -> None:
+    """Raise IntegrityError where the configuration makes no network, whether its check came to that or not."""
+    plain_config(facts.folder)
+    if not found & BEFORE_THE_CONFIG and (told := _look_at_config(facts)) is not None:
+        raise IntegrityError(told)
 
 
 @contextmanager
@@ -262,13 +269,27 @@ def _look_at_classes(facts: FolderFacts) -> str | None:
 
 
 def _look_at_config(facts: FolderFacts) -> str | None:
+    """Build the network as loading does, where the weights have its sizes: others are told as such."""
+    from hf_xlmr.hub_interface.network import check_loading
+
     if facts.model_type not in FAMILIES:
         return None
+    files = ModelFiles(facts.folder)
     try:
+        _ = files.shape
         plain_config(facts.folder)
-    except IntegrityError as error:
+        if facts.fault_of_weights is None:
+            check_loading(files)
+    except HfXlmrError as error:
         return str(error)
     return None
+
+
+def _look_at_training(facts: FolderFacts) -> str | None:
+    is_told = facts.config.get("layer_norm_eps") == BERT_EPS  # by a check of its own
+    config = {name: value for name, value in facts.config.items() if not (is_told and name == "layer_norm_eps")}
+    told = other_network(facts.folder, config)
+    return f"config.json is not that of the network which fairseq trained: {'; '.join(told)}" if told else None
 
 
 def _look_at_code(facts: FolderFacts) -> str | None:
@@ -285,14 +306,6 @@ def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
     if not (facts.folder / ADAPTER).is_file() or missing_of_adapter(facts.folder) is not None:
         return None
     return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
-
-
-def _look_at_weights(facts: FolderFacts) -> str | None:
-    try:
-        check_weights(facts.folder)
-    except HfXlmrError as error:
-        return str(error)
-    return None
 
 
 def _look_at_type(facts: FolderFacts) -> str | None:
@@ -442,8 +455,13 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
 def _look_at_ids(facts: FolderFacts) -> str | None:
     if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
         return None
+    files = ModelFiles(facts.folder)
+    with suppress(HfXlmrError):  # told by the check of the configuration, once what hides it is fixed
+        _ = files.shape
+    if "shape" not in vars(files):
+        return None
     try:
-        exact = ModelFiles(facts.folder).tokenizer
+        exact = files.tokenizer
     except HfXlmrError as error:
         return str(error)
     return disagreement_of(facts.folder, exact)
@@ -536,12 +554,10 @@ BEFORE_IDS: Final = frozenset(  # faults that make other ids, or break the token
     {"architectures", "model type", "pad_token_id", "positions", "vocab_size", "configuration"}
     | {"tokenizer", TOKENIZER_CONFIG, "tokenizer size", "<mask>", "sentencepiece"}
 )
-BESIDE_THE_CONFIG: Final = frozenset({"labels", "record", "tokenizer ids"})
-
-
-def _is_of_the_config(found: Set[str]) -> bool:
-    """Whether anything was found that the configuration or the weights have to do with."""
-    return bool(found - BESIDE_THE_CONFIG)
+BEFORE_THE_CONFIG: Final = frozenset(  # faults that loading meets as well, and blames on a field or on the weights
+    {"architectures", "code of others", "model type", "pad_token_id", "positions", "vocab_size"}
+    | {"pickle", "tied bias", "adapter"}
+)
 
 
 CHECKS: Final = (
@@ -653,7 +669,13 @@ CHECKS: Final = (
         "configuration",
         _look_at_config,
         "set the fields right that are named, or convert again",
-        unless=_is_of_the_config,
+        unless=BEFORE_THE_CONFIG.intersection,
+    ),
+    Check(
+        "training",
+        _look_at_training,
+        "set the fields right that are named, or convert again",
+        unless={"configuration"}.intersection,
     ),
     Check(
         "tokenizer ids",
@@ -665,8 +687,8 @@ CHECKS: Final = (
     ),
     Check(  # a configuration at fault would put the blame on the weights
         "weights",
-        _look_at_weights,
+        lambda facts: facts.fault_of_weights,
         "copy the folder anew, or convert or save the model again",
-        unless=_is_of_the_config,
+        unless=(BEFORE_THE_CONFIG | {"configuration"}).intersection,
     ),
 )

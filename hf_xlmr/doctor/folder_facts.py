@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord
 from hf_xlmr.model.model_shape import FAMILIES
 from hf_xlmr.model.safetensors_files import file_header
-from hf_xlmr.placement.placed_loading import STORED_DTYPES, files_of_weights
+from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, files_of_weights
 from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
 from hf_xlmr.tokenizer.dictionary_kinds import kind_of_dictionary
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel, check_models_of
@@ -183,6 +183,15 @@ class FolderFacts:
     def is_pickled(self) -> bool:
         """Whether the weights are there as pickles alone."""
         return not any(self.folder.glob("model*.safetensors*")) and any(self.folder.glob("pytorch_model*.bin*"))
+
+    @cached_property
+    def fault_of_weights(self) -> str | None:
+        """What is wrong with the weights by the configuration, None where they are those of its class."""
+        try:
+            check_weights(self.folder)
+        except HfXlmrError as error:
+            return str(error)
+        return None
 
     @cached_property
     def weights(self) -> Mapping[str, StoredTensor]:

@@ -19,6 +19,7 @@ from hf_xlmr.model.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.model.model_shape import DTYPE_BYTES, HEAD_PARTS
 from hf_xlmr.model.precision import warn_of_emulation
 from hf_xlmr.placement.placed_loading import (
+    check_network,
     load_placed,
     load_whole,
     read_weights,
@@ -31,7 +32,7 @@ from hf_xlmr.tokenizer.dictionary import PAD_INDEX
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoadedEncoder", "Placing", "load_encoder"]
+__all__ = ["LoadedEncoder", "Placing", "check_loading", "load_encoder"]
 
 AUTO = "auto"
 MOST_TOKENS = 1 << 31  # of a batch
@@ -99,6 +100,12 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
             is_spread=plan.is_spread,
         )
     return LoadedEncoder(encoder.train(), device=plan.main)
+
+
+def check_loading(files: ModelFiles) -> None:
+    """Do all of `load_encoder` but read the weights. Raises InputError, IntegrityError."""
+    _head_options(files)
+    check_network(files.folder, shape_held(files.folder, files.shape))
 
 
 def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) -> Any:

@@ -10,9 +10,9 @@ from typing import Any, Final
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.digests import sha256_of
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
+from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, read_finetuning_record
 
-__all__ = ["Standing", "changed_weights", "held_to_record", "holds_recorded_weights", "standing_of"]
+__all__ = ["Standing", "changed_weights", "held_to_record", "holds_recorded_weights", "other_network", "standing_of"]
 
 CONFIG: Final = "config.json"
 KEPT: Final = "fairseq/"
@@ -31,6 +31,15 @@ DECIDING: Final = (
     *("quantization_config", "auto_map"),
 )
 """What answers rest on in config.json; names of classes, dropout and the like are the user's to change."""
+OF_ANY_TRAINING: Final[Mapping[str, Mapping[str, str] | None]] = {
+    "hidden_act": {"gelu_accurate": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"},
+    "num_attention_heads": {},
+    "layer_norm_eps": None,
+    "position_embedding_type": None,
+}
+"""What no training changes and the sizes of the weights do not tell; where fairseq has it, its names for values."""
+OPTIONS: Final = "fairseq/options.json"
+OF_OPTIONS: Final = {"hidden_act": "activation_fn", "num_attention_heads": "encoder_attention_heads"}
 SILENT: Final = (None, False, "absolute")  # values that mean what an absent field does
 OTHERWISE: Final = (
     "copy it anew, or convert the checkpoint again; where the change is meant, delete fairseq/conversion.json, which "
@@ -108,6 +117,29 @@ def changed_weights(folder: Path) -> tuple[str, ...]:
     if other := tuple(sorted(held.keys() ^ recorded.keys())):
         return other
     return tuple(name for name in sorted(held) if sha256_of(held[name]) != recorded[name])
+
+
+def other_network(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of `config` by which the network computes otherwise than the one that fairseq trained, in words.
+
+    It is held against the record of the conversion, else against fairseq's options. Raises IntegrityError, InputError.
+    """
+    recorded, source = ConversionRecord.of(folder).config, CONVERSION
+    if recorded is None:
+        recorded, source = _of_options(folder), OPTIONS
+    return tuple(
+        f"{name} is {config[name]!r:.60}, and {recorded[name]!r:.60} by {source}"
+        for name in OF_ANY_TRAINING
+        if name in recorded and name in config and config[name] != recorded[name]
+    )
+
+
+def _of_options(folder: Path) -> dict[str, object]:
+    """What fairseq was told of the network, by the names of config.json."""
+    path = folder / OPTIONS
+    options = json_object(path, has_paths=True) if path.is_file() else {}
+    told = {name: options[theirs] for name, theirs in OF_OPTIONS.items() if options.get(theirs) is not None}
+    return {name: (OF_ANY_TRAINING[name] or {}).get(str(value), value) for name, value in told.items()}
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------

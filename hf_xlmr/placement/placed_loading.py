@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
+    "check_network",
     "checked_sources",
     "files_of_weights",
     "load_placed",
@@ -208,6 +209,11 @@ def check_weights(folder: Path) -> None:
     checked_sources(folder, shape_held(folder, shape_of_folder(folder)))
 
 
+def check_network(folder: Path, shape: ModelShape) -> None:
+    """Build the class without weights or memory, as loading begins. Raises InputError, IntegrityError."""
+    _built(folder, shape, shape.dtype, "sdpa", has_buffers=False)
+
+
 def is_left_in_the_file(name: str) -> bool:
     """Whether a weight of this name is one that a class may do without."""
     return any(re.fullmatch(pattern, name) for pattern in LEFT_IN_THE_FILE)
@@ -308,11 +314,21 @@ def _digest(sources: Mapping[str, StoredWeight], dtype: str) -> str:
 def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTrainedModel:
     """The class without weights; its buffers, which no file holds, are made. Raises InputError, IntegrityError."""
     import torch
+
+    raise_if_adapter(folder)
+    model = _built(folder, shape, dtype, attention, has_buffers=True)
+    raise_if_without_pooler(model)
+    empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
+    return empty
+
+
+def _built(folder: Path, shape: ModelShape, dtype: str, attention: str, *, has_buffers: bool) -> PreTrainedModel:
+    """The class of a folder, with nothing in memory but its buffers. Raises InputError, IntegrityError."""
+    import torch
     import transformers
     from accelerate import init_empty_weights
     from transformers.activations import ACT2FN
 
-    raise_if_adapter(folder)
     options = {} if shape.has_pooler or shape.task is not Task.ENCODER else {"add_pooling_layer": False}
     with config_damage_told(folder / "config.json"):
         config: Any = plain_config(folder, attention=attention)
@@ -321,11 +337,9 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
                 f"{folder}/config.json: hidden_act is {config.hidden_act!r:.40}, which Transformers does not have"
             )
         config.dtype = getattr(torch, dtype)
-        with init_empty_weights(include_buffers=False):
-            model = getattr(transformers, shape.class_name)(config, **options)
-    raise_if_without_pooler(model)
-    empty: PreTrainedModel = model.to(getattr(torch, dtype)).eval()
-    return empty
+        with init_empty_weights(include_buffers=not has_buffers):
+            model: PreTrainedModel = getattr(transformers, shape.class_name)(config, **options)
+    return model
 
 
 def _fill(
