@@ -186,6 +186,21 @@ def in_tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path],
     return rewrite
 
 
+def swapped_pieces(content: dict[str, Any]) -> None:
+    """Names of two ids that no text of the comparison holds."""
+    pieces = content["model"]["vocab"]
+    pieces[20], pieces[21] = pieces[21], pieces[20]
+
+
+def renamed_piece(content: dict[str, Any]) -> None:
+    content["model"]["vocab"][20][0] = "unlike any other"
+
+
+def swapped_beside_sentencepiece(folder: Path) -> None:
+    shutil.rmtree(folder / "fairseq")
+    in_tokenizer(swapped_pieces)(folder)
+
+
 def lower_cased(content: dict[str, Any]) -> None:
     content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, content["normalizer"]]}
 
@@ -204,6 +219,15 @@ def as_classifier_of_others(folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "fairseq" / "label").mkdir()
     (folder / "fairseq" / "label" / "dict.txt").write_text("yes 1\nno 1\n", encoding="utf-8")
+
+
+def as_classifier_named(*names: str) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names))
+        model.save_pretrained(folder)
+        changed("config.json", id2label=dict(enumerate(names)), label2id=None)(folder)
+
+    return rewrite
 
 
 def trained_since(folder: Path) -> None:
@@ -254,6 +278,9 @@ FAULTS = {
     "mask": Fault(moved_mask, "<mask>", "has the id 2400 by the tokenizer, and 2401 in fairseq/dict.txt"),
     "mask elsewhere": Fault(moved_mask_of_unknown_origin, "<mask>", "2401 in tokenizer_config.json"),
     "no mask": Fault(without_mask, "<mask>", "has no <mask>"),
+    "swapped pieces": Fault(in_tokenizer(swapped_pieces), "vocabulary", "in the dictionary (2 ids differ)"),
+    "swapped pieces of others": Fault(swapped_beside_sentencepiece, "vocabulary", "(2 ids differ)"),
+    "a renamed piece": Fault(in_tokenizer(renamed_piece), "vocabulary", "20 is 'unlike any other' there"),
     "pickle": Fault(as_pickle, "pickle", "pickle alone"),
     "pooler": Fault(as_bare_encoder, "pooler", "random numbers"),
     "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "have lm_head.decoder.bias for lm_head.bias"),
@@ -324,6 +351,13 @@ FAULTS = {
     "another padding": Fault(changed("tokenizer_config.json", pad_token="</s>"), "tokenizer ids", "the id 2 for <pad>"),
     "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "does not take"),
     "classes": Fault(as_classifier_of_others, "labels", "and id2label of config.json a, b"),
+    "one name for two classes": Fault(
+        as_classifier_named("a", "a", "b"),
+        "labels",
+        "config.json: id2label calls class 1 'a', which class 0 is called too",
+    ),
+    "a class of two lines": Fault(as_classifier_named("a", "b\nc"), "labels", "class 1 'b\\nc', which fairseq's label"),
+    "a class called as a symbol": Fault(as_classifier_named("<s>", "b"), "labels", "class 0 '<s>', which fairseq's"),
     "trained since": Fault(trained_since, "record", "model.safetensors: push will refuse"),
     "one file": Fault(as_one_large_file, "shard size", "model.safetensors has 12 GB"),
     "lost weight": Fault(
@@ -781,6 +815,8 @@ def test_a_matrix_without_rows_is_told(folder: Path) -> None:
         (as_pointer, InputError, "git lfs pull"),
         (lambda folder: os.truncate(folder / "model.safetensors", 99_999), IntegrityError, "damaged"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"model": 3}'), IntegrityError, "no vocabulary"),
+        (in_tokenizer(lambda content: content.update(model="x")), IntegrityError, "json is damaged: it lists no voc"),
+        (in_tokenizer(lambda content: content.update(added_tokens=["x"])), IntegrityError, "it lists no vocabulary"),
     ],
 )
 def test_other_models_and_damage_are_told(plant: Any, error: type[Exception], told: str, folder: Path) -> None:

@@ -559,6 +559,23 @@ def test_a_dictionary_of_2019_gets_the_flags_that_later_releases_want(tmp_path: 
     assert Dictionary.parse(data, name="new").symbols == before.symbols
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a", "a", "b"], r"config.json: id2label calls class 1 'a', which class 0 is called too"),
+        (["a", "b\nc", "d"], r"config.json: id2label calls class 1 'b\\nc', which fairseq's label dictionary cannot"),
+        (["<s>", "b", "c"], r"config.json: id2label calls class 0 '<s>', which fairseq's label dictionary has as"),
+    ],
+)
+def test_labels_that_a_dictionary_cannot_hold_are_named_in_the_configuration(
+    made: Path, tmp_path: Path, names: list[str], told: str
+) -> None:
+    trained(made / "hf" / "v0122", tmp_path / "hf", "XLMRobertaForSequenceClassification", num_labels=3)
+    change_config(tmp_path / "hf", id2label=dict(enumerate(names)))
+    with pytest.raises(InputError, match=told):
+        export(tmp_path / "hf", tmp_path / "out")
+
+
 def test_new_labels_are_written_in_their_order(made: Path, tmp_path: Path) -> None:
     names = {0: "yes", 1: "no", 2: "very much so"}
     trained(
@@ -670,6 +687,11 @@ REFUSALS = {
         lambda folder: shutil.rmtree(folder / "fairseq"),
         InputError,
         r"copy fairseq/, or that file, from the folder that",
+    ),
+    "no vocabulary": Refusal(
+        lambda folder: (folder / "tokenizer.json").write_text('{"model": "x"}'),
+        IntegrityError,
+        r"tokenizer\.json is damaged: it lists no vocabulary",
     ),
     "another dictionary": Refusal(other_dictionary, InputError, r"the dictionary is not that of .*\(2 ids differ\)"),
 }

@@ -17,13 +17,17 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary
+from hf_xlmr.tokenizer.label_names import label_lines
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel, check_models_of
+from hf_xlmr.tokenizer.vocabulary_agreement import raise_if_ids_differ
 
 __all__ = ["DICTIONARY", "KEPT", "LABELS", "Companions", "companions_of"]
 
 KEPT: Final = "fairseq"  # where convert keeps what fairseq needs again
 DICTIONARY: Final = "dict.txt"
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+TOKENIZER: Final = "tokenizer.json"
+CONFIG: Final = "config.json"
 LABELS: Final = "label/dict.txt"
 FIRST_INPUT: Final = "input0/dict.txt"  # where sentence_prediction and sentence_ranking look for the dictionary
 MOST_SPARE: Final = 1 << 20  # rows without a name
@@ -54,7 +58,10 @@ def companions_of(folder: ModelFolder, network: Architecture, record: Conversion
     spare = _spare_rows(dictionary, rows, appended, is_without_mask=own == len(dictionary))
     named = _flagged(data + _fillers(dictionary, spare, added))
     _raise_if_not_at_their_ids(named, added, rows)
-    _raise_if_ids_differ(folder.path, Dictionary.parse(named, expected_rows=own, name=DICTIONARY).with_mask())
+    tokenizer = read_json(folder.path / TOKENIZER)
+    if tokenizer is not None:
+        names = Dictionary.parse(named, expected_rows=own, name=DICTIONARY).with_mask()
+        raise_if_ids_differ(folder.path / TOKENIZER, tokenizer, names)
     spare -= sum(index >= rows - spare for index in added)
     files = {DICTIONARY: named, **_pieces(folder.path)}
     if network.head is not None:
@@ -164,33 +171,6 @@ def _flagged(data: bytes) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode() if is_changed else data
 
 
-def _raise_if_ids_differ(path: Path, dictionary: Dictionary) -> None:
-    """Compare the dictionary with the ids of the folder's tokenizer. Raises InputError, IntegrityError."""
-    tokenizer = read_json(path / "tokenizer.json")
-    if tokenizer is None:
-        return
-    try:
-        known = ((name, number) for name, number in _ids(tokenizer) if name in dictionary)
-        other = [f"{name!r} is {number}" for name, number in known if dictionary.index(name) != number]
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{path / 'tokenizer.json'} is damaged: {error!r}") from error
-    if other:
-        raise InputError(
-            f"the dictionary is not that of {path / 'tokenizer.json'}: there {', '.join(other[:SHOWN])} and in the "
-            f"dictionary not ({len(other)} ids differ)"
-        )
-
-
-def _ids(tokenizer: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The names and ids of a tokenizer.json, a Unigram's list or a table."""
-    vocabulary = tokenizer["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        yield from vocabulary.items()
-    else:
-        yield from ((name, number) for number, (name, _score) in enumerate(vocabulary))
-    yield from ((each["content"], each["id"]) for each in tokenizer["added_tokens"])
-
-
 def _pieces(path: Path) -> dict[str, bytes]:
     """The SentencePiece model, where there is one. Raises InputError, IntegrityError."""
     check_models_of(path)
@@ -209,16 +189,13 @@ def _labels(folder: ModelFolder, network: Architecture) -> dict[str, bytes]:
     if network.task is not Task.CLASSIFICATION or network.is_regression:
         return {}
     names, kept = _names_of_classes(folder.config, network.labels), folder.path / KEPT / LABELS
-    if kept.is_file() and _label_names(kept.read_bytes())[: len(names)] == names:
+    if kept.is_file() and _label_names(kept.read_bytes(), str(kept))[: len(names)] == names:
         return {LABELS: kept.read_bytes()}
-    data = "".join(f"{name} {len(names) - number}\n" for number, name in enumerate(names)).encode()
-    if _label_names(data) != names:
-        raise InputError(f"the labels {', '.join(map(repr, names[:SHOWN]))}, ... cannot be written into a {LABELS}")
-    return {LABELS: data}
+    return {LABELS: label_lines(names, place=str(folder.path / CONFIG))}
 
 
-def _label_names(data: bytes) -> tuple[str, ...]:
-    return Dictionary.parse(data, name=LABELS).symbols[len(SPECIAL_SYMBOLS) :]
+def _label_names(data: bytes, name: str = LABELS) -> tuple[str, ...]:
+    return Dictionary.parse(data, name=name).symbols[len(SPECIAL_SYMBOLS) :]
 
 
 def _names_of_classes(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:

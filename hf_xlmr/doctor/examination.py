@@ -24,6 +24,7 @@ from hf_xlmr.model.stored_weights import opened
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
 from hf_xlmr.tokenizer.dictionary import MASK, PAD_INDEX, SPECIAL_SYMBOLS
+from hf_xlmr.tokenizer.label_names import label_lines
 from hf_xlmr.tokenizer.tokenizer_agreement import disagreement_of
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
@@ -452,6 +453,14 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
     return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
 
 
+def _look_at_vocabulary(facts: FolderFacts) -> str | None:
+    try:
+        facts.raise_if_ids_differ()
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def _look_at_ids(facts: FolderFacts) -> str | None:
     if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
         return None
@@ -486,10 +495,24 @@ def _look_at_labels(facts: FolderFacts) -> str | None:
         return None
     files = ModelFiles(facts.folder)
     if not files.labels_disagree or files.kept_labels is None:
-        return None
+        return _unwritable_labels(facts) if files.kept_labels is None else None
     kept = [name for name in files.kept_labels.symbols[len(SPECIAL_SYMBOLS) :] if not name.startswith(FILLER)]
     said = list((facts.config.get("id2label") or {}).values())
     return f"fairseq/label/dict.txt names the classes {_listed(kept)}, and id2label of config.json {_listed(said)}"
+
+
+def _unwritable_labels(facts: FolderFacts) -> str | None:
+    """What of id2label fairseq's label dictionary cannot hold, where a training by fairseq left none."""
+    names = facts.config.get("id2label")
+    if not isinstance(names, dict) or len(names) < 2 or facts.config.get("problem_type") == "regression":
+        return None
+    try:
+        label_lines([str(names[str(number)]) for number in range(len(names))], place=CONFIG)
+    except KeyError:
+        return f"id2label in {CONFIG} does not number its names 0 to {len(names) - 1}"
+    except InputError as error:
+        return f"{error}, without which `hf-xlmr export` refuses the model"
+    return None
 
 
 def _listed(names: Sequence[object]) -> str:
@@ -552,7 +575,7 @@ def _look_at_shards(facts: FolderFacts) -> str | None:
 
 BEFORE_IDS: Final = frozenset(  # faults that make other ids, or break the tokenizer
     {"architectures", "model type", "pad_token_id", "positions", "vocab_size", "configuration"}
-    | {"tokenizer", TOKENIZER_CONFIG, "tokenizer size", "<mask>", "sentencepiece"}
+    | {"tokenizer", TOKENIZER_CONFIG, "tokenizer size", "<mask>", "sentencepiece", "vocabulary"}
 )
 BEFORE_THE_CONFIG: Final = frozenset(  # faults that loading meets as well, and blames on a field or on the weights
     {"architectures", "code of others", "model type", "pad_token_id", "positions", "vocab_size"}
@@ -628,6 +651,12 @@ CHECKS: Final = (
     ),
     Check("tokenizer size", _look_at_names, "take the tokenizer with which the model was trained"),
     Check("<mask>", _look_at_mask, "take the tokenizer with which the model was trained, or convert the model again"),
+    Check(
+        "vocabulary",
+        _look_at_vocabulary,
+        "copy the tokenizer's files and fairseq/ from the model that this one was trained from, or convert it again",
+        unless={"tokenizer", "sentencepiece", "tokenizer size", "<mask>"}.intersection,
+    ),
     Check("pickle", _look_at_pickles, "load it where you trust it, and save_pretrained, which writes safetensors"),
     Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md", is_mild=True),
     Check("tied bias", _look_at_tied_bias, f"store the head's bias as {TIED_BIAS}, or convert the model again"),

@@ -14,9 +14,10 @@ from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord
 from hf_xlmr.model.model_shape import FAMILIES
 from hf_xlmr.model.safetensors_files import file_header
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, files_of_weights
-from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, SPECIAL_SYMBOLS, UNK, Dictionary
 from hf_xlmr.tokenizer.dictionary_kinds import kind_of_dictionary
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel, check_models_of
+from hf_xlmr.tokenizer.vocabulary_agreement import ids_of_tokenizer, raise_if_ids_differ
 
 __all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
 
@@ -28,6 +29,7 @@ DICTIONARY: Final = "fairseq/dict.txt"
 OPTIONS: Final = "fairseq/options.json"
 WORDS: Final = "embeddings.word_embeddings.weight"
 POSITIONS: Final = "embeddings.position_embeddings.weight"
+XLMR_ORDER: Final = (UNK, BOS, EOS)  # of the first pieces
 ROBERTA: Final = "xlm-roberta"  # which a folder of the type roberta is called when that is fixed
 PARTS: Final = (  # of an encoder, and the heads beside it
     *("embeddings.", "encoder.", "pooler.", "LayerNorm."),
@@ -114,10 +116,26 @@ class FolderFacts:
         """
         if self.tokenizer is None:
             return self._ids_of_sentencepiece
-        try:
-            return {**_vocabulary(self.tokenizer["model"]["vocab"]), **self.added}
-        except (KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: it lists no vocabulary") from error
+        return ids_of_tokenizer(self.tokenizer, self.folder / TOKENIZER)
+
+    def raise_if_ids_differ(self) -> None:
+        """Hold tokenizer.json against the names that fairseq has, where either file tells them.
+
+        Raises InputError where an id is another name's, IntegrityError.
+        """
+        names = self._names_of_fairseq
+        if self.tokenizer is not None and names is not None:
+            raise_if_ids_differ(self.folder / TOKENIZER, self.tokenizer, names)
+
+    @property
+    def _names_of_fairseq(self) -> Dictionary | None:
+        """The dictionary, else what a SentencePiece model in XLM-R's order implies."""
+        if (self.folder / DICTIONARY).is_file():
+            return self.fairseqs_dictionary
+        path = self.folder / SENTENCEPIECE
+        model = SentencePieceModel.parse(path.read_bytes(), name=str(path)) if path.is_file() else None
+        is_xlmr = model is not None and model.pieces[: len(XLMR_ORDER)] == XLMR_ORDER
+        return Dictionary.of(self._ids_of_sentencepiece) if is_xlmr else None
 
     @property
     def damaged_sentencepiece(self) -> str | None:
@@ -137,14 +155,6 @@ class FolderFacts:
         pieces = SentencePieceModel.parse(path.read_bytes(), name=str(path)).pieces
         names = [*SPECIAL_SYMBOLS, *pieces[len(SPECIAL_SYMBOLS) - 1 :], MASK]
         return {name: number for number, name in enumerate(names)}
-
-    @cached_property
-    def added(self) -> Mapping[str, int]:
-        """The ids of the added tokens of tokenizer.json. Raises IntegrityError."""
-        try:
-            return {str(each["content"]): int(each["id"]) for each in (self.tokenizer or {}).get("added_tokens", [])}
-        except (KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"{self.folder / TOKENIZER} is damaged: its added tokens have no ids") from error
 
     @property
     def names(self) -> int:
@@ -235,13 +245,6 @@ class FolderFacts:
     def _rows_of(self, name: str) -> int | None:
         sizes = self.own[name].sizes if name in self.own else ()
         return sizes[0] if sizes else None
-
-
-def _vocabulary(vocabulary: Any) -> dict[str, int]:
-    """The ids of a vocabulary, which is a list of pieces with scores, or an object."""
-    if isinstance(vocabulary, dict):
-        return {str(name): int(number) for name, number in vocabulary.items()}
-    return {str(piece): number for number, (piece, _score) in enumerate(vocabulary)}
 
 
 def _object(path: Path) -> Mapping[str, Any] | None:

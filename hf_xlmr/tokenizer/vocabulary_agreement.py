@@ -1,0 +1,66 @@
+"""Whether the ids of a tokenizer.json are those of a dictionary, name for name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.tokenizer.dictionary import PAD, PAD_INDEX, UNK, UNK_INDEX, Dictionary
+
+__all__ = ["ids_of_tokenizer", "raise_if_ids_differ"]
+
+FIXED: Final = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # no line of a dictionary moves these two
+SHOWN: Final = 3
+
+
+def ids_of_tokenizer(content: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The id of each name in the `content` of a tokenizer.json, those of added tokens over those of the vocabulary.
+
+    Raises IntegrityError, which names the file at `path`.
+    """
+    try:
+        return {**dict(_vocabulary(content["model"]["vocab"])), **dict(_added(content.get("added_tokens") or []))}
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path} is damaged: it lists no vocabulary of names and ids") from error
+
+
+def _vocabulary(vocabulary: Any) -> Iterator[tuple[str, int]]:
+    """A list of pieces with scores, or an object."""
+    if isinstance(vocabulary, dict):
+        yield from ((name, int(number)) for name, number in vocabulary.items())
+    else:
+        yield from ((str(name), number) for number, (name, _score) in enumerate(vocabulary))
+
+
+def _added(tokens: Any) -> Iterator[tuple[str, int]]:
+    yield from ((str(each["content"]), int(each["id"])) for each in tokens)
+
+
+def raise_if_ids_differ(path: Path, content: Mapping[str, Any], dictionary: Dictionary) -> None:
+    """Hold every name and id in the `content` of the tokenizer.json at `path` against the dictionary.
+
+    What convert puts after a name, a space and a number, keeps texts from spelling it. Raises InputError for those that
+    differ, IntegrityError.
+    """
+    ids = ids_of_tokenizer(content, path)
+    names = {number: name for name, number in ids.items()}
+    told = [
+        f"{name!r:.60} is {number} there and {right} in the dictionary"
+        for name, number in ids.items()
+        if name in dictionary and (right := FIXED.get(name, dictionary.index(name))) != number
+    ]
+    told += [
+        f"{number} is {names[number]!r:.60} there and {symbol!r:.60} in the dictionary"
+        for number, symbol in enumerate(dictionary.symbols)
+        if number in names and not _is_name_of(symbol, names[number]) and names[number] not in dictionary
+    ]
+    if told:
+        raise InputError(
+            f"the dictionary is not that of {path}: {', '.join(told[:SHOWN])} ({len(told)} ids differ)",
+        )
+
+
+def _is_name_of(symbol: str, name: str) -> bool:
+    return name == symbol or name.startswith(f"{symbol} ")
