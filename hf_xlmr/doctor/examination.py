@@ -511,7 +511,7 @@ def _unwritable_labels(facts: FolderFacts) -> str | None:
     except KeyError:
         return f"id2label in {CONFIG} does not number its names 0 to {len(names) - 1}"
     except InputError as error:
-        return f"{error}, without which `hf-xlmr export` refuses the model"
+        return f"{error} (`hf-xlmr export` refuses the model until then)"
     return None
 
 
