@@ -703,7 +703,7 @@ CHECKS: Final = (
     Check(
         "training",
         _look_at_training,
-        "set the fields right that are named, or convert again",
+        "set the fields right that are named, or convert again; where the change is meant, delete fairseq/",
         unless={"configuration"}.intersection,
     ),
     Check(
