@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -33,8 +34,87 @@ NOT_ITS_SUBJECT: Final = _words("backup bak cfg conf copy dat ini json new old o
 """Words that may follow the one that says what a file holds: `hf_token.json.bak`, and not `token_counts.csv`."""
 CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 NO_WORD: Final = re.compile(r"[^a-z0-9]+")
-X: Final = re.compile(rb"\w{2,5}_[xX]+")
-"""What documentation writes in place of a token."""
+# ---- what stands around a secret -------------------------------------------------------------------------------------
+
+APART: Final = (
+    rb"(?:(?<![A-Za-z0-9])|(?<=\\[abefnrtv])|(?<=\\[0-7]{3})|(?<=\\x[\dA-Fa-f]{2})|(?<=\\u[\dA-Fa-f]{4})"
+    rb"|(?<=[%=][\dA-Fa-f]{2})|(?<=[\[;]\dm)|(?<=[\[;]\d\dm))"
+)
+"""Where no word goes on: also after what stands for a character in JSON, Python, YAML, addresses and terminals."""
+QUOTE: Final = rb"(?:\\{0,8}[\"'`]|&(?:quot|apos|#34|#39|#x22|#x27);|%2[27]|\\{1,8}[ux](?:00)?2[27]|\*\*|__){0,3}"
+SOME_QUOTE: Final = QUOTE.replace(b"{0,3}", b"{1,3}")
+SPACE: Final = rb"(?:[ \t\r\n]|\\{1,8}[rnt]|%20|&nbsp;)"
+IS: Final = (
+    QUOTE + rb"\]?" + SPACE + rb"{0,8}(?:=>|:=|[=:>]|%3[ad]|\\{1,8}[ux](?:00)?3[ad]|&#61;|&gt;)" + SPACE + rb"{0,8}"
+)
+"""Between a name and its value, in programs, settings, addresses and the strings that hold them."""
+VALUE: Final = rb"(?P<quote>" + QUOTE + rb")(?P<value>[\w/+.~!@#$^*=-]{6,512})"
+LAST: Final = frozenset(b" \t\r\n&;,\\\"'`<")
+"""What follows a value that stands without quotes, and not the name of something else."""
+
+# ---- what looks like one and is none ---------------------------------------------------------------------------------
+
+OF_DOCUMENTATION: Final = re.compile(rb"x{6}|example|placeholder|redacted|your[-_]?(?:token|key|api|hf)", re.IGNORECASE)
+"""What documentation writes in a token."""
+PLACEHOLDER: Final = re.compile(
+    rb".*(?:example|placeholder|redacted|dummy|your|insert|replace|change[-_]?me|x{5}|\.\.\.).*|[$%].*|(.)\1*",
+    re.IGNORECASE,
+)
+"""What documentation and programs write in place of a value."""
+NAME_OF_SECRET: Final = re.compile(rb"passw|secret|token|api_?key|credential|environ|getenv|authent", re.IGNORECASE)
+WORD_FOR_SECRET: Final = re.compile(rb"pass(?:word|wd)?|pwd?|secret|(?:\w{1,8}[-_])?(?:token|key)", re.IGNORECASE)
+WORDS_IN_ONE: Final = re.compile(rb"hf_(?:[A-Z]{1,4}[a-z]{2,}){3,}[A-Z]{0,4}")
+"""`hf_XLMRobertaForSequenceClassification`; of tokens one in some thousands looks so."""
+NUMBER_OR_PATH: Final = re.compile(rb"[+-]?[\d._]+(?:e[+-]?\d+)?|[./~].*/.*|[a-z\d_.-]*(?:/[a-z\d_.-]*)+")
+NAME_IN_A_PROGRAM: Final = re.compile(rb"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|_*[a-z]{2,}\d{0,2}(?:_+[a-z]*\d{0,2})+")
+RANDOM: Final = re.compile(rb"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[\w.+=-]{20,}|[\da-f]{32,}")
+
+
+def _is_token(hit: re.Match[bytes]) -> bool:
+    return OF_DOCUMENTATION.search(hit[0]) is None and WORDS_IN_ONE.fullmatch(hit[0]) is None
+
+
+def _is_value(hit: re.Match[bytes], *, least: int, letters: int | None = None) -> bool:
+    """Whether what a name is said to be is a secret, and not what stands for one in documentation or a program.
+
+    It has `least` characters with digits and letters among them, or at least `letters`.
+    """
+    value, is_quoted = hit["value"].rstrip(b".,;!"), hit["quote"] != b""
+    if len(value) < least or PLACEHOLDER.fullmatch(hit["value"]) or NUMBER_OR_PATH.fullmatch(value):
+        return False
+    if not is_quoted and (hit.string[hit.end() : hit.end() + 1] in (b"(", b"[") or NAME_IN_A_PROGRAM.fullmatch(value)):
+        return False
+    if re.search(rb"\d", value) and re.search(rb"[A-Za-z]", value):
+        return True
+    is_last = is_quoted or hit.end() == len(hit.string) or hit.string[hit.end()] in LAST
+    return letters is not None and len(value) >= letters and is_last and NAME_OF_SECRET.search(value) is None
+
+
+def _is_key(hit: re.Match[bytes]) -> bool:
+    return _is_value(hit, least=16)
+
+
+def _is_password(hit: re.Match[bytes]) -> bool:
+    return _is_value(hit, least=8, letters=10 if hit["quote"] else 16)
+
+
+def _is_random(hit: re.Match[bytes]) -> bool:
+    """For names that are also those of harmless things, such as `token`."""
+    value = hit["value"].rstrip(b".,;!")
+    return RANDOM.fullmatch(value) is not None and _is_value(hit, least=20)
+
+
+def _is_login(hit: re.Match[bytes]) -> bool:
+    """Whether it is a name and a password, as they are encoded for HTTP."""
+    try:
+        told = b64decode(hit["value"], validate=True).decode("ascii")
+    except ValueError:
+        return False
+    return ":" in told and told.isprintable()
+
+
+def _is_given(hit: re.Match[bytes]) -> bool:
+    return PLACEHOLDER.fullmatch(hit["value"]) is None and WORD_FOR_SECRET.fullmatch(hit["value"]) is None
 
 
 class _Shape(NamedTuple):
@@ -43,57 +123,130 @@ class _Shape(NamedTuple):
     kind: str
     marks: tuple[bytes, ...]
     pattern: re.Pattern[bytes]
-    may_follow_a_word: bool = False
+    is_one: Callable[[re.Match[bytes]], bool]
 
 
-def _shape(kind: str, marks: str, pattern: bytes, *, may_follow_a_word: bool = False) -> _Shape:
-    return _Shape(kind, tuple(mark.encode() for mark in marks.split()), re.compile(pattern), may_follow_a_word)
+def _shape(
+    kind: str, marks: str, pattern: bytes, is_one: Callable[[re.Match[bytes]], bool], flags: int = re.IGNORECASE
+) -> _Shape:
+    return _Shape(kind, tuple(mark.encode() for mark in marks.split(",")), re.compile(pattern, flags), is_one)
+
+
+def _token(kind: str, marks: str, pattern: bytes) -> _Shape:
+    """What a service gives out, which begins with a mark of its own."""
+    return _shape(kind, marks, APART + rb"(?:" + pattern + rb")", _is_token, flags=0)
+
+
+def _named(kind: str, marks: str, names: bytes, is_one: Callable[[re.Match[bytes]], bool]) -> _Shape:
+    """What a name is said to be."""
+    return _shape(kind, marks, names + IS + VALUE, is_one)
 
 
 SHAPES: Final = (
-    _shape("a token of the Hub", "hf_ api_org_", rb"(?:hf|api_org)_[A-Za-z0-9]{20,}"),
+    _token("a token of the Hub", "hf_,api_org_", rb"(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9]{30,512}"),
     _shape(
         "a private key",
-        "-----begin putty-user-key-file- age-secret-key-1",
-        rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1",
-        may_follow_a_word=True,
+        "-begin ,- begin ,-begin%20,-begin+,putty-user-key-file-,age-secret-key-,age-plugin-",
+        rb"- ?BEGIN(?: |%20|\+)(?:[A-Z0-9]+(?: |%20|\+)){0,4}PRIVATE(?: |%20|\+)KEY(?:(?: |%20|\+)BLOCK)? ?-"
+        rb"|PuTTY-User-Key-File-\d|AGE-(?:SECRET-KEY|PLUGIN)-(?:[A-Z0-9]+-){0,3}1[0-9A-Z]{10,512}",
+        _is_token,
     ),
-    _shape(
+    _token(
         "a token of GitHub or GitLab",
-        "gho_ ghp_ ghr_ ghs_ ghu_ github_pat_ glpat-",
-        rb"gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_\w{40,}|glpat-[\w-]{20,}",
+        "gho_,ghp_,ghr_,ghs_,ghu_,github_pat_,glpat-,glptt-,gldt-,glrt-,glcbt-,glsoat-,glft-,glagent-",
+        rb"gh[oprsu]_[A-Za-z0-9]{30,512}|github_pat_\w{40,512}|gl(?:pat|ptt|dt|rt|cbt|soat|ft|agent)-[\w.-]{20,512}",
     ),
-    _shape("a key of AWS", "akia asia", rb"(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9])"),
-    _shape("a key of Google", "aiza ya29. gocspx-", rb"AIza[\w-]{35}|ya29\.[\w-]{30,}|GOCSPX-[\w-]{20,}"),
-    _shape("a token of Slack", "xox", rb"xox[abeoprs]-[\w-]{10,}"),
-    _shape(
+    _token("a key of AWS", "akia,asia", rb"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    _token(
+        "a key of Google",
+        "aiza,ya29.,gocspx-",
+        rb"AIza[\w-]{35}(?![\w-])|ya29\.[\w-]{30,512}|GOCSPX-[\w-]{20,512}",
+    ),
+    _token(
+        "a token of Slack",
+        "xox,xapp-,hooks.slack.com/services/",
+        rb"xox[abceoprsd][.-](?=[\w-]{0,64}\d)[\w-]{10,512}|xapp-\d-[\w-]{10,512}|hooks\.slack\.com/services/[\w/]{20,512}",
+    ),
+    _token(
         "a key of an API",
-        "sk- sk_live_ rk_live_",
-        rb"sk-(?:ant|proj|svcacct|or)-[\w-]{20,}|sk-[A-Za-z0-9]{32,}|[rs]k_live_[A-Za-z0-9]{20,}",
+        "sk-,csk-,gsk_,nvapi-,pplx-,xai-,tvly-,r8_,fw_,tgp_v,lsv2_,dop_v1_,dapi,sg.,sk_live_,rk_live_,whsec_,ntn_,"
+        "lin_api_",
+        rb"(?:sk-(?:ant|proj|svcacct|admin|or|None|lf|litellm)|nvapi|xai|pplx|tvly)"
+        rb"-(?=(?:\w{0,64}-){0,8}(?=\w{0,64}\d)\w{16})[\w-]{20,512}|c?sk-[A-Za-z0-9]{32,512}|gsk_[A-Za-z0-9]{20,512}"
+        rb"|(?:r8|fw)_[A-Za-z0-9]{24,512}|tgp_v\d_[\w-]{20,512}|lsv2_(?:pt|sk)_\w{20,512}|dop_v1_[a-f0-9]{32,512}"
+        rb"|dapi[a-f0-9]{32}(?![A-Za-z0-9])|SG\.[\w-]{16,32}\.[\w-]{32,64}|[rs]k_live_[A-Za-z0-9]{20,512}"
+        rb"|whsec_[A-Za-z0-9+/]{24,512}|ntn_[A-Za-z0-9]{36,512}|lin_api_[A-Za-z0-9]{32,512}",
     ),
-    _shape(
+    _token(
         "a token of a registry",
-        "npm_ pypi-age dckr_pat_",
-        rb"npm_[A-Za-z0-9]{36}|pypi-AgE[\w-]{50,}|dckr_pat_[\w-]{20,}",
+        "npm_,pypi-age,dckr_pat_,dckr_oat_",
+        rb"npm_[A-Za-z0-9]{36}|pypi-AgE[\w-]{50,512}|dckr_[po]at_[\w-]{20,512}",
     ),
-    _shape("a token of a login", "eyj", rb"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
+    _token(
+        "a token of a login", "eyj", rb"eyJ[\w-]{10,512}\.eyJ[\w-]{10,512}\.[\w-]{10,512}|eyJhcGlfYWRkcmVz[\w-]{20,512}"
+    ),
     _shape(
         "an address with a password",
         "://",
-        rb"://[\w.%+-]{1,64}:[\w.%~!$&*+=-]{3,128}@[\w.-]",
-        may_follow_a_word=True,
+        rb"://(?:[\w.%+-]{1,64}:(?P<value>[\w.%~!$&*+=-]{3,128})|(?P<alone>[\da-f]{40}))@[\w.-]",
+        lambda hit: hit["value"] is None or _is_given(hit),
     ),
+    _shape("a key of Azure", "accountkey,sharedaccesskey", rb"\w{9,15}" + IS + rb"[A-Za-z0-9+/]{40,512}", _is_token),
+    _shape("a key of Azure", "sig=", rb"(?<![A-Za-z])sig=[A-Za-z0-9+/]{0,64}%?[A-Za-z0-9%+/]{40,512}", _is_token),
     _shape(
         "a password or a key",
-        "api_key apikey secret password access_key auth_token access_token hf_token hub_token _authtoken",
-        rb"\w{6,32}[\"']?[ \t]{0,4}[=:][ \t]{0,4}[\"']?(?=[A-Za-z/+_.-]{0,64}\d)[A-Za-z0-9/+_.-]{16,}",
-        may_follow_a_word=True,
+        "bearer,password,-token,-key,-secret",
+        rb"(?:bearer|password|-token|-key|-secret)" + SPACE + rb"{1,8}" + VALUE,
+        _is_random,
     ),
+    _shape(
+        "a token of a login",
+        "authorization",
+        rb"authorization" + IS + rb"[\"'`\\]{0,8}(?:bearer|token|basic|apikey|key)?" + SPACE + rb"{1,8}" + VALUE,
+        _is_key,
+    ),
+    _shape(
+        "a token of a login",
+        "basic ,auth",
+        rb"(?:basic |auth" + IS + QUOTE + rb")(?P<value>[A-Za-z0-9+/]{8,512}={0,2})",
+        _is_login,
+    ),
+    _shape("a private key", 'd",d\\', rb"d" + IS + QUOTE + rb"[\w-]{43,90}" + SOME_QUOTE, _is_token),
+    _shape(
+        "a key of an API",
+        "username",
+        rb"username"
+        + IS
+        + QUOTE
+        + rb"[\w.-]{1,64}"
+        + QUOTE
+        + b","
+        + SPACE
+        + b"{0,8}"
+        + QUOTE
+        + b"key"
+        + IS
+        + QUOTE
+        + rb"[\da-f]{32}\b",
+        _is_token,
+    ),
+    _shape(
+        "a password",
+        "machine",
+        rb"machine\s{1,8}[\w.:-]{1,128}\s{1,8}login\s{1,8}\S{1,128}\s{1,8}password\s{1,8}(?P<value>\S{4,512})",
+        _is_given,
+    ),
+    _named("a password or a key", "passw,passphrase", rb"(?:passw(?:or)?d|passphrase)s?(?:_?\d)?", _is_password),
+    _named(
+        "a password or a key",
+        "apikey,api_key,api-key,secret,access_key,access-key,accesskey,private_key,privatekey,signing_key,encryption_key,"
+        "auth_token,authtoken,access_token,access-token,refresh_token,hf_token,hub_token,bot_token",
+        rb"[a-z_-]{4,40}",
+        _is_key,
+    ),
+    _named("a password or a key", "token,_key", rb"(?:token|_key)", _is_random),
 )
-WORDLIKE: Final = frozenset(
-    bytes([code]) for code in b"-_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)
-LONGEST: Final = 512  # bytes of what is looked for, which two blocks may share
+LONGEST: Final = 1024  # bytes of what is looked for, which two blocks may share
 
 
 def is_name_of_secret(name: str) -> bool:
@@ -137,7 +290,6 @@ def _secrets(text: bytes) -> Iterator[tuple[int, str]]:
             at = small.find(mark)
             while at >= 0:
                 hit = shape.pattern.match(text, at)
-                is_apart = shape.may_follow_a_word or at == 0 or text[at - 1 : at] not in WORDLIKE
-                if hit is not None and is_apart and not X.fullmatch(hit[0]):
+                if hit is not None and shape.is_one(hit):
                     yield at, shape.kind
                 at = small.find(mark, at + 1)
