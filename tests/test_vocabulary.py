@@ -229,12 +229,32 @@ def test_ids_are_fairseqs_whatever_the_model_and_the_order(
         "with junk": lambda: by_frequency(model, keep=0.7, extra=junk),
     }[order]()
     pair = export(dictionary_of(dict.fromkeys(symbols)), model, tmp_path)
-    # With suffixes, SentencePiece gives a text of nothing but deleted characters a single ▁, tokenizers gives nothing.
-    suffixed = name.endswith("suffix")
     assert not any("Decomposed" in note for note in pair.vocabulary.notes)
-    assert_same_ids(
-        pair, filtered=lambda text: repeats_nothing(text) and not (suffixed and pair.exact.pieces(text) == ["▁"])
-    )
+    assert_same_ids(pair, filtered=repeats_nothing)
+
+
+BLANK = ("▁ ", "▁ \x01", " \x01", "\x01\xad", "\x01\u200b\u3000", "▁ \x01\u200ba", "▁ \x01\xadt\u0301", "☃ ▁\x01\n\t")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("suffixed", [False, True])
+@pytest.mark.parametrize("prefixed", [False, True])
+@pytest.mark.parametrize("trims", [False, True])
+def test_texts_of_which_the_rules_leave_nothing_have_fairseqs_ids(
+    kind: str, suffixed: bool, prefixed: bool, trims: bool, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    texts = ["".join(chance.choice(chars) for _ in range(chance.randint(0, 7))) for chars in BLANK for _ in range(60)]
+    for number, rules in enumerate(("nmt_nfkc", "identity")):
+        options = {"treat_whitespace_as_suffix": suffixed, "remove_extra_whitespaces": trims}
+        model = train(
+            model_type=kind, normalization_rule_name=rules, add_dummy_prefix=prefixed, vocab_size=160, **options
+        )
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        pair = export(dictionary_of(in_order(model)), model, folder)
+        rows = zip(texts, pair.exported(texts)["input_ids"], pair.exact.encode_batch(texts), strict=True)
+        assert [text for text, found, right in rows if found != right] == []
 
 
 @pytest.mark.skipif(not XLMR.exists(), reason="shared/data/xlmr-vocabulary is not here")

@@ -20,7 +20,7 @@ WHITE_SPACE = frozenset(
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-SEAM, GAP = "\ufdd0", "\ufdd1"  # noncharacters: Unicode keeps them out of texts
+SEAM, GAP, BLANK = "\ufdd0", "\ufdd1", "\ufdd4"  # noncharacters: Unicode keeps them out of texts
 STAND_INS = "\ufffd\ufdd2\ufdd3"  # for unknown runs that the dictionary does not hold either
 
 
@@ -86,6 +86,10 @@ class Seams:
     joins: bool
     exceptions: tuple[Rule, ...] = field(repr=False)
     """The rules that are not followed."""
+    deleted: frozenset[str] = field(repr=False)
+    """Characters that the rules take away."""
+    spaces: frozenset[str] = field(repr=False)
+    """Characters that are or become a space."""
 
     @classmethod
     def of(cls, model: SentencePieceModel, coverage: Coverage) -> Seams | None:
@@ -95,17 +99,25 @@ class Seams:
         """
         rules = model.normalization.precompiled_charsmap
         seams = _seams_of(rules) if rules else None
-        return seams if coverage.spelled.isdisjoint({SEAM, GAP}) else None
+        return seams if coverage.spelled.isdisjoint({SEAM, GAP, BLANK}) else None
 
 
 @lru_cache(maxsize=4)  # most models have the same rules, and these take more than a second
 def _seams_of(rules: bytes) -> Seams | None:
     """The seams for a precompiled charsmap, None where tokenizers cannot apply it. Raises IntegrityError."""
     charsmap = Charsmap.parse(rules)
-    if not charsmap.singles.keys().isdisjoint({SEAM, GAP}) or not charsmap.splits_into_characters():
+    if not charsmap.singles.keys().isdisjoint({SEAM, GAP, BLANK}) or not charsmap.splits_into_characters():
         return None
     gap = rf"(?!\A)(?<!{SEAM})(?=[{charsmap.joining_class()}])"
-    return Seams(seam=charsmap.seam_pattern(), gap=gap, joins=bool(charsmap.runs), exceptions=charsmap.exceptions)
+    made = {value: {char for char, own in charsmap.singles.items() if own == value} for value in ("", " ")}
+    return Seams(
+        seam=charsmap.seam_pattern(),
+        gap=gap,
+        joins=bool(charsmap.runs),
+        exceptions=charsmap.exceptions,
+        deleted=frozenset(made[""]),
+        spaces=frozenset({" ", *made[" "]}),
+    )
 
 
 def normalizer(
@@ -118,18 +130,34 @@ def normalizer(
     """
     spec, suffixed = model.normalization, model.treat_whitespace_as_suffix
     steps = _rule_steps(spec.precompiled_charsmap, seams)
+    keeps_blank = spec.add_dummy_prefix and (suffixed or not spec.remove_extra_whitespaces)
+    blank = _blank_text(seams, trims=spec.remove_extra_whitespaces) if seams and seams.deleted and keeps_blank else None
+    if blank:
+        steps.insert(0, _replace_regex(blank, BLANK))
     if spec.remove_extra_whitespaces:
         steps += [_replace_regex(r"\A +", ""), _replace_regex(" {2,}", " ")]
     if spec.add_dummy_prefix and not suffixed:
         steps.append({"type": "Prepend", "prepend": SPACE})
     steps.append(_replace(" ", SPACE))
-    if spec.remove_extra_whitespaces:
+    if spec.remove_extra_whitespaces and not (spec.add_dummy_prefix and suffixed):
         steps.append(_replace_regex(rf"{SPACE}+\z", ""))
-    if spec.add_dummy_prefix and suffixed:
-        steps.append(_replace_regex(r"\z", SPACE))
+    elif spec.add_dummy_prefix and suffixed:  # in one step, as nothing can be added to a text that has become empty
+        steps.append(_replace_regex(rf"(?<!{SPACE}){SPACE}*\z" if spec.remove_extra_whitespaces else r"\z", SPACE))
+    if blank:
+        steps.append(_replace(BLANK, ""))
     if runs:
         steps.append(_unlisted_runs(coverage, runs))
     return {"type": "Sequence", "normalizers": steps}
+
+
+def _blank_text(seams: Seams, *, trims: bool) -> str:
+    """A pattern for texts of which the rules leave nothing: SentencePiece adds its space to them, as to any other.
+
+    It adds none where it has trimmed the whole text already: to spaces alone.
+    """
+    deleted = char_class(seams.deleted)
+    blank = char_class(seams.deleted | seams.spaces)
+    return rf"\A[{blank}]*[{deleted}][{blank}]*\z" if trims else rf"\A[{deleted}]+\z"
 
 
 def _rule_steps(charsmap: bytes, seams: Seams | None) -> list[dict[str, Any]]:
