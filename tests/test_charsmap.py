@@ -8,11 +8,12 @@ import random
 from typing import Any
 
 import pytest
+from fuzzing.messages import charsmap_of, piece, sentencepiece
 
 from hf_xlmr.conversion.tokenizer_json.charsmap import Charsmap
 from hf_xlmr.conversion.tokenizer_json.tokenizer_parts import WHITE_SPACE, Coverage, Seams, normalizer
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
+from hf_xlmr.tokenizer.sentencepiece_model import LONGEST_VALUE, SentencePieceModel
 
 RULES = ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf"]
 # Deleted, mapped, composing, decomposing, joining and joined characters, first in a text or after one another.
@@ -88,6 +89,24 @@ def test_damaged_rules_are_damage_and_never_another_error() -> None:
             Charsmap.parse(bytes(damaged))
         except IntegrityError:
             continue
+
+
+@pytest.mark.parametrize("size", [0, 1, LONGEST_VALUE - 1, LONGEST_VALUE])
+def test_the_rules_of_every_model_that_is_accepted_are_read(size: int) -> None:
+    rules = {"b": "a" * size, "bc": "d" * size, "\u00e9": "\u00e9" * (size // 2)}
+    model = SentencePieceModel.parse(sentencepiece(piece("a"), charsmap=charsmap_of(rules)), name="spm")
+    read = Charsmap.parse(model.normalization.precompiled_charsmap)
+    assert read.singles == {key: value for key, value in rules.items() if len(key) == 1}
+    assert [(rule.firsts, rule.tail, rule.value) for rule in read.runs] == [(frozenset("b"), "c", rules["bc"])]
+    for key, value in rules.items():
+        assert model.processor().normalize(f"a{key}a").removeprefix("\u2581") == f"a{value}a"
+
+
+def test_rules_that_are_not_read_are_told_with_the_place_of_the_model() -> None:
+    odd = sentencepiece(piece("a"), charsmap=charsmap_of({b"\xc3a": "x"}))
+    model = SentencePieceModel.parse(odd, name="home/sentencepiece.bpe.model")
+    with pytest.raises(IntegrityError, match=r"^home/sentencepiece\.bpe\.model is a damaged .*rules do not parse\.$"):
+        Seams.of(model, Coverage.of(model))
 
 
 def test_white_space_is_what_pythons_pattern_matches() -> None:

@@ -56,13 +56,13 @@ class Charsmap:
 
     @classmethod
     def parse(cls, data: bytes) -> Charsmap:
-        """Read NormalizerSpec.precompiled_charsmap. Raises IntegrityError."""
+        """Read NormalizerSpec.precompiled_charsmap. Raises IntegrityError, which names no file."""
         try:
             trie = Trie(data)
             singles, branches = trie.roots()
             return cls(singles=singles, runs=tuple(_runs(trie, singles, branches)))
         except (IndexError, ValueError, struct.error, RecursionError):
-            raise IntegrityError("the SentencePiece model is damaged: its normalisation rules do not parse.") from None
+            raise IntegrityError("its normalisation rules do not parse.") from None
 
     def splits_into_characters(self) -> bool:
         """Whether mapping single characters and then joining by NFC gives what the rules give."""
@@ -169,7 +169,7 @@ class Trie:
         if not self.units[place] & 0x100:
             return None
         start = self.units[self.branch(place)] & 0x7FFFFFFF
-        return self.strings[start : self.strings.index(b"\0", start, start + LONGEST_VALUE)].decode("utf-8")
+        return self.strings[start : self.strings.index(b"\0", start, start + LONGEST_VALUE + 1)].decode("utf-8")
 
 
 _BYTES = [bytes([value]) for value in range(256)]

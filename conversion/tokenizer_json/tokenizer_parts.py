@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from hf_xlmr.conversion.tokenizer_json.charsmap import Charsmap, Rule, char_class
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.tokenizer.sentencepiece_model import ModelType, PieceType, SentencePieceModel
 
 __all__ = ["SPACE", "WHITE_SPACE", "Coverage", "Seams", "decoder", "normalizer", "pre_tokenizer"]
@@ -98,7 +98,10 @@ class Seams:
         Raises IntegrityError.
         """
         rules = model.normalization.precompiled_charsmap
-        seams = _seams_of(rules) if rules else None
+        try:
+            seams = _seams_of(rules) if rules else None
+        except IntegrityError as error:
+            raise IntegrityError(f"{model.name} is a damaged SentencePiece model: {error}") from None
         return seams if coverage.spelled.isdisjoint({SEAM, GAP, BLANK}) else None
 
 

@@ -52,11 +52,11 @@ def charsmap(units: list[int], strings: bytes = b"x\0") -> bytes:
     return struct.pack(f"<I{len(units)}I", 4 * len(units), *units) + strings
 
 
-def charsmap_of(rules: Mapping[str, str]) -> bytes:
+def charsmap_of(rules: Mapping[str, str] | Mapping[bytes, str]) -> bytes:
     """A precompiled charsmap with these rules; each branch has a block of 256 units for itself."""
     strings, values = b"", {}
     for key, value in rules.items():
-        values[key.encode()] = len(strings)
+        values[key if isinstance(key, bytes) else key.encode()] = len(strings)
         strings += value.encode() + b"\0"
     prefixes = sorted({key[:end] for key in values for end in range(len(key) + 1)}, key=lambda each: (len(each), each))
     blocks = {prefix: 256 * number for number, prefix in enumerate(prefixes, 1)}
