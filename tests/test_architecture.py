@@ -287,7 +287,7 @@ def test_several_heads_must_be_chosen_from(tmp_path: Path) -> None:
 
 
 def test_the_head_that_was_trained_is_the_default(tmp_path: Path) -> None:
-    report = converted(with_heads("a", "b", classification_head_name="b"), tmp_path)
+    report = converted(with_heads("a", "b", task="sentence_prediction", classification_head_name="b"), tmp_path)
     assert "classification_heads.b.dense.weight" in report.mapped
 
 
@@ -329,7 +329,7 @@ def test_spectral_norm_is_folded_into_the_matrix(tmp_path: Path) -> None:
     del model["classification_heads.x.out_proj.weight"]
     for part in ("weight_orig", "weight_u", "weight_v"):
         model[f"classification_heads.x.out_proj.{part}"] = layer.state_dict()[part]
-    report = converted(Checkpoint(model=model), tmp_path)
+    report = converted(Checkpoint(model=model), tmp_path, head="x")
     loaded = AutoModelForSequenceClassification.from_pretrained(report.output)
     layer(torch.zeros(1, HIDDEN))  # computes the effective matrix
     torch.testing.assert_close(loaded.classifier.out_proj.weight.data, layer.weight.data, rtol=1e-5, atol=1e-6)
@@ -385,7 +385,7 @@ def test_one_odd_place_is_told_in_a_sentence(odd: str, tmp_path: Path) -> None:
     add_head(model, "x")
     change(model)
     with pytest.raises(error):
-        converted(Checkpoint(model=model, options={**OPTIONS, **options}), tmp_path)
+        converted(Checkpoint(model=model, options={**OPTIONS, **options}), tmp_path, head="x")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

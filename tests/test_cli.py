@@ -353,7 +353,7 @@ def test_names_that_no_terminal_can_show(tmp_path: Path) -> None:
     model = weights()
     add_head(model, "wei\x1b[2Jrd")
     folder = tmp_path / os.fsdecode(b"m\xff")
-    Checkpoint(model=model).write(folder)
+    Checkpoint(model=model, options={**OPTIONS, "task": "sentence_prediction"}).write(folder)
     for arguments in (("inspect", folder), ("convert", folder, tmp_path / "out", "--no-verify")):
         for extra in ((), ("--json",)):
             more = ("--overwrite",) if arguments[0] == "convert" and extra else ()

@@ -871,7 +871,7 @@ def test_a_checkpoint_with_a_head_of_its_own_name_keeps_it(tmp_path: Path) -> No
     made_model = weights()
     add_head(made_model, "topics", labels=3)
     Checkpoint(model=made_model).write(tmp_path / "old")
-    convert(tmp_path / "old", tmp_path / "hf", verify=False)
+    convert(tmp_path / "old", tmp_path / "hf", head="topics", verify=False)
     export(tmp_path / "hf", tmp_path / "new")
     assert loaded(tmp_path / "new")["args"].classification_head_name == "topics"
     assert (tmp_path / "new" / "label" / "dict.txt").read_text() == "LABEL_0 3\nLABEL_1 2\nLABEL_2 1\n"

@@ -54,8 +54,13 @@ def converted(folder: Path, *heads: str, head: str | None = None, **options: Any
 TASK, CRITERION, NAMED = "task", "criterion", "classification_head_name"
 KINDS: list[tuple[str, dict[str, object], tuple[str, ...], HeadKind]] = [
     ("mnli", {}, (), HeadKind.SENTENCE),
-    ("anything", {TASK: "masked_lm", CRITERION: "masked_lm"}, (), HeadKind.SENTENCE),
-    ("qa", {TASK: "sentence_prediction", CRITERION: "sentence_prediction"}, (), HeadKind.SENTENCE),
+    ("anything", {TASK: "masked_lm", CRITERION: "masked_lm"}, (), HeadKind.UNCLEAR),
+    ("anything", {}, (), HeadKind.UNCLEAR),
+    ("anything", {TASK: "sentence_prediction", CRITERION: "sentence_prediction"}, (), HeadKind.SENTENCE),
+    ("qa", {TASK: "sentence_prediction", CRITERION: "sentence_prediction"}, (), HeadKind.UNCLEAR),
+    ("classification_head", {TASK: "masked_lm"}, (), HeadKind.UNCLEAR),
+    ("sentence_classification_head", {TASK: "masked_lm"}, (), HeadKind.SENTENCE),
+    ("x", {TASK: "text_classification"}, (), HeadKind.SENTENCE),
     ("x", {TASK: "commonsense_qa", CRITERION: "sentence_ranking"}, (), HeadKind.SENTENCE),
     ("x", {TASK: "glue_tasks", CRITERION: "focal"}, (), HeadKind.SENTENCE),
     ("x", {TASK: "my_task", CRITERION: "sentence_prediction_multilabel"}, (), HeadKind.SENTENCE),
@@ -76,6 +81,60 @@ KINDS: list[tuple[str, dict[str, object], tuple[str, ...], HeadKind]] = [
     ("tags", {TASK: "sentence_prediction", NAMED: "mnli"}, ("mnli", "tags"), HeadKind.TOKEN),
     ("x", {TASK: "sequence_tagging", NAMED: "tags"}, ("x", "tags"), HeadKind.UNCLEAR),
 ]
+
+
+OF_SENTENCES = (
+    *(
+        "sentence_classification_head",
+        "mnli",
+        "rte",
+        "xnli",
+        "RTE-large",
+        "cola",
+        "sst2",
+        "mrpc",
+        "qqp",
+        "sts_b",
+        "qnli",
+    ),
+    *("wnli", "paws_x", "sentiment", "topic_head", "xnli_head", "nli"),
+)
+OF_TOKENS = (
+    *("ner", "NERHead", "pos", "upos", "udpos_head", "tagging", "seqtagging", "token_head", "conll2003", "conll03_de"),
+    *(
+        "wikiann_head",
+        "panx",
+        "punctuation",
+        "punctuator_head",
+        "casing_head",
+        "truecaser",
+        "chunk",
+        "srl",
+        "qa",
+        "span",
+    ),
+    *("squad2", "mlqa", "slots", "sentence_segmentation", "ontonotes5", "ner_classification_head"),
+)
+
+
+@pytest.mark.parametrize("task", ["sentence_prediction", "sentence_ranking", "masked_lm", None])
+def test_a_head_that_is_named_for_sentences_passes_and_one_named_for_tokens_never_does(task: str | None) -> None:
+    options: dict[str, object] = {} if task is None else {TASK: task, CRITERION: task}
+    assert {kind_of_head(name, options).kind for name in OF_SENTENCES} == {HeadKind.SENTENCE}
+    expected = HeadKind.TOKEN if task in ("masked_lm", None) else HeadKind.UNCLEAR
+    assert {name for name in OF_TOKENS if kind_of_head(name, options).kind is not expected} == set()
+
+
+@pytest.mark.parametrize("name", ["upos", "conll2003", "wikiann_head", "punctuation", "labels", "main"])
+def test_a_head_that_no_task_speaks_of_is_converted_only_where_something_says_what_it_reads(
+    name: str, tmp_path: Path
+) -> None:
+    folder = source(tmp_path / "source", name)
+    with pytest.raises(UnsupportedCheckpoint, match=f"the head {name}"):
+        convert(folder, tmp_path / "out")
+    folder = source(tmp_path / "asked", name, task="sentence_prediction")
+    report = convert(folder, tmp_path / "out", head=name, verify=False)
+    assert report.class_name == "XLMRobertaForSequenceClassification"
 
 
 @pytest.mark.parametrize(("name", "options", "heads", "kind"), KINDS)

@@ -129,7 +129,7 @@ def test_the_card_of_a_conversion_names_any_label(tmp_path: Path) -> None:
     (source / "label").mkdir()
     lines = "".join(f"{printable(label)} 1\n" for label in labels)
     (source / "label" / "dict.txt").write_text(lines, encoding="utf-8")
-    folder = convert(source, tmp_path / "model", verify=False).output
+    folder = convert(source, tmp_path / "model", head="x|<b>`y`", verify=False).output
     names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"].values()
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert all(as_code(name) in card for name in [*names][:20])

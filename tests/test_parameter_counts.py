@@ -39,12 +39,12 @@ CASES: dict[str, tuple[Callable[[Model], object], dict[str, Any], dict[str, int]
     "untied": (untied, {"untie_weights_roberta": True}, {TYPES: HIDDEN, "lm_head.decoder.bias": ROWS}),
     "a classifier": (
         lambda model: add_head(model, "x"),
-        {},
+        {"task": "sentence_prediction"},
         {TYPES: HIDDEN, "encoder.lm_head.bias": -LM_HEAD},
     ),
     "one of two classifiers": (
         lambda model: [add_head(model, name) for name in "xy"],
-        {"classification_head_name": "y"},
+        {"task": "sentence_prediction", "classification_head_name": "y"},
         {
             TYPES: HIDDEN,
             "encoder.lm_head.bias": -LM_HEAD,
@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Callable[[Model], object], dict[str, Any], dict[str, int]
     ),
     "spectral norm": (
         spectral,
-        {},
+        {"task": "sentence_prediction"},
         {
             TYPES: HIDDEN,
             "encoder.lm_head.bias": -LM_HEAD,

@@ -37,32 +37,50 @@ NEUTRAL_TASKS: Final = (  # also fairseq's own, none of which trains a head
     *("masked_lm", "multilingual_masked_lm", "cross_lingual_lm", "legacy_masked_lm", "legacy_masked_lm_loss"),
     *("span_masked_lm", "language_modeling", "cross_entropy", "label_smoothed_cross_entropy", "model", "wsc"),
 )
-SENTENCE_WORDS: Final = frozenset(
+SURE_SENTENCE_WORDS: Final = frozenset(
     (
-        *("sentence", "sentences", "classification", "classifier", "cls", "ranking", "pair", "nli", "xnli", "mnli"),
-        *("qnli", "rte", "glue", "sts", "sentiment", "similarity", "paraphrase", "entailment", "intent", "topic"),
-        *("document", "review"),
+        *("sentence", "sentences", "nli", "xnli", "mnli", "snli", "anli", "qnli", "wnli", "rte", "cola", "sst", "mrpc"),
+        *("qqp", "sts", "stsb", "glue", "superglue", "paws", "pawsx", "boolq", "copa", "multirc", "imdb", "sentiment"),
+        *("similarity", "paraphrase", "entailment", "intent", "topic", "document"),
     )
 )
+"""Those which say by themselves that a head reads `<s>`."""
+SENTENCE_WORDS: Final = SURE_SENTENCE_WORDS | {"classification", "classifier", "cls", "ranking", "pair", "review"}
+"""Those which say it in the name of a task; of a head, one for every token has them too."""
 TOKEN_WORDS: Final = frozenset(
     (
         *("tag", "tags", "tagger", "tagging", "token", "tokens", "labeling", "labelling", "seqlabel", "word", "words"),
         *("span", "spans", "squad", "korquad", "mrc", "mlqa", "xquad", "tydiqa", "qa", "extractive", "answering"),
-        *("ner", "entities", "pos", "postag", "chunking", "srl", "crf", "bio", "iob", "slot", "slots", "segmentation"),
-        *("dependency", "parser", "parsing"),
+        *(
+            "ner",
+            "entity",
+            "entities",
+            "conll",
+            "wikiann",
+            "panx",
+            "wnut",
+            "ontonotes",
+            "masakhaner",
+            "chunk",
+            "chunks",
+        ),
+        *("pos", "upos", "xpos", "udpos", "postag", "chunker", "chunking", "srl", "crf", "slot", "slots", "deprel"),
+        *("bio", "iob", "bioes", "iobes", "bilou", "bies", "bmes", "segmentation", "cws", "dependency", "parser"),
+        *("parsing", "punctuation", "punct", "casing", "truecasing", "capitalization", "capitalisation", "diacritics"),
     )
 )
-GLUED_TOKEN_WORDS: Final = ("tagging", "tagger", "squad", "tokenclass", "tokenlevel", "answering")
+GLUED_TOKEN_WORDS: Final = (
+    *("tagging", "tagger", "squad", "tokenclass", "tokenlevel", "answering", "conll", "wikiann", "punctuat", "upos"),
+    *("truecas", "recas", "chunking"),
+)
 """Those which are found inside other words too, as in `seqtagging`."""
-PLAIN_TOKEN_WORDS: Final = TOKEN_WORDS & {"tagging", "tagger", "token", "tokens", "span", "spans", "squad", "answering"}
-"""Those which nobody gives to a head that reads `<s>`."""
 
 
 def kind_of_head(name: str, options: Mapping[str, object], *, heads: Collection[str] = ()) -> Reading:
     """What the head `name` reads; `options` are the checkpoint's, `heads` the names of all its heads.
 
     The task and the criterion speak of the head that was trained; for any other, and where they are silent, its name
-    does. A head is `UNCLEAR` where they contradict each other, or where the task is not fairseq's and no name helps.
+    does. A head is `UNCLEAR` where they contradict each other, and where neither of them says it.
     """
     told = {key: str(options[key]) for key in TASK_OPTIONS if isinstance(options.get(key), str) and options[key]}
     kinds = {key: _kind_of_task(value) for key, value in told.items()}
@@ -70,14 +88,14 @@ def kind_of_head(name: str, options: Mapping[str, object], *, heads: Collection[
         kind: "the " + " and the ".join(f"{key} {told[key]:.80}" for key in told if kinds[key] is kind)
         for kind in HeadKind
     }
-    by_name, was_trained = _kind_of_words(name), _was_trained(name, options, heads)
+    by_name, was_trained = _kind_of_words(name, SURE_SENTENCE_WORDS), _was_trained(name, options, heads)
     flag = next((key for key in TOKEN_OPTIONS if options.get(key) is True), None)
     if was_trained and flag is not None:
         return Reading(HeadKind.TOKEN, f"the option {flag}")
     if was_trained and HeadKind.TOKEN in kinds.values():
         return Reading(HeadKind.TOKEN, said[HeadKind.TOKEN])
     if was_trained and HeadKind.SENTENCE in kinds.values():
-        if _words(name) & PLAIN_TOKEN_WORDS or _is_glued(name):
+        if by_name is HeadKind.TOKEN:
             return Reading(HeadKind.UNCLEAR, f"its name contradicts {said[HeadKind.SENTENCE]}")
         return Reading(HeadKind.SENTENCE, said[HeadKind.SENTENCE])
     if by_name is not None:
@@ -85,7 +103,9 @@ def kind_of_head(name: str, options: Mapping[str, object], *, heads: Collection[
     for kind in (HeadKind.UNCLEAR, HeadKind.TOKEN):
         if kind in kinds.values():
             return Reading(HeadKind.UNCLEAR, f"{said[kind]} is not fairseq's, and its name is silent")
-    return Reading(HeadKind.SENTENCE, "fairseq's own class")
+    if HeadKind.SENTENCE in kinds.values():
+        return Reading(HeadKind.SENTENCE, "fairseq's own class")
+    return Reading(HeadKind.UNCLEAR, "neither the options nor its name say it")
 
 
 def is_multi_label(options: Mapping[str, object]) -> bool:
@@ -106,14 +126,14 @@ def _kind_of_task(name: str) -> HeadKind | None:
     """None for one that has nothing to do with heads, UNCLEAR for one that fairseq does not have."""
     if name in SENTENCE_TASKS:
         return HeadKind.SENTENCE
-    return None if name in NEUTRAL_TASKS else _kind_of_words(name) or HeadKind.UNCLEAR
+    return None if name in NEUTRAL_TASKS else _kind_of_words(name, SENTENCE_WORDS) or HeadKind.UNCLEAR
 
 
-def _kind_of_words(name: str) -> HeadKind | None:
+def _kind_of_words(name: str, of_sentences: frozenset[str]) -> HeadKind | None:
     words = _words(name)
     if words & TOKEN_WORDS or _is_glued(name):
         return HeadKind.TOKEN
-    return HeadKind.SENTENCE if words & SENTENCE_WORDS else None
+    return HeadKind.SENTENCE if words & of_sentences else None
 
 
 def _is_glued(name: str) -> bool:
