@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from places import FIXTURES
 
 from hf_xlmr.cards.card_check import check_card
-from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
+from hf_xlmr.cards.markdown import as_code, as_text, as_yaml, linked_files
 from hf_xlmr.conversion import convert, verify
 from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.errors import printable
@@ -227,3 +227,24 @@ def test_a_fine_tuned_card_names_any_label_and_setting(tmp_path: Path) -> None:
     ]
     assert [each.tag for each in tokens if each.type == "heading_open"] == ["h1", "h2"]
     assert len([each for each in tokens if each.type == "tr_open"]) == len(HOSTILE) + 1
+
+
+LINKED = {
+    "![](banana.png)": {"banana.png"},
+    "![a b](<loss curve.png> 'title') ![](loss%20two.png)": {"loss curve.png", "loss two.png"},
+    "[![](a.png)](b.svg)": {"a.png", "b.svg"},
+    "![x][one]\n\n[one]: ./figures/../a.png 'title'": {"a.png"},
+    '<p align="center">\n  <img\n   alt=x SRC="figures/a.png?raw=true">\n</p>': {"figures/a.png"},
+    "text <img src=a&amp;b.png> more": {"a&b.png"},
+    "<picture><source srcset=\"a.webp 1x, b.webp 2x\"><img src='c.png'></picture>": {"a.webp", "b.webp", "c.png"},
+    "| a |\n|---|\n| ![](cell.png) |": {"cell.png"},
+    "- see [it](other.png#part)": {"other.png"},
+    "a.png `![](b.png)`\n\n```\n![](c.png)\n```\n\n    ![](d.png)\n\n<!-- <img src=e.png> -->\n": set(),
+    "![](https://host.org/a.png) ![](//h.org/b.png) ![](/c.png) ![](data:image/png;base64,AAAA) ![](http://[a)": set(),
+    "---\ntags:\n- '![](a.png)'\n---\n\\![](b.png)": {"b.png"},
+}
+
+
+@pytest.mark.parametrize("card", LINKED)
+def test_the_files_that_a_card_leads_to_are_those_of_its_links(card: str) -> None:
+    assert linked_files(card) == LINKED[card]

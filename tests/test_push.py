@@ -1037,6 +1037,14 @@ def test_what_is_not_known_to_belong_to_a_model_is_sent_when_asked_for(folder: P
     assert (hub.files(REPO) or {}).keys() == whole.keys() | sent
 
 
+def test_a_picture_that_the_card_does_not_show_is_not_sent_unasked(folder: Path) -> None:
+    for name in ("a.png", "banana.png", "notes.png"):
+        put(folder, name)
+    put(folder, "README.md", (folder / "README.md").read_text() + "\n<img src='./banana.png'> `notes.png`\n")
+    looked = look_at(folder)
+    assert "banana.png" in looked.files and looked.unknown.keys() == {"a.png", "notes.png"}
+
+
 def test_what_belongs_to_a_model_is_sent_unasked(folder: Path, hub: LocalHub) -> None:
     for name in FILES_OF_A_MODEL:
         put(folder, name)

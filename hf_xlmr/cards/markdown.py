@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from posixpath import normpath
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from hf_xlmr.errors import printable
 
-__all__ = ["as_code", "as_text", "as_yaml"]
+__all__ = ["as_code", "as_text", "as_yaml", "linked_files"]
 
 MARKS: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|&~$"})
 BLOCK: Final = re.compile(r"(\s*)(?:([#=]|[+-](?=[\s-]))|(\d{1,9})([.)](?=\s|$)))")
@@ -19,6 +22,10 @@ NUMBER_ALONE: Final = re.compile(
     re.IGNORECASE,
 )
 """What some reader of YAML takes for a number: 1.1, which PyYAML reads, and 1.2, which the Hub reads, differ."""
+METADATA: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
+"""The block at the beginning of a card."""
+LINKS: Final = frozenset({"src", "href", "poster"})
+"""Attributes that hold one address; `srcset` holds several, each with a size."""
 
 
 def as_text(value: object) -> str:
@@ -47,3 +54,50 @@ def as_yaml(fields: Mapping[str, object], *, line_break: str = "\n") -> str:
     quoting: Any = type("Quoting", (yaml.SafeDumper,), {})  # what is asked of it changes no other dumper
     quoting.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER_ALONE, None)
     return str(yaml.dump(dict(fields), Dumper=quoting, sort_keys=False, allow_unicode=True, line_break=line_break))
+
+
+def linked_files(card: str) -> frozenset[str]:
+    """The files beside a card that its pictures and links lead to, in Markdown and in HTML, as paths with slashes."""
+    from markdown_it import MarkdownIt
+
+    addresses, markup = [], _Links()
+    tokens = MarkdownIt("commonmark").enable("table").parse(METADATA.sub("", card))
+    for token in [each for outer in tokens for each in _with_children(outer)]:
+        if token.type in ("html_block", "html_inline"):
+            markup.feed(token.content)
+        addresses += [str(token.attrs[name]) for name in ("src", "href") if token.attrs.get(name)]
+    paths = map(_path_beside, [*addresses, *markup.addresses])
+    return frozenset(path for path in paths if path is not None)
+
+
+class _Links(HTMLParser):
+    """Collects what HTML leads to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in LINKS and value:
+                self.addresses.append(value)
+            elif name == "srcset" and value:
+                self.addresses += [each.split()[0] for each in value.split(",") if each.strip()]
+
+
+def _with_children(token: Any) -> Iterator[Any]:
+    yield token
+    for child in token.children or ():
+        yield from _with_children(child)
+
+
+def _path_beside(address: str) -> str | None:
+    """The path that a relative address means, None where it leads elsewhere."""
+    try:
+        parts = urlsplit(address.strip())
+    except ValueError:
+        return None
+    path = unquote(parts.path)
+    if parts.scheme or parts.netloc or not path or path.startswith("/"):
+        return None
+    return normpath(path)

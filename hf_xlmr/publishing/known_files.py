@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from hf_xlmr.cards.markdown import linked_files
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import json_object, strict_json
 
@@ -52,7 +53,7 @@ class KnownFiles:
         path = PurePosixPath(name)
         if path.parent.as_posix() in self._modules and OF_A_MODULE.fullmatch(path.name):
             return True
-        return self._is_of_evaluation(path) or (PICTURE.fullmatch(name) is not None and name in self._card)
+        return self._is_of_evaluation(path) or (PICTURE.fullmatch(name) is not None and name in self._linked)
 
     def needs_folder(self, name: str) -> bool:
         """Whether files that belong to the model lie in the folder `name`. Raises OSError."""
@@ -67,10 +68,10 @@ class KnownFiles:
         return False
 
     @cached_property
-    def _card(self) -> str:
-        """The card, by which the pictures that it shows are known."""
+    def _linked(self) -> frozenset[str]:
+        """What the card shows or links, by which pictures are known."""
         path = self.folder / CARD
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return linked_files(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else frozenset()
 
     @cached_property
     def _modules(self) -> frozenset[str]:
