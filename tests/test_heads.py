@@ -194,6 +194,20 @@ def test_a_head_of_other_code_is_refused_by_its_weights(odd: str, tmp_path: Path
     assert convert(folder, tmp_path / "out", head="none", verify=False).class_name == "XLMRobertaForMaskedLM"
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("", r"has \(''\)"),
+        (" ", r"has \(' '\)"),
+        ("classification_heads.", r"the head '' is of code that fairseq does not have \(''\)"),
+        ("classification_heads..dense.weight", "the head '' has one layer"),
+    ],
+)
+def test_names_that_nobody_would_see_stand_in_quotes(name: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match=told):
+        convert(source(tmp_path / "source", more={name: torch.zeros(2, 2)}), tmp_path / "out")
+
+
 def test_a_layer_more_than_fairseqs_is_refused(tmp_path: Path) -> None:
     extra = {f"{HEAD}layer_norm.weight": torch.ones(HIDDEN)}
     with pytest.raises(UnsupportedCheckpoint, match=r"code that fairseq does not have \(layer_norm.weight\)"):

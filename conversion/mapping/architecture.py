@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -52,6 +52,7 @@ DENSE: Final = frozenset(("dense.weight", "dense.bias"))
 SPECTRAL: Final = frozenset(("out_proj.weight_orig", "out_proj.weight_u", "out_proj.weight_v"))
 SHOWN_NAMES: Final = 8
 ENCODER_ONLY_HINT: Final = "Only the head is at fault: encoder_only=True converts the rest."
+READABLE: Final = re.compile(r"[^\s,()]([^,()]*[^\s,()])?")
 NO_HEAD_HINT: Final = "Only the classification head is at fault: head='none' converts the rest, or encoder_only=True."
 BESIDE_HINT: Final = "encoder_only=True leaves them behind, and so does head='none' with the masked LM."
 
@@ -167,13 +168,13 @@ def _chosen_head(checkpoint: FairseqCheckpoint, wanted: Wanted) -> str | None:
         return None
     if wanted.head is not None:
         if wanted.head not in heads:
-            raise InputError(f"the checkpoint has no head {wanted.head}; it has {', '.join(heads) or 'none'}")
+            raise InputError(f"the checkpoint has no head {wanted.head}; it has {_shown(heads) or 'none'}")
         return wanted.head
     trained = [checkpoint.options.get(key) for key in ("classification_head_name", "ranking_head_name")]
     candidates = [head for head in heads if len(heads) == 1 or head in trained]
     if len(candidates) != 1:
         raise InputError(
-            f"the checkpoint has several heads ({', '.join(heads)}); choose one with head='NAME', or head='none'"
+            f"the checkpoint has several heads ({_shown(heads)}); choose one with head='NAME', or head='none'"
         )
     return candidates[0]
 
@@ -362,7 +363,7 @@ def _beside_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         yield (
             "there are weights beside the encoder that neither fairseq's model nor a project known to hf_xlmr has "
-            f"({', '.join(f'{name:.80}' for name in names[:SHOWN_NAMES])}{more})"
+            f"({_shown(names[:SHOWN_NAMES])}{more})"
         )
 
 
@@ -423,25 +424,31 @@ def _lm_head_reasons(facts: _Facts) -> Iterator[str]:
         yield "the masked-LM head differs from the embeddings, although the options say that they are one"
 
 
-def _head_reasons(facts: _Facts, head: str, wanted: Wanted) -> Iterator[str]:
-    oddity = head_oddity(facts.checkpoint.parts_of_heads[head])
+def _shown(names: Iterable[str]) -> str:
+    """Names of weights or heads; one that nobody would see, or see the ends of, stands in quotes."""
+    return ", ".join(f"{name:.80}" if READABLE.fullmatch(name) else f"{name!r:.80}" for name in names)
+
+
+def _head_reasons(facts: _Facts, named: str, wanted: Wanted) -> Iterator[str]:
+    head = _shown([named])
+    oddity = head_oddity(facts.checkpoint.parts_of_heads[named])
     if oddity:
         yield f"the head {head} {oddity}"
         return
-    reading = _reading(facts.checkpoint, head)
+    reading = _reading(facts.checkpoint, named)
     if reading.kind is HeadKind.TOKEN:
         yield (
             f"the head {head} reads every token ({reading.reason}), and for tokens Transformers has one linear layer "
             "where this head has two, with an activation between them (XLMR answers as fairseq's code does)"
         )
-    elif reading.kind is HeadKind.UNCLEAR and wanted.head != head:
+    elif reading.kind is HeadKind.UNCLEAR and wanted.head != named:
         yield (
             f"nothing tells whether the head {head} reads the first token, as Transformers' class does, or every token "
-            f"({reading.reason}); head='{head}' says that it is the first"
+            f"({reading.reason}); head={named!r} says that it is the first"
         )
     if facts.pooler_activation != "tanh":
         yield f"the classification head uses {facts.pooler_activation}, and Transformers' always uses tanh"
-    dense = facts.weights.get(f"classification_heads.{head}.dense.weight")
+    dense = facts.weights.get(f"classification_heads.{named}.dense.weight")
     if dense is not None and dense.shape != (facts.hidden, facts.hidden):
         yield f"the classification head is {list(dense.shape)} inside, not square, as Transformers' is"
 
@@ -464,10 +471,10 @@ def head_oddity(parts: Collection[str]) -> str | None:
     """
     unknown = sorted(set(parts) - {*HEAD_PARTS, *SPECTRAL})
     if unknown:
-        shown = ", ".join(f"{name:.60}" or "a weight itself" for name in unknown[:SHOWN_NAMES])
+        shown = _shown(unknown[:SHOWN_NAMES])
         return f"is of code that fairseq does not have ({shown}), so that nothing tells what it computes"
     if DENSE.isdisjoint(parts) or not any(part.startswith("out_proj.weight") for part in parts):
-        return f"has one layer where fairseq's has two ({', '.join(sorted(parts))}), and nothing tells what it reads"
+        return f"has one layer where fairseq's has two ({_shown(sorted(parts))}), and nothing tells what it reads"
     if SPECTRAL & set(parts) and not set(parts) >= SPECTRAL:
-        return f"is normalised by its spectrum in another way than fairseq's: it has {', '.join(sorted(parts))}"
+        return f"is normalised by its spectrum in another way than fairseq's: it has {_shown(sorted(parts))}"
     return None
