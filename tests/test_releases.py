@@ -544,12 +544,29 @@ def test_settings_of_the_network_that_are_of_no_use_are_a_sentence(
         got()
 
 
-@pytest.mark.parametrize("target", ["http://[", "ftp://x/y", "http://\xff/", "/a b\x7f"])
-def test_a_redirect_to_nowhere_is_a_sentence(shelf: Shelf, target: str) -> None:
+@pytest.mark.parametrize("target", ["http://[", "ftp://x/y", "file:///etc/hosts", "http://\xff/"])
+def test_a_redirect_to_nowhere_is_a_sentence_at_once(shelf: Shelf, target: str) -> None:
     shelf.leads_to = target
     shelf.faults.extend(["302"] * 9)
-    with pytest.raises(InputError, match=r"xlmr\.base\.tar\.gz"):
-        got(Patience(pauses=(0.01,)))
+    with pytest.raises(InputError, match=r"xlmr\.base\.tar\.gz cannot be (downloaded: |reached )") as refused:
+        got()
+    assert len(shelf.seen) == 1 and ".." not in str(refused.value)
+
+
+def test_redirects_without_end_are_a_sentence_at_once(shelf: Shelf) -> None:
+    shelf.leads_to = f"{shelf.url}/xlmr.base.tar.gz"
+    shelf.faults.extend(["302"] * 99)
+    with pytest.raises(InputError, match=r"cannot be downloaded: [^.]+\. Download the archive") as refused:
+        got()
+    assert ".." not in str(refused.value) and len(shelf.seen) < 50
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "1,2"])
+def test_a_header_that_no_answer_may_have_is_told_at_once(shelf: Shelf, length: str) -> None:
+    shelf.length = length
+    with pytest.raises(InputError, match=r"xlmr\.base\.tar\.gz cannot be downloaded: ") as refused:
+        got()
+    assert len(shelf.seen) == 1 and ".." not in str(refused.value)
 
 
 # ---- hashes that the user knows --------------------------------------------------------------------------------------

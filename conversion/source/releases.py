@@ -46,6 +46,7 @@ WRITE_BUFFER = 1 << 20
 CONTENT_RANGE = re.compile(r"bytes (?P<start>[0-9]{1,18})-[0-9]{1,18}/(?P<total>[0-9]{1,18}|\*)")
 LENGTH = re.compile(r"[0-9]{1,18}")
 SENDABLE = re.compile(r"[\x20-\x7e]+")  # what a header can hold
+BROKEN_OFF = re.compile("closed|disconnect|terminated|reset|incomplete", re.IGNORECASE)
 GB = 10**9
 LARGEST = 30 * GB
 NEW_OR_LONGER = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -280,10 +281,21 @@ def _network_told(job: _Job) -> Iterator[None]:
         if _size(job.part) == 0:
             raise InputError(f"{job.address} cannot be reached ({trouble}). {BY_HAND}") from trouble
         raise _TryAgainError(f"no connection ({trouble})") from trouble
-    except httpx2.TransportError as trouble:
-        raise _TryAgainError(str(trouble) or type(trouble).__name__) from trouble
     except (httpx2.HTTPError, httpx2.InvalidURL) as trouble:
-        raise InputError(f"{job.address} cannot be downloaded: {trouble}. {BY_HAND}") from trouble
+        told = str(trouble).rstrip(".") or type(trouble).__name__
+        if _may_pass(trouble):
+            raise _TryAgainError(told) from trouble
+        raise InputError(f"{job.address} cannot be downloaded: {told}. {BY_HAND}") from trouble
+
+
+def _may_pass(trouble: Exception) -> bool:
+    """Whether another try can do better: not where the address or the answer is wrong, which would come again."""
+    import httpx2
+
+    if isinstance(trouble, httpx2.RemoteProtocolError):  # also a connection that was closed too early
+        return BROKEN_OFF.search(str(trouble)) is not None
+    wrong = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
+    return isinstance(trouble, httpx2.TransportError) and not isinstance(trouble, wrong)
 
 
 def _check_answer(job: _Job, response: httpx2.Response) -> None:
