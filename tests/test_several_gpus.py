@@ -342,10 +342,58 @@ def test_virtual_devices_behave_as_cudas_do() -> None:
         assert torch.nn.Parameter(there).device == torch.zeros_like(there).device == torch.device("cuda", 1)
         assert here.to("cuda:0") is here
         assert here.tolist() == [[1.0] * 3] * 2
-        assert dict(gpus.moves) == {("cpu", "cuda:1"): 1}
+        assert dict(gpus.moves) == {("cpu", "cuda:1"): 1, ("cuda:0", "cpu"): 1}, "tolist reads from the device"
         module = torch.nn.Linear(3, 2).to("cuda:1")
         assert {each.device for each in module.parameters()} == {torch.device("cuda", 1)}
         assert module(there).device == torch.device("cuda", 1)
         torch.zeros(2, 3).copy_(here)
-        assert gpus.moves["cuda:0", "cpu"] == 1
+        assert gpus.moves["cuda:0", "cpu"] == 2
     assert str(torch.ones(1).device) == "cpu"
+
+
+# ---- the virtual devices themselves ----------------------------------------------------------------------------------
+
+THERE, BACK = ("cpu", "cuda:1"), ("cuda:1", "cpu")
+WAYS: dict[str, tuple[Any, tuple[str, str] | None]] = {
+    "to": (lambda cpu, gpu: cpu.to("cuda:1"), THERE),
+    "cuda": (lambda cpu, gpu: cpu.cuda(1), THERE),
+    "cpu": (lambda cpu, gpu: gpu.cpu(), BACK),
+    "copy_": (lambda cpu, gpu: gpu.copy_(cpu), THERE),
+    "tolist": (lambda cpu, gpu: gpu.tolist(), BACK),
+    "tensor": (lambda cpu, gpu: torch.tensor(cpu, device="cuda:1"), THERE),
+    "as_tensor": (lambda cpu, gpu: torch.as_tensor(gpu, device="cpu"), BACK),
+    "asarray": (lambda cpu, gpu: torch.asarray(cpu, device="cuda:1"), THERE),
+    "an index": (lambda cpu, gpu: gpu[torch.tensor([0])], THERE),
+    "what is set": (lambda cpu, gpu: gpu.__setitem__(slice(None), cpu), THERE),
+    "nothing: as_tensor": (lambda cpu, gpu: torch.as_tensor(gpu, device="cuda:1"), None),
+    "nothing: tolist": (lambda cpu, gpu: cpu.tolist(), None),
+    "nothing: an index": (lambda cpu, gpu: gpu[gpu.long() * 0], None),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_between_devices_is_counted(way: str) -> None:
+    run, expected = WAYS[way]
+    with VirtualGPUs(2) as gpus:
+        cpu, gpu = torch.ones(3), torch.ones(3, device="cuda:1")
+        found = run(cpu, gpu)
+        assert dict(gpus.moves) == ({expected: 1} if expected else {})
+        if isinstance(found, torch.Tensor) and expected:
+            assert str(found.device) == (expected[1] if way != "an index" else "cuda:1")
+
+
+def test_a_needless_move_that_is_planted_is_counted(folders: dict[str, Path]) -> None:
+    """What counts moves through the model sees one more."""
+    with VirtualGPUs(1) as gpus:
+        xlmr = XLMR.from_pretrained(folders["XLMRobertaForMaskedLM"], device_map={"": 0}).eval()
+        batch = batch_of(xlmr).to("cuda:0")
+        gpus.moves.clear()
+        xlmr.extract_features(batch)
+        usual = gpus.moves.total()
+        for module in xlmr.model.base.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.register_forward_pre_hook(lambda _module, args: (args[0].tolist(), None)[1])
+                break
+        gpus.moves.clear()
+        xlmr.extract_features(batch)
+        assert gpus.moves.total() == usual + 1

@@ -3,7 +3,8 @@
 What runs under `VirtualGPUs` sees `count` CUDA devices. Values are computed on the CPU, so that they are the CPU's bit
 for bit, while `.to("cuda:1")`, `device=` and `.device` speak of the device that each tensor would be on, and an
 operation on tensors of two devices is refused as CUDA refuses it. `moves` counts what crosses from one device to
-another. It holds for every layer that is written in Python: accelerate's hooks, Transformers' networks, and ours.
+another: by `.to()` and its like, `copy_`, `tolist`, `torch.tensor` and `as_tensor` of a tensor, and as an index.
+It holds for every layer that is written in Python: accelerate's hooks, Transformers' networks, and ours.
 
 A label belongs to a storage, so that views, parameters and detached tensors have the one of the memory that they show.
 """
@@ -25,6 +26,10 @@ GIB = 1 << 30
 DIFFERENT = "Expected all tensors to be on the same device, but found at least two devices, {} and {}!"
 MAY_MIX = {torch.Tensor.copy_, torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.set_}
 MOVES = {torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu}
+READS = {torch.Tensor.tolist}
+REMADE = {torch.tensor, torch.as_tensor, torch.asarray}
+MAY_INDEX = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+"""Those whose index may be on another device than what is indexed: it is moved there."""
 IS_CUDA, DEVICE, DATA = (getattr(torch.Tensor, name) for name in ("is_cuda", "device", "data"))
 FRESH = {  # functions that make a tensor on `device=`, or on the CPU
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand),
@@ -74,8 +79,12 @@ class VirtualGPUs(TorchFunctionMode):
             return False
         if func in MOVES:
             return self._moved(func, *args, **options)
+        if func in REMADE and isinstance(args[0], torch.Tensor):
+            return self._remade(func, *args, **options)
         if func is torch.Tensor.numpy or func is torch.Tensor.__array__:
             self._raise_if_not_on_cpu(args[0])
+        if func in READS and args[0].dim():
+            self._count(self.device_of(args[0]), CPU)
         if func is torch._has_compatible_shallow_copy_type and self.device_of(args[0]) != self.device_of(args[1]):
             return False
         options.pop("pin_memory", None)
@@ -127,8 +136,21 @@ class VirtualGPUs(TorchFunctionMode):
         else:
             moved = tensor.to(*args, **{**options, "copy": True}) if args or options else tensor.clone()
             if tensor.dim():
-                self.moves[str(before), str(wanted)] += 1
+                self._count(before, wanted)
         self._label(moved, wanted)
+        return moved
+
+    def _count(self, before: torch.device, after: torch.device) -> None:
+        if before != after and "meta" not in (before.type, after.type):
+            self.moves[str(before), str(after)] += 1
+
+    def _remade(self, func: Any, tensor: torch.Tensor, *, device: Any = None, dtype: Any = None) -> torch.Tensor:
+        """`torch.tensor()` and its like of a tensor: on its own device where no other is said."""
+        place = self.device_of(tensor) if device is None else _device(device)
+        moved = self._moved(torch.Tensor.to, tensor.detach() if func is torch.tensor else tensor, place, dtype)
+        if func is torch.tensor:
+            moved = moved.clone()
+            self._label(moved, place)
         return moved
 
     def _target(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[torch.device | None, tuple[Any, ...]]:
@@ -151,8 +173,14 @@ class VirtualGPUs(TorchFunctionMode):
         if wanted is not None and _is_cuda(wanted):
             options["device"] = CPU
         place = self._place(func, given)
-        if func is torch.Tensor.copy_ and self.device_of(args[0]) != self.device_of(args[1]) and args[1].dim():
-            self.moves[str(self.device_of(args[1])), str(self.device_of(args[0]))] += 1
+        if func is torch.Tensor.copy_ and args[1].dim():
+            self._count(self.device_of(args[1]), self.device_of(args[0]))
+        if func is torch.Tensor.__setitem__ and isinstance(args[2], torch.Tensor) and args[2].dim():
+            self._count(self.device_of(args[2]), self.device_of(args[0]))
+        if func in MAY_INDEX:
+            for index in tree_leaves(args[1]):
+                if isinstance(index, torch.Tensor) and index.dim():
+                    self._count(self.device_of(index), self.device_of(args[0]))
         found = func(*args, **options)
         if wanted is None and func in FRESH and func is not torch.as_tensor:
             wanted = CPU
