@@ -246,7 +246,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "dropped": ({}, "look at your network"),
     "401": ({"status": 401}, "log in with"),
     "403": ({"status": 403, "message": "not yours"}, "may not write.*: not yours"),
-    "413": ({"status": 413}, "--max-shard-size"),
+    "413": ({"status": 413}, "max_shard_size"),
     "429": ({"status": 429, "headers": {"Retry-After": "7"}}, "try again in 7 seconds"),
     "500": ({"status": 500}, "try again later"),
 }
@@ -774,7 +774,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "not verified": (
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=None),
         InputError,
-        "converted with --no-verify.*--allow-unverified",
+        "converted without the proof.*allow_unverified=True",
     ),
     "other heads": (
         lambda folder: json_changed(folder / "config.json", num_attention_heads=2),
@@ -839,7 +839,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "epsilon": (
         lambda folder: json_changed(folder / "config.json", layer_norm_eps=1e-12),
         InputError,
-        "layer_norm_eps 1e-12, BERT's.*hf-xlmr doctor.*--despite-faults",
+        "layer_norm_eps 1e-12, BERT's.*hf-xlmr doctor.*despite_faults=True",
     ),
     "no card": (lambda folder: (folder / "README.md").unlink(), InputError, "has no README.md.*library_name"),
     "bare no": (
@@ -867,7 +867,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         InputError,
         'the Hub does not take.*"license" must be',
     ),
-    "size": (as_large, InputError, "results.json has 51 GB, and the Hub takes at most 50.*--max-shard-size"),
+    "size": (as_large, InputError, "results.json has 51 GB, and the Hub takes at most 50.*max_shard_size"),
 }
 
 
