@@ -360,7 +360,7 @@ def test_a_dtype_that_the_processor_has_no_instructions_for_is_told(
         (["--layers", "one"], "--layers one: give numbers with commas between"),
         (["--layers", "9"], "the hidden states are numbered 0 (embeddings) to"),
         (["--column", "words"], "has no columns"),
-        (["--max-length", "600"], "max_length=600: give a number from 3 to 512"),
+        (["--max-length", "600"], "--max-length 600: give a number from 3 to 512"),
         (["--device", "moon"], "moon"),
     ],
 )

@@ -193,7 +193,7 @@ MISTAKES = {
     "output exists": Mistake(with_output("folder"), 2, "exists"),
     "output below a file": Mistake(with_output("file"), 2, "out", ("convert", "m", "out/deeper")),
     "overwriting no model": Mistake(with_output("folder"), 2, "does not look like what", (*CONVERT, "--overwrite")),
-    "overwriting a file": Mistake(with_output("file"), 2, "is no folder", (*CONVERT, "--overwrite")),
+    "overwriting a file": Mistake(with_output("file"), 2, "is not a folder", (*CONVERT, "--overwrite")),
     "no size": Mistake(checkpoint, 2, "'much' is not a size", (*CONVERT, "--max-shard-size", "much")),
     "an unknown head": Mistake(checkpoint, 2, "no head topic", (*CONVERT, "--head", "topic")),
     "a head of several": Mistake(with_heads("a", "b"), 2, "several heads"),

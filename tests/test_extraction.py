@@ -390,7 +390,7 @@ def test_a_dataset_maps_it_over_its_rows(demo: XLMR) -> None:
         ({"max_length": "10"}, r"max_length=10: give a number"),
         ({"max_length": 2}, r"max_length=2: give a number from 3 to 512"),
         ({"max_length": 513}, r"max_length=513: give a number from 3 to 512"),
-        ({"tokens_per_batch": 0}, r"tokens_per_batch=0: give a number of tokens from 1 on"),
+        ({"tokens_per_batch": 0}, r"tokens_per_batch=0: give a number of tokens from 1 to 1,048,576"),
         ({"kernel": "magic"}, r"kernel='magic': give one of plain, onednn"),
     ],
 )

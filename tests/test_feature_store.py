@@ -345,7 +345,7 @@ def test_ids_of_two_types_are_refused(tmp_path: Path) -> None:
     [
         ({"format": "csv"}, "csv is none of the formats parquet, npy"),
         ({"dtype": "bfloat16"}, "bfloat16 is none of the dtypes float32, float16"),
-        ({"rows_per_shard": 0}, "at least one row"),
+        ({"rows_per_shard": 0}, "from 1 to 1,000,000,000 rows"),
         ({"layers": ()}, "different layers"),
         ({"layers": (1, 1)}, "different layers"),
     ],

@@ -100,6 +100,7 @@ def test_there_is_one_reader_of_json() -> None:
         "hf_xlmr/files/json_files.py": "it is the reader",
         "hf_xlmr/files/json_edits.py": "of a text that it has read",
         "hf_xlmr/tokenizer/added_tokens.py": "what tokenizers has just written",
+        "hf_xlmr/tokenizer/tokenizer_growth.py": "what tokenizers has just written",
         "hf_xlmr/data/text_rows.py": "lines of data",
         "hf_xlmr/tasks/mlqa.py": "data",
         "hf_xlmr/features/feature_store.py": "what it has just written",

@@ -122,9 +122,9 @@ def test_a_pooler_can_be_left_out() -> None:
 @pytest.mark.parametrize("norms", ["post", "pre", "both"])
 def test_a_checkpoint_of_fairseqs_has_the_shape_that_it_will_have_as_a_folder(tmp_path: Path, norms: str) -> None:
     made = weights(norms=norms)
-    add_head(made, "mine", labels=5)
+    add_head(made, "mnli", labels=5)
     source = Checkpoint(model=made).write(tmp_path / "source")
-    convert(source, tmp_path / "folder", head="mine", verify=False)
+    convert(source, tmp_path / "folder", verify=False)
     written = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert shape_of_config(preview_config(source)) == shape_of_config(written)
     assert shape_of(source) == shape_of(tmp_path / "folder") == shape_of(tmp_path / "folder" / "config.json")

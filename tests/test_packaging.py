@@ -130,7 +130,7 @@ def test_what_is_imported_is_required(wheel: zipfile.ZipFile) -> None:
     """Every package that some line of the sources imports is among the requirements."""
     from test_packages import SOURCES, imports_in
 
-    providers = {"google": "protobuf", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+    providers = {"google": "protobuf", "markdown_it": "markdown-it-py", "sklearn": "scikit-learn", "yaml": "pyyaml"}
     names = {each.name.split(".")[0] for module in SOURCES for each in imports_in(module)}
     outside = {providers.get(name, name) for name in names - {"hf_xlmr", *sys.stdlib_module_names}}
     others = "extra == .(ray|benchmarks|test)"  # are of examples, benchmarks and tests, not of the sources

@@ -207,7 +207,11 @@ def test_a_batch_that_is_too_large_is_told_which_one_fits() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"dtype": "int4"}, "int4 is none"), ({"tokens": 0}, "at least one token"), ({"attention": "x"}, "x is none")],
+    [
+        ({"dtype": "int4"}, "int4 is none"),
+        ({"tokens": 0}, "from 1 to 1,000,000,000,000 tokens"),
+        ({"attention": "x"}, "x is none"),
+    ],
 )
 def test_options_that_are_none_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):

@@ -76,7 +76,7 @@ def parse_max_memory(text: str) -> dict[Device, int | None]:
     for part in text.split(","):
         name, equals, size = part.strip().partition("=")
         if not equals:
-            raise InputError(f"{part.strip()!r:.40} is not a device with its memory; write such as {EXAMPLE}")
+            raise InputError(f"{part.strip()!r:.40} is not a device with its memory; write {EXAMPLE}")
         device = _device(name.strip())
         if device in budgets:
             raise InputError(f"the memory of {told_device(device)} is given twice")
@@ -98,7 +98,7 @@ def in_order(budgets: MaxMemory) -> dict[Device, int | None]:
         if (known[device] or 0) < 0:
             raise InputError(f"the memory of {told_device(device)} is negative ({size})")
     if not known:
-        raise InputError(f"no device is given; write such as {EXAMPLE}")
+        raise InputError(f"no device is given; write {EXAMPLE}")
     rank = {CPU: 1, DISK: 2}
     return dict(sorted(known.items(), key=lambda pair: rank.get(str(pair[0]), 0)))
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, SPECIAL_SYMBOLS, Dictionary
 
-__all__ = ["DictionaryKind", "kind_of_dictionary"]
+__all__ = ["FILLER", "DictionaryKind", "kind_of_dictionary"]
 
 SPACE: Final = "\u2581"  # before each word of SentencePiece
 BYTE_SPACE: Final = "\u0120"  # GPT-2's letter for the byte of a space

@@ -125,7 +125,7 @@ def _factory_files() -> dict[str, bytes]:
         ("out_proj.weight", (2, 16)),
         ("out_proj.bias", (2,)),
     ):
-        with_head.model[f"classification_heads.a.{part}"] = tensor(storage("1", 960), shape)
+        with_head.model[f"classification_heads.mnli.{part}"] = tensor(storage("1", 960), shape)
     with_ema = clean_state()
     with_ema.more.append(
         pair(
