@@ -195,7 +195,7 @@ def test_an_archive_beyond_32_bits(
 def test_values_of_every_kind_are_pickled(tmp_path: Path) -> None:
     value = {
         "constants": [None, True, False],
-        "numbers": (0, -1, 2**31 - 1, -(2**31), 2**31, -(2**63), 2**90, 0.1, -0.0, float("inf")),
+        "numbers": (0, -1, 2**31 - 1, -(2**31), 2**31, -(2**63), 2**90, 10**600, 0.1, -0.0, float("inf")),
         "texts": ["", "я 火", "\ud800"],
         "empty": [(), [], {}, OrderedDict()],
         "spaces": argparse.Namespace(inner=argparse.Namespace(), number=1),
@@ -204,6 +204,8 @@ def test_values_of_every_kind_are_pickled(tmp_path: Path) -> None:
     assert loaded(tmp_path) == value
     with pytest.raises(TypeError, match="a checkpoint does not hold a set"):
         torch_writer.write_checkpoint(tmp_path / "other.pt", {1})
+    with pytest.raises(IntegrityError, match="a number of 291 bytes, and PyTorch reads 255"):
+        torch_writer.write_checkpoint(tmp_path / "other.pt", [10**700])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
@@ -755,6 +757,18 @@ def test_damaged_safetensors_are_refused(name: str, model: Callable[[str], Path]
     folder = model("v0122")
     (folder / "model.safetensors").write_bytes(header)
     with pytest.raises((IntegrityError, InputError), match=message):
+        export(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), "0.1"], ids=["large", "negative", "text"])
+def test_a_dropout_that_no_number_is_for_is_damage(
+    model: Callable[[str], Path], tmp_path: Path, name: str, value: object
+) -> None:
+    folder = model("v0122")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(IntegrityError, match=f"config.json is damaged: {name} is"):
         export(folder, tmp_path / "out")
 
 

@@ -40,6 +40,7 @@ EPS: Final = 1e-5  # fairseq's LayerNorm everywhere
 PAD: Final = 1  # fairseq counts positions from the index of <pad>, which no dictionary moves
 FORMAT_STAMP: Final = 3.0  # fairseq/models/transformer/transformer_encoder.py: below 2 the last layer norm is not used
 BAND_BYTES: Final = 1 << 20
+LARGEST_NUMBER: Final = 1e308  # of an option that is a floating-point number
 
 # What PretrainedConfig of each family fills in where config.json is silent (Transformers 5)
 DEFAULTS: Final[dict[str, Any]] = {
@@ -168,8 +169,8 @@ def _reasons(config: Mapping[str, Any], task: Task) -> Iterator[str]:
 
 def _number(config: Mapping[str, Any], name: str) -> float:
     value = config[name]
-    if not isinstance(value, (int, float)):
-        raise IntegrityError(f"config.json is damaged: {name} is {value!r:.40}")
+    if not isinstance(value, (int, float)) or not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise IntegrityError(f"config.json is damaged: {name} is {str(value)!r:.40}")
     return float(value)
 
 

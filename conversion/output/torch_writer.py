@@ -20,6 +20,7 @@ __all__ = ["write_checkpoint"]
 
 ROOT: Final = "model/"  # the folder inside the archive; PyTorch takes whatever the first name begins with
 FORMAT_VERSION: Final = b"3\n"  # caffe2/serialize/versions.h: what PyTorch 1.6 to 2.x write and read
+LARGEST_INTEGER: Final = 255  # bytes: the opcodes that PyTorch's own reader knows
 STORAGE_TYPES: Final = {
     "float32": "FloatStorage",
     "float16": "HalfStorage",
@@ -79,6 +80,8 @@ class _Pickle:
             self._out += b"J" + struct.pack("<i", value)  # BININT
         else:
             size = value.bit_length() // 8 + 1
+            if size > LARGEST_INTEGER:
+                raise IntegrityError(f"an option is a number of {size:,} bytes, and PyTorch reads {LARGEST_INTEGER}")
             self._out += b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)  # LONG1
 
     def real(self, value: float) -> None:
