@@ -15,7 +15,7 @@ from hf_xlmr.conversion.output.export_files import DICTIONARY, SENTENCEPIECE
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary
 from hf_xlmr.errors import InputError
 from hf_xlmr.hub.licences import OTHER
-from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary import FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
 
 __all__ = ["CardMetadata", "card_of", "checked_metadata"]
 
@@ -48,7 +48,6 @@ OTHER_LICENCE: Final = (
 )
 KEPT: Final = {DICTIONARY: "the dictionary", SENTENCEPIECE: "the SentencePiece model"}
 MOST_LABELS: Final = 20
-FILLER: Final = "madeupword"
 TOKENIZER_COLUMNS: Final = (
     "| generated texts | number | with other ids than fairseq's | of those, with a cut of the same score |\n"
     "|---|---|---|---|"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from hf_xlmr.conversion.tokenizer_json.vocabulary import is_padding
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
-from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary
+from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary, fillers
 from hf_xlmr.tokenizer.label_names import label_lines
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel, check_models_of
 from hf_xlmr.tokenizer.vocabulary_agreement import raise_if_ids_differ
@@ -138,8 +137,7 @@ def _fillers(dictionary: Dictionary, spare: int, added: Mapping[int, str]) -> by
         return b""
     mask = [] if MASK in dictionary else [f"{MASK} 1\n"]
     taken, first = set(added.values()), len(dictionary.with_mask())
-    names = (f"madeupword{number:04d}" for number in count())
-    free = (name for name in names if name not in dictionary and name not in taken)
+    free = (name for name in fillers(dictionary) if name not in taken)
     lines = (added.get(index) or next(free) for index in range(first, first + spare))
     return "".join([*mask, *(f"{name} 0\n" for name in lines)]).encode()
 

@@ -23,7 +23,7 @@ from hf_xlmr.model.provenance import changed_weights, other_network
 from hf_xlmr.model.stored_weights import opened
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, is_left_in_the_file
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
-from hf_xlmr.tokenizer.dictionary import MASK, PAD_INDEX, SPECIAL_SYMBOLS
+from hf_xlmr.tokenizer.dictionary import FILLER, MASK, PAD_INDEX, SPECIAL_SYMBOLS
 from hf_xlmr.tokenizer.label_names import label_lines
 from hf_xlmr.tokenizer.tokenizer_agreement import disagreement_of
 
@@ -46,7 +46,6 @@ SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 CLASS: Final = "tokenizer_class"
 PLAIN_TOKENIZER: Final = "PreTrainedTokenizerFast"  # which reads all of tokenizer.json, as convert writes it
 XLMR_TOKENIZER: Final = "XLMRobertaTokenizer"  # which makes one of a SentencePiece model
-FILLER: Final = "madeupword"
 SHOWN: Final = 6
 WITHOUT_POOLER: Final = "add_pooling_layer=False"
 TIED_BIAS, OTHER_BIAS = "lm_head.bias", "lm_head.decoder.bias"

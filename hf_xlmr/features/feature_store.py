@@ -29,7 +29,7 @@ from hf_xlmr.features.shard_records import (
     read_record,
 )
 from hf_xlmr.features.shard_writer import ShardWriter
-from hf_xlmr.files.fsync import flush, flush_folder, told_with_place
+from hf_xlmr.files.fsync import flush, flush_path, told_with_place
 from hf_xlmr.files.locks import locked
 
 __all__ = ["FeatureStore"]
@@ -272,7 +272,7 @@ class FeatureStore:
                 path.unlink()
         for name in sorted(self._names(), key=lambda name: name in (JOB, MANIFEST)):
             (self.folder / name).unlink()
-        flush_folder(self.folder)
+        flush_path(self.folder)
         self._finished = None
 
     def _begin_again(self, notes: Mapping[str, Any]) -> None:
@@ -281,7 +281,7 @@ class FeatureStore:
             self.write_json(self.state_path(state["number"]), state)
         self.write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
         (self.folder / MANIFEST).unlink()
-        flush_folder(self.folder)
+        flush_path(self.folder)
         self._finished = None
 
     def _raise_if_taken(self, *, overwrite: bool) -> None:
@@ -415,7 +415,7 @@ class FeatureStore:
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
-        flush_folder(path.parent)
+        flush_path(path.parent)
 
 
 def _size(path: Path) -> int | None:

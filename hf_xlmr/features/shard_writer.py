@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.feature_files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, open_shard_files
-from hf_xlmr.files.fsync import flush, flush_folder, told_with_place
+from hf_xlmr.files.fsync import flush, flush_path, told_with_place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,7 @@ class ShardWriter:
             files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
-            flush_folder(self._store.folder)
+            flush_path(self._store.folder)
             state = {
                 "number": self._number,
                 "first_row": self._first,

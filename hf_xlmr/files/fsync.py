@@ -11,7 +11,7 @@ from typing import IO
 
 from hf_xlmr.errors import NO_ROOM, told_plainly
 
-__all__ = ["copy_contents", "flush", "flush_folder", "room_told", "told_with_place"]
+__all__ = ["copy_contents", "flush", "flush_path", "room_told", "told_with_place"]
 
 
 def flush(file: IO[bytes]) -> None:
@@ -20,9 +20,9 @@ def flush(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def flush_folder(folder: Path) -> None:
-    """See that the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush_path(path: Path) -> None:
+    """See that what a file holds, or which names are in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

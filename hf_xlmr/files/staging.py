@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.errors import InputError, as_named
-from hf_xlmr.files.fsync import room_told
+from hf_xlmr.files.fsync import flush_path, room_told
 from hf_xlmr.files.locks import locked
 
 __all__ = ["staged_folder"]
@@ -102,15 +102,7 @@ def _clear(scratch: Path, output: Path) -> None:
 
 def _flush_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_path(path)
 
 
 def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark: str) -> None:
@@ -125,7 +117,7 @@ def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark:
         except BaseException:
             (scratch / PREVIOUS).rename(output)
             raise
-    _flush(output.parent)
+    flush_path(output.parent)
 
 
 def _rename_to_free(draft: Path, output: Path) -> None:

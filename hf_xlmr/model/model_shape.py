@@ -17,7 +17,6 @@ __all__ = [
     "DTYPE_BYTES",
     "FAMILIES",
     "HEAD_PARTS",
-    "MOST_COUNTS",
     "POSITION_OFFSET",
     "RELEASE_CONFIGS",
     "Block",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.model.model_shape import MOST_COUNTS
+from hf_xlmr.model.model_shape import count_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,13 +52,9 @@ REACHING: Final[Mapping[str, str]] = {
 """Fields of config.json by which Transformers fetches or runs code or reads other files, and what each does."""
 FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "layer_norm_eps": ("a number of 0 or more", lambda value: type(value) in (int, float) and value >= 0),
-    "num_labels": (
-        f"a whole number from 1 to {MOST_COUNTS['num_labels']:,}",
-        lambda value: value is None or (type(value) is int and 1 <= value <= MOST_COUNTS["num_labels"]),
-    ),
     "pad_token_id": ("a whole number or null", lambda value: value is None or type(value) is int),
 }
-"""What must hold of a field that changes the answers, or of which objects are made.
+"""What must hold of a field that changes the answers.
 
 Transformers 5.0 takes anything, later releases check some.
 """
@@ -77,6 +73,8 @@ def plain_config(folder: Path, *, attention: str = "sdpa", **fields: object) -> 
     for name, (what, holds) in FIELDS.items():
         if name in given and not holds(given[name]):
             raise IntegrityError(f"{folder / CONFIG} is damaged: {name} is {given[name]!r:.40}, which is not {what}")
+    if given.get("num_labels") is not None:
+        count_of(given, "num_labels", name=str(folder / CONFIG))
     with config_damage_told(folder / CONFIG):
         config: PreTrainedConfig = transformers.AutoConfig.for_model(
             str(model_type), **{**given, **fields, "name_or_path": str(folder), "attn_implementation": attention}

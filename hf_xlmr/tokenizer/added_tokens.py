@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_edits import field_of
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary, fillers
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
 
 __all__ = ["AddedTokens", "CutText", "names_added_tokens"]
@@ -80,7 +80,7 @@ class AddedTokens:
     def extended(self, dictionary: Dictionary) -> Dictionary:
         """The dictionary with the added tokens at their ids; rows without a name are called madeupword0000, ..."""
         symbols = list(dictionary.symbols)
-        spare = (name for number in range(1 << 30) if (name := f"madeupword{number:04d}") not in dictionary)
+        spare = fillers(dictionary)
         symbols += [next(spare) for _ in range(len(symbols), max(self.names) + 1)]
         for number, name in self.names.items():
             if number >= len(dictionary):

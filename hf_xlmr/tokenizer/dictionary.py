@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these fou
 BOS_INDEX, PAD_INDEX, EOS_INDEX, UNK_INDEX = range(4)  # where fairseq puts them; a dict.txt may name other rows so too
 ADDED_COUNT = 1  # of a symbol that fairseq adds itself
 OVERWRITE_FLAG = "#fairseq:overwrite"
+FILLER = "madeupword"  # begins the names by which fairseq-preprocess pads a dict.txt, that of labels too
 LONGEST_COUNT = 20  # digits of a number that is read without further thought
 MOST_LINES = 1_500_000  # XLM-V, the largest of the kind, has 900,000
 LARGEST_FILE = 1 << 26
@@ -27,6 +29,11 @@ FILE_SIGNS = (
     (b"\x80\x02", "a pickle, such as a checkpoint"),
     (b"{", "a JSON file"),
 )
+
+
+def fillers(taken: Container[str]) -> Iterator[str]:
+    """The names of fairseq's for rows without a name, `madeupword0000` and so on, except those that are `taken`."""
+    return (name for number in itertools.count() if (name := f"{FILLER}{number:04d}") not in taken)
 
 
 @dataclass(frozen=True)

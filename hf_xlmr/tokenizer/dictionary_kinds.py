@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary import BOS, EOS, FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
 
-__all__ = ["FILLER", "DictionaryKind", "kind_of_dictionary"]
+__all__ = ["FILLER_NAME", "DictionaryKind", "kind_of_dictionary"]
 
 SPACE: Final = "\u2581"  # before each word of SentencePiece
 BYTE_SPACE: Final = "\u0120"  # GPT-2's letter for the byte of a space
-FILLER: Final = re.compile(r"madeupword[0-9]{4,}")  # fairseq's own, to a multiple of 8
+FILLER_NAME: Final = re.compile(FILLER + "[0-9]{4,}")  # to a multiple of 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def kind_of_dictionary(dictionary: Dictionary, *, bpe: object = None) -> Diction
 
     `bpe` is fairseq's option of that name, which decides where the symbols do not.
     """
-    symbols = [each for each in dictionary.symbols if not (each in (*SPECIAL_SYMBOLS, MASK) or FILLER.fullmatch(each))]
+    symbols = [
+        each for each in dictionary.symbols if not (each in (*SPECIAL_SYMBOLS, MASK) or FILLER_NAME.fullmatch(each))
+    ]
     if _share(symbols, lambda symbol: symbol.startswith(SPACE)) >= PIECES:
         return _camembert(dictionary)
     spelled = (kind for kind in KINDS if _share(symbols, kind.is_spelled) >= kind.share)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.tokenizer.dictionary import PAD, PAD_INDEX, UNK, UNK_INDEX, Dictionary
-from hf_xlmr.tokenizer.dictionary_kinds import FILLER
+from hf_xlmr.tokenizer.dictionary_kinds import FILLER_NAME
 
 __all__ = ["ids_of_tokenizer", "raise_if_ids_differ"]
 
@@ -65,4 +65,4 @@ def raise_if_ids_differ(path: Path, content: Mapping[str, Any], dictionary: Dict
 
 def _is_name_of(symbol: str, name: str) -> bool:
     """Whether `name` may stand for the symbol; a filler is none, and a row that convert appended may have its id."""
-    return name == symbol or name.startswith(f"{symbol} ") or FILLER.fullmatch(symbol) is not None
+    return name == symbol or name.startswith(f"{symbol} ") or FILLER_NAME.fullmatch(symbol) is not None

@@ -10,19 +10,18 @@ from typing import Any, Final
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.head_kinds import HeadKind, kind_of_head
+from hf_xlmr.model.model_shape import HEAD_PARTS
 from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding.encoding import label_ids
 from hf_xlmr.tasks.kinds.task import AnyTask, Recipe
-from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS
+from hf_xlmr.tokenizer.dictionary import FILLER, SPECIAL_SYMBOLS
 
 __all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
 
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
 WIDE: Final = 2048  # from this width on a model is one of the XL kind: XL has 2560, XXL 4096, large 1024
-FILLER: Final = "madeupword"  # fairseq-preprocess pads a dict.txt, that of labels too, with such names
 SHORTEST: Final = 8  # what two sentences need to say anything: their marks, and two tokens each
 WITHOUT_HEAD: Final = "convert it with encoder_only=True to train a new one"
-HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
 
 
 @dataclass(frozen=True)
