@@ -115,7 +115,7 @@ def _arguments(network: Architecture, options: Mapping[str, Any]) -> dict[str, A
     return {
         "seed": 1,
         "tokens_per_sample": longest,
-        **{name: value for name, value in options.items() if name != "bpe"},  # it is no argument of a model
+        **{name: value for name, value in options.items() if name != "bpe"},  # not an argument of a model
         "arch": _arch(network),
         "task": task,
         "criterion": task,

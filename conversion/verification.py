@@ -159,7 +159,7 @@ def _note_in_card(prepared: Prepared, folder: Path, before: Mapping[str, Any], a
 
 
 def _write_page(path: Path, content: bytes) -> None:
-    """Write a file whole, or to what is no file, such as a pipe. Raises InputError."""
+    """Write a file whole; what is not a regular file, such as a pipe, is written to. Raises InputError."""
     target = path.resolve()  # a link is not replaced
     with told_with_place(path), as_named(target, str(path)):
         if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""Every error that hf_xlmr raises on purpose, told apart by whose it is to mend."""
+"""Every error that hf_xlmr raises on purpose, grouped by who can fix the cause."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def _chosen_head(checkpoint: FairseqCheckpoint, wanted: Wanted) -> str | None:
 
 
 def beside_heads(checkpoint: FairseqCheckpoint) -> Wanted:
-    """What `XLMR` loads, to which it adds the heads: the masked LM, or the encoder where there is no LM head."""
+    """What `XLMR` loads and adds the heads to: the masked LM, or the encoder if there is no LM head."""
     return Wanted(head="none") if _has_lm_head(checkpoint) else Wanted(encoder_only=True)
 
 
@@ -425,7 +425,7 @@ def _lm_head_reasons(facts: _Facts) -> Iterator[str]:
 
 
 def _shown(names: Iterable[str]) -> str:
-    """Names of weights or heads; one that nobody would see, or see the ends of, stands in quotes."""
+    """Names of weights or heads; an empty name, or one with spaces at its ends, is in quotes."""
     return ", ".join(f"{name:.80}" if READABLE.fullmatch(name) else f"{name!r:.80}" for name in names)
 
 
