@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_xlmr.data import arrow_texts
+from hf_xlmr.data.parquet_pages import DamagedPage, row_groups
 from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
@@ -419,6 +420,39 @@ def test_utf16_is_told_by_its_mark(tmp_path: Path) -> None:
     for kind in ("utf-16-le", "utf-16-be"):
         (tmp_path / "a.txt").write_bytes(("\ufeff" + "text\n").encode(kind))
         assert "the file is UTF-16" in bad_row(tmp_path / "a.txt").reason
+
+
+def test_a_parquet_file_whose_size_statistics_contradict_its_schema_is_damaged(tmp_path: Path) -> None:
+    """`row_group(0).column(0)` of pyarrow 26.0 ends the process over such a file."""
+    path = tmp_path / "a.parquet"
+    write_parquet(path, TEXTS)
+    optional, required = b"\x15\x0c\x25\x02", b"\x15\x0c\x25\x00"  # a column of bytes, in Thrift's compact protocol
+    assert optional in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(optional, required))
+    assert "this or what follows is damaged" in str(bad_row(path))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x49" * 40, b"\x4c" * 40, b"\xff" * 40, b"\x49\x1c\x00\x00"])
+def test_a_footer_that_does_not_say_where_its_columns_are_is_damaged(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(damage + len(damage).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(DamagedPage):
+        row_groups(path, columns=1)
+
+
+def test_columns_are_found_where_pyarrow_finds_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    nested = [{"a": [n], "b": "x" * n} for n in range(50)]
+    pq.write_table(pa.table({"text": ["ab", None] * 25, "more": nested, "n": range(50)}), path, row_group_size=20)
+    with pq.ParquetFile(path) as file:
+        for number, group in enumerate(row_groups(path, columns=4)):
+            assert group.rows == file.metadata.row_group(number).num_rows
+            for leaf, chunk in enumerate(group.chunks):
+                expected = file.metadata.row_group(number).column(leaf)
+                pages = expected.data_page_offset, expected.dictionary_page_offset
+                assert chunk.start == min(page for page in pages if page is not None)
+                assert chunk.end == chunk.start + expected.total_compressed_size
+        assert number == 2
 
 
 def test_a_null_and_bytes_that_are_no_utf8_in_parquet(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of
-from hf_xlmr.data.parquet_pages import DamagedPage, largest_page
+from hf_xlmr.data.parquet_pages import Chunk, DamagedPage, largest_page, row_groups
 from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_utf8, why_too_long
 from hf_xlmr.errors import InputError, IntegrityError, printable
 from hf_xlmr.files.json_files import json_object
@@ -69,19 +70,26 @@ def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[A
             n for n, leaf in enumerate(paths) if leaf in columns or leaf.startswith(tuple(f"{c}." for c in columns))
         ]
         first = 0
-        for number in range(file.num_row_groups):
-            group = file.metadata.row_group(number)
-            rows = _rows_at_once(path, f"{name}, row {first}", [group.column(leaf) for leaf in leaves])
+        with _damage(name):
+            groups = row_groups(path, columns=len(paths))
+        for number, group in enumerate(groups):
+            rows = _rows_at_once(path, f"{name}, row {first}", [group.chunks[leaf] for leaf in leaves])
             yield from file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False)
-            first += group.num_rows
+            first += group.rows
 
 
-def _rows_at_once(path: Path, place: str, chunks: Sequence[Any]) -> int:
-    """How many rows of these column chunks make a batch: no value is larger than the largest page. Raises BadRow."""
+@contextmanager
+def _damage(place: str) -> Iterator[None]:
     try:
-        unfolded = sum(largest_page(path, [chunk]) for chunk in chunks)
+        yield
     except DamagedPage as error:
         raise BadRow(place, f"this or what follows is damaged: {error}") from error
+
+
+def _rows_at_once(path: Path, place: str, chunks: Sequence[Chunk]) -> int:
+    """How many rows of these column chunks make a batch: no value is larger than the largest page. Raises BadRow."""
+    with _damage(place):
+        unfolded = sum(largest_page(path, chunk) for chunk in chunks)
     if unfolded > MOST_PAGE_BYTES:
         raise BadRow(
             place,

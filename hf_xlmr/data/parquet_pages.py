@@ -1,59 +1,122 @@
-"""How large the pages of a Parquet file become in memory: a small file can hold pages of gigabytes."""
+"""How large the pages of a Parquet file become in memory: a small file can hold pages of gigabytes.
+
+The footer is read here, too: pyarrow's `metadata.row_group(n).column(n)` ends the process if their size statistics
+are damaged (seen in pyarrow 26.0; `iter_batches` raises).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
-__all__ = ["DamagedPage", "largest_page"]
+__all__ = ["Chunk", "DamagedPage", "RowGroup", "largest_page", "row_groups"]
 
 HEADER_BYTES: Final = 1 << 12  # of a page's header are read at first
 MOST_HEADER_BYTES: Final = 1 << 24  # as many as Arrow reads
-DEEPEST: Final = 8  # structures within each other; parquet.thrift has two
-UNFOLDED, STORED = 2, 3  # fields of PageHeader in parquet.thrift: bytes in memory, and in the file
-NUMBERS: Final = (4, 5, 6)  # types of Thrift's compact protocol
-FIXED: Final = {1: 0, 2: 0, 3: 1, 7: 8}  # true, false, byte, double: how many bytes follow
-BINARY: Final = 8
-STRUCT: Final = 12
+TAIL_BYTES: Final = 8  # of the file: the length of the footer, and the magic
+DEEPEST: Final = 16  # structures and lists within each other; parquet.thrift has ten
 LONGEST_NUMBER: Final = 63  # bits
+
+Wanted = Mapping[int, "Wanted"]  # fields of a structure, and of the structures in them
+
+# fields in parquet.thrift
+PAGE_IN_MEMORY, PAGE_IN_FILE = 2, 3
+PAGE_HEADER: Final[Wanted] = {PAGE_IN_MEMORY: {}, PAGE_IN_FILE: {}}
+ROW_GROUPS, COLUMNS, ROWS, COLUMN, COMPRESSED, FIRST_PAGE, DICTIONARY_PAGE = 4, 1, 3, 3, 7, 9, 11
+FOOTER: Final[Wanted] = {
+    ROW_GROUPS: {COLUMNS: {COLUMN: {COMPRESSED: {}, FIRST_PAGE: {}, DICTIONARY_PAGE: {}}}, ROWS: {}}
+}
+
+# types in Thrift's compact protocol
+FIXED: Final = {1: 0, 2: 0, 3: 1, 7: 8}  # true, false, byte, double: how many bytes follow
+NUMBERS: Final = (4, 5, 6)
+BINARY: Final = 8
+LISTS: Final = (9, 10)
+STRUCT: Final = 12
 
 
 class DamagedPage(Exception):
-    """What should be the header of a page is something else."""
+    """What should be the footer of a file or the header of a page is something else."""
 
 
-def largest_page(path: Path, chunks: Iterable[Any]) -> int:
-    """The bytes that the largest page of these column chunks (`ColumnChunkMetaData`) takes in memory.
+@dataclass(frozen=True)
+class Chunk:
+    """One column in one row group: its bytes in the file."""
+
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, column: Any) -> Self:
+        """Of a `ColumnChunk`. Raises KeyError, TypeError, AttributeError for what is no such structure."""
+        facts = column[COLUMN]
+        first, dictionary = facts[FIRST_PAGE], facts.get(DICTIONARY_PAGE, 0)
+        start = dictionary if 0 < dictionary < first else first
+        return cls(start, start + facts[COMPRESSED])
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """How many rows a row group has, and its columns."""
+
+    rows: int
+    chunks: Sequence[Chunk]
+
+
+def row_groups(path: Path, *, columns: int) -> Sequence[RowGroup]:
+    """The row groups of a Parquet file of so many `columns`, counted as leaves of its schema.
+
+    Raises DamagedPage, OSError.
+    """
+    with path.open("rb", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END) - TAIL_BYTES
+        file.seek(max(0, end))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, end - length))
+        data = file.read(length)
+    try:
+        found = _Struct(data).fields(FOOTER).get(ROW_GROUPS, [])
+        groups = [RowGroup(group[ROWS], [Chunk.of(column) for column in group[COLUMNS]]) for group in found]
+    except (IndexError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedPage("the footer does not say where the columns are") from error
+    for number, group in enumerate(groups):
+        if len(group.chunks) != columns:
+            raise DamagedPage(f"row group {number} has {len(group.chunks)} of {columns} columns")
+    return groups
+
+
+def largest_page(path: Path, chunk: Chunk) -> int:
+    """The bytes that the largest page of one column in one row group takes in memory.
 
     A dictionary is a page, too; no value is larger than the page that it is in. Raises DamagedPage, OSError.
     """
     with path.open("rb", buffering=0) as file:
-        return max((size for chunk in chunks for size in _page_sizes(file, chunk)), default=0)
+        return max(_page_sizes(file, chunk), default=0)
 
 
-def _page_sizes(file: IO[bytes], chunk: Any) -> Iterator[int]:
-    at = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
-        at = chunk.dictionary_page_offset
-    end = at + chunk.total_compressed_size
-    while at < end:
+def _page_sizes(file: IO[bytes], chunk: Chunk) -> Iterator[int]:
+    at = chunk.start
+    while at < chunk.end:
         fields, length = _header(file, at)
-        if min(fields.get(UNFOLDED, -1), fields.get(STORED, -1)) < 0:
+        unfolded, stored = fields.get(PAGE_IN_MEMORY), fields.get(PAGE_IN_FILE)
+        if not (isinstance(unfolded, int) and isinstance(stored, int) and unfolded >= 0 and stored >= 0):
             raise DamagedPage(f"the page at byte {at:,} has no size")
-        yield max(fields[UNFOLDED], fields[STORED])
-        at += length + fields[STORED]
+        yield max(unfolded, stored)
+        at += length + stored
 
 
-def _header(file: IO[bytes], at: int) -> tuple[dict[int, int], int]:
-    """The numbers in the header of a page by their fields, and the length of the header."""
+def _header(file: IO[bytes], at: int) -> tuple[dict[int, Any], int]:
+    """The sizes in the header of a page by their fields, and the length of the header."""
     wanted = HEADER_BYTES
-    while wanted <= MOST_HEADER_BYTES:
+    while at >= 0 and wanted <= MOST_HEADER_BYTES:
         file.seek(at)
         data = file.read(wanted)
         reader = _Struct(data)
         try:
-            return reader.numbers(), reader.at
+            return reader.fields(PAGE_HEADER), reader.at
         except IndexError:
             if len(data) < wanted:
                 break
@@ -62,30 +125,48 @@ def _header(file: IO[bytes], at: int) -> tuple[dict[int, int], int]:
 
 
 class _Struct:
-    """A structure in Thrift's compact protocol, of which the whole numbers are read."""
+    """A structure in Thrift's compact protocol, of which some fields are read and the others are passed over."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
 
-    def numbers(self, depth: int = 0) -> dict[int, int]:
-        """By field. Raises DamagedPage, IndexError where the data end too early."""
-        found: dict[int, int] = {}
+    def fields(self, wanted: Wanted, depth: int = 0) -> dict[int, Any]:
+        """The wanted fields: numbers, structures, and lists of them. Raises DamagedPage; IndexError if the data end."""
+        found: dict[int, Any] = {}
         field = 0
         while head := self._byte():
-            kind = head & 15
             field = field + (head >> 4) if head >> 4 else self._number()
-            if kind in NUMBERS:
-                found[field] = self._number()
-            elif kind in FIXED:
-                self._pass(FIXED[kind])
-            elif kind == BINARY:
-                self._pass(self._varint())
-            elif kind == STRUCT and depth < DEEPEST:
-                self.numbers(depth + 1)
+            if field in wanted:
+                found[field] = self._value(head & 15, wanted[field], depth)
             else:
-                raise DamagedPage(f"the header of a page has a field of type {kind}")
+                self._value(head & 15, {}, depth)
         return found
+
+    def _value(self, kind: int, wanted: Wanted, depth: int) -> Any:
+        if kind in NUMBERS:
+            return self._number()
+        if kind in FIXED:
+            return self._pass(FIXED[kind])
+        if kind == BINARY:
+            return self._pass(self._varint())
+        if kind == STRUCT and depth < DEEPEST:
+            return self.fields(wanted, depth + 1)
+        if kind in LISTS and depth < DEEPEST:
+            return self._list(wanted, depth + 1)
+        raise DamagedPage(f"a structure has a field of type {kind}")
+
+    def _list(self, wanted: Wanted, depth: int) -> list[Any] | None:
+        head = self._byte()
+        count, kind = head >> 4, head & 15
+        if count == 15:
+            count = self._varint()
+        values = (self._value(3 if kind in (1, 2) else kind, wanted, depth) for _ in range(count))
+        if wanted:
+            return list(values)
+        for _ in values:
+            pass
+        return None
 
     def _byte(self) -> int:
         value = self._data[self.at]
@@ -105,7 +186,7 @@ class _Struct:
             if byte < 128:
                 return value
             shift += 7
-        raise DamagedPage("the header of a page has a number of more than 64 bits")
+        raise DamagedPage("a structure has a number of more than 64 bits")
 
     def _number(self) -> int:
         value = self._varint()
