@@ -17,12 +17,12 @@ from hf_xlmr.conversion.checkpoint.options import Options
 from hf_xlmr.conversion.mapping.architecture import Wanted, unclear_head
 from hf_xlmr.conversion.mapping.plan import Difference, WeightPlan
 from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
-from hf_xlmr.conversion.mapping.weight_map import Task
 from hf_xlmr.conversion.output.card import CardMetadata, card_of, checked_metadata
 from hf_xlmr.conversion.output.safetensors_writer import parse_size, write_weights
 from hf_xlmr.conversion.tokenizer_json.vocabulary import write_tokenizer
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.staging import staged_folder
+from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import CONVERSION, conversion_record_text
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.dictionary import Dictionary
@@ -281,7 +281,11 @@ def _notes(prepared: Prepared) -> Iterator[str]:
             "Transformers 5.0 to 5.13 build XLMRobertaForMultipleChoice without its pooler, and do not run it: "
             "install transformers 5.14 or newer."
         )
-    if architecture.task is Task.CLASSIFICATION and checkpoint.files.labels is None and not architecture.is_regression:
+    if (
+        architecture.task is Task.SEQUENCE_CLASSIFICATION
+        and checkpoint.files.labels is None
+        and not architecture.is_regression
+    ):
         yield "There is no label/dict.txt, so the classes are called LABEL_0, LABEL_1, ..."
     if len(checkpoint.heads) > 1 and architecture.head is not None:
         others = ", ".join(head for head in checkpoint.heads if head != architecture.head)

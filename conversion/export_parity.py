@@ -15,7 +15,6 @@ from hf_xlmr.conversion.exporting import network_of_folder
 from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted
 from hf_xlmr.conversion.mapping.export_plan import ReversePlan, plan_export
 from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
-from hf_xlmr.conversion.mapping.weight_map import Task
 from hf_xlmr.conversion.output.export_files import DICTIONARY, LABELS, Companions, companions_of
 from hf_xlmr.conversion.proof.parity import (
     Behaviour,
@@ -25,6 +24,7 @@ from hf_xlmr.conversion.proof.parity import (
     output_hashes,
     source_hashes,
 )
+from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.dictionary import MASK, Dictionary

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, open_model_folder, read_json
 from hf_xlmr.conversion.mapping.architecture import Architecture
-from hf_xlmr.conversion.mapping.export_plan import POST_NORM, ReversePlan, network_of, plan_export
-from hf_xlmr.conversion.mapping.weight_map import FAMILIES, Task
+from hf_xlmr.conversion.mapping.export_plan import ReversePlan, network_of, plan_export
 from hf_xlmr.conversion.output.export_files import KEPT, Companions, companions_of
 from hf_xlmr.conversion.output.torch_writer import write_checkpoint
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.files.staging import staged_folder
+from hf_xlmr.model.families import POST_NORM, PRE_NORM, Task
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.progress import SILENT, Progress
 
@@ -27,11 +27,14 @@ CHECKPOINT: Final = "model.pt"
 OPTIONS: Final = "options.json"  # under fairseq/: what convert kept of those of the training
 SPARE_BYTES: Final = 64 << 20  # dictionary, SentencePiece model and labels
 DEFAULT_HEAD: Final = "sentence_classification_head"  # fairseq/criterions/sentence_prediction.py
-HEAD_OPTIONS: Final = {Task.CLASSIFICATION: "classification_head_name", Task.MULTIPLE_CHOICE: "ranking_head_name"}
+HEAD_OPTIONS: Final = {
+    Task.SEQUENCE_CLASSIFICATION: "classification_head_name",
+    Task.MULTIPLE_CHOICE: "ranking_head_name",
+}
 TASKS: Final = {  # fairseq's tasks, each with the criterion of the same name
     Task.ENCODER: "masked_lm",
     Task.MASKED_LM: "masked_lm",
-    Task.CLASSIFICATION: "sentence_prediction",
+    Task.SEQUENCE_CLASSIFICATION: "sentence_prediction",
     Task.MULTIPLE_CHOICE: "sentence_ranking",
 }
 LARGE: Final = (24, 1024, 4096, 16)  # layers, width, inner width and heads of roberta_large
@@ -131,7 +134,7 @@ def _arguments(network: Architecture, options: Mapping[str, Any]) -> dict[str, A
         "encoder_layers_to_keep": None,
         "encoder_learned_pos": True,
         "encoder_normalize_before": network.family is not POST_NORM,
-        "layernorm_embedding": network.family is not FAMILIES["pre-norm"],
+        "layernorm_embedding": network.family is not PRE_NORM,
         "max_positions": longest,
         "max_source_positions": longest,
         "no_scale_embedding": True,
@@ -148,7 +151,7 @@ def _arguments(network: Architecture, options: Mapping[str, Any]) -> dict[str, A
 
 def _arch(network: Architecture) -> str:
     """The name of fairseq's architecture; every size is told beside it."""
-    if network.family is FAMILIES["pre-norm"]:
+    if network.family is PRE_NORM:
         return "roberta_prenorm"
     sizes = (len(network.layers), network.hidden, network.intermediate, network.attention_heads)
     return "roberta_large" if sizes == LARGE else "roberta_base"
@@ -159,7 +162,7 @@ def _head_arguments(network: Architecture) -> dict[str, Any]:
     if network.head is None:
         return {}
     given = {HEAD_OPTIONS[network.task]: network.head, "init_token": 0, "separator_token": 2}
-    if network.task is Task.CLASSIFICATION:
+    if network.task is Task.SEQUENCE_CLASSIFICATION:
         given |= {"num_classes": network.labels, "regression_target": network.is_regression}
     return given
 

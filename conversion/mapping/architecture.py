@@ -12,8 +12,8 @@ from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.checkpoint.options import Options
 from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
 from hf_xlmr.conversion.checkpoint.weights import FLOAT_DTYPES, Weight
-from hf_xlmr.conversion.mapping.weight_map import FAMILIES, Family, Task
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
+from hf_xlmr.model.families import POST_NORM, PRE_NORM, PRE_NORM_WITH_EMBEDDING_NORM, Family, Task
 from hf_xlmr.model.head_kinds import HeadKind, Reading, is_multi_label, kind_of_head
 from hf_xlmr.model.model_shape import HEAD_PARTS
 
@@ -135,12 +135,12 @@ def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool
     _raise_if_unsupported(facts, task, head, wanted)
     options = checkpoint.options
     return Architecture(
-        family=FAMILIES[str(facts.norm_placement())],
+        family=facts.family(),
         task=task,
         head=head,
         labels=facts.labels(head),
-        is_regression=bool(options.get("regression_target")) and task is Task.CLASSIFICATION,
-        is_multi_label=is_multi_label(options) and task is Task.CLASSIFICATION,
+        is_regression=bool(options.get("regression_target")) and task is Task.SEQUENCE_CLASSIFICATION,
+        is_multi_label=is_multi_label(options) and task is Task.SEQUENCE_CLASSIFICATION,
         vocabulary=facts.vocabulary,
         hidden=facts.hidden,
         intermediate=facts.intermediate,
@@ -190,7 +190,7 @@ def _has_lm_head(checkpoint: FairseqCheckpoint) -> bool:
 
 def _task(checkpoint: FairseqCheckpoint, wanted: Wanted, head: str | None) -> Task:
     if head is not None:
-        return Task.MULTIPLE_CHOICE if _is_ranking(checkpoint, head) else Task.CLASSIFICATION
+        return Task.MULTIPLE_CHOICE if _is_ranking(checkpoint, head) else Task.SEQUENCE_CLASSIFICATION
     has_lm_head = _has_lm_head(checkpoint)
     if wanted.head == "none" and not has_lm_head:
         raise InputError("the checkpoint has no masked-LM head; encoder_only=True converts its encoder")
@@ -250,11 +250,11 @@ class _Facts:
             raise WeightsMismatch(wrong_shape=[f"{name} {list(shape)}, expected a vector of at most {MOST_LABELS}"])
         return shape[0]
 
-    def norm_placement(self) -> str | None:
-        """One of the families' keys, None where Transformers has no such network (`norm_reason` says why)."""
-        if self.has("layer_norm"):
-            return "pre-norm with embedding norm" if self.has("layernorm_embedding") else "pre-norm"
-        return "post-norm" if self.norm_reason() is None else None
+    def family(self) -> Family:
+        """The family that has these norms; `norm_reason` says why none has them."""
+        if not self.has("layer_norm"):
+            return POST_NORM
+        return PRE_NORM_WITH_EMBEDDING_NORM if self.has("layernorm_embedding") else PRE_NORM
 
     def norm_reason(self) -> str | None:
         if self.has("layer_norm"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hf_xlmr.conversion.mapping.architecture import Architecture
-from hf_xlmr.conversion.mapping.weight_map import Task
+from hf_xlmr.model.families import Task
 
 __all__ = ["TRANSFORMERS_LAYOUT", "SpecialIds", "config_of"]
 
@@ -63,7 +63,7 @@ def config_of(
 
 
 def _label_fields(architecture: Architecture, labels: Sequence[str]) -> dict[str, object]:
-    if architecture.task is not Task.CLASSIFICATION:
+    if architecture.task is not Task.SEQUENCE_CLASSIFICATION:
         return {}
     names = list(labels) or [f"LABEL_{index}" for index in range(architecture.labels)]
     fields: dict[str, object] = {

@@ -18,17 +18,16 @@ from hf_xlmr.conversion.mapping.plan import EMBEDDING, LM_BIAS, LM_WEIGHT, POSIT
 from hf_xlmr.conversion.mapping.weight_map import (
     DECODER_BIAS,
     ENCODER,
-    FAMILIES,
+    HEAD_ROWS,
     LM_HEAD,
     TOKEN_TYPES,
     UNTIED,
-    Family,
     Placement,
-    Task,
     placements,
     rows_of,
 )
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
+from hf_xlmr.model.families import FAMILIES, POST_NORM, Family, Task
 from hf_xlmr.model.model_shape import count_of, label_count
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ FORMAT_STAMP: Final = 3.0  # fairseq/models/transformer/transformer_encoder.py: 
 BAND_BYTES: Final = 1 << 20
 LARGEST_NUMBER: Final = 1e308  # of an option that is a floating-point number
 
-# What PretrainedConfig of each family fills in where config.json is silent (Transformers 5)
+# What every family's PretrainedConfig fills in if config.json is silent (Transformers 5)
 DEFAULTS: Final[dict[str, Any]] = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
@@ -50,13 +49,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "pad_token_id": PAD,
     "tie_word_embeddings": True,
 }
-DEFAULTS_OF: Final[dict[str, dict[str, Any]]] = {
-    "xlm-roberta": {"layer_norm_eps": 1e-12, "type_vocab_size": 2},
-    "xlm-roberta-xl": {"layer_norm_eps": 1e-5, "type_vocab_size": 1},
-    "roberta-prelayernorm": {"layer_norm_eps": 1e-12, "type_vocab_size": 2},
-}
 
-POST_NORM: Final = FAMILIES["post-norm"]
 OLD_NORM: Final = next(row for row in RESPELLED if row.then == E + "layernorm_embedding.{part}")
 WORDS: Final = next(row.transformers for row in ENCODER if row.fairseq == EMBEDDING)
 HEAD_BIAS: Final = next(row.transformers for row in LM_HEAD if row.fairseq == LM_BIAS)
@@ -98,20 +91,21 @@ def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
     Raises InputError with every reason why fairseq cannot express it, IntegrityError where the file is damaged.
     """
     family, task = _class_of(config)
-    given = {**DEFAULTS, **DEFAULTS_OF[family.model_type], **config}
+    given = {**DEFAULTS, **family.defaults, **config}
     reasons = tuple(_reasons(given, task))
     if reasons:
         raise InputError(f"fairseq cannot express this model: {'; '.join(reasons)}")
-    has_head = task in (Task.CLASSIFICATION, Task.MULTIPLE_CHOICE)
-    labels = label_count(given) if task is Task.CLASSIFICATION else 1
+    has_head = task in (Task.SEQUENCE_CLASSIFICATION, Task.MULTIPLE_CHOICE)
+    labels = label_count(given) if task is Task.SEQUENCE_CLASSIFICATION else 1
     dropout = _number(given, "hidden_dropout_prob")
     return Architecture(
         family=family,
         task=task,
         head=head if has_head else None,
         labels=labels if has_head else 0,
-        is_regression=task is Task.CLASSIFICATION and _is_regression(given, labels),
-        is_multi_label=task is Task.CLASSIFICATION and given.get("problem_type") == "multi_label_classification",
+        is_regression=task is Task.SEQUENCE_CLASSIFICATION and _is_regression(given, labels),
+        is_multi_label=task is Task.SEQUENCE_CLASSIFICATION
+        and given.get("problem_type") == "multi_label_classification",
         vocabulary=count_of(given, "vocab_size"),
         hidden=count_of(given, "hidden_size"),
         intermediate=count_of(given, "intermediate_size"),
@@ -130,21 +124,20 @@ def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
 
 def _class_of(config: Mapping[str, Any]) -> tuple[Family, Task]:
     """The family and the task of the class that `config` names. Raises InputError."""
-    families = {family.model_type: family for family in FAMILIES.values()}
     kind, names = str(config.get("model_type")), config.get("architectures")
-    if kind not in families:
+    if kind not in FAMILIES:
         raise InputError(
-            f"config.json says model_type {kind:.40}; hf-xlmr exports {', '.join(families)} (others have another "
+            f"config.json says model_type {kind:.40}; hf-xlmr exports {', '.join(FAMILIES)} (others have another "
             "vocabulary, or another network, than fairseq's XLM-R)"
         )
-    tasks = {families[kind].class_name(task): task for task in Task}
+    tasks = {FAMILIES[kind].class_name(task): task for task in HEAD_ROWS}
     name = str(names[0]) if isinstance(names, list) and names else "None"
     if name not in tasks:
         raise InputError(
             f"config.json names the class {name:.60}, whose head fairseq does not have; hf-xlmr exports "
             f"{', '.join(tasks)} (the encoder of any other model can be saved by itself and exported)"
         )
-    return families[kind], tasks[name]
+    return FAMILIES[kind], tasks[name]
 
 
 def _reasons(config: Mapping[str, Any], task: Task) -> Iterator[str]:

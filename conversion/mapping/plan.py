@@ -22,8 +22,9 @@ from hf_xlmr.conversion.checkpoint.weights import (
     read_rows,
 )
 from hf_xlmr.conversion.mapping.architecture import GLANCE_BYTES, Architecture
-from hf_xlmr.conversion.mapping.weight_map import DECODER_BIAS, TOKEN_TYPES, Placement, Task, placements, rows_of
+from hf_xlmr.conversion.mapping.weight_map import DECODER_BIAS, TOKEN_TYPES, Placement, placements, rows_of
 from hf_xlmr.errors import WeightsMismatch
+from hf_xlmr.model.families import Task
 
 if TYPE_CHECKING:
     import numpy as np

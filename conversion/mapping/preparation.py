@@ -11,9 +11,9 @@ from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.conversion.mapping.plan import WeightPlan, plan_weights
-from hf_xlmr.conversion.mapping.weight_map import Task
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary, build_vocabulary
 from hf_xlmr.errors import InputError
+from hf_xlmr.model.families import Task
 from hf_xlmr.tokenizer.dictionary import Dictionary
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
 
@@ -73,7 +73,7 @@ def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tupl
     Raises InputError where it has fewer than the head has classes.
     """
     file = checkpoint.files.labels
-    if file is None or architecture.task is not Task.CLASSIFICATION or architecture.is_regression:
+    if file is None or architecture.task is not Task.SEQUENCE_CLASSIFICATION or architecture.is_regression:
         return ()
     names = Dictionary.parse(file.read(), name=file.name).symbols[4:]
     if len(names) < architecture.labels:

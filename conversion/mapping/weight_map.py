@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final, NamedTuple
 
 from hf_xlmr.conversion.checkpoint.templates import fill, slots_of
+from hf_xlmr.model.families import LAYER_LINEARS, Family, Task
 
-__all__ = ["FAMILIES", "Family", "Placement", "Row", "Task", "placements", "rows_of"]
-
-
-class Task(Enum):
-    """What the Transformers class is for; the value is the ending of its name."""
-
-    ENCODER = "Model"
-    MASKED_LM = "ForMaskedLM"
-    CLASSIFICATION = "ForSequenceClassification"
-    MULTIPLE_CHOICE = "ForMultipleChoice"
+__all__ = ["Placement", "Row", "norms_of", "placements", "rows_of"]
 
 
 class Row(NamedTuple):
@@ -36,31 +26,7 @@ TL: Final = "{base}encoder.layer.{layer}."
 ENCODER: Final = (
     Row(E + "embed_tokens.weight", "{base}embeddings.word_embeddings.weight", ("vocabulary", "hidden")),
     Row(E + "embed_positions.weight", "{base}embeddings.position_embeddings.weight", ("positions", "hidden")),
-    Row(FL + "self_attn.q_proj.{part}", TL + "attention.self.query.{part}", ("hidden", "hidden")),
-    Row(FL + "self_attn.k_proj.{part}", TL + "attention.self.key.{part}", ("hidden", "hidden")),
-    Row(FL + "self_attn.v_proj.{part}", TL + "attention.self.value.{part}", ("hidden", "hidden")),
-    Row(FL + "self_attn.out_proj.{part}", TL + "attention.output.dense.{part}", ("hidden", "hidden")),
-    Row(FL + "fc1.{part}", TL + "intermediate.dense.{part}", ("intermediate", "hidden")),
-    Row(FL + "fc2.{part}", TL + "output.dense.{part}", ("hidden", "intermediate")),
-)
-
-POST_NORM: Final = (
-    Row(E + "layernorm_embedding.{part}", "{base}embeddings.LayerNorm.{part}", ("hidden",)),
-    Row(FL + "self_attn_layer_norm.{part}", TL + "attention.output.LayerNorm.{part}", ("hidden",)),
-    Row(FL + "final_layer_norm.{part}", TL + "output.LayerNorm.{part}", ("hidden",)),
-)
-
-PRE_NORM: Final = (
-    Row(E + "layer_norm.{part}", "{base}encoder.LayerNorm.{part}", ("hidden",)),
-    Row(FL + "self_attn_layer_norm.{part}", TL + "attention.self_attn_layer_norm.{part}", ("hidden",)),
-    Row(FL + "final_layer_norm.{part}", TL + "LayerNorm.{part}", ("hidden",)),
-)
-
-PRE_NORM_WITH_EMBEDDING_NORM: Final = (
-    Row(E + "layernorm_embedding.{part}", "{base}embeddings.LayerNorm.{part}", ("hidden",)),
-    Row(E + "layer_norm.{part}", "{base}LayerNorm.{part}", ("hidden",)),
-    Row(FL + "self_attn_layer_norm.{part}", TL + "attention.LayerNorm.{part}", ("hidden",)),
-    Row(FL + "final_layer_norm.{part}", TL + "intermediate.LayerNorm.{part}", ("hidden",)),
+    *(Row(f"{FL}{ours}.{{part}}", f"{TL}{theirs}.{{part}}", dims) for ours, theirs, dims in LAYER_LINEARS),
 )
 
 LM_HEAD: Final = (
@@ -89,35 +55,8 @@ DECODER_BIAS: Final = (
 HEAD_ROWS: Final = {
     Task.ENCODER: (),
     Task.MASKED_LM: LM_HEAD,
-    Task.CLASSIFICATION: CLASSIFIER,
+    Task.SEQUENCE_CLASSIFICATION: CLASSIFIER,
     Task.MULTIPLE_CHOICE: CHOICE,
-}
-
-
-@dataclass(frozen=True)
-class Family:
-    """One of the three Transformers architectures that fairseq's encoder can become."""
-
-    class_prefix: str
-    model_type: str
-    base: str
-    norms: tuple[Row, ...]
-
-    def class_name(self, task: Task) -> str:
-        """The Transformers class for a task, for example XLMRobertaForMaskedLM."""
-        return self.class_prefix + task.value
-
-    def base_prefix(self, task: Task) -> str:
-        """What stands before the encoder's names in that class."""
-        return "" if task is Task.ENCODER else f"{self.base}."
-
-
-FAMILIES: Final = {
-    "post-norm": Family("XLMRoberta", "xlm-roberta", "roberta", POST_NORM),
-    "pre-norm": Family("XLMRobertaXL", "xlm-roberta-xl", "roberta", PRE_NORM),
-    "pre-norm with embedding norm": Family(
-        "RobertaPreLayerNorm", "roberta-prelayernorm", "roberta_prelayernorm", PRE_NORM_WITH_EMBEDDING_NORM
-    ),
 }
 
 
@@ -132,7 +71,15 @@ class Placement(NamedTuple):
 def rows_of(family: Family, task: Task, *, is_tied: bool) -> tuple[Row, ...]:
     """The rows that make up a class of the family, in the order of the files."""
     untied = UNTIED if task is Task.MASKED_LM and not is_tied else ()
-    return (*ENCODER, *family.norms, *HEAD_ROWS[task], *untied)
+    return (*ENCODER, *norms_of(family), *HEAD_ROWS[task], *untied)
+
+
+def norms_of(family: Family) -> tuple[Row, ...]:
+    """The rows of the layer norms, which differ between the families."""
+    outer = {"layernorm_embedding": family.embedding_norm, "layer_norm": family.final_norm}
+    names = [(E + ours, "{base}" + theirs) for ours, theirs in outer.items() if theirs is not None]
+    names += [(FL + ours, TL + theirs) for ours, theirs in family.layer_norms.items()]
+    return tuple(Row(f"{ours}.{{part}}", f"{theirs}.{{part}}", ("hidden",)) for ours, theirs in names)
 
 
 def placements(

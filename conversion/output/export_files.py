@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, read_json
 from hf_xlmr.conversion.mapping.architecture import Architecture
-from hf_xlmr.conversion.mapping.weight_map import Task
 from hf_xlmr.conversion.tokenizer_json.vocabulary import is_padding
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, OVERWRITE_FLAG, SPECIAL_SYMBOLS, UNK, Dictionary, fillers
@@ -184,7 +184,7 @@ def _labels(folder: ModelFolder, network: Architecture) -> dict[str, bytes]:
 
     Raises InputError where the names cannot be lines of a dictionary.
     """
-    if network.task is not Task.CLASSIFICATION or network.is_regression:
+    if network.task is not Task.SEQUENCE_CLASSIFICATION or network.is_regression:
         return {}
     names, kept = _names_of_classes(folder.config, network.labels), folder.path / KEPT / LABELS
     if kept.is_file() and _label_names(kept.read_bytes(), str(kept))[: len(names)] == names:

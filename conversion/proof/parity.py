@@ -18,7 +18,6 @@ from hf_xlmr.conversion.checkpoint.weights import Cast, Computed, Weight
 from hf_xlmr.conversion.mapping.architecture import Architecture
 from hf_xlmr.conversion.mapping.plan import WeightPlan
 from hf_xlmr.conversion.mapping.preparation import Prepared
-from hf_xlmr.conversion.mapping.weight_map import Task
 from hf_xlmr.conversion.output.safetensors_writer import DTYPE_NAMES
 from hf_xlmr.conversion.proof.layerwise import WeightFiles, layerwise_network
 from hf_xlmr.conversion.proof.reference import EPS, Reference, Step
@@ -27,6 +26,7 @@ from hf_xlmr.conversion.tokenizer_json.vocabulary import write_tokenizer
 from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.families import Task
 from hf_xlmr.model.safetensors_files import TensorEntry, file_header, read_header, shards_of
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.dictionary import Dictionary

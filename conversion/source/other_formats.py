@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.files.json_files import strict_json
+from hf_xlmr.model.families import FAMILIES
 
 __all__ = ["OF_TRAINERS", "is_hub_id", "kind_of_file", "kind_of_folder", "kind_of_names"]
 
@@ -17,7 +18,6 @@ OF_TRAINERS: Final = frozenset(("optimizer.pt", "scheduler.pt", "scaler.pt"))
 LOADED: Final = "AutoModel and XLMR load it as it is, doctor examines it, export makes a fairseq checkpoint of it"
 ADAPTED: Final = "load its base model and this with peft, then merge_and_unload and save_pretrained make a whole folder"
 SENTENCES: Final = "SentenceTransformer loads it as it is"
-FAMILIES: Final = ("xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm")
 ADAPTER: Final = "adapter_config.json"
 MODULES: Final = "modules.json"
 CONFIG: Final = "config.json"

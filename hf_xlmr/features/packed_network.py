@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
 from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, Linear
 from hf_xlmr.features.packing import PackedBatch, Run
+from hf_xlmr.model.families import FAMILIES, Family
 
 __all__ = ["PackedNetwork"]
 
@@ -20,41 +21,6 @@ HALVES: Final = (torch.bfloat16, torch.float16)
 # takes a gigabyte over many texts (tests/benchmarks/RESULTS.md). Scores beyond MOST_SCORES are not written out.
 SHORT: Final = {torch.float32: 96}
 MOST_SCORES: Final = 1 << 24
-
-
-class _Family(NamedTuple):
-    """Where a family of Transformers has its layer norms, and whether they stand before their block or after it."""
-
-    norms_first: bool
-    attention_norm: str
-    feed_forward_norm: str
-    embedding_norm: str | None
-    final_norm: str | None
-
-
-FAMILIES: Final = {  # by model_type
-    "xlm-roberta": _Family(
-        norms_first=False,
-        attention_norm="attention.output.LayerNorm",
-        feed_forward_norm="output.LayerNorm",
-        embedding_norm="embeddings.LayerNorm",
-        final_norm=None,
-    ),
-    "xlm-roberta-xl": _Family(
-        norms_first=True,
-        attention_norm="attention.self_attn_layer_norm",
-        feed_forward_norm="LayerNorm",
-        embedding_norm=None,
-        final_norm="encoder.LayerNorm",
-    ),
-    "roberta-prelayernorm": _Family(
-        norms_first=True,
-        attention_norm="attention.LayerNorm",
-        feed_forward_norm="intermediate.LayerNorm",
-        embedding_norm="embeddings.LayerNorm",
-        final_norm="LayerNorm",
-    ),
-}
 
 
 class PackedNetwork:
@@ -135,7 +101,7 @@ class _Norm:
 class _Embeddings:
     """Tokens, positions and the one token type, summed."""
 
-    def __init__(self, network: Any, family: _Family, dtype: torch.dtype) -> None:
+    def __init__(self, network: Any, family: Family, dtype: torch.dtype) -> None:
         parts = network.embeddings
         self._words = parts.word_embeddings.weight.detach()
         types = parts.token_type_embeddings.weight[0]
@@ -155,7 +121,7 @@ class _Embeddings:
 class _Layer:
     """One layer of the encoder, on the device where its weights are."""
 
-    def __init__(self, layer: torch.nn.Module, config: Any, family: _Family, dtype: torch.dtype, kernel: str) -> None:
+    def __init__(self, layer: torch.nn.Module, config: Any, family: Family, dtype: torch.dtype, kernel: str) -> None:
         def linear(*names: str, activation: str = "none") -> Linear:
             parts = [_submodule(layer, name) for name in names]
             weights = [part.weight.detach().to(dtype) for part in parts]

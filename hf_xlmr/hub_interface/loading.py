@@ -15,6 +15,7 @@ from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.files.own_names import is_there, own_name
 from hf_xlmr.model.fairseq_files import read_kept
+from hf_xlmr.model.families import FAMILIES
 from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
 from hf_xlmr.model.model_shape import ModelShape, shape_of_config
 from hf_xlmr.model.provenance import holds_recorded_weights
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFiles", "find_model", "raise_if_no_path"]
 
-FAMILIES = {
-    "xlm-roberta": "XLMRoberta",
-    "xlm-roberta-xl": "XLMRobertaXL",
-    "roberta-prelayernorm": "RobertaPreLayerNorm",
-}
 FIXED: Mapping[str, tuple[object, ...]] = {  # fields of config.json that change the answers, or break the calls
     "pad_token_id": (1,),
     "is_decoder": (False,),
@@ -250,7 +246,7 @@ class ModelFiles:
     @_with_names
     def class_name(self) -> str:
         """The Transformers class whose weights the folder holds. Raises InputError for one of another family."""
-        family = FAMILIES[self.config["model_type"]]
+        family = FAMILIES[self.config["model_type"]].class_prefix
         named = self.config.get("architectures") or [f"{family}ForMaskedLM"]
         first = named[0] if isinstance(named, list) else named
         if not str(first).startswith(family):

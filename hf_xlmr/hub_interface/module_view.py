@@ -10,29 +10,10 @@ import torch
 from torch import nn
 
 from hf_xlmr.errors import InputAttributeError, InputIndexError, InputNotImplementedError, InputTypeError
+from hf_xlmr.model.families import FAMILIES, LAYER_LINEARS
 
 __all__ = ["Layers", "Options", "View", "view_of"]
 
-LAYER = {
-    "self_attn.q_proj": "attention.self.query",
-    "self_attn.k_proj": "attention.self.key",
-    "self_attn.v_proj": "attention.self.value",
-    "self_attn.out_proj": "attention.output.dense",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
-}
-LAYER_NORMS = {
-    "xlm-roberta": ("attention.output.LayerNorm", "output.LayerNorm"),
-    "xlm-roberta-xl": ("attention.self_attn_layer_norm", "LayerNorm"),
-    "roberta-prelayernorm": ("attention.LayerNorm", "intermediate.LayerNorm"),
-}
-"""self_attn_layer_norm and final_layer_norm."""
-NORMS = {
-    "xlm-roberta": ("embeddings.LayerNorm", None),
-    "xlm-roberta-xl": (None, "encoder.LayerNorm"),
-    "roberta-prelayernorm": ("embeddings.LayerNorm", "LayerNorm"),
-}
-"""layernorm_embedding and layer_norm, None where the network has none."""
 OPTIONS = {
     "encoder_layers": "num_hidden_layers",
     "encoder_embed_dim": "hidden_size",
@@ -241,15 +222,16 @@ def _lm_head(model: Any) -> View:
 
 def _sentence_encoder(model: Any) -> View:
     base, config = model.base, model.network.config
-    norms = [None if path is None else base.get_submodule(path) for path in NORMS[config.model_type]]
-    own_norms = dict(zip(("self_attn_layer_norm", "final_layer_norm"), LAYER_NORMS[config.model_type], strict=True))
+    family = FAMILIES[config.model_type]
+    names = {ours: theirs for ours, theirs, _ in LAYER_LINEARS} | family.layer_norms
+    norms = [path and base.get_submodule(path) for path in (family.embedding_norm, family.final_norm)]
     words = base.embeddings.word_embeddings
     parts = {
         "embed_tokens": words,
         "embed_positions": _positions(base.embeddings.position_embeddings, model.pad_index),
         "layernorm_embedding": norms[0],
         "emb_layer_norm": norms[0],  # its name up to fairseq 0.10
-        "layers": Layers(model.layers, {**LAYER, **own_norms}, heads=config.num_attention_heads),
+        "layers": Layers(model.layers, names, heads=config.num_attention_heads),
         "layer_norm": norms[1],
         "num_layers": len(model.layers),
         "padding_idx": model.pad_index,

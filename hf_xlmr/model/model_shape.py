@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.families import BASE_SIZES, FAMILIES, LAYER_LINEARS, PRE_NORM, Family, Task
 
 __all__ = [
     "DTYPE_BYTES",
@@ -41,18 +41,6 @@ MOST_COUNTS: Final = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}
 """Of what Transformers makes objects, one for each: more than that takes hours and all memory."""
 LABELS: Final = 2  # of a classifier whose config.json names none
 LM_HEAD: Final = "lm_head"
-
-
-class Task(Enum):
-    """What a Transformers class is for; the value is the ending of its name."""
-
-    ENCODER = "Model"
-    MASKED_LM = "ForMaskedLM"
-    CAUSAL_LM = "ForCausalLM"
-    SEQUENCE_CLASSIFICATION = "ForSequenceClassification"
-    TOKEN_CLASSIFICATION = "ForTokenClassification"
-    QUESTION_ANSWERING = "ForQuestionAnswering"
-    MULTIPLE_CHOICE = "ForMultipleChoice"
 
 
 class Tensor(NamedTuple):
@@ -86,28 +74,6 @@ class Block(NamedTuple):
         return sum(tensor.nbytes(dtype) for tensor in self.tensors)
 
 
-class _Family(NamedTuple):
-    """One of the three architectures: its names, where its layer norms are, and what its config leaves unsaid."""
-
-    class_prefix: str
-    base: str
-    embedding_norm: tuple[str, ...]
-    layer_norms: tuple[str, ...]
-    last_norm: tuple[str, ...]
-    defaults: Mapping[str, object]
-
-
-# What each configuration class of Transformers 5 fills in where config.json is silent
-_BASE_SIZES: Final = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_BASE_DEFAULTS: Final = {**_BASE_SIZES, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-_XL_SIZES: Final = {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 10240}
-_XL_DEFAULTS: Final = {
-    **_XL_SIZES,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "vocab_size": 250880,
-    "layer_norm_eps": 1e-5,
-}
 _XXL_SIZES: Final = {
     "hidden_size": 4096,
     "num_hidden_layers": 48,
@@ -115,36 +81,8 @@ _XXL_SIZES: Final = {
     "intermediate_size": 16384,
 }
 
-FAMILIES: Final = {
-    "xlm-roberta": _Family(
-        class_prefix="XLMRoberta",
-        base="roberta",
-        embedding_norm=("embeddings.LayerNorm",),
-        layer_norms=("attention.output.LayerNorm", "output.LayerNorm"),
-        last_norm=(),
-        defaults={**_BASE_DEFAULTS, "vocab_size": 30522},
-    ),
-    "xlm-roberta-xl": _Family(
-        class_prefix="XLMRobertaXL",
-        base="roberta",
-        embedding_norm=(),
-        layer_norms=("attention.self_attn_layer_norm", "LayerNorm"),
-        last_norm=("encoder.LayerNorm",),
-        defaults=_XL_DEFAULTS,
-    ),
-    "roberta-prelayernorm": _Family(
-        class_prefix="RobertaPreLayerNorm",
-        base="roberta_prelayernorm",
-        embedding_norm=("embeddings.LayerNorm",),
-        layer_norms=("attention.LayerNorm", "intermediate.LayerNorm"),
-        last_norm=("LayerNorm",),
-        defaults={**_BASE_DEFAULTS, "vocab_size": 50265},
-    ),
-}
-"""By the model_type of config.json."""
-
 _FAIRSEQ_BASE: Final = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
-_BASE: Final = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], **_FAIRSEQ_BASE, **_BASE_SIZES}
+_BASE: Final = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], **_FAIRSEQ_BASE, **BASE_SIZES}
 _LARGE: Final = {
     **_BASE,
     "hidden_size": 1024,
@@ -152,7 +90,7 @@ _LARGE: Final = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
-_XL: Final = {"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLForMaskedLM"], **_XL_DEFAULTS}
+_XL: Final = {"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLForMaskedLM"], **PRE_NORM.defaults}
 RELEASE_CONFIGS: Final[Mapping[str, Mapping[str, object]]] = {
     "xlmr.base": _BASE,
     "xlmr.base.v0": _BASE,
@@ -187,12 +125,12 @@ class ModelShape:
     @property
     def class_name(self) -> str:
         """The Transformers class, for example XLMRobertaForMaskedLM."""
-        return self._family.class_prefix + self.task.value
+        return self._family.class_name(self.task)
 
     @property
     def base(self) -> str:
         """What stands before the encoder's names: empty, or `roberta.` and the like."""
-        return "" if self.task is Task.ENCODER else self.base_of_heads
+        return self._family.base_prefix(self.task)
 
     @property
     def base_of_heads(self) -> str:
@@ -246,7 +184,7 @@ class ModelShape:
         return replace(self, has_pooler=False)
 
     @property
-    def _family(self) -> _Family:
+    def _family(self) -> Family:
         return FAMILIES[self.model_type]
 
     def _first_block(self) -> Block:
@@ -257,7 +195,8 @@ class ModelShape:
             "token_type_embeddings": self.token_types,
         }
         tensors = [Tensor(f"{prefix}{name}.weight", (count, self.hidden)) for name, count in rows.items()]
-        tensors += [each for name in self._family.embedding_norm for each in self._norm(self.base + name)]
+        if self._family.embedding_norm:
+            tensors += self._norm(self.base + self._family.embedding_norm)
         tensors += [
             Tensor(f"{prefix}{name}", (1, self.positions), is_buffer=True)
             for name in ("position_ids", "token_type_ids")
@@ -268,23 +207,19 @@ class ModelShape:
         return Block(modules, tuple(tensors))
 
     def _layer(self, number: int) -> Block:
-        prefix, hidden = f"{self.base}encoder.layer.{number}", self.hidden
-        linears = {
-            "attention.self.query": (hidden, hidden),
-            "attention.self.key": (hidden, hidden),
-            "attention.self.value": (hidden, hidden),
-            "attention.output.dense": (hidden, hidden),
-            "intermediate.dense": (self.intermediate, hidden),
-            "output.dense": (hidden, self.intermediate),
-        }
-        tensors = [each for name, (out, into) in linears.items() for each in _linear(f"{prefix}.{name}", out, into)]
-        tensors += [each for name in self._family.layer_norms for each in self._norm(f"{prefix}.{name}")]
+        prefix = f"{self.base}encoder.layer.{number}"
+        sizes = {"hidden": self.hidden, "intermediate": self.intermediate}
+        tensors: list[Tensor] = []
+        for _, name, (out, into) in LAYER_LINEARS:
+            tensors += _linear(f"{prefix}.{name}", sizes[out], sizes[into])
+        tensors += [each for name in self._family.layer_norms.values() for each in self._norm(f"{prefix}.{name}")]
         return Block((prefix,), tuple(tensors))
 
     def _last_block(self) -> Block:
         parts: dict[str, tuple[Tensor, ...]] = {}
-        for name in self._family.last_norm:
-            parts[self.base + name] = tuple(self._norm(self.base + name))
+        if self._family.final_norm:
+            name = self.base + self._family.final_norm
+            parts[name] = tuple(self._norm(name))
         if self.has_pooler:
             pooler = f"{self.base}pooler"
             parts[pooler] = tuple(_linear(f"{pooler}.dense", self.hidden, self.hidden))
@@ -372,11 +307,11 @@ def shape_of_config(config: Mapping[str, Any], *, name: str = CONFIG) -> ModelSh
     )
 
 
-def _task(config: Mapping[str, Any], family: _Family, file: str) -> Task:
+def _task(config: Mapping[str, Any], family: Family, file: str) -> Task:
     """The task of the class that the config names, the bare encoder where it names none. Raises InputError."""
-    names = config.get("architectures") or [f"{family.class_prefix}Model"]
+    names = config.get("architectures") or [family.class_name(Task.ENCODER)]
     name = str(names[0]) if isinstance(names, list) else str(names)
-    tasks = {family.class_prefix + task.value: task for task in Task}
+    tasks = {family.class_name(task): task for task in Task}
     if name not in tasks:
         raise InputError(f"{file} names the class {name:.60}; of this family hf-xlmr plans {', '.join(tasks)}")
     if config.get("add_cross_attention"):
