@@ -83,8 +83,8 @@ def test_a_checkpoint_of_fairseq_and_its_folder_score_alike(tmp_path: Path) -> N
 
 def test_of_several_heads_one_is_to_be_named(tmp_path: Path) -> None:
     data, source = [write_xnli(tmp_path / "test.tsv", 3)], str(FIXTURES / "v0122twoheads")
-    assert "say which with --head" in told(evaluate, "xnli", source, data)
-    assert "--head other is none of them" in told(
+    assert "choose one with head=" in told(evaluate, "xnli", source, data)
+    assert "head='other' is none of them" in told(
         evaluate, "xnli", source, data, options=EvaluationOptions(head="other")
     )
 
@@ -98,7 +98,7 @@ def test_a_model_without_the_head_is_refused(task: str, fixture: str, tmp_path: 
     }[task]
     message = told(evaluate, task, str(FIXTURES / fixture), [data])
     assert message.startswith(f"{FIXTURES / fixture} holds a "), "as it was asked for, not where the cache has it"
-    assert f"has no head for {task}" in message and f"finetune {task} trains one" in message
+    assert f"has no head for {task}" in message and "fine-tune it for that task first" in message
 
 
 def test_a_regression_is_no_classifier_of_xnli(tmp_path: Path) -> None:
@@ -329,10 +329,10 @@ def test_an_answer_that_a_window_does_not_hold_whole_is_none_there(exact: ExactT
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"null_threshold": float("nan")}, "--null-threshold nan: it must be a finite number"),
-        ({"null_threshold": float("-inf")}, "--null-threshold -inf: it must be a finite number"),
-        ({"batch_size": 0}, "--batch-size 0: it must be 1 or more"),
-        ({"max_length": -1}, "--max-length -1: it must be 1 or more"),
+        ({"null_threshold": float("nan")}, "null_threshold=nan: it must be a finite number"),
+        ({"null_threshold": float("-inf")}, "null_threshold=-inf: it must be a finite number"),
+        ({"batch_size": 0}, "batch_size=0: it must be 1 or more"),
+        ({"max_length": -1}, "max_length=-1: it must be 1 or more"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_told(options: dict[str, Any], sentence: str) -> None:

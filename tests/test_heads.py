@@ -344,8 +344,14 @@ def test_the_program_says_it_in_its_options() -> None:
         "head='mnli' is one; choose another with head=": "--head mnli is one; choose another with --head",
         "verify=False converts it, or pass overwrite=True": "--no-verify converts it, or pass --overwrite",
         "add_pooling_layer=False, x=1 and on_long='split'.": "add_pooling_layer=False, x=1 and --on-long split.",
+        "warmup=-0.5: learning_rate=1e-05, epochs=nan.": "--warmup -0.5: --learning-rate 1e-05, --epochs nan.",
+        "misaligned='skip', unlabelled= or licence='mit'": "--on-misaligned skip, --on-unlabelled or --license mit",
+        "evaluation_options.split= and options.seed=3": "--eval-split and --seed 3",
+        "on the CPU (cpu=22GiB), or cpu=True": "on the CPU (cpu=22GiB), or --cpu",
     }.items():
         assert in_flags(sentence, flags) == typed
+    assert in_flags("languages='de'", flags_of(app, "convert")) == "--language de"
+    assert in_flags("languages='de'", flags_of(app, "evaluate")) == "--languages de"
 
 
 @pytest.mark.parametrize(

@@ -382,7 +382,7 @@ def without_pieces(folder: Path, kind: str) -> Path:
         ("file", "beside {source}"),
         ("archive", "into {source}"),
         ("converted", "convert it again, with sentencepiece.bpe.model beside the checkpoint"),
-        ("saved", "copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that hf-xlmr convert wrote"),
+        ("saved", "copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that `convert` wrote"),
     ],
 )
 def test_without_pieces_the_users_own_place_is_named(

@@ -152,7 +152,7 @@ class Answer(NamedTuple):
 def answer(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
     """Of the program, which asks nothing of the network and gets 4 GB more memory than the tests have."""
     monkeypatch.setattr(cli, "app", PROGRAM)
-    monkeypatch.setattr(cli, "flags_of", lambda _app: FLAGS)
+    monkeypatch.setattr(cli, "flags_of", lambda _app, _command: FLAGS)
     monkeypatch.setattr(sys, "argv", ["hf-xlmr", *words])
     with pytest.raises(SystemExit) as caught, limited_memory(4 << 30):
         cli.main()
@@ -225,8 +225,29 @@ def test_the_largest_number_that_is_let_through_breaks_nothing(
     for value in TRIED:
         found = answer(command_line(option, value, more=more), monkeypatch, capsys)
         if found.code == 0 or (option.command == "plan" and found.out):  # the plan of what does not fit is one, too
-            assert not found.err or "is never reached: give a lower one" in found.err
+            assert not found.err or "is never reached; give a lower one" in found.err
             return
         assert found.code in (1, 2) and (list(place.iterdir()) == []) == ("diverged" not in found.sentence)
         shutil.rmtree(place / NEW, ignore_errors=True)
     pytest.fail(f"{option.command} {option.flag} takes none of {', '.join(TRIED)}: {found.sentence}")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--epochs", "3", "--max-steps", "5"], "--epochs 3 and --max-steps 5 both say how long: give one"),
+        (["--eval-split", "dev"], "--eval-split: this is about scores, for which --eval must name data"),
+        (
+            ["--resume", "--overwrite"],
+            "--resume continues the training there, --overwrite replaces it: give one of them",
+        ),
+        (["--on-misaligned", "skip"], "--on-misaligned is an option of mlqa and means nothing in xnli: leave it out"),
+    ],
+)
+def test_the_program_names_options_where_the_library_names_arguments(
+    options: list[str], sentence: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answer(
+        [*["finetune", "xnli", "--model", "demo", "--train", "demo", "--output", NEW], *options], monkeypatch, capsys
+    )
+    assert (found.code, found.sentence) == (2, f"hf-xlmr: {sentence}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -227,6 +228,36 @@ def test_the_library_is_silent(module: str) -> None:
     for node in ast.walk(tree_of(module)):
         assert not (isinstance(node, ast.Name) and node.id == "print"), f"line {node.lineno}"
         assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"))
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+# what somebody types into another program, or chose for fairseq's; everything else is an argument, such as `head=`
+OTHER_FLAGS = {
+    "--add-bias-kv": "fairseq's",
+    "--config_file": "accelerate's",
+    "--encoder-layers-to-keep": "fairseq's",
+    "--force": "of `hf auth login`",
+    "--store-ema": "fairseq's",
+}
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if not f"{name}.".startswith("hf_xlmr.cli.")])
+def test_the_library_names_no_options_of_the_program(module: str) -> None:
+    """Its callers write Python; `hf_xlmr.cli.flags` puts the options into what the program prints."""
+    found = [(line, flag) for line, text in texts_in(module) for flag in FLAG.findall(text)]
+    assert not [f"line {line} names {flag}" for line, flag in found if flag not in OTHER_FLAGS]
+
+
+def texts_in(module: str) -> Iterator[tuple[int, str]]:
+    """Every string with its line, `x` for what an f-string puts in: `--{name}` names a flag, too."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+        if isinstance(node, ast.JoinedStr):
+            yield (
+                node.lineno,
+                "".join(str(each.value) if isinstance(each, ast.Constant) else "x" for each in node.values),
+            )
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_pairs_without_an_agreed_label_are_refused_or_skipped_and_counted(tmp_pa
     rows = [("en", "a", "b", "neutral"), ("en", "c", "d", mark), ("de", "e", "f", mark), ("de", "g", "h", "neutral")]
     path = write_lines(tmp_path / "x.jsonl", [dict(zip(names, row, strict=True)) for row in rows])
     message = told(read_xnli, path)
-    assert message.startswith("x.jsonl, line 2: the label (- or -1) says") and "--on-unlabelled skip" in message
+    assert message.startswith("x.jsonl, line 2: the label (- or -1) says") and "unlabelled='skip'" in message
     assert [row[1] for row in read_xnli(path, unlabelled="skip")] == ["a", "g"]
     data = read_task_data("xnli", [str(path)], Reading())
     assert {key: len(each) for key, each in data.examples.items()} == data.skipped == {"en": 1, "de": 1}
@@ -445,7 +445,7 @@ def test_misaligned_answers_are_refused_before_the_first_question(tmp_path: Path
     assert caught.value.found[0].answer.text == "Elbe"
     assert (
         "7 questions have answers that do not stand in the context at answer_start ('b0', 'b1', 'b2', 'b3', 'b4', ...);"
-        " leave them out with misaligned='skip' (--on-misaligned skip)"
+        " leave them out with misaligned='skip'"
     ) in str(caught.value)
     assert "1 question has an answer that does not stand" in told(read_questions, misaligned_file(tmp_path, 1))
 
@@ -587,12 +587,13 @@ def test_tags_of_json_lines(tmp_path: Path) -> None:
     assert read_ner(path, language="de") == [("de", "Anna|lacht", "B-PER O")]
     numbered = write_lines(tmp_path / "y.jsonl", [{"tokens": ["Anna", "lacht"], "ner_tags": [1, 0]}])
     assert read_ner(numbered, language="de", labels=["O", "B-PER"]) == [("de", "Anna|lacht", "B-PER O")]
-    assert "tags are numbers, and nothing says what they mean; give the labels in their order (--labels O," in told(
-        read_ner, numbered, language="de"
+    assert (
+        "tags are numbers, and nothing says what they mean; give the labels in their order with labels=, such as O,"
+        in told(read_ner, numbered, language="de")
     )
     for labels, sentence in (
-        (["O", "B-PER", "O"], "--labels: 'O' stands there more than once"),
-        (["O", ""], "--labels: '' is no tag of entities; give such as O,B-PER,I-PER"),
+        (["O", "B-PER", "O"], "labels= holds 'O' more than once"),
+        (["O", ""], "labels= holds '', not a tag of entities; give such as O,B-PER,I-PER"),
     ):
         assert sentence in told(read_ner, numbered, labels=labels)
 

@@ -48,7 +48,7 @@ class ModelFolder:
 def open_model_folder(path: Path) -> ModelFolder:
     """Open the Transformers folder at `path`, not reading its weights. Raises InputError, IntegrityError, OSError."""
     if not path.is_dir():
-        raise InputError(f"{path} is no folder; give the folder that save_pretrained or hf-xlmr convert wrote")
+        raise InputError(f"{path} is no folder; give the folder that save_pretrained or `convert` wrote")
     config = read_json(path / CONFIG)
     if config is None:
         raise InputError(f"{path} is not a Transformers folder: it has no {CONFIG}")

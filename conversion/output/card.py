@@ -43,7 +43,7 @@ TWINS: Final = {  # releases that are on the Hub already; the two v0 are not
 }
 RELEASE: Final = "release"
 OTHER_LICENCE: Final = (
-    "license other needs its name: convert without license='other', and write license, license_name and license_link "
+    "license other needs its name: convert without licence='other', and write license, license_name and license_link "
     "into the metadata of README.md"
 )
 KEPT: Final = {DICTIONARY: "the dictionary", SENTENCEPIECE: "the SentencePiece model"}

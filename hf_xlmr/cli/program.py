@@ -19,7 +19,7 @@ import typer
 from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, sentence_transformers_command
 from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
-from hf_xlmr.cli.flags import flags_of, in_flags
+from hf_xlmr.cli.flags import Flag, flags_of, in_flags
 from hf_xlmr.cli.task_commands import register
 from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
 from hf_xlmr.placement.planner import DEFAULT_TOKENS
@@ -134,7 +134,7 @@ def inspect(
     else:
         from hf_xlmr.cli.console import show_inspection
 
-        show_inspection(inspection, flags_of(app))
+        show_inspection(inspection, _flags())
 
 
 @app.command()
@@ -408,7 +408,7 @@ def main() -> NoReturn:
             _check_endpoint()
             app()
     except HfXlmrError as error:
-        _end(in_flags(str(error), flags_of(app)), error.exit_code)
+        _end(in_flags(str(error), _flags()), error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -426,12 +426,17 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def _flags() -> dict[str, Flag]:
+    """The options by their names in the library, those of the command that runs before all others."""
+    return flags_of(app, next((word for word in sys.argv[1:] if not word.startswith("-")), None))
+
+
 class _Warnings(logging.Handler):
     """What the library warns of, said as the program says its errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
-            typer.echo(f"hf-xlmr: {in_flags(printable(record.getMessage()), flags_of(app))}", err=True)
+            typer.echo(f"hf-xlmr: {in_flags(printable(record.getMessage()), _flags())}", err=True)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Check(NamedTuple):
     mend: str
     """What a person would do."""
     edits: Callable[[FolderFacts], Edits] | None = None
-    """What `--fix` does, where that is safe: fields of JSON files, never weights."""
+    """What `fix` does, where that is safe: fields of JSON files, never weights."""
     is_of_fairseq: bool = False
     """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
     is_mild: bool = False
@@ -159,7 +159,7 @@ def _found(facts: FolderFacts) -> list[_Found]:
 
 
 def _safe_edits(check: Check, facts: FolderFacts) -> Edits:
-    """What `--fix` does against a fault: what a model of unknown origin computes is left as it is."""
+    """What `fix` does against a fault: what a model of unknown origin computes is left as it is."""
     is_safe = check.edits is not None and (facts.is_from_fairseq or not check.is_of_fairseq)
     edits = check.edits(facts) if check.edits is not None and is_safe else {}
     return {} if CONFIG in edits and facts.class_names is None else edits

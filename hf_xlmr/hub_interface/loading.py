@@ -390,7 +390,7 @@ class ModelFiles:
         if self._record.is_there and SENTENCEPIECE not in self._record.source_files:
             return f"convert it again, with {SENTENCEPIECE} beside the checkpoint"
         return (
-            f"copy fairseq/ (or {SENTENCEPIECE}) into it from the folder that hf-xlmr convert wrote, since "
+            f"copy fairseq/ (or {SENTENCEPIECE}) into it from the folder that `convert` wrote, since "
             "Transformers does not save them"
         )
 
@@ -515,8 +515,8 @@ def _symbols_of_json(path: Path) -> list[str]:
     except (KeyError, TypeError, ValueError) as error:
         what = "a BPE tokenizer, whose file lists" if kind == "BPE" else "not the tokenizer of an XLM-R: it lists"
         raise InputError(
-            f"{path} is {what} no pieces with scores. Copy fairseq/ into this folder from the one that hf-xlmr "
-            "convert wrote: the dictionary is there."
+            f"{path} is {what} no pieces with scores. Copy fairseq/ into this folder from the one that `convert` "
+            "wrote: the dictionary is there."
         ) from error
     for index in sorted(added):
         if index == len(symbols) and added[index] == MASK:

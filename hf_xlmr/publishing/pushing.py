@@ -106,7 +106,7 @@ def plan_push(
     `repo_id` is NAME or NAMESPACE/NAME. `private` is for a repository that is made, `branch` is made where it is not
     there, and with `create_pr` the change is proposed as a pull request. What belongs to the model is sent, and what
     `include` names besides: files, folders, or patterns as fnmatch knows them. `allow_unverified` takes a folder that
-    was converted with --no-verify, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api` is how
+    was converted with verify=False, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api` is how
     huggingface_hub is asked, by default with its own token and endpoint. Raises InputError for what the user can mend
     (HubRefusal for what the Hub does not do), IntegrityError for damage, and for weights that changed since they were
     verified.

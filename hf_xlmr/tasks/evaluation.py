@@ -73,7 +73,7 @@ class EvaluationOptions:
         for name in ("batch_size", "max_length", "stride", "max_answer"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
+                raise InputError(f"{name}={value}: it must be 1 or more")
         QuestionOptions(null_threshold=self.null_threshold)
 
     def check(self, task: str) -> None:
@@ -202,8 +202,8 @@ class _Scorer:
         head = head_of(files, task, name=options.head)
         if head is None:
             raise InputError(
-                f"{files.name} holds a {files.class_name}, which has no head for {task.name}: hf-xlmr finetune "
-                f"{task.name} trains one"
+                f"{files.name} holds a {files.class_name}, which has no head for {task.name}: fine-tune it "
+                "for that task first"
             )
         options = _as_trained(options, files, task)
         max_length = longest_text(files, options.max_length, task.recipe.max_length)

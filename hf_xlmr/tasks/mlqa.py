@@ -116,7 +116,7 @@ class MisalignedAnswers(InputError):
         super().__init__(
             printable(
                 f"{name}: {many} stand in the context at answer_start ({told_ids(ids)}); leave them out with "
-                "misaligned='skip' (--on-misaligned skip)"
+                "misaligned='skip'"
             )
         )
 

@@ -31,7 +31,8 @@ NAMES: Final[tuple[tuple[re.Pattern[str], Mapping[str, str]], ...]] = (
 """What publishers call a file, and in it the language: as it is, or as it stands beside it."""
 WITHOUT_TAGS: Final = "; test data whose tags were taken out, as XTREME's scripts do, cannot be scored"
 NUMBERS_ALONE: Final = (
-    "tags are numbers, and nothing says what they mean; give the labels in their order (--labels O,B-PER,I-PER)"
+    "tags are numbers, and nothing says what they mean; give the labels in their order with labels=, such as "
+    "O,B-PER,I-PER"
 )
 
 Line = tuple[str, list[str]]  # its place, and its columns
@@ -101,9 +102,9 @@ def open_ner(
 def check_tags(labels: Sequence[str]) -> None:
     """Raise InputError where `labels` are no tags, or one of them has two numbers."""
     if odd := [each for each in labels if not TAG.fullmatch(each)]:
-        raise InputError(printable(f"--labels: {odd[0]!r:.80} is no tag of entities; give such as O,B-PER,I-PER"))
+        raise InputError(printable(f"labels= holds {odd[0]!r:.80}, not a tag of entities; give such as O,B-PER,I-PER"))
     if twice := [each for each, count in Counter(labels).items() if count > 1]:
-        raise InputError(printable(f"--labels: {twice[0]!r:.80} stands there more than once"))
+        raise InputError(printable(f"labels= holds {twice[0]!r:.80} more than once"))
 
 
 Sentence = tuple[str, "str | None", Sequence[str], Sequence[str]]  # place, language if it is told, words, tags

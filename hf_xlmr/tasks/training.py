@@ -62,12 +62,12 @@ HOLLOW: Final = (
     "the model as if it were the whole: say false in the configuration, as those of hf_xlmr do"
 )
 LONG_WARMUP: Final = (
-    "--warmup %g is %d of the training's %d steps, in which the learning rate rises from 0 and is never reached: "
+    "warmup=%g is %d of the training's %d steps: the learning rate rises from 0 in all of them and is never reached; "
     "give a lower one"
 )
 DIVERGED: Final = (
-    "{told}; give a lower --learning-rate. What is left of this training lies in {left} until another begins anew "
-    "there (--overwrite)"
+    "the training diverged: {reason}; lower the learning rate with learning_rate=. The checkpoints of this training "
+    "stay in {checkpoints} until another training replaces them (overwrite=True)"
 )
 
 
@@ -113,24 +113,24 @@ class FinetuningOptions:
     def __post_init__(self) -> None:
         """Tell of every option that cannot be meant before anything is read."""
         if self.mode not in MODES:
-            raise InputError(f"--mode {self.mode!s:.40}: give {' or '.join(MODES)}")
+            raise InputError(f"mode={self.mode!s:.40}: give {' or '.join(MODES)}")
         if self.misaligned not in ("refuse", "skip"):
             raise InputError(f"misaligned={self.misaligned!r:.40}: training refuses such answers or skips them")
         for name, most in MOST.items():
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 limit = f" and at most {most:,}" if value > most and isinstance(most, int) else ""
-                raise InputError(f"--{name.replace('_', '-')} {value!s:.40}: it must be a number above 0{limit}")
+                raise InputError(f"{name}={value!s:.40}: it must be a number above 0{limit}")
         for name in ("warmup", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= sys.float_info.max:
-                raise InputError(f"--{name.replace('_', '-')} {value!s:.40}: it must be a number, 0 or above")
+                raise InputError(f"{name}={value!s:.40}: it must be a number, 0 or above")
         if not 0 <= self.seed < SEEDS:
-            raise InputError(f"--seed {self.seed!s:.40}: it must be from 0 to {SEEDS - 1}")
+            raise InputError(f"seed={self.seed!s:.40}: it must be from 0 to {SEEDS - 1}")
         if self.epochs is not None and self.max_steps is not None:
-            raise InputError(f"--epochs {self.epochs:g} and --max-steps {self.max_steps} both say how long: give one")
+            raise InputError(f"epochs={self.epochs:g} and max_steps={self.max_steps} both say how long: give one")
         if self.lora_rank != LORA.rank and not self.lora:
-            raise InputError(f"--lora-rank {self.lora_rank!s:.40} is of adapters, which are trained with --lora")
+            raise InputError(f"lora_rank={self.lora_rank!s:.40} is the rank of adapters: train them with lora=True")
 
 
 def finetune(
@@ -197,13 +197,13 @@ def _let_go() -> None:
     clear_device_cache(garbage_collection=True)
 
 
-OF_SCORES_ALONE: Final = {"split": "--eval-split", "languages": "--languages", "null_threshold": "--null-threshold"}
+OF_SCORES_ALONE: Final = ("split", "languages", "null_threshold")
 
 
 def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
     """Raise InputError for an option of scores, where there is nothing to score."""
-    if given := [flag for name, flag in OF_SCORES_ALONE.items() if getattr(scoring, name) is not None]:
-        raise InputError(f"{' and '.join(given)}: this is about scores, for which --eval must name data")
+    if given := [f"evaluation_options.{name}=" for name in OF_SCORES_ALONE if getattr(scoring, name) is not None]:
+        raise InputError(f"{' and '.join(given)}: this is about scores, for which evaluation= must name data")
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -222,8 +222,8 @@ def _training_data(task: str, train: Sequence[str], options: FinetuningOptions) 
     try:
         return read_task_data(task, train, reading)
     except MissingLanguages as error:
-        told = f"{error}; zero-shot trains on English, --mode translate-train-all on all"
-        raise MissingLanguages(told, error.languages) from error
+        message = f"{error}; mode='zero-shot' trains on English, mode='translate-train-all' on all languages"
+        raise MissingLanguages(message, error.languages) from error
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -410,8 +410,8 @@ def _arguments(
     share, rest = divmod(int(settings["batch_size"]), folder.processes.count * options.accumulate)
     if rest or not share:
         raise InputError(
-            f"--batch-size {settings['batch_size']} cannot be shared by {folder.processes.count} processes in "
-            f"{options.accumulate} parts each (--accumulate): give a multiple of "
+            f"batch_size={settings['batch_size']} cannot be shared by {folder.processes.count} processes in "
+            f"{options.accumulate} parts each (accumulate=): give a multiple of "
             f"{folder.processes.count * options.accumulate}"
         )
     warmup = float(settings["warmup"])
@@ -454,8 +454,8 @@ def _checkpointing(arguments: type) -> str:
 
 def _check_finite(trainer: Any, folder: FinetunedFolder) -> None:
     """Raise InputError where a training diverged: by a loss that was noted, or by a weight."""
-    if told := _not_finite(trainer):
-        raise InputError(DIVERGED.format(told=f"the training diverged: {told}", left=f"{folder.checkpoints}/"))
+    if reason := _not_finite(trainer):
+        raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))
 
 
 def _not_finite(trainer: Any) -> str | None:

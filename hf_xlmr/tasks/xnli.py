@@ -40,8 +40,7 @@ LABEL_OF: Final[Mapping[str, str]] = {**{label: label for label in XNLI_LABELS},
 NO_LABEL: Final = ("-", -1)  # where annotators did not agree, in the releases of MultiNLI and SNLI, and in data sets
 NUMBER: Final = re.compile(r"-?[0-9]{1,9}")
 UNLABELLED: Final = (
-    "the label (- or -1) says that the annotators did not agree; leave such pairs out with unlabelled='skip' "
-    "(--on-unlabelled skip)"
+    "the label (- or -1) says that the annotators did not agree; leave such pairs out with unlabelled='skip'"
 )
 NUMBERS_ALONE: Final = (
     "the label {value!r} is a number, and nothing here says what it means: data sets count from entailment (0), "

@@ -45,17 +45,17 @@ class QuestionOptions:
     def __post_init__(self) -> None:
         """Check that a window of the text is left beside the longest question, and that windows leave no gap."""
         if self.null_threshold is not None and not math.isfinite(self.null_threshold):
-            raise InputError(f"--null-threshold {self.null_threshold}: it must be a finite number")
+            raise InputError(f"null_threshold={self.null_threshold}: it must be a finite number")
         room = self.max_length - self.max_question - PAIR_MARKS
         if min(self.stride, self.max_question, self.max_answer, self.n_best) < 1 or room < 1:
             raise InputError(
                 f"windows of {self.max_length} tokens with questions of up to {self.max_question} leave {room} for the "
-                f"text; --stride is {self.stride}: all of these must be 1 or more"
+                f"text, and stride={self.stride}: all of these must be 1 or more"
             )
         if self.stride > room:
             raise InputError(
-                f"--stride {self.stride}: windows of {self.max_length} tokens hold as few as {room} of the text beside "
-                "a question; with a longer stride some of the text would be in none"
+                f"stride={self.stride}: a window of {self.max_length} tokens has room for {room} tokens of the text "
+                "after a long question; with a longer stride some of the text would be in no window"
             )
 
 

@@ -38,7 +38,7 @@ LORA: Final = LoraRecipe(rank=8, alpha=16, dropout=0.05, learning_rate=3e-4, tar
 def check_peft() -> None:
     """Raise InputError where peft is not installed."""
     if find_spec("peft") is None:
-        raise InputError("--lora needs peft: pip install 'hf-xlmr[train]'")
+        raise InputError("lora=True needs peft: pip install 'hf-xlmr[train]'")
 
 
 def check_rank(rank: int, shape: ModelShape) -> None:

@@ -49,6 +49,8 @@ KEPT: Final = "fairseq"
 OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
 CARD: Final = "README.md"
 WRITERS: Final = frozenset({("safetensors.torch", "save_file"), ("torch.serialization", "save")})
+TRAIN_AGAIN: Final = "train again with overwrite=True"
+SAME_SETTINGS: Final = f"give the same settings, or {TRAIN_AGAIN}"
 LONGEST_ERROR: Final = 200  # characters of what a library says
 LONGEST_TOLD: Final = 40  # characters of a value in a message
 FROM_THE_MODEL: Final = (
@@ -123,7 +125,7 @@ class FinetunedFolder:
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that holds something, unless that is to be gone on with or replaced. Raises InputError."""
         if resume and overwrite:
-            raise InputError("--resume goes on with what is there, --overwrite begins anew: say one of them")
+            raise InputError("resume=True continues the training there, overwrite=True replaces it: give one of them")
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -136,8 +138,8 @@ class FinetunedFolder:
         if is_ours and not resume and not overwrite:
             state = f"a training that is not finished ({CHECKPOINTS}/)" if self.is_begun else "a finished model"
             raise InputError(
-                f"{self.path} holds {state}: choose another folder, go on with it (--resume), or begin anew "
-                "(--overwrite)"
+                f"{self.path} holds {state}: choose another folder, continue with resume=True, or replace it with "
+                "overwrite=True"
             )
 
     def begin(self, record: Mapping[str, object], *, usual: Mapping[str, object], resume: bool) -> None:
@@ -162,7 +164,7 @@ class FinetunedFolder:
         others = [name for name in wanted if begun.get(name) != wanted[name]]
         if others:
             told = ", ".join(_told(name, begun.get(name), wanted[name]) for name in others)
-            raise InputError(f"{self.path} was begun otherwise ({told}): say the same, or begin anew with --overwrite")
+            raise InputError(f"{self.path} was begun with other settings ({told}): {SAME_SETTINGS}")
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, for Trainer; None where none was written. Raises IntegrityError."""
@@ -209,7 +211,7 @@ class FinetunedFolder:
                     raise
                 raise InputError(
                     f"{self.path} cannot be written ({' '.join(str(error).split())[:LONGEST_ERROR]}): make room on the "
-                    "disk, and go on with the training (resume)"
+                    "disk, and continue the training with resume=True"
                 ) from error
 
     def _publish(self, draft: Path) -> None:
@@ -260,9 +262,7 @@ class FinetunedFolder:
             changed = {"model": model, "output": self.path, "losses": losses, "misaligned": ids}
             report = FinetuningReport(**{**known, **changed})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise IntegrityError(
-                f"{self.path / FINETUNING} is damaged: {error!r}; begin anew with --overwrite"
-            ) from error
+            raise IntegrityError(f"{self.path / FINETUNING} is damaged: {error!r}; {TRAIN_AGAIN}") from error
         self._check_record(begun, record)
         return report
 
@@ -299,7 +299,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         return json_object(path, has_paths=True)
     except IntegrityError as error:
-        raise IntegrityError(f"{error}; begin anew with --overwrite") from error
+        raise IntegrityError(f"{error}; {TRAIN_AGAIN}") from error
 
 
 def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:

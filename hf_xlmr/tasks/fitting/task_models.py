@@ -41,7 +41,7 @@ def longest_text(files: ModelFiles, wanted: int | None, default: int) -> int:
     if wanted is None:
         return min(default, most)
     if not SHORTEST <= wanted <= most:
-        raise InputError(f"--max-length {wanted}: {files.name} takes texts of {SHORTEST} to {most} tokens")
+        raise InputError(f"max_length={wanted}: {files.name} takes texts of {SHORTEST} to {most} tokens")
     return wanted
 
 
@@ -60,12 +60,12 @@ def head_of(files: ModelFiles, task: AnyTask, *, name: str | None = None) -> Tas
     """
     if files.class_name.endswith(task.recipe.class_ending):
         if name is not None and name != files.head_name:
-            raise InputError(f"--head {name}: the head of {files.name} was called {files.head_name}")
+            raise InputError(f"head={name!r:.80}: the head of {files.name} was called {files.head_name}")
         return TaskHead(_labels(files, task, count=None))
     heads = files.heads() if task.recipe.is_fairseqs else {}
     if not heads:
         if name is not None:
-            raise InputError(f"--head {name}: {files.name} has no classification head")
+            raise InputError(f"head={name!r:.80}: {files.name} has no classification head")
         return None
     picked = _picked(heads, name)
     weights = heads[picked]
@@ -88,7 +88,7 @@ def _picked(heads: Mapping[str, object], name: str | None) -> str:
         return next(iter(heads))
     if name in heads:
         return str(name)
-    asked = "say which with --head" if name is None else f"--head {name} is none of them"
+    asked = "choose one with head=" if name is None else f"head={name!r:.80} is none of them"
     raise InputError(f"the checkpoint has the heads {', '.join(heads)}; {asked}")
 
 
@@ -113,7 +113,7 @@ def _labels(files: ModelFiles, task: AnyTask, *, count: int | None) -> tuple[str
     if task.recipe.labels and set(names) != set(task.recipe.labels):
         raise InputError(
             f"{files.name} is a classifier of {', '.join(map(repr, names))}; the task {task.name} has "
-            f"{', '.join(task.recipe.labels)}. Give the model that it was made from, or convert with --encoder-only"
+            f"{', '.join(task.recipe.labels)}. Give the model that it was made from, or convert with encoder_only=True"
         )
     return names
 

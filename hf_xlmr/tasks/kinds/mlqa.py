@@ -158,8 +158,8 @@ class Mlqa(Task[QuestionExample]):
             if twice := [id_ for id_, count in Counter(each.id for each in questions).items() if count > 1]:
                 raise InputError(
                     printable(
-                        f"the answers of {key} cannot be written by their ids, since {told_ids(twice)} stand there "
-                        "more than once: evaluate the inputs one by one, or without --output"
+                        f"the answers of {key} cannot be written by their ids, since {told_ids(twice)} occur "
+                        "more than once: evaluate the inputs one by one, or without output="
                     )
                 )
 

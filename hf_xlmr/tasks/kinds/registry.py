@@ -20,7 +20,6 @@ HOMES: Final = {
     "ner": "hf_xlmr.tasks.kinds.ner",
 }
 """The module of each task, whose `TASK` is an object of its class. The program names the tasks and imports none."""
-FLAGS: Final[Mapping[str, str]] = {"misaligned": "--on-misaligned", "unlabelled": "--on-unlabelled"}
 
 
 class _Tasks(Mapping[str, "AnyTask"]):
@@ -52,7 +51,6 @@ def check_options_of_task(options: Any, task: str) -> None:
     for each in fields(options):
         with_it = [name for name, other in TASKS.items() if each.name in other.options]
         if with_it and task not in with_it and getattr(options, each.name) != each.default:
-            flag = FLAGS.get(each.name, f"--{each.name.replace('_', '-')}")
             raise InputError(
-                f"{flag} is an option of {' and '.join(with_it)} and means nothing in {task}: leave it out"
+                f"{each.name}= is an option of {' and '.join(with_it)} and means nothing in {task}: leave it out"
             )
