@@ -194,13 +194,13 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, to
     _write_text(draft / "README.md", card_text(prepared, json.loads(record), told))
 
 
-def card_text(prepared: Prepared, record: Mapping[str, object], told: CardMetadata) -> str:
+def card_text(prepared: Prepared, record: Mapping[str, object], stated: CardMetadata) -> str:
     """The model card of a conversion; `record` is what conversion.json holds. Raises InputError."""
     part = prepared.checkpoint.files.dictionary
     if part is None:
         raise InputError("there is no dict.txt")
     dictionary = Dictionary.parse(part.read(), expected_rows=prepared.architecture.vocabulary, name=part.name)
-    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, told=told)
+    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, stated=stated)
 
 
 def record_of(prepared: Prepared) -> dict[str, object]:

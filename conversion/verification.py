@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
-from hf_xlmr.cards.card_check import CARD, told_by_card
+from hf_xlmr.cards.card_check import CARD, card_fields
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.converting import card_text, record_of
 from hf_xlmr.conversion.export_parity import verify_export
@@ -147,7 +147,7 @@ def _note_in_card(prepared: Prepared, folder: Path, before: Mapping[str, Any], a
     card = folder / CARD
     if not card.is_file():
         return
-    told, usual = _told_of_the_model(told_by_card(folder)), record_of(prepared)
+    told, usual = _told_of_the_model(card_fields(folder)), record_of(prepared)
     try:
         texts = [_encoded(card_text(prepared, {**usual, **record}, told)) for record in (before, after)]
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration):  # of a record that somebody edited

@@ -123,9 +123,9 @@ def test_what_the_user_says_is_said(tmp_path: Path) -> None:
         ({"languages": ["de\ntags: x"]}, "the Hub takes codes of ISO 639"),
         ({"languages": ["zh-Hans"]}, "language has 'zh-Hans': .* without script or country"),
         ({"languages": [""]}, "language has ''"),
-        ({"licence": "MIT License"}, "license has 'MIT License', which is not among the Hub's"),
-        ({"licence": "banana"}, "license has 'banana', which is not among the Hub's"),
-        ({"licence": "other"}, "license other needs its name"),
+        ({"licence": "MIT License"}, "license has 'MIT License', which is not in the Hub's list"),
+        ({"licence": "banana"}, "license has 'banana', which is not in the Hub's list"),
+        ({"licence": "other"}, "the licence other needs a name"),
     ],
 )
 def test_what_the_hub_would_not_take_is_refused(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def card_from(folder: Path, told: CardMetadata, **source: str) -> str:
     with open_checkpoint("demo") as checkpoint:
         prepared = prepare(checkpoint, Wanted())
     dictionary = Dictionary.parse((folder / "fairseq" / "dict.txt").read_bytes(), name="dict.txt")
-    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, told=told)
+    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, stated=told)
 
 
 @pytest.mark.parametrize("name", RELEASE_NAMES)
@@ -180,12 +180,12 @@ def test_the_dictionarys_story(tmp_path: Path) -> None:
     appended = config["vocab_size"] - record["embedding_rows"]
     card = card_in(folder)
     assert fillers and appended > 0
-    assert "They do not stand in the SentencePiece model's order" in card
+    assert "They are not in the order of the SentencePiece model" in card
     assert f"- `<mask>` has the id {record['embedding_rows'] - 1}." in card
     assert fillers == 1 and "- 1 filler word (" in card
     assert (
-        f"- {appended} pieces that the dictionary lacks, appended after fairseq's {record['embedding_rows']:,} rows"
-        in card
+        f"- The dictionary lacks {appended} pieces of the SentencePiece model. Their rows, after fairseq's "
+        f"{record['embedding_rows']:,} rows, copy" in card
     )
 
 

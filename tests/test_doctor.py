@@ -845,9 +845,9 @@ def test_the_program_tells_mends_and_ends_with_2_while_something_is_left(folder:
     FAULTS["eps"].plant(folder)
     sick = doctor(folder)
     assert (sick.returncode, sick.stderr) == (2, "")
-    assert "1 to be mended" in sick.stdout and "layer_norm_eps" in sick.stdout and "--fix does it" in sick.stdout
+    assert "1 to fix" in sick.stdout and "layer_norm_eps" in sick.stdout and "--fix does it" in sick.stdout
     mended = doctor(folder, "--fix")
-    assert mended.returncode == 0 and "healthy" in mended.stdout and "mended now" in mended.stdout
+    assert mended.returncode == 0 and "healthy" in mended.stdout and "fixed now" in mended.stdout
     told = json.loads(doctor(folder, "--json").stdout)
     assert told == {"folder": str(folder), "findings": [], "mended": [], "kept": [], "notes": [], "is_healthy": True}
 

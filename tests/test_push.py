@@ -506,7 +506,7 @@ def test_a_run_that_is_stopped_goes_on(number: signal.Signals, folder: Path, hub
         _output, errors = running.communicate()
     assert hub.files(REPO) == {"README.md": b"# Old\n"}
     if number is signal.SIGINT:
-        assert running.returncode == 130 and errors.count("\n") == 1 and "the same command goes on" in errors
+        assert running.returncode == 130 and errors.count("\n") == 1 and "run the same command to continue" in errors
     else:
         assert running.returncode == -number
     held = set(hub.objects)
@@ -547,7 +547,7 @@ def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
             running.kill()
             is_over.set()
     assert running.returncode == 130
-    assert errors.startswith("hf-xlmr: interrupted: me/model shows what it did") and errors.count("\n") == 1
+    assert errors.startswith("hf-xlmr: interrupted: me/model has either its old content") and errors.count("\n") == 1
     assert hub.files(REPO) == {"README.md": b"# Old\n"}
 
 
@@ -704,7 +704,7 @@ def test_an_endpoint_over_which_huggingface_hub_breaks_is_told(command: list[str
     done = subprocess.run(
         [PROGRAM, *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    told = "hf-xlmr: HF_ENDPOINT (http://[) is no address: unset it, or set it to one\n"
+    told = "hf-xlmr: HF_ENDPOINT (http://[) is not an address: unset it, or set it to an address\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
@@ -845,17 +845,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "bare no": (
         with_card("---\nlanguage:\n- de\n- no\n---\n"),
         InputError,
-        'language has False, which is no text .YAML reads a bare no as false: write "no"',
+        'language has False, which is not a text .YAML reads a bare no as false: write "no"',
     ),
     "two licences": (with_card("---\nlicense: [mit, x]\n---\n"), InputError, "license has"),
     "a spelling of a licence": (
         with_card("---\nlicense: MIT\n---\n"),
         InputError,
-        "license has 'MIT', which is not among",
+        "license has 'MIT', which is not in the Hub's list",
     ),
-    "another licence": (with_card("---\nlicense: other\n---\n"), InputError, "no license_name tells which"),
+    "another licence": (with_card("---\nlicense: other\n---\n"), InputError, "there is no license_name"),
     "a script": (with_card("---\nlanguage: zh-Hans\n---\n"), InputError, "language has 'zh-Hans'.*ISO 639"),
-    "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is no text"),
+    "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is not a text"),
     "no YAML": (with_card("---\na: [\n---\n"), InputError, "begins with metadata that the Hub cannot read"),
     "no text": (
         lambda folder: (folder / "README.md").write_bytes(b"---\nlicense: \xff\n---\n"),

@@ -23,7 +23,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="the syst
 def test_a_command_that_goes_well(words: list[str], stream: tuple[int, str], how: str, tmp_path: Path) -> None:
     done = warm_processes.run([sys.executable, "-c", how.format(*stream) + RUN, *words], cwd=tmp_path)
     if (how, stream[0]) == (FULL, 1):
-        told = "hf-xlmr: standard output cannot be written: give it a place with room\n"
+        told = "hf-xlmr: standard output cannot be written: write to a disk that has room\n"
         assert (done.returncode, done.stderr) == (2, told)
     else:
         assert (done.returncode, done.stderr) == (0, "")

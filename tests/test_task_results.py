@@ -534,10 +534,10 @@ def test_names_cannot_break_out_of_a_section(tmp_path: Path) -> None:
     ("metadata", "sentence"),
     [
         ("a: [", "are not YAML"),
-        ("- a", "hold no model-index that can be understood"),
-        ("model-index: 3", "hold no model-index that can be understood"),
-        ("model-index:\n- name: x", "hold no model-index that can be understood"),
-        ('"model-index": [{name: x, results: []}]', "hold no model-index that can be understood"),
+        ("- a", "hold a model-index that cannot be understood"),
+        ("model-index: 3", "hold a model-index that cannot be understood"),
+        ("model-index:\n- name: x", "hold a model-index that cannot be understood"),
+        ('"model-index": [{name: x, results: []}]', "hold a model-index that cannot be understood"),
     ],
 )
 def test_a_card_that_cannot_be_understood_is_left_alone(metadata: str, sentence: str, tmp_path: Path) -> None:
@@ -551,7 +551,7 @@ def test_a_card_that_cannot_be_understood_is_left_alone(metadata: str, sentence:
 def test_there_is_no_card(tmp_path: Path) -> None:
     assert "No such file" in told(put_results_in_card, tmp_path, results_of("xnli", ["en"]))
     (tmp_path / "README.md").write_bytes(b"\xff")
-    assert "this is not UTF-8" in told(put_results_in_card, tmp_path, results_of("xnli", ["en"]))
+    assert "it is not UTF-8" in told(put_results_in_card, tmp_path, results_of("xnli", ["en"]))
 
 
 def test_settings_are_told_in_the_card() -> None:

@@ -22,7 +22,7 @@ __all__ = ["CardMetadata", "card_of", "checked_metadata"]
 
 @dataclass(frozen=True)
 class CardMetadata:
-    """What nobody can read from a checkpoint; nothing is put into the card where it is not told."""
+    """What a checkpoint does not say about its model; the card leaves out what the user does not say either."""
 
     languages: tuple[str, ...] = ()
     licence: str | None = None
@@ -43,7 +43,7 @@ TWINS: Final = {  # releases that are on the Hub already; the two v0 are not
 }
 RELEASE: Final = "release"
 OTHER_LICENCE: Final = (
-    "license other needs its name: convert without licence='other', and write license, license_name and license_link "
+    "the licence other needs a name: convert without licence='other', and write license, license_name and license_link "
     "into the metadata of README.md"
 )
 KEPT: Final = {DICTIONARY: "the dictionary", SENTENCEPIECE: "the SentencePiece model"}
@@ -97,14 +97,14 @@ def card_of(
     *,
     vocabulary: Vocabulary,
     dictionary: Dictionary,
-    told: CardMetadata,
+    stated: CardMetadata,
 ) -> str:
-    """The text of `README.md`; `record` is what conversion.json holds, `told` what the user says of the model."""
+    """The text of `README.md`; `record` is what conversion.json holds, `stated` what the user says of the model."""
     template = Template((files("hf_xlmr.conversion") / "templates" / "card.md").read_text(encoding="utf-8"))
     usage = next(usage for ending, usage in USAGES.items() if record["class"].endswith(ending))
     parity = record["parity"]
     return template.substitute(
-        metadata=_metadata(record, config, usage, told),
+        metadata=_metadata(record, config, usage, stated),
         title=as_text(record["source"]["name"]),
         version=record["hf_xlmr"],
         class_name=record["class"],
@@ -119,7 +119,7 @@ def card_of(
         interface=_interface(vocabulary),
         origin=_origin(record["source"]),
         sources=_sources(record["source"]["files"], parity),
-        unhashed="" if parity else "; those of weights were not taken, since the conversion was not verified",
+        unhashed="" if parity else "; the weights have none, because the conversion was not verified",
         parity=_parity(parity, record["asked"]["dtype"]),
         dictionary=_bullets(list(_dictionary(vocabulary, dictionary)), ""),
         tokenizer=_tokenizer(vocabulary, parity),
@@ -134,12 +134,12 @@ def card_of(
 # ---- metadata, from which the Hub draws its page ---------------------------------------------------------------------
 
 
-def _metadata(record: Mapping[str, Any], config: Mapping[str, object], usage: _Usage, told: CardMetadata) -> str:
+def _metadata(record: Mapping[str, Any], config: Mapping[str, object], usage: _Usage, stated: CardMetadata) -> str:
     is_release = record["source"]["kind"] == RELEASE
     known = OF_RELEASES if is_release else CardMetadata()
     fields = {
-        "language": list(told.languages or known.languages),
-        "license": told.licence or known.licence,
+        "language": list(stated.languages or known.languages),
+        "license": stated.licence or known.licence,
         "library_name": "transformers",
         "pipeline_tag": usage.pipeline,
         "base_model": TWINS.get(record["source"]["name"]) if is_release else None,
@@ -167,8 +167,12 @@ def _in_transformers(usage: _Usage, vocabulary: Vocabulary) -> str:
 
 def _pooler(usage: _Usage) -> str:
     if usage.arguments:
-        return "Without `add_pooling_layer=False`, Transformers adds a pooler with random weights: fairseq has none."
-    return "For features take `AutoModel` with `add_pooling_layer=False`: the pooler that it adds else is random."
+        return (
+            "Without `add_pooling_layer=False`, Transformers adds a pooler with random weights; fairseq has no pooler."
+        )
+    return (
+        "For features, load `AutoModel` with `add_pooling_layer=False`: otherwise it adds a pooler with random weights."
+    )
 
 
 def _interface(vocabulary: Vocabulary) -> str:
@@ -179,7 +183,7 @@ def _interface(vocabulary: Vocabulary) -> str:
 
 
 def _head(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """What the classification head tells, where there is one."""
+    """A sentence about the classification head and its labels; empty if there is none."""
     if record["head"] is None:
         return ""
     named = f"\nIts head is called {as_code(record['head'])}"
@@ -194,7 +198,7 @@ def _head(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def _kept(described: Mapping[str, object]) -> str:
-    kept = [told for name, told in KEPT.items() if name in described]
+    kept = [words for name, words in KEPT.items() if name in described]
     return f"{', '.join(kept)} and the options of the checkpoint" if kept else "the options of the checkpoint"
 
 
@@ -202,8 +206,8 @@ def _kept(described: Mapping[str, object]) -> str:
 
 
 def _origin(source: Mapping[str, Any]) -> str:
-    told = f"{source['kind']}; container: {source['container']}, options: {source['options_kept_as']}"
-    return f"{as_code(source['name'])} ({told})."
+    form = f"{source['kind']}; container: {source['container']}, options: {source['options_kept_as']}"
+    return f"{as_code(source['name'])} ({form})."
 
 
 def _sources(described: Mapping[str, Mapping[str, Any]], parity: Mapping[str, Any] | None) -> str:
@@ -244,9 +248,9 @@ def _dictionary(vocabulary: Vocabulary, dictionary: Dictionary) -> Iterator[str]
     names = dictionary if vocabulary.mask_index is None else dictionary.with_mask()
     yield f"{len(names):,} names, of which {len(SPECIAL_SYMBOLS)} are special symbols; ids are fairseq's."
     if vocabulary.agrees_with_sentencepiece:
-        yield "They stand in the order of the SentencePiece model, as in the released XLM-R."
+        yield "They are in the order of the SentencePiece model, as in the released XLM-R."
     elif vocabulary.tokenizer is not None:
-        yield "They do not stand in the SentencePiece model's order, so `tokenizer.json` lists them in fairseq's."
+        yield "They are not in the order of the SentencePiece model: `tokenizer.json` lists them in fairseq's order."
     if vocabulary.mask_index is None:
         yield f"There is no `{MASK}`."
     else:
@@ -257,14 +261,15 @@ def _dictionary(vocabulary: Vocabulary, dictionary: Dictionary) -> Iterator[str]
     else:
         yield "No filler words."
     if vocabulary.rows > len(names):
-        yield f"Rows of the embedding after them, without a name: {vocabulary.rows - len(names)}."
+        yield f"Further rows of the embedding, without a name: {vocabulary.rows - len(names)}."
     if vocabulary.extra_unk_rows:
         yield (
-            f"{_counted(vocabulary.extra_unk_rows, 'piece')} that the dictionary lacks, appended after fairseq's "
-            f"{_counted(vocabulary.rows, 'row')}: copies of `<unk>`'s row, which are never predicted."
+            f"The dictionary lacks {_counted(vocabulary.extra_unk_rows, 'piece')} of the SentencePiece model. Their "
+            f"rows, after fairseq's {_counted(vocabulary.rows, 'row')}, copy the row of `<unk>`, and are never "
+            "predicted."
         )
     else:
-        yield "Nothing was appended to fairseq's rows."
+        yield "No rows were appended to fairseq's."
 
 
 def _tokenizer(vocabulary: Vocabulary, parity: Mapping[str, Any] | None) -> str:
@@ -272,29 +277,29 @@ def _tokenizer(vocabulary: Vocabulary, parity: Mapping[str, Any] | None) -> str:
     if vocabulary.tokenizer is None:
         return "None was written."
     mask = "`<unk>`" if vocabulary.mask_index is None else "`<unk>` and `<mask>`"
-    told = (
-        f"`tokenizer.json` gives fairseq's ids. `<s>`, `</s>`, `<pad>`, {mask} typed in a text become\n"
-        "special symbols, which fairseq reads as plain text (`hf_xlmr.XLMRTokenizer` does as fairseq), and nothing is\n"
-        "cut off unless you say `truncation=True`."
+    general = (
+        f"`tokenizer.json` gives fairseq's ids, with two differences. `<s>`, `</s>`, `<pad>`, {mask} in a text become\n"
+        "special symbols; fairseq and `hf_xlmr.XLMRTokenizer` read them as plain text. Long texts are not truncated\n"
+        "unless you pass `truncation=True`."
     )
     if not parity or not parity.get("tokenizer"):
-        return told
+        return general
     classes = parity["tokenizer"]
     equal, texts = sum(each.get("equal_score", 0) for each in classes), sum(each["texts"] for each in classes)
     ties = (
-        "Where several cuts of a text have the same score, as in emphatic repeats (`sooooo`, `hahaha`), it may take\n"
-        f"another one than fairseq: {equal} of the {texts:,} texts below (`hf_xlmr.XLMRTokenizer` takes fairseq's)."
+        "If several cuts of a text have the same score, as in emphatic repeats (`sooooo`, `hahaha`), it may choose\n"
+        f"another cut than fairseq: in {equal} of the {texts:,} texts below. `hf_xlmr.XLMRTokenizer` chooses fairseq's."
     )
     rows = [
         f"| {each['name']} | {each['texts']} | {each['different']} | {each.get('equal_score', '')} |"
         for each in classes
     ]
-    return "\n".join([told, ties, "", TOKENIZER_COLUMNS, *rows])
+    return "\n".join([general, ties, "", TOKENIZER_COLUMNS, *rows])
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
-    told = [f"{as_text(reason)} (for example {as_code(name)})" for reason, name in sorted(reasons.items())]
-    return _bullets(told, "Every weight of the file was used.")
+    lines = [f"{as_text(reason)} (for example {as_code(name)})" for reason, name in sorted(reasons.items())]
+    return _bullets(lines, "Every weight of the file was used.")
 
 
 def _bullets(lines: Sequence[str], otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""The card of a folder for sentence-transformers: that of the model, and how texts become vectors."""
+"""The card of a folder for sentence-transformers: the card of its model, and how texts become vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METADATA: Final = re.compile(rb"\A---\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL 
 HEADING: Final = re.compile(rb"^## ", re.MULTILINE)
 TAGS: Final = re.compile(rb"^tags:[ \t]*\r?\n((?:[ \t]*- [^\r\n]*\r?\n)*)", re.MULTILINE)
 LIBRARY: Final = "sentence-transformers"
-SAID_ANEW: Final = {"library_name": LIBRARY, "pipeline_tag": "sentence-similarity"}
+REPLACED: Final = {"library_name": LIBRARY, "pipeline_tag": "sentence-similarity"}
 TAG: Final = f"- {LIBRARY}\n"
 BARE: Final = b"---\n---\n\n# A model for sentence-transformers\n\n"
 SECTION: Final = """## In sentence-transformers
@@ -26,8 +26,9 @@ vectors = model.encode(["The train leaves.", "Der Zug fährt ab."])
 print(vectors.shape)
 ```
 
-{pool}, over at most {longest} tokens with `<s>` and `</s>`; what is longer is cut off. Vectors have {width} numbers, in
-float32. An XLM-R that was not trained for it is no measure of similarity: its vectors are features to train on.
+{pool}, over at most {longest} tokens, `<s>` and `</s>` included; longer texts are truncated. A vector has {width}
+float32 numbers. XLM-R was not trained to measure similarity: unless this model was, use its vectors as
+features to train on.
 
 """
 POOLED: Final = {
@@ -38,9 +39,9 @@ POOLED: Final = {
 
 
 def sentence_transformers_card(card: bytes | None, *, pool: str, width: int, longest: int) -> bytes:
-    """The card with what the Hub is told of such a folder, and a section on its use, before all other sections.
+    """The card of a model with the metadata for sentence-transformers, and a section on its use before all others.
 
-    `card` is that of the model, None where it has none; all that it says else is left as it is, byte for byte.
+    `card` is None if the model has none; everything else in it stays as it is, byte for byte.
     """
     text = card or BARE
     line_end = b"\r\n" if b"\r\n" in text else b"\n"
@@ -52,7 +53,7 @@ def sentence_transformers_card(card: bytes | None, *, pool: str, width: int, lon
     place = heading.start() if heading else len(body)
     gap = line_end if body and not heading and not body.endswith(line_end) else b""
     return (
-        _said_anew(metadata.replace(b"\r\n", b"\n")).replace(b"\n", line_end)
+        _with_metadata(metadata.replace(b"\r\n", b"\n")).replace(b"\n", line_end)
         + body[:place]
         + gap
         + section
@@ -60,7 +61,7 @@ def sentence_transformers_card(card: bytes | None, *, pool: str, width: int, lon
     )
 
 
-def _said_anew(metadata: bytes) -> bytes:
+def _with_metadata(metadata: bytes) -> bytes:
     """The metadata with the fields that differ for sentence-transformers, in their places or last."""
     import yaml
 
@@ -69,18 +70,18 @@ def _said_anew(metadata: bytes) -> bytes:
     try:
         before, after = yaml.safe_load(block) or {}, yaml.safe_load(edited)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return b"---\n" + edited + b"---\n"  # who cannot read it learns that from others
+        return b"---\n" + edited + b"---\n"  # `doctor` and `push` report that it cannot be read
     if not isinstance(before, dict):
         return b"---\n" + edited + b"---\n"
     tags = before.get("tags") or []
     tags = [tags] if isinstance(tags, str) else list(tags)
-    wanted = {**before, **SAID_ANEW, "tags": tags if LIBRARY in tags else [*tags, LIBRARY]}
+    wanted = {**before, **REPLACED, "tags": tags if LIBRARY in tags else [*tags, LIBRARY]}
     return b"---\n" + (edited if after == wanted else as_yaml(wanted).encode()) + b"---\n"
 
 
 def _edited(block: bytes) -> bytes:
     """The fields changed where they are written as most people write them; all other bytes stay."""
-    for name, value in SAID_ANEW.items():
+    for name, value in REPLACED.items():
         line = f"{name}: {value}\n".encode()
         block, changed = re.subn(rb"^" + name.encode() + rb":[^\n]*\n", line, block, flags=re.MULTILINE)
         block += b"" if changed else line

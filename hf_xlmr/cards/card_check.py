@@ -11,7 +11,7 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.hub.hub_errors import quiet_hub
 from hf_xlmr.hub.licences import LICENCES, OTHER
 
-__all__ = ["CARD", "check_card", "faults_of_metadata", "told_by_card"]
+__all__ = ["CARD", "card_fields", "check_card", "faults_of_metadata"]
 
 CARD: Final = "README.md"
 TEXTS: Final = ("license", "license_name", "library_name", "pipeline_tag")
@@ -23,19 +23,19 @@ ODD_LANGUAGE: Final = (
     "multilingual and code"
 )
 ODD_LICENCE: Final = (
-    "license has {!r:.60}, which is not among the Hub's: give one such as mit, apache-2.0 or cc-by-4.0, or other with "
-    "its name as license_name"
+    "license has {!r:.60}, which is not in the Hub's list: give one such as mit, apache-2.0 or cc-by-4.0, or "
+    "other with its name as license_name"
 )
-UNNAMED: Final = "license is other, and no license_name tells which"
+UNNAMED: Final = "license is other, and there is no license_name"
 CARRIED: Final = ("language", "license", NAME_OF_OTHER, "license_link", "base_model")
 NO_CARD: Final = (
-    "{folder} has no README.md, from which the Hub draws the model's page: write one that begins with the lines ---, "
+    "{folder} has no README.md, which the Hub shows as the model's page: write one that begins with the lines ---, "
     "license: ..., library_name: transformers, --- (convert and finetune write one)"
 )
 
 
 def check_card(folder: Path) -> tuple[str, ...]:
-    """What a person should know of the card in `folder`. Raises InputError for what cannot be published, OSError."""
+    """Remarks on the card in `folder`, for people. Raises InputError if it cannot be published, OSError."""
     path = folder / CARD
     if not path.is_file():
         raise InputError(NO_CARD.format(folder=folder))
@@ -47,8 +47,8 @@ def check_card(folder: Path) -> tuple[str, ...]:
 
 def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
     """What the Hub would refuse among the fields of a card, each in a sentence."""
-    odd = [told for name in TEXTS for told in _told(name, metadata.get(name), _is_text)]
-    odd += [told for name in LISTS for told in _told(name, metadata.get(name), _is_text_or_texts)]
+    odd = [fault for name in TEXTS for fault in _faults(name, metadata.get(name), _is_text)]
+    odd += [fault for name in LISTS for fault in _faults(name, metadata.get(name), _is_text_or_texts)]
     if odd:
         return odd
     given: Any = metadata.get("language") or ()
@@ -60,10 +60,10 @@ def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
     return [*odd, UNNAMED] if licence == OTHER and not metadata.get(NAME_OF_OTHER) else odd
 
 
-def told_by_card(folder: Path) -> dict[str, Any]:
-    """What the card in `folder` tells of any model made of that one: languages, licence, base model.
+def card_fields(folder: Path) -> dict[str, Any]:
+    """The fields of the card in `folder` that hold for any model made from it: languages, licence, base model.
 
-    Nothing where there is no card, or where the Hub would not take it.
+    Empty if there is no card, or if the Hub would refuse it.
     """
     try:
         check_card(folder)
@@ -74,7 +74,7 @@ def told_by_card(folder: Path) -> dict[str, Any]:
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
-    """The fields of the card as the Hub's own library reads them; none where it has no block of them."""
+    """The fields of the card as the Hub's own library reads them; none if it has no metadata."""
     import yaml
     from huggingface_hub import ModelCard
 
@@ -83,17 +83,17 @@ def _metadata(path: Path) -> Mapping[str, Any]:
             data: Any = ModelCard(path.read_bytes().decode("utf-8")).data
             fields: Mapping[str, Any] = data.to_dict()
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
-        told = " ".join(str(error).split())[:300]
-        raise InputError(f"{path} begins with metadata that the Hub cannot read ({told}): mend them") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} begins with metadata that the Hub cannot read ({reason}): fix them") from error
     return fields
 
 
-def _told(name: str, value: object, is_sound: Callable[[object], bool]) -> list[str]:
+def _faults(name: str, value: object, is_sound: Callable[[object], bool]) -> list[str]:
     if value is None or is_sound(value):
         return []
     odd = next((each for each in value if not _is_text(each)), value) if isinstance(value, list) else value
     hint = ' (YAML reads a bare no as false: write "no")' if odd is False else ""
-    return [f"{name} has {odd!r:.60}, which is no text{hint}"]
+    return [f"{name} has {odd!r:.60}, which is not a text{hint}"]
 
 
 def _is_text(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What sub-commands print in the same way, and the options that say so: progress, results as JSON."""
+"""Output that all sub-commands share, and its options: progress, and results as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors."
 
 
 def progress_of_command(*, shown: bool) -> Progress:
-    """Bars on standard error where a person looks at it, nothing elsewhere."""
+    """Progress bars if standard error is a terminal, else nothing."""
     from hf_xlmr.progress import SILENT
 
     if not (shown and sys.stderr.isatty()):
@@ -29,5 +29,5 @@ def progress_of_command(*, shown: bool) -> Progress:
 
 
 def print_json(result: object) -> None:
-    """Print on standard output, in ASCII whatever the terminal: names of files may be no UTF-8; paths as strings."""
+    """Print `result` in ASCII, since names of files need not be UTF-8, with paths as strings."""
     typer.echo(json.dumps(result, indent=2, default=str))

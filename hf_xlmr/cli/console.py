@@ -88,7 +88,7 @@ def _rows(title: str, rows: Mapping[str, object]) -> Table:
 
 
 def _plain(value: object) -> str:
-    """Any value as text that is neither markup nor an order to the terminal."""
+    """Any value as text in which the terminal and rich find no markup."""
     return "\n".join(escape(printable(line)) for line in str(value).split("\n"))
 
 
@@ -102,7 +102,7 @@ def _size(count: int) -> str:
 
 
 def _reasons(names: Mapping[str, str]) -> list[str]:
-    """What was left behind, by reason, with its names where they are few."""
+    """The weights that were left behind, by reason, with their names if they are few."""
     groups: dict[str, list[str]] = {}
     for name, reason in names.items():
         groups.setdefault(reason, []).append(name)
@@ -115,7 +115,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _differences(differences: Iterable[Any]) -> list[str]:
-    """What makes the parameters of the checkpoint those of the output, a line for each reason."""
+    """Why the output has more or fewer parameters than the checkpoint, a line for each reason."""
     return [
         f"{each.parameters:+,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
         f"({_few(each.names)})"
@@ -149,7 +149,7 @@ def _proof(parity: Mapping[str, Any] | None) -> str:
 
 
 def _tokenizer(classes: Sequence[Mapping[str, Any]]) -> str:
-    """How many generated texts of each class get other ids than fairseq's."""
+    """How many generated texts of each class get other ids than in fairseq."""
     if not classes:
         return "none"
     different = [f"{each['different']} of {each['texts']} ({each['name']})" for each in classes if each["different"]]
@@ -165,10 +165,10 @@ def show_parity(report: Any) -> None:
 
 
 def _class_of_texts(each: Any) -> str:
-    told = f"{each.different} of {each.texts} texts get other ids"
+    text = f"{each.different} of {each.texts} texts get other ids"
     reasons = {"equal score": each.equal_score, "not expressible": each.limited}
     named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items() if count)
-    return f"{told} ({named})" if named else told
+    return f"{text} ({named})" if named else text
 
 
 def show_export(report: Any) -> None:
@@ -283,7 +283,7 @@ def _parts(share: Any) -> str:
 
 
 def show_results(tables: Iterable[Any]) -> None:
-    """Print ResultsTables, those that are wider than the terminal with their columns as rows."""
+    """Print ResultsTables; one that is wider than the terminal with its columns as rows."""
     console = Console(highlight=False)
     for number, each in enumerate(tables):
         if number:
@@ -312,13 +312,15 @@ def _results(shown: Any, *, is_folded: bool = False) -> Table:
 def show_finetuning(report: Any) -> None:
     """Print a FinetuningReport."""
     losses = list(report.losses.items())
-    told = [f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)]
+    shown_losses = [
+        f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)
+    ]
     shown = {
         "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
         "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
         "left out": report.left_out,
         "steps": f"{report.steps:,} ({report.mode})",
-        "loss": ", then ".join(told),
+        "loss": ", then ".join(shown_losses),
     }
     if not report.left_out:
         del shown["left out"]
@@ -326,19 +328,19 @@ def show_finetuning(report: Any) -> None:
 
 
 def show_diagnosis(diagnosis: Any) -> None:
-    """Print a Diagnosis: what was mended, then what is left, each with its mend."""
+    """Print a Diagnosis: what was fixed, then what is left, each with its fix."""
     console = Console(highlight=False)
-    told = f"{len(diagnosis.findings)} to be mended" if diagnosis.findings else "healthy"
-    table = Table(title=_plain(f"{diagnosis.folder}: {told}"), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("what", "is", "mend"):
+    state = f"{len(diagnosis.findings)} to fix" if diagnosis.findings else "healthy"
+    table = Table(title=_plain(f"{diagnosis.folder}: {state}"), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("what", "is", "fix"):
         table.add_column(heading, overflow="fold", style="bold" if heading == "what" else None)
     for finding in diagnosis.mended:
-        table.add_row(*map(_plain, (finding.name, finding.told, "mended now")))
+        table.add_row(*map(_plain, (finding.name, finding.told, "fixed now")))
     for path in diagnosis.kept:
         table.add_row(*map(_plain, ("kept", path.name, "the file as it was before")))
     for finding in diagnosis.findings:
-        mend = f"{finding.mend}{' (--fix does it)' if finding.is_safe else ''}"
-        table.add_row(*map(_plain, (finding.name, finding.told, mend)))
+        fix = f"{finding.mend}{' (--fix does it)' if finding.is_safe else ''}"
+        table.add_row(*map(_plain, (finding.name, finding.told, fix)))
     for note in diagnosis.notes:
         table.add_row(*map(_plain, ("note", note, "")))
     if not table.rows:
@@ -371,7 +373,7 @@ def show_push_plan(report: Any) -> None:
 
 
 def show_folder_to_push(looked: Any) -> None:
-    """Print a FolderToPush, of which the Hub could not be asked."""
+    """Print a FolderToPush if the Hub could not be asked."""
     shown = {
         "weights": looked.standing.value,
         "as converted": _held(looked.held, looked.files),
@@ -405,7 +407,7 @@ def _held(held: Collection[str], files: Iterable[str]) -> str:
 
 
 def _unknown(files: Mapping[str, int]) -> str:
-    """What is not known to belong to a model, and how it is sent all the same."""
+    """The files that are not known to belong to a model, and how to send them."""
     if not files:
         return ""
     named = "\n".join(f"  {printable(name)} {_size(size)}" for name, size in files.items())
@@ -420,21 +422,21 @@ def _files_with_sizes(files: Mapping[str, int]) -> str:
 
 
 def _faults(folder: Path, findings: Sequence[Any]) -> str:
-    """How many faults there are, and the command that tells them."""
+    """How many faults there are, and the command that reports them."""
     if not findings:
         return ""
     names = ", ".join(finding.name for finding in findings)
-    return f"{len(findings)} to be mended ({names}); hf-xlmr doctor {folder} tells how"
+    return f"{len(findings)} to fix ({names}); hf-xlmr doctor {folder} says how"
 
 
 def show_push(report: Any, *, is_dry_run: bool) -> None:
     """Print how a push ended, with the address."""
     if report.commit is not None and not report.sent and not report.deleted:
-        told = f"nothing to send, all is there: {report.address}"
+        text = f"nothing to send, all is there: {report.address}"
     elif is_dry_run and report.is_proposed:
-        told = f"nothing was sent (--dry-run); the pull request would be among {report.address}"
+        text = f"nothing was sent (--dry-run); the pull request would be among {report.address}"
     elif is_dry_run:
-        told = f"nothing was sent (--dry-run); the model would be at {report.address}"
+        text = f"nothing was sent (--dry-run); the model would be at {report.address}"
     else:
-        told = f"published: {report.address}"
-    Console(highlight=False).print(_plain(told), soft_wrap=True)
+        text = f"published: {report.address}"
+    Console(highlight=False).print(_plain(text), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The program `hf-xlmr`: each sub-command parses, calls one function, prints, and gives the exit code."""
+"""The program `hf-xlmr`: each sub-command parses its options, calls one function, prints, and sets the exit code."""
 
 from __future__ import annotations
 
@@ -50,40 +50,49 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
-DATA_HELP = "The folder with dict.txt and label/dict.txt, where they are not beside the checkpoint (a data-bin)."
+DATA_HELP = "The folder with dict.txt and label/dict.txt, if they are not next to the checkpoint (a data-bin)."
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=DATA_HELP)]
 Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights (--store-ema of fairseq).")]
 AttentionHeads = Annotated[
     int | None,
-    typer.Option("--attention-heads", min=1, help="Heads per layer, where the checkpoint has no options to tell."),
+    typer.Option("--attention-heads", min=1, help="Heads per layer, if the checkpoint has no options that say it."),
 ]
 
 
 @app.command()
 def convert(
     source: Source,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
+    ],
     data: Data = None,
-    dtype: Annotated[Dtype, typer.Option(help="auto keeps each weight as it is stored.")] = Dtype.auto,
-    max_shard_size: Annotated[str, typer.Option(help="The largest weights file, such as 5GB or 500MB.")] = "5GB",
+    dtype: Annotated[
+        Dtype, typer.Option(help="The type of the weights; auto keeps each as it is stored.")
+    ] = Dtype.auto,
+    max_shard_size: Annotated[
+        str, typer.Option(help="The size of the largest weights file, such as 5GB or 500MB.")
+    ] = "5GB",
     head: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The classification head to convert, or none for the masked LM.")
+        str | None,
+        typer.Option(metavar="NAME", help="The classification head to convert; none converts the masked LM."),
     ] = None,
-    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave every head behind.")] = False,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Convert the encoder without any head.")] = False,
     attention_heads: AttentionHeads = None,
     ema: Ema = False,
     languages: Annotated[
         list[str] | None,
-        typer.Option("--language", metavar="CODE", help="For the model card, such as de; may be said several times."),
+        typer.Option("--language", metavar="CODE", help="For the model card, such as de. May be given several times."),
     ] = None,
     licence: Annotated[
         str | None, typer.Option("--license", metavar="ID", help="For the model card, such as mit or apache-2.0.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")
+    ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare every byte and the outputs before publishing.")
+        bool, typer.Option("--verify/--no-verify", help="Compare every weight and the outputs before OUTPUT appears.")
     ] = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -123,7 +132,7 @@ def inspect(
     attention_heads: AttentionHeads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a checkpoint holds and what it would become, without reading its tensors."""
+    """Report what a checkpoint holds and what it would become, without reading its tensors."""
     from hf_xlmr.conversion import inspect as run
 
     inspection = run(
@@ -144,20 +153,20 @@ def verify(
         Path,
         typer.Argument(
             metavar="OUTPUT",
-            help="The folder that convert made of SOURCE, or that SOURCE was exported from; either order.",
+            help="The folder that convert made from SOURCE, or from which SOURCE was exported; in either order.",
         ),
     ],
     data: Data = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write a page for people, one HTML file.")
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the proof as an HTML page.")
     ] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Note the proof in OUTPUT, where it was converted with --no-verify.")
+        bool, typer.Option("--record", help="Record the proof in OUTPUT, if it was converted with --no-verify.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove that a converted folder holds what its checkpoint does, or an exported checkpoint what its folder does."""
+    """Prove that a converted folder equals its checkpoint, or that an exported checkpoint equals its folder."""
     from hf_xlmr.conversion import verify as run
 
     found = run(source, folder, data=data, report=report, record=record, progress=progress_of_command(shown=not quiet))
@@ -172,8 +181,12 @@ def verify(
 @app.command()
 def export(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -201,11 +214,13 @@ def plan(
             help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
         ),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="auto is what the weights are stored in.")] = Dtype.auto,
-    tokens: Annotated[int, typer.Option(min=1, help="Of one batch, padding included.")] = DEFAULT_TOKENS,
+    dtype: Annotated[
+        Dtype, typer.Option(help="The type of the weights; auto is the type in which they are stored.")
+    ] = Dtype.auto,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")] = DEFAULT_TOKENS,
     as_json: AsJson = False,
 ) -> None:
-    """Tell which layer would go on which device, and what would fit where it does not (exit code 2)."""
+    """Report which layer would go on which device; if the model does not fit (exit code 2), what would fit."""
     from hf_xlmr.conversion.preview import shape_of
     from hf_xlmr.files.memory import available_memory, parse_max_memory
     from hf_xlmr.placement.planner import lay_out
@@ -272,47 +287,69 @@ def extract(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")],
     column: Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")] = "text",
     id_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A column to hand on beside the features, as id.")
+        str | None, typer.Option(metavar="NAME", help="A column to copy into the output, as id.")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set, such as train.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set on the Hub, such as de.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of a data set, such as train.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The configuration of a data set on the Hub, such as de.")
+    ] = None,
     max_row_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="A line or value of more bytes is refused, by its place.")
+        str, typer.Option(metavar="SIZE", help="A longer line or value is refused, and its place named.")
     ] = "16MB",
     layers: Annotated[
-        str, typer.Option(metavar="LIST", help="Such as -1 (the features) or 0,6,12; 0 is the embeddings.")
+        str,
+        typer.Option(
+            metavar="LIST", help="The layers to write, such as -1 (the features) or 0,6,12; 0 is the embeddings."
+        ),
     ] = "-1",
-    pool: Annotated[Pool, typer.Option(help="What becomes of the tokens of a text; none keeps each.")] = Pool.mean,
+    pool: Annotated[
+        Pool,
+        typer.Option(
+            help="How the vectors of a text's tokens become one vector; none keeps the vector of every token."
+        ),
+    ] = Pool.mean,
     dtype: Annotated[
-        Dtype, typer.Option(help="auto is bfloat16 where the hardware multiplies it natively, else float32.")
+        Dtype,
+        typer.Option(
+            help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32."
+        ),
     ] = Dtype.auto,
     emulate_dtype: Annotated[
         bool,
         typer.Option(
             "--emulate-dtype",
-            help="Compute in --dtype even if the processor has no instructions for it, at many times the cost of "
-            "float32, which is used there by default.",
+            help="Compute in --dtype even if the processor has no instructions for it, which takes many times as long "
+            "as float32, the default on such processors.",
         ),
     ] = False,
     tokens_per_batch: Annotated[
-        int | None, typer.Option(min=1, help="By default 2048 on a CPU, 16384 on a GPU.")
+        int | None, typer.Option(min=1, help="Tokens of a batch; by default 2048 on a CPU, 16384 on a GPU.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=3, help="Of a text in tokens; by default what the model takes, such as 512.")
+        int | None, typer.Option(min=3, help="Tokens of a text; by default the most that the model takes, such as 512.")
     ] = None,
-    on_long: Annotated[OnLong, typer.Option(help="What happens to longer texts.")] = OnLong.truncate,
-    file_format: Annotated[FileFormat, typer.Option("--format", help="Of the output.")] = FileFormat.parquet,
-    store_dtype: Annotated[StoreDtype, typer.Option(help="Of the features in the files.")] = StoreDtype.float32,
-    rows_per_shard: Annotated[int, typer.Option(min=1, help="Texts in a file of the output.")] = 8192,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the GPU, if any.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an OUTPUT that was begun.")] = False,
+    on_long: Annotated[
+        OnLong, typer.Option(help="Whether longer texts are truncated, split, or an error.")
+    ] = OnLong.truncate,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="The format of the output files.")
+    ] = FileFormat.parquet,
+    store_dtype: Annotated[
+        StoreDtype, typer.Option(help="The type of the features in the files.")
+    ] = StoreDtype.float32,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Texts in each output file.")] = 8192,
+    device: Annotated[
+        str | None,
+        typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an OUTPUT that is not finished.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin again in an OUTPUT of an earlier run, once a text was read.")
+        bool, typer.Option("--overwrite", help="Replace an OUTPUT of an earlier run, once the first text was read.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write features of any number of texts, without padding; run it under torchrun to use many devices."""
+    """Write the features of any number of texts, computed without padding; runs on many devices under torchrun."""
     from hf_xlmr.features.bulk_extraction import ExtractionOptions
     from hf_xlmr.features.bulk_extraction import extract as run
 
@@ -334,7 +371,7 @@ def extract(
         store_dtype=store_dtype.value,
         rows_per_shard=rows_per_shard,
     )
-    is_first = os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    is_first = os.environ.get("RANK", "0") == "0"  # one of several processes prints
     is_shown = is_first and not quiet
     report = run(
         model,
@@ -386,25 +423,27 @@ def _print_json(result: Any) -> None:
 
 
 def _check_endpoint() -> None:
-    """Raise InputError for an HF_ENDPOINT over which huggingface_hub breaks while it is imported."""
+    """Raise InputError for an HF_ENDPOINT that makes the import of huggingface_hub fail."""
     endpoint = os.environ.get("HF_ENDPOINT", "")
     try:
         urlsplit(endpoint)
     except ValueError:
-        raise InputError(f"HF_ENDPOINT ({endpoint:.200}) is no address: unset it, or set it to one") from None
+        raise InputError(
+            f"HF_ENDPOINT ({endpoint:.200}) is not an address: unset it, or set it to an address"
+        ) from None
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether memory is what was wanting: PyTorch raises a RuntimeError for that, of a class of its own on GPUs."""
+    """Whether memory ran out, for which PyTorch raises a RuntimeError, and on GPUs a class of its own."""
     is_of_a_gpu = type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or is_of_a_gpu or "can't allocate memory" in str(error)
 
 
 def main() -> NoReturn:
-    """Run the program: exit 0 when all went well, 2 for what the user can mend, 1 for damage."""
+    """Run the program. The exit code is 0 for success, 2 for what the user can fix, 1 for damage."""
     _open_standard_streams()
     try:
-        with _warnings_told():
+        with _warnings_shown():
             _check_endpoint()
             app()
     except HfXlmrError as error:
@@ -413,7 +452,7 @@ def main() -> NoReturn:
         if not _is_out_of_memory(error):
             raise
         _end("this machine has too little memory for that", 1)
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has ended
         _silence(sys.stdout)
         sys.exit(1)
     except OSError as error:
@@ -432,7 +471,7 @@ def _flags() -> dict[str, Flag]:
 
 
 class _Warnings(logging.Handler):
-    """What the library warns of, said as the program says its errors."""
+    """Prints warnings of the library in the form of the program's errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
@@ -440,7 +479,7 @@ class _Warnings(logging.Handler):
 
 
 @contextmanager
-def _warnings_told() -> Iterator[None]:
+def _warnings_shown() -> Iterator[None]:
     logger, handler = logging.getLogger("hf_xlmr"), _Warnings(logging.WARNING)
     logger.addHandler(handler)
     try:
@@ -450,7 +489,7 @@ def _warnings_told() -> Iterator[None]:
 
 
 def _open_standard_streams() -> None:
-    """Let the numbers of streams that are closed name nothing else: a file of ours could take what a library prints."""
+    """Open closed standard streams: else an output file would get their number, and what a library prints."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -464,7 +503,7 @@ def _open_standard_streams() -> None:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    """Say why the program ends, as far as anybody can be told."""
+    """Print why the program ends, if standard error can be written, and end it."""
     with suppress(OSError):
         typer.echo(f"hf-xlmr: {printable(sentence)}", err=True)
     for stream in (sys.stdout, sys.stderr):
@@ -474,11 +513,11 @@ def _end(sentence: str, code: int) -> NoReturn:
 
 def _end_if_silenced() -> None:
     if _silence(sys.stdout):
-        _end("standard output cannot be written: give it a place with room", InputError.exit_code)
+        _end("standard output cannot be written: write to a disk that has room", InputError.exit_code)
 
 
 def _silence(stream: TextIO) -> bool:
-    """Whether a stream takes no more; what it holds is then dropped, which Python would try to write at its end."""
+    """Whether a stream cannot be written; its buffer is then dropped, else Python would write it on exit and fail."""
     try:
         stream.flush()
     except OSError:

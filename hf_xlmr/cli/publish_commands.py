@@ -1,4 +1,4 @@
-"""The sub-commands around a model that others shall use: `hf-xlmr doctor` and `hf-xlmr push`."""
+"""The sub-commands that check and publish a folder: `hf-xlmr doctor` and `hf-xlmr push`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def doctor(
         bool,
         typer.Option(
             "--fix",
-            help="Mend what is safe: fields of config.json and tokenizer_config.json. The old files stay, as "
+            help="Fix what is safe to fix: fields of config.json and tokenizer_config.json. The old files stay as "
             "NAME.before-fix.",
         ),
     ] = False,
@@ -39,13 +39,13 @@ def doctor(
         bool,
         typer.Option(
             "--from-fairseq",
-            help="Say that fairseq trained the model, where the folder keeps none of fairseq's files to show it: what "
-            "is a fault of such models alone (layer_norm_eps, pad_token_id) is then mended, too.",
+            help="Say that fairseq trained the model, if the folder has no file of fairseq to show it. Then --fix also "
+            "fixes what is a fault in such models only (layer_norm_eps, pad_token_id).",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look for the faults with which people ship XLM-R, and tell the mend of each (exit code 2 where there is one)."""
+    """Find the faults that published XLM-R folders often have, and say how to fix each (exit code 2 if any is left)."""
     from hf_xlmr.doctor.examination import examine
 
     diagnosis = examine(model_dir, fix=fix, from_fairseq=from_fairseq)
@@ -62,11 +62,13 @@ def doctor(
 def push(
     model_dir: ModelDir,
     repo_id: Annotated[
-        str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME on the Hub; NAME alone is one of your own.")
+        str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME on the Hub; NAME alone is a repository of yours.")
     ],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private, where it is made.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private, if this command creates it.")
+    ] = False,
     branch: Annotated[
-        str, typer.Option(metavar="NAME", help="The branch to push to, which is made where it is not there.")
+        str, typer.Option(metavar="NAME", help="The branch to push to; created if it does not exist.")
     ] = "main",
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Propose the change as a pull request instead of making it.")
@@ -75,8 +77,8 @@ def push(
         bool,
         typer.Option(
             "--dry-run",
-            help="Check everything and show what would be sent, and send nothing; where the Hub cannot be asked, of "
-            "the folder alone.",
+            help="Check everything, show what would be sent, and send nothing. If the Hub cannot be asked, only the "
+            "folder is checked.",
         ),
     ] = False,
     include: Annotated[
@@ -84,20 +86,20 @@ def push(
         typer.Option(
             "--include",
             metavar="PATTERN",
-            help="Send more than what belongs to the model: a file, a folder, or a pattern such as 'onnx/*'; may be "
-            "said several times.",
+            help="Also send what does not belong to the model: a file, a folder, or a pattern such as 'onnx/*'. May be "
+            "given several times.",
         ),
     ] = None,
     allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Take a folder that was converted with --no-verify.")
+        bool, typer.Option("--allow-unverified", help="Publish a folder that was converted with --no-verify.")
     ] = False,
     despite_faults: Annotated[
-        bool, typer.Option("--despite-faults", help="Take a folder of which doctor tells faults that break answers.")
+        bool, typer.Option("--despite-faults", help="Publish a folder in which doctor finds faults that break results.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Publish a folder on the Hub: checked first, all at once for those who look, resumed by the same command."""
+    """Publish a folder on the Hub: check it, send it in one commit; after a break the same command resumes."""
     from hf_xlmr.cli.console import show_folder_to_push, show_push, show_push_plan
     from hf_xlmr.hub.hub_errors import HubRefusal
     from hf_xlmr.publishing.folder_to_push import look_at
@@ -117,7 +119,7 @@ def push(
         try:
             plan = plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr)
         except HubRefusal:
-            if dry_run and not (as_json or quiet):  # what needs no Hub is shown without one
+            if dry_run and not (as_json or quiet):  # the folder's part of the plan needs no Hub
                 show_folder_to_push(looked)
             raise
         if not (as_json or quiet):
@@ -125,8 +127,8 @@ def push(
         report = plan.report if dry_run else run(plan, progress=progress)
     except KeyboardInterrupt:
         typer.echo(
-            f"hf-xlmr: interrupted: {repo_id} shows what it did or the whole folder, never a part of it; the same "
-            "command goes on from here",
+            f"hf-xlmr: interrupted: {repo_id} has either its old content or the whole folder, never a part of it; run "
+            "the same command to continue",
             err=True,
         )
         sys.stdout.flush()

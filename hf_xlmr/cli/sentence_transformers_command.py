@@ -31,14 +31,18 @@ def to_sentence_transformers(
     model_dir: Annotated[
         Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder of an encoder or a masked LM.")
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make; it appears when it is whole.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
+    ],
     pool: Annotated[
-        SentencePool, typer.Option(help="What becomes of the tokens of a text, as in extract.")
+        SentencePool, typer.Option(help="How the vectors of a text's tokens become one vector, as in extract.")
     ] = SentencePool.mean,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, after all has gone well.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make of a Transformers folder one that sentence-transformers loads, with the vectors that extract gives."""
+    """Make a folder that sentence-transformers loads, with the same vectors as extract, from a Transformers folder."""
     from hf_xlmr.conversion import to_sentence_transformers as run
 
     report = run(model_dir, output, pool=pool.value, overwrite=overwrite)

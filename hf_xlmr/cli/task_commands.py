@@ -59,43 +59,50 @@ MISALIGNMENTS: Mapping[str, Misalignment] = {"error": "refuse", "skip": "skip", 
 UNLABELLED: Mapping[str, WithoutLabel] = {"error": "refuse", "skip": "skip"}
 MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
 DATA_HELP = (
-    "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub; may be said several "
-    "times. de=FILE tells the language, en-de=FILE those of contexts and questions, where nothing in the data does. "
-    "demo is small data that comes with the program. Files: xnli .tsv, .csv, .txt (with a header, or three columns as "
-    "XTREME writes; CSV's quotes or none, as the content shows), .jsonl; mlqa SQuAD's .json, .jsonl; ner a word and "
-    "its tag on each line, .jsonl; all .parquet, and .gz but for that."
+    "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub. May be given several "
+    "times. If the data do not name their language, write de=FILE, or en-de=FILE for the languages of contexts and "
+    "questions. demo is small data that comes with the program. Formats: xnli .tsv, .csv, .txt (with a header, or "
+    "three columns as XTREME writes; with CSV's quotes or without, as the content shows), .jsonl; mlqa SQuAD's .json, "
+    ".jsonl; ner a word and its tag on each line, .jsonl; every task .parquet. All but .parquet may be gzipped (.gz)."
 )
-LIST_HELP = "Such as en,de,zh; in MLQA also pairs such as en-de (context, question). By default all there are."
+LIST_HELP = "Such as en,de,zh; for mlqa also pairs such as en-de (context, question). By default all in the data."
 
 Task = Annotated[TaskName, typer.Argument(metavar="|".join(TASKS), help="The task.")]
 Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
-Languages = Annotated[str | None, typer.Option("--languages", metavar="LIST", help=f"To score. {LIST_HELP}")]
+Languages = Annotated[
+    str | None, typer.Option("--languages", metavar="LIST", help=f"The languages to score. {LIST_HELP}")
+]
 MaxLength = Annotated[
     int | None,
-    typer.Option("--max-length", help="Of a text or window, in tokens: 128, 384 for mlqa; to evaluate, as trained."),
+    typer.Option(
+        "--max-length",
+        help="Tokens of a text, in mlqa of a window: 128, 384 for mlqa; in evaluate the value of the training.",
+    ),
 ]
 Stride = Annotated[
     int | None,
-    typer.Option("--stride", min=1, help="mlqa: a window of a long text begins every so many tokens: 128."),
+    typer.Option("--stride", min=1, help="mlqa: the distance between the windows over a long text, in tokens: 128."),
 ]
 NullThreshold = Annotated[
     float | None,
-    typer.Option(help="mlqa: questions may have no answer; the score by which that must beat the best one, such as 0."),
+    typer.Option(
+        help="mlqa: allow no answer, if its score is higher than that of the best answer by more than this, such as 0."
+    ),
 ]
 Unlabelled = Annotated[
     OnUnlabelled,
-    typer.Option(help="xnli: what becomes of pairs on whose label the annotators did not agree, marked - or -1."),
+    typer.Option(help="xnli: skip pairs without an agreed label (marked - or -1), or refuse the data."),
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
         "--labels",
         metavar="LIST",
-        help="ner, xnli: all tags or labels by their numbers, where the data have numbers alone.",
+        help="ner, xnli: all tags or labels in the order of their numbers, if the data have only numbers.",
     ),
 ]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that keeps precision (autocast).")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (autocast).")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is a GPU.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -113,58 +120,79 @@ def finetune(
         typer.Option(
             "--output",
             metavar="DIR",
-            help="The folder to make. It holds checkpoints/ while training runs; the finished model comes last.",
+            help="The folder to create. It holds checkpoints/ during training, and the finished model at the end.",
         ),
     ],
     evaluation: Annotated[
-        list[str] | None, typer.Option("--eval", metavar="DATA", help="To score in the end, by language; as --train.")
+        list[str] | None,
+        typer.Option(
+            "--eval", metavar="DATA", help="The data to score after training, by language; formats as for --train."
+        ),
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="Train on English alone, or on every language of --train.")
+        Mode, typer.Option(help="Train on English only, or on every language of --train.")
     ] = Mode.zero_shot,
-    train_split: Annotated[str | None, typer.Option(metavar="NAME", help="Of data sets; train.")] = None,
-    eval_split: Annotated[str | None, typer.Option(metavar="NAME", help="Of data sets; test.")] = None,
+    train_split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: train.")] = None,
+    eval_split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")] = None,
     languages: Languages = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="5 for xnli, 3 for mlqa, 10 for ner.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Updates, in place of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples per update over all devices: 32.")] = None,
-    accumulate: Annotated[int, typer.Option(help="Compute a device's share of them in so many parts.")] = 1,
+    max_steps: Annotated[int | None, typer.Option(help="The number of updates, in place of --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples of an update, over all devices: 32.")] = None,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="The number of steps in which a device computes its share of a batch (gradient accumulation)."
+        ),
+    ] = 1,
     warmup: Annotated[
-        float | None, typer.Option(help="Updates, or a share of all if below 1: 0.06, and 500 for mlqa.")
+        float | None,
+        typer.Option(help="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="0, and 0.0001 for mlqa.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="0, 0.0001 for mlqa.")] = None,
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
     on_misaligned: Annotated[
-        OnMisaligned, typer.Option(help="mlqa: what becomes of training data whose answer is not where it says.")
+        OnMisaligned,
+        typer.Option(help="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
     ] = OnMisaligned.error,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     labels: Labels = None,
     lora: Annotated[
-        bool, typer.Option("--lora", help="Train low-rank adapters and the head alone; merged in the end.")
+        bool,
+        typer.Option("--lora", help="Train only low-rank adapters and the head; the adapters are merged at the end."),
     ] = False,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 8,
+    lora_rank: Annotated[int, typer.Option(min=1, help="The rank of the adapters.")] = 8,
     freeze_embeddings: Annotated[
         bool | None,
-        typer.Option("--freeze-embeddings/--no-freeze-embeddings", help="By default for XL and XXL alone."),
+        typer.Option(
+            "--freeze-embeddings/--no-freeze-embeddings",
+            help="Do not train the embeddings; the default for XL and XXL only.",
+        ),
     ] = None,
     activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", help="Compute activations twice and keep few: less memory.")
+        bool,
+        typer.Option(
+            "--activation-checkpointing", help="Compute activations again in the backward pass: less memory, more time."
+        ),
     ] = False,
     bf16: Bf16 = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the new head, the order of examples, and dropout.")] = 1,
-    save_steps: Annotated[int, typer.Option(help="Updates between checkpoints; the last two are kept.")] = 500,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The random seed of the new head, the order of examples, and dropout.")
+    ] = 1,
+    save_steps: Annotated[
+        int, typer.Option(help="The number of updates between checkpoints; the last two are kept.")
+    ] = 500,
     cpu: Cpu = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a DIR that was begun.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a DIR of an earlier training.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that is not finished.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier training in DIR.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune a model for a task; run it under accelerate launch to use many devices."""
+    """Fine-tune a model for a task; runs on many devices under accelerate launch."""
     from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.training import FinetuningOptions
     from hf_xlmr.tasks.training import finetune as run
@@ -236,33 +264,36 @@ def evaluate(
         typer.Option(
             "--output",
             metavar="DIR",
-            help="A folder to make, of the scores (results.json, .md, .svg) and of predictions for official scripts.",
+            help="A folder to create: scores (results.json, .md, .svg), and predictions for the official scripts.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of data sets; test.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")] = None,
     languages: Languages = None,
     head: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a checkpoint of fairseq's with several heads.")
+        str | None, typer.Option(metavar="NAME", help="The head to score, if the fairseq checkpoint has several.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts or windows at once on a device.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts or windows that a device computes at once.")] = 32,
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
     on_misaligned: Annotated[
-        OnMisalignedInScores, typer.Option(help="mlqa: scores know no positions, so such questions are scored.")
+        OnMisalignedInScores,
+        typer.Option(help="mlqa: score, skip or refuse questions whose answer is not at its answer_start."),
     ] = OnMisalignedInScores.score,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
-    references: Annotated[bool, typer.Option("--references", help="Show what the papers published, too.")] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Also show the scores that the papers published.")
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a DIR of an earlier evaluation, after all has gone well.")
+        bool, typer.Option("--overwrite", help="Replace an earlier evaluation in DIR once the new one is complete.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell what a fine-tuned model scores in each language, ours or a checkpoint that fairseq fine-tuned."""
+    """Score a fine-tuned model in each language; the model may be a checkpoint that fairseq fine-tuned."""
     from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.evaluation import evaluate as run
     from hf_xlmr.tasks.results_table import published_scores, tables_of

@@ -28,16 +28,16 @@ DIGITS: Final = 4
 
 
 def card_section(results: TaskResults, *, dataset: str | None = None, references: bool = False) -> str:
-    """The Markdown of a section with the tables and all settings, between two marks by which it is found again.
+    """The Markdown of a section with the tables and all settings, between two marks that identify it.
 
     `dataset` is what was scored on, else the setting `data`, else the name of the task.
     """
     name = _dataset(results, dataset)
     tables = "\n".join(table.as_markdown() for table in tables_of(results, references=references))
     settings = ", ".join(f"{as_code(key)} {as_text(value)}" for key, value in results.settings.items())
-    told = f"\nEvaluated with hf_xlmr: {settings}.\n" if settings else "\nEvaluated with hf_xlmr.\n"
+    note = f"\nEvaluated with hf_xlmr: {settings}.\n" if settings else "\nEvaluated with hf_xlmr.\n"
     begin, end = _marks(results, name)
-    return f"{begin}\n## {TASKS[results.task].card.heading}: {as_text(name)}\n\n{tables}{told}{end}"
+    return f"{begin}\n## {TASKS[results.task].card.heading}: {as_text(name)}\n\n{tables}{note}{end}"
 
 
 def eval_results(results: TaskResults, *, dataset: str | None = None) -> list[EvalResult]:
@@ -69,8 +69,8 @@ def put_results_in_card(
     """Put the section and the metadata into a model card, a `README.md` or the folder that holds it.
 
     What an earlier call put there about the same task and data set is replaced, everything else stays as it is, byte
-    for byte; the same results a second time change nothing. Raises InputError where there is no card, or where its
-    metadata cannot be understood.
+    for byte; the same results a second time change nothing. Raises InputError if there is no card, or if its metadata
+    cannot be understood.
     """
     path = Path(card) / CARD if Path(card).is_dir() else Path(card)
     with told_plainly():
@@ -78,7 +78,7 @@ def put_results_in_card(
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(printable(f"{path} is no model card: this is not UTF-8")) from error
+        raise InputError(printable(f"{path} is not a model card: it is not UTF-8")) from error
     line_end = "\r\n" if "\r\n" in text else "\n"
     section = card_section(results, dataset=dataset, references=references).replace("\n", line_end)
     text = _with_section(text, section, _marks(results, _dataset(results, dataset)), line_end)
@@ -89,13 +89,13 @@ def put_results_in_card(
 
 
 def _dataset(results: TaskResults, dataset: str | None) -> str:
-    """What was scored on; of files the name alone, since where they lay means nothing to others."""
+    """The name of the data that were scored; of a file without its folder, which means nothing to others."""
     name = str(dataset or results.settings.get("data") or results.task)
     return printable(Path(name).name if "*" in name or Path(name).exists() else name)
 
 
 def _marks(results: TaskResults, dataset: str) -> tuple[str, str]:
-    """What the section stands between; two hyphens would end a comment."""
+    """The comments before and after the section; two hyphens would end a comment."""
     name = f"{results.task} on {dataset}".replace("--", "- -").replace(">", "")
     return f"<!-- results: {name} -->", f"<!-- end of results: {name} -->"
 
@@ -131,7 +131,7 @@ def _with_metadata(text: str, results: TaskResults, path: Path, *, dataset: str 
 
 
 def _index(block: str, path: Path) -> list[dict[str, Any]]:
-    """What the metadata hold under `model-index`. Raises InputError."""
+    """The list `model-index` of the metadata. Raises InputError."""
     import yaml
 
     try:
@@ -145,23 +145,23 @@ def _index(block: str, path: Path) -> list[dict[str, Any]]:
         isinstance(each, dict) and isinstance(each.get("results"), list) for each in index
     )
     if not is_known or (index and not INDEX.search(block)):
-        raise InputError(f"the metadata of {path} hold no model-index that can be understood; mend or remove it")
+        raise InputError(f"the metadata of {path} hold a model-index that cannot be understood; fix or remove it")
     return list(index or [])
 
 
 def _renewed(
     index: list[dict[str, Any]], results: TaskResults, *, name: str, dataset: str | None
 ) -> list[dict[str, Any]]:
-    """The index with ours among the first model's results, in the place of those that they replace, else last."""
+    """The index with `results` in the first model's list, in the place of those that they replace, else last."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
-    ours = eval_results_to_model_index(name, eval_results(results, dataset=dataset))[0]["results"]
-    replaced = {(each["task"]["type"], each["dataset"]["type"]) for each in ours}
+    added = eval_results_to_model_index(name, eval_results(results, dataset=dataset))[0]["results"]
+    replaced = {(each["task"]["type"], each["dataset"]["type"]) for each in added}
     first, *others = index or [{"name": name, "results": []}]
     is_replaced = [_kind(each) in replaced for each in first["results"]]
     place = is_replaced.index(True) if any(is_replaced) else len(is_replaced)
     kept = [each for each, is_old in zip(first["results"], is_replaced, strict=True) if not is_old]
-    return [{**first, "results": [*kept[:place], *ours, *kept[place:]]}, *others]
+    return [{**first, "results": [*kept[:place], *added, *kept[place:]]}, *others]
 
 
 def _kind(result: Any) -> tuple[object, object]:

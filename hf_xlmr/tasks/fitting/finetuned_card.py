@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hf_xlmr.cards.card_check import told_by_card
+from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub.hub_errors import hub_utils
@@ -29,7 +29,8 @@ on examples in {languages}.{adapters}
 
 ## Use
 
-The block runs in this folder, without hf_xlmr; elsewhere, say its path or its id on the Hub for `"."`.
+The code runs in this folder, without hf_xlmr; from elsewhere, replace `"."` by the path of the folder or its id on the
+Hub.
 
 ```python
 {block}
@@ -38,11 +39,12 @@ The block runs in this folder, without hf_xlmr; elsewhere, say its path or its i
 {tokenized}
 """
 ADAPTERS: Final = (
-    " Adapters (LoRA) were trained and merged into the weights: it loads as any other model, without peft."
+    " Adapters (LoRA) were trained and merged into the weights: the folder loads like any other model, without peft."
 )
 TOKENIZED: Final = (
-    "Texts were tokenized as fairseq does, which `hf_xlmr.XLMRTokenizer` and, but for special symbols typed in a\n"
-    "text, the folder's `tokenizer.json` do. `fairseq/` holds the dictionary and the SentencePiece model."
+    "The training texts were tokenized as in fairseq. `hf_xlmr.XLMRTokenizer` gives the same tokens, and so does the\n"
+    "folder's `tokenizer.json`, except for special symbols that are typed in a text. `fairseq/` holds the dictionary\n"
+    "and the SentencePiece model."
 )
 BLOCK: Final = """import torch
 from transformers import {loader}, AutoTokenizer
@@ -69,14 +71,14 @@ def finetuned_card(
 ) -> str:
     """The text of `README.md`, without scores, for the finished `folder`.
 
-    It was trained from the model in the folder `source`, which was asked for as `model`. Languages, licence and base
-    model are those that the card of `source` tells; what it does not tell is left out.
+    It was trained from the model in the folder `source`, which the user named `model`. Languages, licence and base
+    model come from the card of `source`; what that card does not have is left out.
     """
-    told = told_by_card(source)
-    base, config = base_model_of(model, told), json_object(folder / "config.json")
+    origin = card_fields(source)
+    base, config = base_model_of(model, origin), json_object(folder / "config.json")
     rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
     return CARD.format(
-        metadata=_metadata(task, {**told, "base_model": base}, str(config["model_type"])),
+        metadata=_metadata(task, {**origin, "base_model": base}, str(config["model_type"])),
         model=as_text(Path(model).name),
         task=TASKS[task].card.name,
         class_name=class_name,
@@ -93,25 +95,25 @@ def finetuned_card(
     )
 
 
-def base_model_of(model: str, told: Mapping[str, Any]) -> object:
-    """The id of what was trained where that lies on the Hub, else the base model that its card names, or None."""
+def base_model_of(model: str, origin: Mapping[str, Any]) -> object:
+    """The id on the Hub of the model that was trained, else the base model that its card names, or None."""
     from huggingface_hub.errors import HFValidationError
 
     if Path(model).exists() or model.count("/") != 1:
-        return told.get("base_model")
+        return origin.get("base_model")
     try:
         hub_utils().validate_repo_id(model)
     except HFValidationError:
-        return told.get("base_model")
+        return origin.get("base_model")
     return model
 
 
-def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
+def _metadata(task: str, fields_of_card: Mapping[str, Any], model_type: str) -> str:
     fields = {
-        **{name: told.get(name) for name in ("language", "license", "license_name", "license_link")},
+        **{name: fields_of_card.get(name) for name in ("language", "license", "license_name", "license_link")},
         "library_name": "transformers",
         "pipeline_tag": TASKS[task].card.pipeline_tag,
-        "base_model": told.get("base_model"),  # of which the Hub says by itself that this is a fine-tuned form
+        "base_model": fields_of_card.get("base_model"),  # from which the Hub concludes that this is a fine-tuned model
         "tags": list(dict.fromkeys(["xlm-roberta", model_type, "fairseq", "hf_xlmr"])),
     }
     given = {name: value for name, value in fields.items() if value}
@@ -119,7 +121,7 @@ def _metadata(task: str, told: Mapping[str, Any], model_type: str) -> str:
 
 
 def _block(folder: Path, task: str) -> str:
-    """How the folder is used; without the tokenizer's files only how it is loaded."""
+    """The code that uses the folder; if there are no tokenizer files, the code that loads it."""
     loader, facts = f"AutoModel{TASKS[task].recipe.class_ending}", TASKS[task].card
     if not (folder / "tokenizer.json").is_file():
         return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()'
@@ -127,7 +129,7 @@ def _block(folder: Path, task: str) -> str:
 
 
 def _labels(config: Mapping[str, Any]) -> str:
-    """A paragraph with the names of the classes; nothing where there are none."""
+    """A paragraph with the names of the classes; empty if there are none."""
     named = config.get("id2label") or {}
     if not named:
         return ""

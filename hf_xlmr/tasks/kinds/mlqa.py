@@ -85,7 +85,7 @@ class Mlqa(Task[QuestionExample]):
         shown=(
             "start, end = output.start_logits.argmax().item(), output.end_logits.argmax().item()\n"
             "print(tokenizer.decode(batch.input_ids[0, start : end + 1]))  "
-            "# the best span of a long text: hf-xlmr evaluate"
+            "# in long texts `hf-xlmr evaluate` finds the best span"
         ),
     )
     predictions_readme = (
