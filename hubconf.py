@@ -20,7 +20,7 @@ def _entry_point(name: str) -> Callable[..., Any]:
         import hf_xlmr
 
         if Path(hf_xlmr.__path__[0]).resolve() == _CHECKOUT / "hf_xlmr":  # not installed, or hidden by this checkout
-            hf_xlmr.__path__[:] = [str(_CHECKOUT / "hf_xlmr"), str(_CHECKOUT)]  # conversion/ lies beside it here
+            hf_xlmr.__path__[:] = [str(_CHECKOUT / "hf_xlmr"), str(_CHECKOUT)]  # conversion/ is next to it here
         return hf_xlmr.XLMR.from_pretrained(name, *args, **options)
 
     load.__doc__ = f"XLMR.from_pretrained({name!r}, ...)"

@@ -40,7 +40,7 @@ class HfXlmrError(Exception):
 
 
 class InputError(HfXlmrError):
-    """Something the user can mend: a wrong path, dictionary or option."""
+    """A fault that the user can fix: a wrong path, dictionary or option."""
 
     exit_code = 2
 
@@ -139,7 +139,7 @@ def as_named(place: Path | str, name: str) -> Iterator[None]:
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn the system's refusals into errors of ours, as `in_words` does."""
+    """Turn the system's errors into errors of hf_xlmr, as `in_words` does."""
     try:
         yield
     except OSError as error:
@@ -147,7 +147,7 @@ def told_plainly() -> Iterator[None]:
 
 
 def in_words(error: OSError) -> InputError | IntegrityError:
-    """What the system refused, as an error of ours: a bad block is damage, all else the user can fix."""
+    """The system's error as an error of hf_xlmr: a bad block is damage, everything else the user can fix."""
     place = (error.filename2 if error.errno in NO_ROOM else None) or error.filename  # of a copy the second is written
     where = f" ({place})" if place else ""
     if error.errno == errno.EIO:

@@ -40,7 +40,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
 
     `pipeline("xlmr-feature-extraction", model=FOLDER)(texts, layers=-1, pool="none", truncation=False, batch_size=1)`
     takes a text, a pair (a tuple of two, or a dictionary of `text` and `text_pair`), or a list of them. `layers` is one
-    hidden state by index (0 is the embeddings, -1 the features, which come after the final norm where there is one) or
+    hidden state by index (0 is the embeddings, -1 the features, which come after the final norm if there is one) or
     a list of them; `pool` is none, mean, cls or max over a text's tokens, `<s>` and `</s>` included. A text of more
     tokens than the model has positions for is an error unless `truncation=True`, which may be given a `max_length`.
     Gives a tensor (tokens, width) or (width,) per text, with `return_tensors=False` nested lists; for several layers a
@@ -100,7 +100,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
                 f"there is no layer {odd[0]}: the hidden states are numbered 0 (embeddings) to {count - 1}"
             )
         places = [layer % count for layer in wanted]
-        device = output.last_hidden_state.device  # each layer's are on its own, where the model is spread over several
+        device = output.last_hidden_state.device  # each layer's are on its own if the model is spread over several
         hidden = [
             (output.last_hidden_state if at == count - 1 else output.hidden_states[at]).to(device) for at in places
         ]
@@ -120,7 +120,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         return found[0] if isinstance(layers, int) else found
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Write the model, the tokenizer and this file, which Transformers writes only where hf_xlmr is imported."""
+        """Write the model, the tokenizer and this file, which Transformers writes only if hf_xlmr is imported."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / Path(__file__).name).write_bytes(Path(__file__).read_bytes())
@@ -140,7 +140,7 @@ def _pair(given: Any) -> tuple[Any, ...]:
 
 
 def _raise_if_no_layers(layers: object) -> None:
-    """Raise ValueError for what is no number of a hidden state, and no list of such numbers."""
+    """Raise ValueError for what is not a number of a hidden state, and no list of such numbers."""
     numbers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
     if not numbers or not all(isinstance(number, Integral) and not isinstance(number, bool) for number in numbers):
         raise ValueError(f"layers={layers!r:.80}: give a number such as -1, or a list of numbers such as [0, -1]")

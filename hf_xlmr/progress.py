@@ -12,7 +12,7 @@ class ProgressTask(Protocol):
     """One running piece of work."""
 
     def advance(self, amount: int, *, note: str = "") -> None:
-        """Tell that `amount` more units are done; a `note`, such as a speed, takes the place of the one before."""
+        """Report that `amount` more units are done; a `note`, such as a speed, takes the place of the one before."""
 
 
 class Progress(Protocol):
@@ -21,7 +21,7 @@ class Progress(Protocol):
     def task(
         self, label: str, *, total: int | None = None, unit: str = "bytes"
     ) -> AbstractContextManager[ProgressTask]:
-        """Begin a task of `total` units, None where unknown."""
+        """Begin a task of `total` units, None if unknown."""
 
 
 class _SilentTask:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.files.memory import CPU, DISK, available_memory, in_order, parse_max_memory, parse_size, told_size
+from hf_xlmr.files.memory import CPU, DISK, available_memory, format_size, in_order, parse_max_memory, parse_size
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_a_size_is_read(text: str | int, count: int) -> None:
     [
         ("24", "no unit; write 24GiB"),
         ("1.5", "no unit"),
-        ("24GX", "GX is no unit"),
-        ("-24GiB", "is no size"),
-        ("", "is no size"),
-        ("GiB", "is no size"),
-        ("1e9", "is no size"),
-        ("9" * 400 + "GiB", "is no size"),
+        ("24GX", "GX is not a unit"),
+        ("-24GiB", "is not a size"),
+        ("", "is not a size"),
+        ("GiB", "is not a size"),
+        ("1e9", "is not a size"),
+        ("9" * 400 + "GiB", "is not a size"),
     ],
 )
 def test_what_is_no_size_is_told(text: str, told: str) -> None:
@@ -55,9 +55,9 @@ def test_budgets_come_with_gpus_first_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("tpu=8GiB", "tpu is no device"),
-        ("-1=8GiB", "-1 is no device"),
-        ("99999=8GiB", "99999 is no device"),
+        ("tpu=8GiB", "tpu is not a device"),
+        ("-1=8GiB", "-1 is not a device"),
+        ("99999=8GiB", "99999 is not a device"),
         ("0=8GiB,cuda:0=8GiB", "GPU 0 is given twice"),
         ("0", "is not a device with its memory; write such as 0="),
         ("", "is not a device with its memory; write such as 0="),
@@ -72,7 +72,7 @@ def test_what_is_no_budget_is_told(text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budgets", "told"), [({}, "no device"), ({0: -1}, "negative"), ({None: 5}, "None is no device")]
+    ("budgets", "told"), [({}, "no device"), ({0: -1}, "negative"), ({None: 5}, "None is not a device")]
 )
 def test_what_is_no_budget_in_python_is_told(budgets: dict[Any, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
@@ -87,7 +87,7 @@ def test_budgets_in_python_may_be_words() -> None:
     ("count", "told"), [(0, "0 B"), (1536, "1.50 KiB"), (-(2**30), "-1.00 GiB"), (None, "unlimited")]
 )
 def test_a_size_is_told(count: int | None, told: str) -> None:
-    assert told_size(count) == told
+    assert format_size(count) == told
 
 
 def test_this_machine_has_memory_and_a_disk_without_a_limit() -> None:

@@ -561,7 +561,7 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     }.items():
         with pytest.raises(InputError, match=told):
             open_texts(source)
-    with pytest.raises(InputError, match="is no data set, so it has no split"):
+    with pytest.raises(InputError, match="is not a data set, so it has no split"):
         open_texts(str(tmp_path / "mixed" / "a.txt"), split="train")
 
 

@@ -57,7 +57,7 @@ def as_yaml(fields: Mapping[str, object], *, line_break: str = "\n") -> str:
 
 
 def linked_files(card: str) -> frozenset[str]:
-    """The files beside a card that its pictures and links lead to, in Markdown and in HTML, as paths with slashes."""
+    """The files next to a card that its pictures and links lead to, in Markdown and in HTML, as paths with slashes."""
     from markdown_it import MarkdownIt
 
     addresses, markup = [], _Links()
@@ -92,7 +92,7 @@ def _with_children(token: Any) -> Iterator[Any]:
 
 
 def _path_beside(address: str) -> str | None:
-    """The path that a relative address means, None where it leads elsewhere."""
+    """The path that a relative address means, None if it leads elsewhere."""
     try:
         parts = urlsplit(address.strip())
     except ValueError:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from hf_xlmr.cli.flags import Flag, in_flags
 from hf_xlmr.errors import printable
-from hf_xlmr.files.memory import told_device, told_size
+from hf_xlmr.files.memory import device_label, format_size
 from hf_xlmr.progress import ProgressTask
 
 __all__ = [
@@ -267,7 +267,7 @@ def show_placement(placement: Any) -> None:
         table.add_column(heading, justify=side, no_wrap=heading != "holds", overflow="fold")
     for share in placement.shares:
         sizes = (share.weights, share.activations + share.visitors, share.budget, share.headroom)
-        table.add_row(told_device(share.device), _parts(share), *map(told_size, sizes))
+        table.add_row(device_label(share.device), _parts(share), *map(format_size, sizes))
     console.print(table)
     for line in (placement.told(), *placement.suggestions):
         console.print(_plain(line), soft_wrap=True)

@@ -87,7 +87,7 @@ def _mapped(file: IO[bytes]) -> mmap.mmap:
 
 
 def _check_offsets(column: Any) -> None:
-    """Raise ArrowInvalid if strings lie outside the data; whether they are UTF-8 is found when they are used."""
+    """Raise ArrowInvalid if strings are outside the data; whether they are UTF-8 is found when they are used."""
     import pyarrow
 
     kinds = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
@@ -105,7 +105,7 @@ def _messages(path: Path, data: mmap.mmap) -> Iterator[Any]:
 
 
 def _rows_of(message: Any, path: Path) -> int:
-    """The rows of a message, 0 for one that has none. Raises InputError where its buffers are compressed."""
+    """The rows of a message, 0 for one that has none. Raises InputError if its buffers are compressed."""
     table = _Table.root(message.metadata.to_pybytes())
     kind = table.number(HEADER_TYPE, "<B")
     if kind not in (DICTIONARY_BATCH, RECORD_BATCH):
@@ -132,7 +132,7 @@ class _Table:
         return cls(data, *struct.unpack_from("<I", data))
 
     def _place(self, field: int) -> int:
-        """Where the value of a field is, 0 where it has none."""
+        """Where the value of a field is, 0 if it has none."""
         entries = self._at - struct.unpack_from("<i", self._data, self._at)[0]
         (size,) = struct.unpack_from("<H", self._data, entries)
         slot = 4 + 2 * field
@@ -144,7 +144,7 @@ class _Table:
         return self._place(field) > 0
 
     def number(self, field: int, form: str) -> int:
-        """A number, 0 where there is none."""
+        """A number, 0 if there is none."""
         place = self._place(field)
         return int(struct.unpack_from(form, self._data, place)[0]) if place else 0
 

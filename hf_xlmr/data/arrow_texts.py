@@ -1,4 +1,4 @@
-"""Texts of Parquet files and data sets, which Arrow holds: a few rows at a time, damage told by its row."""
+"""Texts of Parquet files and data sets, which Arrow holds: a few rows at a time; messages about damage name the row."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def open_parquet(path: Path) -> Any:
 
 
 def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[Any]:
-    """The record batches of these columns, of so many rows that they and their pages fit into bounded memory.
+    """The record batches of these columns, as large as bounded memory allows for them and their pages.
 
     Raises BadRow for pages that cannot, InputError, OSError.
     """
@@ -139,7 +139,7 @@ class _TooLong(Exception):
 
 
 def _fitting_rows(columns: Sequence[Any], most: int | None) -> Iterator[tuple[object, ...]]:
-    """The values of each row; where they are large, in memory for one row after another. Raises _TooLong."""
+    """The values of each row; if they are large, memory holds one row after another. Raises _TooLong."""
     sizes = [None if most is None else _sizes(column, most) for column in columns]
     fits = [len(columns[0]), *(int((each > most).argmax()) for each in sizes if each is not None and each.max() > most)]
     is_large = sum(int(each.sum()) for each in sizes if each is not None) > BATCH_BYTES
@@ -163,14 +163,14 @@ def _sizes(column: Any, most: int) -> Any:
 
 
 def _plain(column: Any) -> Any:
-    """Strings in a form whose lengths Arrow tells, which those of views are not."""
+    """Strings in a form whose lengths Arrow says, which those of views are not."""
     import pyarrow
 
     return column.cast(pyarrow.large_string()) if pyarrow.types.is_string_view(column.type) else column
 
 
 def _values(column: Any) -> Iterable[object]:
-    """All values; where one is not UTF-8, one by one up to it."""
+    """All values; if one is not UTF-8, one by one up to it."""
     try:
         values: list[object] = column.to_pylist()
     except UnicodeDecodeError:
@@ -183,7 +183,7 @@ def _one_by_one(column: Any) -> Iterator[object]:
 
 
 def check_columns(name: str, schema: Any, asked: Asked) -> None:
-    """Raise BadRow where a column is missing, or of a type that gives no texts or ids."""
+    """Raise BadRow if a column is missing, or of a type that gives no texts or ids."""
     from pyarrow import types
 
     for column in asked.columns:
@@ -224,7 +224,7 @@ class DataSet:
             check_columns(self.name, self.data.features.arrow_schema, self.asked)
 
     def count(self) -> int | None:
-        """Only reading them all would tell."""
+        """None: only reading all rows would show it."""
         return None
 
     def records(self) -> Iterator[Record]:
@@ -246,7 +246,7 @@ class SavedDataSet:
     asked: Asked
 
     def check(self) -> None:
-        """Raise InputError where the columns are not there, or no row can be read."""
+        """Raise InputError if the columns are not there, or no row can be read."""
         for path in self.paths:
             check_columns(self.name, arrow_schema(path), self.asked)
 

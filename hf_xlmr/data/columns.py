@@ -1,4 +1,4 @@
-"""Where the data of tasks lie, and the rows of them that have columns."""
+"""Where the data of tasks are, and the rows of them that have columns."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Row:
     """One row of a table, or one object of JSON."""
 
     place: str
-    """For messages, such as `xnli.dev.tsv, line 17`."""
+    """The name of the place in messages, such as `xnli.dev.tsv, line 17`."""
     values: Mapping[str, object]
-    """By column; of Arrow only those that were asked for."""
+    """The values by column; of Arrow only the columns that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Source:
     """One file, or one data set."""
 
     name: str
-    """For messages."""
+    """The name in messages."""
     path: Path
-    """Of a data set of the Hub, its name."""
+    """The name of a data set of the Hub."""
     data: Any = None
-    """The `datasets.Dataset` or IterableDataset, where it is one."""
+    """The `datasets.Dataset` or IterableDataset, if it is one."""
 
     @property
     def kind(self) -> str:
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def is_data_set(self) -> bool:
-        """Whether it is no file."""
+        """Whether it is not a file."""
         return self.data is not None
 
     @property
@@ -93,7 +93,7 @@ class Source:
             yield from self._rows(batches, found, file.schema_arrow.names)
 
     def _rows_of_data_set(self, columns: Iterable[str]) -> Iterator[Row]:
-        # some of the Hub tell their columns by their rows alone
+        # some data sets of the Hub show their columns only in their rows
         names = list(self.data.features or next(iter(self.data), ()))
         found = [name for name in columns if name in names]
         chosen = self.data.select_columns(found).with_format("arrow") if found else self.data
@@ -108,7 +108,7 @@ class Source:
             yield Row(place, dict(zip(found, values, strict=True)))
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
-        """What the numbers in a column of Arrow mean, alone or in lists, where `datasets` knows. Raises BadRow."""
+        """What the numbers in a column of Arrow mean, alone or in lists, if `datasets` knows it. Raises BadRow."""
         feature = self._features().get(column)
         if isinstance(feature, dict) and "feature" in feature:
             feature = feature["feature"]
@@ -149,7 +149,7 @@ def find_sources(
     if not paths:
         raise InputError(f"{source} does not exist")
     if given := [name for name, value in asked.items() if value]:
-        raise InputError(f"{source} is no data set, so it has no {' or '.join(given)}")
+        raise InputError(f"{source} is not a data set, so it has no {' or '.join(given)}")
     if folders := [each for each in paths if each.is_dir()]:
         raise InputError(f"{folders[0]} is a folder; {source} must name files alone")
     return tuple(Source(each.name if len(paths) == 1 else str(each), each) for each in paths)
@@ -179,7 +179,7 @@ class Languages:
         return self._wanted is None or len(sources) > 1
 
     def of(self, place: str, told: str | None) -> str:
-        """The language of the row at `place`, which may tell it. Raises BadRow where nothing does."""
+        """The language of the row at `place`, which may name it. Raises BadRow if nothing does."""
         language = (told or self._wanted or "").lower()
         if not language:
             raise BadRow(place, "nothing here says which language this is: give the language (en=FILE)")
@@ -191,7 +191,7 @@ class Languages:
         return self._wanted in (None, language)
 
     def check(self) -> None:
-        """Raise InputError where no row was of the language that was asked for, or there was no row at all."""
+        """Raise InputError if no row was of the language that was asked for, or there was no row at all."""
         if not self._found:
             raise InputError(printable(f"{self._name} holds no examples"))
         if self._wanted is not None and self._wanted not in self._found:

@@ -21,7 +21,7 @@ DELIMITERS: Final = ("\t", ",", ";")
 QUOTE: Final = '"'
 REST: Final = re.compile(r'([^"]*(?:""[^"]*)*)"(?!")')  # of a field in quotation marks
 NUMBER: Final = re.compile(r"[+-]?[0-9.]*")
-MOST_LINES: Final = 1_000  # of a record, where a file is judged
+MOST_LINES: Final = 1_000  # of a record, when a file is judged
 MOST_CHARACTERS: Final = 1 << 20  # the same
 ENOUGH: Final = 100  # lines against CSV, none of which is refuted
 ENOUGH_COMMAS: Final = 3  # fields in quotes for their commas, as spreadsheets write tables at tabs
@@ -30,14 +30,14 @@ MANY_TIMES: Final = 10
 
 
 def delimited(lines: Callable[[], Iterator[Line]], *, is_first: Callable[[Sequence[str]], bool]) -> Iterator[Fields]:
-    """Every record that is not blank; none where no delimiter gives a first record for which `is_first` is true.
+    """Every record that is not blank; none if no delimiter gives a first record for which `is_first` is true.
 
     `lines` reads the file from its start; it is read twice, in memory that does not grow with it. Quotes are CSV's, and
     are undone, if no line contradicts, and fields in quotes hold doubled quotes, delimiters or line ends, or all texts
     are in quotes, or those with commas alone, or commas or semicolons delimit; else they are characters of the texts. A
     line contradicts where a quote is in a field without quotes around it, is followed by text, or is never closed.
 
-    Raises BadRow where both kinds of lines are in a file, unless nearly all contradict, for quotes behind backslashes,
+    Raises BadRow if both kinds of lines are in a file, unless nearly all contradict, for quotes behind backslashes,
     and for records not of CSV.
     """
     for delimiter in DELIMITERS:
@@ -73,7 +73,7 @@ def _first_of_csv(lines: Iterator[Line], delimiter: str) -> list[str]:
 
 
 class _NotCsvError(Exception):
-    """A quotation mark where CSV has none."""
+    """A quotation mark at a place where CSV has none."""
 
 
 class _Record:
@@ -88,13 +88,13 @@ class _Record:
         self.is_quoted = True
         """Whether all fields but numbers are in quotation marks."""
         self.for_commas: list[bool] = []
-        """Of each field in quotation marks, whether there is a comma inside."""
+        """For each field in quotation marks, whether there is a comma inside."""
         self.has_bare_comma = False
         """Whether there is a comma in another field."""
 
     @property
     def is_open(self) -> bool:
-        """Whether a field goes on in the next line."""
+        """Whether a field continues in the next line."""
         return bool(self._open)
 
     def take(self, line: str) -> bool:
@@ -197,7 +197,7 @@ class _Evidence:
             self.first_against = self.first_against or place
 
     def is_csv(self, *, is_plain: bool, is_usual: bool) -> bool:
-        """The verdict. Raises BadRow where lines of both kinds are in the file.
+        """The verdict. Raises BadRow if lines of both kinds are in the file.
 
         `is_plain` says that the first record is known with its quotes, `is_usual` that the delimiter is one of CSV's.
         """
@@ -207,7 +207,7 @@ class _Evidence:
         if self.n_escaped == self.n_against:
             raise BadRow(
                 self.first_against,
-                "a backslash stands before a quotation mark in a field in quotation marks, which CSV has doubled "
+                "a backslash is before a quotation mark in a field in quotation marks, which CSV has doubled "
                 "there; write the file so",
             )
         if is_plain and self.n_against > MANY_TIMES * self.n_for:
@@ -261,7 +261,7 @@ class _Judge:
             self._again.extendleft(reversed(several[1:]))
 
     def _is_whole(self, record: _Record, several: list[Line]) -> bool:
-        """Whether a record of CSV begins with the line of `several`, to which those that it goes on in are added."""
+        """Whether a record of CSV begins with the line of `several`; the lines on which it continues are added."""
         characters = 0
         try:
             while not record.take(several[-1][1]):

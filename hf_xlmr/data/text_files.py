@@ -54,13 +54,13 @@ class _Source(Protocol):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Its files, where they are on this disk."""
+        """Its files, if they are on this disk."""
 
     def check(self) -> None:
-        """Raise InputError where it is plain beforehand that no row can be read."""
+        """Raise InputError if it is plain beforehand that no row can be read."""
 
     def count(self) -> int | None:
-        """How many rows there are, None where only reading them all would tell."""
+        """How many rows there are, None if only reading them all would show it."""
 
     def records(self) -> Iterator[Record]:
         """Every row from the first on. Raises BadRow, OSError."""
@@ -68,7 +68,7 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class TextInput:
-    """The texts of an input in their order; each iteration reads anew, in memory that does not grow with the rows."""
+    """The texts of an input in their order; each iteration reads the input again, in bounded memory."""
 
     name: str
     sources: tuple[_Source, ...]
@@ -83,7 +83,7 @@ class TextInput:
 
     @cached_property
     def count(self) -> int | None:
-        """How many rows there are, None where only reading them all would tell."""
+        """How many rows there are, None if only reading them all would show it."""
         with told_plainly():
             counts = [source.count() for source in self.sources]
         known = [each for each in counts if each is not None]
@@ -114,12 +114,12 @@ def open_texts(
 ) -> TextInput:
     """The texts of a file, a folder, a pattern such as `texts/*.jsonl`, a data set, or standard input (`-`).
 
-    Files are told apart by their endings: `.txt` (a text per line), `.jsonl`, `.ndjson` and `.json` (an object per
+    The ending says the kind of a file: `.txt` (a text per line), `.jsonl`, `.ndjson` and `.json` (an object per
     line), `.csv` and `.tsv` (with a header), `.parquet`; all but the last may also be gzipped (`.gz`). Only a line feed
     ends a line, with or without a carriage return before it. A folder is what `Dataset.save_to_disk` wrote, or files of
     one kind, taken in the order of their names. What is neither, and looks like `owner/name`, is streamed from the Hub
     by `datasets.load_dataset`, which alone knows `config` and `revision`; `split` is for data sets. `column` holds
-    the text, and `id_column` what is to be handed on beside it. A line, a record of CSV or a value of Arrow beyond
+    the text, and `id_column` what is copied to the output. A line, a record of CSV or a value of Arrow beyond
     `max_row_size` bytes is a bad row: memory stays bounded, whatever a small file unfolds to.
 
     Raises InputError, also for columns that a header, schema or data set does not have.
@@ -160,7 +160,7 @@ def is_hub_name(source: str) -> bool:
 
 def _from_files(name: str, files: list[_File], asked: Asked) -> TextInput:
     if asked.split or asked.config or asked.revision:
-        raise InputError(f"{name} is no data set, so it has no split, config or revision")
+        raise InputError(f"{name} is not a data set, so it has no split, config or revision")
     is_repeatable = all(file.path.is_file() for file in files)
     return TextInput(name, tuple(files), asked.has_ids, is_repeatable)
 
@@ -172,7 +172,7 @@ def _from_folder(folder: Path, asked: Asked) -> TextInput:
     known = [path for path in paths if kind_name(path) in KINDS]
     kinds = sorted({kind_name(path) for path in known})
     if not known:
-        raise InputError(f"{folder} holds no data set and none of the files {_kinds_told()}")
+        raise InputError(f"{folder} holds no data set and none of the files {_kinds_listed()}")
     if len(kinds) > 1:
         raise InputError(
             f"{folder} holds files of several kinds ({', '.join(kinds)}); say which, as {folder}/*{kinds[0]}"
@@ -183,18 +183,18 @@ def _from_folder(folder: Path, asked: Asked) -> TextInput:
 def _file(path: Path, name: str, asked: Asked) -> _File:
     kind = KINDS.get(kind_name(path))
     if kind is None:
-        raise InputError(f"{path} is of no known kind; texts are read from {_kinds_told()}")
+        raise InputError(f"{path} is of no known kind; texts are read from {_kinds_listed()}")
     return kind(name, path, asked)
 
 
 def kind_name(path: Path) -> str:
-    """The ending that tells the kind: that before `.gz`, which Parquet has no use for."""
+    """The ending that says the kind of a file: the one before `.gz`, which Parquet has no use for."""
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     kind = endings[0] if endings[1:] == [".gz"] else "".join(endings[-1:])
     return "" if kind == ".parquet" and endings[-1] == ".gz" else kind
 
 
-def _kinds_told() -> str:
+def _kinds_listed() -> str:
     zipped = [name for name in KINDS if name != ".parquet"]
     return f"{', '.join(zipped)} (also with .gz) and .parquet"
 
@@ -228,7 +228,7 @@ class _File(ABC):
 
     @property
     def is_countable(self) -> bool:
-        """Whether a look at the file as it lies there is enough, and does not use it up."""
+        """Whether a look at the file is enough, and does not use it up."""
         return self.path.is_file() and not self._is_gzipped
 
     @property
@@ -319,7 +319,7 @@ class _StandardInput(_Text):
 
         if sys.stdin is None or sys.stdin.buffer.closed:
             raise InputError("standard input can be read only once")
-        # A reader of our own: Python aborts where a thread still waits for sys.stdin's when the program ends
+        # A reader of our own: Python aborts if a thread still waits for sys.stdin's when the program ends
         reader: IO[bytes] = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=BLOCK)
         sys.stdin.close()
         return reader
@@ -407,7 +407,7 @@ class _CsvLines:
 
     def __init__(self, file: _File) -> None:
         self.place = ""
-        """Of the record."""
+        """The place of the record."""
         self._name, self._most = file.name, file.asked.max_row_size
         self._lines = file.lines()
         self._number = self._bytes = 0

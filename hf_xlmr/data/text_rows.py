@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 DEFAULT_COLUMN: Final = "text"
-LONGEST_ROW: Final = 16_000_000  # bytes of a line, or of a value where there are no lines: memory must hold it often
+LONGEST_ROW: Final = 16_000_000  # bytes of a line, or of a value if there are no lines: memory must hold it often
 LONGEST_LINE: Final = 1 << 28  # of files that are read as a whole, such as SQuAD's, whose one line is the file
 WIDEST_ID: Final = 1 << 63
 UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -66,12 +66,12 @@ class TextRow:
     """One text of the input."""
 
     number: int
-    """Of the row in the whole input, from 0."""
+    """The number of the row in the whole input, from 0."""
     place: str
-    """For messages, such as `texts.txt, line 17`."""
+    """The name of the place in messages, such as `texts.txt, line 17`."""
     text: str
     id: object | None = None
-    """A string or an integer of 64 bits; None where no column of ids was asked for."""
+    """A string or an integer of 64 bits; None if no column of ids was asked for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Asked:
     config: str | None = None
     revision: str | None = None
     max_row_size: int = LONGEST_ROW
-    """Bytes of a line, or of a value where there are no lines."""
+    """Bytes of a line, or of a value if there are no lines."""
 
     @property
     def columns(self) -> list[str]:
@@ -164,7 +164,7 @@ class Ids:
         self._type: type | None = None
 
     def check(self, place: str, value: object) -> None:
-        """Raise BadRow where an id is neither, or not what those before were."""
+        """Raise BadRow if an id is neither, or not what those before were."""
         found = JSON_TYPES.get(type(value), type(value).__name__)
         if type(value) not in (str, int):
             raise BadRow(place, f"the id is {found}, neither a string nor an integer")
@@ -186,14 +186,14 @@ def decoded(line: bytes, name: str, number: int) -> str:
 
 
 def why_no_utf8(error: UnicodeDecodeError, first_line: bytes = b"") -> str:
-    """What is said of bytes that are no text; `first_line`, where the error is in it, may tell UTF-16."""
+    """The sentence about bytes that are not text; `first_line`, if the error is in it, can show UTF-16."""
     if first_line.startswith(UTF16_MARKS):
         return "the file is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does"
     return f"byte {error.start + 1} (0x{error.object[error.start]:02X}) is not UTF-8"
 
 
 def why_too_long(what: str, most: int) -> str:
-    """That a line or value is beyond what a row may have."""
+    """The sentence that a line or value is longer than a row may be."""
     return f"{what} is longer than {most:,} bytes, the most that a row may have (max_row_size)"
 
 
@@ -216,5 +216,5 @@ def _why_no_object(line: str) -> str:
 
 
 def why_no_column(name: str, columns: Iterable[str]) -> str:
-    """That there is no such column, and which there are."""
+    """The sentence that there is no such column, with those that there are."""
     return f"there is no column {name!r}; the columns are {', '.join(map(repr, columns)) or 'none'}"

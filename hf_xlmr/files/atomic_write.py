@@ -1,4 +1,4 @@
-"""A file whose content is replaced in one rename, so that nobody meets half of it."""
+"""A file whose content is replaced in one rename, so that nobody reads a part of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # never throug
 
 
 def replace_content(path: Path, content: bytes) -> None:
-    """Give the file at `path` other content, written beside it first; one that exists keeps owner and permissions.
+    """Give the file at `path` other content, written next to it first; one that exists keeps owner and permissions.
 
     The owner is kept where the system allows it. Raises OSError, which names `path`.
     """
@@ -38,7 +38,7 @@ def replace_content(path: Path, content: bytes) -> None:
 
 
 def replace_keeping(path: Path, content: bytes) -> Path:
-    """`replace_content`, with the old file beside it as `NAME.before-fix`, or with a number where that is there.
+    """`replace_content`, with the old file next to it as `NAME.before-fix`, or with a number if that exists.
 
     Gives where the old file is. Raises OSError.
     """

@@ -11,11 +11,11 @@ from hf_xlmr.errors import InputError
 __all__ = ["CACHE_VARIABLE", "cache_folder", "make_cache_folder"]
 
 CACHE_VARIABLE: Final = "HF_XLMR_CACHE"
-OWN: Final = 0o700  # what is kept tells what was converted, and is loaded again
+OWN: Final = 0o700  # other users could read what was converted, or replace what is loaded again
 
 
 def cache_folder() -> Path:
-    """HF_XLMR_CACHE, else hf_xlmr in the user's cache folder. Raises InputError where a user's home is unknown."""
+    """HF_XLMR_CACHE, else hf_xlmr in the user's cache folder. Raises InputError if a user's home is unknown."""
     chosen, shared = os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME", "")
     try:
         if chosen:

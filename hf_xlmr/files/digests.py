@@ -37,7 +37,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _remembered(digest: str, memory: Path) -> str:
-    """Remember a digest where the cache can be written to; where it cannot, the entry may be there all the same."""
+    """Remember a digest if the cache can be written to."""
     with suppress(OSError):
         make_cache_folder(DIGESTS)
         replace_content(memory, digest.encode())

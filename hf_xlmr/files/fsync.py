@@ -1,4 +1,4 @@
-"""Files that are on the disk when we say so, and the system's refusals told with their place."""
+"""Files that are safely on the disk, and the system's errors with the place where they happened."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def flush_path(path: Path) -> None:
 
 
 def copy_contents(source: Path, target: Path, *, without: str = "") -> None:
-    """Copy the files of a folder into `target`, links followed, but for what lies in its folder `without`.
+    """Copy the files of a folder into `target`, links followed, but for what is in its folder `without`.
 
     The copies are the user's own: modes, also of read-only folders of others, stay behind. Raises OSError.
     """
@@ -43,7 +43,7 @@ def copy_contents(source: Path, target: Path, *, without: str = "") -> None:
 
 @contextmanager
 def room_told(place: Path) -> Iterator[None]:
-    """Name the place where room is wanting, which the system does not name of a file that is open already."""
+    """Name the file for which there is no room; the system does not name a file that is already open."""
     try:
         yield
     except OSError as error:
@@ -54,7 +54,7 @@ def room_told(place: Path) -> Iterator[None]:
 
 @contextmanager
 def told_with_place(path: Path) -> Iterator[None]:
-    """Tell of the system's refusals in our errors, and where they happened."""
+    """Turn the system's errors into errors of hf_xlmr, which name the place."""
     with told_plainly():
         try:
             yield

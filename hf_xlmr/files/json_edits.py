@@ -25,23 +25,23 @@ class _Field(NamedTuple):
 def field_of(text: str, name: str) -> object:
     """The value of the first field `name` of the JSON object `text`, None without one; what follows is not read.
 
-    Raises ValueError where the text is no JSON object as far as it is read.
+    Raises ValueError if the text is not a JSON object as far as it is read.
     """
     try:
         if text[_past_space(text, 0)] != "{":
-            raise ValueError("this is no JSON object")
+            raise ValueError("this is not a JSON object")
         return next((json.loads(text[each.start : each.end]) for each in _fields(text) if each.name == name), None)
     except IndexError:
         raise ValueError("this JSON object has no end") from None
 
 
 def with_fields(text: str, fields: Mapping[str, object]) -> str:
-    """The JSON object `text` with `fields` set: in their places where it has them, else after its last one.
+    """The JSON object `text` with `fields` set: in their places if it has them, else after its last one.
 
-    Raises ValueError where the text is no JSON object.
+    Raises ValueError if the text is not a JSON object.
     """
     if not isinstance(json.loads(text), dict):
-        raise ValueError("this is no JSON object")
+        raise ValueError("this is not a JSON object")
     for name, value in fields.items():
         text = _with_field(text, name, json.dumps(value, ensure_ascii=False))
     return text

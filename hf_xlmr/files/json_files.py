@@ -16,7 +16,7 @@ __all__ = ["json_object", "strict_json"]
 LARGEST: Final = 256 << 20  # bytes; a tokenizer.json has 17 MB for XLM-R, and some 70 for a million pieces
 MOST_VALUES: Final = 8_000_000  # such a tokenizer.json has four million
 DEEPEST: Final = 100  # objects and lists in each other; a tokenizer.json has ten
-LONGEST_NUMBER: Final = 1000  # digits; Transformers writes 31 where there is no limit
+LONGEST_NUMBER: Final = 1000  # digits; Transformers writes 31 if there is no limit
 NOT_PLAIN: Final = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 HALF_A_PAIR: Final = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
@@ -39,7 +39,7 @@ def json_object(path: Path, *, has_paths: bool = False) -> dict[str, Any]:
 
 
 def strict_json(data: bytes, *, has_paths: bool = False, is_unique: bool = False) -> Any:
-    """The value that `data` holds as JSON; no field of an object may come twice where it `is_unique`.
+    """The value that `data` holds as JSON; no field of an object may come twice if `is_unique`.
 
     Raises ValueError, whose text says why: for another encoding, numbers that are infinite or endless, halves of
     surrogate pairs, more than DEEPEST levels, or more values than any file of a model has.

@@ -17,7 +17,7 @@ __all__ = ["locked"]
 def locked(path: Path, *, waits: bool = True) -> Iterator[None]:
     """Hold the lock file at `path`, which is made if need be and stays, until the block ends or the process dies.
 
-    Raises BlockingIOError where another holds it and `waits` is false, InputError where something else has the place
+    Raises BlockingIOError if another holds it and `waits` is false, InputError if something else has the place
     of the lock file, OSError.
     """
     from filelock import FileLock, Timeout

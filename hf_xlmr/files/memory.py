@@ -16,17 +16,17 @@ __all__ = [
     "Device",
     "MaxMemory",
     "available_memory",
+    "device_label",
+    "format_size",
     "in_order",
     "parse_max_memory",
     "parse_size",
-    "told_device",
-    "told_size",
 ]
 
 Device: TypeAlias = int | str
 """The number of a GPU, `cpu` or `disk`."""
 MaxMemory: TypeAlias = Mapping[Device, int | str | None]
-"""What each device may hold: bytes, or a size in words, None where there is no limit."""
+"""What each device may hold: bytes, or a size in words, None if there is no limit."""
 
 CPU: Final = "cpu"
 DISK: Final = "disk"
@@ -57,20 +57,20 @@ def parse_size(text: str | int) -> int:
     """
     found = SIZE.fullmatch(str(text).strip())
     if found is None:
-        raise InputError(f"{text!s:.40} is no size; write one such as 24GiB, 500MB or 8000000000 (bytes)")
+        raise InputError(f"{text!s:.40} is not a size; write one such as 24GiB, 500MB or 8000000000 (bytes)")
     units = {unit.lower(): count for unit, count in UNITS.items()}
     amount, unit = found["amount"], found["unit"].lower()
     if not unit and ("." in amount or 0 < int(amount) < PLAIN_NUMBER):
         raise InputError(f"{text!s:.40} has no unit; write {amount}GiB, {amount}MB or the like")
     if unit and unit not in units:
-        raise InputError(f"{found['unit']:.20} is no unit of memory; hf-xlmr knows {', '.join(UNITS)}")
+        raise InputError(f"{found['unit']:.20} is not a unit of memory; hf-xlmr knows {', '.join(UNITS)}")
     return int(float(amount) * units[unit]) if unit else int(amount)
 
 
 def parse_max_memory(text: str) -> dict[Device, int | None]:
     """The budgets in a text such as `0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited`, GPUs first, in the order of the text.
 
-    Raises InputError where a device is unknown or named twice, or a size is none.
+    Raises InputError if a device is unknown or named twice, or a size is none.
     """
     budgets: dict[Device, int | None] = {}
     for part in text.split(","):
@@ -79,7 +79,7 @@ def parse_max_memory(text: str) -> dict[Device, int | None]:
             raise InputError(f"{part.strip()!r:.40} is not a device with its memory; write {EXAMPLE}")
         device = _device(name.strip())
         if device in budgets:
-            raise InputError(f"the memory of {told_device(device)} is given twice")
+            raise InputError(f"the memory of {device_label(device)} is given twice")
         budgets[device] = None if size.strip() == UNLIMITED else parse_size(size)
     return in_order(budgets)
 
@@ -87,16 +87,16 @@ def parse_max_memory(text: str) -> dict[Device, int | None]:
 def in_order(budgets: MaxMemory) -> dict[Device, int | None]:
     """The budgets in bytes, with GPUs first, then the CPU, then the disk; sizes may be words, as in Transformers.
 
-    Raises InputError where a device is unknown, a size is none, or a GPU has no limit.
+    Raises InputError if a device is unknown, a size is none, or a GPU has no limit.
     """
     known: dict[Device, int | None] = {}
     for name, size in budgets.items():
         device = _device(name)
         known[device] = parse_size(size) if isinstance(size, str) else size
         if size is None and device not in (CPU, DISK):
-            raise InputError(f"{told_device(device)} has a limit; write how much of it may be used, such as 24GiB")
+            raise InputError(f"{device_label(device)} has a limit; write how much of it may be used, such as 24GiB")
         if (known[device] or 0) < 0:
-            raise InputError(f"the memory of {told_device(device)} is negative ({size})")
+            raise InputError(f"the memory of {device_label(device)} is negative ({size})")
     if not known:
         raise InputError(f"no device is given; write {EXAMPLE}")
     rank = {CPU: 1, DISK: 2}
@@ -109,17 +109,17 @@ def _device(name: Device) -> Device:
         return name
     found = GPU.fullmatch(str(name))
     if found is None or int(found["number"]) >= MOST_DEVICES:
-        raise InputError(f"{name!s:.40} is no device; hf-xlmr knows GPUs by number (0, 1, ...), {CPU} and {DISK}")
+        raise InputError(f"{name!s:.40} is not a device; hf-xlmr knows GPUs by number (0, 1, ...), {CPU} and {DISK}")
     return int(found["number"])
 
 
-def told_device(device: Device) -> str:
+def device_label(device: Device) -> str:
     """A device as people call it: `GPU 0`, `CPU`, `disk`."""
     return f"GPU {device}" if isinstance(device, int) else {CPU: "CPU"}.get(device, device)
 
 
-def told_size(count: int | None) -> str:
-    """Bytes as people read them, in powers of 1024; None is no limit."""
+def format_size(count: int | None) -> str:
+    """Bytes as people read them, in powers of 1024; None means no limit."""
     if count is None:
         return UNLIMITED
     unit = next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if abs(count) >= UNITS[unit]), "B")
@@ -133,7 +133,7 @@ def available_memory() -> dict[Device, int | None]:
     """What this machine has free now: each GPU, the CPU, and the disk without a limit, as weights stay in their files.
 
     A twentieth of each is left alone, for what fragments. PyTorch is asked, and imported, only where there may be a
-    GPU. Raises InputError where the system does not tell its memory.
+    GPU. Raises InputError if the system does not say its memory.
     """
     return {**_free_on_gpus(), CPU: int(_free_on_cpu() * SHARE_TO_USE), DISK: None}
 
@@ -154,7 +154,7 @@ def _free_on_gpus() -> dict[Device, int | None]:
 
 
 def _free_on_cpu() -> int:
-    """Bytes that can be had without swapping, within the limit of the container where there is one."""
+    """Bytes that can be had without swapping, within the limit of the container if there is one."""
     import psutil  # accelerate brings it
 
     free = int(psutil.virtual_memory().available)

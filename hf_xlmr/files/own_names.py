@@ -1,4 +1,4 @@
-"""The names that hf_xlmr gives to models and data of its own, and the one rule by which a path comes before a name."""
+"""The names of the releases, the demo and its data, and the rule that a path comes before such a name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES: Final = (DEMO, *RELEASE_NAMES)
 
 
 def own_name(given: str | Path) -> str | None:
-    """The release or demo that `given` names; None where it is a path, which comes first where it exists.
+    """The release or demo that `given` names; None if it is a path, which comes first if it exists.
 
     That a path hides a name is logged as a warning, once for each path. Raises InputError.
     """
@@ -33,7 +33,7 @@ def own_name(given: str | Path) -> str | None:
 
 
 def is_there(given: str) -> bool:
-    """Whether `given` is the path of something. Raises InputError where the system does not let us know."""
+    """Whether `given` is the path of something. Raises InputError if the system does not let us know."""
     try:
         return bool(given) and bool(Path(given).stat())
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,4 +1,4 @@
-"""A folder that exists only when it is whole: written beside its place, flushed, and renamed once."""
+"""A folder that exists only when it is whole: written next to its place, flushed, and renamed once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DRAFT: Final = "draft"
 PREVIOUS: Final = "previous"
 AT_FDCWD: Final = -100
 RENAME_EXCHANGE: Final = 2  # linux/fs.h
-MARK: Final = "config.json"  # tells a model's folder from somebody's home
+MARK: Final = "config.json"  # shows that this is a model's folder, and not somebody's home
 
 
 @contextmanager
 def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) -> Iterator[Path]:
     """An empty folder to fill, which takes the name `output` when the block ends well, and vanishes when it does not.
 
-    What earlier runs left behind when they were killed is cleared first. Raises InputError where `output` exists,
+    What earlier runs left behind when they were killed is cleared first. Raises InputError if `output` exists,
     unless `overwrite`, which replaces a folder of that kind (one that holds `mark`), and only at the end.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow a link that is to be replaced
@@ -52,7 +52,7 @@ def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) ->
 
 
 def _remove_empty(parents: Iterable[Path]) -> None:
-    with suppress(OSError):  # they stay where something is in them
+    with suppress(OSError):  # they stay if something is in them
         for parent in parents:
             parent.rmdir()
 
@@ -71,10 +71,10 @@ def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
 
 
 def _locked_scratch(output: Path, stack: ExitStack) -> Path:
-    """A scratch folder beside `output` whose lock this process holds until `stack` ends."""
+    """A scratch folder next to `output` whose lock this process holds until `stack` ends."""
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-        with suppress(FileNotFoundError):  # where another run took the new folder for a leftover
+        with suppress(FileNotFoundError):  # if another run took the new folder for a leftover
             stack.enter_context(locked(scratch / LOCK))
             return scratch
 
@@ -91,7 +91,7 @@ def _clear_leftovers(output: Path) -> None:
 
 
 def _clear(scratch: Path, output: Path) -> None:
-    """Remove the scratch folder of a run that is dead. Raises OSError and InputError where it is not, or not ours."""
+    """Remove the scratch folder of a dead run. Raises OSError and InputError if the run is alive, or not hf_xlmr's."""
     if scratch.lstat().st_uid != os.geteuid():
         return
     with locked(scratch / LOCK, waits=False):
@@ -106,12 +106,12 @@ def _flush_tree(folder: Path) -> None:
 
 
 def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark: str) -> None:
-    """Give the draft its name: one rename, or one exchange where a folder is replaced."""
+    """Give the draft its name: in one rename, or in one exchange if a folder is replaced."""
     _raise_if_taken(output, overwrite=overwrite, mark=mark)
     if not (overwrite and output.exists()):
         _rename_to_free(draft, output)
     elif not _exchange(draft, output):
-        output.rename(scratch / PREVIOUS)  # a run killed here is mended by the next (`_clear_leftovers`)
+        output.rename(scratch / PREVIOUS)  # the next run repairs what a run killed here leaves (`_clear_leftovers`)
         try:
             draft.rename(output)
         except BaseException:
@@ -121,7 +121,7 @@ def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark:
 
 
 def _rename_to_free(draft: Path, output: Path) -> None:
-    """Take a name that was free a moment ago; the system refuses where another run has put its folder there."""
+    """Take a name that was free a moment ago; the system refuses if another run has put its folder there."""
     try:
         draft.rename(output)
     except OSError as error:
@@ -131,7 +131,7 @@ def _rename_to_free(draft: Path, output: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders swap their names in one step; False where the system cannot."""
+    """Let two folders swap their names in one step; False if the system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False

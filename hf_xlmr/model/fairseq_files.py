@@ -21,7 +21,7 @@ def read_kept(folder: Path, name: str) -> bytes:
     recorded = record.source_files.get(name)
     if recorded is not None and sha256(data).hexdigest() != recorded:
         raise IntegrityError(
-            f"{folder / name} is not the file that {record.path} tells of (its SHA-256 begins with "
-            f"{recorded:.12}): it was cut off or exchanged; copy it anew, or convert the checkpoint again"
+            f"{folder / name} is not the file that {record.path} describes (its SHA-256 begins with "
+            f"{recorded:.12}): it was cut off or exchanged; copy it again, or convert the checkpoint again"
         )
     return data

@@ -1,4 +1,4 @@
-"""Which model a folder holds, told by a checksum that takes no reading of all its gigabytes."""
+"""Which model a folder holds, as a checksum that does not need to read all its gigabytes."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ConversionRecord:
     def of(cls, folder: Path) -> ConversionRecord:
         """The record of the model folder `folder`.
 
-        Raises IntegrityError, InputError where a newer hf_xlmr wrote it, OSError.
+        Raises IntegrityError, InputError if a newer hf_xlmr wrote it, OSError.
         """
         path = folder / CONVERSION
         return cls(path, _read(path, CONVERSION) if path.is_file() else {})
@@ -57,7 +57,7 @@ class ConversionRecord:
 
     @property
     def asked(self) -> Mapping[str, Any]:
-        """The options of the conversion by their names; none where it did not tell."""
+        """The options of the conversion by their names; none if it did not say."""
         return self._object("asked")
 
     @property
@@ -67,7 +67,7 @@ class ConversionRecord:
 
     @property
     def head(self) -> str | None:
-        """The name of the converted head in fairseq, None where there is none."""
+        """The name of the converted head in fairseq, None if there is none."""
         return self._text("head")
 
     @property
@@ -77,7 +77,7 @@ class ConversionRecord:
 
     @property
     def embedding_rows(self) -> int | None:
-        """The rows of fairseq's embedding, None where the record does not tell."""
+        """The rows of fairseq's embedding, None if the record does not say."""
         rows = self.fields.get("embedding_rows")
         if rows is not None and (type(rows) is not int or rows < 1):
             raise self._damage(f"embedding_rows is {rows!r:.40}")
@@ -104,24 +104,24 @@ class ConversionRecord:
         parity = self.fields.get("parity")
         recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
         if not isinstance(recorded, dict):
-            raise self._damage("it does not tell which weights were verified")
+            raise self._damage("it does not say which weights were verified")
         return recorded
 
     @property
     def source_weights(self) -> Mapping[str, str]:
-        """The SHA-256 of the checkpoint's files that were proved; none where the record does not tell."""
+        """The SHA-256 of the checkpoint's files that were proved; none if the record does not say."""
         parity = self.fields.get("parity")
         recorded = parity.get("source_sha256") if isinstance(parity, dict) else None
         return recorded if isinstance(recorded, dict) else {}
 
     @property
     def written(self) -> Mapping[str, str]:
-        """The SHA-256 of what was written beside the weights; in older records of what came from the source alone."""
+        """The SHA-256 of what was written next to the weights; in older records of what came from the source alone."""
         try:
             kept = {f"fairseq/{name}": known for name, known in self.source_files.items()}
             return {str(name): str(known) for name, known in {**kept, **dict(self.fields.get("written", {}))}.items()}
         except (TypeError, ValueError) as error:
-            raise self._damage("it does not tell which files were written") from error
+            raise self._damage("it does not say which files were written") from error
 
     @property
     def source_sizes(self) -> Mapping[str, int]:
@@ -129,7 +129,7 @@ class ConversionRecord:
         try:
             return {str(name): int(told["bytes"]) for name, told in self._object("source").get("files", {}).items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._damage("it does not tell which files were read") from error
+            raise self._damage("it does not say which files were read") from error
 
     @property
     def source_files(self) -> Mapping[str, str]:
@@ -138,7 +138,7 @@ class ConversionRecord:
             files = self._object("source").get("files", {})
             return {str(name): str(told["sha256"]) for name, told in files.items() if "sha256" in told}
         except (AttributeError, TypeError) as error:
-            raise self._damage("it does not tell which files were written") from error
+            raise self._damage("it does not say which files were written") from error
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -168,9 +168,9 @@ def conversion_record_text(fields: Mapping[str, object]) -> str:
 
 
 def read_finetuning_record(folder: Path) -> Mapping[str, Any]:
-    """What `finetuning.json` in a folder tells of its training; empty where there is none.
+    """What `finetuning.json` in a folder says about its training; empty if there is none.
 
-    Raises IntegrityError, InputError where a newer hf_xlmr wrote it, OSError.
+    Raises IntegrityError, InputError if a newer hf_xlmr wrote it, OSError.
     """
     path = folder / FINETUNING
     return _read(path, FINETUNING) if path.is_file() else {}

@@ -44,9 +44,9 @@ SURE_SENTENCE_WORDS: Final = frozenset(
         *("similarity", "paraphrase", "entailment", "intent", "topic", "document"),
     )
 )
-"""Those which say by themselves that a head reads `<s>`."""
+"""Words that say by themselves that a head reads `<s>`."""
 SENTENCE_WORDS: Final = SURE_SENTENCE_WORDS | {"classification", "classifier", "cls", "ranking", "pair", "review"}
-"""Those which say it in the name of a task; of a head, one for every token has them too."""
+"""Words that say it in the name of a task; names of heads for every token have them too."""
 TOKEN_WORDS: Final = frozenset(
     (
         *("tag", "tags", "tagger", "tagging", "token", "tokens", "labeling", "labelling", "seqlabel", "word", "words"),
@@ -73,7 +73,7 @@ GLUED_TOKEN_WORDS: Final = (
     *("tagging", "tagger", "squad", "tokenclass", "tokenlevel", "answering", "conll", "wikiann", "punctuat", "upos"),
     *("truecas", "recas", "chunking"),
 )
-"""Those which are found inside other words too, as in `seqtagging`."""
+"""Words that also count inside other words, as in `seqtagging`."""
 
 
 def kind_of_head(name: str, options: Mapping[str, object], *, heads: Collection[str] = ()) -> Reading:
@@ -109,7 +109,7 @@ def kind_of_head(name: str, options: Mapping[str, object], *, heads: Collection[
 
 
 def is_multi_label(options: Mapping[str, object]) -> bool:
-    """Whether a text can have several of the classes, each with a probability of its own."""
+    """Whether a text can have several of the classes, each with its own probability."""
     told = " ".join(str(options.get(key) or "") for key in TASK_OPTIONS).lower()
     is_told = re.search(r"multi[_-]?label|binary[_-]cross[_-]entropy|(?<![a-z])bce(?![a-z])", told) is not None
     return is_told or any(options.get(key) is True for key in MULTI_LABEL_OPTIONS)
@@ -123,7 +123,7 @@ def _was_trained(name: str, options: Mapping[str, object], heads: Collection[str
 
 
 def _kind_of_task(name: str) -> HeadKind | None:
-    """None for one that has nothing to do with heads, UNCLEAR for one that fairseq does not have."""
+    """The kind of head that the task `name` trains: None if it has no head, UNCLEAR if fairseq has no such task."""
     if name in SENTENCE_TASKS:
         return HeadKind.SENTENCE
     return None if name in NEUTRAL_TASKS else _kind_of_words(name, SENTENCE_WORDS) or HeadKind.UNCLEAR

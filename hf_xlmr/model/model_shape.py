@@ -38,7 +38,7 @@ BUFFER_BYTES: Final = 8  # position_ids and token_type_ids are int64, whatever t
 POSITION_OFFSET: Final = 2  # positions begin after <pad>, which is 1 (fairseq: padding_idx + 1)
 LARGEST_COUNT: Final = 1 << 31
 MOST_COUNTS: Final = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}
-"""Of what Transformers makes objects, one for each: more than that takes hours and all memory."""
+"""The most layers and labels: Transformers makes an object for each, and more take hours and all memory."""
 LABELS: Final = 2  # of a classifier whose config.json names none
 LM_HEAD: Final = "lm_head"
 
@@ -56,7 +56,7 @@ class Tensor(NamedTuple):
         return prod(self.sizes)
 
     def nbytes(self, dtype: str) -> int:
-        """Its bytes where weights are of `dtype`."""
+        """Its bytes with weights of `dtype`."""
         return self.numbers * (BUFFER_BYTES if self.is_buffer else DTYPE_BYTES[dtype])
 
 
@@ -70,7 +70,7 @@ class Block(NamedTuple):
     tensors: tuple[Tensor, ...]
 
     def nbytes(self, dtype: str) -> int:
-        """Bytes of all tensors where weights are of `dtype`."""
+        """Bytes of all tensors with weights of `dtype`."""
         return sum(tensor.nbytes(dtype) for tensor in self.tensors)
 
 
@@ -129,12 +129,12 @@ class ModelShape:
 
     @property
     def base(self) -> str:
-        """What stands before the encoder's names: empty, or `roberta.` and the like."""
+        """What is before the encoder's names: empty, or `roberta.` and the like."""
         return self._family.base_prefix(self.task)
 
     @property
     def base_of_heads(self) -> str:
-        """What stands before the encoder's names in the classes of this family that have a head."""
+        """What is before the encoder's names in the classes of this family that have a head."""
         return f"{self._family.base}."
 
     @property
@@ -176,7 +176,7 @@ class ModelShape:
         return f"{LM_HEAD}.bias" if name.endswith(".bias") else f"{self.base}embeddings.word_embeddings.weight"
 
     def nbytes(self, dtype: str) -> int:
-        """Bytes of all parameters and buffers where weights are of `dtype`."""
+        """Bytes of all parameters and buffers with weights of `dtype`."""
         return sum(block.nbytes(dtype) for block in self.blocks)
 
     def without_pooler(self) -> ModelShape:
@@ -276,10 +276,10 @@ def shape_of_folder(folder: str | Path) -> ModelShape:
 
 
 def shape_of_config(config: Mapping[str, Any], *, name: str = CONFIG) -> ModelShape:
-    """The shape that a `config.json` describes, with Transformers' defaults where it is silent.
+    """The shape that a `config.json` describes, with Transformers' defaults for what it does not say.
 
     `name` is what messages call it.
-    Raises InputError where the model is of another family or class, IntegrityError where a size is none.
+    Raises InputError if the model is of another family or class, IntegrityError if a size is not a number.
     """
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
@@ -339,7 +339,7 @@ def label_count(config: Mapping[str, Any], *, name: str = CONFIG) -> int:
 
 
 def _dtype(config: Mapping[str, Any], file: str) -> str:
-    """The stored dtype; where the config does not tell, float32, which XLM-R is computed in unless told otherwise."""
+    """The stored dtype; float32 if the config does not say, the default of XLM-R."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if stored not in DTYPE_BYTES:
         raise InputError(f"{file}: the weights are stored as {stored:.40}; hf-xlmr plans {', '.join(DTYPE_BYTES)}")

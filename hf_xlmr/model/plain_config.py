@@ -109,7 +109,7 @@ def raise_if_adapter(folder: Path) -> None:
     """Raise InputError for a folder whose model is not all of what Transformers would load from it."""
     if (folder / ADAPTER).is_file():
         raise InputError(
-            f"{folder} holds an adapter ({ADAPTER}), which Transformers adds to the model where peft is installed: "
+            f"{folder} holds an adapter ({ADAPTER}), which Transformers adds to the model if peft is installed: "
             "merge it into the weights (merge_and_unload, then save_pretrained), or take its files out of the folder"
         )
 
@@ -131,7 +131,7 @@ def raise_if_without_pooler(model: nn.Module) -> None:
 
 @contextmanager
 def config_damage_told(path: Path) -> Iterator[None]:
-    """Name config.json where Transformers cannot use it, which it says in errors of a dozen kinds."""
+    """Name config.json if Transformers cannot use it, for which it raises a dozen kinds of errors."""
     try:
         yield
     except (HfXlmrError, OSError):

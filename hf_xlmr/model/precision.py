@@ -52,7 +52,7 @@ def wanted_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Such as float32."""
+    """The name of the dtype, such as float32."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -102,7 +102,7 @@ def without_emulation(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def warn_of_emulation(dtype: torch.dtype, device: torch.device) -> None:
-    """Log a warning if `dtype` is not native to `device`, which computes in it all the same."""
+    """Log a warning if `dtype` is not native to `device`, which then emulates it."""
     if not is_native(dtype, device):
         _LOG.warning(
             "the processor (%s) has no instructions for %s: it takes many times as long as float32",

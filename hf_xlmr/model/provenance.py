@@ -37,13 +37,13 @@ OF_ANY_TRAINING: Final[Mapping[str, Mapping[str, str] | None]] = {
     "layer_norm_eps": None,
     "position_embedding_type": None,
 }
-"""What no training changes and the sizes of the weights do not tell; where fairseq has it, its names for values."""
+"""Fields that no training changes and that no size of a weight shows, with fairseq's names of their values."""
 OPTIONS: Final = "fairseq/options.json"
 OF_OPTIONS: Final = {"hidden_act": "activation_fn", "num_attention_heads": "encoder_attention_heads"}
 SILENT: Final = (None, False, "absolute")  # values that mean what an absent field does
 OTHERWISE: Final = (
-    "copy it anew, or convert the checkpoint again; where the change is meant, delete fairseq/conversion.json, which "
-    "tells of others, and say so in README.md"
+    "copy it again, or convert the checkpoint again; if the change is meant, delete fairseq/conversion.json, which "
+    "describes others, and say so in README.md"
 )
 SHOWN: Final = 3
 
@@ -76,7 +76,7 @@ def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool
 
     Of config.json the fields that answers rest on are compared, unless `with_config` is False; of a fine-tuned folder
     what it keeps for fairseq.
-    Raises IntegrityError where a file is lost or another, OSError.
+    Raises IntegrityError if a file is lost or another, OSError.
     """
     standing, record = standing_of(folder), ConversionRecord.of(folder)
     if not record.is_there:
@@ -106,7 +106,7 @@ def holds_recorded_weights(folder: Path) -> bool:
 
 
 def changed_weights(folder: Path) -> tuple[str, ...]:
-    """The files of weights that are not as the conversion verified them; none where it did not, or after `finetune`.
+    """The files of weights that are not as the conversion verified them; none if it did not, or after `finetune`.
 
     They are read for it. Raises IntegrityError, InputError, OSError.
     """
@@ -135,7 +135,7 @@ def other_network(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _of_options(folder: Path) -> dict[str, object]:
-    """What fairseq was told of the network, by the names of config.json."""
+    """The options of fairseq's training about the network, by the names of config.json."""
     path = folder / OPTIONS
     options = json_object(path, has_paths=True) if path.is_file() else {}
     told = {name: options[theirs] for name, theirs in OF_OPTIONS.items() if options.get(theirs) is not None}

@@ -38,12 +38,12 @@ class TensorEntry:
     """The format's own code, such as F32."""
     shape: tuple[int, ...]
     start: int
-    """Of its first byte, from the beginning of the file."""
+    """The place of its first byte in the file."""
     nbytes: int
 
 
 def file_header(path: Path) -> dict[str, TensorEntry]:
-    """As `read_header`, of the file at `path`. Raises InputError, IntegrityError, OSError."""
+    """The header of the file at `path`, as `read_header`. Raises InputError, IntegrityError, OSError."""
     with path.open("rb") as file:
         return read_header(file, path)
 
@@ -71,12 +71,12 @@ def read_header(file: BinaryIO, path: Path) -> dict[str, TensorEntry]:
             raise IntegrityError(f"{path} is damaged: its header says that tensors {fault} before {name:.80}")
         end += entries[name].nbytes
     if end != size:
-        raise IntegrityError(f"{path} is truncated or damaged: it has {size:,} bytes, and its header tells of {end:,}")
+        raise IntegrityError(f"{path} is truncated or damaged: it has {size:,} bytes, and {end:,} by its header")
     return entries
 
 
 def shards_of(index: Path) -> dict[str, str]:
-    """The file of each weight by an index of shards, which all lie beside it. Raises IntegrityError, OSError."""
+    """The file of each weight by an index of shards, which all are next to it. Raises IntegrityError, OSError."""
     listed = json_object(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
         raise IntegrityError(f"{index} is damaged: it has no weight_map")
@@ -90,7 +90,7 @@ def shards_of(index: Path) -> dict[str, str]:
 
 
 def _entries(header: bytes, path: Path, *, start: int) -> Iterator[tuple[str, TensorEntry]]:
-    """Every tensor of a header, whose bytes lie from `start` on. Raises IntegrityError."""
+    """Every tensor of a header, whose bytes are from `start` on. Raises IntegrityError."""
     try:
         content = strict_json(header, is_unique=True)
     except ValueError as error:
@@ -113,7 +113,7 @@ def _entry(name: str, entry: Any, path: Path, *, start: int) -> TensorEntry:
         is_list = False
     is_list = is_list and all(type(each) is int and 0 <= each < LARGEST_SIZE for each in (*shape, first, last))
     if not is_list or first > last or max(accumulate(shape, mul), default=1) >= LARGEST_SIZE:
-        raise IntegrityError(f"{path} is damaged: its header does not tell where {name:.80} lies")
+        raise IntegrityError(f"{path} is damaged: its header does not say where {name:.80} is")
     nbytes = last - first
     if code in BITS and prod(shape) * BITS[code] != 8 * nbytes:
         raise IntegrityError(f"{path} is damaged: {name:.80} has {nbytes} bytes, not those of its shape")

@@ -1,4 +1,4 @@
-"""Weights in safetensors files: mapped where that will do, else read into memory that products round alike from."""
+"""Weights in safetensors files: mapped if aligned, else read into aligned memory, so that products round alike."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def opened(file: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """Where a weight lies: a safetensors file, and its name there."""
+    """Where a weight is: a safetensors file, and its name there."""
 
     file: Path
     name: str
 
     def mapped(self) -> torch.Tensor:
-        """The weight where it lies: the file is opened anew, so that what was read before can leave memory."""
+        """The weight, mapped from its file, which is opened again so that what was read before can leave memory."""
         with opened(self.file) as weights:
             tensor: torch.Tensor = weights.get_tensor(self.name)
         return tensor
 
     def on_cpu(self, dtype: torch.dtype, *, is_own: bool = False) -> torch.Tensor:
-        """The weight in `dtype`, aligned; `is_own` where it may not stay mapped from its file.
+        """The weight in `dtype`, aligned; `is_own` if it may not stay mapped from its file.
 
         Its bits are those of a cast of the whole. Raises IntegrityError.
         """
@@ -96,7 +96,7 @@ class OffloadedWeights(Mapping[str, "torch.Tensor"]):
         self._dtype, self._is_for_cpu = dtype, is_for_cpu
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """The weight of that name, read anew where it is on disk. Raises KeyError, IntegrityError."""
+        """The weight of that name, read again if it is on disk. Raises KeyError, IntegrityError."""
         if name in self._kept:
             return self._kept[name]
         weight = self._on_disk[name]

@@ -42,10 +42,10 @@ INDEX: Final = "model.safetensors.index.json"
 NO_SHARED_BASE: Final = ("lm_head.", "classifier.", "qa_outputs.")
 STORED_DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LEFT_IN_THE_FILE: Final = {  # names that a class may do without, and why
-    r"(\w+\.)?embeddings\.(position_ids|token_type_ids)": "buffers that Transformers saved until 4.31 and makes anew",
+    r"(\w+\.)?embeddings\.(position_ids|token_type_ids)": "buffers that Transformers saved until 4.31 and makes again",
     r"(\w+\.)?pooler\.dense\.(weight|bias)": "Transformers gives every encoder a pooler; XLM-R was trained without",
 }
-HEAD_OF_AN_ENCODER: Final = r"(lm_head|classifier|qa_outputs)\.[\w.]+"  # left where the bare encoder is what is wanted
+HEAD_OF_AN_ENCODER: Final = r"(lm_head|classifier|qa_outputs)\.[\w.]+"  # left out if the bare encoder is wanted
 BLOCK_OF_ROWS: Final = 1 << 12  # in which tied weights are compared
 
 
@@ -62,11 +62,11 @@ def load_placed(
 ) -> PreTrainedModel:
     """The Transformers model in `folder`, in evaluation mode, with each module where `device_map` puts it.
 
-    Beside what stays on the CPU, host memory holds one weight at a time, whatever the size of the shards: a weight is
+    Besides what stays on the CPU, host memory holds one weight at a time, whatever the size of the shards: a weight is
     mapped from its file, cast to `dtype`, moved, and let go. What is on the CPU in the stored dtype stays mapped where
     its file aligns it as memory does (convert's do); what is on `disk` is not read until its turn comes in a forward
     pass. Neither file may be overwritten while the model is used. `shape` is another class than the folder's own, such
-    as its bare encoder; `main_device` computes what lies on CPU or disk (the first GPU of the map, unless given).
+    as its bare encoder; `main_device` computes what is on CPU or disk (the first GPU of the map, unless given).
     `offload_folder` is where copies of what stays on disk go, in `dtype`, for folders that are slow to read; without it
     their own files are read.
     Raises InputError, IntegrityError, WeightsMismatch.
@@ -94,9 +94,9 @@ def load_whole(
     attention: str = "sdpa",
     progress: Progress = SILENT,
 ) -> PreTrainedModel:
-    """The Transformers model in `folder` on one device, in evaluation mode and in memory of its own.
+    """The Transformers model in `folder` on one device, in evaluation mode and in its own memory.
 
-    Host memory holds one weight at a time beside it, and the files may be overwritten afterwards. `shape` is another
+    Besides it, host memory holds one weight at a time, and the files may be overwritten afterwards. `shape` is another
     class than the folder's own. Raises InputError, IntegrityError, WeightsMismatch.
     """
     if dtype not in DTYPE_BYTES:
@@ -118,7 +118,7 @@ def shape_held(folder: str | Path, shape: ModelShape) -> ModelShape:
 
 
 def stored_dtype(folder: str | Path, shape: ModelShape) -> str:
-    """What the word embeddings are stored in, for a config that does not tell. Raises InputError, IntegrityError."""
+    """What the word embeddings are stored in, for a config that does not say. Raises InputError, IntegrityError."""
     with told_plainly():
         sources = _sources(shape, files_of_weights(Path(folder)))
         name = f"{shape.base}embeddings.word_embeddings.weight"
@@ -165,7 +165,7 @@ def _names_in(file: Path) -> list[str]:
 
 
 def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, StoredWeight]:
-    """Where each weight of the class lies, whether its file holds the bare encoder or a model with a head."""
+    """Where each weight of the class is, whether its file holds the bare encoder or a model with a head."""
     found: dict[str, StoredWeight] = {}
     base = shape.base_of_heads
     names = {present_name(name): name for name in stored} | {name: name for name in stored}
@@ -189,7 +189,7 @@ def without_absent(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str
 
 
 def checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
-    """Where each weight of the class lies, once all that the files hold adds up.
+    """Where each weight of the class is, once all that the files hold adds up.
 
     Raises WeightsMismatch with every weight that is missing, unknown or of another shape, InputError, IntegrityError.
     """
@@ -232,7 +232,7 @@ def _unknown(shape: ModelShape, left: Collection[str]) -> list[str]:
 
 
 def _of_other_sizes(shape: ModelShape, sources: Mapping[str, StoredWeight]) -> list[str]:
-    """Each weight whose sizes are not those of the class. Raises InputError for numbers that are no floats."""
+    """Each weight whose sizes are not those of the class. Raises InputError for numbers that are not floats."""
     expected = {tensor.name: tensor.sizes for tensor in shape.tensors}
     wrong: list[str] = []
     for file in dict.fromkeys(source.file for source in sources.values()):
@@ -276,7 +276,7 @@ def _copied_to(
 ) -> dict[str, StoredWeight]:
     """A file for each weight that stays on disk, in the dtype that is computed in.
 
-    They lie in a subfolder of `folder` that is this model's alone, and one that is there is used again.
+    They are in a subfolder of `folder` for this model only; if it exists, it is used again.
     """
     import torch
     from safetensors.torch import save_file
@@ -368,7 +368,7 @@ def _fill(
 
 
 def _placed(source: StoredWeight, place: Any, dtype: torch.dtype, *, is_own: bool) -> torch.Tensor:
-    """A weight on its device; on the way to another one than the CPU it needs no memory of its own."""
+    """A weight on its device; on the way to another one than the CPU it needs no further memory."""
     if str(place) == CPU:
         return source.on_cpu(dtype, is_own=is_own)
     return source.mapped().to(place, dtype)

@@ -1,4 +1,4 @@
-"""Which layer goes on which device, told before anything is read: the fullest device is as empty as it can be."""
+"""Which layer goes on which device, before anything is read: the fullest device is as empty as possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, in_order, told_device, told_size
+from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, format_size, in_order
 from hf_xlmr.model.model_shape import DTYPE_BYTES, Block, ModelShape
 
 __all__ = [
@@ -51,7 +51,7 @@ class DeviceShare:
     budget: int | None
     """What the device may hold, None without a limit."""
     headroom: int | None
-    """What is left; negative where it does not fit."""
+    """What is left; negative if it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +61,30 @@ class Placement:
     model: str
     dtype: str
     tokens: int
-    """Of one batch, padding included."""
+    """The tokens of a batch, padding included."""
     parameters: int
     weights: int
     """Bytes of all parameters and buffers, a tied matrix once."""
     fits: bool
     main_device: Device
-    """Where inputs go, and where what lies on CPU or disk is computed."""
+    """Where inputs go, and where what is on CPU or disk is computed."""
     shares: tuple[DeviceShare, ...]
     device_map: dict[str, Device]
     suggestions: tuple[str, ...] = field(default=())
-    """What would fit, where this does not; each was tried."""
+    """What would fit if this does not; each was tried."""
 
     def told(self) -> str:
-        """In a sentence, whether it fits, and the number that decides it."""
-        name = f"{self.model} in {self.dtype} ({told_size(self.weights)}) with {self.tokens} tokens at a time"
+        """A sentence that says whether it fits, and by how much."""
+        name = f"{self.model} in {self.dtype} ({format_size(self.weights)}) with {self.tokens} tokens at a time"
         limited = [share for share in self.shares if share.headroom is not None]
         tightest = min(limited, key=lambda share: share.headroom or 0, default=None)
         if tightest is None or tightest.headroom is None:
             return f"{name} fits."
-        where, room = told_device(tightest.device), tightest.headroom
+        where, room = device_label(tightest.device), tightest.headroom
         if self.fits:
-            return f"{name} fits; {where} has the least room left, {told_size(room)}."
-        return f"{name} does not fit: {where} would need {told_size(-room)} more than its {told_size(tightest.budget)}."
+            return f"{name} fits; {where} has the least room left, {format_size(room)}."
+        budget = format_size(tightest.budget)
+        return f"{name} does not fit: {where} would need {format_size(-room)} more than its {budget}."
 
 
 class DoesNotFit(InputError):
@@ -106,7 +107,7 @@ def plan_placement(
 ) -> Placement:
     """The best layout of `shape` over the devices of `max_memory`, as `lay_out` makes it.
 
-    Raises DoesNotFit, with the numbers and what would fit, where the devices do not hold it; InputError.
+    Raises DoesNotFit, with the numbers and what would fit, if the devices do not hold it; InputError.
     """
     placement = lay_out(shape, max_memory=max_memory, dtype=dtype, tokens=tokens, attention=attention)
     if not placement.fits:
@@ -151,7 +152,7 @@ def lay_out(
 
 
 def activation_bytes(shape: ModelShape, *, tokens: int, dtype: str, attention: str = "sdpa") -> tuple[int, int]:
-    """Bytes that computing a batch of `tokens` takes beside the weights: in a layer, and in a language-model head.
+    """Bytes that a batch of `tokens` takes in addition to the weights: in a layer, and in a language-model head.
 
     With n tokens, width H, feed-forward width I, A heads, texts of at most S tokens, V words and s bytes per number,
     without gradients and with no more than one hidden state kept:
@@ -208,11 +209,11 @@ class _Task:
 
     @property
     def visitor(self) -> int:
-        """The largest block that may lie elsewhere than where it is computed, beside the embeddings."""
+        """The largest block that may be elsewhere than where it is computed, besides the embeddings."""
         return max(self.layer, self.last)
 
     def activations(self, device: Device, *, has_first: bool, has_last: bool) -> int:
-        """Of a device with layers, and perhaps with what comes before or after them."""
+        """The activations on a device with layers, and perhaps with what comes before or after them."""
         working, scoring = self._working_and_scoring
         return isinstance(device, int) * GPU_WORKSPACE + max(
             working, scoring if (has_first if self.shape.is_tied else has_last) else 0
@@ -244,12 +245,12 @@ def _lay_out(task: _Task, budgets: _Budgets) -> Placement:
         if placement.fits:
             return placement
     if placement is None:
-        raise InputError("the disk does not compute; give a GPU or the CPU beside it")
+        raise InputError("the disk does not compute; also give a GPU or the CPU")
     return placement
 
 
 def _layouts(task: _Task, budgets: _Budgets) -> Iterator[list[_Part]]:
-    """Layouts worth trying, best first; the last is what comes closest where none fits."""
+    """Layouts worth trying, best first; the last is what comes closest if none fits."""
     gpus: dict[Device, int] = {
         device: budget for device, budget in budgets.items() if isinstance(device, int) and budget is not None
     }
@@ -265,7 +266,7 @@ def _layouts(task: _Task, budgets: _Budgets) -> Iterator[list[_Part]]:
 
 
 def _balanced(task: _Task, gpus: Mapping[Device, int], *, is_capped: bool) -> list[_Part]:
-    """The layout over GPUs alone whose shares, sorted from the largest, are the smallest; nothing where none fits."""
+    """The layout over GPUs alone whose shares, sorted from the largest, are the smallest; nothing if none fits."""
     devices = list(gpus)
     spans = [devices[start : end + 1] for start in range(len(devices)) for end in range(start, len(devices))]
     tried = [_shared_out(task, {device: gpus[device] for device in span}, is_capped=is_capped) for span in spans]
@@ -277,7 +278,7 @@ def _balanced(task: _Task, gpus: Mapping[Device, int], *, is_capped: bool) -> li
 
 
 def _shared_out(task: _Task, gpus: Mapping[Device, int], *, is_capped: bool) -> list[_Part]:
-    """Each layer to the device whose share it leaves smallest: where layers are alike, nothing does better."""
+    """Each layer to the device whose share stays smallest: if layers are alike, no layout is better."""
     devices = list(gpus)
     ends = [_Part(each, 0, each == devices[0], each == devices[-1]) for each in devices]
     loads = {part.device: part.weights(task) for part in ends}
@@ -299,7 +300,7 @@ def _shared_out(task: _Task, gpus: Mapping[Device, int], *, is_capped: bool) -> 
 
 
 def _spilled(task: _Task, gpus: Mapping[Device, int], budgets: _Budgets) -> list[_Part]:
-    """As many layers on GPUs as they hold, the rest on CPU and disk; nothing where no GPU holds the embeddings."""
+    """As many layers on GPUs as they hold, the others on CPU and disk; none if no GPU holds the embeddings."""
     if not {CPU, DISK} & budgets.keys():
         return []
     devices = list(gpus)
@@ -324,7 +325,7 @@ def _filled(task: _Task, gpus: Mapping[Device, int]) -> list[_Part]:
 
 
 def _tail(task: _Task, budgets: _Budgets, count: int) -> list[_Part]:
-    """`count` layers and what follows them, on the CPU and, where that does not hold them, on the disk."""
+    """`count` layers and what follows them, on the CPU, and on the disk if the CPU does not hold them."""
     if CPU not in budgets:
         return [_Part(DISK, count, has_last=True)]
     budget = budgets[CPU]
@@ -405,12 +406,12 @@ def _visitors(task: _Task, part: _Part, parts: list[_Part]) -> int:
 
 
 def _suggestions(task: _Task, budgets: _Budgets) -> Iterator[str]:
-    """Each single change that makes it fit, and each with half the bytes where none does; all were tried."""
+    """Each single change that makes it fit, and each with half the bytes if none does; all were tried."""
     changes = list(_changes(task, budgets))
     half = replace(task, dtype=HALF)
     if DTYPE_BYTES[task.dtype] > DTYPE_BYTES[HALF]:
         if _lay_out(half, budgets).fits:
-            changes.insert(0, f"It fits in {HALF} ({told_size(half.shape.nbytes(HALF))} of weights).")
+            changes.insert(0, f"It fits in {HALF} ({format_size(half.shape.nbytes(HALF))} of weights).")
         elif tokens := _fewer_tokens(half, budgets):
             changes.insert(0, f"It fits in {HALF} with {tokens} tokens at a time.")
     yield from changes
@@ -425,7 +426,7 @@ def _changes(task: _Task, budgets: _Budgets) -> Iterator[str]:
 
 
 def _fewer_tokens(task: _Task, budgets: _Budgets) -> int:
-    """The largest power of two below the batch that fits, 0 where none does."""
+    """The largest power of two below the batch that fits, 0 if none does."""
     tokens = 1 << (task.tokens - 1).bit_length() >> 1
     while tokens >= FEWEST_TOKENS:
         if _lay_out(replace(task, tokens=tokens), budgets).fits:
@@ -435,7 +436,7 @@ def _fewer_tokens(task: _Task, budgets: _Budgets) -> int:
 
 
 def _more_devices(task: _Task, budgets: _Budgets) -> int:
-    """How many GPUs are enough, where further ones are like the last; 0 where no number up to sixteen is."""
+    """How many GPUs are enough if further ones are like the last; 0 if no number up to sixteen is."""
     gpus = [device for device in budgets if isinstance(device, int)]
     further = (number for number in range(2 * MOST_DEVICES) if number not in gpus)
     more = dict(budgets)
@@ -453,7 +454,7 @@ def _offloaded(task: _Task, budgets: _Budgets) -> Iterator[str]:
     needed = next((share for share in ample.shares if share.device == CPU), None)
     if ample.fits and needed is not None:
         size = needed.weights + needed.activations + needed.visitors
-        yield f"It fits with {told_size(size)} of memory on the CPU (cpu={-(-size // 2**30)}GiB)."
+        yield f"It fits with {format_size(size)} of memory on the CPU (cpu={-(-size // 2**30)}GiB)."
     if DISK not in budgets and _lay_out(task, in_order({**budgets, DISK: None})).fits:
         yield "It fits with a part of it on disk (disk=unlimited), which is read again for every batch."
 
@@ -462,7 +463,7 @@ def _offloaded(task: _Task, budgets: _Budgets) -> Iterator[str]:
 
 
 def check_device_map(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str, Device]:
-    """The map with plain devices, where it names each weight of the model once and nothing else.
+    """The map with plain devices, if it names each weight of the model once and nothing else.
 
     Keys are modules or weights, the empty one stands for the whole model; devices are numbers, `cuda:0`, `cpu`, `disk`,
     or torch devices. Raises InputError that lists what is missing and what is unknown.
