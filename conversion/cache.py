@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedModel", "converted_once"]
 
-FORMAT: Final = 2  # of the entries: one more where conversions of the same source would come out otherwise
+FORMAT: Final = 2  # of the entries: raised if conversions of the same source come out differently
 MODELS: Final = "models"  # in the cache folder
 RECORD: Final = "sizes.json"  # of an entry that is whole: size, time, inode and hash of each file
 LOCK: Final = "lock"
@@ -46,7 +46,7 @@ class CachedModel:
     """One source's conversion in the cache."""
 
     folder: Path
-    """The masked LM (or the encoder, where the source has no LM head) as Transformers loads it."""
+    """The masked LM (or the encoder, if the source has no LM head) as Transformers loads it."""
     heads: Path
     """Every classification head of the source: a safetensors file of `NAME.dense.weight` and so on, in float32."""
     origin: Path
@@ -114,7 +114,7 @@ def _make(model: CachedModel, source: str | Path, data: str | Path | None, progr
     """Fill an entry; gives the SHA-256 of its weights, by their names in the model's folder."""
     with open_checkpoint(source, data=data, scratch=model.folder.parent, progress=progress) as checkpoint:
         wanted = beside_heads(checkpoint)
-        decide(checkpoint, wanted, reads_weights=False)  # what is refused is told before heads are read
+        decide(checkpoint, wanted, reads_weights=False)  # what is refused is reported before heads are read
         _write_heads(checkpoint, model.heads)
     report = convert(
         source,
@@ -133,7 +133,7 @@ def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for head, parts in checkpoint.parts_of_heads.items():
-        if head_oddity(parts):  # where it is of unknown code, UnknownHead says so
+        if head_oddity(parts):  # if it is of unknown code, UnknownHead says so
             continue
         try:
             own = _resolved(parts, hidden=checkpoint.weights[EMBEDDING].shape[-1])
@@ -184,7 +184,7 @@ def _files_of(source: str | Path, data: str | Path | None) -> list[Path]:
 
 @contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Hold the entry's lock; another process that wants it waits. Raises InputError where nothing can be written."""
+    """Hold the entry's lock; another process that wants it waits. Raises InputError if nothing can be written."""
     with ExitStack() as stack:
         try:
             make_cache_folder(f"{MODELS}/{entry.name}")

@@ -48,7 +48,7 @@ KEPT_OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did; the same facts lie in the folder's `fairseq/conversion.json`."""
+    """What a conversion did; `fairseq/conversion.json` in the folder has the same facts."""
 
     output: Path
     source: str
@@ -71,7 +71,7 @@ class ConversionReport:
     notes: tuple[str, ...]
     """Sentences that a person should read."""
     parity: Mapping[str, object] | None
-    """What the verification measured, None where it was not asked for."""
+    """What the verification measured, None if it was not asked for."""
 
 
 def convert(
@@ -94,10 +94,10 @@ def convert(
     """Convert a fairseq XLM-R checkpoint into the folder `output`, which Transformers loads without hf_xlmr.
 
     `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `data` a folder with its dictionaries,
-    where they are not beside it (fairseq's data-bin). `dtype` auto keeps each weight as stored.
-    `head` names the classification head to convert, "none" the masked LM. `attention_heads` is asked for where the
-    options do not tell. `languages` and `licence` are for the model card, as the Hub spells them. The folder appears
-    under its name only when it is whole. Raises InputError for what the user can mend (UnsupportedCheckpoint with every
+    if they are not next to it (fairseq's data-bin). `dtype` auto keeps each weight as stored.
+    `head` names the classification head to convert, "none" the masked LM. `attention_heads` is needed if the
+    options do not say. `languages` and `licence` are for the model card, as the Hub spells them. The folder appears
+    under its name only when it is whole. Raises InputError for what the user can fix (UnsupportedCheckpoint with every
     reason), IntegrityError for damage and where the verification fails.
     """
     shard_bytes, told = parse_size(max_shard_size), checked_metadata(languages, licence)
@@ -146,7 +146,7 @@ def _raise_if_no_room(plan: WeightPlan, draft: Path) -> None:
         raise InputError(f"the output needs {needed:,} bytes, and {free:,} are free")
 
 
-# ---- what is written beside the weights ------------------------------------------------------------------------------
+# ---- what is written next to the weights -----------------------------------------------------------------------------
 
 
 def kept_options(options: Options) -> dict[str, object]:
@@ -168,12 +168,12 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write UTF-8; what is no text, as in the name of a file, is spelled out (as JSON also spells it)."""
+    """Write UTF-8; what is not a text, as in the name of a file, is spelled out (as JSON also spells it)."""
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _write_tokenizer(prepared: Prepared, draft: Path) -> None:
-    """The tokenizer, and the SentencePiece model where a tokenizer built from it would give the same ids."""
+    """The tokenizer, and the SentencePiece model if a tokenizer built from it would give the same ids."""
     vocabulary, pieces = prepared.vocabulary, prepared.checkpoint.files.sentencepiece
     if vocabulary.tokenizer is not None:
         write_tokenizer(vocabulary, draft, model_max_length=prepared.architecture.longest_text)
@@ -293,7 +293,7 @@ def _notes(prepared: Prepared) -> Iterator[str]:
     if architecture.head is not None and (reason := unclear_head(checkpoint, architecture.head)):
         yield f"The head {architecture.head} was taken to read the first token, as asked ({reason})."
     if architecture.is_multi_label:
-        yield "A text can have several of the classes: each has a probability of its own, the sigmoid of its logit."
+        yield "A text can have several of the classes: each has its own probability, the sigmoid of its logit."
     for contradiction in checkpoint.contradictions:
         yield f"The options were left out, since they are those of another network: {contradiction}."
 

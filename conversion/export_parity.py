@@ -39,7 +39,7 @@ def verify_export(
 ) -> tuple[Prepared, ParityReport]:
     """Prove that `checkpoint` is what an export of the Transformers folder `path` writes, and computes the same.
 
-    Gives what the checkpoint would become beside the report. Raises ParityError, which names the first weight, file or
+    Also returns what the checkpoint would become. Raises ParityError, which names the first weight, file or
     step that departs, InputError where the folder cannot be exported, IntegrityError for damage.
     """
     folder, record = open_model_folder(path), ConversionRecord.of(path)
@@ -82,14 +82,14 @@ def _compare_files(checkpoint: FairseqCheckpoint, companions: Companions, *, row
     given = checkpoint.files.companions
     for name, data in companions.files.items():
         if name not in (DICTIONARY, LABELS) and name not in given:
-            continue  # such as input0/dict.txt, of which the source tells one
+            continue  # such as input0/dict.txt, of which the source has one
         found = given[name].read() if name in given else b""
         expected_rows = rows if name == DICTIONARY else None
         is_same = found == data or (
             name in (DICTIONARY, LABELS) and _names(found, name, expected_rows) == _names(data, name, expected_rows)
         )
         if not is_same:
-            raise ParityError(name, f"{name} beside the checkpoint is not what an export of the folder writes")
+            raise ParityError(name, f"{name} next to the checkpoint is not what an export of the folder writes")
 
 
 def _names(data: bytes, name: str, rows: int | None) -> tuple[str, ...]:

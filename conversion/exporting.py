@@ -72,7 +72,7 @@ def export(
 
     `model_dir` may have been converted by hf_xlmr, fine-tuned since, or made by others. `output` gets `model.pt`, the
     dictionary, the SentencePiece model and, for classifiers, the labels; it appears under its name only when it is
-    whole. Raises InputError for what the user can mend, IntegrityError for damage (WeightsMismatch with every name).
+    whole. Raises InputError for what the user can fix, IntegrityError for damage (WeightsMismatch with every name).
     """
     with told_plainly():
         folder = open_model_folder(Path(model_dir))
@@ -109,7 +109,7 @@ def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[s
     return DEFAULT_HEAD
 
 
-# ---- what fairseq is told --------------------------------------------------------------------------------------------
+# ---- fairseq's options -----------------------------------------------------------------------------------------------
 
 
 def _arguments(network: Architecture, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _arguments(network: Architecture, options: Mapping[str, Any]) -> dict[str, A
 
 
 def _arch(network: Architecture) -> str:
-    """The name of fairseq's architecture; every size is told beside it."""
+    """The name of fairseq's architecture; the options also state every size."""
     if network.family is PRE_NORM:
         return "roberta_prenorm"
     sizes = (len(network.layers), network.hidden, network.intermediate, network.attention_heads)
@@ -187,7 +187,7 @@ def _state(plan: ReversePlan, arguments: Mapping[str, Any]) -> dict[str, object]
 
 
 def _raise_if_inside(output: Path, folder: ModelFolder) -> None:
-    """Refuse to replace the folder that is exported, or one that it lies in."""
+    """Refuse to replace the folder that is exported, or one that it is in."""
     source = folder.path.resolve()
     if output.resolve() in (source, *source.parents):
         raise InputError(f"{output} holds the model itself; choose another folder")

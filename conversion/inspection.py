@@ -34,7 +34,7 @@ class Inspection:
     options_kept_as: str
     """args, cfg, omegaconf or none."""
     class_name: str | None
-    """The Transformers class, None where there is none; `reasons` then says why."""
+    """The Transformers class, None if there is none; `reasons` then says why."""
     reasons: tuple[str, ...]
     layers: int
     hidden_size: int
@@ -45,7 +45,7 @@ class Inspection:
     parameters: int
     """The numbers of the network in the checkpoint, a tied matrix once."""
     output_parameters: int | None
-    """The numbers of what `convert` would write, None where it would write nothing."""
+    """The numbers of what `convert` would write, None if it would write nothing."""
     differences: tuple[Difference, ...]
     """What makes the one number of the other: what is made, and what is left behind."""
     dtypes: Mapping[str, int]
@@ -57,7 +57,7 @@ class Inspection:
     dictionary_symbols: int | None
     mask_id: int | None
     dictionary_kind: str | None
-    """What the dictionary holds that no tokenizer of XLM-R's kind belongs to; None where it is as XLM-R's."""
+    """What the dictionary holds that no tokenizer of XLM-R's kind belongs to; None if it is as XLM-R's."""
     dropped: Mapping[str, str]
     options: Mapping[str, object]
 
@@ -70,11 +70,11 @@ def inspect(
     attention_heads: int | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Tell what a source holds and what `convert` would make of it.
+    """Report what a source holds and what `convert` would make of it.
 
-    `data` is a folder with its dictionaries, where they are not beside it; `ema` looks at the moving average that
-    training kept. Raises InputError where the source is no checkpoint of fairseq's, IntegrityError where it is damaged;
-    what Transformers cannot express is told in the result.
+    `data` is a folder with its dictionaries, where they are not next to it; `ema` looks at the moving average that
+    training kept. Raises InputError if the source is not a checkpoint of fairseq's, IntegrityError if it is damaged;
+    what Transformers cannot express is reported in the result.
     """
     with told_plainly(), open_checkpoint(source, data=data, ema=ema, progress=progress) as checkpoint:
         try:
@@ -87,7 +87,7 @@ def inspect(
 
 
 def _extra_rows(checkpoint: FairseqCheckpoint, architecture: Architecture) -> int:
-    """The rows that `convert` appends for pieces that the dictionary lacks; none where there is no dictionary."""
+    """The rows that `convert` appends for pieces that the dictionary lacks; none if there is no dictionary."""
     if checkpoint.files.dictionary is None:
         return 0
     return read_vocabulary(checkpoint, architecture.vocabulary).extra_unk_rows
@@ -140,7 +140,7 @@ def _sizes(checkpoint: FairseqCheckpoint) -> dict[str, int]:
 
 
 def _dictionary(checkpoint: FairseqCheckpoint, rows: int) -> Dictionary | None:
-    """The dictionary as the model's task completes it: with `<mask>` where there is a row for it."""
+    """The dictionary as the model's task completes it: with `<mask>` if there is a row for it."""
     file = checkpoint.files.dictionary
     if file is None:
         return None

@@ -51,7 +51,7 @@ def preview_config(source: str | Path, *, progress: Progress = SILENT) -> dict[s
 
 
 def _architecture(checkpoint: FairseqCheckpoint, source: str) -> Architecture:
-    """With the head that the checkpoint was trained for, or without any. Raises InputError, WeightsMismatch."""
+    """The shape with the head that was trained, or without any. Raises InputError, WeightsMismatch."""
     try:
         return decide(checkpoint, Wanted(), reads_weights=False)
     except (InputError, WeightsMismatch) as refusal:

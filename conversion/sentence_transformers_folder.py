@@ -56,7 +56,7 @@ class SentenceTransformersReport:
     class_name: str
     pool: str
     width: int
-    """Of a vector."""
+    """The numbers of a vector."""
     max_length: int
     """Tokens of a text, `<s>` and `</s>` included; longer ones are cut off."""
     files: Mapping[str, int]
@@ -75,7 +75,7 @@ def to_sentence_transformers(
 
     It gives the vectors that FeatureExtractor does with the same `pool`, a key of POOLS. `model_dir` holds an encoder
     or a masked LM of the three families, and stays as it is. `output` appears under its name only when it is whole.
-    Raises InputError for what the user can mend, IntegrityError for damage.
+    Raises InputError for what the user can fix, IntegrityError for damage.
     """
     source, target = Path(model_dir), Path(output)
     if pool not in POOLS:
@@ -107,7 +107,7 @@ def to_sentence_transformers(
 
 
 def _shape_of(source: Path) -> ModelShape:
-    """The sizes of the model in a folder. Raises InputError where its vectors are not what pooling wants."""
+    """The sizes of the model in a folder. Raises InputError if its vectors are not what pooling wants."""
     folder = open_model_folder(source)
     if (source / MODULES).exists():
         raise InputError(f"{source} holds {MODULES}: it is a folder of sentence-transformers already")
@@ -129,10 +129,10 @@ def _shape_of(source: Path) -> ModelShape:
 
 
 def _raise_if_inside(source: Path, target: Path) -> None:
-    """Refuse an output that is the model's folder, lies in it or holds it: one would become part of the other."""
+    """Refuse an output that is the model's folder, is in it or holds it: one would become part of the other."""
     one, other = source.resolve(), target.resolve()
     if one == other or one in other.parents or other in one.parents:
-        raise InputError(f"{target} and {source} lie in each other; choose another folder for the output")
+        raise InputError(f"one of {target} and {source} is inside the other; choose another folder for the output")
 
 
 def _raise_if_no_room(weights: list[Path], draft: Path) -> None:

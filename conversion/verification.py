@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 CONFIG: Final = "config.json"
 NOT_RECORDED: Final = "%s is not as it was converted, so nothing is noted there: its weights are those of an export"
 CARD_STAYS: Final = (
-    "%s was edited since the conversion, and is left as it is: say there that the folder is verified, as %s now tells"
+    "%s was edited since the conversion, and is left as it is: write there that the folder is verified, as %s now says"
 )
 
 
@@ -95,7 +95,7 @@ def _verified_export(
 
 
 def _pair(one: str | Path, other: str | Path) -> tuple[str | Path, Path]:
-    """The checkpoint and the Transformers folder, whichever was named first. Raises InputError where there is none."""
+    """The checkpoint and the Transformers folder, whichever was named first. Raises InputError if there is none."""
     if (Path(other) / CONFIG).is_file():
         return one, Path(other)
     if (Path(one) / CONFIG).is_file():
@@ -104,7 +104,7 @@ def _pair(one: str | Path, other: str | Path) -> tuple[str | Path, Path]:
 
 
 def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqCheckpoint) -> bool:
-    """Whether the record speaks of the folder as it is: what changed is damage only beside its own source.
+    """Whether the record speaks of the folder as it is: what changed is damage only next to its own source.
 
     Raises IntegrityError.
     """
@@ -120,9 +120,9 @@ def _wanted(record: ConversionRecord) -> Wanted:
     """What the conversion was asked for. Raises InputError for what a newer hf_xlmr wrote, IntegrityError."""
     usual = asdict(Wanted())
     if unknown := sorted(record.asked.keys() - usual.keys()):
-        raise InputError(f"{record.path} tells of {unknown[0]!r:.40}, which a newer hf_xlmr wrote: install that one")
+        raise InputError(f"{record.path} describes {unknown[0]!r:.40}, which a newer hf_xlmr wrote: install that one")
     if not all(map(_is_sound, record.asked, record.asked.values())):
-        raise IntegrityError(f"{record.path} is damaged: it does not tell what was asked for")
+        raise IntegrityError(f"{record.path} is damaged: it does not say what was asked for")
     return Wanted(**{**usual, **record.asked})
 
 
@@ -136,7 +136,7 @@ def _is_sound(name: str, value: object) -> bool:
 
 
 def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
-    """Note the proof where the conversion would have. Raises OSError."""
+    """Write the proof to the places where `convert` writes it. Raises OSError."""
     before = ConversionRecord.of(folder).fields
     after = {**before, "parity": asdict(found)}
     _note_in_card(prepared, folder, before, after)  # first: after the record it would not be known for the old one
@@ -147,7 +147,7 @@ def _note_in_card(prepared: Prepared, folder: Path, before: Mapping[str, Any], a
     card = folder / CARD
     if not card.is_file():
         return
-    told, usual = _told_of_the_model(card_fields(folder)), record_of(prepared)
+    told, usual = _metadata_of(card_fields(folder)), record_of(prepared)
     try:
         texts = [_encoded(card_text(prepared, {**usual, **record}, told)) for record in (before, after)]
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration):  # of a record that somebody edited
@@ -172,7 +172,7 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
-def _told_of_the_model(fields: Mapping[str, Any]) -> CardMetadata:
-    """What the user said of the model when it was converted, as its card tells it."""
+def _metadata_of(fields: Mapping[str, Any]) -> CardMetadata:
+    """What the user said of the model when it was converted, as its card says it."""
     languages = fields.get("language") or ()
     return CardMetadata((languages,) if isinstance(languages, str) else tuple(languages), fields.get("license"))

@@ -373,7 +373,7 @@ ODD_FILES: dict[str, tuple[Any, dict[str, Any], type[Exception]]] = {
     "a layer of many digits": (with_tensor(f"{E}layers.{'9' * 5000}.fc1.weight", torch.zeros(1)), {}, WeightsMismatch),
     "two positions": (with_tensor(f"{E}embed_positions.weight", torch.zeros(2, HIDDEN)), {}, WeightsMismatch),
     "no positions": (without(f"{E}embed_positions.weight"), {}, WeightsMismatch),
-    "dropout that is no number": (lambda model: None, {"dropout": float("nan")}, InputError),
+    "dropout that is not a number": (lambda model: None, {"dropout": float("nan")}, InputError),
     "heads beyond numbers": (lambda model: None, {"encoder_attention_heads": 10**400}, UnsupportedCheckpoint),
 }
 

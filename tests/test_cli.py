@@ -229,7 +229,7 @@ MISTAKES = {
         with_weights(lambda model: model.update({f"{E}layers.0.fc2.bias": torch.zeros(3)})), 1, "wrong shape"
     ),
     "a sparse weight": Mistake(
-        with_weights(lambda model: model.update({"encoder.x": torch.zeros(2).to_sparse()})), 1, "no plain tensors"
+        with_weights(lambda model: model.update({"encoder.x": torch.zeros(2).to_sparse()})), 1, "not plain tensors"
     ),
     "a name with control characters": Mistake(
         with_weights(lambda model: model.update({"encoder.x\n\x1b[2J\x07y": torch.zeros(1)})),

@@ -193,7 +193,7 @@ def test_other_files_are_named_for_what_they_are(content: bytes, message: str, t
             "Transformers checkpoint already",
         ),
         ({"model": {"embed.weight": torch.zeros(2, 2)}}, "not an XLM-R or RoBERTa"),
-        ({"model": {EMBEDDING: torch.zeros(2, 2), "encoder.x": torch.zeros(2).to_sparse()}}, "no plain tensors"),
+        ({"model": {EMBEDDING: torch.zeros(2, 2), "encoder.x": torch.zeros(2).to_sparse()}}, "not plain tensors"),
     ],
 )
 def test_other_checkpoints_are_named_for_what_they_are(state: Any, message: str, tmp_path: Path) -> None:

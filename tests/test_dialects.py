@@ -81,7 +81,7 @@ def test_a_fused_copy_beside_separate_projections_is_stale(tmp_path: Path) -> No
     model = weights()
     model[f"{E}layers.0.self_attn.in_proj_weight"] = torch.zeros(48, 16)
     with open_checkpoint(Checkpoint(model=model).write(tmp_path / "model")) as checkpoint:
-        assert "beside the separate projections" in checkpoint.dropped[f"{E}layers.0.self_attn.in_proj_weight"]
+        assert "next to the separate projections" in checkpoint.dropped[f"{E}layers.0.self_attn.in_proj_weight"]
 
 
 def test_two_spellings_of_one_weight_are_refused(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_weight_beside_the_model_that_nobody_knows_is_refused_by_name(
     assert stray in inspect(folder).reasons[0]
     for wish in ({"encoder_only": True}, {"head": "none"}):
         report = convert(folder, tmp_path / "out", overwrite=True, verify=False, **wish)
-        assert "beside fairseq's model" in report.dropped[stray]
+        assert "outside of fairseq's model" in report.dropped[stray]
 
 
 def test_what_lies_beside_the_model_need_not_be_a_tensor(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_record_that_somebody_edited_is_proved_and_its_card_left(
 def test_a_wish_that_only_a_newer_one_knows_is_not_damage(earlier: Callable[[str], Path]) -> None:
     folder = earlier("masked-lm")
     changed(folder / CONVERSION, lambda told: told["asked"].update(rotated=True))
-    with pytest.raises(InputError, match="tells of 'rotated', which a newer hf_xlmr wrote"):
+    with pytest.raises(InputError, match="describes 'rotated', which a newer hf_xlmr wrote"):
         verify(SOURCES["masked-lm"], folder)
 
 

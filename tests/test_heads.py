@@ -168,7 +168,7 @@ def test_a_head_that_reads_every_token_is_refused_with_the_way_on(tmp_path: Path
 
 def test_a_head_of_an_unknown_task_is_converted_where_the_user_says_what_it_reads(tmp_path: Path) -> None:
     folder = source(tmp_path / "source", "x", task="my_task")
-    with pytest.raises(UnsupportedCheckpoint, match=r"nothing tells .*my_task.*head='x' says that it is the first"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"nothing says .*my_task.*head='x' says that it is the first"):
         convert(folder, tmp_path / "out")
     report = convert(folder, tmp_path / "out", head="x", verify=False)
     assert report.class_name == "XLMRobertaForSequenceClassification"
@@ -248,12 +248,12 @@ def test_fairseqs_interface_answers_for_every_token(options: dict[str, Any], tmp
 BESIDE: dict[str, dict[str, torch.Tensor]] = {
     "a head of two layers more": {"classification_heads.x.layer_norm.weight": torch.ones(HIDDEN)},
     "a head without its bias": {"classification_heads.x.out_proj.weight": torch.ones(5, HIDDEN)},
-    "weights beside the encoder": {"my_heads.y.weight": torch.ones(5, HIDDEN)},
+    "weights next to the encoder": {"my_heads.y.weight": torch.ones(5, HIDDEN)},
 }
 REFUSED_HEADS: dict[str, tuple[tuple[str, ...], dict[str, torch.Tensor], dict[str, Any], str]] = {
     "of tokens": (("tags",), {}, TAGGING, "the head tags reads every token"),
     "of which none is chosen": (("one", "two"), {}, {}, "the checkpoint has several heads (one, two)"),
-    "of an unknown task": (("x",), {}, {"task": "my_task"}, "nothing tells whether the head x reads the first token"),
+    "of an unknown task": (("x",), {}, {"task": "my_task"}, "nothing says whether the head x reads the first token"),
     **{kind: ((), more, {}, "the head x" if "layers" in kind else "") for kind, more in BESIDE.items()},
 }
 

@@ -550,7 +550,7 @@ BOMBS: dict[str, tuple[Callable[[State], None], str]] = {
     "a text that is too long": (extra(lambda: text("\U0001f600" + "x" * 120_000_000)), "refused"),
     "a long name of a weight": (long_name("encoder." + "x" * 20_000_000), "refused"),
     "a long name of a layer": (long_name(f"{E}layers.{'9' * 5000}.fc1.weight"), "refused"),
-    "a layer that is no number": (long_name(f"{E}layers.norm.weight"), "refused"),
+    "a layer that is not a number": (long_name(f"{E}layers.norm.weight"), "refused"),
     "a layer in other digits": (long_name(f"{E}layers.\u0663.fc1.weight"), "refused"),
     "many weights": (many_weights, "refused"),
     "an expanded embedding": (expanded((60, 2**40)), "refused"),
@@ -772,7 +772,7 @@ ZIPS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a directory of 2**63 bytes": (lambda: with_zip64_end(size=2**63, offset=0, count=2**63), "refused"),
     "a directory at 2**64": (lambda: with_zip64_end(size=100, offset=2**64 - 1, count=2**64 - 1), "refused"),
     "a name of 64 KB": (records(lambda members: members.append(Record(b"x" * 65_535, b""))), "same"),
-    "a name that is no text": (records(lambda members: members.append(Record(b"model/\xff\xfe\x00", b""))), "same"),
+    "a name that is not a text": (records(lambda members: members.append(Record(b"model/\xff\xfe\x00", b""))), "same"),
     "an end alone": (lambda: b"PK\x05\x06" + bytes(18), "refused"),
     "two letters": (lambda: b"PK", "refused"),
     "a pickle of 100 MB": (
@@ -926,7 +926,7 @@ BESIDE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a dictionary with NULs": ("dict.txt", lambda: LINES.replace("a 1", "\0 1", 1).encode(), "any"),
     "a dictionary with orders": ("dict.txt", lambda: LINES.replace("\u2581a 1", "\x1b[2J 1", 1).encode(), "any"),
     "a dictionary with a symbol of nothing": ("dict.txt", lambda: LINES.replace("\u2581a 1", " 1", 1).encode(), "any"),
-    "a dictionary that is no text": ("dict.txt", lambda: b"\xff\xfe" * 1000, "refused"),
+    "a dictionary that is not a text": ("dict.txt", lambda: b"\xff\xfe" * 1000, "refused"),
     "one symbol overwritten again and again": (
         "dict.txt", lambda: b"a 1\n" + b"a 1 #fairseq:overwrite\n" * 300_000, "refused"
     ),
@@ -952,7 +952,7 @@ BESIDE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a type that does not exist": ("spm.model", lambda: sentencepiece(kind=9), "refused"),
     "a type of piece that does not exist": ("spm.model", lambda: sentencepiece(piece("a", kind=300)), "refused"),
     "a negative type of piece": ("spm.model", lambda: sentencepiece(piece("a", kind=-1)), "refused"),
-    "a score that is no number": ("spm.model", lambda: sentencepiece(piece("a", float("nan"))), "refused"),
+    "a score that is not a number": ("spm.model", lambda: sentencepiece(piece("a", float("nan"))), "refused"),
     "a score of infinity": ("spm.model", lambda: sentencepiece(piece("a", float("-inf"))), "refused"),
     "the largest score": ("spm.model", lambda: sentencepiece(piece("a", 3e38) + piece("b", 1, 4)), "any"),
     "pieces of noncharacters": ("spm.model", lambda: sentencepiece(piece("a") + piece("\ufdd0") + piece("\ufdd1")),

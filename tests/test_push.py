@@ -834,7 +834,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "broken record": (
         lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=[]),
         IntegrityError,
-        "damaged: it does not tell which weights",
+        "damaged: it does not say which weights",
     ),
     "epsilon": (
         lambda folder: json_changed(folder / "config.json", layer_norm_eps=1e-12),

@@ -222,7 +222,7 @@ def test_other_folders_are_refused(fault: str, demo: Path, tmp_path: Path) -> No
 
 def test_folders_may_not_lie_in_each_other(demo: Path) -> None:
     for output in (demo, demo / "st", demo.parent):
-        with pytest.raises(InputError, match="lie in each other"):
+        with pytest.raises(InputError, match="is inside the other"):
             to_sentence_transformers(demo, output, overwrite=True)
     assert not (demo / "modules.json").exists()
 

@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "rules that make a long text": (
         sentencepiece(A, charsmap=with_unit(512, 0x80000000, b"x" * (LONGEST_VALUE + 1) + b"\0")), NO_FIT
     ),
-    "rules that are no text": (sentencepiece(A, charsmap=with_unit(512, 0x80000000, b"\xff\0")), NO_FIT),
+    "rules that are not text": (sentencepiece(A, charsmap=with_unit(512, 0x80000000, b"\xff\0")), NO_FIT),
     "rules that make half a character": (
         sentencepiece(A, charsmap=with_unit(512, 0x80000001, "\u00e9\0".encode())), NO_FIT
     ),

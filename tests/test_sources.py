@@ -687,5 +687,5 @@ def test_a_data_folder_without_a_dictionary_is_refused(held: dict[str, bytes], t
         (tmp_path / "data-bin" / name).write_bytes(held[name])
     with pytest.raises(InputError, match="holds no dict"), open_source(source, data=tmp_path / "data-bin"):
         pass
-    with pytest.raises(InputError, match="no folder"), open_source(source, data=tmp_path / "none"):
+    with pytest.raises(InputError, match="not a folder"), open_source(source, data=tmp_path / "none"):
         pass

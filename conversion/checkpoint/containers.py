@@ -1,4 +1,4 @@
-"""Where each tensor's bytes lie in a PyTorch file, be it the zip container or the legacy stream."""
+"""Where each tensor's bytes are in a PyTorch file, be it the zip container or the legacy stream."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ITEM_SIZES: Final = {
 
 @dataclass(eq=False)
 class StorageRecord:
-    """The bytes of one storage; `crc32` is what the container says of them, None where it says nothing."""
+    """The bytes of one storage; `crc32` is what the container says of them, None if it says nothing."""
 
     key: str
     where: FileSlice
@@ -53,7 +53,7 @@ class StorageRecord:
 
 @dataclass(frozen=True)
 class Container:
-    """An opened file: its format, the value of its pickle, and where its storages lie."""
+    """An opened file: its format, the value of its pickle, and where its storages are."""
 
     file: FileSlice
     format: str
@@ -144,7 +144,7 @@ def _zip_storages(members: dict[str, zipfile.ZipInfo], root: str, file: FileSlic
 
 
 def _member_slice(member: zipfile.ZipInfo, file: FileSlice) -> FileSlice:
-    """Where the bytes of an uncompressed member lie. Raises InputError, IntegrityError."""
+    """Where the bytes of an uncompressed member are. Raises InputError, IntegrityError."""
     if member.compress_type != zipfile.ZIP_STORED:
         raise InputError(f"{file.name} was compressed after PyTorch wrote it; unzip it and zip it again with `zip -0`")
     header = file.read(member.header_offset, LOCAL_HEADER.size)

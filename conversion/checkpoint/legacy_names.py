@@ -1,6 +1,6 @@
 """Every spelling that fairseq's history gave to XLM-R's weights, brought to the newest by tables.
 
-The newest scheme is that of fairseq's main branch; who renamed what, and when, stands beside each row.
+The newest scheme is that of fairseq's main branch; who renamed what, and when, is next to each row.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ RESPELLED: Final = (
 
 DROPPED: Final = (
     Row(E + "version", "fairseq's format stamp, not a weight"),
-    Row(E + "embed_positions._float_tensor", "a buffer that only tells the device"),
-    Row(E + "embed_positions.weights", "the table of sinusoids, which fairseq computes anew"),
-    Row("_float_tensor", "a buffer of the hub interface that only tells the device"),
-    Row(LAYER + "{module}_{part}", "an untrained copy that fairseq 0.12.2 keeps beside the weights it uses"),
+    Row(E + "embed_positions._float_tensor", "a buffer that only marks the device"),
+    Row(E + "embed_positions.weights", "the table of sinusoids, which fairseq computes again"),
+    Row("_float_tensor", "a buffer of the hub interface that only marks the device"),
+    Row(LAYER + "{module}_{part}", "an untrained copy that fairseq 0.12.2 keeps next to the weights it uses"),
     Row("encoder.regression_head.{any}", "data2vec's training target, unused by the encoder"),
     Row("encoder._ema", "data2vec's moving average, unused by the encoder"),
     Row("encoder._ema.{any}", "data2vec's moving average, unused by the encoder"),
@@ -89,7 +89,7 @@ OF_THE_MODEL: Final = ("encoder.", "decoder.", "classification_heads.")  # all t
 class Canonical:
     """Weights under the newest names; `dropped` and `refused` hold what has no place, with the reason.
 
-    `beside` names what lies outside of the model that fairseq has, and is known of no project.
+    `beside` names what is outside of the model that fairseq has, and is known of no project.
     """
 
     weights: dict[str, Weight]
@@ -102,7 +102,7 @@ class Canonical:
 def canonical(stored: Mapping[str, Weight]) -> Canonical:
     """Bring `stored` to the newest names.
 
-    Raises WeightsMismatch where two spellings give one name, InputError where several models are in it.
+    Raises WeightsMismatch if two spellings give one name, InputError if several models are in it.
     """
     prefix = _outer_prefix(stored)
     inner = {name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)}
@@ -134,19 +134,19 @@ def _outer_prefix(names: Iterable[str]) -> str:
     if not trained and any(not prefix.startswith(shortest) for prefix in found):
         copies = ", ".join(sorted(prefix.rstrip(".") for prefix in found))
         raise InputError(
-            f"the checkpoint holds several models ({copies:.200}), and nothing tells which is meant; save the weights "
+            f"the checkpoint holds several models ({copies:.200}), and nothing says which is meant; save the weights "
             "of one of them alone"
         )
     return shortest
 
 
 def _outer_reason(name: str, prefix: str) -> str | None:
-    """Why a name outside of the wrapped model is left behind, None where it is not known."""
+    """Why a name outside of the wrapped model is left behind, None if it is not known."""
     return _reason(DROPPED, name) or _reason(DROPPED, name.removeprefix(prefix.removesuffix(TRAINED_COPY)))
 
 
 def drop_reason(name: str) -> str | None:
-    """Why something under this name is left behind, None where it is not."""
+    """Why something under this name is left behind, None if it is not."""
     return _reason(DROPPED, _spelling(name))
 
 
@@ -190,7 +190,7 @@ def _respelled(weights: Mapping[str, Weight]) -> dict[str, Weight]:
 
 
 def _split_fused(weights: Mapping[str, Weight]) -> tuple[dict[str, Weight], dict[str, str]]:
-    """Fused projections as three; a fused tensor beside separate ones is stale and dropped (fairseq 0.12.2)."""
+    """Fused projections as three; a fused tensor next to separate ones is stale and dropped (fairseq 0.12.2)."""
     split: dict[str, Weight] = {}
     stale: dict[str, str] = {}
     for name, weight in weights.items():
@@ -198,7 +198,7 @@ def _split_fused(weights: Mapping[str, Weight]) -> tuple[dict[str, Weight], dict
         if target is None:
             split[name] = weight
         elif target.format(projection="q_proj") in weights:
-            stale[name] = "a fused copy beside the separate projections"
+            stale[name] = "a fused copy next to the separate projections"
         else:
             thirds = _thirds(name, weight)
             split |= {target.format(projection=each): third for each, third in zip(PROJECTIONS, thirds, strict=True)}

@@ -1,4 +1,4 @@
-"""A Transformers folder, opened but not loaded: its configuration, and its weights where they lie in their files."""
+"""A Transformers folder, opened but not loaded: its configuration, and its weights where they are in their files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ModelFolder:
 def open_model_folder(path: Path) -> ModelFolder:
     """Open the Transformers folder at `path`, not reading its weights. Raises InputError, IntegrityError, OSError."""
     if not path.is_dir():
-        raise InputError(f"{path} is no folder; give the folder that save_pretrained or `convert` wrote")
+        raise InputError(f"{path} is not a folder; give the folder that save_pretrained or `convert` wrote")
     config = read_json(path / CONFIG)
     if config is None:
         raise InputError(f"{path} is not a Transformers folder: it has no {CONFIG}")
@@ -59,7 +59,7 @@ def open_model_folder(path: Path) -> ModelFolder:
 
 
 def read_json(path: Path, *, has_paths: bool = False) -> dict[str, Any] | None:
-    """As `json_object`, None where there is no file. Raises IntegrityError, OSError."""
+    """The JSON object in a file, None if there is no file. Raises IntegrityError, OSError."""
     if not path.is_file():
         return None
     return json_object(path, has_paths=has_paths)
@@ -78,7 +78,7 @@ def _weights(path: Path) -> dict[str, Weight]:
 
 
 def _indexed(path: Path, listed: Mapping[str, str]) -> dict[str, Weight]:
-    """The tensors of the shards that an index lists. Raises WeightsMismatch where one is not where it says."""
+    """The tensors of the shards that an index lists. Raises WeightsMismatch if one is not where it says."""
     weights: dict[str, Weight] = {}
     for file in sorted(set(listed.values())):
         if not (path / file).is_file():
@@ -93,7 +93,7 @@ def _indexed(path: Path, listed: Mapping[str, str]) -> dict[str, Weight]:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Weight]]:
-    """The tensors of a safetensors file. Raises IntegrityError, InputError where a type is no plain number."""
+    """The tensors of a safetensors file. Raises IntegrityError, InputError if a type is not a plain number."""
     for name, entry in file_header(path).items():
         if entry.dtype not in DTYPES:
             raise InputError(f"{path} holds {name:.80} as {entry.dtype:.20}, which fairseq cannot compute with")

@@ -40,7 +40,7 @@ class FairseqCheckpoint:
     era: str
     """How the options were kept: args, cfg, omegaconf or none."""
     options: Options
-    """Those of these weights: empty where they contradict the weights."""
+    """The options of these weights; empty if they contradict the weights."""
     weights: Mapping[str, Weight]
     raw: Mapping[str, Weight]
     """The same as the file spells them (parts of Megatron's already joined)."""
@@ -85,8 +85,8 @@ def open_checkpoint(
     """Open a fairseq checkpoint without running code from it and without loading its tensors.
 
     `source` is a folder, a `.pt` file, an archive, a release name or `demo`; `data` is a folder with other
-    dictionaries than those beside it (fairseq's data-bin); `ema` takes the moving average that training kept instead of
-    the weights. A compressed archive is inflated into `scratch` (default: the system's
+    dictionaries than those next to it (fairseq's data-bin); `ema` takes the moving average that training kept, in place
+    of the weights. A compressed archive is inflated into `scratch` (default: the system's
     temporary folder) until the context ends. Raises InputError, IntegrityError.
     """
     with open_source(source, data=data, progress=progress, scratch=scratch) as files:
@@ -132,7 +132,7 @@ def _ema_of(state: Mapping[object, object]) -> dict[object, object] | None:
 
 
 def _model_of(state: dict[object, object], container: Container, *, ema: bool) -> dict[object, object]:
-    """The dictionary of weights: fairseq's `model`, its moving average, or the whole file where it is no more."""
+    """The dictionary of weights: fairseq's `model`, its moving average, or the whole file if it holds nothing else."""
     if ema:
         found = _ema_of(state)
         if found is None:
@@ -146,7 +146,7 @@ def _model_of(state: dict[object, object], container: Container, *, ema: bool) -
 
 
 def _stored(model: Mapping[object, object], container: Container) -> dict[str, Weight]:
-    """The tensors of a state dict where they lie. Raises IntegrityError where one is none, or beyond its storage."""
+    """The tensors of a state dict where they are. Raises IntegrityError if one is none, or beyond its storage."""
     odd: list[str] = []
     stored: dict[str, Weight] = {}
     for name, item in model.items():
@@ -157,7 +157,7 @@ def _stored(model: Mapping[object, object], container: Container) -> dict[str, W
         else:
             odd.append(f"{_shown(name)} ({_kind(item):.80})")
     if odd:
-        raise IntegrityError(f"{container.file.name} holds weights that are no plain tensors: {', '.join(odd[:8])}")
+        raise IntegrityError(f"{container.file.name} holds weights that are not plain tensors: {', '.join(odd[:8])}")
     return stored
 
 
@@ -168,7 +168,7 @@ def _is_outside(name: str) -> bool:
 
 
 def _shown(key: object) -> str:
-    """A key for a message; what is no text is only named by its kind, since writing it out could take for ever."""
+    """A key for a message; what is not a text is only named by its kind, since writing it out could take for ever."""
     return key[:80] if isinstance(key, str) else f"<{type(key).__name__}>"
 
 
@@ -215,7 +215,7 @@ def _known(found: Canonical) -> Canonical:
 
 
 def _contradictions(options: Options, weights: Mapping[str, Weight]) -> Iterator[str]:
-    """Where the options describe another network: what only they tell, such as attention heads, is then another's."""
+    """Where the options contradict the weights: then what only options say, such as attention heads, is wrong, too."""
     layers = {int(hit[1]) for name in weights if (hit := LAYER.fullmatch(name))}
     sizes = {
         "encoder_embed_dim": ("width", set(weights[EMBEDDING].shape[-1:]) if EMBEDDING in weights else set()),
@@ -235,7 +235,7 @@ def _pruned(options: Options) -> list[int]:
 
 
 def _feed_forward_widths(weights: Mapping[str, Weight], options: Options) -> set[int]:
-    """Of all layers; none where AdaPrune has removed blocks of them."""
+    """Of all layers; none if AdaPrune has removed blocks of them."""
     removed = options.get("ffn_blocks_to_remove")
     if isinstance(removed, int) and removed > 0:
         return set()

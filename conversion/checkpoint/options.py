@@ -62,7 +62,7 @@ class _Reader:
         if depth > DEEPEST or self.left < 0:
             return None
         if isinstance(value, dict):
-            self.left -= len(value)  # looking through it takes time, even where no key is text
+            self.left -= len(value)  # looking through it takes time, even if no key is text
             return {key: self.plain(item, depth + 1) for key, item in value.items() if isinstance(key, str)}
         if isinstance(value, (list, tuple)):
             return [self.plain(item, depth + 1) for item in value[: self.left + 1]]

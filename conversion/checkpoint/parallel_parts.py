@@ -33,13 +33,13 @@ SPLIT_ON_COLUMNS: Final = (
 )
 LARGEST_SIZE: Final = 1 << 40
 MOST_NAMES: Final = 100_000
-SQUARE: Final = "encoder.lm_head.dense.weight"  # split on rows, so its height tells whether all ranks are there
+SQUARE: Final = "encoder.lm_head.dense.weight"  # split on rows, so its height says whether all ranks are there
 
 
 def join_partitions(partitions: Sequence[Mapping[str, Weight]]) -> dict[str, Weight]:
     """The weights of Megatron's ranks, in rank order and under the newest names, as one.
 
-    Raises WeightsMismatch where the ranks hold different names, IntegrityError where what should be equal is not.
+    Raises WeightsMismatch if the ranks hold different names, IntegrityError if what should be equal is not.
     """
     common = set(partitions[0]).intersection(*partitions)
     uneven = sorted(set(partitions[0]).union(*partitions) - common)
@@ -49,7 +49,7 @@ def join_partitions(partitions: Sequence[Mapping[str, Weight]]) -> dict[str, Wei
 
 
 def raise_if_partial(weights: Mapping[str, Weight], *, parts: int) -> None:
-    """Raise IntegrityError where the weights of so many `parts` are not all, or more than all."""
+    """Raise IntegrityError if weights of the checkpoint's `parts` are missing or too many."""
     shape: tuple[int, ...] = weights[SQUARE].shape if SQUARE in weights else ()
     if len(shape) == 2 and shape[0] != shape[1]:
         raise IntegrityError(
@@ -158,7 +158,7 @@ def _names(value: object) -> list[str]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("a name that is no text")
+        raise ValueError("a name that is not a text")
     return value
 
 

@@ -28,7 +28,7 @@ class PickleStream(Protocol):
     """What a pickle is read from; `read` must never allocate beyond what is left of the stream."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes."""
+        """Read at most `size` bytes."""
 
     def readline(self) -> bytes:
         """Up to and with the next newline."""
@@ -189,7 +189,7 @@ class _Machine:
 
 
 def _key(value: object) -> object:
-    """`value` where it is a natural dictionary key, else an inert stand-in (hashing it could take for ever)."""
+    """`value` if it is a natural dictionary key, else an inert stand-in (hashing it could take for ever)."""
     if isinstance(value, (str, bytes, bool, Global)) or value is None:
         return value
     if isinstance(value, int) and abs(value) <= LARGEST_INT_KEY:
@@ -255,7 +255,7 @@ def _rebuild_tensor(arguments: tuple[object, ...]) -> TensorRef | None:
 
 
 def _rebuild_tensor_v3(arguments: tuple[object, ...]) -> TensorRef | None:
-    """As `_rebuild_tensor`, for a storage without a type and the dtype as seventh argument."""
+    """Like `_rebuild_tensor`, for a storage without a type, with the dtype as seventh argument."""
     tensor, dtype = _rebuild_tensor(arguments), arguments[6] if len(arguments) > 6 else None
     if tensor is None or not isinstance(dtype, Global) or dtype.module != "torch":
         return None
@@ -269,7 +269,7 @@ def _rebuild_parameter(arguments: tuple[object, ...]) -> TensorRef | None:
 
 
 def _rebuild_from_type(arguments: tuple[object, ...]) -> object:
-    """A tensor with attributes of its own: what rebuilds it, its type, the arguments, the attributes."""
+    """A tensor with attributes: what rebuilds it, its type, the arguments, the attributes."""
     made = _call(arguments[0], arguments[2]) if len(arguments) == 4 else None
     return made if isinstance(made, TensorRef) else None
 

@@ -28,13 +28,13 @@ def _compiled(template: str) -> re.Pattern[str]:
 
 
 def match(template: str, name: str) -> dict[str, str] | None:
-    """What the slots of `template` hold in `name`, None where it does not match as a whole."""
+    """What the slots of `template` hold in `name`, None if it does not match as a whole."""
     found = _compiled(template).fullmatch(name)
     return None if found is None else found.groupdict()
 
 
 def fill(template: str, slots: Mapping[str, str]) -> str:
-    """`template` with its slots filled. Raises KeyError where one is not given."""
+    """`template` with its slots filled. Raises KeyError if one is not given."""
     return template.format_map(slots)
 
 

@@ -47,7 +47,7 @@ class Weight(ABC):
     def blocks(self) -> Iterator[memoryview]:
         """The bytes in order, in blocks of whole elements; each block is valid until the next is asked for.
 
-        Raises IntegrityError where the bytes are damaged, OSError where they cannot be read.
+        Raises IntegrityError if the bytes are damaged, OSError if they cannot be read.
         """
 
     @property
@@ -73,7 +73,7 @@ class Stored(Weight):
 
     @classmethod
     def view(cls, name: str, record: StorageRecord, dtype: str, geometry: tuple[Any, Any, int]) -> Stored:
-        """The weight `name` of `geometry`: shape, stride, offset. Raises IntegrityError where it leaves its storage."""
+        """The weight `name` of `geometry`: shape, stride, offset. Raises IntegrityError if it leaves its storage."""
         shape, stride, offset = geometry
         weight = cls(record=record, dtype=dtype, shape=tuple(shape), stride=tuple(stride), offset=offset)
         if weight.nbytes > max(record.where.length, MOST_REPEATED):
@@ -114,7 +114,7 @@ class Stored(Weight):
 
     @property
     def whole_crc32(self) -> int | None:
-        """The container's checksum, where this is all of the storage in its order; None otherwise."""
+        """The container's checksum, if this is all of the storage in its order; else None."""
         is_whole = self.offset == 0 and self.is_contiguous and self.nbytes == self.record.where.length
         return self.record.crc32 if is_whole else None
 
@@ -152,7 +152,7 @@ class Stored(Weight):
                     yield data[position : position + BLOCK_BYTES]
 
     def _parts(self) -> Iterator[Stored]:
-        """Runs of rows in order, about as many as are gathered at once, also where a row is larger than that."""
+        """Runs of rows in order, about as many as are gathered at once, also if a row is larger than that."""
         step = GATHERED_BYTES * self.shape[0] // self.nbytes
         for first in range(0, self.shape[0], max(1, step)):
             if step or len(self.shape) == 1:
@@ -163,7 +163,7 @@ class Stored(Weight):
 
 
 def _gather(descriptor: int, view: Stored, into: np.ndarray[Any, Any]) -> None:
-    """The elements of a view, read at once where they lie close together, and else in halves of the widest axis."""
+    """The elements of a view, read at once if they are close together, else in halves of the widest axis."""
     import numpy as np
 
     size, where = ITEM_SIZES[view.dtype], view.record.where
@@ -307,11 +307,11 @@ class Cast(Weight):
 
     @classmethod
     def to(cls, dtype: str, weight: Weight, *, name: str) -> Weight:
-        """`weight` itself where it has the dtype already, else its cast; `name` is what messages call it."""
+        """`weight` itself if it has the dtype already, else its cast; messages call it `name`."""
         return weight if weight.dtype == dtype else cls(dtype=dtype, shape=weight.shape, name=name, of=weight)
 
     def blocks(self) -> Iterator[memoryview]:
-        """The blocks of the weight, rounded. Raises InputError where a finite value does not fit the dtype."""
+        """The blocks of the weight, rounded. Raises InputError if a finite value does not fit the dtype."""
         import numpy as np
 
         for block in self.of.blocks():
@@ -335,7 +335,7 @@ _LARGEST: Final = {
 
 
 def _are_infinite(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    """Which values are infinite; bfloat16 is told by its bits."""
+    """Which values are infinite; bfloat16 is tested by its bits."""
     import numpy as np
 
     infinite: np.ndarray[Any, Any] = np.isinf(values) if dtype != "bfloat16" else (values & 0x7FFF) == 0x7F80
@@ -396,7 +396,7 @@ def read_array(weight: Weight) -> np.ndarray[Any, Any]:
 
 
 def read_rows(weight: Weight, first: int, last: int) -> np.ndarray[Any, Any]:
-    """The rows from `first` to before `last`, as `read_array` gives them, without the others where that is possible."""
+    """The rows from `first` to before `last`, as `read_array` gives them, without reading the others if possible."""
     import numpy as np
 
     if isinstance(weight, Stored):

@@ -69,7 +69,7 @@ class Wanted:
 
     @property
     def leaves_rest(self) -> bool:
-        """Whether nothing is wanted of what lies beside fairseq's encoder and its masked-LM head."""
+        """Whether nothing is wanted of what is next to fairseq's encoder and its masked-LM head."""
         return self.encoder_only or self.head == "none"
 
 
@@ -112,7 +112,7 @@ class Architecture:
 
     @property
     def longest_text(self) -> int:
-        """The most tokens of a text: 512 where the table has 514 rows."""
+        """The most tokens of a text: 512 if the table has 514 rows."""
         return self.positions - FIRST_POSITION
 
     @property
@@ -262,13 +262,13 @@ class _Facts:
         if not self.has("layernorm_embedding"):
             return "there is neither a layer norm on the embeddings nor one at the end"
         # Before 2021-02 the option meant nothing: the encoder was post-norm whatever it said (fairseq 0.10.2,
-        # transformer_sentence_encoder.py). The spelling of the embedding norm tells the time.
+        # transformer_sentence_encoder.py). The spelling of the embedding norm dates the checkpoint.
         if self.options.get("encoder_normalize_before") is True and not self.checkpoint.has_old_embedding_norm:
             return "pre-norm layers without a layer norm at the end (model_parallel_roberta_v1)"
         return None
 
     def attention_heads(self, wanted: Wanted) -> int | None:
-        """Heads per layer, None where nothing tells. Raises InputError where the wish is not what the options say."""
+        """Heads per layer, None if nothing says. Raises InputError if the wish is not what the options say."""
         given = self.options.get("encoder_attention_heads")
         if not isinstance(given, int) or isinstance(given, bool):
             given = self._heads_of_arch()
@@ -287,7 +287,7 @@ class _Facts:
         return arch[-1] if fits else None
 
     def position_kind(self) -> str:
-        """One of learned (also where the table is missing), sinusoidal and none."""
+        """One of learned (also if the table is missing), sinusoidal and none."""
         if POSITIONS in self.weights:
             return "learned"
         if self.options.get("no_token_positional_embeddings") is True:
@@ -305,7 +305,7 @@ class _Facts:
             return rows
         longest = self.options.get("max_positions") or self.options.get("tokens_per_sample") or BASE_MAX_POSITIONS
         if not isinstance(longest, int) or not 0 < longest <= MOST_POSITIONS:
-            raise InputError("the option max_positions is no sensible length of texts")
+            raise InputError("the option max_positions is not a sensible length of texts")
         return longest + FIRST_POSITION
 
     @cached_property
@@ -332,7 +332,7 @@ def _kept_layers(numbers: tuple[int, ...], options: Options) -> tuple[int, ...]:
 
 
 def _share(options: Options, name: str, default: float) -> float:
-    """A dropout. Raises InputError where the option is none."""
+    """A dropout. Raises InputError if the option is none."""
     value = options.get(name)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return default
@@ -362,7 +362,7 @@ def _beside_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
     if names and not wanted.leaves_rest:
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         yield (
-            "there are weights beside the encoder that neither fairseq's model nor a project known to hf_xlmr has "
+            "there are weights outside the encoder that neither fairseq's model nor a project known to hf_xlmr has "
             f"({_shown(names[:SHOWN_NAMES])}{more})"
         )
 
@@ -385,10 +385,10 @@ def _head_count_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
     if heads is None and facts.checkpoint.contradictions:
         yield (
             f"the options are those of another network ({'; '.join(facts.checkpoint.contradictions)}), so that nothing "
-            "tells the number of attention heads (attention_heads=N does, and the options are left out)"
+            "says the number of attention heads (attention_heads=N does, and the options are left out)"
         )
     elif heads is None:
-        yield "the options do not tell the number of attention heads (attention_heads=N does; base has 12, large 16)"
+        yield "the options do not say the number of attention heads (attention_heads=N does; base has 12, large 16)"
     elif heads < 1 or facts.hidden % heads:
         yield f"{heads:.40g} attention heads do not divide the width {facts.hidden}"
 
@@ -443,7 +443,7 @@ def _head_reasons(facts: _Facts, named: str, wanted: Wanted) -> Iterator[str]:
         )
     elif reading.kind is HeadKind.UNCLEAR and wanted.head != named:
         yield (
-            f"nothing tells whether the head {head} reads the first token, as Transformers' class does, or every token "
+            f"nothing says whether the head {head} reads the first token, as Transformers' class does, or every token "
             f"({reading.reason}); head={named!r} says that it is the first"
         )
     if facts.pooler_activation != "tanh":
@@ -459,22 +459,22 @@ def _reading(checkpoint: FairseqCheckpoint, head: str) -> Reading:
 
 
 def unclear_head(checkpoint: FairseqCheckpoint, head: str) -> str | None:
-    """Why it is unclear what a head reads, None where something tells."""
+    """Why it is unclear what a head reads, None if something says."""
     reading = _reading(checkpoint, head)
     return reading.reason if reading.kind is HeadKind.UNCLEAR else None
 
 
 def head_oddity(parts: Collection[str]) -> str | None:
-    """Why the weights of a head are not those of fairseq's RobertaClassificationHead; None where they are.
+    """Why the weights of a head are not those of fairseq's RobertaClassificationHead; None if they are.
 
     A single part that is missing is damage, not another head, and is not spoken of here.
     """
     unknown = sorted(set(parts) - {*HEAD_PARTS, *SPECTRAL})
     if unknown:
         shown = _shown(unknown[:SHOWN_NAMES])
-        return f"is of code that fairseq does not have ({shown}), so that nothing tells what it computes"
+        return f"is of code that fairseq does not have ({shown}), so that nothing says what it computes"
     if DENSE.isdisjoint(parts) or not any(part.startswith("out_proj.weight") for part in parts):
-        return f"has one layer where fairseq's has two ({_shown(sorted(parts))}), and nothing tells what it reads"
+        return f"has one layer where fairseq's has two ({_shown(sorted(parts))}), and nothing says what it reads"
     if SPECTRAL & set(parts) and not set(parts) >= SPECTRAL:
         return f"is normalised by its spectrum in another way than fairseq's: it has {_shown(sorted(parts))}"
     return None

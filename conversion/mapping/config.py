@@ -31,7 +31,7 @@ class SpecialIds:
 def config_of(
     architecture: Architecture, *, vocabulary: int, ids: SpecialIds, dtype: str, labels: Sequence[str] = ()
 ) -> dict[str, object]:
-    """The content of `config.json`; `vocabulary` counts all rows, `labels` name the classes where they are known.
+    """The content of `config.json`; `vocabulary` counts all rows, `labels` name the classes if they are known.
 
     Defaults of Transformers that are wrong for XLM-R (eps, token types, positions, the head's dropout) are overridden
     by what fairseq fixes in its code (LayerNorm's eps is 1e-5 everywhere).

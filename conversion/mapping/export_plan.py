@@ -86,7 +86,7 @@ class ReversePlan:
 
 
 def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
-    """The network that `config` describes, its classification head (where it has one) called `head`.
+    """The network that `config` describes, its classification head (if it has one) called `head`.
 
     Raises InputError with every reason why fairseq cannot express it, IntegrityError where the file is damaged.
     """
@@ -153,7 +153,7 @@ def _reasons(config: Mapping[str, Any], task: Task) -> Iterator[str]:
     if config.get("position_embedding_type", "absolute") != "absolute":
         yield f"it has no {config['position_embedding_type']!s:.40} positions (position_embedding_type)"
     if config.get("is_decoder") or config.get("add_cross_attention"):
-        yield "its RoBERTa is no decoder (is_decoder, add_cross_attention)"
+        yield "its RoBERTa is not a decoder (is_decoder, add_cross_attention)"
     if config.get("quantization_config"):
         yield "the weights are quantized (quantization_config)"
     if count_of(config, "hidden_size") % max(1, count_of(config, "num_attention_heads")):
@@ -202,7 +202,7 @@ def plan_export(folder: ModelFolder, network: Architecture, *, rows: int) -> Rev
 
 
 def _settle_head(available: dict[str, Weight], embedding: str, network: Architecture) -> dict[str, str]:
-    """Leave one matrix and one bias of the masked-LM head, and tell what became of the others. Raises InputError."""
+    """Leave one matrix and one bias of the masked-LM head, and report what became of the others. Raises InputError."""
     if network.task is not Task.MASKED_LM:
         return {}
     dropped: dict[str, str] = {}
@@ -233,7 +233,7 @@ def _of_types(name: str, available: Mapping[str, Weight], network: Architecture)
 
 
 def _left_out(name: str) -> str | None:
-    """Why a weight of the folder has no place in fairseq's network; None where nothing explains it."""
+    """Why a weight of the folder has no place in fairseq's network; None if nothing explains it."""
     return next((reason for template, reason in LEFT_BEHIND.items() if match(template, name) is not None), None)
 
 
@@ -263,7 +263,7 @@ def _cut(each: Placement, weight: Weight, rows: int) -> Weight:
 
 
 def _raise_if_types_matter(folder: ModelFolder, types: Weight) -> None:
-    """Refuse a model that tells token types apart, as its tokenizer does. Raises InputError."""
+    """Refuse a model that distinguishes token types, as its tokenizer does. Raises InputError."""
     inputs = (read_json(folder.path / "tokenizer_config.json") or {}).get("model_input_names")
     if isinstance(inputs, list) and "token_type_ids" in inputs and _types_differ(types):
         raise InputError("fairseq cannot express this model: its tokenizer gives token types, and they differ")
@@ -285,7 +285,7 @@ def _fold_token_type(weights: OrderedDict[str, Weight], types: Weight, network: 
         return "zeros, which add nothing"
     target = POSITIONS if network.task is Task.MASKED_LM and network.is_tied else EMBEDDING
     weights[target] = Computed("float32", weights[target].shape, partial(_plus, weights[target], row))
-    return f"no place of their own: the first row is added to each row of {target}"
+    return f"no place in fairseq: the first row is added to each row of {target}"
 
 
 def _plus(table: Weight, row: np.ndarray[Any, Any], first: int, last: int) -> np.ndarray[Any, Any]:

@@ -38,13 +38,13 @@ LM_WEIGHT: Final = "encoder.lm_head.weight"
 LM_BIAS: Final = "encoder.lm_head.bias"
 UNKNOWN_ROW: Final = 3  # <unk> in every fairseq dictionary
 PADDING_ROW: Final = 1
-BESIDE: Final = "beside fairseq's model, of nothing that hf_xlmr knows; only what it has was asked for"
+BESIDE: Final = "outside of fairseq's model, and unknown to hf_xlmr; it was not asked for"
 NEVER_PREDICTED: Final = -10_000.0  # exp() of it is 0 in every dtype, and float16 holds it
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Parameters that the output has more than the checkpoint, or fewer where the number is below 0, and why."""
+    """Parameters that the output has more than the checkpoint, or fewer if the number is below 0, and why."""
 
     parameters: int
     names: tuple[str, ...]
@@ -189,7 +189,7 @@ def _sinusoids(first: int, last: int, *, width: int) -> np.ndarray[Any, Any]:
 
 
 def _left_out(name: str, architecture: Architecture) -> str | None:
-    """Why a weight of the file has no place in this architecture; None where nothing explains it."""
+    """Why a weight of the file has no place in this architecture; None if nothing explains it."""
     if name == LM_WEIGHT and architecture.is_tied and architecture.task is Task.MASKED_LM:
         return "the same as the embeddings, to which Transformers ties it"
     if name.startswith("encoder.lm_head.") and architecture.task is not Task.MASKED_LM:
@@ -263,7 +263,7 @@ def _computed_notes(architecture: Architecture, extra_rows: int) -> dict[str, st
 
 
 def parameters_of(checkpoint: FairseqCheckpoint) -> int:
-    """The numbers of the network in a checkpoint: a tied matrix counts once, what is no part of it does not."""
+    """The numbers of the network in a checkpoint: a tied matrix counts once, what is not part of it does not."""
     return sum(_counts(checkpoint).values())
 
 
@@ -284,7 +284,7 @@ def _differences(
     gone: Mapping[str, str],
     made: Mapping[str, str],
 ) -> Iterator[Difference]:
-    """Of each name by itself: what was left behind, what has grown, and what was made."""
+    """The differences name by name: what was left behind, what has grown, and what was made."""
     counts = _counts(checkpoint)
     for name, reason in gone.items():
         yield Difference(-counts.get(name, 0), (name,), reason)
@@ -296,7 +296,7 @@ def _differences(
 
 
 def _grouped(differences: Iterable[Difference]) -> tuple[Difference, ...]:
-    """Those of one reason as one, the largest first."""
+    """The differences with one reason joined, the largest first."""
     groups: dict[tuple[str, bool], list[Difference]] = {}
     for each in differences:
         if each.parameters:

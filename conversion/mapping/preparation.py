@@ -54,11 +54,11 @@ def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
 
 
 def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
-    """The vocabulary of an embedding of `rows`. Raises InputError where the dictionary is missing or another's."""
+    """The vocabulary of an embedding of `rows`. Raises InputError if the dictionary is missing or another's."""
     files = checkpoint.files
     if files.dictionary is None:
         raise InputError(
-            f"there is no dict.txt beside {files.checkpoint[0].name}, which names its {rows} embedding rows; put it "
+            f"there is no dict.txt next to {files.checkpoint[0].name}, which names its {rows} embedding rows; put it "
             "there, or name its folder (data=FOLDER)"
         )
     dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
@@ -70,7 +70,7 @@ def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
 def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tuple[str, ...]:
     """The classes' names, from `label/dict.txt`: its first lines, in order (fairseq/tasks/sentence_prediction.py).
 
-    Raises InputError where it has fewer than the head has classes.
+    Raises InputError if it has fewer than the head has classes.
     """
     file = checkpoint.files.labels
     if file is None or architecture.task is not Task.SEQUENCE_CLASSIFICATION or architecture.is_regression:

@@ -1,4 +1,4 @@
-"""The map: one row per family of weights, fairseq's newest name beside Transformers', read in both directions."""
+"""The map: one row per family of weights, fairseq's newest name and Transformers', read in both directions."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ CHOICE: Final = (
 )
 
 TOKEN_TYPES: Final = "{base}embeddings.token_type_embeddings.weight"  # fairseq has none: zeros say the same
-DECODER_BIAS: Final = (
-    "lm_head.decoder.bias"  # the same as lm_head.bias, kept apart by Transformers where nothing is tied
-)
+DECODER_BIAS: Final = "lm_head.decoder.bias"  # the same as lm_head.bias, kept apart by Transformers if nothing is tied
 
 HEAD_ROWS: Final = {
     Task.ENCODER: (),

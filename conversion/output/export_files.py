@@ -1,4 +1,4 @@
-"""The small files beside an exported checkpoint: fairseq's dictionary, the SentencePiece model, the labels."""
+"""The small files next to an exported checkpoint: fairseq's dictionary, the SentencePiece model, the labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class Companions:
-    """What lies beside the checkpoint; `rows` are those of the embedding that have a name in the dictionary."""
+    """What is next to the checkpoint; `rows` are those of the embedding that have a name in the dictionary."""
 
     rows: int
     files: Mapping[str, bytes]
@@ -43,9 +43,9 @@ class Companions:
 
 
 def companions_of(folder: ModelFolder, network: Architecture, record: ConversionRecord) -> Companions:
-    """The files for fairseq, from the folder's `fairseq/` or, where there is none, from its SentencePiece model.
+    """The files for fairseq, from the folder's `fairseq/` or, if there is none, from its SentencePiece model.
 
-    `record` is that of the conversion. Raises InputError where a file is missing or another model's.
+    `record` is that of the conversion. Raises InputError if a file is missing or another model's.
     """
     kept = folder.path / KEPT / DICTIONARY
     data = kept.read_bytes() if kept.is_file() else _derived(folder.path)
@@ -92,7 +92,7 @@ def _derived(path: Path) -> bytes:
     pieces = path / SENTENCEPIECE
     if not pieces.is_file():
         raise InputError(
-            f"{path} has neither {KEPT}/{DICTIONARY} nor {SENTENCEPIECE}, which tell what the ids mean: copy "
+            f"{path} has neither {KEPT}/{DICTIONARY} nor {SENTENCEPIECE}, which say what the ids mean: copy "
             f"{KEPT}/, or that file, from the folder that the model was fine-tuned from"
         )
     model = SentencePieceModel.parse(pieces.read_bytes(), name=str(pieces))
@@ -111,14 +111,14 @@ def _names_of_added(path: Path, rows: int) -> Mapping[int, str]:
 
 
 def _appended_rows(record: ConversionRecord, rows: int, added: Mapping[int, str]) -> int:
-    """The rows at the end of the embeddings that convert appended; none where later ones follow them."""
+    """The rows at the end of the embeddings that convert appended; none if later ones follow them."""
     own, appended = record.embedding_rows, record.appended_rows(rows)
     is_last = own is not None and rows == own + appended and not any(index >= own for index in added)
     return appended if is_last else 0
 
 
 def _spare_rows(dictionary: Dictionary, rows: int, appended: int, *, is_without_mask: bool) -> int:
-    """The rows that follow the dictionary's names. Raises InputError where the names are not theirs."""
+    """The rows that follow the dictionary's names. Raises InputError if the names are not theirs."""
     names = len(dictionary.with_mask())
     spare = rows - names
     if MASK not in dictionary and is_without_mask:
@@ -126,7 +126,7 @@ def _spare_rows(dictionary: Dictionary, rows: int, appended: int, *, is_without_
     if not 0 <= spare <= MOST_SPARE or (appended and spare and not is_padding(rows, spare)):
         raise InputError(
             f"the dictionary has {names} names (4 specials, its lines and {MASK}), but the embedding has {rows} rows "
-            f"beside the {appended} that convert appended: they do not belong together"
+            f"and convert appended {appended}: they do not belong together"
         )
     return spare
 
@@ -170,7 +170,7 @@ def _flagged(data: bytes) -> bytes:
 
 
 def _pieces(path: Path) -> dict[str, bytes]:
-    """The SentencePiece model, where there is one. Raises InputError, IntegrityError."""
+    """The SentencePiece model, if there is one. Raises InputError, IntegrityError."""
     check_models_of(path)
     places = (path / KEPT / SENTENCEPIECE, path / SENTENCEPIECE)
     return next(({SENTENCEPIECE: place.read_bytes()} for place in places if place.is_file()), {})
@@ -180,9 +180,9 @@ def _pieces(path: Path) -> dict[str, bytes]:
 
 
 def _labels(folder: ModelFolder, network: Architecture) -> dict[str, bytes]:
-    """The label dictionary of a classifier: the one that training had, where its names are still those of the folder.
+    """The label dictionary of a classifier: the one that training had, if its names are still those of the folder.
 
-    Raises InputError where the names cannot be lines of a dictionary.
+    Raises InputError if the names cannot be lines of a dictionary.
     """
     if network.task is not Task.SEQUENCE_CLASSIFICATION or network.is_regression:
         return {}

@@ -46,7 +46,7 @@ def write_weights(
     """Write the weights into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
 
     They come in their order, but for those in a shard that would leave the next one unaligned. One shard is
-    `model.safetensors`; several have numbers and an index, as Transformers writes them. The system is told to begin
+    `model.safetensors`; several have numbers and an index, as Transformers writes them. The system is asked to begin
     writing them to the disk; whoever publishes the folder waits for that. Gives the names of the files. Raises
     IntegrityError, InputError, OSError.
     """
@@ -105,7 +105,7 @@ def _header(shard: Mapping[str, Weight]) -> bytes:
 
 
 def _write_shard(path: Path, shard: Mapping[str, Weight], task: ProgressTask) -> None:
-    """Write one shard, some weights at a time: reading, checking and casting one goes on while another is written."""
+    """Write one shard, some weights at a time: reading, checking and casting one continues while another is written."""
     header = _header(shard)
     pump = _Pump(task)
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(WRITERS) as pool:

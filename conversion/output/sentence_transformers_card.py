@@ -80,7 +80,7 @@ def _with_metadata(metadata: bytes) -> bytes:
 
 
 def _edited(block: bytes) -> bytes:
-    """The fields changed where they are written as most people write them; all other bytes stay."""
+    """The metadata with the fields changed, if they are written in the usual form; all other bytes stay."""
     for name, value in REPLACED.items():
         line = f"{name}: {value}\n".encode()
         block, changed = re.subn(rb"^" + name.encode() + rb":[^\n]*\n", line, block, flags=re.MULTILINE)

@@ -175,7 +175,7 @@ CRC_OFFSET: Final = 14  # within the local header
 ZIP64_FIELD: Final = 1  # the id of the extra field for what does not fit into 32 bits
 PADDING_FIELD: Final = 0x4246  # "FB": PyTorch's own extra field
 ALIGNMENT: Final = 64  # as PyTorch aligns, so that storages can be mapped
-LARGEST: Final = 0xFFFFFFFF  # from here on a number stands in a field of 64 bits, and FULL in that of 32
+LARGEST: Final = 0xFFFFFFFF  # from here on a number is in a field of 64 bits, and FULL in that of 32
 FULL: Final = 0xFFFFFFFF
 MOST_ENTRIES: Final = 0xFFFF
 VERSION, VERSION_ZIP64 = 20, 45
@@ -260,7 +260,7 @@ def _central_header(entry: _Entry) -> bytes:
 
 
 def _end(count: int, start: int, size: int) -> Iterator[bytes]:
-    """What closes the archive: where its central directory is, in 64 bits too where it must be."""
+    """The end of the archive: the place of its central directory, in 64 bits too if it must be."""
     if count >= MOST_ENTRIES or start >= LARGEST or size >= LARGEST:
         versions = (VERSION_ZIP64, VERSION_ZIP64)
         yield ZIP64_END.pack(b"PK\x06\x06", ZIP64_END.size - 12, *versions, 0, 0, count, count, size, start)
@@ -270,5 +270,5 @@ def _end(count: int, start: int, size: int) -> Iterator[bytes]:
 
 
 def _shown(number: int) -> int:
-    """What stands in a field of 32 bits."""
+    """What is in a field of 32 bits."""
     return number if number < LARGEST else FULL

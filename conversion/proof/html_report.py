@@ -107,7 +107,7 @@ def _plot(steps: Sequence[StepDifference], tolerance: float) -> str:
 
 
 def _height(value: float) -> float:
-    """Where a value stands; 0 is drawn at the foot."""
+    """Where a value is; 0 is drawn at the foot."""
     power = max(SMALLEST, min(LARGEST, log10(value))) if value > 0 else SMALLEST
     return TOP + (HEIGHT - TOP - BOTTOM) * (LARGEST - power) / (LARGEST - SMALLEST)
 

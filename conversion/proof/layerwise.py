@@ -26,7 +26,7 @@ def layerwise_network(folder: Path, class_name: str, **options: object) -> torch
 
     Transformers itself builds the network and says which of its weights the folder's files hold; only reading them is
     put off until a module is called. Of the token embeddings just the rows in question are read, and the output
-    projection takes a band of rows at a time. Raises InputError where this Transformers cannot run the class,
+    projection takes a band of rows at a time. Raises InputError if this Transformers cannot run the class,
     IntegrityError where it would miss or ignore a weight.
     """
     import transformers
@@ -61,7 +61,7 @@ def _is_tall(module: torch.nn.Module) -> bool:
 
 
 def _raise_if_unbalanced(loader: Any, folder: Path, options: Mapping[str, object]) -> None:
-    """Raise IntegrityError where Transformers' own loader finds names missing, left over or of another shape."""
+    """Raise IntegrityError if Transformers' own loader finds names missing, left over or of another shape."""
     raise_if_adapter(folder)
     network, info = loader.from_pretrained(
         folder, device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True, **options

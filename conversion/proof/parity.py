@@ -50,7 +50,7 @@ __all__ = [
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 LABELS: Final = "label/dict.txt"
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
-COARSE_TOLERANCE: Final = 1e-2  # where values that fairseq computes as it runs are kept in half precision
+COARSE_TOLERANCE: Final = 1e-2  # if values that fairseq computes as it runs are kept in half precision
 BLOCK: Final = 1 << 20
 PAD: Final = 1
 UNK: Final = 3
@@ -88,7 +88,7 @@ class StepDifference:
     relative: float
     """The same, as a part of the largest value of the step (at least 1)."""
     cosine: float
-    """Of all values as one vector; 1 where they agree."""
+    """The cosine of all values as one vector; 1 if they agree."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class ParityReport:
     tolerance: float
     steps: tuple[StepDifference, ...]
     tokenizer: tuple[TextClass, ...]
-    """How the exported tokenizer did on each class of texts; empty where there is none."""
+    """How the exported tokenizer did on each class of texts; empty if there is none."""
     source_sha256: Mapping[str, str]
     output_sha256: Mapping[str, str]
 
 
 def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILENT) -> ParityReport:
-    """Prove that `folder` holds what was prepared. Raises ParityError where they differ, IntegrityError."""
+    """Prove that `folder` holds what was prepared. Raises ParityError if they differ, IntegrityError."""
     plan = prepared.plan
     _compare_config(prepared, folder)
     _compare_index(folder)
@@ -143,7 +143,7 @@ def output_hashes(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How plain Transformers computes beside the reference."""
+    """How plain Transformers computes compared with the reference."""
 
     steps: tuple[StepDifference, ...]
     tokens: int
@@ -161,7 +161,7 @@ def compare_behaviour(
     """Compare the outputs of plain Transformers for `folder` with those of the reference for what was prepared.
 
     `has_pooler` says that the folder of an encoder holds a pooler, `has_rows` that its embedding has fairseq's rows as
-    they are, and copies of that of `<unk>` after them. Raises ParityError where they depart, IntegrityError.
+    they are, and copies of that of `<unk>` after them. Raises ParityError if they depart, IntegrityError.
     """
     probes = _probes(prepared.architecture, _exact_tokenizer(prepared))
     bare = {"add_pooling_layer": False} if prepared.architecture.task is Task.ENCODER and not has_pooler else {}
@@ -198,7 +198,7 @@ def _compare_config(prepared: Prepared, folder: Path) -> None:
 
 
 def _exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
-    """The rule of fairseq itself, from the source's files; None where the source or the output has no tokenizer."""
+    """The rule of fairseq itself, from the source's files; None if the source or the output has no tokenizer."""
     files = prepared.checkpoint.files
     if prepared.vocabulary.tokenizer is None or files.dictionary is None or files.sentencepiece is None:
         return None
@@ -208,7 +208,7 @@ def _exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
 
 
 def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) -> tuple[TextClass, ...]:
-    """Compare ids on generated texts. Raises ParityError where ordinary texts differ without a reason."""
+    """Compare ids on generated texts. Raises ParityError if ordinary texts differ without a reason."""
     _compare_tokenizer_files(prepared, folder)
     with _quiet_transformers():
         classes = compare_tokenizers(prepared.vocabulary, exact, folder, count=TEXTS_PER_CLASS)
@@ -242,7 +242,7 @@ def _compare_tokenizer_files(prepared: Prepared, folder: Path) -> None:
 
 
 def compare_companions(prepared: Prepared, folder: Path) -> None:
-    """Compare the source's small files with their copies, and refuse what Transformers would load beside the model.
+    """Compare the source's small files with their copies, and refuse what Transformers would load next to the model.
 
     Raises ParityError.
     """
@@ -333,7 +333,7 @@ class _Probe:
 def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_Probe, _Probe]:
     """A fixed padded batch of unequal lengths, and one text of the longest length.
 
-    The batch holds ids from all over the vocabulary and, where there is a tokenizer, sentences in several scripts and
+    The batch holds ids from all over the vocabulary and, if there is a tokenizer, sentences in several scripts and
     a pair.
     """
     import torch
@@ -419,7 +419,7 @@ def _compare_embedding(reference: Reference, folder: Path) -> None:
 
 
 def _severity(step: StepDifference) -> float:
-    """What differences are ordered by: one that is no number is the worst."""
+    """What differences are ordered by: one that is not a number is the worst."""
     return step.relative if step.relative == step.relative else float("inf")
 
 
@@ -463,12 +463,12 @@ def _transformers_steps(
 
 
 def _network(folder: Path, architecture: Architecture, bare: Mapping[str, Any], probe: _Probe) -> Any:
-    """Transformers' network, or its encoder alone. Raises IntegrityError where Transformers refuses the folder."""
+    """Transformers' network, or its encoder alone. Raises IntegrityError if Transformers refuses the folder."""
     try:
         model = layerwise_network(folder, architecture.class_name, **bare)
     except HfXlmrError:
         raise
-    except Exception as error:  # Transformers, huggingface_hub and safetensors each have errors of their own
+    except Exception as error:  # Transformers, huggingface_hub and safetensors each have their own errors
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise IntegrityError(f"Transformers does not load {folder}: {told[0]}") from error
     return model if probe.through_head else model.base_model
@@ -480,7 +480,7 @@ def _difference(step: Step, theirs: torch.Tensor, real: torch.Tensor) -> StepDif
     width = step.values.shape[-1]
     texts = zip(_texts(step.values, real), _texts(theirs[..., :width], real), strict=True)
     figures = torch.stack([_figures(ours.double(), theirs.double()) for ours, theirs in texts])
-    largest, largest_value = figures[:, :2].amax(dim=0).tolist()  # NaN where there is one
+    largest, largest_value = figures[:, :2].amax(dim=0).tolist()  # NaN if there is one
     ours_squared, theirs_squared, product = figures[:, 2:].sum(dim=0).tolist()
     return StepDifference(
         name=step.name,
@@ -497,7 +497,7 @@ def _texts(values: torch.Tensor, real: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _figures(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Of one text: the largest difference, the largest value, and the three products that make the cosine."""
+    """For one text: the largest difference, the largest value, and the three products that make the cosine."""
     import torch
 
     largest = (ours - theirs).abs().max(), ours.abs().max()

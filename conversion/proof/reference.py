@@ -44,7 +44,7 @@ class Reference:
     ) -> None:
         """Take weights that are read when they are needed; `layers` are the file's numbers of those to run.
 
-        `attention_heads` counts only where the options do not tell.
+        `attention_heads` counts only where the options do not say.
         `rounded` is what the conversion did to the precision, so that only mistakes differ.
         """
         anchor = next(name for name in weights if name.endswith("sentence_encoder.embed_tokens.weight"))
@@ -145,7 +145,7 @@ class Reference:
         return hidden * (~is_pad).unsqueeze(-1)
 
     def _positions(self, is_pad: torch.Tensor, width: int) -> torch.Tensor | float:
-        """Positions count what is no padding, from padding_idx + 1 on (fairseq/utils.py: make_positions)."""
+        """Positions count what is not padding, from padding_idx + 1 on (fairseq/utils.py: make_positions)."""
         numbers = (~is_pad).long().cumsum(1) * ~is_pad + PAD
         if self._has("sentence_encoder.embed_positions.weight"):
             return self._looked_up("sentence_encoder.embed_positions.weight", numbers)
@@ -223,7 +223,7 @@ class Reference:
         return self._product_with_matrix(matrix, hidden).add_(self._tensor("lm_head.bias"))
 
     def _classified(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
-        """fairseq/models/roberta/model.py: RobertaClassificationHead, with spectral norm where the file has it."""
+        """fairseq/models/roberta/model.py: RobertaClassificationHead, with spectral norm if the file has it."""
         from torch.nn.functional import linear
 
         pooled = linear(hidden[:, 0], self._read(f"{name}dense.weight"), self._read(f"{name}dense.bias")).tanh()

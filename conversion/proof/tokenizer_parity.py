@@ -48,9 +48,9 @@ class TextClass:
     texts: int
     different: int
     equal_score: int
-    """Of those that are different: both cuts have the same score."""
+    """How many of the different ones have two cuts of the same score."""
     limited: int
-    """Of the others: the text holds what tokenizer.json cannot express, as the notes say."""
+    """How many of the others hold what tokenizer.json cannot express, as the notes say."""
     example: str | None
     """The first text without a reason, otherwise the first with one."""
 
@@ -116,7 +116,7 @@ def compare_tokenizers(vocabulary: Vocabulary, exact: ExactTokenizer, folder: Pa
 
 
 class _Comparison:
-    """The exported tokenizer's ids beside those of fairseq's rule."""
+    """The exported tokenizer's ids compared with those of fairseq's rule."""
 
     def __init__(self, vocabulary: Vocabulary, exact: ExactTokenizer) -> None:
         assert vocabulary.tokenizer is not None

@@ -13,7 +13,7 @@ from hf_xlmr.model.families import FAMILIES
 __all__ = ["OF_TRAINERS", "is_hub_id", "kind_of_file", "kind_of_folder", "kind_of_names"]
 
 OF_TRAINERS: Final = frozenset(("optimizer.pt", "scheduler.pt", "scaler.pt"))
-"""What Transformers' Trainer writes beside a model."""
+"""What Transformers' Trainer writes next to a model."""
 
 LOADED: Final = "AutoModel and XLMR load it as it is, doctor examines it, export makes a fairseq checkpoint of it"
 ADAPTED: Final = "load its base model and this with peft, then merge_and_unload and save_pretrained make a whole folder"
@@ -41,9 +41,9 @@ Read = Callable[[str], bytes]
 
 
 def kind_of_folder(names: Collection[str], read: Read) -> str | None:
-    """What a folder that holds `names` is, with what to do with it; None where it is nothing of Transformers'.
+    """What a folder that holds `names` is, with what to do with it; None if it is nothing of Transformers'.
 
-    `read` gives the content of one of them. The answer goes on from "this is".
+    `read` gives the content of one of them. The answer continues from "this is".
     """
     if ADAPTER in names:
         base = _described(read, ADAPTER).get("base_model_name_or_path")
@@ -64,7 +64,7 @@ def kind_of_folder(names: Collection[str], read: Read) -> str | None:
 
 
 def kind_of_file(path: Path, head: bytes) -> str | None:
-    """What a file that begins with `head` is, None where it is nothing of Transformers'."""
+    """What a file that begins with `head` is, None if it is nothing of Transformers'."""
     if path.name.startswith("adapter_model."):
         return f"the weights of an adapter of peft, no whole model: {ADAPTED}"
     is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < LARGEST_HEADER
@@ -76,7 +76,7 @@ def kind_of_file(path: Path, head: bytes) -> str | None:
 
 
 def kind_of_names(names: Iterable[str]) -> str | None:
-    """What a state dict with these names of weights is, None where it is nothing of Transformers'."""
+    """What a state dict with these names of weights is, None if it is nothing of Transformers'."""
     named = list(names)
     if any(".lora_A." in name or ".lora_embedding_A" in name for name in named):
         return f"the weights of an adapter of peft, no whole model: {ADAPTED}"
@@ -106,7 +106,7 @@ def _transformers(names: Collection[str], read: Read) -> str:
 
 
 def _described(read: Read, name: str) -> Mapping[str, object]:
-    """The object in a small JSON file, empty where there is none in it."""
+    """The object in a small JSON file, empty if there is none in it."""
     try:
         content = strict_json(read(name)[:LARGEST_DESCRIPTION])
     except (ValueError, OSError):

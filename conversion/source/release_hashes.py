@@ -24,7 +24,7 @@ FORMS: Final = (
 
 
 def known_sha256(name: str) -> str | None:
-    """The SHA-256 that the archive of release `name` must have, None where nobody said. Raises InputError."""
+    """The SHA-256 that the archive of release `name` must have, None if nobody said. Raises InputError."""
     value = os.environ.get(HASHES_VARIABLE, "")
     if not value:
         return None

@@ -92,7 +92,7 @@ class _TryAgainError(Exception):
 
 @dataclass(frozen=True)
 class _Job:
-    """One archive to fetch, and where it and what belongs to it lie."""
+    """One archive to fetch, and where it and what belongs to it are."""
 
     release: Release
     address: str
@@ -155,7 +155,7 @@ def download(name: str, *, progress: Progress = SILENT, patience: Patience = PAT
     target = cache_folder() / f"{name}.tar.gz"
     job = _Job(release, release_address(name), target, f"downloading {name}", progress, patience)
     expected, was_there = known_sha256(name), target.is_file()
-    with _cache_told(target.parent):
+    with _cache_named(target.parent):
         if not was_there:
             make_cache_folder()
             with _locked(target):
@@ -198,7 +198,7 @@ def _find(name: str) -> Release:
 
 
 @contextmanager
-def _cache_told(folder: Path) -> Iterator[None]:
+def _cache_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as trouble:
@@ -246,7 +246,7 @@ def _try_once(job: _Job) -> None:
     if held is not None:
         headers |= {"Range": f"bytes={_size(job.part)}-", "If-Range": held.validator}
     with (
-        _network_told(job),
+        _network_errors(job),
         _client(job) as client,
         client.stream("GET", job.address, headers=headers) as response,
     ):
@@ -257,7 +257,7 @@ def _try_once(job: _Job) -> None:
 
 
 def _client(job: _Job) -> httpx2.Client:
-    """A client that goes where the address leads. Raises InputError where the environment's settings are of no use."""
+    """A client that goes where the address leads. Raises InputError if the environment's settings cannot be used."""
     import httpx2
 
     def look(request: httpx2.Request) -> None:  # before each hop, so that nothing is asked for over a plain line
@@ -271,7 +271,7 @@ def _client(job: _Job) -> httpx2.Client:
 
 
 @contextmanager
-def _network_told(job: _Job) -> Iterator[None]:
+def _network_errors(job: _Job) -> Iterator[None]:
     """Tell trouble that may pass from trouble that will not. Raises _TryAgainError, InputError."""
     import httpx2
 
@@ -289,7 +289,7 @@ def _network_told(job: _Job) -> Iterator[None]:
 
 
 def _may_pass(trouble: Exception) -> bool:
-    """Whether another try can do better: not where the address or the answer is wrong, which would come again."""
+    """Whether to try again: not if the address or the answer is wrong, which would come again."""
     import httpx2
 
     if isinstance(trouble, httpx2.RemoteProtocolError):  # also a connection that was closed too early
@@ -303,7 +303,7 @@ def _check_answer(job: _Job, response: httpx2.Response) -> None:
     status = response.status_code
     if status in (200, 206):
         return
-    if status == 416:  # what is asked for lies beyond the file's end: it is another file by now
+    if status == 416:  # what is asked for is beyond the file's end: it is another file by now
         _forget(job)
     if status >= 500 or status == 416 or status in WORTH_ANOTHER_TRY:
         raise _TryAgainError(f"the server answered {status} {response.reason_phrase}".rstrip())
@@ -390,7 +390,7 @@ def _publish(job: _Job, total: int | None) -> None:
 
 
 def _held(job: _Job) -> _Notes | None:
-    """The notes on the .part file where it can be continued."""
+    """The notes on the .part file, if it can be continued."""
     try:
         known = json.loads(job.notes.read_bytes())
         notes = _Notes(**known)

@@ -1,4 +1,4 @@
-"""A run of bytes in a file: a whole file, or a member of an uncompressed tar archive where it lies."""
+"""A run of bytes in a file: a whole file, or a member of an uncompressed tar archive where it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FileSlice:
         return cls(path=path, offset=0, length=path.stat().st_size, name=str(path))
 
     def read(self, start: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from `start` on (to the end for None), fewer where the slice ends. Raises OSError."""
+        """`length` bytes from `start` on (to the end for None), fewer if the slice ends. Raises OSError."""
         wanted = self.length - start if length is None else min(length, self.length - start)
         if wanted <= 0 or start < 0:
             return b""
@@ -49,7 +49,7 @@ class FileSlice:
 
 
 class SliceReader(io.RawIOBase):
-    """A read-only file of its own over a FileSlice; wrap it in io.BufferedReader for small reads."""
+    """A read-only file over a FileSlice; wrap it in io.BufferedReader for small reads."""
 
     def __init__(self, part: FileSlice) -> None:
         """Open the file under `part`. Raises OSError."""

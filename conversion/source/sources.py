@@ -1,4 +1,4 @@
-"""Where the files come from: a folder, a file, an archive, a release or the demo, all told as runs of bytes."""
+"""Where the files come from: a folder, a file, an archive, a release or the demo, all as runs of bytes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 SourceKind = Literal["folder", "file", "archive", "release", "demo"]
 Packing = Literal["tar", "gzip", "bzip2", "xz"]
 
-CHECKPOINT_STEMS = ("model", "checkpoint_best", "checkpoint_last")  # the first of them that is there is meant
+CHECKPOINT_STEMS = ("model", "checkpoint_best", "checkpoint_last")  # the first that exists is taken
 DICTIONARY_NAMES = ("dict.txt", "input0/dict.txt")
 SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 LABELS_NAME = "label/dict.txt"
-DEEP_NAMES = ("fairseq/conversion.json",)  # of files in folders below that tell what a folder is
+DEEP_NAMES = ("fairseq/conversion.json",)  # files in subfolders that show what a folder is
 PART = re.compile(r"(?P<stem>.+?)(?P<mark>-model_part-|_part|-shard)(?P<rank>[0-9]{1,5})\.pt")
 
 CHECKPOINT_MAGICS = (b"PK\x03\x04", b"\x80")  # torch's zip and its older pickle stream
@@ -68,11 +68,11 @@ class SourceFiles:
     sentencepiece: FileSlice | None
     labels: FileSlice | None
     archive_sha256: str | None = None
-    """Of a release, the digest of its archive."""
+    """The digest of the archive, if the source is a release."""
 
     @property
     def companions(self) -> dict[str, FileSlice]:
-        """The small files beside the checkpoint, under the names that fairseq looks for."""
+        """The small files next to the checkpoint, under the names that fairseq looks for."""
         parts = {"dict.txt": self.dictionary, SENTENCEPIECE_NAMES[0]: self.sentencepiece, LABELS_NAME: self.labels}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -95,7 +95,7 @@ class _Candidate:
         return CHECKPOINT_STEMS.index(self.stem) if known else len(CHECKPOINT_STEMS)
 
     def outranks(self, other: _Candidate) -> bool:
-        """Whether `other` is out of the question beside this one."""
+        """Whether `other` cannot be chosen together with this one."""
         whole = self.stem == other.stem and not self.mark and bool(other.mark)
         return whole or self.standing < other.standing
 
@@ -143,7 +143,7 @@ def _not_found(source: str) -> str:
 
 
 def _from_path(path: Path, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:
-    with _read_told(path):
+    with _reading_named(path):
         if path.is_dir():
             return _from_folder(path)
         packing = _packing(_whole(path))
@@ -198,7 +198,7 @@ def _from_demo(stack: ExitStack) -> SourceFiles:
 
 def _listing(folder: Path) -> dict[str, Path]:
     """What `folder` shows by name, with the dictionaries one level below. Raises InputError."""
-    with _read_told(folder):
+    with _reading_named(folder):
         entries = {entry.name: entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
         below = {name: folder / name for name in (*DICTIONARY_NAMES, LABELS_NAME) if (folder / name).is_file()}
     return entries | below
@@ -206,16 +206,16 @@ def _listing(folder: Path) -> dict[str, Path]:
 
 def _whole(path: Path) -> FileSlice:
     """The whole of a regular file that can be read. Raises InputError."""
-    with _read_told(path):
+    with _reading_named(path):
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # told before opening, since opening a pipe would wait for its other end
+        if not stat.S_ISREG(mode):  # checked before opening, since opening a pipe would wait for its other end
             raise InputError(f"{path} is a {'folder' if stat.S_ISDIR(mode) else 'special file'}, not a file.")
         with path.open("rb"):
             return FileSlice.whole(path)
 
 
 @contextmanager
-def _read_told(path: Path) -> Iterator[None]:
+def _reading_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as trouble:
@@ -223,10 +223,10 @@ def _read_told(path: Path) -> Iterator[None]:
 
 
 def _with_data(files: SourceFiles, data: Path) -> SourceFiles:
-    """`files` with what the folder `data` holds in place of its own. Raises InputError where it has no dictionary."""
-    with _read_told(data):
+    """`files` with what the folder `data` holds in place of its own. Raises InputError if it has no dictionary."""
+    with _reading_named(data):
         if not data.is_dir():
-            raise InputError(f"{data}, where dict.txt should be, is no folder.")
+            raise InputError(f"{data}, where dict.txt should be, is not a folder.")
     beside = _gather(data.name, "folder", (), (listing := _listing(data)), lambda name: _whole(data / name))
     if beside.dictionary is None:
         raise InputError(f"the folder {data} holds no dict.txt, nor input0/dict.txt (it has {_shown(list(listing))}).")
@@ -319,7 +319,7 @@ def _from_release(name: str, stack: ExitStack, progress: Progress, scratch: Path
 
 @contextmanager
 def _of_release(path: Path, name: str) -> Iterator[None]:
-    """Say the release's `name` for its archive in the cache, and where damage of that is, how it is made good."""
+    """Say the release's `name` for its archive in the cache, and how to repair a damaged one."""
     try:
         yield
     except IntegrityError as trouble:
@@ -361,7 +361,7 @@ def _from_archive(
     path: Path, packing: Packing, stack: ExitStack, progress: Progress, scratch: Path | None
 ) -> SourceFiles:
     seen: set[str] = set()
-    with _damage_told(path):
+    with _damage_named(path):
         if packing == "tar":
             members = _members_in_place(path, seen)
         else:
@@ -389,7 +389,7 @@ def _home(members: Collection[str], path: Path, seen: Collection[str]) -> str:
 
 
 def _members_in_place(path: Path, seen: set[str]) -> dict[str, FileSlice]:
-    """The wanted members of a plain tar where they lie, by name; `seen` gets the names of all."""
+    """The wanted members of a plain tar where they are, by name; `seen` gets the names of all."""
     import tarfile
 
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_strict_headers()) as tar:
@@ -513,7 +513,7 @@ def _inflating(file: IO[bytes], packing: Packing) -> IO[bytes]:
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_named(path: Path) -> Iterator[None]:
     """Tell a damaged archive from one that cannot be read. Raises InputError, IntegrityError."""
     import lzma
     import tarfile
@@ -528,7 +528,7 @@ def _damage_told(path: Path) -> Iterator[None]:
     except (*damage, *nonsense) as trouble:  # type: ignore[misc]  # isal's stubs give its error class as an instance
         raise IntegrityError(f"the archive {path} is damaged, or not a tar at all: {trouble}.") from trouble
     except OSError as trouble:
-        if trouble.errno in (None, EINVAL):  # how gzip and bz2 tell of damage, and seek of an impossible place
+        if trouble.errno in (None, EINVAL):  # how gzip and bz2 describe damage, and seek of an impossible place
             raise IntegrityError(f"the archive {path} is damaged: {trouble}.") from trouble
         raise InputError(f"cannot unpack {path}: {trouble.strerror}.") from trouble
 
@@ -573,7 +573,7 @@ def _refuse_trap(member: tarfile.TarInfo, name: str, path: Path, *, wanted: bool
 
 def _is_wanted(name: str) -> bool:
     base = PurePosixPath(name).name
-    # macOS packs a hidden ._NAME beside every file
+    # macOS packs a hidden ._NAME next to every file
     return not base.startswith(".") and (base.endswith((".pt", ".model")) or base == "dict.txt")
 
 
@@ -601,7 +601,7 @@ def _strict_headers() -> type[tarfile.TarInfo]:
                 cls.effort += max(TAR_BLOCK, header.size) ** 2 * (16 if header.type == tarfile.XGLTYPE else 1)
             if cls.effort > MOST_EFFORT:
                 raise tarfile.ReadError("too many extended headers")
-            if header.type == tarfile.GNUTYPE_SPARSE and buf[482]:  # a map that goes on; tarfile reads without an end
+            if header.type == tarfile.GNUTYPE_SPARSE and buf[482]:  # a map that continues; tarfile reads without an end
                 raise tarfile.ReadError("a member in too many pieces")
             return header
 

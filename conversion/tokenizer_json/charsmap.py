@@ -3,7 +3,7 @@
 SentencePiece replaces the longest run of characters that has a rule (normalizer.cc, NormalizePrefix). The Precompiled
 step of tokenizers looks at one grapheme at a time, takes the shortest rule it finds there, and drops the rest: `e` with
 two marks loses one, a full-width letter loses its mark, Hangul jamo stay apart. It is right only where every character
-is a grapheme of its own. So the text is taken apart first (a mark goes in front of every character that could join the
+is its own grapheme. So the text is taken apart first (a mark goes in front of every character that could join the
 one before), Precompiled maps the characters one by one, and NFC joins what belongs together. A second mark stays
 between characters that NFC would join and SentencePiece does not.
 """
@@ -165,7 +165,7 @@ class Trie:
         return place ^ (unit >> 10) << (8 if unit & 0x200 else 0)
 
     def value(self, place: int) -> str | None:
-        """What the run that ends here becomes, None where no rule ends."""
+        """What the run that ends here becomes, None if no rule ends."""
         if not self.units[place] & 0x100:
             return None
         start = self.units[self.branch(place)] & 0x7FFFFFFF
@@ -190,7 +190,7 @@ def _runs(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -
 
 
 def _alternatives(runs: Iterable[Rule]) -> list[str]:
-    """What stands around a place inside a run: a look back and the next character; few patterns for many rules."""
+    """What is around a place inside a run: a look back and the next character; few patterns for many rules."""
     firsts: dict[tuple[str, str], set[str]] = defaultdict(set)  # by (between, last)
     for rule in runs:
         firsts[rule.tail[:-1], rule.tail[-1]] |= rule.firsts

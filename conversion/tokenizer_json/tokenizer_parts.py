@@ -28,7 +28,7 @@ STAND_INS = "\ufffd\ufdd2\ufdd3"  # for unknown runs that the dictionary does no
 class Coverage:
     """What a SentencePiece model can cut texts into.
 
-    `chars` are pieces of their own, `spelled` occur in some piece. After any training the two differ by user-defined
+    `chars` are pieces themselves, `spelled` occur in some piece. After any training the two differ by user-defined
     pieces only: then the model is `trained`, and the characters outside `spelled` are unknown on every path.
     """
 
@@ -93,7 +93,7 @@ class Seams:
 
     @classmethod
     def of(cls, model: SentencePieceModel, coverage: Coverage) -> Seams | None:
-        """The seams for the model's rules, None where tokenizers cannot apply them all or there are none.
+        """The seams for the model's rules, None if tokenizers cannot apply them all or there are none.
 
         Raises IntegrityError.
         """
@@ -107,7 +107,7 @@ class Seams:
 
 @lru_cache(maxsize=4)  # most models have the same rules, and these take more than a second
 def _seams_of(rules: bytes) -> Seams | None:
-    """The seams for a precompiled charsmap, None where tokenizers cannot apply it. Raises IntegrityError."""
+    """The seams for a precompiled charsmap, None if tokenizers cannot apply it. Raises IntegrityError."""
     charsmap = Charsmap.parse(rules)
     if not charsmap.singles.keys().isdisjoint({SEAM, GAP, BLANK}) or not charsmap.splits_into_characters():
         return None
@@ -126,7 +126,7 @@ def _seams_of(rules: bytes) -> Seams | None:
 def normalizer(
     model: SentencePieceModel, coverage: Coverage, *, seams: Seams | None, runs: Sequence[str]
 ) -> dict[str, Any]:
-    r"""SentencePiece's Normalizer::Normalize, and unknown `runs` told from others.
+    r"""SentencePiece's Normalizer::Normalize, with unknown `runs` apart from others.
 
     Not Metaspace, which adds no prefix where a text begins with a literal U+2581; and `\A`, `\z` for `^`, `$`, which
     match at every line.
@@ -156,7 +156,7 @@ def normalizer(
 def _blank_text(seams: Seams, *, trims: bool) -> str:
     """A pattern for texts of which the rules leave nothing: SentencePiece adds its space to them, as to any other.
 
-    It adds none where it has trimmed the whole text already: to spaces alone.
+    It adds none if it has trimmed the whole text already: to spaces alone.
     """
     deleted = char_class(seams.deleted)
     blank = char_class(seams.deleted | seams.spaces)
@@ -164,7 +164,7 @@ def _blank_text(seams: Seams, *, trims: bool) -> str:
 
 
 def _rule_steps(charsmap: bytes, seams: Seams | None) -> list[dict[str, Any]]:
-    """The normalisation rules: as they are, or applied character by character where `seams` are given."""
+    """The normalisation rules: as they are, or applied character by character if `seams` are given."""
     if not charsmap:
         return []
     rules = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode("ascii")}
@@ -188,7 +188,7 @@ def pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, Any] | Non
     """What cuts the normalised text before the model sees it.
 
     Pieces of white space vanish in fairseq, and runs of unknown characters are cut at it. Cutting at U+2581 changes
-    nothing where it only begins pieces, and lets tokenizers remember words.
+    nothing if it only begins pieces, and lets tokenizers remember words.
     """
     splits = []
     removed = WHITE_SPACE & coverage.chars if coverage.byte_pieces else WHITE_SPACE

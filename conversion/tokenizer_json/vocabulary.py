@@ -40,7 +40,7 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Decide which text each of the embedding's `rows` stands for, and how a tokenizer finds it.
 
-    `bpe` is fairseq's option of that name. Raises InputError where the dictionary cannot belong to so many rows, or the
+    `bpe` is fairseq's option of that name. Raises InputError if the dictionary cannot belong to these rows, or the
     SentencePiece model to the dictionary.
     """
     names = _fit(dictionary, rows=rows)
@@ -80,7 +80,7 @@ def is_padding(rows: int, spare: int) -> bool:
 
 
 def _kind(names: Dictionary, model: SentencePieceModel | None, bpe: object) -> DictionaryKind | None:
-    """What the dictionary is, where that is not XLM-R's. Raises InputError where `model` cannot belong to it."""
+    """What the dictionary is, if it is not XLM-R's. Raises InputError if `model` cannot belong to it."""
     kind = kind_of_dictionary(names, bpe=bpe)
     if kind is None or kind.has_sentencepiece or model is None:
         return kind
@@ -109,7 +109,7 @@ def _row_notes(names: Dictionary, kind: DictionaryKind | None, *, rows: int) -> 
 
 
 def _obstacle(model: SentencePieceModel | None) -> str:
-    """Why there can be no tokenizer.json, an empty string where there can."""
+    """Why there cannot be a tokenizer.json; empty if there can."""
     if model is None:
         return "no SentencePiece model was given"
     if model.model_type not in {ModelType.UNIGRAM, ModelType.BPE}:
@@ -185,7 +185,7 @@ class Limit:
     """What tokenizer.json cannot express: only a text that holds one of the `strings` can differ."""
 
     note: str
-    """A sentence; empty where nobody needs to read it."""
+    """A sentence; empty if nobody needs to read it."""
     strings: frozenset[str] = field(repr=False)
 
 
@@ -245,7 +245,7 @@ class TokenizerPlan:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids of an embedding's `rows`, and the tokenizer that gives them, None where there can be none.
+    """The ids of an embedding's `rows`, and the tokenizer that gives them, None if there can be none.
 
     After the embedding's own rows come `extra_unk_rows` copies of the `<unk>` row: pieces that SentencePiece needs to
     cut texts as fairseq did, and that fairseq's dictionary does not know.
@@ -266,7 +266,7 @@ class Vocabulary:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for a person to read. Raises IntegrityError where the SentencePiece model's rules do not parse."""
+        """Sentences for a person to read. Raises IntegrityError if the SentencePiece model's rules do not parse."""
         return (*self.row_notes, *(self.tokenizer.notes if self.tokenizer else ()))
 
 
@@ -420,7 +420,7 @@ def _shown(names: Sequence[str]) -> str:
 def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, model_max_length: int) -> None:
     """Write tokenizer.json and tokenizer_config.json into `folder`; the same input gives the same bytes.
 
-    Raises OSError, and InputError where the vocabulary has no tokenizer.
+    Raises OSError, and InputError if the vocabulary has no tokenizer.
     """
     plan = vocabulary.tokenizer
     if plan is None:
@@ -501,7 +501,7 @@ def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
 def _tokenizer_config(vocabulary: Vocabulary, *, model_max_length: int) -> dict[str, Any]:
     """tokenizer_config.json.
 
-    Not "XLMRobertaTokenizer": Transformers 5 builds that class anew from the vocabulary and drops the rest.
+    Not "XLMRobertaTokenizer": Transformers 5 builds that class again from the vocabulary and drops the rest.
     """
     mask = {} if vocabulary.mask_index is None else {"mask_token": MASK}
     return {
