@@ -581,7 +581,11 @@ def test_a_converted_folder_is_told_another_dictionary(tmp_path: Path) -> None:
     for same in (data, folder, "../data", "./"):
         XLMR.from_pretrained(folder, data_name_or_path=same)
     (data / "dict.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
-    for other, told in ((data, "another dictionary"), ("./nowhere", "is no folder"), (tmp_path, r"holds no dict\.txt")):
+    for other, told in (
+        (data, "another dictionary"),
+        ("./nowhere", "is not a folder"),
+        (tmp_path, r"holds no dict\.txt"),
+    ):
         with pytest.raises(InputError, match=f"data_name_or_path: .*{told}"):
             XLMR.from_pretrained(folder, data_name_or_path=other)
 

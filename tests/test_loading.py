@@ -378,10 +378,10 @@ def without_pieces(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "way_on"),
     [
-        ("folder", "beside {source}/model.pt"),
-        ("file", "beside {source}"),
+        ("folder", "next to {source}/model.pt"),
+        ("file", "next to {source}"),
         ("archive", "into {source}"),
-        ("converted", "convert it again, with sentencepiece.bpe.model beside the checkpoint"),
+        ("converted", "convert it again, with sentencepiece.bpe.model next to the checkpoint"),
         ("saved", "copy fairseq/ (or sentencepiece.bpe.model) into it from the folder that `convert` wrote"),
     ],
 )

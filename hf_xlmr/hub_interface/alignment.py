@@ -29,7 +29,7 @@ class AlignedFeatures:
 
 
 def split_words(sentence: str) -> list[str]:
-    """Runs of letters and digits with the marks on them, and each other sign that is no white space by itself."""
+    """Runs of letters and digits with the marks on them, and each other sign that is not white space by itself."""
     words: list[str] = []
     is_open = False
     for character in sentence:
@@ -48,7 +48,7 @@ def split_words(sentence: str) -> list[str]:
 def align_pieces(tokenizer: ExactTokenizer, sentence: str, words: Sequence[str]) -> list[list[int]]:
     """For each word the places, from 1 on, of the tokens that hold a part of it.
 
-    A word is found where it lies in the text, so normalization (fullwidth letters, ligatures) does not matter. Raises
+    A word is found where it is in the text, so normalization (fullwidth letters, ligatures) does not matter. Raises
     InputError where the words do not come one after the other in the sentence, or where one is in no token.
     """
     spans = tokenizer.spans(sentence)

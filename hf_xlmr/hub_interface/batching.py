@@ -55,7 +55,7 @@ def collate_tokens(
 
 
 def _raise_if_not_texts(values: Sequence[torch.Tensor]) -> None:
-    """Raise InputError, of the kind that fairseq raises, for what is no sequence of 1-D tensors."""
+    """Raise InputError, of the kind that fairseq raises, for what is not a sequence of 1-D tensors."""
     if not hasattr(values, "__len__"):
         raise InputTypeError(f"collate_tokens takes a list of 1-D tensors, not {type(values).__name__}")
     if not len(values):

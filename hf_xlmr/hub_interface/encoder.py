@@ -48,7 +48,7 @@ class UnknownHead(InputKeyError):
     """A classification head that the model does not have."""
 
     def __init__(self, name: str, known: Sequence[str], *, left: str = "") -> None:
-        """Carry the name, and those of the heads that there are; `left` says why it was left behind, where it was."""
+        """Carry the name, and those of the heads that there are; `left` says why it was left behind, if it was."""
         self.name, self.known = name, tuple(known)
         there = f"its heads are {', '.join(known)}" if known else "it has none"
         super().__init__(
@@ -287,7 +287,7 @@ class Encoder(nn.Module):
         return output.last_hidden_state, hidden
 
     def logits(self, features: torch.Tensor, masked_tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """The LM head's logits over the vocabulary, at `masked_tokens` alone where that is given. Raises NoLmHead."""
+        """The LM head's logits over the vocabulary, only at `masked_tokens` if given. Raises NoLmHead."""
         if not self.has_lm_head:
             raise NoLmHead("the model holds no LM head: it predicts no tokens (convert with head='none')")
         chosen = features if masked_tokens is None else features[masked_tokens, :]
@@ -295,7 +295,7 @@ class Encoder(nn.Module):
         return logits[..., : self.embedding_rows]
 
     def classified(self, head: str, features: torch.Tensor) -> torch.Tensor:
-        """What the head `head` makes of features, computed where it lies. Raises UnknownHead."""
+        """The output of the head `head` for features, computed on its device. Raises UnknownHead."""
         if head not in self.classification_heads:
             raise UnknownHead(head, list(self.classification_heads))
         network: Any = self.classification_heads[head]
@@ -331,7 +331,7 @@ class Encoder(nn.Module):
             self._put_into_network(head)
 
     def _raise_if_network_cannot_hold(self, num_classes: int, inner_dim: int) -> None:
-        """Raise InputError where the network's own head cannot be replaced by one of these sizes."""
+        """Raise InputError if the network's own head cannot be replaced by one of these sizes."""
         layers = own_head_layers(self.network)
         reasons = {
             "the model is spread over devices or offloaded": self.is_spread or self.is_offloaded,
@@ -345,18 +345,18 @@ class Encoder(nn.Module):
             )
 
     def _put_into_network(self, head: ClassificationHead) -> None:
-        """Share the weights of `head` with the network, in place of those of its own head."""
+        """Share the weights of `head` with the network, in place of its own head's weights."""
         for name, layer in own_head_layers(self.network).items():
             fresh: Any = head.get_submodule(name)
             layer.weight, layer.bias = fresh.weight, fresh.bias
             layer.out_features = fresh.out_features
         classes = head.out_proj.out_features
         if hasattr(self.network, "num_labels") and classes != self.network.config.num_labels:
-            self.network.config.num_labels = self.network.num_labels = classes  # which also names them anew
+            self.network.config.num_labels = self.network.num_labels = classes  # which also names them again
             self.network.config.problem_type = None
 
     def _raise_if_no_head(self, name: object, sizes: Mapping[str, object]) -> None:
-        """Raise InputError, of the kind that fairseq raises, for what is no name or no size of a head."""
+        """Raise InputError, of the kind that fairseq raises, for what is not a name or no size of a head."""
         if not isinstance(name, str):
             raise InputTypeError(f"the name of a classification head is a str, not {type(name).__name__}")
         is_taken = hasattr(self.classification_heads, name) and name not in self.classification_heads

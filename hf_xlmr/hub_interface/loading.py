@@ -1,4 +1,4 @@
-"""From what a user names (a folder, a Hub id, a release, a fairseq source) to a model folder and what lies in it."""
+"""From what a user names (a folder, a Hub id, a release, a fairseq source) to a model folder and what is in it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FAIRSEQS_DEFAULT = "model.pt"  # what its from_pretrained takes for checkpoint_f
 DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's sentence_prediction task
 SENTENCEPIECE = "sentencepiece.bpe.model"
 LABELS = "label/dict.txt"
-CHECKPOINTS = (".pt",)  # what other files stand beside
+CHECKPOINTS = (".pt",)  # the other files of a source are next to one of these
 OF_THE_HEAD = frozenset(  # options that speak of the head that fairseq trained, and of no other
     {"task", "criterion", "num_classes", "regression_target", "classification_head_name", "ranking_head_name"}
 )
@@ -82,14 +82,14 @@ def find_model(
 
 
 def raise_if_no_path(**paths: object) -> None:
-    """Raise InputError for an argument that is no text and no path, or says nothing."""
+    """Raise InputError for an argument that is not a text and no path, or says nothing."""
     for name, path in paths.items():
         if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
             raise InputError(f"{name}={path!r:.80}: give a path or a name")
 
 
 def _picked(model: Path, checkpoint_file: str | Path) -> Path | None:
-    """The file that `checkpoint_file` picks in a fairseq folder, None where it says nothing. Raises InputError."""
+    """The file that `checkpoint_file` picks in a fairseq folder, None if it says nothing. Raises InputError."""
     raise_if_no_path(checkpoint_file=checkpoint_file)
     name = str(checkpoint_file)
     if os.pathsep in name:
@@ -137,16 +137,16 @@ def _from_hub(model: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(WANTED_FROM_HUB)))
     except HFValidationError:
-        raise InputError(f"{model} is no file or folder, no release of fairseq's, and no id on the Hub.") from None
+        raise InputError(f"{model} is not a file or folder, no release of fairseq's, and no id on the Hub.") from None
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{model} is no file or folder here, and the Hub cannot be reached for a repository of that name."
+            f"{model} is not a file or folder here, and the Hub cannot be reached for a repository of that name."
         ) from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "?")
         raise InputError(
-            f"{model} is no file or folder here, and the Hub does not give a repository of that name (status "
-            f"{status}); where it is private, log in with `hf auth login`."
+            f"{model} is not a file or folder here, and the Hub does not give a repository of that name (status "
+            f"{status}); if it is private, log in with `hf auth login`."
         ) from error
     except (ImportError, ValueError, ssl.SSLError, FileNotFoundError) as error:
         if getattr(error, "filename", None):  # of this machine's disk
@@ -157,19 +157,19 @@ def _from_hub(model: str, revision: str | None) -> Path:
             f"certificates in your environment ({given or 'none is set'})"
         ) from error
     if not (folder / "config.json").is_file():
-        raise InputError(f"the repository {model} on the Hub holds no config.json: it is no Transformers model.")
+        raise InputError(f"the repository {model} on the Hub holds no config.json: it is not a Transformers model.")
     return folder
 
 
 def _with_the_dictionary(files: ModelFiles, data: str | Path | None) -> ModelFiles:
-    """`files`, whose dictionary is the one in the folder `data`. Raises InputError where that is another."""
+    """`files`, whose dictionary is the one in the folder `data`. Raises InputError if that is another."""
     if data is None:
         return files
     places = [Path(data) / name for name in ("dict.txt", "input0/dict.txt", "fairseq/dict.txt")]
     path = next((path for path in places if path.is_file()), None)
     if path is None:
-        kind = "holds no dict.txt" if Path(data).is_dir() else "is no folder"
-        raise InputError(f"data_name_or_path: {data} {kind}; the dictionary of {files.name} lies in it, leave it out")
+        kind = "holds no dict.txt" if Path(data).is_dir() else "is not a folder"
+        raise InputError(f"data_name_or_path: {data} {kind}; the dictionary of {files.name} is in it, leave it out")
     given = Dictionary.parse(path.read_bytes(), expected_rows=files.embedding_rows, name=str(path))
     if given.with_mask().symbols != files.dictionary.with_mask().symbols:
         raise InputError(
@@ -179,7 +179,7 @@ def _with_the_dictionary(files: ModelFiles, data: str | Path | None) -> ModelFil
     return files
 
 
-# ---- what lies in a model folder -------------------------------------------------------------------------------------
+# ---- what is in a model folder -------------------------------------------------------------------------------------
 
 Read = TypeVar("Read")
 
@@ -201,9 +201,9 @@ class ModelFiles:
 
     folder: Path
     heads_file: Path | None = None
-    """All classification heads of the source, where the folder comes from the cache of conversions."""
+    """All classification heads of the source, if the folder comes from the cache of conversions."""
     asked_for: str | None = None
-    """What a user said, where that is not the folder but something that a cache holds as one."""
+    """What the user named, if a cache holds it as this folder."""
     origin: Path | None = None
     """The checkpoint or archive of which the folder is a cached conversion."""
 
@@ -263,7 +263,7 @@ class ModelFiles:
     @cached_property
     @_with_names
     def options(self) -> Mapping[str, Any]:
-        """What fairseq was told in training, as far as it matters; empty where nobody kept it.
+        """The options of fairseq's training that matter; empty if the folder does not keep them.
 
         Raises IntegrityError, also for those of a model of another width.
         """
@@ -287,7 +287,7 @@ class ModelFiles:
         return self._record.head or DEFAULT_HEAD
 
     def why_left_behind(self, head: str) -> str:
-        """Why a head of fairseq's checkpoint is not in the folder; empty where it had none of that name."""
+        """Why a head of fairseq's checkpoint is not in the folder; empty if it had none of that name."""
         parts = [name for name in self._record.left_behind if head in name.split(".")[:-1]]
         if not parts:
             return ""
@@ -367,7 +367,7 @@ class ModelFiles:
     @cached_property
     @_with_names
     def tokenizer(self) -> ExactTokenizer | None:
-        """Fairseq's tokenization; None where the folder has no SentencePiece model."""
+        """Fairseq's tokenization; None if the folder has no SentencePiece model."""
         kept = self.folder / "fairseq"
         if (kept / SENTENCEPIECE).is_file():
             return ExactTokenizer(self.fairseqs_dictionary, read_kept(kept, SENTENCEPIECE), added=self.added)
@@ -375,7 +375,7 @@ class ModelFiles:
         return ExactTokenizer(self.fairseqs_dictionary, path, added=self.added) if path.is_file() else None
 
     def needed_tokenizer(self) -> ExactTokenizer:
-        """Fairseq's tokenization. Raises InputError, which says what to put where if there is none, IntegrityError."""
+        """Fairseq's tokenization. Raises InputError, which says what to put if if there is none, IntegrityError."""
         if self.tokenizer is not None:
             return self.tokenizer
         if (kind := self._dictionary_kind()) is not None:
@@ -383,19 +383,19 @@ class ModelFiles:
         raise InputError(f"{self.name} has no SentencePiece model, so no text can be encoded: {self._way_on()}")
 
     def _way_on(self) -> str:
-        """What helps where there is no SentencePiece model."""
+        """What helps if there is no SentencePiece model."""
         if self.origin is not None:
-            where = "into" if self.origin.suffix not in CHECKPOINTS else "beside"
+            where = "into" if self.origin.suffix not in CHECKPOINTS else "next to"
             return f"put {SENTENCEPIECE} {where} {self.origin}"
         if self._record.is_there and SENTENCEPIECE not in self._record.source_files:
-            return f"convert it again, with {SENTENCEPIECE} beside the checkpoint"
+            return f"convert it again, with {SENTENCEPIECE} next to the checkpoint"
         return (
             f"copy fairseq/ (or {SENTENCEPIECE}) into it from the folder that `convert` wrote, since "
             "Transformers does not save them"
         )
 
     def _dictionary_kind(self) -> DictionaryKind | None:
-        """What the dictionary is, where no SentencePiece model belongs to it."""
+        """What the dictionary is, if no SentencePiece model belongs to it."""
         if not (self.folder / "fairseq" / "dict.txt").is_file():
             return None
         kind = kind_of_dictionary(self.dictionary, bpe=self.options.get("bpe"))
@@ -404,7 +404,7 @@ class ModelFiles:
     @cached_property
     @_with_names
     def labels(self) -> Dictionary | None:
-        """The label dictionary, names from id 4 on; None where the classes have no names."""
+        """The label dictionary, names from id 4 on; None if the classes have no names."""
         kept, names = self.kept_labels, self._names_of_classes
         if kept is not None and (self._are_named_so(kept) or self._record_is_of_the_weights):
             return kept
@@ -433,7 +433,7 @@ class ModelFiles:
 
     @cached_property
     def _head_is_of_the_record(self) -> bool:
-        """Whether the folder has the head that was converted, as far as that can be told; weights are read in doubt."""
+        """Whether the folder has the head that was converted, by its record, or in doubt by its weights."""
         if not self._record.is_there:
             return not self.labels_disagree
         if self._record.class_name not in (None, self.class_name):
@@ -466,7 +466,7 @@ class ModelFiles:
 
 
 def _names_of_classes(names: object) -> list[str]:
-    """Names by class number, whatever order a file has them in. Raises InputError where a number is missing."""
+    """Names by class number, whatever order a file has them in. Raises InputError if a number is missing."""
     if not isinstance(names, dict):
         raise InputError(f"config.json: id2label is a {type(names).__name__}, not an object of numbers and names")
     try:
@@ -485,7 +485,7 @@ def _json(path: Path, *, has_paths: bool = False) -> Mapping[str, Any]:
 def _dictionary_of_tokenizer(folder: Path, *, rows: int) -> Dictionary:
     """The dictionary that a tokenizer's files imply: tokenizer.json lists it, else XLM-R's rule gives it.
 
-    Raises InputError where there is neither, or where there are more names than embedding `rows`.
+    Raises InputError if there is neither, or if there are more names than embedding `rows`.
     """
     if (folder / "tokenizer.json").is_file():
         symbols = _symbols_of_json(folder / "tokenizer.json")
@@ -503,7 +503,7 @@ def _dictionary_of_tokenizer(folder: Path, *, rows: int) -> Dictionary:
 def _symbols_of_json(path: Path) -> list[str]:
     """The names of a Unigram tokenizer in the order of their ids, `<mask>` and other added ones at theirs.
 
-    What stands after a space in a name is the converter's mark that no text can spell it (`madeupword0000 `). Raises
+    What is after a space in a name is the converter's mark that no text can spell it (`madeupword0000 `). Raises
     InputError.
     """
     content = _json(path)

@@ -25,7 +25,7 @@ OPTIONS = {
 
 
 class Options(Namespace):
-    """What fairseq was told in training, as far as the model's folder keeps it."""
+    """The options of fairseq's training, as far as the model's folder keeps them."""
 
     def __getattr__(self, name: str) -> NoReturn:
         known = ", ".join(sorted(vars(self)))
@@ -33,7 +33,7 @@ class Options(Namespace):
 
     @classmethod
     def of(cls, config: Any, *, max_positions: int) -> Options:
-        """What the config of a Transformers network tells."""
+        """What the config of a Transformers network says."""
         return cls(max_positions=max_positions, **{ours: getattr(config, theirs) for ours, theirs in OPTIONS.items()})
 
 
@@ -41,7 +41,7 @@ class View:
     """A module of fairseq's, made of Transformers' own: what is trained, cast or moved here is so in the network.
 
     It can be asked for its parts and its parameters under fairseq's names, switched between training and evaluation,
-    and some can be called; it is no nn.Module, so that no weight of the model is listed twice. A module of your own
+    and some can be called; it is not an nn.Module, so that no weight of the model is listed twice. A module of your own
     that holds one thus has none of its parameters: give it `xlmr.model`, or what the view shows. It is not copied or
     pickled, since a copy would compute with the model's own weights. As in the network, a weight that is left on the
     disk is on the device "meta", and embeddings have the rows that the conversion appended.
@@ -79,7 +79,7 @@ class View:
     def __reduce__(self) -> NoReturn:
         """What copy and pickle ask for. Raises InputTypeError."""
         raise InputTypeError(
-            f"a view of fairseq's {self._kind} is not copied or pickled, since it would go on computing with the "
+            f"a view of fairseq's {self._kind} is not copied or pickled, since it would continue computing with the "
             f"model's weights: copy the model (copy.deepcopy(xlmr.model).encoder), or the modules {self._instead}"
         )
 
@@ -87,7 +87,7 @@ class View:
         return f"{self._kind}({', '.join(self._parts)})"
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """What fairseq's module gives. Raises InputTypeError where it cannot be called by itself."""
+        """What fairseq's module gives. Raises InputTypeError if it cannot be called by itself."""
         if self._call is None:
             raise InputTypeError(f"fairseq's {self._kind} cannot be called here; call {self._instead}")
         return self._call(*args, **options)
@@ -130,7 +130,7 @@ class Layers(Sequence[View]):
     """fairseq's layers, each a View."""
 
     def __init__(self, layers: nn.ModuleList, names: Mapping[str, str], *, heads: int) -> None:
-        """Show Transformers' `layers`, whose parts are called by `names`, with so many `heads` of attention."""
+        """Show Transformers' `layers`, whose parts are called by `names`, with `heads` attention heads."""
         self._layers, self._names, self._heads = layers, names, heads
 
     def __len__(self) -> int:

@@ -80,7 +80,7 @@ class LoadedEncoder:
 def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
     """Load the network of a model folder, whole or spread over devices. Raises InputError, IntegrityError.
 
-    What lies on the CPU or the disk until its turn comes cannot be trained: it asks for no gradients, and `state_dict`
+    What is on the CPU or the disk until its turn comes cannot be trained: it asks for no gradients, and `state_dict`
     and `load_state_dict` refuse.
     """
     with told_plainly(), files.named():
@@ -126,7 +126,7 @@ def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) 
 
 
 class _Plan(NamedTuple):
-    """Which module goes where, in which dtype, and which device computes what lies on CPU or disk."""
+    """Which module goes where, in which dtype, and which device computes what is on CPU or disk."""
 
     device_map: Mapping[str, Any]
     dtype: str
@@ -164,7 +164,7 @@ def _plan(files: ModelFiles, placing: Placing) -> _Plan:
 
 
 def _named_dtype(files: ModelFiles, dtype: torch.dtype | str) -> str:
-    """The dtype to compute in; "auto" is what config.json tells, or what the weights are stored in."""
+    """The dtype to compute in; "auto" is what config.json says, or what the weights are stored in."""
     if dtype == AUTO:
         told = files.config.get("dtype") or files.config.get("torch_dtype")
         return files.shape.dtype if told else stored_dtype(files.folder, files.shape)
@@ -214,7 +214,7 @@ def _raise_if_given(**options: object) -> None:
 
 
 def _device(device: object, *, option: str = "device") -> torch.device:
-    """A device that is there; `option` is where it was named. Raises InputError."""
+    """A device that exists; `option` is the argument that named it. Raises InputError."""
     if type(device) not in (torch.device, str, int, NoneType):
         raise InputError(f"{option}={device!r:.80}: give a device such as cpu, cuda or cuda:1")
     try:
@@ -232,7 +232,7 @@ def _device(device: object, *, option: str = "device") -> torch.device:
 
 
 def _head_options(files: ModelFiles) -> HeadOptions:
-    """What fairseq was told of its heads. Raises IntegrityError."""
+    """The options of fairseq's training about its heads. Raises IntegrityError."""
     dropout = files.options.get("pooler_dropout") or 0.0
     activation = files.options.get("pooler_activation_fn") or "tanh"
     if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
@@ -265,7 +265,7 @@ def _classification_heads(
 
 
 def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of the classification heads: those kept beside the folder, and the folder's own."""
+    """The weights of the classification heads: those kept next to the folder, and the folder's own."""
     kept = {
         name: {part: weight.to(place, network.dtype) for part, weight in parts.items()}
         for name, parts in files.heads().items()

@@ -108,13 +108,13 @@ class SourceDictionary:
         return self.dictionary.counts
 
     def index(self, sym: str) -> int:
-        """The id of the symbol `sym`, or that of `<unk>`. Raises InputAssertionError for what is no str."""
+        """The id of the symbol `sym`, or that of `<unk>`. Raises InputAssertionError for what is not a str."""
         if not isinstance(sym, str):
             raise InputAssertionError(f"index takes a symbol, a str, not {type(sym).__name__}; d[id] gives the symbol")
         return self.dictionary.index(sym)
 
     def add_symbol(self, word: str, n: int = 1, overwrite: bool = False) -> int:
-        """The id of a symbol that is there; `n` is not counted. Raises ReadOnly for any other, and to overwrite."""
+        """The id of a symbol of the dictionary; `n` is not counted. Raises ReadOnly for any other, and to overwrite."""
         if overwrite or word not in self:
             raise ReadOnly(f"{word!r} cannot be added: this dictionary is that of the model's embedding, and read-only")
         return self.index(word)
@@ -152,7 +152,7 @@ class SourceDictionary:
         """The symbols of one text's ids with `separator` between them; ids 0 and 2 are left out.
 
         `bpe_symbol="sentencepiece"` joins the pieces to words. A 2-D tensor gives a line for each row, by fairseq's
-        own rule without `unk_string` and `separator`. Raises InputTypeError for what are no ids, InputIndexError,
+        own rule without `unk_string` and `separator`. Raises InputTypeError for what are not ids, InputIndexError,
         InputNotImplementedError.
         """
         if getattr(tensor, "ndim", 1) == 2:
@@ -236,9 +236,9 @@ class FairseqTask:
 
     source_dictionary: SourceDictionary
     labels: SourceDictionary | None = None
-    """The classes' names from id 4 (`nspecial`) on; None where the model has no named classes."""
+    """The classes' names from id 4 (`nspecial`) on; None if the model has no named classes."""
     args: Namespace = field(default_factory=Namespace)
-    """What the task was told in training."""
+    """The options of the task in training."""
     longest: int | None = None
 
     @property
@@ -288,7 +288,7 @@ class SentencepieceBpe:
 
     @property
     def sp(self) -> Any:
-        """The SentencePieceProcessor. Raises InputError where there is none."""
+        """The SentencePieceProcessor. Raises InputError if there is none."""
         return self._find_tokenizer().processor
 
     def encode(self, x: str) -> str:

@@ -72,7 +72,7 @@ class XLMR(nn.Module):
     """
 
     def __init__(self, files: ModelFiles, encoder: Encoder, *, device: torch.device) -> None:
-        """Join what lies in a model folder with its loaded network; `from_pretrained` does both."""
+        """Join what is in a model folder with its loaded network; `from_pretrained` does both."""
         super().__init__()
         self.files = files
         self.model = encoder
@@ -97,7 +97,7 @@ class XLMR(nn.Module):
         tokens: int | None = None,
         progress: Progress = SILENT,
     ) -> XLMR:
-        """Load a model, in float32 on the CPU unless told otherwise.
+        """Load a model, by default in float32 on the CPU.
 
         `model_name_or_path` is a converted folder or another Transformers folder of the three families, the id of a
         repository on the Hub, or a fairseq source: a folder (with `checkpoint_file` inside it), a `.pt` file, an
@@ -138,7 +138,7 @@ class XLMR(nn.Module):
 
     @cached_property
     def task(self) -> FairseqTask:
-        """The dictionaries, where fairseq has them. Raises InputError where the folder has none."""
+        """The dictionaries, at fairseq's place for them. Raises InputError if the folder has none."""
         source, labels = SourceDictionary(self.files.dictionary), self.files.labels
         problem = self.files.config.get("problem_type")
         is_regression = problem == "regression" if problem else bool(getattr(self.args, "regression_target", False))
@@ -156,7 +156,7 @@ class XLMR(nn.Module):
 
     @property
     def tokenizer(self) -> ExactTokenizer:
-        """Texts to fairseq's ids. Raises InputError where the folder has no SentencePiece model."""
+        """Texts to fairseq's ids. Raises InputError if the folder has no SentencePiece model."""
         return self.files.needed_tokenizer()
 
     @property
@@ -175,7 +175,7 @@ class XLMR(nn.Module):
         """The tokens of a sentence, `<s> a b c </s>`, or of several, `<s> a </s> </s> b </s>`: int64, 1-D, on the CPU.
 
         `no_separator` leaves out the first of two `</s>`. Nothing in a text becomes a special token, and nothing is
-        cut off. `encode_batch` is much faster for many. Raises InputTypeError for what is no text.
+        cut off. `encode_batch` is much faster for many. Raises InputTypeError for what is not a text.
         """
         tokenizer = self.tokenizer
         try:
@@ -213,7 +213,7 @@ class XLMR(nn.Module):
 
         With `return_all_hiddens` a list of the embeddings and what each layer gives; as in fairseq, the last is before
         the final norm in models that normalise before their layers (XL, XXL), and equals the features in the others.
-        `layers` picks some of that list by index. Raises TokensTooLong, a ValueError, and for what are no tokens an
+        `layers` picks some of that list by index. Raises TokensTooLong, a ValueError, and for what are not tokens an
         InputError of the kind that fairseq raises.
         """
         count = len(self.model.layers) + 1
@@ -309,11 +309,11 @@ class XLMR(nn.Module):
         best = probabilities.topk(topk)
         unspelled = (self.dictionary.bos(), self.dictionary.eos())
         symbols = [self.dictionary[number] for number in best.indices.tolist() if number not in unspelled]
-        scores = best.values.tolist()  # by rank, beside names that have lost some: Dictionary.string drops them
+        scores = best.values.tolist()  # by rank, although names have lost some: Dictionary.string drops them
         return [_filled(masked_input, *each) for each in zip(symbols or [""], scores, strict=False)]
 
     def _masked_tokens(self, text: str) -> torch.Tensor:
-        """The tokens of a text with one `<mask>`; what stands before and after it is encoded by itself, as in fairseq.
+        """The tokens of a text with one `<mask>`; what is before and after it is encoded by itself, as in fairseq.
 
         Raises WrongMask.
         """
@@ -347,7 +347,7 @@ class XLMR(nn.Module):
 
 
 def _raise_if_no_number(topk: object, *, most: int) -> None:
-    """Raise InputError, of the kind that fairseq raises, for what is no number of candidates."""
+    """Raise InputError, of the kind that fairseq raises, for what is not a number of candidates."""
     if not isinstance(topk, int):
         raise InputTypeError(f"topk={topk!r}: give a whole number")
     if not 0 < topk <= most:
@@ -363,7 +363,7 @@ def _filled(text: str, symbol: str, score: float) -> tuple[str, float, str]:
 
 
 def _indices(layers: object, count: int) -> list[int]:
-    """The indices of hidden states, counted from the end where they are negative. Raises InputError."""
+    """The indices of hidden states; negative ones count from the end. Raises InputError."""
     numbers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else None
     if numbers is None or any(type(number) is not int for number in numbers):
         raise InputError(f"layers={layers!r:.80}: give a list of numbers, such as [0, -1]")
@@ -376,7 +376,7 @@ def _indices(layers: object, count: int) -> list[int]:
 
 
 def _data_folder(model: str | Path, data: str | Path, bpe: str) -> Path | None:
-    """Where the dictionaries are, None for beside the model: fairseq joins what begins with a dot to its folder.
+    """Where the dictionaries are, None for next to the model: fairseq joins what begins with a dot to its folder.
 
     Raises InputError.
     """
