@@ -148,9 +148,7 @@ def test_a_file_that_is_not_what_was_written_is_named(out: Path, kind: str, dama
                 folder.last_checkpoint()
             named = "" if (name, damage) == (HASHES, "of an earlier step") else name  # it is whole, and of other files
             assert str(checkpoint / named) in str(caught.value)
-            assert f"remove the folder {LAST} to go on from checkpoint-2, or begin this training again" in str(
-                caught.value
-            )
+            assert f"remove the folder {LAST} to continue from checkpoint-2, or train again" in str(caught.value)
         assert not (checkpoint / "trace").exists()
         shutil.rmtree(checkpoint)
         shutil.copytree(kept, checkpoint)
@@ -187,7 +185,7 @@ def test_what_is_not_gone_on_with_is_told(out: Path, caplog: pytest.LogCaptureFi
     for name, start in ((LAST, "checkpoint-2"), ("checkpoint-2", "its first step")):
         (out / "checkpoints" / name / HASHES).unlink()
         folder.last_checkpoint()
-        assert caplog.messages.pop().endswith(f"{LAST}; the training goes on from {start}")
+        assert caplog.messages.pop().endswith(f"{LAST}; the training continues from {start}")
         caplog.clear()
 
 
@@ -232,7 +230,7 @@ def test_damage_of_an_earlier_training_is_told(out: Path, kind: str, name: str, 
     DAMAGES[damage](checkpoint / name)
     with pytest.raises(IntegrityError) as caught:
         finetune("xnli", MODEL, train, out, options=KINDS[kind], resume=True)
-    assert str(checkpoint) in str(caught.value) and "or begin this training again" in str(caught.value)
+    assert str(checkpoint) in str(caught.value) and "or train again with overwrite=True" in str(caught.value)
     assert "\n" not in str(caught.value) and not (checkpoint / "trace").exists()
 
 

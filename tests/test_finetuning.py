@@ -431,7 +431,7 @@ def test_answers_that_no_file_can_hold_are_told_before(
     row = {"tokens": ["Elbe"], "ner_tags": ["B-LOC"], "langs": ["../de"]}
     (tmp_path / "x.jsonl").write_text(json.dumps(row), encoding="utf-8")
     message = told(evaluate, "ner", str(trained["ner"].output), [str(tmp_path / "x.jsonl")], output=tmp_path / "out")
-    assert "'../de' is no language by which a file" in message
+    assert "'../de' is not a language by which a file" in message
 
 
 def test_a_word_stays_in_its_column(tmp_path: Path) -> None:
@@ -839,7 +839,7 @@ def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: 
     (tmp_path / "thesis.txt").write_text("mine")
     for options in ({}, {"overwrite": True}, {"resume": True}):
         assert "holds other files" in told(finetune, "xnli", "demo", data["xnli train"], tmp_path, **options)
-    assert "is no folder" in told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "thesis.txt")
+    assert "is not a folder" in told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "thesis.txt")
     assert "give one of them" in told(
         finetune, "xnli", "demo", data["xnli train"], tmp_path / "new", resume=True, overwrite=True
     )

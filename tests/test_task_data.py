@@ -222,7 +222,7 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path) -> None:
         opened = XnliInput("owner/name", (Source("owner/name", Path("owner/name"), data),), "en")
         expected = [("owner/name, row 0", "a"), ("owner/name, row 1", "b"), ("owner/name, row 2", "c")]
         assert [(each.place, each.premise) for each in opened] == expected
-        assert [(each.place, each.premise) for each in opened] == expected, "each iteration reads anew"
+        assert [(each.place, each.premise) for each in opened] == expected, "each iteration reads again"
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
         ("folder", {}, "holds no data set; name the file in it that is meant, or a pattern"),
         ("x.doc", {}, "x.doc is of no known kind; XNLI is read from .tsv, .txt, .csv, .train"),
         ("x.tsv", {}, "x.tsv, line 1: the file is UTF-16"),
-        ("x.tsv", {"split": "train", "config": "de"}, "is no data set, so it has no split or config"),
+        ("x.tsv", {"split": "train", "config": "de"}, "is not a data set, so it has no split or config"),
         ("x.parquet", {}, "x.parquet: the columns are 'a', of which none is known"),
         ("y.parquet", {}, "y.parquet: there are several columns 'label'"),
     ):
@@ -444,10 +444,10 @@ def test_misaligned_answers_are_refused_before_the_first_question(tmp_path: Path
     assert [each.id for each in caught.value.found] == [f"b{number}" for number in range(7)]
     assert caught.value.found[0].answer.text == "Elbe"
     assert (
-        "7 questions have answers that do not stand in the context at answer_start ('b0', 'b1', 'b2', 'b3', 'b4', ...);"
+        "7 questions have answers that are not in the context at answer_start ('b0', 'b1', 'b2', 'b3', 'b4', ...);"
         " leave them out with misaligned='skip'"
     ) in str(caught.value)
-    assert "1 question has an answer that does not stand" in told(read_questions, misaligned_file(tmp_path, 1))
+    assert "1 question has an answer that is not" in told(read_questions, misaligned_file(tmp_path, 1))
 
 
 def test_misaligned_answers_are_skipped_or_kept_and_counted(tmp_path: Path) -> None:

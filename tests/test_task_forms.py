@@ -62,7 +62,7 @@ def refusal(read: Any, *arguments: Any, **options: Any) -> str:
 def test_three_columns_without_a_header_in_quotes_of_csv(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, as_xtreme_writes(PAIRS))
     assert pairs(path) == PAIRS
-    assert {each.language for each in open_xnli(path)} == {"de"}, "the name tells it"
+    assert {each.language for each in open_xnli(path)} == {"de"}, "the name says it"
     assert [each.place for each in open_xnli(path)] == [f"{name}, line {number}" for number in (1, 2, 3, 4)]
 
 
@@ -171,7 +171,7 @@ def test_quotes_that_a_spreadsheet_sets_around_commas(tmp_path: Path) -> None:
 
 def test_quotes_behind_backslashes_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "train-en.tsv", 'a\tb\tneutral\n"He said \\"so\\" twice."\tc\tneutral\n')
-    assert refusal(pairs, path).startswith("train-en.tsv, line 2: a backslash stands before a quotation mark")
+    assert refusal(pairs, path).startswith("train-en.tsv, line 2: a backslash is before a quotation mark")
 
 
 def test_one_line_like_csv_among_many_that_are_not(tmp_path: Path) -> None:

@@ -146,12 +146,12 @@ GOOD = json.loads(results_of("mlqa", ["en", "de"]).to_json())
         ({**GOOD, "scores": {"en": 3, "de": 3}}, "'en' has 3 where f1 and exact_match are expected"),
         (
             {**GOOD, "scores": {each: {"f1": 101.0, "exact_match": 1} for each in ("en", "de")}},
-            "101.0, which is no perc",
+            "101.0, which is not a p",
         ),
-        ({**GOOD, "scores": {each: {"f1": True, "exact_match": 1} for each in ("en", "de")}}, "True, which is no perc"),
+        ({**GOOD, "scores": {each: {"f1": True, "exact_match": 1} for each in ("en", "de")}}, "True, which is not a p"),
         (
             {**GOOD, "scores": {each: {"f1": float("nan"), "exact_match": 1} for each in ("en", "de")}},
-            "nan, which is no",
+            "nan, which is not",
         ),
         ({**GOOD, "counts": {"en": 1, "de": 1.5}}, "the number of examples of 'de' that were scored is 1.5"),
         ({**GOOD, "skipped": {"en": -1}}, "the number of examples of 'en' that were skipped is -1"),

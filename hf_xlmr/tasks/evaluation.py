@@ -40,33 +40,33 @@ LENGTHS: Final = ("max_length", "stride")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What matters for scores, beside the model and the data. Raises InputError."""
+    """What scores depend on, besides the model and the data. Raises InputError."""
 
     split: str | None = None
-    """Of data sets, such as test."""
+    """The split of data sets, such as test."""
     languages: tuple[str, ...] | None = None
     """The languages that are wanted (pairs such as en-de in MLQA); None for all there are."""
     misaligned: Misalignment = "keep"
-    """What is done with questions whose answers stand elsewhere than they say; scores know no positions."""
+    """What is done with questions whose answers are elsewhere than they say; scores know no positions."""
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
     labels: tuple[str, ...] | None = None
-    """All tags of entities, or the labels of XNLI, in the order of their numbers where the data have numbers alone."""
+    """All tags of entities, or the labels of XNLI, in the order of their numbers, if the data have only numbers."""
     head: str | None = None
-    """Of a checkpoint of fairseq's with several classification heads."""
+    """The head to score, if a checkpoint of fairseq's has several."""
     batch_size: int = 32
     """Texts, or windows of them, that are computed together on a device."""
     max_length: int | None = None
-    """Of a text in tokens; None for what the model was trained with, else what the task's recipe has."""
+    """The most tokens of a text; None for the value of the training, or if unknown, of the task's recipe."""
     stride: int | None = None
-    """A window of a long text begins every so many tokens; None, where `max_length` is None too, for what the model was
-    trained with, else for 128, less where a window holds little."""
+    """The distance between the windows over a long text, in tokens; None for the value of the training if `max_length`
+    is None too, else for 128, or less if a window holds little."""
     max_answer: int = QuestionOptions.max_answer
     null_threshold: float | None = None
-    """Of questions that may have no answer, as in SQuAD 2.0: see QuestionOptions."""
+    """For questions that may have no answer, as in SQuAD 2.0: see QuestionOptions."""
     bf16: bool = False
     cpu: bool = False
-    """Even where there is a GPU."""
+    """Compute on the CPU even if there is a GPU."""
 
     def __post_init__(self) -> None:
         """Check every option before anything is read. Raises InputError."""
@@ -141,7 +141,7 @@ class Evaluation:
 
     results: TaskResults
     predictions: Mapping[str, Sequence[Any]]
-    """Of each example, by language: a label, an answer, or a tag for each word."""
+    """The prediction for each example, by language: a label, an answer, or a tag for each word."""
 
 
 def evaluate_data(
@@ -198,7 +198,7 @@ class _Scorer:
 
     @classmethod
     def of(cls, task: AnyTask, files: ModelFiles, options: EvaluationOptions) -> _Scorer:
-        """Load the network. Raises InputError where it has no head for the task."""
+        """Load the network. Raises InputError if it has no head for the task."""
         head = head_of(files, task, name=options.head)
         if head is None:
             raise InputError(
@@ -218,7 +218,7 @@ class _Scorer:
         return self.task.predict(examples, self.coding, self._logits)
 
     def _logits(self, rows: Iterable[Any]) -> list[Logits]:
-        """Each output of the network for each row, padding cut off where it has one for each token."""
+        """Each output of the network for each row, padding cut off if it has one for each token."""
         import numpy as np
 
         features, has_a_row_per_token = Features(rows), self.task.recipe.has_a_row_per_token
@@ -235,7 +235,7 @@ class _Scorer:
 
 
 def _as_trained(options: EvaluationOptions, files: ModelFiles, task: AnyTask) -> EvaluationOptions:
-    """`options`; unless they say how long texts are, as long as those that the model was trained on, where it tells.
+    """`options`; unless they say how long texts are, as long as those that the model was trained on, if it says.
 
     Raises IntegrityError.
     """
@@ -250,7 +250,7 @@ def _as_trained(options: EvaluationOptions, files: ModelFiles, task: AnyTask) ->
 
 
 def question_options(max_length: int, options: EvaluationOptions) -> QuestionOptions:
-    """How questions are cut into windows; questions are cut shorter where a model takes few tokens."""
+    """How questions are cut into windows; questions are cut shorter if a model takes few tokens."""
     longest_question = min(QuestionOptions.max_question, max_length // 2 - 2)
     room = max_length - longest_question - PAIR_MARKS
     return QuestionOptions(
@@ -300,7 +300,7 @@ def _predictor(network: Any, options: EvaluationOptions) -> Any:
 
 
 def _share_out(predictor: Any, network: Any) -> None:
-    """Let each process hold a part of the weights: accelerate does so only beside an optimizer, here one at rest."""
+    """Let each process hold a part of the weights: accelerate does so only with an optimizer, here one at rest."""
     import torch
 
     idle = torch.optim.SGD(network.parameters(), lr=0.0)

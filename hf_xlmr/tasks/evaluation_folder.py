@@ -43,7 +43,7 @@ def predictions_folder(folder: Path, readme: str) -> Path:
 
 
 def write_results(folder: Path, results: TaskResults, *, references: bool = False) -> None:
-    """Write `results.json`, `results.md` and, where matplotlib is installed, `results.svg`. Raises InputError."""
+    """Write `results.json`, `results.md` and, if matplotlib is installed, `results.svg`. Raises InputError."""
     replace_content(folder / "results.json", results.to_json().encode())
     tables = "\n".join(table.as_markdown() for table in tables_of(results, references=references))
     replace_content(folder / "results.md", tables.encode())

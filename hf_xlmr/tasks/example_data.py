@@ -15,11 +15,11 @@ PARTS: Final = ("train", "test")
 EXAMPLE_FILES: Final = {
     (name, part): file for name, task in TASKS.items() for part, file in zip(PARTS, task.example_files, strict=True)
 }
-"""By task and part. Those of XNLI and names hold all languages; the training data of questions are English."""
+"""The files by task and part. Those of XNLI and names hold all languages; questions to train on are English."""
 
 
 def example_folder() -> Path:
-    """Where the files lie; its README.md tells what they are."""
+    """Where the files are; its README.md says what they are."""
     return Path(str(files("hf_xlmr.tasks") / "examples"))
 
 

@@ -11,7 +11,7 @@ from hf_xlmr.errors import InputError
 __all__ = ["LAUNCH_CONFIGS", "launch_config"]
 
 LAUNCH_CONFIGS: Final = ("xl", "xxl")
-"""By the models that they are for: weights, gradients and optimizer states are shared out over the GPUs (FSDP)."""
+"""The configurations by model; they distribute weights, gradients and optimizer states over the GPUs (FSDP)."""
 
 
 def launch_config(name: str) -> Path:

@@ -75,19 +75,19 @@ MLQA_RULES: Final[Mapping[str, AnswerRules]] = MappingProxyType(
         "en": AnswerRules(articles=_words("a an the")),
         "es": AnswerRules(articles=_words("un una unos unas el la los las")),
         "de": AnswerRules(articles=_words("ein eine einen einem eines einer der die das den dem des")),
-        "ar": AnswerRules(articles=re.compile("ال")),  # wherever it stands: so the official script does
+        "ar": AnswerRules(articles=re.compile("ال")),  # wherever it is: so the official script does
         "hi": AnswerRules(),
         "vi": AnswerRules(articles=_words("của là cái chiếc những")),
         "zh": AnswerRules(alone=re.compile("[\u4e00-\u9fa5]")),
     }
 )
-"""By the language of the answer, which is that of the context; in the order of the papers' tables."""
+"""The rules by the language of the answer, which is that of the context; in the order of the papers' tables."""
 
 SQUAD_RULES: Final = AnswerRules(is_unicode_punctuation=False, articles=_words("a an the"))
-"""Those of SQuAD 1.1's own script: MLQA's of English, but for punctuation beyond ASCII, which stays."""
+"""The rules of SQuAD 1.1's script: MLQA's for English, except that punctuation beyond ASCII stays."""
 
 SQUAD2_RULES: Final = replace(SQUAD_RULES, has_unanswered=True)
-"""Those of SQuAD 2.0's own script."""
+"""The rules of SQuAD 2.0's script."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class AnswerScores:
     f1: float
     """The mean over all questions, in percent."""
     exact_match: float
-    """In percent of all questions."""
+    """The questions with an exact answer, in percent of all."""
     n_questions: int
     unanswered: tuple[str, ...] = ()
     """The ids of questions without a prediction, each of which counts as wrong."""
@@ -111,7 +111,7 @@ def mlqa_rules(language: str) -> AnswerRules:
 
 
 def unanswered_rules(language: str) -> AnswerRules:
-    """Those where some questions have no answer: SQuAD 2.0's, or MLQA's with its idea of them. Raises InputError."""
+    """The scores if some questions have no answer: by SQuAD 2.0's rules, or by MLQA's in its way. Raises InputError."""
     return SQUAD2_RULES if language == "en" else replace(mlqa_rules(language), has_unanswered=True)
 
 
@@ -162,7 +162,7 @@ def is_exact_match(predicted: str, expected: Sequence[str], *, rules: AnswerRule
 
 
 def _right_answers(expected: Sequence[str], rules: AnswerRules) -> list[str]:
-    """The `expected`, normalized; the empty one alone where nothing is right."""
+    """The `expected`, normalized; the empty one alone if nothing is right."""
     normalized = [normalized_answer(each, rules=rules) for each in expected]
     return [each for each in normalized if each] or [""] if rules.has_unanswered else normalized
 
@@ -224,7 +224,7 @@ def _in_seqevals_letters(tag: str) -> str:
 
 
 def _seqeval_scores(expected: list[list[str]], predicted: list[list[str]]) -> tuple[float, float, float]:
-    """Precision, recall and F1; each 0 where nothing was found, or there is nothing to find."""
+    """Precision, recall and F1; each 0 if nothing was found, or there is nothing to find."""
     try:
         from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
     except ImportError:

@@ -1,4 +1,4 @@
-"""Questions of MLQA and SQuAD, and where in their contexts the answers stand."""
+"""Questions of MLQA and SQuAD, and where in their contexts the answers are."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class QuestionExample:
     """A question about a text."""
 
     place: str
-    """For messages, such as `dev-v1.1.json, question '17'`."""
+    """The name of the place in messages, such as `dev-v1.1.json, question '17'`."""
     id: str
     context_language: str
     """Also that of the answers."""
@@ -82,14 +82,14 @@ class QuestionExample:
     context: str
     question: str
     answers: tuple[Answer, ...]
-    """All that are right; none where the context does not answer the question."""
+    """All that are right; none if the context does not answer the question."""
     is_impossible: bool = False
     """Whether the data say, as SQuAD 2.0's do, that the context does not answer it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misaligned:
-    """A right answer that does not stand in the context where it should."""
+    """A right answer that is not at its place in the context."""
 
     place: str
     id: str
@@ -109,13 +109,13 @@ class MisalignedAnswers(InputError):
         self.found = tuple(found)
         ids = list(dict.fromkeys(each.id for each in found))
         many = (
-            f"{len(ids):,} questions have answers that do not"
+            f"{len(ids):,} questions have answers that are not"
             if len(ids) > 1
-            else "1 question has an answer that does not"
+            else "1 question has an answer that is not"
         )
         super().__init__(
             printable(
-                f"{name}: {many} stand in the context at answer_start ({told_ids(ids)}); leave them out with "
+                f"{name}: {many} in the context at answer_start ({told_ids(ids)}); leave them out with "
                 "misaligned='skip'"
             )
         )
@@ -123,7 +123,7 @@ class MisalignedAnswers(InputError):
 
 @dataclass(frozen=True)
 class QuestionInput:
-    """The questions of an input in their order; each iteration reads anew."""
+    """The questions of an input in their order; each iteration reads the input again."""
 
     name: str
     parts: tuple[tuple[Source, str, str], ...]
@@ -132,13 +132,13 @@ class QuestionInput:
 
     @cached_property
     def misaligned(self) -> tuple[Misaligned, ...]:
-        """Every answer that does not stand where it should, whatever is done about it. Reads the whole input."""
+        """Every answer that is not at its place, whatever is done about it. Reads the whole input."""
         return tuple(bad for example in self._all() for bad in _misaligned(example))
 
     def __iter__(self) -> Iterator[QuestionExample]:
         """Every question; those with misaligned answers only if they are kept.
 
-        Raises BadRow, InputError, and MisalignedAnswers before the first question where such are refused.
+        Raises BadRow, InputError, and MisalignedAnswers before the first question if such are refused.
         """
         if self.misalignment == "refuse" and self.misaligned:
             raise MisalignedAnswers(self.name, self.misaligned)
@@ -179,7 +179,7 @@ def open_questions(
     `data` or one on each line. Names of MLQA (`test-context-de-question-en.json`), SQuAD (`train-v1.1.json`), XQuAD,
     TyDiQA and XTREME tell the languages: the two options pick of them, and say them where no name does. Files of
     several pairs have questions of the same ids: open one pair at a time. `misaligned` says what is done with questions
-    of which an answer does not stand at its `answer_start`: `refuse` the input, `skip` them, or `keep` them, as is
+    of which an answer is not at its `answer_start`: `refuse` the input, `skip` them, or `keep` them, as is
     right for scores, which know no positions. Data without any answers are refused.
 
     Raises InputError, for questions when they are reached.
@@ -223,7 +223,7 @@ def _language_of_id(row: Row) -> str:
 
 
 def _languages(source: Source, wanted: Sequence[str | None]) -> tuple[str, str]:
-    """Those of contexts and of questions, in small letters: as the name tells, else as they are wanted."""
+    """The languages of contexts and questions, in small letters: by the file's name, else those that are wanted."""
     for pattern, (context, question) in LANGUAGES_TOLD:
         if found := pattern.fullmatch(source.base_name):
             return found.expand(context).lower(), found.expand(question).lower()
@@ -271,7 +271,7 @@ def _rows(source: Source) -> Iterator[Row]:
 
 
 def _nested(document: Row) -> Iterator[Row]:
-    """Those in paragraphs of articles, as SQuAD's JSON has them, or in place of the articles."""
+    """The questions in paragraphs of articles, as in SQuAD's JSON, or in a list without articles."""
     for article in _listed(document, "data"):
         if "context" in article.values and "paragraphs" not in article.values:
             yield article
@@ -283,7 +283,7 @@ def _nested(document: Row) -> Iterator[Row]:
 
 
 def _document(source: Source) -> dict[str, object] | None:
-    """What a file of JSON holds; None where it is JSON Lines: an object, and more after it."""
+    """What a file of JSON holds; None if it is JSON Lines: an object, and more after it."""
     import json
 
     text = "\n".join(line for _, line in source.lines())
@@ -303,7 +303,7 @@ def _document(source: Source) -> dict[str, object] | None:
 
 
 def _listed(row: Row, name: str) -> Iterator[Row]:
-    """The objects in the list `name` of an object, their places told by their numbers."""
+    """The objects in the list `name` of an object; their numbers name their places."""
     for number, each in enumerate(_field(row, name, list)):
         place = f"{row.place}, {name}[{number}]"
         if not isinstance(each, dict):
@@ -323,7 +323,7 @@ def _field(row: Row, name: str, kind: type[T]) -> T:
 
 
 def _answers(place: str, row: Row) -> Iterator[Answer]:
-    """Those of a question: a list of objects in JSON, an object of two lists in data sets."""
+    """The answers of a question: a list of objects in JSON, an object of two lists in data sets."""
     answers = row.values.get("answers")
     if isinstance(answers, dict):
         columns = Row(place, answers)

@@ -16,7 +16,7 @@ from hf_xlmr.errors import InputError, printable, told_plainly
 
 __all__ = ["NerExample", "NerInput", "check_tags", "open_ner"]
 
-DOCUMENT_MARK: Final = "-DOCSTART-"  # a line of CoNLL that is no word
+DOCUMENT_MARK: Final = "-DOCSTART-"  # a line of CoNLL that is not a word
 TAG: Final = re.compile(r"O|[BIESLU]-\S+")
 WIKIANN_LANGUAGE: Final = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):")
 COLUMNS: Final = ("tokens", "ner_tags", "langs")
@@ -28,7 +28,7 @@ NAMES: Final[tuple[tuple[re.Pattern[str], Mapping[str, str]], ...]] = (
     (re.compile(r"(eng|deu|esp|ned)\.(?:train|dev|test[ab]?)"), {"eng": "en", "deu": "de", "esp": "es", "ned": "nl"}),
     (re.compile(r"(?:train|dev|test)-([a-z]{2,3})\.tsv"), {}),  # XTREME
 )
-"""What publishers call a file, and in it the language: as it is, or as it stands beside it."""
+"""What publishers call a file, and in it the language: as it is, or as it is next to it."""
 WITHOUT_TAGS: Final = "; test data whose tags were taken out, as XTREME's scripts do, cannot be scored"
 NUMBERS_ALONE: Final = (
     "tags are numbers, and nothing says what they mean; give the labels in their order with labels=, such as "
@@ -43,16 +43,16 @@ class NerExample:
     """A sentence in words, each with its tag."""
 
     place: str
-    """For messages, such as `eng.testa, line 17`: where it begins."""
+    """The name of the place where it begins, in messages, such as `eng.testa, line 17`."""
     language: str
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
-    """Such as `B-PER`, `I-PER` and `O`."""
+    """The tag of each word, such as `B-PER`, `I-PER` and `O`."""
 
 
 @dataclass(frozen=True)
 class NerInput:
-    """The sentences of an input in their order; each iteration reads anew."""
+    """The sentences of an input in their order; each iteration reads the input again."""
 
     name: str
     sources: tuple[Source, ...]
@@ -86,9 +86,9 @@ def open_ner(
     A file has a word per line and a blank line after each sentence: CoNLL's columns at tabs or spaces, of which the
     first is the word and the last its tag (as in XTREME's files), WikiANN's `lang:word`, a tab and the tag, or, if the
     first column counts the words of each sentence from 1, the word in the second and its tag in the third, as in
-    GermEval 2014 and Universal NER. A comment (`# ...`) may stand before a sentence. Quotation marks are words like any
+    GermEval 2014 and Universal NER. A comment (`# ...`) may be before a sentence. Quotation marks are words like any
     other. `.jsonl`, `.json` and `.parquet` are read as data sets are. `language` picks one of those that the input
-    tells, and says which it is where it tells none. `labels` are all tags there may be, in the order of their numbers
+    says, and says which it is where it says none. `labels` are all tags there may be, in the order of their numbers
     where `ner_tags` are numbers without names.
 
     Raises InputError, for sentences when they are reached.
@@ -100,14 +100,14 @@ def open_ner(
 
 
 def check_tags(labels: Sequence[str]) -> None:
-    """Raise InputError where `labels` are no tags, or one of them has two numbers."""
+    """Raise InputError if `labels` are not tags, or one of them has two numbers."""
     if odd := [each for each in labels if not TAG.fullmatch(each)]:
         raise InputError(printable(f"labels= holds {odd[0]!r:.80}, not a tag of entities; give such as O,B-PER,I-PER"))
     if twice := [each for each, count in Counter(labels).items() if count > 1]:
         raise InputError(printable(f"labels= holds {twice[0]!r:.80} more than once"))
 
 
-Sentence = tuple[str, "str | None", Sequence[str], Sequence[str]]  # place, language if it is told, words, tags
+Sentence = tuple[str, "str | None", Sequence[str], Sequence[str]]  # place, language if it is known, words, tags
 
 
 def _sentences(source: Source, labels: tuple[str, ...] | None, *, takes_name: bool) -> Iterator[Sentence]:
@@ -158,7 +158,7 @@ def _is_numbered(paragraphs: Iterable[Sequence[tuple[str, str]]]) -> bool:
 
 
 def _columns(line: str) -> list[str]:
-    """Those between tabs, or else between spaces; no other white space ends a word, which may hold some."""
+    """The columns between tabs, or else between spaces; a word may hold other white space."""
     if "\t" in line:
         return [column.strip(" ") for column in line.split("\t")]
     return [column for column in line.split(" ") if column]
@@ -185,7 +185,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _is_wikiann(lines: Iterable[tuple[str, str]]) -> bool:
-    """Whether all words of a sentence begin with a language, which tells WikiANN's form from CoNLL's."""
+    """Whether all words of a sentence begin with a language, which distinguishes WikiANN's form from CoNLL's."""
     found = [WIKIANN_LANGUAGE.match(line) for _, line in lines if line.count("\t") == 1]
     return bool(found) and all(found)
 
@@ -212,7 +212,7 @@ def _conll_sentence(rows: Sequence[Line], told: str | None, width: int, *, is_nu
         if len(columns) != width:
             raise BadRow(place, f"the number of columns is {len(columns)}, and {width} in the lines before")
     if width == CONLL_U and rows[0][1][0] == "1" and not is_numbered:
-        raise BadRow(rows[0][0], "this is CoNLL-U, whose ten columns hold no names; tags of words are no task here")
+        raise BadRow(rows[0][0], "this is CoNLL-U, whose ten columns hold no names; tags of words are not a task here")
     word, tag = (1, 2) if is_numbered else (0, -1)
     for number, (place, columns) in enumerate(rows if is_numbered else (), 1):
         if columns[0] != str(number):
@@ -230,7 +230,7 @@ def _tabular(source: Source, labels: tuple[str, ...] | None) -> Iterator[Sentenc
         if len(tokens) != len(tags):
             raise BadRow(row.place, f"{len(tokens)} words have {len(tags)} tags")
         words = [checked_text(row.place, each, what="a word") for each in tokens]
-        yield row.place, _language_told(row), words, [_tag(row.place, each, names) for each in tags]
+        yield row.place, _stated_language(row), words, [_tag(row.place, each, names) for each in tags]
 
 
 def _list(row: Row, name: str) -> list[object]:
@@ -242,7 +242,7 @@ def _list(row: Row, name: str) -> list[object]:
     return value
 
 
-def _language_told(row: Row) -> str | None:
+def _stated_language(row: Row) -> str | None:
     if not row.values.get("langs"):
         return None
     told = {checked_text(row.place, each, what="a language") for each in _list(row, "langs")}

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 TASK_METRICS: Final = {name: task.scoring.metrics for name, task in TASKS.items()}
-"""By task; the first is the one that models are compared by."""
+"""The metrics by task; the first one ranks models."""
 
 LEFT_OUT: Final = {name: task.scoring.left_out for name, task in TASKS.items()}
 """Why examples of a task are left out."""
@@ -37,7 +37,7 @@ HIGHEST: Final = 100.0
 def paper_order(task: str, keys: Mapping[str, object]) -> tuple[str, ...]:
     """The languages or pairs in `keys` as the papers order them, those that the papers lack last, alphabetically.
 
-    Entities have two orders: CoNLL's four languages where there are no others, else that of XTREME.
+    Entities have two orders: CoNLL's four languages if there are no others, else that of XTREME.
     """
     orders = TASKS[task].scoring.orders
     languages = {key: TASKS[task].languages_of(key) for key in keys}
@@ -58,11 +58,11 @@ class TaskResults:
     metrics: tuple[str, ...]
     """`("accuracy",)`, `("f1", "exact_match")` or `("f1", "precision", "recall")`: the first is the headline."""
     scores: Mapping[str, Mapping[str, float]]
-    """In percent by metric, by language; by pair in MLQA: `en-de` has English contexts and German questions."""
+    """The scores in percent, by language and metric; MLQA's by pair: `en-de` is English contexts, German questions."""
     counts: Mapping[str, int]
     """How many examples were scored, by language."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """How many were left out because of their answers or labels, by language; empty where there were none."""
+    """How many were left out because of their answers or labels, by language; empty if there were none."""
     misaligned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The ids of questions whose answers are not where they should be, left out or not, by language."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class TaskResults:
     def __post_init__(self) -> None:
         """Check that every language has every metric, and put the languages in the papers' order."""
         if why := _why_not(self):
-            raise InputError(printable(f"these are no results of a task: {why}"))
+            raise InputError(printable(f"these are not results of a task: {why}"))
         order = paper_order(self.task, self.scores)
         for name, values in (("scores", self.scores), ("counts", self.counts)):
             object.__setattr__(self, name, {key: values[key] for key in order})
@@ -173,7 +173,7 @@ def _why_not_scores(key: str, scores: Any, metrics: tuple[str, ...]) -> str | No
         return f"{key!r} has {scores!r} where {' and '.join(metrics)} are expected"
     for metric, value in scores.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= HIGHEST:
-            return f"the {metric} of {key!r} is {value!r}, which is no percentage"
+            return f"the {metric} of {key!r} is {value!r}, which is not a percentage"
     return None
 
 

@@ -55,7 +55,7 @@ def plot_results(
     """Draw the results of one or several models side by side, as a `.svg` or `.png` file.
 
     The same results give the same bytes. The background is transparent. With `references`, what was published is
-    marked beside the bars.
+    marked next to the bars.
     Raises InputError for results of several tasks, another ending, and without the pip extra `train`.
     """
     target = Path(path)
@@ -133,7 +133,7 @@ def _with_keys(results: TaskResults, *, is_of_pairs: bool) -> TaskResults:
 
 
 def _places(keys: Sequence[str], step: float, *, is_of_pairs: bool) -> dict[str, float]:
-    """Where the first bar of each group stands, counted in bars; contexts of MLQA stand apart from each other."""
+    """Where the first bar of each group is, counted in bars; contexts of MLQA are apart from each other."""
     places: dict[str, float] = {}
     at, last = 0.0, ""
     for key in keys:
@@ -165,7 +165,7 @@ def _label(key: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as it reads: matplotlib takes what stands between dollars for a formula."""
+    """A name as it reads: matplotlib takes what is between dollars for a formula."""
     return printable(name).replace("$", "\\$")
 
 
@@ -175,7 +175,7 @@ def _in_legend(name: str) -> str:
 
 
 def _draw_bars(axes: Axes, results: TaskResults, places: Mapping[str, float], *, offset: int, colour: str) -> None:
-    """A bar and its number for each group; what is exact stands full in the pale bar of F1."""
+    """A bar and its number for each group; exact match fills the pale bar of F1."""
     scores = {**results.scores, AVERAGE: results.average}
     at = [places[key] + offset for key in scores]
     heights = [each[results.metrics[0]] for each in scores.values()]
@@ -192,7 +192,7 @@ def _draw_bars(axes: Axes, results: TaskResults, places: Mapping[str, float], *,
 def _number(
     axes: Axes, bars: Sequence[tuple[str, float, float]], *, is_inside: bool = False, chance: float | None = None
 ) -> None:
-    """The height of each bar above it, above the line of chance where that would cross it, or inside its end."""
+    """The number of each bar, above it, above the line of chance if that would cross it, or inside its end."""
     for key, place, height in bars:
         if is_inside and height < LABEL_HEIGHT:
             continue

@@ -37,7 +37,7 @@ class ResultsTable:
 
     @property
     def turned(self) -> ResultsTable:
-        """Rows as columns, for where a line is too short; those that were published say so."""
+        """The table with rows as columns, for narrow terminals; published scores are marked."""
         names = [row[0] for row in self.rows] + [f"{row[0]}, published" for row in self.published]
         bodies = [row[1:] for row in (*self.rows, *self.published)]
         rows = tuple(zip(self.columns[1:], *bodies, strict=True))
@@ -64,10 +64,10 @@ class ResultsTable:
 
 
 def tables_of(results: TaskResults | Sequence[TaskResults], *, references: bool = False) -> tuple[ResultsTable, ...]:
-    """One table for all models; one for each where questions are in other languages than their contexts.
+    """One table for all models; one for each if questions are in other languages than their contexts.
 
     The columns are the languages of the papers in their order, those that were scored alone, then all others, then the
-    average. With `references`, what was published stands below. Raises InputError for results of several tasks.
+    average. With `references`, what was published is below. Raises InputError for results of several tasks.
     """
     several = (results,) if isinstance(results, TaskResults) else tuple(results)
     task = check_same_task(several)
@@ -131,23 +131,23 @@ def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable
 
 
 def _cell(task: str, scores: Mapping[str, float] | None) -> str:
-    return NOTHING if scores is None else _told(scores[metric] for metric in TASKS[task].scoring.in_a_cell)
+    return NOTHING if scores is None else _percent(scores[metric] for metric in TASKS[task].scoring.in_a_cell)
 
 
-def _told(values: Iterable[float]) -> str:
+def _percent(values: Iterable[float]) -> str:
     return " / ".join(f"{value:.1f}" for value in values)
 
 
 def _other_metrics(results: TaskResults, languages: Sequence[str]) -> list[tuple[str, ...]]:
-    """Those that the papers do not print, such as precision and recall."""
+    """The metrics that the papers do not print, such as precision and recall."""
     others = [metric for metric in results.metrics if metric not in TASKS[results.task].scoring.in_a_cell]
     every = [*(results.scores[language] for language in languages), results.average] if others else []
     return [(f"  {metric}", *(f"{scores[metric]:.1f}" for scores in every)) for metric in others]
 
 
 def _published_row(published: Published, languages: Sequence[str]) -> tuple[str, ...]:
-    cells = (_told(published.scores[each]) if each in published.scores else NOTHING for each in languages)
-    return f"{published.model} ({published.trained_on})", *cells, _told(published.average)
+    cells = (_percent(published.scores[each]) if each in published.scores else NOTHING for each in languages)
+    return f"{published.model} ({published.trained_on})", *cells, _percent(published.average)
 
 
 # ---- contexts by questions -------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def _matrix(results: TaskResults) -> ResultsTable:
 
 
 def _mean(task: str, scores: Sequence[Mapping[str, float]]) -> str:
-    return _told(sum(each[metric] for each in scores) / len(scores) for metric in TASKS[task].scoring.in_a_cell)
+    return _percent(sum(each[metric] for each in scores) / len(scores) for metric in TASKS[task].scoring.in_a_cell)
 
 
 def _published_alone(task: str, languages: Sequence[str]) -> ResultsTable:
@@ -214,7 +214,7 @@ def _notes(several: Sequence[TaskResults]) -> list[str]:
 
 
 def _with_ids(counts: Mapping[str, int], ids: Mapping[str, Sequence[str]]) -> str:
-    """How many in each language, and the first of them where they have ids."""
+    """How many in each language, and the first of them if they have ids."""
     told = ((key, count, told_ids(ids.get(key, ()))) for key, count in counts.items() if count)
     return ", ".join(f"{key} {count:,}{f' ({first})' if first else ''}" for key, count, first in told)
 

@@ -23,7 +23,7 @@ from hf_xlmr.tasks.evaluation import (
     read_what_is_scored,
 )
 from hf_xlmr.tasks.fitting.adapters import LORA, check_peft, check_rank, merged, with_adapters
-from hf_xlmr.tasks.fitting.checkpoints import gone_on_with
+from hf_xlmr.tasks.fitting.checkpoints import resumed_from
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.fitting.task_models import (
@@ -78,9 +78,9 @@ class FinetuningOptions:
     mode: str = "zero-shot"
     """`zero-shot` trains on English alone, `translate-train-all` on every language of the data."""
     split: str | None = None
-    """Of data sets, to train on."""
+    """The split of data sets to train on."""
     misaligned: Misalignment = "refuse"
-    """`refuse` training data with answers that stand elsewhere than they say, or `skip` those."""
+    """`refuse` training data with answers that are elsewhere than they say, or `skip` those."""
     unlabelled: WithoutLabel = "skip"
     """What is done with pairs of sentences on whose label the annotators did not agree."""
     labels: tuple[str, ...] | None = None
@@ -89,11 +89,11 @@ class FinetuningOptions:
     learning_rate: float | None = None
     epochs: float | None = None
     max_steps: int | None = None
-    """In place of epochs."""
+    """The number of updates, in place of epochs."""
     batch_size: int | None = None
     """Examples of an update, over all devices."""
     accumulate: int = 1
-    """In how many parts a device computes its share of them."""
+    """In how many steps a device computes its share of a batch (gradient accumulation)."""
     warmup: float | None = None
     """Below 1 a share of all steps, else their number."""
     weight_decay: float | None = None
@@ -102,16 +102,16 @@ class FinetuningOptions:
     lora: bool = False
     lora_rank: int = LORA.rank
     freeze_embeddings: bool | None = None
-    """None for the models of the XL kind alone, where they are a third of all memory that training adds."""
+    """None freezes them for models of the XL kind only, where they take a third of the memory that training adds."""
     activation_checkpointing: bool = False
     bf16: bool = False
     seed: int = 1
     save_steps: int = 500
     cpu: bool = False
-    """Even where there is a GPU."""
+    """Compute on the CPU even if there is a GPU."""
 
     def __post_init__(self) -> None:
-        """Tell of every option that cannot be meant before anything is read."""
+        """Check every option before anything is read. Raises InputError."""
         if self.mode not in MODES:
             raise InputError(f"mode={self.mode!s:.40}: give {' or '.join(MODES)}")
         if self.misaligned not in ("refuse", "skip"):
@@ -151,8 +151,8 @@ def finetune(
 
     `model` is what `find_model` takes, data are inputs as `DataSource` reads them. While training runs, `output` holds
     `checkpoints/` alone; the finished model comes last, a plain Transformers folder that keeps `fairseq/`, with its
-    scores in `results.json`, `results.md` and its `README.md`. `resume` goes on from the last checkpoint and ends with
-    the weights that an unbroken run has; of a finished folder it makes the scores alone. Raises InputError,
+    scores in `results.json`, `results.md` and its `README.md`. `resume` continues from the last checkpoint and ends
+    with the weights of an unbroken run; for a finished folder it only makes the scores. Raises InputError,
     IntegrityError.
     """
     chosen, scoring, kind = options or FinetuningOptions(), evaluation_options or EvaluationOptions(), task_of(task)
@@ -201,7 +201,7 @@ OF_SCORES_ALONE: Final = ("split", "languages", "null_threshold")
 
 
 def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
-    """Raise InputError for an option of scores, where there is nothing to score."""
+    """Raise InputError for an option of scores, if there is nothing to score."""
     if given := [f"evaluation_options.{name}=" for name in OF_SCORES_ALONE if getattr(scoring, name) is not None]:
         raise InputError(f"{' and '.join(given)}: this is about scores, for which evaluation= must name data")
 
@@ -265,7 +265,7 @@ class _Training:
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
         trainer = self._trainer(network, arguments, folder, progress)
-        with quiet_transformers(), gone_on_with(checkpoint, lambda: int(trainer.state.global_step)):
+        with quiet_transformers(), resumed_from(checkpoint, lambda: int(trainer.state.global_step)):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _check_finite(trainer, folder)
         report = FinetuningReport(
@@ -288,7 +288,7 @@ class _Training:
         return report
 
     def _tell_of_long_warmup(self) -> None:
-        """Warn where the learning rate is never reached; in the first step of a warmup it is 0."""
+        """Warn if the learning rate is never reached; in the first step of a warmup it is 0."""
         warmup, steps = float(self.settings["warmup"]), self._steps()
         rising = int(warmup) if warmup >= 1 else math.ceil(warmup * steps)  # as Trainer rounds a share
         if rising >= steps:
@@ -328,7 +328,7 @@ class _Training:
         return trainer
 
     def _write(self, trainer: Any, folder: FinetunedFolder, report: FinetuningReport) -> None:
-        """The finished folder: weights gathered from all processes, adapters merged, what fairseq needs beside them."""
+        """Write the finished folder: weights gathered from all processes, adapters merged, the files for fairseq."""
         with folder.draft() as draft, quiet_transformers():
             accelerator = trainer.accelerator
             weights = accelerator.get_state_dict(trainer.model)  # of all processes: each may hold a part of them
@@ -341,7 +341,7 @@ class _Training:
                 folder.complete(draft, self.files, report, is_new_head=self.head.is_new)
 
     def record(self) -> dict[str, object]:
-        """What a resumed run must share with the one that it goes on from."""
+        """What a resumed run must share with the one that it continues from."""
         return {
             "task": self.task.name,
             "model": fingerprint(self.files.folder),
@@ -352,7 +352,7 @@ class _Training:
         }
 
 
-# change no weight, or are told by the data and the head
+# change no weight, or are known from the data and the head
 FREE: Final = ("save_steps", "cpu", "split", "misaligned", "unlabelled", "labels")
 
 
@@ -404,7 +404,7 @@ def _features(
 def _arguments(
     recipe: Recipe, options: FinetuningOptions, settings: Mapping[str, Setting], folder: FinetunedFolder
 ) -> Any:
-    """What Trainer is told. Raises InputError for a batch that cannot be shared out."""
+    """The arguments of Trainer. Raises InputError for a batch that cannot be shared out."""
     from transformers import TrainingArguments
 
     share, rest = divmod(int(settings["batch_size"]), folder.processes.count * options.accumulate)
@@ -439,7 +439,7 @@ def _arguments(
         remove_unused_columns=False,
         label_names=list(recipe.label_columns),
         dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,  # each step uses all: what is frozen is no parameter of DDP's
+        ddp_find_unused_parameters=False,  # each step uses all: what is frozen is not a parameter of DDP's
         **checkpointing,
     )
     on_one_device(arguments)
@@ -453,13 +453,13 @@ def _checkpointing(arguments: type) -> str:
 
 
 def _check_finite(trainer: Any, folder: FinetunedFolder) -> None:
-    """Raise InputError where a training diverged: by a loss that was noted, or by a weight."""
+    """Raise InputError if a training diverged: by a loss that was noted, or by a weight."""
     if reason := _not_finite(trainer):
         raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))
 
 
 def _not_finite(trainer: Any) -> str | None:
-    """What is no number, in words; None where all is well."""
+    """What is not a number, in words; None if all is well."""
     for each in trainer.state.log_history:
         if "loss" in each and not math.isfinite(each["loss"]):
             return f"the loss at step {each['step']} is {each['loss']}"

@@ -29,12 +29,12 @@ __all__ = [
 WithoutLabel = Literal["refuse", "skip"]
 
 XNLI_LABELS: Final = ("entailment", "neutral", "contradiction")
-"""In the order of their numbers in the data set `facebook/xnli`."""
+"""The labels in the order of their numbers in the data set `facebook/xnli`."""
 XNLI_LANGUAGES: Final = (
     *("en", "fr", "es", "de", "el", "bg", "ru", "tr"),
     *("ar", "vi", "th", "zh", "hi", "sw", "ur"),
 )
-"""In the order of the papers' tables."""
+"""The languages in the order of the papers' tables."""
 
 LABEL_OF: Final[Mapping[str, str]] = {**{label: label for label in XNLI_LABELS}, "contradictory": "contradiction"}
 NO_LABEL: Final = ("-", -1)  # where annotators did not agree, in the releases of MultiNLI and SNLI, and in data sets
@@ -66,7 +66,7 @@ class XnliExample:
     """Two sentences, and whether the second follows from the first."""
 
     place: str
-    """For messages, such as `xnli.dev.tsv, line 17`."""
+    """The name of the place in messages, such as `xnli.dev.tsv, line 17`."""
     language: str
     premise: str
     hypothesis: str
@@ -90,7 +90,7 @@ class _Layout:
     hypothesis: str
     label: str
     language: str = "language"
-    """Of the language, where there is such a column."""
+    """The column of the language, if there is one."""
     has_numbers: bool = True
     """Whether labels that are numbers are known to be those of `facebook/xnli`."""
 
@@ -99,7 +99,7 @@ class _Layout:
         return self.premise, self.hypothesis, self.label
 
 
-_Pair = tuple[str | None, object, object]  # the language if it is told, premise and hypothesis
+_Pair = tuple[str | None, object, object]  # the language if it is known, premise and hypothesis
 
 LAYOUTS: Final = (
     _Layout("sentence1", "sentence2", "gold_label"),  # XNLI's release, and MultiNLI's
@@ -113,7 +113,7 @@ COLUMNS: Final = tuple(dict.fromkeys(column for each in LAYOUTS for column in (*
 
 @dataclass(frozen=True)
 class XnliInput:
-    """The examples of an input in their order; each iteration reads anew."""
+    """The examples of an input in their order; each iteration reads the input again."""
 
     name: str
     sources: tuple[Source, ...]
@@ -132,7 +132,7 @@ class XnliInput:
         languages = Languages(self.name, self.language)
         with told_plainly():
             for source in self.sources:
-                told = _language_told(source, languages.takes_names_of(self.sources))
+                told = _stated_language(source, languages.takes_names_of(self.sources))
                 names = self.labels or _class_names(source)
                 for row in _rows(source):
                     for each in _examples(row, told, names, languages):
@@ -179,14 +179,14 @@ def open_xnli(
 
 
 def check_order(labels: Sequence[str] | None) -> None:
-    """Raise InputError where `labels` are not the three of XNLI in some order."""
+    """Raise InputError if `labels` are not the three of XNLI in some order."""
     if labels is not None and sorted(LABEL_OF.get(each, each) for each in labels) != sorted(XNLI_LABELS):
         given = ", ".join(labels)
         raise InputError(printable(f"the labels of XNLI are {', '.join(XNLI_LABELS)}, in some order, not {given:.80}"))
 
 
-def _language_told(source: Source, takes_name: bool) -> str | None:
-    """The language of all rows, where the name of the file, if that is taken, its folder, or the config says it."""
+def _stated_language(source: Source, takes_name: bool) -> str | None:
+    """The language of all rows, if the name of the file (if that is taken), its folder, or the config says it."""
     for each in NAMES if takes_name and not source.is_arrow else ():
         if found := each.fullmatch(source.base_name):
             return str(found[1] or found[2])
@@ -195,7 +195,7 @@ def _language_told(source: Source, takes_name: bool) -> str | None:
 
 
 def _class_names(source: Source) -> Sequence[str] | None:
-    """What the numbers of labels mean, where a data set says it."""
+    """What the numbers of labels mean, if a data set says it."""
     return source.class_names("label") if source.is_arrow else None
 
 
@@ -280,7 +280,7 @@ def _layout_of(columns: Collection[str]) -> _Layout | None:
 
 
 def _missing_label(columns: Collection[str]) -> str | None:
-    """What the column of labels would be called, where the other two are there."""
+    """The name that the column of labels would have, if the other two columns are there."""
     return next((each.label for each in LAYOUTS if each.premise in columns and each.hypothesis in columns), None)
 
 

@@ -42,7 +42,7 @@ TEXTS_AT_ONCE: Final = 1024
 
 
 class Features:
-    """Rows of numbers, laid end to end: some 250 bytes for a pair of sentences, where lists would take thousands."""
+    """Rows of numbers, laid end to end: some 250 bytes for a pair of sentences; lists would take thousands."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         """Keep all `rows`, which have the same names."""

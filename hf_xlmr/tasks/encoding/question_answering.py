@@ -1,4 +1,4 @@
-"""Questions about long texts: windows over them, where the answer stands in each, and the best answers of all."""
+"""Questions about long texts: windows over them, where the answer is in each, and the best answers of all."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class QuestionOptions:
     """How long texts are cut, and which answers count; what XTREME's script for MLQA has. Raises InputError."""
 
     max_length: int = 384
-    """Of a window with its question, in tokens."""
+    """The tokens of a window with its question."""
     stride: int = 128
-    """A window begins every so many tokens."""
+    """The distance between the first tokens of two windows."""
     max_question: int = 64
     """Tokens of a question; what is longer is cut off."""
     max_answer: int = 30
@@ -40,10 +40,10 @@ class QuestionOptions:
     n_best: int = 20
     """How many first and last tokens of a window, its question and marks included, are tried with each other."""
     null_threshold: float | None = None
-    """No answer is given where that is so much better than the best one; None gives one always, as MLQA wants."""
+    """Give no answer if its score exceeds the best answer's by more than this; None always gives one, as in MLQA."""
 
     def __post_init__(self) -> None:
-        """Check that a window of the text is left beside the longest question, and that windows leave no gap."""
+        """Check that a window has room for text after the longest question, and that windows leave no gap."""
         if self.null_threshold is not None and not math.isfinite(self.null_threshold):
             raise InputError(f"null_threshold={self.null_threshold}: it must be a finite number")
         room = self.max_length - self.max_question - PAIR_MARKS
@@ -61,13 +61,13 @@ class QuestionOptions:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a context, beside the question."""
+    """A part of a context, together with the question."""
 
     example: int
     """Its number among the examples."""
     ids: list[int] = field(repr=False)
     first_token: int
-    """Of the context's tokens."""
+    """The number of its first token among those of the context."""
     offset: int
     """Where the context's tokens begin among `ids`."""
     spans: Sequence[tuple[int, int]] = field(repr=False)
@@ -110,7 +110,7 @@ def _bounds(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
 
 
 def _home(bounds: Sequence[tuple[int, int]], number: int) -> range:
-    """Which tokens of a window stand further from its edges than from those of any other window."""
+    """Which tokens of a window are further from its edges than from those of any other window."""
     first, last = bounds[number]
     others = [each for index, each in enumerate(bounds) if index != number and each[0] < last and first < each[1]]
     if not others:
@@ -137,7 +137,7 @@ def _context(place: int, bounds: tuple[int, int]) -> float:
 def encode_questions(
     examples: Sequence[QuestionExample], tokenizer: ExactTokenizer, options: QuestionOptions
 ) -> Iterator[Row]:
-    """The windows of each example with the tokens between which its first answer stands, `<s>` where it does not."""
+    """The windows of each example with the first and last token of its first answer, `<s>` in windows without it."""
     for window in windows_of(examples, tokenizer, options):
         start, end = _target(window, examples[window.example])
         yield {**row_of(window), "start_positions": start, "end_positions": end}
@@ -159,7 +159,7 @@ def _is_invisible(character: str) -> bool:
 
 
 def _target(window: Window, example: QuestionExample) -> tuple[int, int]:
-    """First and last token of the answer among the window's ids; both 0 where it is not whole in the window."""
+    """First and last token of the answer among the window's ids; both 0 if it is not whole in the window."""
     if not example.answers or not window.spans:
         return 0, 0
     first, last = _visible(example.answers[0])
@@ -198,11 +198,11 @@ def best_answers(
 ) -> list[list[Candidate]]:
     """The best answers to each question, the best one first, as the scripts of XTREME and Transformers find them.
 
-    Of a window's tokens, those of the question among them, the `n_best` by each logit are tried with each other (the
-    first of equal ones); what is not in the context, or too long, falls out. An answer begins where its window shows
-    more context than any other; one told by the same characters counts once. Where `null_threshold` is given, no answer
-    is a candidate too, with the lowest score that any window gives `<s>`, and comes first where that beats the best by
-    more than the threshold. Where there is no candidate the answer is `empty`, with the score 0, as it is there.
+    The `n_best` tokens of a window by each logit, also those of the question, are tried with each other (the first of
+    equal ones); an answer that is not in the context, or too long, is dropped. An answer counts in the window that
+    shows most context around its first token, and once for the same characters. With `null_threshold`, no answer is a
+    candidate too, with the lowest score that any window gives `<s>`, and comes first if that score exceeds the best by
+    more than the threshold. If there is no candidate, the answer is `empty`, with the score 0, as in those scripts.
     """
     found: dict[int, list[_Span]] = defaultdict(list)
     nulls: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft: put beside the attention of a network, and merged into a plain one in the end."""
+"""Low-rank adapters by peft: added to the attention of a network, and merged into a plain network at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LORA: Final = LoraRecipe(rank=8, alpha=16, dropout=0.05, learning_rate=3e-4, tar
 
 
 def check_peft() -> None:
-    """Raise InputError where peft is not installed."""
+    """Raise InputError if peft is not installed."""
     if find_spec("peft") is None:
         raise InputError("lora=True needs peft: pip install 'hf-xlmr[train]'")
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a training: hashed when Trainer has written them, and compared before a training goes on."""
+"""The checkpoints of a training: hashed when Trainer has written them, and compared before a training continues."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.digests import read_sha256
 from hf_xlmr.files.json_files import json_object, strict_json
 
-__all__ = ["checkpoint_name", "gone_on_with", "last_checkpoint", "record_checkpoint", "remarks_on", "share_weights"]
+__all__ = ["checkpoint_name", "last_checkpoint", "record_checkpoint", "remarks_on", "resumed_from", "share_weights"]
 
 NAME: Final = re.compile(r"checkpoint-([0-9]{1,18})")
 HASHES: Final = "sha256.json"
 FILES: Final = "files"
-ITSELF: Final = "sha256_of_files"  # of what stands under FILES
+ITSELF: Final = "sha256_of_files"  # of what is under FILES
 STATE: Final = "trainer_state.json"  # what Trainer writes last
 WEIGHTS: Final = ("*model*.safetensors", "*model*.bin", "pytorch_model_fsdp*")  # whole, adapters, parts by FSDP
 LONGEST_ERROR: Final = 200  # characters of what a library says
-NEEDED: Final = ("optimizer*", "scheduler.pt", "rng_state*.pth")  # Trainer goes on without, to other weights
+NEEDED: Final = ("optimizer*", "scheduler.pt", "rng_state*.pth")  # Trainer continues without, to other weights
 
 
 def checkpoint_name(step: int) -> str:
@@ -57,26 +57,26 @@ def last_checkpoint(checkpoints: Path, *, are_recorded: bool) -> Path | None:
     if not whole:
         return None
     if damage := _damage(whole[-1]):
-        earlier = f"go on from {whole[-2].name}" if whole[1:] else "begin with the first step"
+        earlier = f"continue from {whole[-2].name}" if whole[1:] else "begin with the first step"
         raise IntegrityError(
-            f"{damage}: remove the folder {whole[-1].name} to {earlier}, or begin this training again with overwrite"
+            f"{damage}: remove the folder {whole[-1].name} to {earlier}, or train again with overwrite=True"
         )
     return whole[-1]
 
 
 def remarks_on(checkpoints: Path, last: Path | None) -> Iterator[str]:
-    """What people should know where a training goes on from the checkpoint `last`, None for its first step."""
+    """Remarks on a training that continues from the checkpoint `last`, None for its first step."""
     steps = sorted(int(hit[1]) for path in checkpoints.iterdir() if (hit := NAME.fullmatch(path.name)))
     unfinished = [checkpoint_name(step) for step in steps if last is None or step > _step(last)]
     if unfinished:
         start = "its first step" if last is None else last.name
-        yield f"not written to its end: {', '.join(unfinished)}; the training goes on from {start}"
+        yield f"not written to its end: {', '.join(unfinished)}; the training continues from {start}"
     if last is not None and not (last / HASHES).exists():
         yield f"{last} has no {HASHES}, as of an earlier hf_xlmr: its files cannot be compared with what was written"
 
 
 @contextmanager
-def gone_on_with(checkpoint: Path | None, steps: Callable[[], int]) -> Iterator[None]:
+def resumed_from(checkpoint: Path | None, steps: Callable[[], int]) -> Iterator[None]:
     """Turn what a library raises over a checkpoint without hashes, before its next step, into an IntegrityError.
 
     `steps` gives how many updates were made.
@@ -88,8 +88,8 @@ def gone_on_with(checkpoint: Path | None, steps: Callable[[], int]) -> Iterator[
             raise
         told = " ".join(str(error).split())[:LONGEST_ERROR] or type(error).__name__
         raise IntegrityError(
-            f"{checkpoint} is damaged ({told}): remove it to go on from an earlier checkpoint, or begin this training "
-            "again with overwrite"
+            f"{checkpoint} is damaged ({told}): remove it to continue from an earlier checkpoint, or train again with "
+            "overwrite=True"
         ) from error
 
 
@@ -128,7 +128,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _recorded(checkpoint: Path) -> dict[str, str] | None:
-    """The hashes of the files by their names; None where they are damaged themselves."""
+    """The hashes of the files by their names; None if they are damaged themselves."""
     if not (checkpoint / HASHES).is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What Trainer takes of a machine: one GPU for a process, and bfloat16 where there is a device for it."""
+"""What Trainer takes of a machine: one GPU for a process, and bfloat16 if there is a device for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_BFLOAT16: Final = (
 
 
 def check_bfloat16(*, bf16: bool, cpu: bool) -> None:
-    """Raise InputError where bfloat16 is wanted, without `cpu`, and no device computes in it.
+    """Raise InputError if bfloat16 is wanted, without `cpu`, and no device computes in it.
 
     Trainer refuses that too, once the data are read and the model is found. A processor that only emulates it is named
     in the log.

@@ -1,4 +1,4 @@
-"""The folder of a fine-tuned model: checkpoints while it is made, and in the end what Transformers and fairseq need."""
+"""The folder of a fine-tuned model: checkpoints during training, then what Transformers and fairseq need."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHECKPOINTS: Final = "checkpoints"
 RECORD: Final = "run.json"
 RECORD_PART: Final = "run.json.part"
 HASHED: Final = "hashed_checkpoints"  # in the record: every checkpoint of this training is written with its hashes
-RECORD_KEY: Final = "begun_as"  # of the report, where the record is kept in the end
+RECORD_KEY: Final = "begun_as"  # the record, as a field of the report
 DRAFT: Final = "finished"
 CONFIG: Final = "config.json"
 KEPT: Final = "fairseq"
@@ -76,12 +76,12 @@ class FinetuningReport:
     """The ids of questions with answers that are not where they should be, by language."""
     steps: int
     losses: Mapping[int, float] = field(default_factory=dict)
-    """By step: the mean of the training loss since the one before."""
+    """By step, the mean training loss since the step before it in this list."""
     parameters: int
     trainable: int
     settings: Mapping[str, Setting]
     results: TaskResults | None = None
-    """None where nothing was evaluated."""
+    """The scores; None if nothing was evaluated."""
 
     @property
     def left_out(self) -> str:
@@ -123,13 +123,13 @@ class FinetunedFolder:
         return {path.name for path in self.checkpoints.iterdir()} <= {RECORD_PART}
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that holds something, unless that is to be gone on with or replaced. Raises InputError."""
+        """Refuse a folder that holds something, unless that is to be continued or replaced. Raises InputError."""
         if resume and overwrite:
             raise InputError("resume=True continues the training there, overwrite=True replaces it: give one of them")
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise InputError(f"{self.path} is no folder")
+            raise InputError(f"{self.path} is not a folder")
         is_ours = self.is_begun or (self.path / FINETUNING).is_file()
         if self._is_bare:
             return
@@ -145,7 +145,7 @@ class FinetunedFolder:
     def begin(self, record: Mapping[str, object], *, usual: Mapping[str, object], resume: bool) -> None:
         """Note what is trained, or check that it is what the begun run has trained. Raises InputError.
 
-        `usual` is what the begun run did where its record, of an earlier hf_xlmr, does not tell.
+        `usual` is what the begun run did where its record, of an earlier hf_xlmr, does not say.
         """
         self.processes.wait()
         if resume and self.is_begun:
@@ -163,11 +163,11 @@ class FinetunedFolder:
         wanted = json.loads(json.dumps(record))
         others = [name for name in wanted if begun.get(name) != wanted[name]]
         if others:
-            told = ", ".join(_told(name, begun.get(name), wanted[name]) for name in others)
+            told = ", ".join(_change(name, begun.get(name), wanted[name]) for name in others)
             raise InputError(f"{self.path} was begun with other settings ({told}): {SAME_SETTINGS}")
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, for Trainer; None where none was written. Raises IntegrityError."""
+        """The newest checkpoint that is whole, for Trainer; None if none was written. Raises IntegrityError."""
         are_recorded = bool(_read_object(self.checkpoints / RECORD).get(HASHED))
         last = last_checkpoint(self.checkpoints, are_recorded=are_recorded)
         for remark in remarks_on(self.checkpoints, last) if self.processes.is_first else ():
@@ -197,7 +197,7 @@ class FinetunedFolder:
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """What PyTorch and safetensors raise where they cannot write, as of a full disk, becomes an InputError."""
+        """Turn what PyTorch and safetensors raise if they cannot write, as on a full disk, into an InputError."""
         from safetensors import SafetensorError
 
         with told_with_place(self.path):
@@ -251,7 +251,7 @@ class FinetunedFolder:
     def report(self, record: Mapping[str, object], *, usual: Mapping[str, object], model: str) -> FinetuningReport:
         """What the training that made this folder did, from what is now called `model`; `usual` as in `begin`.
 
-        Raises InputError where it is not `record`'s, IntegrityError.
+        Raises InputError if it is not `record`'s, IntegrityError.
         """
         told = read_finetuning_record(self.path)
         try:
@@ -267,7 +267,7 @@ class FinetunedFolder:
         return report
 
     def add_results(self, results: TaskResults) -> None:
-        """Write scores beside the model, drawn too where matplotlib is there, and into its card. Raises InputError."""
+        """Write scores next to the model, drawn if matplotlib is installed, and into its card. Raises InputError."""
         if self.processes.is_first:
             told = replace(results, model=name_for_others(results.model))
             write_results(self.path, told)
@@ -276,7 +276,7 @@ class FinetunedFolder:
 
 
 def name_for_others(model: str) -> str:
-    """What a folder that is published tells of `model`: a local path is of this machine, and its name alone is told."""
+    """The name of `model` for a folder that is published: of a local path, the last part only."""
     return Path(model).resolve().name if Path(model).exists() else model
 
 
@@ -287,7 +287,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _told(name: str, begun: object, wanted: object) -> str:
+def _change(name: str, begun: object, wanted: object) -> str:
     option = name.replace("_", " ")
     if max(len(str(begun)), len(str(wanted))) > LONGEST_TOLD:
         return f"the {option} differ"
@@ -295,7 +295,7 @@ def _told(name: str, begun: object, wanted: object) -> str:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of ours. Raises IntegrityError."""
+    """A JSON object that hf_xlmr wrote. Raises IntegrityError."""
     try:
         return json_object(path, has_paths=True)
     except IntegrityError as error:

@@ -29,9 +29,9 @@ class TaskHead:
     """The head that a model has for a task."""
 
     labels: tuple[str, ...] | None
-    """By number; None where the task has none."""
+    """The labels by number; None if the task has none."""
     weights: Mapping[str, Any] | None = None
-    """Those of a head of fairseq's, by its names; None if they are the folder's own, or new."""
+    """The weights of fairseq's head by their names; None if the head is the folder's own, or new."""
     is_new: bool = False
 
 
@@ -54,7 +54,7 @@ def is_wide(files: ModelFiles) -> bool:
 
 
 def head_of(files: ModelFiles, task: AnyTask, *, name: str | None = None) -> TaskHead | None:
-    """The head for the task that `files` have, `name` where fairseq's checkpoint has several; None for none.
+    """The head for the task that `files` have, `name` if fairseq's checkpoint has several; None for none.
 
     Raises InputError for a head whose classes are not those of the task.
     """
@@ -79,7 +79,7 @@ def head_of(files: ModelFiles, task: AnyTask, *, name: str | None = None) -> Tas
             f"{WITHOUT_HEAD}"
         )
     if set(weights) != set(HEAD_PARTS):
-        raise InputError(f"the head {picked} is no classifier: it has {', '.join(sorted(weights))}")
+        raise InputError(f"the head {picked} is not a classifier: it has {', '.join(sorted(weights))}")
     return TaskHead(_labels(files, task, count=len(weights["out_proj.weight"])), weights)
 
 
@@ -93,9 +93,9 @@ def _picked(heads: Mapping[str, object], name: str | None) -> str:
 
 
 def _labels(files: ModelFiles, task: AnyTask, *, count: int | None) -> tuple[str, ...] | None:
-    """The names of the classes in the order of their numbers. Raises InputError where they are not the task's.
+    """The names of the classes in the order of their numbers. Raises InputError if they are not the task's.
 
-    For the folder's own head config.json tells them; for the `count` classes of fairseq's, its dictionary of labels.
+    For the folder's own head config.json names them; for the `count` classes of fairseq's, its dictionary of labels.
     """
     if not task.recipe.has_classes:
         return None
@@ -119,7 +119,7 @@ def _labels(files: ModelFiles, task: AnyTask, *, count: int | None) -> tuple[str
 
 
 def _names_by_number(names: object) -> tuple[str, ...]:
-    """Those of id2label; none where it numbers nothing."""
+    """The names in id2label by their numbers; none if it numbers nothing."""
     try:
         numbered = {int(number): str(name) for number, name in dict(names or {}).items()}  # type: ignore[call-overload]
         return tuple(numbered[number] for number in range(len(numbered)))
@@ -164,7 +164,7 @@ def _named(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _raise_if_unbalanced(loading: Mapping[str, Any], *, made: str | None) -> None:
-    """Raise WeightsMismatch where anything but the head that is `made` would be drawn at random."""
+    """Raise WeightsMismatch if anything but the head that is `made` would be drawn at random."""
     missing = [name for name in sorted(loading["missing_keys"]) if made is None or not name.startswith(made)]
     unexpected = [name for name in sorted(loading["unexpected_keys"]) if not _is_of_another_head(name)]
     wrong = sorted(map(str, loading["mismatched_keys"]))

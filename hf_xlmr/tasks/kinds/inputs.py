@@ -42,7 +42,7 @@ class DataSource:
 
     @property
     def has_splits(self) -> bool:
-        """Whether it is a data set whose splits lie side by side."""
+        """Whether it is a data set whose splits are side by side."""
         path = Path(self.source)
         return (path / "dataset_dict.json").is_file() or (not path.exists() and is_hub_name(self.source))
 
@@ -52,7 +52,7 @@ class Reading:
     """What of the inputs is wanted."""
 
     split: str | None = None
-    """Of data sets; None for the `usual_split` where there are several."""
+    """The split of data sets; None for the `usual_split` if there are several."""
     usual_split: str = "train"
     languages: tuple[str, ...] | None = None
     """The languages, or the pairs of context and question in MLQA; None for all there are."""

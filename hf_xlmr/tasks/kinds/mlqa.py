@@ -21,7 +21,7 @@ __all__ = ["TASK", "Mlqa", "key_of_pair", "languages_of_pair"]
 
 
 def languages_of_pair(key: str) -> tuple[str, str]:
-    """The languages of context and question in a key of MLQA's scores: `en-de`, or `en` where they are the same."""
+    """The languages of context and question in a key of MLQA's scores: `en-de`, or `en` if they are the same."""
     context, _, question = key.partition("-")
     return context, question or context
 
@@ -115,7 +115,7 @@ class Mlqa(Task[QuestionExample]):
                 gathered.skipped[key] += len(ids) if reading.misaligned == "skip" else 0
 
     def languages_of(self, key: str) -> tuple[str, ...]:
-        """Those of context and question."""
+        """The languages of context and question."""
         return languages_of_pair(key)
 
     def key_of(self, language: str) -> str:
@@ -138,7 +138,7 @@ class Mlqa(Task[QuestionExample]):
         return [each[0].text for each in best_answers(examples, windows, starts, ends, coding.questions)]
 
     def score(self, key: str, examples: Sequence[QuestionExample], predictions: Sequence[str]) -> dict[str, float]:
-        """By MLQA's rules for the language of the context, or by SQuAD 2.0's if some questions have no answer."""
+        """Score by MLQA's rules for the language of the context, or by SQuAD 2.0's if some questions have no answer."""
         rules_of = mlqa_rules if all(each.answers for each in examples) else unanswered_rules
         numbered = {str(number): each for number, each in enumerate(predictions)}  # ids of two files may be the same
         expected = ((str(number), [answer.text for answer in each.answers]) for number, each in enumerate(examples))

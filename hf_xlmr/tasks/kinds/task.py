@@ -32,7 +32,7 @@ ByKey: TypeAlias = Mapping[str, Sequence[Example]]
 """Examples, or what a network says of each, by the key of their scores."""
 FILE_NAME: Final = re.compile(r"[\w-]+")
 SOURCES: Final = {2020: "Conneau et al. 2020, arXiv:1911.02116", 2021: "Goyal et al. 2021, arXiv:2105.00572"}
-"""Of published scores of XLM-R, by year."""
+"""The papers with published scores of XLM-R, by year."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Recipe:
     """
 
     class_ending: str
-    """Of the name of the Transformers class."""
+    """The end of the name of the Transformers class."""
     head: str = "classifier"
     """The module of the network that is new."""
     has_classes: bool = True
@@ -58,11 +58,11 @@ class Recipe:
     has_a_row_per_token: bool = True
     """Whether the network answers for each token, and not for a text."""
     labels: tuple[str, ...] | None = None
-    """Of a new head; None if they are in the data, or there are none."""
+    """The labels of a new head; None if they are in the data, or there are none."""
     label_columns: tuple[str, ...] = ("labels",)
     learning_rate: float
     learning_rate_of_wide: float
-    """For models of the XL kind."""
+    """The learning rate for models of the XL kind."""
     epochs: float
     batch_size: int = 32
     warmup: float
@@ -79,7 +79,7 @@ class Published:
     model: str
     trained_on: str
     scores: Mapping[str, tuple[float, ...]]
-    """By language, in the order of the cells of a table: accuracy, or F1 and exact match; empty if unknown."""
+    """The scores by language, in the order of a table's cells: accuracy, or F1 and exact match; empty if unknown."""
     average: tuple[float, ...]
     source: str
 
@@ -97,7 +97,7 @@ class Scoring:
     left_out: str
     """Why examples are left out, after a number."""
     title: str
-    """Of a table."""
+    """The title of a table."""
     plot_title: str
     plot_title_of_pairs: str = ""
     """If a score is of two languages."""
@@ -133,7 +133,7 @@ class Task(ABC, Generic[Example]):
     scoring: Scoring
     card: CardFacts
     predictions_readme: str
-    """What the files of `write` are, for a file beside them."""
+    """What the files of `write` are, for a file next to them."""
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class Task(ABC, Generic[Example]):
         return
 
     def labels_in(self, examples: Sequence[Example]) -> tuple[str, ...] | None:
-        """Those of a new head out of the examples; None if the recipe has them, or there are none."""
+        """The labels of a new head, from the examples; None if the recipe has them, or there are none."""
         return None
 
     @abstractmethod
@@ -184,12 +184,12 @@ class Task(ABC, Generic[Example]):
         return {}
 
     def check_writable(self, examples: ByKey[Example]) -> None:
-        """Raise InputError for examples whose predictions cannot be told apart in files that are named by the keys.
+        """Raise InputError for examples whose predictions cannot be kept apart in files that are named by the keys.
 
         A key can be any text of the data.
         """
         if odd := [key for key in examples if not FILE_NAME.fullmatch(key)]:
-            raise InputError(f"{odd[0]!r:.80} is no language by which a file of predictions can be called")
+            raise InputError(f"{odd[0]!r:.80} is not a language by which a file of predictions can be called")
 
     @abstractmethod
     def write(self, folder: Path, examples: ByKey[Example], predictions: ByKey[Any]) -> None:
@@ -197,7 +197,7 @@ class Task(ABC, Generic[Example]):
 
 
 AnyTask: TypeAlias = Task[Any]
-"""A task of which nobody here knows what its examples are."""
+"""A task with examples of any type."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,6 @@ class Coding:
 
     tokenizer: ExactTokenizer
     labels: tuple[str, ...]
-    """By number; empty if the task has none."""
+    """The labels by number; empty if the task has none."""
     max_length: int
     questions: QuestionOptions
