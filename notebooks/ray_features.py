@@ -11,7 +11,7 @@ CPU of two cores to a cluster only the two numbers change: `--actors` is how man
 What Ray does here: it cuts the rows into blocks, starts the actors (processes that load the model once and keep it),
 hands each a batch of rows whenever it is free, and writes blocks as they come, so that neither the texts nor the
 features need to fit into memory. Blocks are written in the order in which they are finished: let rows have a column
-that says which they are, as `id`. A block whose process dies is computed again; a run that was stopped starts anew,
+that says which they are, as `id`. A block whose process dies is computed again; a run that was stopped starts again,
 in another folder.
 
 `--model` is whatever `XLMR.from_pretrained` takes, and every machine has to reach it: a folder that all of them share,
