@@ -150,18 +150,18 @@ class _Comparison:
         return [UNK_INDEX if index in appended else index for index in ids]
 
     def _is_limited(self, text: str) -> bool:
-        normalized = self.exact.processor.normalize(text)
+        normalized = self.exact.normalized(text)
         strings = (string for limit in self.plan.limits for string in limit.strings)
         return any(string in text or string in normalized for string in strings)
 
     def _is_of_equal_score(self, text: str, ids: Sequence[int]) -> bool:
         """Whether the exported tokenizer's cut is one that SentencePiece could have taken but for rounding."""
         if not self.plan.slots.coverage.is_unigram:
-            return self._may_merge_otherwise(self.exact.processor.normalize(text))
+            return self._may_merge_otherwise(self.exact.normalized(text))
         names, pieces = self.plan.names, self.exact.pieces(text)
         theirs = self._cut(names[index] if index < len(names) else UNK for index in ids[1:-1])
         ours = self._cut(pieces)
-        normalized = "".join(self.exact.processor.normalize(text).split())
+        normalized = "".join(self.exact.normalized(text).split())
         if theirs == ours or not (self._is_cut_of(normalized, theirs) and self._is_cut_of(normalized, ours)):
             return False
         size = sum(abs(self.scores.get(piece, self.unknown_score * len(piece))) for piece in pieces)

@@ -8,9 +8,11 @@ import re
 import sys
 import warnings
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -28,6 +30,7 @@ FLOAT_MIN = 2.0**-126  # C++'s FLT_MIN: what SentencePiece starts its search for
 LARGEST_CHARSMAP: Final = 1 << 20  # bytes; nmt_nfkc_cf, the largest there is, has 243,000
 LONGEST_VALUE: Final = 256  # bytes that one rule of a charsmap makes; U+FDFA becomes 33
 ALL_BYTES: Final = frozenset(f"<0x{value:02X}>" for value in range(256))
+GAP: Final = b"<gap%d>"
 SILENT: Final = 4  # of absl's levels of logging: above FATAL, the highest that a message has
 
 FILE_NAME: Final = "sentencepiece.bpe.model"
@@ -122,12 +125,27 @@ class SentencePieceModel:
         _check(model, name=name)
         return model
 
-    def processor(self) -> Any:
-        """SentencePiece over what was read of the file, and nothing else of it. Raises IntegrityError."""
+    def processor(self, ids: Sequence[int] | None = None) -> Any:
+        """SentencePiece over what was read of the file, and nothing else of it. Raises IntegrityError.
+
+        With `ids`, all different, it gives `ids[n]` for piece n.
+        """
+        proto = self.as_read if ids is None else self._renumbered(ids)
         try:
-            return import_sentencepiece().SentencePieceProcessor(model_proto=self.as_read)
+            return import_sentencepiece().SentencePieceProcessor(model_proto=proto)
         except RuntimeError as error:
             raise IntegrityError(f"{self.name} is a damaged SentencePiece model: {error}") from None
+
+    def _renumbered(self, ids: Sequence[int]) -> bytes:
+        """The model in the order of its pieces' `ids`; where no piece has an id stands one that no text holds."""
+        message = _message_class()()
+        message.ParseFromString(self.as_read)
+        places = dict(zip((piece.encode() for piece in self.pieces), ids, strict=True))
+        names = (name for number in count() if (name := GAP % number) not in places)
+        for index in sorted({*range(max(ids))}.difference(ids)):
+            places[message.pieces.add(piece=next(names), score=0, type=PieceType.CONTROL).piece] = index
+        message.pieces.sort(key=lambda piece: places[piece.piece])
+        return bytes(message.SerializeToString())
 
     @property
     def unk_id(self) -> int:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, chain, pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hf_xlmr.errors import InputError, InputIndexError
 from hf_xlmr.tokenizer.added_tokens import AddedTokens, CutText
-from hf_xlmr.tokenizer.dictionary import BOS_INDEX, EOS_INDEX, UNK, Dictionary
-from hf_xlmr.tokenizer.sentencepiece_model import ALL_BYTES, PieceType, SentencePieceModel
-
-if TYPE_CHECKING:
-    import numpy as np
+from hf_xlmr.tokenizer.dictionary import BOS_INDEX, EOS_INDEX, UNK, UNK_INDEX, Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import ALL_BYTES, PieceType, SentencePieceModel, import_sentencepiece
 
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
 TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces are in memory together
-LONG: Final = 64  # characters from which SentencePiece gives arrays sooner than lists
-VANISHES, UNKNOWN, SPLIT = -1, -2, -3  # in place of a piece's id
 LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode
 CHARACTERS_PER_TOKEN: Final = 16  # are looked at first, for the beginning of a long text
 LONGEST_RULE: Final = 64  # characters that a rule of normalization can replace together
@@ -46,9 +40,20 @@ class ExactTokenizer:
         else:
             read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
         self.dictionary, self.added = dictionary, added
-        self.processor = read.processor()
-        self._has_bytes = read.byte_fallback
-        self._table = PieceTable.of(read, self.processor, dictionary)
+        self._as_read, self._has_bytes = read.as_read, read.byte_fallback
+        self._keeps_words = not any(SPACE in piece[1:] for piece in read.pieces)
+        ids = PieceIds.of(read, dictionary)
+        self._numbered = read.processor(ids.of_pieces)
+        self._unsure = UnsureIds.of(read, dictionary, ids, self._numbered)
+
+    @cached_property
+    def processor(self) -> Any:
+        """SentencePiece with the ids of its own model."""
+        return import_sentencepiece().SentencePieceProcessor(model_proto=self._as_read)
+
+    def normalized(self, text: str) -> str:
+        """What SentencePiece makes of `text` before it cuts it."""
+        return str(self._numbered.normalize(text))
 
     def pieces(self, text: str) -> list[str]:
         """The strings that are looked up in the dictionary. Raises InputError.
@@ -62,7 +67,8 @@ class ExactTokenizer:
     def segments(self, text: str) -> list[str]:
         """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
         _raise_if_not_texts([text])
-        return self._segments([text])[0]
+        found: list[str] = self._numbered.encode(text, out_type=str)  # a list of one would start a thread
+        return found
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text` alone, without `<s>` and `</s>`."""
@@ -74,7 +80,7 @@ class ExactTokenizer:
         if (cut := self._cut_with_added(text)) is not None:
             return cut.spans
         segments = self.segments(text)
-        _normalized, origins = self.processor.normalize(text, with_offsets=True)
+        _normalized, origins = self._numbered.normalize(text, with_offsets=True)
         spans: list[tuple[int, int]] = []
         start, span = 0, (0, 0)
         for segment in segments:
@@ -96,7 +102,7 @@ class ExactTokenizer:
         No piece crosses the white space after it, so that SentencePiece's best way to there is that through the whole.
         """
         length = tokens * CHARACTERS_PER_TOKEN
-        while self.added is None and self._table.keeps_words and length < len(text):
+        while self.added is None and self._keeps_words and length < len(text):
             end = max(text.rfind(space, 1, length) for space in " \n")
             if end > 0 and self._ends_a_word(text, end):
                 pad, found = self.dictionary.pad_index, self.encode_batch([text[:end]])[0][1:-1]
@@ -107,13 +113,13 @@ class ExactTokenizer:
 
     def _ends_a_word(self, text: str, end: int) -> bool:
         """Whether the normalized text begins with the normalized `text[:end]`, and white space follows there."""
-        begun, more = self.processor.normalize([text[:end], text[: end + LONGEST_RULE]])
+        begun, more = self._numbered.normalize([text[:end], text[: end + LONGEST_RULE]])
         return bool(more.startswith(f"{begun}{SPACE}"))
 
     def normalized_bytes(self, text: str) -> int:
         """About how many bytes SentencePiece makes of `text`, which can be eleven times as many as it has."""
         slices = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
-        return sum(len(self.processor.normalize(each).encode()) for each in slices)
+        return sum(len(self._numbered.normalize(each).encode()) for each in slices)
 
     def encode(self, sentence: str, *more: str, no_separator: bool = False) -> list[int]:
         """`<s> sentence </s>`, and for each further sentence `</s> sentence </s>` (without the first `</s>` on demand).
@@ -154,16 +160,12 @@ class ExactTokenizer:
         framed.append(eos)
         return framed
 
-    def _segments(self, texts: list[str]) -> list[list[str]]:
-        found: list[list[str]] = self.processor.encode(texts, out_type=str, num_threads=1)
-        return found
-
     def _cut_with_added(self, text: str) -> CutText | None:
         """The cut of a text that holds an added token, None for any other. Raises InputError."""
         if self.added is None:
             return None
         _raise_if_not_texts([text])
-        return next((cut for _number, cut in self.added.cut([text], self.processor.normalize)), None)
+        return next((cut for _number, cut in self.added.cut([text], self._numbered.normalize)), None)
 
     def _known(self, ids: Iterable[int]) -> list[int]:
         """The ids of added tokens and of fairseq's; others are of rows that stand for `<unk>`."""
@@ -178,91 +180,104 @@ class ExactTokenizer:
 
     def _rows(self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = ()) -> list[list[int]]:
         """The ids of each text, as `ids` gives them, between `start` and `stop`. Raises InputError."""
-        _raise_if_not_texts(texts)
+        if isinstance(texts, (str, bytes)):
+            raise InputError("Give a list of texts, or use encode for one.")
         rows: list[list[int]] = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
-            rows += self._some_rows(list(texts[first : first + TEXTS_AT_ONCE]), start, stop)
+            some = self._some_rows(list(texts[first : first + TEXTS_AT_ONCE]), first)
+            rows += [[*start, *row, *stop] for row in some] if start or stop else some
         return rows
 
-    def _some_rows(self, texts: list[str], start: Sequence[int], stop: Sequence[int]) -> list[list[int]]:
-        """By SentencePiece's own ids, which are cheaper than strings; by strings for the texts that need them."""
-        import numpy as np
-
-        table = self._table
-        if sum(map(len, texts)) > LONG * len(texts):
-            encoded = self.processor.encode(texts, out_type="numpy", num_threads=1)
-            ids = table.ids[np.concatenate(encoded)]
-        else:
-            encoded = self.processor.encode(texts, out_type=int, num_threads=1)
-            ids = table.ids[np.fromiter(chain.from_iterable(encoded), dtype=np.int32)]
-        ends, again = [0, *accumulate(map(len, encoded))], list[int]()
-        if ids.size and ids.min() < 0:
-            again = table.texts_that_need_strings(texts, ids, ends)
-            ends = np.concatenate(([0], np.cumsum(ids != VANISHES)))[ends].tolist()
-            ids = np.where(ids < 0, self.dictionary.unk_index, ids)[ids != VANISHES]
-        flat = ids.tolist()
-        rows = [[*start, *flat[first:end], *stop] for first, end in pairwise(ends)]
-        for number, segments in zip(again, self._segments([texts[number] for number in again]), strict=True):
-            rows[number] = [*start, *self.dictionary.indices(" ".join(segments).split()), *stop]
-        for number, cut in () if self.added is None else self.added.cut(texts, self.processor.normalize):
-            rows[number] = [*start, *self._known(cut.ids), *stop]
+    def _some_rows(self, texts: list[str], first: int) -> list[list[int]]:
+        """By SentencePiece's numbers, which are cheaper than strings; by strings for the texts that need them."""
+        try:
+            "".join(texts)  # SentencePiece takes bytes too
+            rows: list[list[int]] = self._numbered.encode(texts, out_type=int, num_threads=1)
+        except TypeError:
+            _raise_if_not_texts(texts, first)
+            raise
+        for number in self._unsure.settle(rows, texts):
+            rows[number] = self.dictionary.indices(" ".join(self.segments(texts[number])).split())
+        for number, cut in () if self.added is None else self.added.cut(texts, self._numbered.normalize):
+            rows[number] = self._known(cut.ids)
         return rows
 
 
 @dataclass(frozen=True)
-class PieceTable:
-    """For each of SentencePiece's own ids the dictionary's id of its piece, or a negative number.
+class PieceIds:
+    """An id for each of SentencePiece's pieces: the dictionary's own, or one after its `end`.
 
-    fairseq splits SentencePiece's output at white space, so a piece of white space alone VANISHES, and one with white
-    space inside is SPLIT. The text of the UNKNOWN piece is looked up in the dictionary.
+    After the end come the pieces that the dictionary lacks; from `vanishing` on those of white space alone, since
+    fairseq splits SentencePiece's output there; from `splitting` on those with white space inside.
     """
 
-    ids: np.ndarray[Any, Any] = field(repr=False)
-    looks_up_unknown_text: bool
-    """Whether a text that SentencePiece gives back as unknown can be a symbol of the dictionary."""
-    splits_unknown_text: re.Pattern[str] | None
-    """What a text holds if unknown text can have white space inside; None if it never has."""
-    keeps_words: bool
-    """Whether no piece goes on after white space."""
+    of_pieces: list[int]
+    end: int
+    vanishing: int
+    splitting: int
 
     @classmethod
-    def of(cls, model: SentencePieceModel, processor: Any, dictionary: Dictionary) -> PieceTable:
-        """The table of a SentencePiece model and its processor."""
-        import numpy as np
+    def of(cls, model: SentencePieceModel, dictionary: Dictionary) -> PieceIds:
+        """The ids of a model's pieces."""
+        ids, end, unk = dictionary.indices(model.pieces), len(dictionary), model.unk_id
+        odd = {number: piece for number, piece in enumerate(model.pieces) if piece.split() != [piece] and number != unk}
+        lacking = [number for number, index in enumerate(ids) if index == UNK_INDEX and number not in {unk, *odd}]
+        vanish = [number for number, piece in odd.items() if not piece.split()]
+        split = [number for number, piece in odd.items() if piece.split()]
+        for index, number in enumerate((*lacking, *vanish, *split), start=end):
+            ids[number] = index
+        ids[unk] = UNK_INDEX
+        return cls(ids, end, end + len(lacking), end + len(lacking) + len(vanish))
 
-        ids = np.array(dictionary.indices(model.pieces), dtype=np.int32)
-        for number, piece in enumerate(model.pieces):
-            if (parts := piece.split()) != [piece]:
-                ids[number] = SPLIT if parts else VANISHES
-        ids[model.unk_id] = UNKNOWN
-        known = _known_characters(model)
-        return cls(
-            ids=ids,
-            looks_up_unknown_text=not model.joins_only_unknown_characters
-            or any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols),
-            splits_unknown_text=_white_space_of_unknown_text(processor, model, known),
-            keeps_words=not any(SPACE in piece[1:] for piece in model.pieces),
+    def in_dictionary(self, row: list[int]) -> list[int]:
+        """A row with `<unk>` for what the dictionary lacks, and without what vanishes."""
+        return [each if each < self.end else UNK_INDEX for each in row if not self.vanishing <= each < self.splitting]
+
+
+@dataclass(frozen=True)
+class UnsureIds:
+    """Finds the texts whose ids are not all those of pieces that the dictionary has."""
+
+    ids: PieceIds
+    characters: str | None
+    """What a text holds if an id of it can be unsure; None if any text can have such an id."""
+    unknown_spaces: str | None
+    """What a text holds if unknown text in it may be more than `<unk>`; None if it always may."""
+
+    @classmethod
+    def of(cls, model: SentencePieceModel, dictionary: Dictionary, ids: PieceIds, processor: Any) -> UnsureIds:
+        """From what unknown text can be, and how white space is normalized."""
+        known, spaces = _known_characters(model), _white_space_left(processor, model)
+        looked_up = (
+            not model.joins_only_unknown_characters
+            or model.normalization.makes_white_space
+            or any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols)
         )
+        lacking = {each for each, index in enumerate(ids.of_pieces) if ids.end <= index < ids.vanishing}
+        lacks_some = any(model.types[each] != PieceType.CONTROL for each in lacking)
+        unknown = "".join(space for space in spaces if space not in known)
+        return cls(ids, None if looked_up or lacks_some else spaces, None if looked_up else unknown)
 
-    def texts_that_need_strings(
-        self, texts: Sequence[str], ids: np.ndarray[Any, Any], ends: Sequence[int]
-    ) -> list[int]:
-        """The numbers of the `texts` whose ids are not all in the table.
+    def settle(self, rows: list[list[int]], texts: Sequence[str]) -> list[int]:
+        """Put the dictionary's ids into the `rows` of `texts`, and give the numbers of those to cut by strings."""
+        again = []
+        for number in _that_hold(self.characters, texts):
+            row, text = rows[number], texts[number]
+            highest = max(row, default=0)
+            if highest >= self.ids.splitting or (UNK_INDEX in row and _that_hold(self.unknown_spaces, [text])):
+                again.append(number)
+            elif highest >= self.ids.end:
+                rows[number] = self.ids.in_dictionary(row)
+        return again
 
-        `ids` are those of all texts, looked up; text n's end before `ends[n + 1]`.
-        """
-        import numpy as np
 
-        def texts_with(code: int) -> list[int]:
-            found: list[int] = np.unique(np.searchsorted(ends, np.flatnonzero(ids == code), side="right") - 1).tolist()
-            return found
-
-        unknown, splits = list[int](), self.splits_unknown_text
-        if self.looks_up_unknown_text:
-            unknown = texts_with(UNKNOWN)
-        elif splits is not None:
-            unknown = [number for number in texts_with(UNKNOWN) if splits.search(texts[number])]
-        return sorted({*texts_with(SPLIT), *unknown})
+def _that_hold(characters: str | None, texts: Sequence[str]) -> Sequence[int]:
+    """The numbers of the texts with one of the `characters`; of all for None."""
+    if characters is None:
+        return range(len(texts))
+    joined = "".join(texts)
+    held = [each for each in characters if each in joined]
+    return [number for number, text in enumerate(texts) if any(each in text for each in held)] if held else []
 
 
 def _known_characters(model: SentencePieceModel) -> set[str]:
@@ -271,18 +286,11 @@ def _known_characters(model: SentencePieceModel) -> set[str]:
     return {piece for piece, kind in zip(model.pieces, model.types, strict=True) if len(piece) == 1 and kind in real}
 
 
-def _white_space_of_unknown_text(
-    processor: Any, model: SentencePieceModel, known: Collection[str]
-) -> re.Pattern[str] | None:
-    """A pattern for the white space that normalization leaves in a text and that is unknown; None if there is none."""
-    if model.normalization.makes_white_space:
-        return re.compile("")
+def _white_space_left(processor: Any, model: SentencePieceModel) -> str:
+    """The white space that normalization leaves in a text as it is."""
     spaces = [chr(code) for code in range(LAST_SPACE + 1) if chr(code).isspace()]
     left = [space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text]
-    if not model.normalization.escape_whitespaces:
-        left.append(" ")
-    unknown = "".join(space for space in left if space not in known)
-    return re.compile(f"[{unknown}]") if unknown else None
+    return "".join(left if model.normalization.escape_whitespaces else {" ", *left})
 
 
 def text_of_ids(
@@ -325,17 +333,10 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
     yield ids[first:]
 
 
-def _raise_if_not_texts(texts: Sequence[str]) -> None:
-    """Raise InputError for anything but a sequence of texts, with the index of the first value that is not a text."""
-    if isinstance(texts, (str, bytes)):
-        raise InputError("Give a list of texts, or use encode for one.")
-    for first in range(0, len(texts), TEXTS_AT_ONCE):
-        some = texts[first : first + TEXTS_AT_ONCE]
-        try:
-            "".join(some).encode("utf-16-le")  # the quickest look for halves of surrogate pairs
-        except (TypeError, UnicodeEncodeError):
-            for index, text in enumerate(some, start=first):
-                _raise_if_not_text(text, index)
+def _raise_if_not_texts(texts: Sequence[str], first: int = 0) -> None:
+    """Raise InputError where one of `texts` is not a text; the first one's index is `first`."""
+    for index, text in enumerate(texts, start=first):
+        _raise_if_not_text(text, index)
 
 
 def _raise_if_not_text(text: object, index: int) -> None:
