@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow, TextRow
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import handed_over
-from hf_xlmr.features.chunks import TextTooLarge, TextTooLong, Window, WindowMaker
+from hf_xlmr.features.chunks import BadText, Window, WindowMaker
 from hf_xlmr.features.feature_files import StoreLayout
 from hf_xlmr.features.feature_store import FeatureStore
 from hf_xlmr.features.processes import Processes
@@ -382,24 +382,20 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
 
 # ---- from rows to shards ---------------------------------------------------------------------------------------------
 #
-# Three threads work on the shards of a process. One reads and tokenizes, and owns the reader; that of the caller
-# computes and counts; the third writes. Each hands what it made on to the next one, and keeps nothing of it.
+#     reads and tokenizes             computes and counts              writes
+#     _Reader.steps  -- Window -->   FeatureExtractor.computed  -- Features -->  _write
+#
+# Each column is a thread, each arrow a queue, and what goes through it belongs to the next thread. A text's row goes
+# with its tokens, then with its vector. That a shard ends, and what is not computed, passes through in its place.
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What of a row goes along with its features; its text stays behind, which can be large."""
+    """What of a row goes along with its tokens and its features; its text stays behind, which can be large."""
 
     number: int
     id: object | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a window, in the shard that they belong to."""
-
-    shard: int
-    rows: tuple[_Row, ...]
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,17 +413,6 @@ class _Passed:
     is_done: bool
 
 
-Step: TypeAlias = "_Rows | _ShardEnd | _Passed"
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """Rows and the features of their texts."""
-
-    rows: _Rows
-    features: Features
-
-
 @dataclass
 class _Tally:
     """What was read and computed so far; the thread that computes counts."""
@@ -439,17 +424,17 @@ class _Tally:
     truncated: int = 0
     seconds: float = 0.0
 
-    def add(self, step: Step | _Computed) -> None:
+    def add(self, step: Features | _ShardEnd | _Passed) -> None:
         """Count in the next step."""
         if isinstance(step, _Passed):
             self.rows += step.rows
         elif isinstance(step, _ShardEnd):
             self.shards += 1
-        elif isinstance(step, _Computed):
-            self.rows += step.features.texts
-            self.texts += step.features.texts
-            self.tokens += step.features.tokens
-            self.truncated += step.features.truncated
+        else:
+            self.rows += step.texts
+            self.texts += step.texts
+            self.tokens += step.tokens
+            self.truncated += step.truncated
 
 
 def _made(
@@ -461,20 +446,17 @@ def _made(
     tally, start = _Tally(), time.perf_counter()
     with (
         progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=total, unit="texts") as task,
-        handed_over(_ShardsWriter(store).write, depth=1) as hand_over,
+        handed_over(partial(_write, store), depth=1) as hand_over,
     ):
-        for features, step in extractor.computed(reader.steps()):
-            if isinstance(step, _Rows) and features is not None:
-                computed = _Computed(step, features)
-                hand_over(computed)
-                tally.add(computed)
-                task.advance(features.texts, note=f"{tally.tokens / (time.perf_counter() - start):,.0f} tokens/s")
-                continue
+        steps: Iterator[Features | _ShardEnd | _Passed] = extractor.computed(reader.steps())
+        for step in steps:
             tally.add(step)
-            if isinstance(step, _ShardEnd):
-                hand_over(step)
-            elif isinstance(step, _Passed) and step.is_done:
-                task.advance(step.rows)
+            if isinstance(step, _Passed):
+                task.advance(step.rows if step.is_done else 0)
+                continue
+            hand_over(step)
+            if not isinstance(step, _ShardEnd):
+                task.advance(step.texts, note=f"{tally.tokens / (time.perf_counter() - start):,.0f} tokens/s")
     tally.seconds = time.perf_counter() - start
     return tally
 
@@ -494,56 +476,40 @@ class _Reader:
     texts: WindowMaker
     processes: Processes
 
-    def steps(self) -> Iterator[tuple[Window | None, Step]]:
+    def steps(self) -> Iterator[Window | _ShardEnd | _Passed]:
         """All rows, shard by shard; no row of the next shard is read before this one is handed on. Raises BadRow."""
         size = self.store.layout.rows_per_shard
         while (first := next(self.rows, None)) is not None:
             number, shard = first.number // size, chain([first], islice(self.rows, size - 1))
             if number % self.processes.count != self.processes.rank:
-                yield None, _Passed(sum(1 for _ in shard), is_done=False)
+                yield _Passed(sum(1 for _ in shard), is_done=False)
             elif self.store.is_done(number):
-                yield None, self._checked(number, shard)
+                yield self._checked(number, shard)
             else:
-                yield from self._shard(number, shard)
+                yield from self._shard(shard)
 
     def _checked(self, number: int, shard: Iterator[TextRow]) -> _Passed:
         """How many rows a shard has that is there; their texts are to be what it was made from. Raises InputError."""
-        digest, rows = TextsDigest(), 0
-        for row in shard:
-            digest.add(row.text, row.id)
-            rows += 1
+        digest = TextsDigest()
+        rows = sum(1 for _ in _texts(shard, digest))
         self.store.check(number, digest.hexdigest())
         return _Passed(rows, is_done=True)
 
-    def _shard(self, number: int, shard: Iterator[TextRow]) -> Iterator[tuple[Window | None, Step]]:
+    def _shard(self, shard: Iterator[TextRow]) -> Iterator[Window | _ShardEnd]:
         digest = TextsDigest()
-        while (first := next(shard, None)) is not None:
-            for window, rows in self._portion(_few_ids(chain([first], shard)), digest):
-                yield window, _Rows(number, rows)
-        yield None, _ShardEnd(digest.hexdigest())
-
-    def _portion(self, some: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[Window, tuple[_Row, ...]]]:
-        """The windows of some rows, with these rows. Raises BadRow."""
-        waiting: deque[tuple[str, _Row]] = deque()  # places and rows of texts that are not in a window yet
-        taken = 0
-
-        def texts() -> Iterator[str]:
-            for row in some:
-                digest.add(row.text, row.id)
-                waiting.append((row.place, _Row(row.number, row.id)))
-                yield row.text
-
         try:
-            for window in self.texts.windows(texts()):
-                yield window, tuple(waiting.popleft()[1] for _ in range(window.texts))
-                taken += window.texts
-        except TextTooLong as error:
-            reason = (
-                f"{error.tokens} tokens, and {error.most} are the most (on_long='truncate' or on_long='split' takes it)"
-            )
-            raise BadRow(waiting[error.index - taken][0], reason) from None
-        except TextTooLarge as error:
-            raise BadRow(waiting[error.index - taken][0], error.reason) from None
+            while (first := next(shard, None)) is not None:
+                yield from self.texts.windows(_texts(_few_ids(chain([first], shard)), digest))
+        except BadText as error:
+            raise BadRow(error.index.place, error.reason) from None
+        yield _ShardEnd(digest.hexdigest())
+
+
+def _texts(rows: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[_Row, str]]:
+    """Each row's text with the rest of it, counted into the checksum."""
+    for row in rows:
+        digest.add(row.text, row.id)
+        yield _Row(row.number, row.id, row.place), row.text
 
 
 def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
@@ -556,27 +522,20 @@ def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
             return
 
 
-@dataclass(frozen=True)
-class _ShardsWriter:
-    """Writes one shard after another."""
+def _write(store: FeatureStore, items: Iterator[Features | _ShardEnd]) -> None:
+    """Write all shards, of which each ends with its _ShardEnd. Raises InputError."""
+    for first in items:
+        if not isinstance(first, _ShardEnd):
+            with store.shard(first.rows[0].number // store.layout.rows_per_shard) as writer:
+                writer.texts_sha256 = _written(writer, chain([first], items))
 
-    store: FeatureStore
 
-    def write(self, items: Iterator[_Computed | _ShardEnd]) -> None:
-        """Write all shards, of which each ends with its _ShardEnd. Raises InputError."""
-        for first in items:
-            if isinstance(first, _Computed):
-                with self.store.shard(first.rows.shard) as writer:
-                    writer.texts_sha256 = self._rest(writer, chain([first], items))
-
-    @staticmethod
-    def _rest(writer: ShardWriter, items: Iterator[_Computed | _ShardEnd]) -> str:
-        """Write what follows in a shard, and give the checksum of its texts, without which it is not published."""
-        for each in items:
-            if isinstance(each, _ShardEnd):
-                return each.texts_sha256
-            features = each.features
-            writer.write(each.rows.rows, features.layers, spans=features.spans)
-            writer.counts["truncated"] += features.truncated
-            writer.counts["tokens"] += features.tokens
-        return ""
+def _written(writer: ShardWriter, items: Iterator[Features | _ShardEnd]) -> str:
+    """Write what is left of a shard, and give the checksum of its texts, without which it is not published."""
+    for each in items:
+        if isinstance(each, _ShardEnd):
+            return each.texts_sha256
+        writer.write(each.rows, each.layers, spans=each.spans)
+        writer.counts["truncated"] += each.truncated
+        writer.counts["tokens"] += each.tokens
+    return ""

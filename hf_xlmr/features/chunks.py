@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
@@ -14,7 +15,7 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHORTEST", "OnLong", "TextTooLarge", "TextTooLong", "Window", "WindowMaker", "rejoined"]
+__all__ = ["SHORTEST", "BadText", "OnLong", "TextTooLong", "Window", "WindowMaker", "rejoined"]
 
 TEXTS_PER_WINDOW: Final = 4096  # are sorted by length together
 TEXTS_AT_ONCE: Final = 256  # are tokenized together
@@ -35,27 +36,33 @@ class OnLong(Enum):
     """TextTooLong is raised."""
 
 
-class TextTooLong(InputError, ValueError):
-    """A text that does not fit; `index` counts the texts from 0."""
+class BadText(InputError, ValueError):
+    """A text that is not computed: `index` is what it came with, its number from 0 or its row; `reason` says why."""
 
-    def __init__(self, index: int, tokens: int, most: int) -> None:
-        """Carry which text it is, how many tokens it has, and how many are allowed."""
-        self.index, self.tokens, self.most = index, tokens, most
-        super().__init__(f"text {index} has {tokens} tokens, and {most} are the most; let it be cut or split (on_long)")
-
-
-class TextTooLarge(InputError, ValueError):
-    """A text that would take too much memory; `index` counts the texts from 0, `reason` says what of it is too much."""
-
-    def __init__(self, index: int, reason: str) -> None:
-        """Carry which text it is, and why."""
+    def __init__(self, index: Any, reason: str, *, told: str | None = None) -> None:
+        """Carry which text it is, and why; `told` is the message, unless these say all."""
         self.index, self.reason = index, reason
-        super().__init__(f"text {index}: {reason}")
+        super().__init__(told or f"text {index}: {reason}")
+
+
+class TextTooLong(BadText):
+    """A text that does not fit."""
+
+    def __init__(self, index: Any, tokens: int, most: int) -> None:
+        """Carry which text it is, how many tokens it has, and how many are allowed."""
+        self.tokens, self.most = tokens, most
+        super().__init__(
+            index,
+            f"{tokens} tokens, and {most} are the most (on_long='truncate' or on_long='split' takes it)",
+            told=f"text {index} has {tokens} tokens, and {most} are the most; let it be cut or split (on_long)",
+        )
 
 
 Span: TypeAlias = tuple[int, int]
 """The first character of a token in its text, and the end."""
 NO_SPAN: Final[Span] = (0, 0)
+Text: TypeAlias = tuple[Any, str]
+"""A text and what it comes with, such as its number or its row, which stays with its tokens."""
 
 
 class _Encoded(NamedTuple):
@@ -70,7 +77,8 @@ class _Encoded(NamedTuple):
 class Window:
     """Texts as sequences of tokens, of which a text that was split has several."""
 
-    texts: int
+    rows: list[Any]
+    """What each text came with."""
     sequences: list[Sequence[int]]
     owners: list[int]
     """The text of each sequence, by its number in the window."""
@@ -80,6 +88,11 @@ class Window:
     """Texts that were cut off."""
     spans: list[list[Span]] | None
     """Where in its text each token comes from, for each text, where asked for; (0, 0) for `<s>` and `</s>`."""
+
+    @property
+    def texts(self) -> int:
+        """How many."""
+        return len(self.rows)
 
     @property
     def tokens(self) -> int:
@@ -113,15 +126,15 @@ class WindowMaker:
     most_kept: int | None = None
     """Tokens of a text whose vectors are all kept."""
 
-    def windows(self, texts: Iterable[str]) -> Iterator[Window]:
-        """All texts in order; the same texts give the same windows. Raises InputError, TextTooLong, TextTooLarge."""
-        held: list[_Encoded] = []
+    def windows(self, texts: Iterable[Text]) -> Iterator[Window]:
+        """All texts in order; the same texts give the same windows. Raises BadText."""
+        held: list[tuple[Any, _Encoded]] = []
         tokens = 0
-        for each in self._encoded(texts):
+        for row, each in chain.from_iterable(map(self._encoded, _portions(texts))):
             if held and tokens + len(each.ids) > self.most_tokens:
                 yield self._window(held)
                 held, tokens = [], 0
-            held.append(each)
+            held.append((row, each))
             tokens += len(each.ids)
             if len(held) == TEXTS_PER_WINDOW:
                 yield self._window(held)
@@ -129,38 +142,31 @@ class WindowMaker:
         if held:
             yield self._window(held)
 
-    def _encoded(self, texts: Iterable[str]) -> Iterator[_Encoded]:
-        """Each text and its tokens; `<pad>`, which no token attends to, is left out."""
-        first = 0
-        for some in _portions(texts):
-            yield from self._encoded_portion(some, first)
-            first += len(some)
-
-    def _encoded_portion(self, some: list[str], first: int) -> Iterator[_Encoded]:
-        """The same of some texts, of which nothing is kept when the next ones are read."""
-        needed = [self._needed(text, number) for number, text in enumerate(some, first)]
-        for number, (text, ids) in enumerate(zip(needed, self._tokens(needed, first), strict=True), first):
+    def _encoded(self, some: list[Text]) -> Iterator[tuple[Any, _Encoded]]:
+        """The tokens of some texts, of which nothing is kept when the next ones are read; `<pad>` is left out."""
+        needed = [(row, self._needed(text, row)) for row, text in some]
+        for (row, text), ids in zip(needed, self._tokens(needed), strict=True):
             spans = [NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] if self.with_spans else None
-            yield self._cut(self._without_padding(ids, spans), number)
+            yield row, self._cut(self._without_padding(ids, spans), row)
 
-    def _cut(self, encoded: _Encoded, number: int) -> _Encoded:
-        """The same, cut off where it has too many tokens. Raises TextTooLong, TextTooLarge."""
+    def _cut(self, encoded: _Encoded, row: Any) -> _Encoded:
+        """The same, cut off where it has too many tokens. Raises BadText."""
         ids, spans = encoded.ids, encoded.spans
         if len(ids) <= self.max_length:
             return encoded
         if self.on_long is OnLong.error:
-            raise TextTooLong(number, len(ids), self.max_length)
+            raise TextTooLong(row, len(ids), self.max_length)
         if self.on_long is OnLong.truncate:
             end = self.max_length - 1
             return _Encoded([*ids[:end], ids[-1]], spans and [*spans[:end], NO_SPAN], is_cut=True)
         if self.most_kept is not None and len(ids) > self.most_kept:
-            raise TextTooLarge(
-                number, f"the text has {len(ids):,} tokens, and vectors are kept of {self.most_kept:,} at the most"
+            raise BadText(
+                row, f"the text has {len(ids):,} tokens, and vectors are kept of {self.most_kept:,} at the most"
             )
         return _Encoded(array("i", ids), spans)
 
-    def _needed(self, text: str, number: int) -> str:
-        """What of a text is tokenized: of a long one that is cut off no more than that needs. Raises TextTooLarge."""
+    def _needed(self, text: str, row: Any) -> str:
+        """What of a text is tokenized: of a long one that is cut off no more than that needs. Raises BadText."""
         if not isinstance(text, str) or len(text) <= LONG:
             return text
         if self.on_long is OnLong.truncate:
@@ -168,8 +174,8 @@ class WindowMaker:
         if self.most_bytes is not None and len(text) > LARGE:
             size = self.tokenizer.normalized_bytes(text)
             if size > self.most_bytes:
-                raise TextTooLarge(
-                    number, f"the text has {size:,} bytes when it is normalized, and {self.most_bytes:,} are the most"
+                raise BadText(
+                    row, f"the text has {size:,} bytes when it is normalized, and {self.most_bytes:,} are the most"
                 )
         return text
 
@@ -180,24 +186,26 @@ class WindowMaker:
         kept = [place for place, token in enumerate(ids) if token != pad]
         return _Encoded([ids[place] for place in kept], None if spans is None else [spans[place] for place in kept])
 
-    def _tokens(self, texts: list[str], first: int) -> list[list[int]]:
+    def _tokens(self, texts: list[Text]) -> list[list[int]]:
+        """Raises BadText."""
         try:
-            return self.tokenizer.encode_batch(texts)
+            return self.tokenizer.encode_batch([text for _row, text in texts])
         except InputError:
-            for number, text in enumerate(texts, first):
+            for row, text in texts:
                 try:
                     self.tokenizer.encode_batch([text])
                 except InputError as error:
-                    raise InputError(f"text {number} cannot be encoded: {error}") from None
+                    reason = f"cannot be encoded: {error}"
+                    raise BadText(row, reason, told=f"text {row} {reason}") from None
             raise
 
-    def _window(self, held: Sequence[_Encoded]) -> Window:
+    def _window(self, held: Sequence[tuple[Any, _Encoded]]) -> Window:
         sequences: list[Sequence[int]] = []
         pieces: dict[int, range] = {}
         owners: list[int] = []
         spans: list[list[Span]] = []
         truncated = 0
-        for number, each in enumerate(held):
+        for number, (_row, each) in enumerate(held):
             fitting = self._pieces(each.ids)
             truncated += each.is_cut
             if each.spans is not None:
@@ -206,7 +214,9 @@ class WindowMaker:
                 pieces[number] = range(len(sequences), len(sequences) + len(fitting))
             sequences += fitting
             owners += [number] * len(fitting)
-        return Window(len(held), sequences, owners, pieces, truncated, spans if self.with_spans else None)
+        return Window(
+            [row for row, _each in held], sequences, owners, pieces, truncated, spans if self.with_spans else None
+        )
 
     def _pieces(self, ids: Sequence[int]) -> list[Sequence[int]]:
         """The tokens of a text in sequences that the model takes."""
@@ -217,12 +227,12 @@ class WindowMaker:
         return [array("i", [ids[0], *ids[start : min(start + step, last)], ids[-1]]) for start in starts]
 
 
-def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
+def _portions(texts: Iterable[Text]) -> Iterator[list[Text]]:
     """Some texts at a time, few where they are long; what follows them is not read before."""
-    some: list[str] = []
+    some: list[Text] = []
     characters = 0
-    for text in texts:
-        some.append(text)
+    for row, text in texts:
+        some.append((row, text))
         characters += len(text) if isinstance(text, str) else 0  # what is not a text is told when it is tokenized
         if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
             yield some

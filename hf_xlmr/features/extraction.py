@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FeatureExtractor", "Features"]
 
 Choice = TypeVar("Choice", bound=Enum)
-Tag = TypeVar("Tag")
+Step = TypeVar("Step")
 
 TOKENS_PER_WINDOW: Final = 1 << 19
 TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # a vector for each is kept in memory
@@ -47,11 +47,17 @@ class Features:
     """By number of the layer (0 is the embeddings): (texts, width) in float32, or unpooled (tokens, width) per text."""
     spans: list[np.ndarray[Any, Any]] | None
     """Unpooled: for each text the first character and the end of each token, (tokens, 2); 0, 0 for `<s>` and `</s>`."""
-    texts: int
+    rows: list[Any]
+    """What each text came with: its number, from 0, unless it was given with a row."""
     tokens: int
     """That were computed."""
     truncated: int
     """Texts that were cut off."""
+
+    @property
+    def texts(self) -> int:
+        """How many."""
+        return len(self.rows)
 
 
 class FeatureExtractor:
@@ -148,28 +154,26 @@ class FeatureExtractor:
 
         Texts are tokenized in a thread, ahead of what is computed. Raises InputError, TextTooLong.
         """
-        for features, _ in self.computed((window, None) for window in self.texts.windows(texts)):
-            if features is not None:
-                yield features
+        yield from self.computed(self.texts.windows(enumerate(texts)))
 
-    def computed(self, windows: Iterable[tuple[Window | None, Tag]]) -> Iterator[tuple[Features | None, Tag]]:
-        """The features of each window with what came with it, in order; nothing is computed where there is no window.
+    def computed(self, steps: Iterable[Window | Step]) -> Iterator[Features | Step]:
+        """The features of each window, and what is not a window as it is, in order.
 
-        A thread of its own iterates over `windows`, ahead of what is computed: what it makes is handed on, and
-        nothing of it is used by two threads at once. Raises what `windows` raises.
+        A thread of its own iterates over `steps`, ahead of what is computed: what it makes is handed on, and
+        nothing of it is used by two threads at once. Raises what `steps` raises.
         """
         ahead = 1 if self.device.type == "cuda" else 0
-        pending: deque[tuple[_Computation | None, Tag]] = deque()
-        with closing(prefetched(windows, depth=2)) as tokenized:
-            for window, tag in tokenized:
-                pending.append((None if window is None else self._computed(window), tag))
+        pending: deque[_Computation | Step] = deque()
+        with closing(prefetched(steps, depth=2)) as tokenized:
+            for step in tokenized:
+                pending.append(self._computed(step) if isinstance(step, Window) else step)
                 if len(pending) > ahead:
-                    yield self._finished(*pending.popleft())
+                    yield self._finished(pending.popleft())
         while pending:
-            yield self._finished(*pending.popleft())
+            yield self._finished(pending.popleft())
 
-    def _finished(self, computation: _Computation | None, tag: Tag) -> tuple[Features | None, Tag]:
-        return None if computation is None else self._features(computation), tag
+    def _finished(self, step: _Computation | Step) -> Features | Step:
+        return self._features(step) if isinstance(step, _Computation) else step
 
     def _with_features(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self.column not in batch:
@@ -222,7 +226,7 @@ class FeatureExtractor:
         return Features(
             layers={number: self._in_order(computation, number) for number in self.layers},
             spans=spans,
-            texts=window.texts,
+            rows=window.rows,
             tokens=window.tokens,
             truncated=window.truncated,
         )
