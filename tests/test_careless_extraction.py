@@ -11,27 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extractions
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import warm_processes
+from extractions import OPTIONS, texts_of, write
 from kills import contents
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract
+from hf_xlmr.features.bulk_extraction import extract
 
-TEXTS = [f"The train {number} leaves. Дети играют." for number in range(105)]
-OPTIONS = ExtractionOptions(dtype="float32", rows_per_shard=10, device="cpu")
+TEXTS = texts_of(105)
 
+model = extractions.model
 pytestmark = pytest.mark.usefixtures("cache_folder")
-
-
-@pytest.fixture(scope="module")
-def model(cache_folder: Path) -> Path:
-    return XLMR.from_pretrained("demo").files.folder
 
 
 @pytest.fixture
@@ -44,11 +41,6 @@ def usual(model: Path, source: Path, tmp_path: Path) -> dict[str, str]:
     """What comes out in peace."""
     extract(model, source, tmp_path / "usual", options=OPTIONS)
     return contents(tmp_path / "usual")
-
-
-def write(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    return path
 
 
 # ---- nothing is left of what could not begin -------------------------------------------------------------------------

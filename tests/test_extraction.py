@@ -340,6 +340,7 @@ def test_windows_of_few_tokens_lose_no_text(demo: XLMR, monkeypatch: pytest.Monk
     monkeypatch.setattr("hf_xlmr.features.extraction.TOKENS_PER_WINDOW", 50)
     extractor = FeatureExtractor(demo)
     windows = list(extractor.windows(texts))
+    assert [row for window in windows for row in window.rows] == list(range(len(texts)))
     assert all(window.tokens <= 50 or window.texts == 1 for window in windows) and len(windows) > 20
     assert sum(window.texts for window in windows) == len(texts)
     np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)

@@ -25,9 +25,9 @@ from kills import contents
 
 from hf_xlmr.data.text_rows import TextRow
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.features import feature_files
-from hf_xlmr.features.feature_store import FeatureStore
-from hf_xlmr.features.shard_writer import ShardWriter, TextsDigest
+from hf_xlmr.features.store import files as feature_files
+from hf_xlmr.features.store.folder import FeatureStore
+from hf_xlmr.features.store.shards import ShardWriter, TextsDigest
 
 JOB = {"model": "abc", "options": {"pool": "mean", "layers": [-1]}}
 KINDS = pytest.mark.parametrize("kind", ["parquet", "npy"])
@@ -735,9 +735,9 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_feature_store as tests
-from hf_xlmr.features import feature_files
+from hf_xlmr.features.store import files as feature_files
 from hf_xlmr.errors import HfXlmrError
-from hf_xlmr.features.feature_store import FeatureStore
+from hf_xlmr.features.store.folder import FeatureStore
 import pyarrow.parquet
 
 folder, kind, rows, first, count, finishes = sys.argv[1:]

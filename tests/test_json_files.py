@@ -103,7 +103,7 @@ def test_there_is_one_reader_of_json() -> None:
         "hf_xlmr/tokenizer/tokenizer_growth.py": "what tokenizers has just written",
         "hf_xlmr/data/text_rows.py": "lines of data",
         "hf_xlmr/tasks/mlqa.py": "data",
-        "hf_xlmr/features/feature_store.py": "what it has just written",
+        "hf_xlmr/features/store/folder.py": "what it has just written",
         "hf_xlmr/cli/task_commands.py": "what it has just written",
         "hf_xlmr/tasks/fitting/finetuned_folder.py": "what it has just written, and whether Trainer's state has an end",
         "hf_xlmr/tasks/results.py": "results, where NaN may be a score",

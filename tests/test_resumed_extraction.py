@@ -7,38 +7,28 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import extractions
 import pytest
+from extractions import OPTIONS, texts_of, write
 from kills import contents
 from safetensors.torch import load_file, save_file
 
-from hf_xlmr import XLMR
 from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features import extraction
 from hf_xlmr.features.bulk_extraction import ExtractionOptions, ExtractionReport, extract
 
-TEXTS = [f"The train {number} leaves. Дети играют." for number in range(25)]
-OPTIONS = ExtractionOptions(dtype="float32", rows_per_shard=10, device="cpu")
+TEXTS = texts_of(25)
 WHERE_IT_BREAKS = b"\xff"
 
 
+model = extractions.model
 pytestmark = pytest.mark.usefixtures("cache_folder")
-
-
-@pytest.fixture(scope="module")
-def model(cache_folder: Path) -> Path:
-    """The folder that the demo was converted to."""
-    return XLMR.from_pretrained("demo").files.folder
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write(tmp_path / "texts.txt", TEXTS)
-
-
-def write(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    return path
 
 
 def begun(model: Path, source: Path, output: Path, options: ExtractionOptions = OPTIONS) -> None:

@@ -21,42 +21,55 @@ class _Last(NamedTuple):
     error: BaseException | None
 
 
-def prefetched(items: Iterable[Item], *, depth: int) -> Generator[Item, None, None]:
-    """The same items in order, made by a thread that is at most `depth` of them ahead.
+class _Channel(Generic[Item]):
+    """All that two threads share: one puts items in, the other iterates over them, and may close it before the end."""
 
-    An error comes after the items before it. Closing the generator ends the thread, when its item is made.
-    """
-    made: queue.Queue[Item | _Last] = queue.Queue(maxsize=depth)
-    is_unwanted = threading.Event()
+    def __init__(self, depth: int) -> None:
+        self._items: queue.Queue[Item | _Last] = queue.Queue(maxsize=depth)
+        self._is_closed = threading.Event()
 
-    def put(item: Item | _Last) -> bool:
-        while not is_unwanted.is_set():
+    def put(self, item: Item | _Last) -> bool:
+        """Wait until there is room; whether there was, before the other thread closed it."""
+        while not self._is_closed.is_set():
             try:
-                made.put(item, timeout=POLL_SECONDS)
+                self._items.put(item, timeout=POLL_SECONDS)
             except queue.Full:
                 continue
             return True
         return False
 
+    def close(self) -> None:
+        """Take no more items."""
+        self._is_closed.set()
+
+    def __iter__(self) -> Iterator[Item]:
+        while not isinstance(item := self._items.get(), _Last):
+            yield item
+        if item.error is not None:
+            raise item.error
+
+
+def prefetched(items: Iterable[Item], *, depth: int) -> Generator[Item, None, None]:
+    """The same items in order, made by a thread that is at most `depth` of them ahead.
+
+    An error comes after the items before it. Closing the generator ends the thread, when its item is made.
+    """
+    channel = _Channel[Item](depth)
+
     def work() -> None:
-        error: BaseException | None = None
         try:
-            for item in items:
-                if not put(item):
-                    return
+            last = _Last(None) if all(map(channel.put, items)) else None
         except BaseException as caught:  # noqa: BLE001 - it is raised again where the items are used
-            error = caught
-        put(_Last(error))
+            last = _Last(caught)
+        if last is not None:
+            channel.put(last)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := made.get(), _Last):
-            yield item
-        if item.error is not None:
-            raise item.error
+        yield from channel
     finally:
-        is_unwanted.set()
+        channel.close()
         thread.join(PATIENCE_SECONDS)
 
 
@@ -71,59 +84,32 @@ def handed_over(consume: Callable[[Iterator[Item]], None], *, depth: int) -> Ite
     Leaving the block waits for it. Where the block ends with an error, so do the items that `consume` is given, after
     those that were handed over. Its own errors are raised by the function, or when the block ends.
     """
-    consumer = _Consumer(consume, depth)
-    try:
-        yield consumer.take
-    except BaseException:
-        consumer.end(_Abandoned())
-        raise
-    consumer.end(None)
-    consumer.raise_if_failed()
+    channel, failures = _Channel[Item](depth), queue.SimpleQueue[BaseException]()
 
-
-class _Consumer(Generic[Item]):
-    """A thread with a queue before it."""
-
-    def __init__(self, consume: Callable[[Iterator[Item]], None], depth: int) -> None:
-        self._consume = consume
-        self._items: queue.Queue[Item | _Last] = queue.Queue(maxsize=depth)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="hand over", daemon=True)
-        self._thread.start()
-
-    def take(self, item: Item) -> None:
-        """Put an item into the queue. Raises what the consumer raised."""
-        self._put(item)
-        self.raise_if_failed()
-
-    def end(self, error: BaseException | None) -> None:
-        """Tell that this was all, and wait for the thread."""
-        self._put(_Last(error))
-        self._thread.join()
-
-    def raise_if_failed(self) -> None:
-        """Raise what the consumer raised."""
-        if self._error is not None:
-            raise self._error
-
-    def _put(self, item: Item | _Last) -> None:
-        while self._thread.is_alive():
-            try:
-                self._items.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-            return
-
-    def _received(self) -> Iterator[Item]:
-        while not isinstance(item := self._items.get(), _Last):
-            yield item
-        if item.error is not None:
-            raise item.error
-
-    def _work(self) -> None:
+    def work() -> None:
         try:
-            self._consume(self._received())
+            consume(iter(channel))
         except _Abandoned:
             pass
         except BaseException as caught:  # noqa: BLE001 - it is raised again where the items are made
-            self._error = caught
+            failures.put(caught)
+        finally:
+            channel.close()
+
+    def hand_over(item: Item) -> None:
+        channel.put(item)
+        if not failures.empty():
+            raise failures.get()
+
+    thread = threading.Thread(target=work, name="hand over", daemon=True)
+    thread.start()
+    try:
+        yield hand_over
+    except BaseException:
+        channel.put(_Last(_Abandoned()))
+        thread.join()
+        raise
+    channel.put(_Last(None))
+    thread.join()
+    if not failures.empty():
+        raise failures.get()

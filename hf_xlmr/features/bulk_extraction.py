@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -17,10 +17,10 @@ from hf_xlmr.data.text_rows import BadRow, TextRow
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import handed_over
 from hf_xlmr.features.chunks import BadText, Window, WindowMaker
-from hf_xlmr.features.feature_files import StoreLayout
-from hf_xlmr.features.feature_store import FeatureStore
 from hf_xlmr.features.processes import Processes
-from hf_xlmr.features.shard_writer import ShardWriter, TextsDigest
+from hf_xlmr.features.store.files import StoreLayout
+from hf_xlmr.features.store.folder import FeatureStore
+from hf_xlmr.features.store.shards import Shards, ShardWriter, TextsDigest
 from hf_xlmr.files.memory import Device, available_memory, parse_size
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
@@ -128,7 +128,7 @@ def extract(
     extractor = _extractor(files, processes, options, begun=job)
     layout = _layout(options, extractor, has_ids=texts.has_ids)
     store = _store(output, _job(files, extractor), layout, processes, resume=resume, overwrite=overwrite)
-    reader = _Reader(rows, store, _window_maker(extractor, options), processes)
+    reader = _Reader(rows, Shards(store.folder, store.layout), _window_maker(extractor, options), processes)
     with _closed_in_the_end(store, processes):
         tally = _made(reader, store, extractor, total=_share_of(texts, processes), progress=progress)
         processes.wait()
@@ -160,12 +160,7 @@ def _report(
         model=model,
         source=source,
         output=output,
-        rows=tally.rows,
-        shards=tally.shards,
-        texts=tally.texts,
-        tokens=tally.tokens,
-        truncated=tally.truncated,
-        seconds=round(tally.seconds, 3),
+        **asdict(tally),
         layers=extractor.layers,
         pool=extractor.pooling.value,
         dtype=dtype_name(extractor.dtype),
@@ -385,8 +380,9 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
 #     reads and tokenizes             computes and counts              writes
 #     _Reader.steps  -- Window -->   FeatureExtractor.computed  -- Features -->  _write
 #
-# Each column is a thread, each arrow a queue, and what goes through it belongs to the next thread. A text's row goes
-# with its tokens, then with its vector. That a shard ends, and what is not computed, passes through in its place.
+# Each column is a thread with objects of its own, each arrow a queue of background.py, the only thing that two threads
+# use; what went through it belongs to the next thread. A text's row goes with its tokens, then with its vector. That a
+# shard ends, and what is not computed, passes through in its place.
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +442,7 @@ def _made(
     tally, start = _Tally(), time.perf_counter()
     with (
         progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=total, unit="texts") as task,
-        handed_over(partial(_write, store), depth=1) as hand_over,
+        handed_over(partial(_write, Shards(store.folder, store.layout)), depth=1) as hand_over,
     ):
         steps: Iterator[Features | _ShardEnd | _Passed] = extractor.computed(reader.steps())
         for step in steps:
@@ -457,7 +453,7 @@ def _made(
             hand_over(step)
             if not isinstance(step, _ShardEnd):
                 task.advance(step.texts, note=f"{tally.tokens / (time.perf_counter() - start):,.0f} tokens/s")
-    tally.seconds = time.perf_counter() - start
+    tally.seconds = round(time.perf_counter() - start, 3)
     return tally
 
 
@@ -472,18 +468,18 @@ class _Reader:
     """From the rows of the input to the windows of the shards that this process is to make."""
 
     rows: Iterator[TextRow]
-    store: FeatureStore
+    shards: Shards
     texts: WindowMaker
     processes: Processes
 
     def steps(self) -> Iterator[Window | _ShardEnd | _Passed]:
         """All rows, shard by shard; no row of the next shard is read before this one is handed on. Raises BadRow."""
-        size = self.store.layout.rows_per_shard
+        size = self.shards.layout.rows_per_shard
         while (first := next(self.rows, None)) is not None:
             number, shard = first.number // size, chain([first], islice(self.rows, size - 1))
             if number % self.processes.count != self.processes.rank:
                 yield _Passed(sum(1 for _ in shard), is_done=False)
-            elif self.store.is_done(number):
+            elif self.shards.is_done(number):
                 yield self._checked(number, shard)
             else:
                 yield from self._shard(shard)
@@ -492,7 +488,7 @@ class _Reader:
         """How many rows a shard has that is there; their texts are to be what it was made from. Raises InputError."""
         digest = TextsDigest()
         rows = sum(1 for _ in _texts(shard, digest))
-        self.store.check(number, digest.hexdigest())
+        self.shards.check(number, digest.hexdigest())
         return _Passed(rows, is_done=True)
 
     def _shard(self, shard: Iterator[TextRow]) -> Iterator[Window | _ShardEnd]:
@@ -522,11 +518,11 @@ def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
             return
 
 
-def _write(store: FeatureStore, items: Iterator[Features | _ShardEnd]) -> None:
+def _write(shards: Shards, items: Iterator[Features | _ShardEnd]) -> None:
     """Write all shards, of which each ends with its _ShardEnd. Raises InputError."""
     for first in items:
         if not isinstance(first, _ShardEnd):
-            with store.shard(first.rows[0].number // store.layout.rows_per_shard) as writer:
+            with shards.shard(first.rows[0].number // shards.layout.rows_per_shard) as writer:
                 writer.texts_sha256 = _written(writer, chain([first], items))
 
 

@@ -16,12 +16,12 @@ import torch
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoined
-from hf_xlmr.features.feature_files import column_names
 from hf_xlmr.features.kernel_choice import remembered_kernel
 from hf_xlmr.features.linear_kernels import KERNELS, offered_kernels
 from hf_xlmr.features.packed_network import PackedNetwork
 from hf_xlmr.features.packing import PackedBatch, pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
+from hf_xlmr.features.store.files import column_names
 from hf_xlmr.model.precision import dtype_name, wanted_dtype, without_emulation
 
 if TYPE_CHECKING:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from hf_xlmr.errors import IntegrityError
+from hf_xlmr.files.fsync import flush, flush_path
 from hf_xlmr.files.json_files import strict_json
 
 __all__ = [
@@ -17,15 +20,20 @@ __all__ = [
     "MANIFEST_FIELDS",
     "RECORD_FIELDS",
     "STATE",
+    "TEMPORARY",
     "checked_record",
     "checked_state",
     "differences",
     "read_record",
+    "scratch",
+    "write_record",
 ]
 
 MANIFEST: Final = ".manifest.json"  # there when all is done; readers of data sets skip hidden files
 JOB: Final = ".job.json"  # there until then
 STATE: Final = ".state"  # which shards are done, and files that are not yet
+TEMPORARY: Final = ".tmp"
+BLOCK: Final = 1 << 20
 
 # What the objects in our files hold
 RECORD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"job": dict, "layout": dict})
@@ -53,6 +61,26 @@ def read_record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _damage(path, str(error)) from error
     return checked_record(path, found, {})
+
+
+def scratch(path: Path) -> IO[bytes]:
+    """A temporary file for one that will lie at `path`, in the folder of features or in its STATE."""
+    folder = path.parent if path.parent.name == STATE else path.parent / STATE
+    name = f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+    return (folder / name).open("x+b", buffering=BLOCK)
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that is there whole or not at all, whatever happens."""
+    with scratch(path) as file:
+        try:
+            file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+            flush(file)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    flush_path(path.parent)
 
 
 def checked_record(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,38 @@
-"""The rows of one shard of a folder of features, taken in portions, and its files, which appear when they are whole."""
+"""The shards of a folder of features: which are there, and the rows of the next one, taken in portions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.feature_files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, open_shard_files
+from hf_xlmr.features.store.files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, open_shard_files
+from hf_xlmr.features.store.records import (
+    MANIFEST,
+    MANIFEST_FIELDS,
+    STATE,
+    checked_record,
+    checked_state,
+    read_record,
+    scratch,
+    write_record,
+)
 from hf_xlmr.files.fsync import flush, flush_path, told_with_place
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Row", "ShardWriter", "TextsDigest"]
+__all__ = ["Row", "ShardWriter", "Shards", "TextsDigest"]
 
 BLOCK: Final = 1 << 20
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Row(Protocol):
@@ -53,30 +65,102 @@ class TextsDigest:
         return self._sum.hexdigest()
 
 
-class Folder(Protocol):
-    """What a writer asks of the folder that its shard is in, a FeatureStore."""
+class Shards:
+    """Those of a folder that are there, by what is noted of them, and those to come; each thread has its own."""
 
-    folder: Path
-    layout: StoreLayout
+    def __init__(self, folder: Path, layout: StoreLayout) -> None:
+        """Of features in this `layout`."""
+        self.folder = folder
+        self.layout = layout
+        self._finished: dict[str, Any] | None = None
 
-    def scratch(self, name: str) -> IO[bytes]:
-        """A temporary file for one that will have this name."""
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything is there, so that nothing is left to do."""
+        return (self.folder / MANIFEST).is_file()
+
+    def is_done(self, number: int) -> bool:
+        """Whether a shard is there, with its files as long as they were.
+
+        Raises IntegrityError, and InputError where the output is finished and has no such shard.
+        """
+        state = self.state(number)
+        if state is None:
+            if self.is_finished:
+                raise self.another_input(f"it has more than {self.manifest()['rows']} rows")
+            return False
+        wrong = self._wrong_files(state)
+        if wrong:
+            _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
+        return not wrong
+
+    def check(self, number: int, texts_sha256: str) -> None:
+        """See that a shard that was made before was made from these texts. Raises InputError naming its rows."""
+        state = self.state(number)
+        if state is None or state["texts_sha256"] == texts_sha256:
+            return
+        first, rows = state["first_row"], state["rows"]
+        raise self.another_input(
+            f"rows {first} to {first + rows - 1} (counted from 0) have other texts now, or more or fewer follow them"
+        )
+
+    def another_input(self, why: str) -> InputError:
+        """What is raised where the input is not that which the folder was begun with."""
+        return InputError(
+            f"the input is not what {self.folder} was begun with: {why}; give the same input, or choose another folder"
+        )
+
+    @contextmanager
+    def shard(self, number: int) -> Iterator[ShardWriter]:
+        """A writer for a shard; its files appear when the block ends well, and nothing is left when it does not.
+
+        Raises InputError, where the disk is full or the folder gone.
+        """
+        writer = ShardWriter(self, number)
+        try:
+            yield writer
+            writer.publish()
+        finally:
+            writer.close()
 
     def state_path(self, number: int) -> Path:
         """Where it is noted that a shard is done."""
+        return self.folder / STATE / f"{number:05d}.json"
 
-    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Write a file that is there whole or not at all."""
+    def state(self, number: int) -> dict[str, Any] | None:
+        """What is known of a shard that was made, None where none was. Raises IntegrityError."""
+        if self.is_finished:
+            shards: list[dict[str, Any]] = self.manifest()["shards"]
+            return shards[number] if number < len(shards) else None
+        path = self.state_path(number)
+        with told_with_place(path):
+            return checked_state(path, read_record(path), number) if path.is_file() else None
 
-    def check(self, number: int, texts_sha256: str) -> None:
-        """See that a shard that was made before was made from these texts."""
+    def manifest(self) -> dict[str, Any]:
+        """That of a finished folder, read once. Raises IntegrityError."""
+        if self._finished is None:
+            path = self.folder / MANIFEST
+            with told_with_place(path):
+                found = checked_record(path, read_record(path), MANIFEST_FIELDS)
+            for number, state in enumerate(found["shards"]):
+                checked_state(path, state, number)
+            self._finished = found
+        return self._finished
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the folder is finished, and its files are as long as they were. Raises IntegrityError."""
+        return self.is_finished and not any(map(self._wrong_files, self.manifest()["shards"]))
+
+    def _wrong_files(self, state: Mapping[str, Any]) -> list[str]:
+        return [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
 
 
 class ShardWriter:
     """Takes the rows of one shard in their order, in portions of any size."""
 
-    def __init__(self, store: Folder, number: int) -> None:
-        """Use `FeatureStore.shard`."""
+    def __init__(self, store: Shards, number: int) -> None:
+        """Use `Shards.shard`."""
         self.counts: Counter[str] = Counter()
         """What the manifest is to tell beside rows, such as how many texts were truncated; shards are added up."""
         self.texts_sha256 = ""
@@ -186,7 +270,7 @@ class ShardWriter:
         self._pending, self._pending_vectors, self._pending_ids = [], 0, 0
 
     def _open(self, name: str) -> IO[bytes]:
-        self._scratches[name] = self._store.scratch(name)
+        self._scratches[name] = scratch(self._store.folder / name)
         return self._scratches[name]
 
     def publish(self) -> None:
@@ -214,7 +298,7 @@ class ShardWriter:
                 "files": files,
                 "counts": dict(self.counts),
             }
-            self._store.write_json(self._store.state_path(self._number), state)
+            write_record(self._store.state_path(self._number), state)
             self._files = None
 
     def close(self) -> None:
@@ -236,3 +320,7 @@ def _facts(name: str, file: IO[bytes]) -> dict[str, Any]:
         summed.update(block)
         size += len(block)
     return {"name": name, "size": size, "sha256": summed.hexdigest()}
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

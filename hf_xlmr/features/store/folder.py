@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.feature_files import StoreLayout, is_shard_name
-from hf_xlmr.features.shard_records import (
+from hf_xlmr.features.store.files import StoreLayout, is_shard_name
+from hf_xlmr.features.store.records import (
     JOB,
     MANIFEST,
-    MANIFEST_FIELDS,
     RECORD_FIELDS,
     STATE,
+    TEMPORARY,
     checked_record,
-    checked_state,
     differences,
     read_record,
+    write_record,
 )
-from hf_xlmr.features.shard_writer import ShardWriter
-from hf_xlmr.files.fsync import flush, flush_path, told_with_place
+from hf_xlmr.features.store.shards import Shards
+from hf_xlmr.files.fsync import flush_path, told_with_place
 from hf_xlmr.files.locks import locked
 
 __all__ = ["FeatureStore"]
 
 LOCK: Final = "lock"
-TEMPORARY: Final = ".tmp"
-BLOCK: Final = 1 << 20
 MOST_LISTED: Final = 10  # shards in a message
 
-_LOG: Final = logging.getLogger(__name__)
 
-
-class FeatureStore:
+class FeatureStore(Shards):
     """Features of the rows of one input, in shards of equal numbers of rows: row r is in shard r // rows_per_shard.
 
     Each shard's files get their names when they are whole and on the disk; several processes may write different
@@ -52,10 +45,8 @@ class FeatureStore:
 
     def __init__(self, folder: Path, record: Mapping[str, Any], layout: StoreLayout) -> None:
         """Use `create` or `join`."""
-        self.folder = folder
-        self.layout = layout
+        super().__init__(folder, layout)
         self._record = record
-        self._finished: dict[str, Any] | None = None
         self._lock = ExitStack()
         self._is_locked = False
         self._made: list[Path] = []
@@ -136,54 +127,6 @@ class FeatureStore:
         notes = found[1].get("notes")
         return (jobs or [{}])[0], notes if isinstance(notes, dict) else {}
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether everything is there, so that nothing is left to do."""
-        return (self.folder / MANIFEST).is_file()
-
-    def is_done(self, number: int) -> bool:
-        """Whether a shard is there, with its files as long as they were.
-
-        Raises IntegrityError, and InputError where the output is finished and has no such shard.
-        """
-        state = self._state(number)
-        if state is None:
-            if self.is_finished:
-                raise self._another_input(f"it has more than {self._manifest()['rows']} rows")
-            return False
-        wrong = self._wrong_files(state)
-        if wrong:
-            _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
-        return not wrong
-
-    def check(self, number: int, texts_sha256: str) -> None:
-        """See that a shard that was made before was made from these texts. Raises InputError naming its rows."""
-        state = self._state(number)
-        if state is None or state["texts_sha256"] == texts_sha256:
-            return
-        first, rows = state["first_row"], state["rows"]
-        raise self._another_input(
-            f"rows {first} to {first + rows - 1} (counted from 0) have other texts now, or more or fewer follow them"
-        )
-
-    def _another_input(self, why: str) -> InputError:
-        return InputError(
-            f"the input is not what {self.folder} was begun with: {why}; give the same input, or choose another folder"
-        )
-
-    @contextmanager
-    def shard(self, number: int) -> Iterator[ShardWriter]:
-        """A writer for a shard; its files appear when the block ends well, and nothing is left when it does not.
-
-        Raises InputError, where the disk is full or the folder gone.
-        """
-        writer = ShardWriter(self, number)
-        try:
-            yield writer
-            writer.publish()
-        finally:
-            writer.close()
-
     def finish(self, *, rows: int) -> None:
         """Declare all `rows` of the input done: the manifest takes the place of what resuming needs.
 
@@ -192,8 +135,8 @@ class FeatureStore:
         """
         with told_with_place(self.folder):
             if self.is_finished:
-                if rows != (before := self._manifest()["rows"]):
-                    raise self._another_input(f"it has {rows} rows, not {before}")
+                if rows != (before := self.manifest()["rows"]):
+                    raise self.another_input(f"it has {rows} rows, not {before}")
                 return
             shards = self._all_shards(rows)
             named = {file["name"] for shard in shards for file in shard["files"]}
@@ -202,7 +145,7 @@ class FeatureStore:
                     (self.folder / name).unlink()
             counts = sum((Counter(shard["counts"]) for shard in shards), Counter())
             manifest = {**self._record, "rows": rows, "counts": counts, "shards": shards}
-            self.write_json(self.folder / MANIFEST, manifest)
+            write_record(self.folder / MANIFEST, manifest)
             self._finished = None
             self._clear_unneeded()
             self.close()
@@ -228,19 +171,19 @@ class FeatureStore:
         self._raise_if_taken(overwrite=overwrite)
         if not overwrite:
             self._check_begun(resume=resume)
-            if resume and self._is_whole:  # there is nothing to write, and the folder may be read-only
+            if resume and self.is_whole:  # there is nothing to write, and the folder may be read-only
                 self._clear_unneeded()
                 return
         self._take_lock()
         if overwrite:
             self._remove_all()
         elif self._check_begun(resume=resume):  # again, as another run may have ended meanwhile
-            if self.is_finished and not self._is_whole:
+            if self.is_finished and not self.is_whole:
                 self._begin_again(notes)
             self._clear_leftovers()
             return
         self._begins = True
-        self.write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
+        write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
 
     def _check_begun(self, *, resume: bool) -> bool:
         """Whether the folder was begun. Raises InputError if that cannot be gone on with."""
@@ -277,9 +220,9 @@ class FeatureStore:
 
     def _begin_again(self, notes: Mapping[str, Any]) -> None:
         """Make an unfinished folder of a finished one; the manifest goes last, so that this can be done twice."""
-        for state in self._manifest()["shards"]:
-            self.write_json(self.state_path(state["number"]), state)
-        self.write_json(self.folder / JOB, {**self._record, "notes": dict(notes)})
+        for state in self.manifest()["shards"]:
+            write_record(self.state_path(state["number"]), state)
+        write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
         (self.folder / MANIFEST).unlink()
         flush_path(self.folder)
         self._finished = None
@@ -345,40 +288,6 @@ class FeatureStore:
         if not (self.folder / STATE / LOCK).exists():  # the run that held it has just removed it
             raise InputError(f"another run has just ended in {self.folder}; try again")
 
-    # ---- the states of shards ----------------------------------------------------------------------------------------
-
-    def state_path(self, number: int) -> Path:
-        """Where it is noted that a shard is done."""
-        return self.folder / STATE / f"{number:05d}.json"
-
-    def _state(self, number: int) -> dict[str, Any] | None:
-        """What is known of a shard that was made, None where none was. Raises IntegrityError."""
-        if self.is_finished:
-            shards: list[dict[str, Any]] = self._manifest()["shards"]
-            return shards[number] if number < len(shards) else None
-        path = self.state_path(number)
-        with told_with_place(path):
-            return checked_state(path, read_record(path), number) if path.is_file() else None
-
-    def _manifest(self) -> dict[str, Any]:
-        """That of a finished folder, read once. Raises IntegrityError."""
-        if self._finished is None:
-            path = self.folder / MANIFEST
-            with told_with_place(path):
-                found = checked_record(path, read_record(path), MANIFEST_FIELDS)
-            for number, state in enumerate(found["shards"]):
-                checked_state(path, state, number)
-            self._finished = found
-        return self._finished
-
-    @property
-    def _is_whole(self) -> bool:
-        """Whether the folder is finished, and its files are as long as they were. Raises IntegrityError."""
-        return self.is_finished and not any(map(self._wrong_files, self._manifest()["shards"]))
-
-    def _wrong_files(self, state: Mapping[str, Any]) -> list[str]:
-        return [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
-
     def _all_shards(self, rows: int) -> list[dict[str, Any]]:
         """The states of all shards that `rows` make. Raises InputError."""
         size = self.layout.rows_per_shard
@@ -389,7 +298,7 @@ class FeatureStore:
             raise InputError(f"{self.folder} is not complete: {_listed(missing)} of {len(wanted)} shards missing")
         if beyond := sorted(found.difference(wanted)):
             raise InputError(f"{self.folder} has more than the {rows} rows of the input: {_listed(beyond)} too much")
-        shards = [state for state in map(self._state, wanted) if state is not None]
+        shards = [state for state in map(self.state, wanted) if state is not None]
         for shard in shards:
             expected = min(size, rows - shard["first_row"])
             if shard["rows"] != expected:
@@ -397,29 +306,6 @@ class FeatureStore:
         if len({shard["id_type"] for shard in shards}) > 1:
             raise InputError("the ids are integers in some shards and strings in others; make them all strings")
         return shards
-
-    # ---- files -------------------------------------------------------------------------------------------------------
-
-    def scratch(self, name: str) -> IO[bytes]:
-        """A temporary file for one that will have this name."""
-        token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        return (self.folder / STATE / f"{name}.{token}{TEMPORARY}").open("x+b", buffering=BLOCK)
-
-    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Write a file that is there whole or not at all, whatever happens."""
-        with self.scratch(path.name) as file:
-            try:
-                file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-                flush(file)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-        flush_path(path.parent)
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
 
 
 def _listed(numbers: Sequence[int]) -> str:
