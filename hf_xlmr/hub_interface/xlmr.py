@@ -68,7 +68,7 @@ class NoWinograd(InputError, AssertionError):
 class XLMR(nn.Module):
     """XLM-R with the calls and the answers of fairseq.models.roberta.hub_interface.RobertaHubInterface.
 
-    As there, a fresh one is in training mode (`.eval()` switches dropout off), and gradients flow.
+    As in fairseq, a new model is in training mode (`.eval()` switches dropout off), and gradients flow.
     """
 
     def __init__(self, files: ModelFiles, encoder: Encoder, *, device: torch.device) -> None:
@@ -211,7 +211,7 @@ class XLMR(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Features (batch, length, width) of `tokens`, 1-D or padded 2-D with id 1.
 
-        With `return_all_hiddens` a list of the embeddings and what each layer gives; as in fairseq, the last is before
+        With `return_all_hiddens`, a list of the embeddings and each layer's output; as in fairseq, the last is before
         the final norm in models that normalise before their layers (XL, XXL), and equals the features in the others.
         `layers` picks some of that list by index. Raises TokensTooLong, a ValueError, and for what are not tokens an
         InputError of the kind that fairseq raises.
@@ -294,7 +294,7 @@ class XLMR(nn.Module):
     def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:
         """The `topk` best fillings of the one `<mask>`: the filled text, the probability, and what was filled in.
 
-        As in fairseq 0.12.2 there are fewer where `<s>` or `</s>` is among the best, since it has no text; those after
+        As in fairseq 0.12.2 there are fewer if `<s>` or `</s>` is among the best, since it has no text; those after
         it then come with the probability of the rank before their own. Raises WrongMask, an AssertionError, and
         InputError.
         """
