@@ -1,4 +1,4 @@
-"""Work that goes on in a thread of its own: ahead of where its results are used, or behind where they are made."""
+"""Work in its own thread: ahead of the place that uses its results, or behind the place that makes them."""
 
 from __future__ import annotations
 

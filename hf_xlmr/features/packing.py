@@ -28,10 +28,10 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Texts laid end to end, the longest first; texts of one length lie together, as a run."""
+    """Texts laid end to end, the longest first; texts of one length are a run."""
 
     texts: tuple[int, ...]
-    """Which of the texts that were given, in the order in which they lie here."""
+    """The numbers of the texts, in the order in which they are packed."""
     runs: tuple[Run, ...]
 
     @property

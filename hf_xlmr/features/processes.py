@@ -18,7 +18,7 @@ VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 def is_first_of_all(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this is the process that writes and tells, without joining the others."""
+    """Whether this is the process that writes and prints, without joining the others."""
     return environment.get("RANK", VARIABLES["RANK"]) == "0"
 
 

@@ -52,7 +52,7 @@ class AddedTokens:
 
     @classmethod
     def of(cls, folder: Path, *, rows: int) -> AddedTokens | None:
-        """Those of the tokenizer that AutoTokenizer makes of `folder`, None where fairseq's are all there are.
+        """The added tokens of the tokenizer that AutoTokenizer makes of `folder`, None if it has only fairseq's.
 
         Raises InputError for ids beyond the `rows` of the embedding, and for a tokenizer of another kind;
         IntegrityError.

@@ -101,7 +101,7 @@ class Dictionary:
                 if index not in (BOS_INDEX, EOS_INDEX)
             )
         except IndexError:
-            raise InputIndexError(f"An id is below {-len(self)}: these are no ids of this dictionary.") from None
+            raise InputIndexError(f"An id is below {-len(self)}: these are not ids of this dictionary.") from None
 
     def with_mask(self) -> Dictionary:
         """The dictionary as the masked_lm tasks complete it: `<mask>` at the end, unless it has one."""
@@ -176,7 +176,7 @@ def _line(text: str) -> tuple[str, int, bool]:
 
 
 def _raise_if_not_text(data: bytes, *, name: str) -> None:
-    """Raise InputError where the file is not UTF-8, or far larger than any dictionary."""
+    """Raise InputError if the file is not UTF-8, or far larger than any dictionary."""
     if len(data) > LARGEST_FILE:
         raise InputError(f"{name} has {len(data):,} bytes, as no dictionary does.")
     try:
@@ -187,7 +187,7 @@ def _raise_if_not_text(data: bytes, *, name: str) -> None:
 
 
 def _seems(data: bytes, line: str) -> str:
-    """A sentence on what a file that is no dictionary looks like."""
+    """A sentence that says what a file that is not a dictionary looks like."""
     if data.startswith(b"\n") and b"<unk>" in data[:200]:
         return "the file seems to be a SentencePiece model."
     if "\t" in line:

@@ -18,7 +18,7 @@ FILLER_NAME: Final = re.compile(FILLER + "[0-9]{4,}")  # to a multiple of 8
 
 @dataclass(frozen=True)
 class DictionaryKind:
-    """The kind of a dictionary; `what` goes on from "dict.txt holds"."""
+    """The kind of a dictionary; `what` continues from "dict.txt holds"."""
 
     what: str
     options: frozenset[str] = frozenset()
@@ -69,7 +69,7 @@ CAMEMBERT: Final = "SentencePiece's pieces, with <s> and </s> a second time as {
 
 
 def kind_of_dictionary(dictionary: Dictionary, *, bpe: object = None) -> DictionaryKind | None:
-    """The kind of a dictionary, None where its symbols can be pieces of SentencePiece's in XLM-R's order.
+    """The kind of a dictionary, None if its symbols can be pieces of SentencePiece's in XLM-R's order.
 
     `bpe` is fairseq's option of that name, which decides where the symbols do not.
     """

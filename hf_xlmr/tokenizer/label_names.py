@@ -13,7 +13,7 @@ __all__ = ["label_lines"]
 def label_lines(names: Sequence[str], *, place: str) -> bytes:
     """A label/dict.txt with the `names` of id2label in their order.
 
-    Raises InputError, which tells the class in `place`, for a name that fairseq would read as another.
+    Raises InputError, which names the class in `place`, for a name that fairseq would read as another.
     """
     seen: dict[str, int] = {}
     for number, name in enumerate(names):

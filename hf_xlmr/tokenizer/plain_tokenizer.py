@@ -16,7 +16,7 @@ __all__ = ["plain_tokenizer", "tokenizer_damage_told"]
 def plain_tokenizer(folder: Path) -> Any:
     """What AutoTokenizer gives for `folder`, whose rules are held against bounds before any of them runs.
 
-    Raises IntegrityError where it gives nothing, or may make a text long without measure.
+    Raises IntegrityError if it gives nothing, or may make a text long without measure.
     """
     from transformers import AutoTokenizer
 
@@ -27,7 +27,7 @@ def plain_tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def tokenizer_damage_told(folder: Path) -> Iterator[None]:
-    """Name the folder whose tokenizer cannot be used: tokenizers raises Exception, and panics beside it."""
+    """Name the folder whose tokenizer cannot be used: tokenizers raises Exception, or panics."""
     try:
         yield
     except (HfXlmrError, KeyboardInterrupt, SystemExit, MemoryError):

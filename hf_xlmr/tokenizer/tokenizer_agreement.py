@@ -42,7 +42,7 @@ class _Ids(NamedTuple):
 
 
 def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
-    """Where AutoTokenizer gives other ids for `folder` than `exact` does, in a sentence; None where it agrees.
+    """Where AutoTokenizer gives other ids for `folder` than `exact` does, in a sentence; None if it agrees.
 
     Without `exact` its ids are held against those of tokenizer.json alone.
     """

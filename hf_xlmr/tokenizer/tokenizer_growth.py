@@ -1,6 +1,6 @@
 """How long a tokenizer's own rules can make a text, worked out before any of them runs.
 
-Some files are made to take all memory, which ends the process where nothing can catch it.
+Some files are made to take all memory, which ends the process in a way that nothing can catch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Bound(NamedTuple):
 def raise_if_texts_explode(folder: Path) -> None:
     """Hold the rules and numbers of a folder's tokenizer against bounds. Raises IntegrityError, OSError.
 
-    Nothing of them is run. What is no tokenizer at all is left to the reader that says so.
+    Nothing of them is run. What is not a tokenizer at all is left to the reader that says so.
     """
     settings = {name: _object(folder / name) for name in (SETTINGS, OTHER_SETTINGS)}
     for name, number in _large_numbers(settings[SETTINGS]):
@@ -149,7 +149,7 @@ def _bound_of(kind: str, step: Mapping[str, Any]) -> _Bound:
 
 
 def _of_replace(step: Mapping[str, Any]) -> _Bound:
-    """What a pattern finds is at least a character, or lies between two: there the content is put beside it."""
+    """What a pattern finds is at least a character, or is between two: there the content is inserted."""
     text, content = step["pattern"].get("String"), _length(step["content"])
     if text:
         return _Bound(max(1.0, content / _length(text)))
@@ -157,14 +157,14 @@ def _of_replace(step: Mapping[str, Any]) -> _Bound:
 
 
 def _of_charsmap(step: Mapping[str, Any]) -> _Bound:
-    """The longest that a character becomes: the texts lie behind the table, each ended by a zero."""
+    """The longest that a character becomes: the texts are behind the table, each ended by a zero."""
     data = base64.b64decode(step["precompiled_charsmap"] or "")
     texts = data[4 + int.from_bytes(data[:4], "little") :]
     return _Bound(max(1.0, *map(len, texts.split(b"\0"))))
 
 
 def _of_template(step: Mapping[str, Any]) -> _Bound:
-    """How often the text itself is repeated, and the ids that are put beside it."""
+    """How often the text itself is repeated, and the ids that are added to it."""
     ids = {name: len(each["ids"]) for name, each in step["special_tokens"].items()}
     templates = [_parts_of_template(step[name], ids) for name in ("single", "pair")]
     return _Bound(max(each.times for each in templates), max(each.more for each in templates))

@@ -55,7 +55,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
         if dictionary_file is None or vocab_file is None:
             raise InputError(
                 "fairseq's dict.txt and SentencePiece model are needed: name a folder that hf-xlmr convert made (they "
-                "lie under fairseq/), or pass dictionary_file= and vocab_file=."
+                "are under fairseq/), or pass dictionary_file= and vocab_file=."
             )
         _raise_if_added(options.get("tokenizer_file"))
         given = {"dictionary_file": Path(dictionary_file), "vocab_file": Path(vocab_file)}
@@ -111,7 +111,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
         token_ids_1: list[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 where `<s>` or `</s>` is put, 0 for the pieces; for whole sequences, 1 at every special id."""
+        """1 if `<s>` or `</s>` is put, 0 for the pieces; for whole sequences, 1 at every special id."""
         if already_has_special_tokens:
             return list(super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True))
         mask = [1, *(0 for _ in token_ids_0), 1]
@@ -145,7 +145,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
 
 
 def _raise_if_added(tokenizer_file: object) -> None:
-    """Raise InputError where the folder of a tokenizer.json has tokens that fairseq does not."""
+    """Raise InputError if the folder of a tokenizer.json has tokens that fairseq does not."""
     if tokenizer_file and names_added_tokens(Path(str(tokenizer_file)).parent):
         raise InputError(
             f"{Path(str(tokenizer_file)).parent} has added tokens, and fairseq's vocabulary cannot grow: take "

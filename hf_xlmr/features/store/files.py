@@ -40,7 +40,7 @@ def column_names(layers: Sequence[int]) -> dict[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreLayout:
-    """What files hold features, and in what form. Raises InputError where that cannot be."""
+    """What files hold features, and in what form. Raises InputError if that cannot be."""
 
     layers: tuple[int, ...]
     width: int
@@ -89,7 +89,7 @@ class FeatureGroup:
 
     first_row: int
     lengths: NDArray[np.int64]
-    """How many vectors each row has: 1 where they are of texts."""
+    """How many vectors each row has: 1 if they are of texts."""
     features: Mapping[int, NDArray[np.floating[Any]]]
     """For each layer (vectors, width)."""
     spans: NDArray[np.int32] | None
@@ -261,7 +261,7 @@ class _NpyShard:
         self._vectors += int(group.lengths.sum())
 
     def finish(self) -> None:
-        """Write the headers anew, now that the numbers of rows are known. Raises OSError."""
+        """Write the headers again, now that the numbers of rows are known. Raises OSError."""
         for file in (*self._features.values(), self._offsets, self._spans):
             if file is not None:
                 file.finish()

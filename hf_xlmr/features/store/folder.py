@@ -64,13 +64,13 @@ class FeatureStore(Shards):
         overwrite: bool = False,
         notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> FeatureStore:
-        """Begin an output, or with `resume` go on with one if there is one, or with `overwrite` begin it again.
+        """Begin an output, or with `resume` continue one if there is one, or with `overwrite` begin it again.
 
-        `job` is JSON and tells everything that the features depend on: to go on, it and `layout` must be the same.
-        No other run can begin or go on before `finish`, `close` or `discard`. What killed runs left is removed.
-        `notes` are kept for whoever goes on, until all is done; they may differ. A finished output whose files were
-        lost or cut is begun again, with the shards that are left. `overwrite` removes what an extraction wrote, and
-        refuses a folder that holds anything else. Raises InputError, IntegrityError.
+        `job` is JSON and says everything that the features depend on: to continue, `job` and `layout` must be the same.
+        No other run can begin or continue before `finish`, `close` or `discard`. What killed runs left is removed.
+        `notes` are kept for the next run, until all is done; they may differ. A finished output whose files were lost
+        or cut is begun again, with the shards that are left. `overwrite` removes what an extraction wrote, and refuses
+        a folder that holds anything else. Raises InputError, IntegrityError.
         """
         store = cls._of(folder, job, layout)
         with told_with_place(store.folder):
@@ -102,12 +102,12 @@ class FeatureStore(Shards):
         return cls(Path(folder), record, layout)
 
     def close(self) -> None:
-        """Let other runs go on with the output."""
+        """Let other runs continue the output."""
         self._lock.close()
         self._is_locked = False
 
     def discard(self) -> None:
-        """Remove the output if this run began it and no shard of it is done; else only let others go on with it."""
+        """Remove the output if this run began it and no shard of it is done; else only let others continue it."""
         with suppress(OSError):
             if self._begins and self._names() == [JOB] and not any((self.folder / STATE).glob("*.json")):
                 (self.folder / JOB).unlink()
@@ -116,7 +116,7 @@ class FeatureStore(Shards):
 
     @classmethod
     def begun_with(cls, folder: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The job that an output was begun with, and the notes of then; empty where there is none, or no longer.
+        """The job that an output was begun with, and the notes of then; empty if there is none, or no longer.
 
         Raises InputError, IntegrityError.
         """
@@ -186,7 +186,7 @@ class FeatureStore(Shards):
         write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
 
     def _check_begun(self, *, resume: bool) -> bool:
-        """Whether the folder was begun. Raises InputError if that cannot be gone on with."""
+        """Whether the folder was begun. Raises InputError if that cannot be continued."""
         self._finished = None
         begun = self._begun()
         if begun is None:
@@ -205,11 +205,11 @@ class FeatureStore(Shards):
         if changed:
             raise InputError(
                 f"{self.folder} was begun with other options: {'; '.join(changed)}. "
-                "Say the same to go on, or choose another folder"
+                "Give the same to continue, or choose another folder"
             )
 
     def _remove_all(self) -> None:
-        """Remove shards and what is noted of them; what tells whose folder it is goes last."""
+        """Remove shards and what is noted of them; the files that show whose folder it is go last."""
         for path in (self.folder / STATE).iterdir():
             if path.name.endswith((".json", TEMPORARY)):
                 path.unlink()

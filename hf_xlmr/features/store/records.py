@@ -106,7 +106,7 @@ def checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
 
 def _damage(path: Path, why: str) -> IntegrityError:
     is_state = path.parent.name == STATE
-    mend = "remove it, and the shard is made again" if is_state else "put back the file that was there, or begin anew"
+    mend = "remove it, and the shard is made again" if is_state else "put back the file that was there, or start again"
     return IntegrityError(f"{path} is damaged: {why}; {mend}")
 
 

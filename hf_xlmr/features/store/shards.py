@@ -162,7 +162,7 @@ class ShardWriter:
     def __init__(self, store: Shards, number: int) -> None:
         """Use `Shards.shard`."""
         self.counts: Counter[str] = Counter()
-        """What the manifest is to tell beside rows, such as how many texts were truncated; shards are added up."""
+        """What the manifest records besides rows, such as how many texts were truncated, added up over shards."""
         self.texts_sha256 = ""
         """The checksum of the shard's texts, by TextsDigest: to be set before it is published."""
         self._store = store
@@ -186,7 +186,7 @@ class ShardWriter:
         """Append the next rows with the features of each layer, which may be overwritten afterwards.
 
         `features` are (rows, width), or per token for each row (its tokens, width); `spans` are then for each row
-        (its tokens, 2), where tokens begin and end in the text, in characters. Raises InputError, also where a value
+        (its tokens, 2), where tokens begin and end in the text, in characters. Raises InputError, also if a value
         is too large for float16; ValueError where shapes, layers or the order of rows are not those of the shard.
         """
         group = self._group(rows, features, spans)
@@ -216,7 +216,7 @@ class ShardWriter:
         return FeatureGroup(self._next, lengths, vectors, flat, self._ids(rows))
 
     def _vectors(self, given: Any, rows: Sequence[Row]) -> NDArray[np.floating[Any]]:
-        """A copy in the dtype of the store, as what is given may be used anew."""
+        """A copy in the dtype of the store, as what is given may be used again."""
         import numpy as np
 
         if len(given) != len(rows):
