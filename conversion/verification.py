@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
-from hf_xlmr.cards.card_check import CARD, card_fields
+from hf_xlmr.cards.card_check import told_by_card
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.converting import card_text, record_of
 from hf_xlmr.conversion.export_parity import verify_export
@@ -29,6 +29,7 @@ from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.fsync import told_with_place
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord, conversion_record_text
+from hf_xlmr.model.opened_folder import CARD
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["verify"]

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,18 @@ def test_what_convert_writes_is_healthy(healthy: Path, tmp_path: Path) -> None:
     assert examine(healthy).is_healthy
     encoder = convert("demo", tmp_path / "encoder", encoder_only=True, dtype="float16", verify=False).output
     assert examine(encoder).is_healthy
+
+
+def test_what_a_fault_is_called_decides_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its severity, and what is not looked at beside it, are fields of its check."""
+    changed("config.json", vocab_size=5, dtype="float16", layer_norm_eps=1e-12)(folder)
+    changed("tokenizer_config.json", model_max_length=10**30)(folder)
+    before = examine(folder).findings
+    assert {each.name for each in before if not each.is_mild} == {"vocab_size", "layer_norm_eps"}
+    renamed = tuple(check._replace(name=f"fault {number}") for number, check in enumerate(CHECKS))
+    monkeypatch.setattr("hf_xlmr.doctor.examination.CHECKS", renamed)
+    after = examine(folder).findings
+    assert [replace(each, name="") for each in after] == [replace(each, name="") for each in before]
 
 
 # ---- how each fault comes about --------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from hf_xlmr.conversion import convert, export
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features.processes import DeviceProcesses, Processes
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
+from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate, evaluate_data
 from hf_xlmr.tasks.example_data import EXAMPLE_FILES
 from hf_xlmr.tasks.fitting import devices
@@ -240,7 +241,7 @@ def test_the_card_carries_over_what_the_models_card_tells(
         "base_model": "FacebookAI/xlm-roberta-base",
         "tags": ["xlm-roberta", "fairseq", "hf_xlmr"],
     }
-    assert check_card(tmp_path / "out") == ()
+    assert check_card(OpenedFolder(tmp_path / "out")) == ()
     made = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert ("without peft" in made) == lora and "for 1 step\non examples" in made
 
@@ -248,7 +249,9 @@ def test_the_card_carries_over_what_the_models_card_tells(
 def test_what_no_card_tells_is_left_out(trained: dict[str, FinetuningReport]) -> None:
     for report in trained.values():
         assert not {"language", "license", "base_model"} & metadata_in(report.output).keys()
-        assert check_card(report.output) == ("README.md names no license, so nobody knows what they may do with it",)
+        assert check_card(OpenedFolder(report.output)) == (
+            "README.md names no license, so nobody knows what they may do with it",
+        )
 
 
 def test_a_model_of_the_hub_is_the_base_model() -> None:

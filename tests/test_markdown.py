@@ -19,6 +19,7 @@ from hf_xlmr.cards.markdown import as_code, as_text, as_yaml, linked_files
 from hf_xlmr.conversion import convert, verify
 from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.errors import printable
+from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
@@ -136,7 +137,7 @@ def test_the_card_of_a_conversion_names_any_label(tmp_path: Path) -> None:
     tokens = MarkdownIt().enable("table").parse(ModelCard(card).text)
     inline = [child for each in tokens for child in each.children or ()]
     assert not [each for each in [*tokens, *inline] if "html" in each.type or each.type == "image"]
-    assert check_card(folder) and (tmp_path / "model" / "README.md").is_file()
+    assert check_card(OpenedFolder(folder)) and (tmp_path / "model" / "README.md").is_file()
     verify(source, folder, report=tmp_path / "report.html")
     seen = Tags()
     seen.feed((tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,8 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import walk_stack
 from typing import Any
 
 import huggingface_hub
@@ -24,6 +27,7 @@ from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.hub import hub_errors
 from hf_xlmr.hub.hub_errors import HubRefusal, told_by_the_hub
+from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.publishing.folder_to_push import look_at
 from hf_xlmr.publishing.pushing import PushReport, Standing, plan_push, push
 
@@ -130,6 +134,34 @@ def test_a_dry_run_shows_all_and_writes_nothing(folder: Path, hub: LocalHub, tmp
     assert not hub.writes and not hub.repositories
     assert all(name in done.stdout for name in contents(folder)) and f"{hub.endpoint}/{REPO}" in done.stdout
     assert GOOD_TOKEN not in done.stdout
+
+
+@pytest.fixture
+def opens(folder: Path) -> Iterator[Counter[str]]:
+    """How often each file of the folder is opened, but for what Transformers opens itself."""
+    found: Counter[str] = Counter()
+    active = True
+
+    def noted(event: str, arguments: tuple[Any, ...]) -> None:
+        if active and event == "open" and str(arguments[0]).startswith(f"{folder}/"):
+            callers = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _line in walk_stack(None)}
+            found[str(arguments[0]).removeprefix(f"{folder}/")] += "transformers" not in callers
+
+    sys.addaudithook(noted)  # it stays for the life of the process
+    yield found
+    active = False
+
+
+def test_a_dry_run_opens_the_folder_once(
+    folder: Path, hub: LocalHub, opens: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    blocks = OpenedFolder.blocks
+    monkeypatch.setattr(OpenedFolder, "blocks", lambda opened, name: [read.append(name), blocks(opened, name)][1])
+    plan = plan_push(folder, REPO, api=api(hub))
+    once = ("README.md", "config.json", "fairseq/conversion.json")
+    assert {name: opens[name] for name in once} == dict.fromkeys(once, 1)
+    assert sorted(read) == sorted(contents(folder)) == sorted(plan.report.sent)  # the content of each, weights too
 
 
 def test_the_program_ends_with_the_address(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
@@ -580,6 +612,20 @@ def test_an_interrupted_push_leaves_no_work_in_a_notebook(
     assert hub.files(REPO) == contents(folder)
 
 
+class Unreadable(io.BytesIO):
+    """A file of our own, which huggingface_hub reads."""
+
+    def read(self, *_size: int) -> bytes:  # type: ignore[override]
+        raise ValueError("ours")
+
+
+def hands_over_what_breaks(hub: LocalHub) -> None:
+    hub.create(REPO)
+    addition = huggingface_hub.CommitOperationAdd("model.safetensors", io.BytesIO(b"x"))
+    addition.path_or_fileobj = Unreadable(b"x")
+    api(hub).preupload_lfs_files(REPO, [addition])
+
+
 def asks_wrongly(hub: LocalHub) -> None:
     huggingface_hub.HfApi(endpoint=hub.endpoint, token=GOOD_TOKEN).repo_info("me/model", revisionn="x")  # type: ignore[call-arg]
 
@@ -591,6 +637,8 @@ OURS: dict[str, tuple[Callable[[LocalHub], object], type[Exception]]] = {
     "attribute": (lambda _hub: None.x, AttributeError),  # type: ignore[attr-defined]
     "json": (lambda _hub: json.loads("{"), ValueError),
     "pipe": (lambda _hub: os.write(3000, b""), OSError),
+    "memory": (lambda _hub: bytes(1 << 62), MemoryError),
+    "callback": (hands_over_what_breaks, ValueError),
     "argument": (asks_wrongly, TypeError),
     "name": (lambda hub: api(hub).repo_info("a/b/c"), ValueError),
 }
@@ -757,8 +805,22 @@ def as_large(folder: Path) -> None:
         file.truncate(51 * 10**9)  # a hole
 
 
+def fields(name: str, **changes: object) -> Callable[[Path], object]:
+    return lambda folder: json_changed(folder / name, **changes)
+
+
+def without(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def holding(name: str, content: bytes | str) -> Callable[[Path], object]:
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+CONVERSION, OPTIONS = "fairseq/conversion.json", "fairseq/options.json"
 FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
-    "no model": (lambda folder: (folder / "config.json").unlink(), InputError, "it has no config.json"),
+    "no model": (without("config.json"), InputError, "it has no config.json"),
     "no shard": (lambda folder: first_shard(folder).unlink(), InputError, "is incomplete: model-00001"),
     "cut off": (
         lambda folder: first_shard(folder).write_bytes(first_shard(folder).read_bytes()[:-1]),
@@ -767,25 +829,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     ),
     "changed weights": (flip_last_bit, IntegrityError, "other weights than those that were verified .model-00001"),
     "other pieces": (
-        lambda folder: (folder / "fairseq" / "sentencepiece.bpe.model").write_bytes(b"another"),
+        holding("fairseq/sentencepiece.bpe.model", b"another"),
         IntegrityError,
         "sentencepiece.bpe.model is not the file that .* tells of",
     ),
-    "not verified": (
-        lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=None),
-        InputError,
-        "converted without the proof.*allow_unverified=True",
-    ),
+    "not verified": (fields(CONVERSION, parity=None), InputError, "converted without the proof.*allow_unverified=True"),
     "other heads": (
-        lambda folder: json_changed(folder / "config.json", num_attention_heads=2),
+        fields("config.json", num_attention_heads=2),
         InputError,
         "num_attention_heads is 2, and 4 by fairseq/conversion.json",
     ),
-    "a decoder": (
-        lambda folder: json_changed(folder / "config.json", is_decoder=True),
-        InputError,
-        "is_decoder is True, and must be False",
-    ),
+    "a decoder": (fields("config.json", is_decoder=True), InputError, "is_decoder is True, and must be False"),
     "other ids": (
         lambda folder: swap_pieces(folder / "tokenizer.json"),
         InputError,
@@ -797,76 +851,48 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         "holds other files than the conversion wrote .sentencepiece.bpe.model",
     ),
     "a lost dictionary": (
-        lambda folder: (folder / "fairseq" / "dict.txt").unlink(),
+        without("fairseq/dict.txt"),
         IntegrityError,
         "lacks fairseq/dict.txt, which the conversion wrote",
     ),
-    "lost options": (
-        lambda folder: (folder / "fairseq" / "options.json").unlink(),
-        IntegrityError,
-        "lacks fairseq/options.json, which the conversion wrote",
-    ),
+    "lost options": (without(OPTIONS), IntegrityError, f"lacks {OPTIONS}, which the conversion wrote"),
     "other options": (
-        lambda folder: json_changed(folder / "fairseq" / "options.json", activation_fn="relu"),
+        fields(OPTIONS, activation_fn="relu"),
         IntegrityError,
-        "other files than the conversion wrote .fairseq/options.json",
+        f"other files than the conversion wrote .{OPTIONS}",
     ),
-    "a record without hashes": (
-        lambda folder: json_changed(folder / "fairseq" / "conversion.json", written=5),
-        IntegrityError,
-        "damaged: it does not tell which files were written",
-    ),
+    "no hashes": (fields(CONVERSION, written=5), IntegrityError, "damaged: it does not tell which files were written"),
     "an adapter without weights": (
-        lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+        holding("adapter_config.json", '{"peft_type": "LORA"}'),
         InputError,
         "adapter_config.json is there without adapter_model.safetensors",
     ),
-    "no list of modules": (
-        lambda folder: (folder / "modules.json").write_text("{"),
-        InputError,
-        "modules.json is damaged: it lists no modules",
-    ),
-    "modules of nothing": (
-        lambda folder: (folder / "modules.json").write_text("[5]"),
-        InputError,
-        "modules.json is damaged: it lists no modules",
-    ),
-    "broken record": (
-        lambda folder: json_changed(folder / "fairseq" / "conversion.json", parity=[]),
-        IntegrityError,
-        "damaged: it does not say which weights",
-    ),
+    "no list of modules": (holding("modules.json", "{"), InputError, "modules.json is damaged: it lists no modules"),
+    "modules of nothing": (holding("modules.json", "[5]"), InputError, "modules.json is damaged: it lists no modules"),
+    "broken record": (fields(CONVERSION, parity=[]), IntegrityError, "damaged: it does not say which weights"),
     "epsilon": (
-        lambda folder: json_changed(folder / "config.json", layer_norm_eps=1e-12),
+        fields("config.json", layer_norm_eps=1e-12),
         InputError,
         "layer_norm_eps 1e-12, BERT's.*hf-xlmr doctor.*despite_faults=True",
     ),
-    "no card": (lambda folder: (folder / "README.md").unlink(), InputError, "has no README.md.*library_name"),
+    "no card": (without("README.md"), InputError, "has no README.md.*library_name"),
     "bare no": (
         with_card("---\nlanguage:\n- de\n- no\n---\n"),
         InputError,
         'language has False, which is not a text .YAML reads a bare no as false: write "no"',
     ),
     "two licences": (with_card("---\nlicense: [mit, x]\n---\n"), InputError, "license has"),
-    "a spelling of a licence": (
-        with_card("---\nlicense: MIT\n---\n"),
-        InputError,
-        "license has 'MIT', which is not in the Hub's list",
-    ),
+    "a spelling": (with_card("---\nlicense: MIT\n---\n"), InputError, "license has 'MIT', which is not in the Hub's list"),
     "another licence": (with_card("---\nlicense: other\n---\n"), InputError, "there is no license_name"),
     "a script": (with_card("---\nlanguage: zh-Hans\n---\n"), InputError, "language has 'zh-Hans'.*ISO 639"),
     "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is not a text"),
     "no YAML": (with_card("---\na: [\n---\n"), InputError, "begins with metadata that the Hub cannot read"),
     "no text": (
-        lambda folder: (folder / "README.md").write_bytes(b"---\nlicense: \xff\n---\n"),
+        holding("README.md", b"---\nlicense: \xff\n---\n"),
         InputError,
         "begins with metadata that the Hub cannot read",
     ),
-    "the Hub's own rule": (
-        with_card("---\nlicense: isc\n---\n"),
-        InputError,
-        'the Hub does not take.*"license" must be',
-    ),
+    "a rule": (with_card("---\nlicense: isc\n---\n"), InputError, 'the Hub does not take.*"license" must be'),
     "size": (as_large, InputError, "results.json has 51 GB, and the Hub takes at most 50.*max_shard_size"),
 }
 

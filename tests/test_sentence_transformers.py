@@ -23,6 +23,7 @@ from hf_xlmr.cards.card_check import check_card
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.conversion.sentence_transformers_folder import POOLS
 from hf_xlmr.errors import HfXlmrError, InputError
+from hf_xlmr.model.opened_folder import OpenedFolder
 
 TOLERANCE = 1e-5  # float32
 SOURCES = {
@@ -136,7 +137,7 @@ def test_every_folder_has_a_card_that_push_takes(kind: str, demo: Path, tmp_path
     if text is not None:
         (demo / "README.md").write_bytes(text.encode())
     to_sentence_transformers(demo, tmp_path / "st", pool="cls")
-    check_card(tmp_path / "st")
+    check_card(OpenedFolder(tmp_path / "st"))
     made = (tmp_path / "st" / "README.md").read_bytes().decode()
     told = ModelCard(made).data
     assert (told.library_name, told.pipeline_tag) == ("sentence-transformers", "sentence-similarity")

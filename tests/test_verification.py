@@ -23,6 +23,7 @@ from hf_xlmr.conversion.output.safetensors_writer import write_weights
 from hf_xlmr.conversion.proof.parity import verify_folder
 from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.model.provenance import Standing, standing_of
 from hf_xlmr.tokenizer.dictionary import Dictionary
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
@@ -368,11 +369,11 @@ def test_a_recorded_proof_is_as_if_the_conversion_had_verified(
     before = bytes_of(folder)
     verify(FIXTURES / source, folder)
     assert bytes_of(folder) == before != bytes_of(whole)
-    assert standing_of(folder) is Standing.unverified
+    assert standing_of(OpenedFolder(folder)) is Standing.unverified
     for _ in range(2):
         verify(FIXTURES / source, folder, record=True)
         assert bytes_of(folder) == bytes_of(whole)
-    assert standing_of(folder) is Standing.verified
+    assert standing_of(OpenedFolder(folder)) is Standing.verified
 
 
 def test_a_card_that_was_edited_stays_and_that_is_told(
@@ -382,7 +383,7 @@ def test_a_card_that_was_edited_stays_and_that_is_told(
     card = (mine / "README.md").read_bytes() + b"\nMine.\n"
     (mine / "README.md").write_bytes(card)
     verify(CLASSIFIER, mine, record=True)
-    assert (mine / "README.md").read_bytes() == card and standing_of(mine) is Standing.verified
+    assert (mine / "README.md").read_bytes() == card and standing_of(OpenedFolder(mine)) is Standing.verified
     assert "was edited since the conversion, and is left as it is" in caplog.text
     (mine / "README.md").unlink()
     verify(CLASSIFIER, mine, record=True)

@@ -10,10 +10,10 @@ from typing import Any, Final
 from hf_xlmr.errors import InputError
 from hf_xlmr.hub.hub_errors import quiet_hub
 from hf_xlmr.hub.licences import LICENCES, OTHER
+from hf_xlmr.model.opened_folder import CARD, OpenedFolder
 
-__all__ = ["CARD", "card_fields", "check_card", "faults_of_metadata"]
+__all__ = ["check_card", "faults_of_metadata", "told_by_card"]
 
-CARD: Final = "README.md"
 TEXTS: Final = ("license", "license_name", "library_name", "pipeline_tag")
 LISTS: Final = ("language", "tags", "datasets", "metrics", "base_model")
 LANGUAGE: Final = re.compile(r"[a-z]{2,3}|multilingual|code")
@@ -34,15 +34,20 @@ NO_CARD: Final = (
 )
 
 
-def check_card(folder: Path) -> tuple[str, ...]:
-    """Remarks on the card in `folder`, for people. Raises InputError if it cannot be published, OSError."""
-    path = folder / CARD
-    if not path.is_file():
-        raise InputError(NO_CARD.format(folder=folder))
-    metadata = _metadata(path)
+def check_card(folder: OpenedFolder) -> tuple[str, ...]:
+    """What a person should know of the card in `folder`. Raises InputError for what cannot be published, OSError."""
+    is_licensed = _checked(folder).get("license")
+    return () if is_licensed else (f"{CARD} names no license, so nobody knows what they may do with it",)
+
+
+def _checked(folder: OpenedFolder) -> Mapping[str, Any]:
+    """The fields of the card. Raises InputError for what cannot be published, OSError."""
+    if not folder.has(CARD):
+        raise InputError(NO_CARD.format(folder=folder.path))
+    metadata = _metadata(folder.path / CARD, folder.read(CARD))
     if odd := faults_of_metadata(metadata):
-        raise InputError(f"{path}: {'; '.join(odd)}")
-    return () if metadata.get("license") else (f"{CARD} names no license, so nobody knows what they may do with it",)
+        raise InputError(f"{folder.path / CARD}: {'; '.join(odd)}")
+    return metadata
 
 
 def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
@@ -66,21 +71,20 @@ def card_fields(folder: Path) -> dict[str, Any]:
     Empty if there is no card, or if the Hub would refuse it.
     """
     try:
-        check_card(folder)
-        metadata = _metadata(folder / CARD)
+        metadata = _checked(OpenedFolder(folder))
     except InputError:
         return {}
     return {name: metadata[name] for name in CARRIED if metadata.get(name)}
 
 
-def _metadata(path: Path) -> Mapping[str, Any]:
+def _metadata(path: Path, card: bytes) -> Mapping[str, Any]:
     """The fields of the card as the Hub's own library reads them; none if it has no metadata."""
     import yaml
     from huggingface_hub import ModelCard
 
     try:
         with quiet_hub():
-            data: Any = ModelCard(path.read_bytes().decode("utf-8")).data
+            data: Any = ModelCard(card.decode("utf-8")).data
             fields: Mapping[str, Any] = data.to_dict()
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
         reason = " ".join(str(error).split())[:300]

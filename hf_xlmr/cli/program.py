@@ -434,7 +434,10 @@ def _check_endpoint() -> None:
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether memory ran out, for which PyTorch raises a RuntimeError, and on GPUs another class."""
+    """Whether memory ran out, for which PyTorch raises a RuntimeError, and on GPUs another class.
+
+    On CPUs nothing but the message says so.
+    """
     is_of_a_gpu = type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or is_of_a_gpu or "can't allocate memory" in str(error)
 

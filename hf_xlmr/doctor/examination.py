@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Flag, auto
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from hf_xlmr.doctor.folder_facts import CONFIG, TOKENIZER_CONFIG, FolderFacts
+from hf_xlmr.doctor.folder_facts import TOKENIZER_CONFIG, FolderFacts
 from hf_xlmr.doctor.other_loaders import ADAPTER, missing_of_adapter, missing_of_modules
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.files.atomic_write import replace_keeping
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_edits import with_fields
-from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.model_shape import FAMILIES, POSITION_OFFSET
+from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
 from hf_xlmr.model.plain_config import plain_config, reaching_fields
 from hf_xlmr.model.provenance import changed_weights, other_network
 from hf_xlmr.model.stored_weights import opened
@@ -27,7 +30,7 @@ from hf_xlmr.tokenizer.dictionary import FILLER, MASK, PAD_INDEX, SPECIAL_SYMBOL
 from hf_xlmr.tokenizer.label_names import label_lines
 from hf_xlmr.tokenizer.tokenizer_agreement import disagreement_of
 
-__all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine"]
+__all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine", "findings_of"]
 
 Edits: TypeAlias = Mapping[str, Mapping[str, object]]
 """Fields to set, by file."""
@@ -41,7 +44,6 @@ PADDED_TO: Final = 8  # rows, or a multiple: tables are filled up for speed (res
 MOST_PADDING: Final = 128
 LONGEST_ID: Final = 10  # digits
 LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
-README: Final = "README.md"
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 CLASS: Final = "tokenizer_class"
 PLAIN_TOKENIZER: Final = "PreTrainedTokenizerFast"  # which reads all of tokenizer.json, as convert writes it
@@ -50,6 +52,20 @@ SHOWN: Final = 6
 WITHOUT_POOLER: Final = "add_pooling_layer=False"
 TIED_BIAS, OTHER_BIAS = "lm_head.bias", "lm_head.decoder.bias"
 WITH_LM_HEAD: Final = ("ForMaskedLM", "ForCausalLM")
+
+
+class Later(Flag):
+    """Checks that would meet an earlier fault as well, and blame something else for it."""
+
+    configuration = auto()
+    training = auto()
+    ids = auto()
+    vocabulary = auto()
+    weights = auto()
+
+
+NETWORK: Final = Later.configuration | Later.weights
+TOKENIZER: Final = Later.ids | Later.vocabulary
 
 
 class Check(NamedTuple):
@@ -66,8 +82,24 @@ class Check(NamedTuple):
     """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
     is_mild: bool = False
     """Whether a model with this fault still loads and answers as it should."""
-    unless: Callable[[Set[str]], object] = lambda found: ()
-    """Whether what was found before, by name, would be blamed on this: it is not looked for then."""
+    hides: Later = Later(0)
+    """What is not looked at where this fault is found."""
+    own: Later = Later(0)
+    """What this is, where another fault may hide it."""
+
+
+_CHECKS: Final[list[Check]] = []
+Look: TypeAlias = Callable[[FolderFacts], str | None]
+
+
+def _check(name: str, mend: str, **fields: Any) -> Callable[[Look], Look]:
+    """Add what it decorates to `CHECKS`, in the order of this file."""
+
+    def added(look: Look) -> Look:
+        _CHECKS.append(Check(name, look, mend, **fields))
+        return look
+
+    return added
 
 
 @dataclass(frozen=True)
@@ -113,7 +145,7 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
     """
     folder = Path(folder)
     with told_plainly():
-        facts = FolderFacts(folder, from_fairseq)
+        facts = FolderFacts(OpenedFolder(folder), from_fairseq)
         found = _found(facts)
         safe = [each for each in found if each.edits]
         if not fix or not safe:
@@ -122,8 +154,14 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
         _raise_if_not_replaceable(folder, contents)
         _prove(facts, contents, found)
         kept = tuple(replace_keeping(folder / name, content) for name, content in contents.items())
-        mended, facts = _findings(facts, safe), FolderFacts(folder, from_fairseq)
+        mended, facts = _findings(facts, safe), FolderFacts(OpenedFolder(folder), from_fairseq)
         return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept, (*facts.notes, *_notes(facts)))
+
+
+def findings_of(folder: OpenedFolder) -> tuple[Finding, ...]:
+    """The faults of a folder that is open already. Raises as `examine`."""
+    facts = FolderFacts(folder)
+    return _findings(facts, _found(facts))
 
 
 def _notes(facts: FolderFacts) -> Iterator[str]:
@@ -152,10 +190,15 @@ def _found(facts: FolderFacts) -> list[_Found]:
         raise InputError(f"{facts.folder} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
     found: list[_Found] = []
     for check in CHECKS:
-        told = None if check.unless({each.check.name for each in found}) else check.look(facts)
+        told = None if check.own & _hidden(found) else check.look(facts)
         if told is not None:
             found.append(_Found(check, told, _safe_edits(check, facts)))
     return found
+
+
+def _hidden(found: Iterable[_Found]) -> Later:
+    """What is not looked at beside these faults."""
+    return reduce(or_, (each.check.hides for each in found), Later(0))
 
 
 def _safe_edits(check: Check, facts: FolderFacts) -> Edits:
@@ -210,24 +253,24 @@ def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found
     """Look at the folder as it would be. Raises IntegrityError where a fault stays or comes, or it does not load."""
     with _draft_of(facts.folder, contents) as draft:
         try:
-            after = FolderFacts(draft, facts.is_from_fairseq)
-            told = {each.check.name: each.told for each in _found(after)}
+            after = FolderFacts(OpenedFolder(draft), facts.is_from_fairseq)
+            left = _found(after)
             if CONFIG in contents:
-                _raise_if_not_loaded(after, told.keys())
+                _raise_if_not_loaded(after, left)
         except HfXlmrError as error:
             raise IntegrityError(_unchanged(facts, str(error).replace(str(draft), str(facts.folder)))) from error
         if CONFIG in contents and not after.is_pickled and (sizes := _wrong_sizes(draft)):
             raise IntegrityError(_unchanged(facts, f"the weights have other sizes than the configuration: {sizes}"))
-    names = {each.check.name for each in found}
-    known = {each.check.name for each in found if not each.edits} | {each.name for each in CHECKS if each.unless(names)}
-    if wrong := [name for name in told if name not in known]:
-        raise IntegrityError(_unchanged(facts, f"{wrong[0]} would be at fault after it: {told[wrong[0]]}"))
+    known, hidden = [each.check for each in found if not each.edits], _hidden(found)
+    for each in left:
+        if each.check not in known and not each.check.own & hidden:
+            raise IntegrityError(_unchanged(facts, f"{each.check.name} would be at fault after it: {each.told}"))
 
 
-def _raise_if_not_loaded(facts: FolderFacts, found: Set[str]) -> None:
+def _raise_if_not_loaded(facts: FolderFacts, found: list[_Found]) -> None:
     """Raise IntegrityError where the configuration makes no network, whether its check came to that or not."""
-    plain_config(facts.folder)
-    if not found & BEFORE_THE_CONFIG and (told := _look_at_config(facts)) is not None:
+    plain_config(facts.folder, read=facts.config)
+    if not _hidden(found) & Later.configuration and (told := _look_at_config(facts)) is not None:
         raise IntegrityError(told)
 
 
@@ -262,36 +305,20 @@ def _unchanged(facts: FolderFacts, reason: str) -> str:
 # ---- the configuration -----------------------------------------------------------------------------------------------
 
 
+@_check(
+    "architectures", 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]', hides=NETWORK | Later.ids
+)
 def _look_at_classes(facts: FolderFacts) -> str | None:
     if facts.class_names is not None:
         return None
     return f"architectures in config.json is {facts.config['architectures']!r:.60}, which is no list of names"
 
 
-def _look_at_config(facts: FolderFacts) -> str | None:
-    """Build the network as loading does, where the weights have its sizes: others are told as such."""
-    from hf_xlmr.hub_interface.network import check_loading
-
-    if facts.model_type not in FAMILIES:
-        return None
-    files = ModelFiles(facts.folder)
-    try:
-        _ = files.shape
-        plain_config(facts.folder)
-        if facts.fault_of_weights is None:
-            check_loading(files)
-    except HfXlmrError as error:
-        return str(error)
-    return None
-
-
-def _look_at_training(facts: FolderFacts) -> str | None:
-    is_told = facts.config.get("layer_norm_eps") == BERT_EPS  # by a check of its own
-    config = {name: value for name, value in facts.config.items() if not (is_told and name == "layer_norm_eps")}
-    told = other_network(facts.folder, config)
-    return f"config.json is not that of the network which fairseq trained: {'; '.join(told)}" if told else None
-
-
+@_check(
+    "code of others",
+    "take these fields out; whoever wants such an attention passes attn_implementation= when loading",
+    hides=NETWORK,
+)
 def _look_at_code(facts: FolderFacts) -> str | None:
     files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
     told = [
@@ -302,12 +329,12 @@ def _look_at_code(facts: FolderFacts) -> str | None:
     return "; ".join(told) or None
 
 
-def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
-    if not (facts.folder / ADAPTER).is_file() or missing_of_adapter(facts.folder) is not None:
-        return None
-    return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
-
-
+@_check(
+    "model type",
+    "say model_type xlm-roberta and the XLMRoberta class in config.json",
+    edits=lambda facts: _set_type(facts),
+    hides=NETWORK | Later.ids,
+)
 def _look_at_type(facts: FolderFacts) -> str | None:
     if facts.model_type != "roberta":
         return None
@@ -321,6 +348,12 @@ def _set_type(facts: FolderFacts) -> Edits:
     return {CONFIG: {"model_type": "xlm-roberta", **({"architectures": classes} if classes else {})}}
 
 
+@_check(
+    "layer_norm_eps",
+    f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
+    edits=lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
+    is_of_fairseq=True,
+)
 def _look_at_eps(facts: FolderFacts) -> str | None:
     eps = facts.config.get("layer_norm_eps", _silent(facts, "layer_norm_eps"))
     if eps != BERT_EPS:
@@ -334,6 +367,13 @@ def _silent(facts: FolderFacts, name: str) -> object:
     return FAMILIES.get(facts.model_type, FAMILIES[BERT_LIKE]).defaults[name]
 
 
+@_check(
+    "pad_token_id",
+    f"say pad_token_id {PAD_INDEX} in config.json",
+    edits=lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
+    is_of_fairseq=True,
+    hides=NETWORK | Later.ids,
+)
 def _look_at_padding(facts: FolderFacts) -> str | None:
     padding = facts.config.get("pad_token_id", PAD_INDEX)
     if padding == PAD_INDEX:
@@ -341,6 +381,12 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
     return f"config.json says pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
 
 
+@_check(
+    "positions",
+    "say the rows of the weights in config.json, 514 for the releases",
+    edits=lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
+    hides=NETWORK | Later.ids,
+)
 def _look_at_positions(facts: FolderFacts) -> str | None:
     said = facts.config.get("max_position_embeddings", _silent(facts, "max_position_embeddings"))
     rows = facts.position_rows
@@ -349,6 +395,12 @@ def _look_at_positions(facts: FolderFacts) -> str | None:
     return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"
 
 
+@_check(
+    "vocab_size",
+    "say the rows of the embedding in config.json",
+    edits=lambda facts: {CONFIG: {"vocab_size": facts.rows}},
+    hides=NETWORK | Later.ids,
+)
 def _look_at_rows(facts: FolderFacts) -> str | None:
     said, rows = facts.config.get("vocab_size"), facts.rows
     if rows is None or said == rows:
@@ -356,6 +408,12 @@ def _look_at_rows(facts: FolderFacts) -> str | None:
     return f"vocab_size is {'not there' if said is None else repr(said)}, and the embedding has {rows} rows"
 
 
+@_check(
+    "dtype",
+    "say in config.json what the weights are stored in",
+    edits=lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
+    is_mild=True,
+)
 def _look_at_dtype(facts: FolderFacts) -> str | None:
     said, stored = facts.config.get(_dtype_field(facts)), _only_dtype(facts)
     if stored is None or said is None or said == stored:
@@ -376,6 +434,12 @@ def _only_dtype(facts: FolderFacts) -> str | None:
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
 
 
+@_check(
+    "model_max_length",
+    "say the longest text in tokenizer_config.json, 512 for the releases",
+    edits=lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
+    is_mild=True,
+)
 def _look_at_length(facts: FolderFacts) -> str | None:
     longest, said = _longest(facts), (facts.tokenizer_config or {}).get("model_max_length")
     if facts.tokenizer_config is None or longest is None:
@@ -393,6 +457,13 @@ def _shortly(value: object) -> str:
         return "beyond any number of tokens"
 
 
+def _longest(facts: FolderFacts) -> int | None:
+    """The longest text in tokens, by the weights, else by the configuration."""
+    rows = facts.position_rows or facts.config.get("max_position_embeddings")
+    return rows - POSITION_OFFSET if isinstance(rows, int) and rows > POSITION_OFFSET else None
+
+
+@_check("tokenizer", "copy the tokenizer's files from the model that this one was trained from", hides=TOKENIZER)
 def _look_at_tokenizer(facts: FolderFacts) -> str | None:
     if facts.tokenizer is not None:
         return None
@@ -403,18 +474,27 @@ def _look_at_tokenizer(facts: FolderFacts) -> str | None:
     return "there is no tokenizer, and a model of text that nobody can give a text is of little use"
 
 
+_check(
+    "sentencepiece",
+    "copy the tokenizer's files from the model that this one was trained from, or convert the model again",
+    hides=TOKENIZER,
+)(lambda facts: facts.damaged_sentencepiece)
+
+
+@_check(
+    TOKENIZER_CONFIG,
+    "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
+    "tokenizer.json, with other ids for some texts)",
+    is_mild=True,
+    hides=Later.ids,
+)
 def _look_at_settings(facts: FolderFacts) -> str | None:
     if facts.tokenizer is None or facts.tokenizer_config is not None:
         return None
     return f"there is no {TOKENIZER_CONFIG}: nothing is ever truncated, and texts beyond {_longest(facts)} tokens break"
 
 
-def _longest(facts: FolderFacts) -> int | None:
-    """The longest text in tokens, by the weights, else by the configuration."""
-    rows = facts.position_rows or facts.config.get("max_position_embeddings")
-    return rows - POSITION_OFFSET if isinstance(rows, int) and rows > POSITION_OFFSET else None
-
-
+@_check("tokenizer size", "take the tokenizer with which the model was trained", hides=TOKENIZER)
 def _look_at_names(facts: FolderFacts) -> str | None:
     names, rows = facts.names, facts.rows
     if not names or rows is None or names == rows:
@@ -428,6 +508,7 @@ def _look_at_names(facts: FolderFacts) -> str | None:
     return f"the tokenizer gives {names} ids and the embedding has {rows} rows: it is another model's, or some are lost"
 
 
+@_check("<mask>", "take the tokenizer with which the model was trained, or convert the model again", hides=TOKENIZER)
 def _look_at_mask(facts: FolderFacts) -> str | None:
     if not facts.ids:
         return None
@@ -452,6 +533,12 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
     return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
 
 
+@_check(
+    "vocabulary",
+    "copy the tokenizer's files and fairseq/ from the model that this one was trained from, or convert it again",
+    hides=Later.ids,
+    own=Later.vocabulary,
+)
 def _look_at_vocabulary(facts: FolderFacts) -> str | None:
     try:
         facts.raise_if_ids_differ()
@@ -460,39 +547,87 @@ def _look_at_vocabulary(facts: FolderFacts) -> str | None:
     return None
 
 
-def _look_at_ids(facts: FolderFacts) -> str | None:
-    if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
+# ---- the weights -----------------------------------------------------------------------------------------------------
+
+
+@_check("pickle", "load it where you trust it, and save_pretrained, which writes safetensors", hides=NETWORK)
+def _look_at_pickles(facts: FolderFacts) -> str | None:
+    return "the weights are there as a pickle alone, which runs what it says when loaded" if facts.is_pickled else None
+
+
+@_check("pooler", f"tell users to pass {WITHOUT_POOLER}, in README.md", is_mild=True)
+def _look_at_pooler(facts: FolderFacts) -> str | None:
+    is_encoder = facts.class_name.endswith("Model")
+    if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
         return None
-    files = ModelFiles(facts.folder)
-    with suppress(HfXlmrError):  # told by the check of the configuration, once what hides it is fixed
-        _ = files.shape
-    if "shape" not in vars(files):
+    if facts.opened.has(CARD) and WITHOUT_POOLER in facts.opened.read(CARD).decode("utf-8", errors="replace"):
         return None
-    try:
-        exact = files.tokenizer
-    except HfXlmrError as error:
-        return str(error)
-    return disagreement_of(facts.folder, exact)
+    return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
 
 
-def _set_tokenizer_class(facts: FolderFacts) -> Edits:
-    """The class by which the ids are right; nothing where none of them helps."""
-    named = PLAIN_TOKENIZER if facts.tokenizer is not None else XLMR_TOKENIZER
-    files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
-    edits = {name: {CLASS: named} for name, content in files.items() if CLASS in content or name == TOKENIZER_CONFIG}
-    if facts.tokenizer_config is None:
-        return {}
-    with _draft_of(facts.folder, _with_edits(facts, edits)) as draft:
-        return edits if _look_at_ids(FolderFacts(draft, facts.is_from_fairseq)) is None else {}
+@_check("tied bias", f"store the head's bias as {TIED_BIAS}, or convert the model again", hides=NETWORK)
+def _look_at_tied_bias(facts: FolderFacts) -> str | None:
+    if not facts.class_name.endswith(WITH_LM_HEAD) or not facts.weights:
+        return None
+    if TIED_BIAS not in facts.weights:
+        if OTHER_BIAS in facts.weights:
+            return f"the weights have {OTHER_BIAS} for {TIED_BIAS}: Transformers 5 ties them, other readers find none"
+        return f"the weights lack {TIED_BIAS}: Transformers makes one of zeros"
+    if OTHER_BIAS in facts.weights and facts.config.get("tie_word_embeddings", True) and not _are_equal(facts):
+        return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, and have different values in the files"
+    return None
 
 
-# ---- what fairseq/ keeps ---------------------------------------------------------------------------------------------
+def _are_equal(facts: FolderFacts) -> bool:
+    import torch
+
+    values = []
+    for name in (TIED_BIAS, OTHER_BIAS):
+        with opened(facts.weights[name].file) as stored:
+            values.append(stored.get_tensor(name))
+    return torch.equal(*values)
 
 
+# ---- what else is in the folder --------------------------------------------------------------------------------------
+
+
+_check("adapter", "take adapter_config.json away, or put the adapter's weights beside it", hides=NETWORK)(
+    lambda facts: missing_of_adapter(facts.folder)
+)
+
+
+@_check(
+    "adapter beside a model",
+    "merge the adapter into the weights (merge_and_unload, then save_pretrained), or publish it by itself",
+    is_mild=True,
+)
+def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
+    if not (facts.folder / ADAPTER).is_file() or missing_of_adapter(facts.folder) is not None:
+        return None
+    return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
+
+
+_check("modules", "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing")(
+    lambda facts: missing_of_modules(facts.folder)
+)
+
+
+@_check("shard size", 'save the model again with save_pretrained(..., max_shard_size="5GB")', is_mild=True)
+def _look_at_shards(facts: FolderFacts) -> str | None:
+    sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
+    large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
+    return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
+
+
+@_check(
+    "labels",
+    "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
+    is_mild=True,
+)
 def _look_at_labels(facts: FolderFacts) -> str | None:
     if not facts.class_name.endswith("ForSequenceClassification"):
         return None
-    files = ModelFiles(facts.folder)
+    files = facts.files
     if not files.labels_disagree or files.kept_labels is None:
         return _unwritable_labels(facts) if files.kept_labels is None else None
     kept = [name for name in files.kept_labels.symbols[len(SPECIAL_SYMBOLS) :] if not name.startswith(FILLER)]
@@ -518,8 +653,13 @@ def _listed(names: Sequence[object]) -> str:
     return ", ".join(f"{name!s:.40}" for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN) or "none"
 
 
+@_check(
+    "record",
+    "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
+    is_mild=True,
+)
 def _look_at_record(facts: FolderFacts) -> str | None:
-    changed = changed_weights(facts.folder)
+    changed = changed_weights(facts.opened)
     if not changed:
         return None
     return (
@@ -527,196 +667,79 @@ def _look_at_record(facts: FolderFacts) -> str | None:
     )
 
 
-# ---- the weights -----------------------------------------------------------------------------------------------------
+# ---- what is looked at last, since an earlier fault may be the cause -------------------------------------------------
 
 
-def _look_at_pickles(facts: FolderFacts) -> str | None:
-    return "the weights are there as a pickle alone, which runs what it says when loaded" if facts.is_pickled else None
+@_check(
+    "configuration",
+    "set the fields right that are named, or convert again",
+    hides=Later.training | Later.ids | Later.weights,
+    own=Later.configuration,
+)
+def _look_at_config(facts: FolderFacts) -> str | None:
+    """Build the network as loading does, where the weights have its sizes: others are told as such."""
+    from hf_xlmr.hub_interface.network import check_loading
 
-
-def _look_at_pooler(facts: FolderFacts) -> str | None:
-    is_encoder = facts.class_name.endswith("Model")
-    if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
+    if facts.model_type not in FAMILIES:
         return None
-    readme = facts.folder / README
-    if readme.is_file() and WITHOUT_POOLER in readme.read_text(encoding="utf-8", errors="replace"):
-        return None
-    return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
-
-
-def _look_at_tied_bias(facts: FolderFacts) -> str | None:
-    if not facts.class_name.endswith(WITH_LM_HEAD) or not facts.weights:
-        return None
-    if TIED_BIAS not in facts.weights:
-        if OTHER_BIAS in facts.weights:
-            return f"the weights have {OTHER_BIAS} for {TIED_BIAS}: Transformers 5 ties them, other readers find none"
-        return f"the weights lack {TIED_BIAS}: Transformers makes one of zeros"
-    if OTHER_BIAS in facts.weights and facts.config.get("tie_word_embeddings", True) and not _are_equal(facts):
-        return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, and have different values in the files"
+    try:
+        _ = facts.files.shape
+        plain_config(facts.folder, read=facts.config)
+        if facts.fault_of_weights is None:
+            check_loading(facts.files)
+    except HfXlmrError as error:
+        return str(error)
     return None
 
 
-def _are_equal(facts: FolderFacts) -> bool:
-    import torch
-
-    values = []
-    for name in (TIED_BIAS, OTHER_BIAS):
-        with opened(facts.weights[name].file) as stored:
-            values.append(stored.get_tensor(name))
-    return torch.equal(*values)
-
-
-def _look_at_shards(facts: FolderFacts) -> str | None:
-    sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
-    large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
-    return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
-
-
-BEFORE_IDS: Final = frozenset(  # faults that make other ids, or break the tokenizer
-    {"architectures", "model type", "pad_token_id", "positions", "vocab_size", "configuration"}
-    | {"tokenizer", TOKENIZER_CONFIG, "tokenizer size", "<mask>", "sentencepiece", "vocabulary"}
+@_check(
+    "training",
+    "set the fields right that are named, or convert again; where the change is meant, delete fairseq/",
+    own=Later.training,
 )
-BEFORE_THE_CONFIG: Final = frozenset(  # faults that loading meets as well, and blames on a field or on the weights
-    {"architectures", "code of others", "model type", "pad_token_id", "positions", "vocab_size"}
-    | {"pickle", "tied bias", "adapter"}
+def _look_at_training(facts: FolderFacts) -> str | None:
+    is_told = facts.config.get("layer_norm_eps") == BERT_EPS  # by a check of its own
+    config = {name: value for name, value in facts.config.items() if not (is_told and name == "layer_norm_eps")}
+    told = other_network(facts.opened, config)
+    return f"config.json is not that of the network which fairseq trained: {'; '.join(told)}" if told else None
+
+
+@_check(
+    "tokenizer ids",
+    "name the tokenizer_class in tokenizer_config.json that gives fairseq's ids, or copy the tokenizer's files "
+    "from the model that this one was trained from",
+    edits=lambda facts: _set_tokenizer_class(facts),
+    own=Later.ids,
+)
+def _look_at_ids(facts: FolderFacts) -> str | None:
+    if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
+        return None
+    files = facts.files
+    with suppress(HfXlmrError):  # told by the check of the configuration, once what hides it is fixed
+        _ = files.shape
+    if "shape" not in vars(files):
+        return None
+    try:
+        exact = files.tokenizer
+    except HfXlmrError as error:
+        return str(error)
+    return disagreement_of(facts.folder, exact)
+
+
+def _set_tokenizer_class(facts: FolderFacts) -> Edits:
+    """The class by which the ids are right; nothing where none of them helps."""
+    named = PLAIN_TOKENIZER if facts.tokenizer is not None else XLMR_TOKENIZER
+    files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
+    edits = {name: {CLASS: named} for name, content in files.items() if CLASS in content or name == TOKENIZER_CONFIG}
+    if facts.tokenizer_config is None:
+        return {}
+    with _draft_of(facts.folder, _with_edits(facts, edits)) as draft:
+        return edits if _look_at_ids(FolderFacts(OpenedFolder(draft), facts.is_from_fairseq)) is None else {}
+
+
+_check("weights", "copy the folder anew, or convert or save the model again", own=Later.weights)(
+    lambda facts: facts.fault_of_weights
 )
 
 
-CHECKS: Final = (
-    Check("architectures", _look_at_classes, 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]'),
-    Check(
-        "code of others",
-        _look_at_code,
-        "take these fields out; whoever wants such an attention passes attn_implementation= when loading",
-    ),
-    Check(
-        "model type",
-        _look_at_type,
-        "say model_type xlm-roberta and the XLMRoberta class in config.json",
-        _set_type,
-    ),
-    Check(
-        "layer_norm_eps",
-        _look_at_eps,
-        f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
-        lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
-        is_of_fairseq=True,
-    ),
-    Check(
-        "pad_token_id",
-        _look_at_padding,
-        f"say pad_token_id {PAD_INDEX} in config.json",
-        lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
-        is_of_fairseq=True,
-    ),
-    Check(
-        "positions",
-        _look_at_positions,
-        "say the rows of the weights in config.json, 514 for the releases",
-        lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
-    ),
-    Check(
-        "vocab_size",
-        _look_at_rows,
-        "say the rows of the embedding in config.json",
-        lambda facts: {CONFIG: {"vocab_size": facts.rows}},
-    ),
-    Check(
-        "dtype",
-        _look_at_dtype,
-        "say in config.json what the weights are stored in",
-        lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
-        is_mild=True,
-    ),
-    Check(
-        "model_max_length",
-        _look_at_length,
-        "say the longest text in tokenizer_config.json, 512 for the releases",
-        lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
-        is_mild=True,
-    ),
-    Check("tokenizer", _look_at_tokenizer, "copy the tokenizer's files from the model that this one was trained from"),
-    Check(
-        "sentencepiece",
-        lambda facts: facts.damaged_sentencepiece,
-        "copy the tokenizer's files from the model that this one was trained from, or convert the model again",
-    ),
-    Check(
-        TOKENIZER_CONFIG,
-        _look_at_settings,
-        "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
-        "tokenizer.json, with other ids for some texts)",
-        is_mild=True,
-    ),
-    Check("tokenizer size", _look_at_names, "take the tokenizer with which the model was trained"),
-    Check("<mask>", _look_at_mask, "take the tokenizer with which the model was trained, or convert the model again"),
-    Check(
-        "vocabulary",
-        _look_at_vocabulary,
-        "copy the tokenizer's files and fairseq/ from the model that this one was trained from, or convert it again",
-        unless={"tokenizer", "sentencepiece", "tokenizer size", "<mask>"}.intersection,
-    ),
-    Check("pickle", _look_at_pickles, "load it where you trust it, and save_pretrained, which writes safetensors"),
-    Check("pooler", _look_at_pooler, f"tell users to pass {WITHOUT_POOLER}, in README.md", is_mild=True),
-    Check("tied bias", _look_at_tied_bias, f"store the head's bias as {TIED_BIAS}, or convert the model again"),
-    Check(
-        "adapter",
-        lambda facts: missing_of_adapter(facts.folder),
-        "take adapter_config.json away, or put the adapter's weights beside it",
-    ),
-    Check(
-        "adapter beside a model",
-        _look_at_whole_adapter,
-        "merge the adapter into the weights (merge_and_unload, then save_pretrained), or publish it by itself",
-        is_mild=True,
-    ),
-    Check(
-        "modules",
-        lambda facts: missing_of_modules(facts.folder),
-        "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing",
-    ),
-    Check(
-        "shard size",
-        _look_at_shards,
-        'save the model again with save_pretrained(..., max_shard_size="5GB")',
-        is_mild=True,
-    ),
-    Check(
-        "labels",
-        _look_at_labels,
-        "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
-        is_mild=True,
-    ),
-    Check(
-        "record",
-        _look_at_record,
-        "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
-        is_mild=True,
-    ),
-    Check(
-        "configuration",
-        _look_at_config,
-        "set the fields right that are named, or convert again",
-        unless=BEFORE_THE_CONFIG.intersection,
-    ),
-    Check(
-        "training",
-        _look_at_training,
-        "set the fields right that are named, or convert again; where the change is meant, delete fairseq/",
-        unless={"configuration"}.intersection,
-    ),
-    Check(
-        "tokenizer ids",
-        _look_at_ids,
-        "name the tokenizer_class in tokenizer_config.json that gives fairseq's ids, or copy the tokenizer's files "
-        "from the model that this one was trained from",
-        _set_tokenizer_class,
-        unless=BEFORE_IDS.intersection,
-    ),
-    Check(  # a configuration at fault would put the blame on the weights
-        "weights",
-        lambda facts: facts.fault_of_weights,
-        "copy the folder anew, or convert or save the model again",
-        unless=(BEFORE_THE_CONFIG | {"configuration"}).intersection,
-    ),
-)
+CHECKS: Final = tuple(_CHECKS)

@@ -10,8 +10,10 @@ from typing import Any, Final, NamedTuple
 
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord
-from hf_xlmr.model.model_shape import FAMILIES
+from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.model.folder_records import CONVERSION
+from hf_xlmr.model.model_shape import FAMILIES, shape_of_config
+from hf_xlmr.model.opened_folder import CONFIG, OpenedFolder
 from hf_xlmr.model.safetensors_files import file_header
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, files_of_weights
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, SPECIAL_SYMBOLS, UNK, Dictionary
@@ -21,7 +23,6 @@ from hf_xlmr.tokenizer.vocabulary_agreement import ids_of_tokenizer, raise_if_id
 
 __all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
 
-CONFIG: Final = "config.json"
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
@@ -50,17 +51,26 @@ class StoredTensor(NamedTuple):
 class FolderFacts:
     """One folder, read as it is asked about; nothing is judged but what cannot be read at all."""
 
-    folder: Path
+    opened: OpenedFolder
     is_known_to_be_fairseqs: bool = False
     """Somebody's word that fairseq trained the model."""
 
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.opened.path
+
     @cached_property
+    def files(self) -> ModelFiles:
+        """The folder as loading takes it, which judges what it reads."""
+        return ModelFiles(self.folder, given=self.opened)
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """config.json. Raises InputError, IntegrityError."""
-        config = _object(self.folder / CONFIG)
-        if config is None:
+        if not self.opened.has(CONFIG):
             raise InputError(f"{self.folder} is not a Transformers folder: it has no {CONFIG}")
-        return config
+        return self.opened.config
 
     @cached_property
     def tokenizer_config(self) -> Mapping[str, Any] | None:
@@ -185,7 +195,7 @@ class FolderFacts:
     @cached_property
     def fairseqs_dictionary(self) -> Dictionary:
         """fairseq/dict.txt, which must be there, as fairseq's task completes it. Raises InputError, IntegrityError."""
-        path, rows = self.folder / DICTIONARY, ConversionRecord.of(self.folder).embedding_rows
+        path, rows = self.folder / DICTIONARY, self.opened.record.embedding_rows
         dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
         return dictionary if len(dictionary) == rows else dictionary.with_mask()
 
@@ -198,7 +208,7 @@ class FolderFacts:
     def fault_of_weights(self) -> str | None:
         """What is wrong with the weights by the configuration, None where they are those of its class."""
         try:
-            check_weights(self.folder)
+            check_weights(self.folder, shape_of_config(self.config, name=str(self.folder / CONFIG)))
         except HfXlmrError as error:
             return str(error)
         return None

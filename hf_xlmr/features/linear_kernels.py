@@ -79,6 +79,7 @@ class OneDnnLinear:
     """oneDNN's product with a re-ordered copy of the weights, side by side in one matrix; activation and sum fused.
 
     `torch.compile` with freezing makes the same calls on a CPU (torch/_inductor/fx_passes/mkldnn_fusion.py).
+    Their names are private, and PyTorch has no public ones by which oneDNN keeps its own order of the weights.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from hf_xlmr.errors import IntegrityError
 
-__all__ = ["json_object", "strict_json"]
+__all__ = ["LARGEST", "json_object", "object_of", "strict_json"]
 
 LARGEST: Final = 256 << 20  # bytes; a tokenizer.json has 17 MB for XLM-R, and some 70 for a million pieces
 MOST_VALUES: Final = 8_000_000  # such a tokenizer.json has four million
@@ -28,7 +28,11 @@ def json_object(path: Path, *, has_paths: bool = False) -> dict[str, Any]:
     that are not UTF-8. Raises IntegrityError, OSError.
     """
     with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
+        return object_of(file.read(LARGEST + 1), path, has_paths=has_paths)
+
+
+def object_of(data: bytes, path: Path, *, has_paths: bool = False) -> dict[str, Any]:
+    """As `json_object`, of `data` that was read from `path`. Raises IntegrityError."""
     try:
         content = strict_json(data, has_paths=has_paths)
     except ValueError as error:

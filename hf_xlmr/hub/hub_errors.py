@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError
@@ -48,12 +48,11 @@ SENTENCES: Final[Mapping[int, str]] = {
     429: "the Hub takes no more requests for now: try again in {wait}",
 }
 FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
-STATUS_BY_XET: Final = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet tells it in the text alone
 NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network{}, and try again"
 OTHER_ADDRESS: Final = " and at HF_ENDPOINT ({})"  # where the Hub's own address is not used
-OURS: Final = "hf_xlmr"
-OF_THE_HUB: Final = ("huggingface_hub", "httpx", "httpx2", "requests")
-"""huggingface_hub and what it speaks with the Hub by; releases differ."""
+OF_HTTP: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+"""What huggingface_hub speaks with the Hub by; releases differ."""
+OF_THE_HUB: Final = ("huggingface_hub", *OF_HTTP, "hf_xet")
 NOT_UNDERSTOOD: Final = "the Hub's answer cannot be understood ({}): look at HF_ENDPOINT and at proxies"
 
 
@@ -79,22 +78,19 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
 
     Errors that our own code raises in the block, or that it provokes in the standard library, stay as they are.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    of_http: Any = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or of httpx2: releases of huggingface_hub differ
     try:
         with _limited_waiting():
             yield
-    except HfXlmrError:
+    except (HfXlmrError, MemoryError):
         raise
-    except (of_http, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
-        if not (isinstance(error, of_http) or _is_of_the_hub(error)):
-            raise
+    except Exception as error:
         cause = _cause(error)
-        refusal = _refusal(cause, of_http, repo_id)
-        if refusal is None:
-            raise cause from None
-        raise refusal from error
+        refusal = _refusal(cause, repo_id) if _is_of_http(cause) or _is_of_the_hub(cause) else None
+        if refusal is not None:
+            raise refusal from error
+        if cause is error:
+            raise
+        raise cause from None
 
 
 @contextmanager
@@ -110,7 +106,7 @@ def _limited_waiting() -> Iterator[None]:
         session.timeout = before
 
 
-def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | None:
+def _refusal(error: BaseException, repo_id: str) -> HubRefusal | None:
     """What an error of huggingface_hub means, None where it is of the file that was to be sent."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -120,10 +116,9 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
         return HubRefusal(OFFLINE)
     if isinstance(error, HfHubHTTPError):
         return _answered(error, repo_id)
-    if isinstance(error, (of_http, ConnectionError, TimeoutError)):
-        status = STATUS_BY_XET.search(str(error))
-        return _told(int(status[1]), repo_id) if status else HubRefusal(_no_answer(), is_unanswered=True)
-    if isinstance(error, PermissionError) and type(error).__module__ == "hf_xet":
+    if isinstance(error, (ConnectionError, TimeoutError)) or _is_of_http(error):
+        return HubRefusal(_no_answer(), is_unanswered=True)
+    if isinstance(error, PermissionError) and _package_of(error) == "hf_xet":
         return HubRefusal(BAD_TOKEN, status=401)
     if isinstance(error, OSError):
         return None
@@ -133,12 +128,24 @@ def _refusal(error: BaseException, of_http: Any, repo_id: str) -> HubRefusal | N
 
 
 def _is_of_the_hub(error: BaseException) -> bool:
-    """Whether huggingface_hub, or what it calls, raised an error: else it is of our own code, called back or not."""
+    """Whether huggingface_hub, or what it speaks by, raised an error: else it is of our own code, called back or not.
+
+    What the standard library raises is of the code that called it.
+    """
     modules = [str(frame.f_globals.get("__name__")) for frame, _line in traceback.walk_tb(error.__traceback__)]
     of_arguments = hub_utils().validate_hf_hub_args.__module__  # stands before a method, and refuses what we say to it
     packages = [name.partition(".")[0] for name in modules if name != of_arguments]
-    known = [package for package in packages if package in (OURS, *OF_THE_HUB)]
-    return bool(known) and known[-1] != OURS
+    known = [package for package in packages if package not in sys.stdlib_module_names]
+    return bool(known) and known[-1] in OF_THE_HUB
+
+
+def _is_of_http(error: BaseException) -> bool:
+    """Whether it is an error of the library that speaks HTTP, which releases of huggingface_hub take from another."""
+    return any(each.__module__.partition(".")[0] in OF_HTTP for each in type(error).mro())
+
+
+def _package_of(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def not_understood(told: object) -> HubRefusal:
@@ -166,11 +173,7 @@ def _answered(error: Any, repo_id: str) -> HubRefusal:
     said = " ".join(str(error.server_message or "").split())[:LONGEST_TOLD]
     if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
         return NotOnTheHub(_sentence(404, repo_id, said=said), status=status)
-    return _told(status, repo_id, headers=headers, said=said)
-
-
-def _told(status: int, repo_id: str, *, headers: Mapping[str, str] | None = None, said: str = "") -> HubRefusal:
-    sentence = _sentence(status, repo_id, wait=_wait(headers or {}), said=said)
+    sentence = _sentence(status, repo_id, wait=_wait(headers), said=said)
     return HubRefusal(sentence, status=status, is_unanswered=status >= 500, said=said)
 
 
@@ -207,9 +210,10 @@ def xet_ends_with_an_interrupt() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        abort = getattr(sys.modules.get("huggingface_hub.utils._xet"), "abort_xet_session", None)
-        if abort is not None:
-            abort()
+        # private: huggingface_hub gives up hf_xet where its own call is interrupted, in the main thread alone, which
+        # hears nothing while compiled code runs; nothing public ends what hf_xet then tries again for minutes
+        with suppress(ImportError, AttributeError):
+            import_module("huggingface_hub.utils._xet").abort_xet_session()
         raise
 
 

@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +16,9 @@ from hf_xlmr.files.json_files import json_object
 from hf_xlmr.files.own_names import is_there, own_name
 from hf_xlmr.model.fairseq_files import read_kept
 from hf_xlmr.model.families import FAMILIES
-from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord, read_finetuning_record
+from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord
 from hf_xlmr.model.model_shape import ModelShape, shape_of_config
+from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.model.provenance import holds_recorded_weights
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
@@ -206,6 +207,13 @@ class ModelFiles:
     """What the user named, if a cache holds it as this folder."""
     origin: Path | None = None
     """The checkpoint or archive of which the folder is a cached conversion."""
+    given: OpenedFolder | None = field(default=None, repr=False)
+    """The folder, where it is open already."""
+
+    @cached_property
+    def opened(self) -> OpenedFolder:
+        """The folder, of which config.json and the records are read once."""
+        return self.given or OpenedFolder(self.folder)
 
     @property
     def name(self) -> str:
@@ -230,7 +238,9 @@ class ModelFiles:
     @_with_names
     def config(self) -> Mapping[str, Any]:
         """config.json. Raises InputError for a model of another type, IntegrityError."""
-        config = _json(self.folder / "config.json")
+        if not self.opened.has("config.json"):
+            raise InputError(f"{self.folder} holds no config.json.")
+        config = self.opened.config
         if str(config.get("model_type")) not in FAMILIES:
             raise InputError(
                 f"{self.folder} holds a model of the type {config.get('model_type')!r}; hf_xlmr takes those of "
@@ -279,7 +289,7 @@ class ModelFiles:
     @_with_names
     def training(self) -> Mapping[str, Any]:
         """The report of `hf-xlmr finetune`; empty in a folder that it did not make. Raises IntegrityError."""
-        return read_finetuning_record(self.folder)
+        return self.opened.training
 
     @property
     def head_name(self) -> str:
@@ -321,7 +331,7 @@ class ModelFiles:
         if not path.is_file():
             return _dictionary_of_tokenizer(self.folder, rows=self.shape.vocabulary)
         rows = self._record.embedding_rows or self.shape.vocabulary
-        dictionary = Dictionary.parse(read_kept(path.parent, path.name), expected_rows=rows, name=str(path))
+        dictionary = Dictionary.parse(self._read_kept(path.name), expected_rows=rows, name=str(path))
         if len(dictionary) > self.embedding_rows:
             raise IntegrityError(
                 f"{path} has {len(dictionary)} names (4 specials and its lines), but the embedding "
@@ -362,7 +372,7 @@ class ModelFiles:
     @_with_names
     def _record(self) -> ConversionRecord:
         """What the conversion wrote down; empty for a folder of another origin."""
-        return ConversionRecord.of(self.folder)
+        return self.opened.record
 
     @cached_property
     @_with_names
@@ -370,9 +380,12 @@ class ModelFiles:
         """Fairseq's tokenization; None if the folder has no SentencePiece model."""
         kept = self.folder / "fairseq"
         if (kept / SENTENCEPIECE).is_file():
-            return ExactTokenizer(self.fairseqs_dictionary, read_kept(kept, SENTENCEPIECE), added=self.added)
+            return ExactTokenizer(self.fairseqs_dictionary, self._read_kept(SENTENCEPIECE), added=self.added)
         path = self.folder / SENTENCEPIECE
         return ExactTokenizer(self.fairseqs_dictionary, path, added=self.added) if path.is_file() else None
+
+    def _read_kept(self, name: str) -> bytes:
+        return read_kept(self.folder / "fairseq", name, record=self._record)
 
     def needed_tokenizer(self) -> ExactTokenizer:
         """Fairseq's tokenization. Raises InputError, which says what to put if if there is none, IntegrityError."""
@@ -416,7 +429,7 @@ class ModelFiles:
     def kept_labels(self) -> Dictionary | None:
         """The label dictionary under fairseq/, which may be that of the model before training; None without one."""
         kept = self.folder / "fairseq"
-        return Dictionary.parse(read_kept(kept, LABELS), name=str(kept / LABELS)) if (kept / LABELS).is_file() else None
+        return Dictionary.parse(self._read_kept(LABELS), name=str(kept / LABELS)) if (kept / LABELS).is_file() else None
 
     @property
     def labels_disagree(self) -> bool:
@@ -444,7 +457,7 @@ class ModelFiles:
 
     @cached_property
     def _record_is_of_the_weights(self) -> bool:
-        return holds_recorded_weights(self.folder)
+        return holds_recorded_weights(self.opened)
 
     def heads(self) -> dict[str, dict[str, torch.Tensor]]:
         """The weights of the source's classification heads, by head and part. Raises IntegrityError."""

@@ -105,7 +105,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
 def check_loading(files: ModelFiles) -> None:
     """Do all of `load_encoder` but read the weights. Raises InputError, IntegrityError."""
     _head_options(files)
-    check_network(files.folder, shape_held(files.folder, files.shape))
+    check_network(files.folder, shape_held(files.folder, files.shape), config=files.config)
 
 
 def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) -> Any:

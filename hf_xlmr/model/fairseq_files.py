@@ -11,13 +11,13 @@ from hf_xlmr.model.folder_records import ConversionRecord
 __all__ = ["read_kept"]
 
 
-def read_kept(folder: Path, name: str) -> bytes:
+def read_kept(folder: Path, name: str, *, record: ConversionRecord | None = None) -> bytes:
     """The file `name` under the folder `fairseq/`, which must be the one that the record of the conversion names.
 
-    Raises IntegrityError, OSError.
+    `record` is that one, where it was read already. Raises IntegrityError, OSError.
     """
     data = (folder / name).read_bytes()
-    record = ConversionRecord.of(folder.parent)
+    record = record or ConversionRecord.of(folder.parent)
     recorded = record.source_files.get(name)
     if recorded is not None and sha256(data).hexdigest() != recorded:
         raise IntegrityError(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import object_of
 
 __all__ = [
     "CONVERSION",
@@ -19,6 +19,7 @@ __all__ = [
     "conversion_record_text",
     "finetuning_record_text",
     "read_finetuning_record",
+    "record_fields",
 ]
 
 CONVERSION: Final = "fairseq/conversion.json"
@@ -48,7 +49,7 @@ class ConversionRecord:
         Raises IntegrityError, InputError if a newer hf_xlmr wrote it, OSError.
         """
         path = folder / CONVERSION
-        return cls(path, _read(path, CONVERSION) if path.is_file() else {})
+        return cls(path, record_fields(path.read_bytes(), path, CONVERSION) if path.is_file() else {})
 
     @property
     def is_there(self) -> bool:
@@ -173,7 +174,7 @@ def read_finetuning_record(folder: Path) -> Mapping[str, Any]:
     Raises IntegrityError, InputError if a newer hf_xlmr wrote it, OSError.
     """
     path = folder / FINETUNING
-    return _read(path, FINETUNING) if path.is_file() else {}
+    return record_fields(path.read_bytes(), path, FINETUNING) if path.is_file() else {}
 
 
 def finetuning_record_text(fields: Mapping[str, object]) -> str:
@@ -181,8 +182,12 @@ def finetuning_record_text(fields: Mapping[str, object]) -> str:
     return json.dumps({FORMAT: NEWEST[FINETUNING], **fields}, ensure_ascii=False, indent=2) + "\n"
 
 
-def _read(path: Path, kind: str) -> Mapping[str, Any]:
-    fields = json_object(path, has_paths=True)
+def record_fields(data: bytes, path: Path, kind: str) -> Mapping[str, Any]:
+    """The fields of a record of that `kind` (its name in the folder), whose `data` was read from `path`.
+
+    Raises IntegrityError, InputError where a newer hf_xlmr wrote it.
+    """
+    fields = object_of(data, path, has_paths=True)
     number, newest = fields.get(FORMAT, 0), NEWEST[kind]
     if type(number) is not int or number < 0:
         raise IntegrityError(f"{path} is damaged: its format is {number!r:.40}, which is not a number of hf_xlmr's")

@@ -60,15 +60,18 @@ Transformers 5.0 takes anything, later releases check some.
 """
 
 
-def plain_config(folder: Path, *, attention: str = "sdpa", **fields: object) -> PreTrainedConfig:
+def plain_config(
+    folder: Path, *, attention: str = "sdpa", read: Mapping[str, Any] | None = None, **fields: object
+) -> PreTrainedConfig:
     """The configuration in `folder` with `fields` set and the fields of `REACHING` left out.
 
-    Attention is computed by `attention`, whatever the file says. Raises IntegrityError for a file that Transformers
-    cannot use.
+    Attention is computed by `attention`, whatever the file says. `read` is the file, where it was read already.
+    Raises IntegrityError for a file that Transformers cannot use.
     """
     import transformers
 
-    given = {name: value for name, value in json_object(folder / CONFIG).items() if name not in REACHING}
+    read = json_object(folder / CONFIG) if read is None else read
+    given = {name: value for name, value in read.items() if name not in REACHING}
     model_type = given.pop("model_type", None)
     for name, (what, holds) in FIELDS.items():
         if name in given and not holds(given[name]):

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.files.digests import sha256_of
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, read_finetuning_record
+from hf_xlmr.model.folder_records import CONVERSION, FINETUNING
+from hf_xlmr.model.opened_folder import CONFIG, OpenedFolder
 
 __all__ = ["Standing", "changed_weights", "held_to_record", "holds_recorded_weights", "other_network", "standing_of"]
 
-CONFIG: Final = "config.json"
 KEPT: Final = "fairseq/"
 OF_CLASSES: Final = "fairseq/label/"
 DECIDING: Final = (
@@ -57,76 +56,74 @@ class Standing(str, Enum):
     unrecorded = "no record of a conversion"
 
 
-def standing_of(folder: Path) -> Standing:
+def standing_of(folder: OpenedFolder) -> Standing:
     """What the folder's records say of its weights, which are not read for it.
 
     Raises IntegrityError, InputError for a record of a newer hf_xlmr, OSError.
     """
-    if (folder / FINETUNING).is_file():
-        read_finetuning_record(folder)  # one that cannot be read is not published
+    if folder.has(FINETUNING):
+        _ = folder.training  # one that cannot be read is not published
         return Standing.finetuned
-    record = ConversionRecord.of(folder)
-    if not record.is_there:
+    if not folder.record.is_there:
         return Standing.unrecorded
-    return Standing.verified if record.is_verified else Standing.unverified
+    return Standing.verified if folder.record.is_verified else Standing.unverified
 
 
-def held_to_record(folder: Path, hashes: Mapping[str, str], *, with_config: bool = True) -> tuple[str, ...]:
+def held_to_record(folder: OpenedFolder, hashes: Mapping[str, str], *, with_config: bool = True) -> tuple[str, ...]:
     """The names among `hashes` (SHA-256 by name) of files that are as the conversion of the folder recorded them.
 
     Of config.json the fields that answers rest on are compared, unless `with_config` is False; of a fine-tuned folder
     what it keeps for fairseq.
     Raises IntegrityError if a file is lost or another, OSError.
     """
-    standing, record = standing_of(folder), ConversionRecord.of(folder)
+    standing, record = standing_of(folder), folder.record
     if not record.is_there:
         return ()
     recorded = record.written
     if standing is Standing.verified:
-        _raise_if_other_weights(folder, hashes, record.weights)
+        _raise_if_other_weights(folder.path, hashes, record.weights)
     if standing is Standing.finetuned:
         recorded = {
             name: known for name, known in recorded.items() if name.startswith(KEPT) and not name.startswith(OF_CLASSES)
         }
-    _raise_if_other_files(folder, hashes, recorded)
+    _raise_if_other_files(folder.path, hashes, recorded)
     held = [name for name in hashes if name in recorded or (standing is Standing.verified and _is_shard(name))]
     if with_config and standing is not Standing.finetuned and record.config is not None:
-        _raise_if_other_config(folder / CONFIG, record.config)
+        _raise_if_other_config(folder, record.config)
         held.append(CONFIG)
     return tuple(held)
 
 
-def holds_recorded_weights(folder: Path) -> bool:
+def holds_recorded_weights(folder: OpenedFolder) -> bool:
     """Whether the weights are known to be those that the conversion of the folder verified; they are read for it.
 
     Raises IntegrityError, InputError, OSError.
     """
-    record = ConversionRecord.of(folder)
-    return standing_of(folder) is Standing.verified and bool(record.weights) and not changed_weights(folder)
+    return standing_of(folder) is Standing.verified and bool(folder.record.weights) and not changed_weights(folder)
 
 
-def changed_weights(folder: Path) -> tuple[str, ...]:
+def changed_weights(folder: OpenedFolder) -> tuple[str, ...]:
     """The files of weights that are not as the conversion verified them; none if it did not, or after `finetune`.
 
     They are read for it. Raises IntegrityError, InputError, OSError.
     """
     if standing_of(folder) is not Standing.verified:
         return ()
-    recorded = ConversionRecord.of(folder).weights
-    held = {path.name: path for path in folder.glob("model*.safetensors")}
-    if other := tuple(sorted(held.keys() ^ recorded.keys())):
+    recorded = folder.record.weights
+    held = {path.name for path in folder.path.glob("model*.safetensors")}
+    if other := tuple(sorted(held ^ recorded.keys())):
         return other
-    return tuple(name for name in sorted(held) if sha256_of(held[name]) != recorded[name])
+    return tuple(name for name in sorted(held) if folder.sha256(name) != recorded[name])
 
 
-def other_network(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+def other_network(folder: OpenedFolder, config: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields of `config` by which the network computes otherwise than the one that fairseq trained, in words.
 
     It is held against the record of the conversion, else against fairseq's options. Raises IntegrityError, InputError.
     """
-    recorded, source = ConversionRecord.of(folder).config, CONVERSION
+    recorded, source = folder.record.config, CONVERSION
     if recorded is None:
-        recorded, source = _of_options(folder), OPTIONS
+        recorded, source = _of_options(folder.path), OPTIONS
     return tuple(
         f"{name} is {config[name]!r:.60}, and {recorded[name]!r:.60} by {source}"
         for name in OF_ANY_TRAINING
@@ -164,9 +161,11 @@ def _raise_if_other_files(folder: Path, hashes: Mapping[str, str], recorded: Map
         raise IntegrityError(f"{folder} holds other files than the conversion wrote ({told}): {OTHERWISE}")
 
 
-def _raise_if_other_config(path: Path, recorded: Mapping[str, Any]) -> None:
-    if told := list(_differences(json_object(path), recorded)):
-        raise IntegrityError(f"{path} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}")
+def _raise_if_other_config(folder: OpenedFolder, recorded: Mapping[str, Any]) -> None:
+    if told := list(_differences(folder.config, recorded)):
+        raise IntegrityError(
+            f"{folder.path / CONFIG} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}"
+        )
 
 
 def _differences(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:

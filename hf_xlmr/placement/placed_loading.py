@@ -204,14 +204,14 @@ def checked_sources(folder: Path, shape: ModelShape) -> dict[str, StoredWeight]:
     return sources
 
 
-def check_weights(folder: Path) -> None:
-    """Hold the weights of a folder against its configuration. Raises as `checked_sources`."""
-    checked_sources(folder, shape_held(folder, shape_of_folder(folder)))
+def check_weights(folder: Path, shape: ModelShape | None = None) -> None:
+    """Hold the weights of a folder against its configuration, or `shape`. Raises as `checked_sources`."""
+    checked_sources(folder, shape_held(folder, shape or shape_of_folder(folder)))
 
 
-def check_network(folder: Path, shape: ModelShape) -> None:
+def check_network(folder: Path, shape: ModelShape, *, config: Mapping[str, Any]) -> None:
     """Build the class without weights or memory, as loading begins. Raises InputError, IntegrityError."""
-    _built(folder, shape, shape.dtype, "sdpa", has_buffers=False)
+    _built(folder, shape, shape.dtype, "sdpa", has_buffers=False, read=config)
 
 
 def is_left_in_the_file(name: str) -> bool:
@@ -322,7 +322,15 @@ def _empty(folder: Path, shape: ModelShape, dtype: str, attention: str) -> PreTr
     return empty
 
 
-def _built(folder: Path, shape: ModelShape, dtype: str, attention: str, *, has_buffers: bool) -> PreTrainedModel:
+def _built(
+    folder: Path,
+    shape: ModelShape,
+    dtype: str,
+    attention: str,
+    *,
+    has_buffers: bool,
+    read: Mapping[str, Any] | None = None,
+) -> PreTrainedModel:
     """The class of a folder, with nothing in memory but its buffers. Raises InputError, IntegrityError."""
     import torch
     import transformers
@@ -331,7 +339,7 @@ def _built(folder: Path, shape: ModelShape, dtype: str, attention: str, *, has_b
 
     options = {} if shape.has_pooler or shape.task is not Task.ENCODER else {"add_pooling_layer": False}
     with config_damage_told(folder / "config.json"):
-        config: Any = plain_config(folder, attention=attention)
+        config: Any = plain_config(folder, attention=attention, read=read)
         if config.hidden_act not in ACT2FN:
             raise InputError(
                 f"{folder}/config.json: hidden_act is {config.hidden_act!r:.40}, which Transformers does not have"

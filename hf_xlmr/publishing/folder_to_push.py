@@ -7,16 +7,17 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.cards.card_check import check_card
-from hf_xlmr.doctor.examination import Finding, examine
+from hf_xlmr.doctor.examination import Finding, findings_of
 from hf_xlmr.doctor.folder_facts import FolderFacts
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.hub.hub_errors import SMALLER_FILES
 from hf_xlmr.model.fairseq_files import read_kept
+from hf_xlmr.model.model_shape import shape_of_config
+from hf_xlmr.model.opened_folder import CARD, CONFIG, FileState, OpenedFolder
 from hf_xlmr.model.provenance import Standing, held_to_record, standing_of
 from hf_xlmr.placement.placed_loading import check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress
@@ -31,7 +32,6 @@ INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 """What Transformers takes for the weights of a folder; those of variants and of other folders are another's."""
 LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub takes no larger one
-BLOCK: Final = 1 << 20
 OTHER_WEIGHTS: Final = "no weights of this model"
 SAFETENSORS: Final = ".safetensors"
 SECRET_INSIDE: Final = (
@@ -66,31 +66,27 @@ class LocalFile:
     """A file that is sent."""
 
     path: Path
-    size: int
-    changed_at: int
-    """In nanoseconds, as the file system told before the folder was looked at."""
-    inode: int
+    state: FileState
+    """Before anything of the file was read."""
     sha256: str = ""
     """Empty until it is hashed."""
 
-    @classmethod
-    def of(cls, path: Path) -> LocalFile:
-        """Note how a file is now. Raises OSError."""
-        now = path.stat()
-        return cls(path, now.st_size, now.st_mtime_ns, now.st_ino)
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.state.size
 
     @property
     def is_untouched(self) -> bool:
         """Whether the file is as it was when it was noted. Raises OSError."""
-        now = self.path.stat()
-        return (now.st_size, now.st_mtime_ns, now.st_ino) == (self.size, self.changed_at, self.inode)
+        return FileState.of(self.path) == self.state
 
 
 @dataclass(frozen=True)
 class FolderToPush:
     """What of a folder is sent, and what was found out about it."""
 
-    path: Path
+    opened: OpenedFolder
     files: Mapping[str, LocalFile]
     """By their names in the repository."""
     unknown: Mapping[str, int]
@@ -103,6 +99,16 @@ class FolderToPush:
     standing: Standing
     held: tuple[str, ...]
     """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
+
+    @property
+    def path(self) -> Path:
+        """Where the folder is."""
+        return self.opened.path
+
+    @property
+    def card(self) -> str:
+        """The text of README.md, whose lines end with a line feed."""
+        return self.opened.read(CARD).decode("utf-8").replace("\r\n", "\n")
 
 
 def look_at(
@@ -121,36 +127,46 @@ def look_at(
     they were verified.
     """
     with told_plainly():
-        _ = FolderFacts(folder).config  # what is no model is refused before all of it is walked
-        found = _sorted(folder, include)
+        opened = OpenedFolder(folder)
+        _ = FolderFacts(opened).config  # what is not a model is refused before all of it is walked
+        found = _sorted(opened, include)
         _raise_if_nothing_matches(found, include)
-        standing = standing_of(folder)
-        if standing is Standing.unverified and not allow_unverified:
-            raise InputError(NOT_VERIFIED.format(folder=folder))
-        for name in KEPT_FILES:
-            if (folder / KEPT / name).is_file():
-                read_kept(folder / KEPT, name)
-        findings = _findings(folder, despite_faults=despite_faults)
-        notes = check_card(folder)
+        standing = _standing(opened, allow_unverified=allow_unverified)
+        if standing is Standing.verified:  # doctor asks for the hashes of the weights, which takes long
+            weights = {name: file for name, file in found.files.items() if WEIGHTS.fullmatch(name)}
+            found.files.update(hashed(opened, weights, progress=progress))
+        findings = _findings(opened, despite_faults=despite_faults)
+        notes = check_card(opened)
         found = _folded(_without_other_weights(found, _names_of_weights(folder)))
         _raise_if_too_large(found.files)
-        files = hashed(found.files, progress=progress)
+        files = hashed(opened, found.files, progress=progress)
         hashes = {name: file.sha256 for name, file in files.items()}
-        held = held_to_record(folder, hashes, with_config=not (despite_faults and findings))
-        return FolderToPush(folder, files, found.unknown, found.left, findings, notes, standing, held)
+        held = held_to_record(opened, hashes, with_config=not (despite_faults and findings))
+        return FolderToPush(opened, files, found.unknown, found.left, findings, notes, standing, held)
 
 
-def _findings(folder: Path, *, despite_faults: bool) -> tuple[Finding, ...]:
+def _standing(folder: OpenedFolder, *, allow_unverified: bool) -> Standing:
+    """What is known of the weights. Raises InputError where they were not proved, IntegrityError for other pieces."""
+    standing = standing_of(folder)
+    if standing is Standing.unverified and not allow_unverified:
+        raise InputError(NOT_VERIFIED.format(folder=folder.path))
+    for name in KEPT_FILES:
+        if folder.has(f"{KEPT}/{name}"):
+            read_kept(folder.path / KEPT, name, record=folder.record)
+    return standing
+
+
+def _findings(folder: OpenedFolder, *, despite_faults: bool) -> tuple[Finding, ...]:
     """The faults of the folder, which holds its weights whole. Raises InputError for severe ones, IntegrityError."""
-    findings = examine(folder).findings
+    findings = findings_of(folder)
     severe = [finding for finding in findings if not finding.is_mild]
     if severe and not despite_faults:
         raise InputError(
-            f"{folder}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder}` tells of "
-            f"{_counted(len(severe))}), or publish it as it is with despite_faults=True"
+            f"{folder.path}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder.path}` tells "
+            f"of {_counted(len(severe))}), or publish it as it is with despite_faults=True"
         )
     if findings:  # where there are none, doctor has held the weights against the configuration already
-        check_weights(folder)
+        check_weights(folder.path, shape_of_config(folder.config, name=str(folder.path / CONFIG)))
     return findings
 
 
@@ -179,9 +195,9 @@ class _Sorted:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def _sorted(folder: Path, include: Collection[str]) -> _Sorted:
+def _sorted(opened: OpenedFolder, include: Collection[str]) -> _Sorted:
     """Every file of a folder in order. Raises InputError for one of the model that cannot be sent, OSError."""
-    found, known = _Sorted(), KnownFiles(folder)
+    found, known, folder = _Sorted(), KnownFiles(opened), opened.path
     for name, path in _walked(folder, found.left, known):
         is_wanted, is_known = _matches(name, include), name in known
         why = _why_never(name) or _why_not_readable(path, folder)
@@ -191,7 +207,9 @@ def _sorted(folder: Path, include: Collection[str]) -> _Sorted:
         if why:
             found.left[name] = why
         elif is_known or is_wanted:
-            found.files[name] = LocalFile.of(path.resolve())  # a link that is changed meanwhile changes nothing
+            found.files[name] = LocalFile(
+                path.resolve(), opened.state(name)
+            )  # a link that is changed meanwhile changes nothing
         else:
             found.unknown[name] = path.lstat().st_size
     return found
@@ -320,24 +338,24 @@ def _folders_of(name: str) -> Iterator[str]:
 # ---- what is known of the files --------------------------------------------------------------------------------------
 
 
-def hashed(files: Mapping[str, LocalFile], *, progress: Progress = SILENT) -> dict[str, LocalFile]:
-    """`files` with their SHA-256.
+def hashed(
+    folder: OpenedFolder, files: Mapping[str, LocalFile], *, progress: Progress = SILENT
+) -> dict[str, LocalFile]:
+    """`files` with their SHA-256; those that have one are not read again.
 
     Raises InputError where one is not as it was when it was noted, or holds what looks like a secret, OSError.
     """
-    found = {}
-    with progress.task("hash", total=sum(file.size for file in files.values())) as task:
-        for name, file in files.items():
-            digest, finder = sha256(), SecretFinder()
-            with file.path.open("rb") as stream:
-                while block := stream.read(BLOCK):
-                    if stream.tell() <= BLOCK or not name.endswith(SAFETENSORS):  # of weights what describes them
-                        finder.look(block)
-                    digest.update(block)
-                    task.advance(len(block))
+    left = {name: file for name, file in files.items() if not file.sha256}
+    with progress.task("hash", total=sum(file.size for file in left.values())) as task:
+        for name in left:
+            finder = SecretFinder()
+            for number, block in enumerate(folder.blocks(name)):
+                if number == 0 or not name.endswith(SAFETENSORS):  # of weights what describes them
+                    finder.look(block)
+                task.advance(len(block))
             if finder.found is not None:
                 raise InputError(SECRET_INSIDE.format(name, finder.line, finder.found))
-            found[name] = replace(file, sha256=digest.hexdigest())
+    found = {name: replace(file, sha256=folder.sha256(name)) for name, file in files.items()}
     raise_if_touched(found, meanwhile="looked at")
     return found
 

@@ -28,6 +28,7 @@ __all__ = [
     "files_at",
     "names_ignored",
     "warnings_of_card",
+    "why_not_sent",
 ]
 
 MAIN: Final = "main"
@@ -48,6 +49,11 @@ class Target:
     def namespace(self) -> str:
         """The user or the organization."""
         return self.repo_id.partition("/")[0]
+
+    def path_of(self, call: str) -> str:
+        """Of a call about the branch, below the Hub's `/api/`."""
+        proposed = "?create_pr=1" if self.create_pr else ""
+        return f"models/{self.repo_id}/{call}/{quote(self.branch, safe='')}{proposed}"
 
 
 @dataclass(frozen=True)
@@ -129,24 +135,32 @@ def files_at(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:
 
 def names_ignored(api: HfApi, target: Target, names: Sequence[str]) -> tuple[str, ...]:
     """Those of `names` that a commit would leave out, as the `.gitignore` of the branch says. Raises HubRefusal."""
-    files = [{"path": name, "size": 0, "sample": ""} for name in names]
-    url = f"{api.endpoint}/api/models/{target.repo_id}/preupload/{quote(target.branch, safe='')}"
-    url += "?create_pr=1" if target.create_pr else ""
+    files, path = [{"path": name, "size": 0, "sample": ""} for name in names], target.path_of("preupload")
     several = (files[first : first + MOST_ASKED] for first in range(0, len(files), MOST_ASKED))
-    answers = [_posted(api, url, {"files": each}, repo_id=target.repo_id) for each in several]
+    answers = [_asked(api, path, {"files": each}, about=target.repo_id) for each in several]
     try:
         return tuple(str(each["path"]) for told in answers for each in told["files"] if each["shouldIgnore"])
     except (LookupError, TypeError):
         raise not_understood("it does not tell which files it ignores") from None
 
 
-def _posted(api: HfApi, url: str, content: Mapping[str, object], *, repo_id: str) -> Any:
+def why_not_sent(api: HfApi, target: Target, error: HubRefusal) -> HubRefusal:
+    """`error`, or what the Hub says itself where it refused hf_xet, which says only that the connection failed."""
+    try:
+        _asked(api, target.path_of("xet-write-token"), about=target.repo_id)
+    except HubRefusal as told:
+        return told if told.status in (401, 403) else error
+    return error
+
+
+def _asked(api: HfApi, path: str, content: Mapping[str, object] | None = None, *, about: str) -> Any:
     """The answer to a call of the Hub that huggingface_hub has no method for. Raises HubRefusal."""
     from huggingface_hub import get_session
 
-    with told_by_the_hub(repo_id):
+    with told_by_the_hub(about):
         headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
-        answer = get_session().post(url, json=content, headers=headers)
+        method = "GET" if content is None else "POST"
+        answer = get_session().request(method, f"{api.endpoint}/api/{path}", json=content, headers=headers)
         hub_utils().hf_raise_for_status(answer)
         return answer.json()
 
@@ -224,9 +238,8 @@ def check_on_hub(target: Target, account: Account, state: HubState) -> None:
 
 def warnings_of_card(api: HfApi, card: str) -> tuple[str, ...]:
     """What the Hub remarks on a model card. Raises InputError where it would not take it, HubRefusal."""
-    url = f"{api.endpoint}/api/validate-yaml"
     try:
-        told = _posted(api, url, {"content": card, "repoType": "model"}, repo_id="the check of cards")
+        told = _asked(api, "validate-yaml", {"content": card, "repoType": "model"}, about="the check of cards")
     except HubRefusal as error:
         if error.status != 400:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import IntegrityError
@@ -11,7 +12,16 @@ from hf_xlmr.hub.hub_errors import HubRefusal, told_by_the_hub, xet_ends_with_an
 from hf_xlmr.hub.interruptible import interruptible
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.publishing.folder_to_push import WEIGHTS, LocalFile, raise_if_touched
-from hf_xlmr.publishing.hub_repository import MAIN, Differences, HubState, RemoteFile, Target, files_at, names_ignored
+from hf_xlmr.publishing.hub_repository import (
+    MAIN,
+    Differences,
+    HubState,
+    RemoteFile,
+    Target,
+    files_at,
+    names_ignored,
+    why_not_sent,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -92,16 +102,15 @@ class Upload:
     def _preupload(self, additions: list[Any]) -> None:
         """Send the content of some files, of which nothing is seen before the commit; Ctrl-C is heard meanwhile."""
         target = self.target
-        with told_by_the_hub(target.repo_id), xet_ends_with_an_interrupt():
-            interruptible(
-                lambda: self.api.preupload_lfs_files(
-                    target.repo_id,
-                    additions,
-                    revision=target.branch,
-                    create_pr=target.create_pr,
-                    free_memory=False,
-                )
-            )
+        options: dict[str, Any] = {"revision": target.branch, "create_pr": target.create_pr, "free_memory": False}
+        send = partial(self.api.preupload_lfs_files, target.repo_id, additions, **options)
+        try:
+            with told_by_the_hub(target.repo_id), xet_ends_with_an_interrupt():
+                interruptible(send)
+        except HubRefusal as error:
+            if not error.is_unanswered:
+                raise
+            raise why_not_sent(self.api, target, error) from None
 
     def _raise_if_ignored(self) -> None:
         """Raise HubRefusal for files that a commit would leave out, so that it would show others than belong to it."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from hf_xlmr.cards.markdown import linked_files
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import json_object, strict_json
+from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
 
 __all__ = ["KnownFiles"]
 
@@ -35,8 +36,7 @@ OF_AN_EVALUATION: Final = re.compile(
 )
 MARK_OF_EVALUATION: Final = "predictions/README.md"
 PICTURE: Final = re.compile(r".+\.(png|jpe?g|gif|svg|webp)", re.IGNORECASE)
-CARD: Final = "README.md"
-CONFIGS: Final = ("config.json", "tokenizer_config.json")
+CONFIGS: Final = (CONFIG, "tokenizer_config.json")
 MODULES: Final = "modules.json"
 
 
@@ -44,7 +44,12 @@ MODULES: Final = "modules.json"
 class KnownFiles:
     """The names that are known in one folder."""
 
-    folder: Path
+    opened: OpenedFolder
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return self.opened.path
 
     def __contains__(self, name: str) -> bool:
         """Whether the file at `name`, with slashes and from the folder on, belongs to the model. Raises OSError."""
@@ -70,8 +75,8 @@ class KnownFiles:
     @cached_property
     def _linked(self) -> frozenset[str]:
         """What the card shows or links, by which pictures are known."""
-        path = self.folder / CARD
-        return linked_files(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else frozenset()
+        has_card = self.opened.has(CARD)
+        return linked_files(self.opened.read(CARD).decode("utf-8", "replace")) if has_card else frozenset()
 
     @cached_property
     def _modules(self) -> frozenset[str]:
@@ -96,7 +101,7 @@ class KnownFiles:
     def _object(self, name: str) -> Mapping[str, Any]:
         """A file of JSON; empty where there is none, or one of which doctor tells."""
         try:
-            return json_object(self.folder / name)
+            return self.opened.config if name == CONFIG else json_object(self.folder / name)
         except (IntegrityError, OSError):
             return {}
 

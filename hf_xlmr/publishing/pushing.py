@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr import __version__
-from hf_xlmr.cards.card_check import CARD
 from hf_xlmr.doctor.examination import Finding
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.hub.hub_errors import hub_utils, quiet_hub
@@ -139,7 +138,7 @@ def plan_upload(
         target = Target(full_id, branch=branch, create_pr=create_pr, private=private)
         state = HubState.of(api, full_id, branch)
         check_on_hub(target, account, state)
-        remarks = warnings_of_card(api, looked.files[CARD].path.read_text(encoding="utf-8"))
+        remarks = warnings_of_card(api, looked.card)
         raise_if_touched(looked.files, meanwhile="looked at")
         differences = Differences.between(looked.files, state.files)
         message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"

@@ -43,4 +43,5 @@ def _warn_once(*, cpu: bool) -> None:
 
 def on_one_device(arguments: Any) -> None:
     """Let a process use one GPU at most: Trainer would wrap in DataParallel, and multiply the batch by all it sees."""
+    # private: `n_gpu` only reads it, and CUDA_VISIBLE_DEVICES would speak for all of the process
     arguments._n_gpu = min(arguments.n_gpu, 1)

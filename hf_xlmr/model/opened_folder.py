@@ -1,0 +1,106 @@
+"""A model folder that is opened once and passed along: what several readers need of it is read for the first alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hf_xlmr.files.json_files import LARGEST, object_of
+from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, record_fields
+
+__all__ = ["CARD", "CONFIG", "FileState", "OpenedFolder"]
+
+CARD: Final = "README.md"
+CONFIG: Final = "config.json"
+BLOCK: Final = 1 << 20
+
+
+class FileState(NamedTuple):
+    """By what a file shows that it was changed."""
+
+    size: int
+    changed_at: int
+    """In nanoseconds."""
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Of a file as it is now, links followed. Raises OSError."""
+        now = path.stat()
+        return cls(now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+@dataclass(frozen=True)
+class OpenedFolder:
+    """A model folder as it was when each of its files was first asked for."""
+
+    path: Path
+    _contents: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _digests: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _states: dict[str, FileState] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return name in self._contents or (self.path / name).is_file()
+
+    def state(self, name: str) -> FileState:
+        """What a file was before the first of it was read. Raises OSError."""
+        if name not in self._states:
+            self._states[name] = FileState.of(self.path / name)
+        return self._states[name]
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file, which is kept; of one above 256 MB the beginning. Raises OSError."""
+        if name in self._contents:
+            return self._contents[name]
+        self.state(name)
+        with (self.path / name).open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) <= LARGEST:
+            self._contents[name] = content
+        return content
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The content of any file, block by block; after the last one its SHA-256 is known. Raises OSError."""
+        digest, _state = sha256(), self.state(name)
+        for block in self._blocks(name):
+            digest.update(block)
+            yield block
+        self._digests[name] = digest.hexdigest()
+
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        if (content := self._contents.get(name)) is not None:
+            yield from (content[start : start + BLOCK] for start in range(0, len(content), BLOCK))
+            return
+        with (self.path / name).open("rb") as file:
+            while block := file.read(BLOCK):
+                yield block
+
+    def sha256(self, name: str) -> str:
+        """The SHA-256 of a file in hexadecimal digits. Raises OSError."""
+        if name not in self._digests:
+            for _block in self.blocks(name):
+                pass
+        return self._digests[name]
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.json. Raises IntegrityError, OSError."""
+        return object_of(self.read(CONFIG), self.path / CONFIG)
+
+    @cached_property
+    def record(self) -> ConversionRecord:
+        """What the conversion wrote down; empty without one. Raises IntegrityError, InputError, OSError."""
+        return ConversionRecord(self.path / CONVERSION, self._record(CONVERSION))
+
+    @cached_property
+    def training(self) -> Mapping[str, Any]:
+        """What `finetuning.json` says; empty without one. Raises IntegrityError, InputError, OSError."""
+        return self._record(FINETUNING)
+
+    def _record(self, kind: str) -> Mapping[str, Any]:
+        return record_fields(self.read(kind), self.path / kind, kind) if self.has(kind) else {}
