@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
-from hf_xlmr.cards.card_check import told_by_card
+from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.converting import card_text, record_of
 from hf_xlmr.conversion.export_parity import verify_export

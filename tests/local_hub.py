@@ -183,18 +183,6 @@ NO_ENTRY = Answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound
 class Answers(BaseHTTPRequestHandler):
     hub: LocalHub
 
-    def do_GET(self) -> None:
-        self.answer()
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_POST(self) -> None:
-        self.answer()
-
-    def do_PUT(self) -> None:
-        self.answer()
-
     def answer(self) -> None:
         url = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -218,6 +206,8 @@ class Answers(BaseHTTPRequestHandler):
                 self.fail(fault)
             else:
                 self.send(answer)
+
+    do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815  # the base class names them so
 
     def read_body(self, request: Request, limit: int | None) -> bytes:
         """What arrives, up to `limit`; chunks are put together."""
@@ -286,6 +276,13 @@ class Answers(BaseHTTPRequestHandler):
             raise NO_REPOSITORY
         return found
 
+    def commit_of(self, repo_id: str, revision: str) -> tuple[Repository, str]:
+        repository = self.repository(repo_id)
+        commit = repository.at(revision)
+        if commit is None:
+            raise NO_REVISION
+        return repository, commit
+
     # ---- what is asked -----------------------------------------------------------------------------------------------
 
     def route(self, request: Request, body: bytes) -> None:
@@ -324,18 +321,12 @@ class Answers(BaseHTTPRequestHandler):
         raise Answer(200, {"url": f"{self.hub.endpoint}/{repo_id}"})
 
     def info(self, repo_id: str, revision: str = "main") -> None:
-        repository = self.repository(repo_id)
-        commit = repository.at(revision)
-        if commit is None:
-            raise NO_REVISION
+        repository, commit = self.commit_of(repo_id, revision)
         names = [{"rfilename": name} for name in repository.commits[commit]]
         raise Answer(200, {"id": repo_id, "sha": commit, "private": repository.private, "siblings": names})
 
     def tree(self, repo_id: str, revision: str, folder: str = "") -> None:
-        repository = self.repository(repo_id)
-        commit = repository.at(revision)
-        if commit is None:
-            raise NO_REVISION
+        repository, commit = self.commit_of(repo_id, revision)
         listed: list[dict[str, Any]] = []
         inside = {name: blob for name, blob in repository.commits[commit].items() if name.startswith(folder)}
         if not inside:
@@ -374,11 +365,8 @@ class Answers(BaseHTTPRequestHandler):
     # ---- what is sent ------------------------------------------------------------------------------------------------
 
     def preupload(self, repo_id: str, revision: str, *, body: bytes) -> None:
-        repository = self.repository(repo_id)
+        repository, commit = self.commit_of(repo_id, revision)
         self.raise_if_read_only(repo_id, create_pr="create_pr" in self.query)
-        commit = repository.at(revision)
-        if commit is None:
-            raise NO_REVISION
         ignored = repository.commits[commit].get(".gitignore", Blob(b"", is_lfs=False)).content.decode().split()
         modes = [
             {
@@ -434,13 +422,10 @@ class Answers(BaseHTTPRequestHandler):
         raise Answer(200 if held is not None and len(held) == asked["size"] else 404, {})
 
     def commit(self, repo_id: str, revision: str, *, body: bytes) -> None:
-        repository = self.repository(repo_id)
+        repository, head = self.commit_of(repo_id, revision)
         create_pr = "create_pr" in self.query
         self.raise_if_read_only(repo_id, create_pr=create_pr)
         header, *operations = (json.loads(line) for line in body.splitlines())
-        head = repository.at(revision)
-        if head is None:
-            raise NO_REVISION
         if header["value"].get("parentCommit", head) != head:
             raise Answer(412, {"error": "A commit has happened since. Please refresh and try again."})
         files = dict(repository.commits[head])
@@ -471,10 +456,7 @@ class Answers(BaseHTTPRequestHandler):
     # ---- what is loaded ----------------------------------------------------------------------------------------------
 
     def resolve(self, repo_id: str, revision: str, name: str) -> None:
-        repository = self.repository(repo_id)
-        commit = repository.at(revision)
-        if commit is None:
-            raise NO_REVISION
+        repository, commit = self.commit_of(repo_id, revision)
         blob = repository.commits[commit].get(name)
         if blob is None:
             raise NO_ENTRY

@@ -58,7 +58,7 @@ RUNS_CODE_OF_FILES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "jo
 ALSO_NEVER = {"fairseq", "fairscale", "omegaconf", "hydra"}
 RUNS_CODE_OF_TEXT = {"eval", "exec", "compile", "__import__"}
 MAY_TOUCH = {  # what cannot be avoided; the reason is beside each
-    ("hf_xlmr.hub.hub_errors", "huggingface_hub.utils._xet"),
+    ("hf_xlmr.hub.interruptible", "huggingface_hub.utils._xet"),
     ("hf_xlmr.features.linear_kernels", "_reorder_linear_weight"),
     ("hf_xlmr.features.linear_kernels", "_linear_pointwise"),
     ("hf_xlmr.tasks.fitting.devices", "_n_gpu"),

@@ -23,6 +23,7 @@ import transformers
 from local_hub import FOREIGN, GOOD_TOKEN, READ_TOKEN, Fault, LocalHub, running_hub
 from patience import PATIENCE
 
+from hf_xlmr.cli.console import show_push_plan
 from hf_xlmr.conversion import convert, to_sentence_transformers
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.hub import hub_errors
@@ -236,7 +237,7 @@ def test_who_may_not_write_may_propose(folder: Path, hub: LocalHub) -> None:
 
 
 def test_nothing_can_be_proposed_to_what_is_not_there(folder: Path, hub: LocalHub) -> None:
-    with pytest.raises(InputError, match="no repository of that name"):
+    with pytest.raises(InputError, match="no repository of that name that the token may see, to which to propose"):
         pushed(folder, hub, create_pr=True)
     hub.create(REPO)
     with pytest.raises(InputError, match="no branch v2"):
@@ -452,6 +453,18 @@ def test_names_that_no_terminal_shows_and_links_to_folders_are_left_out(folder: 
     assert set(hub.files(REPO) or ()) == set(report.sent)
 
 
+def test_a_path_that_is_no_line_of_text_breaks_no_table(
+    folder: Path, hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = folder.rename(folder.parent / "two\nlines")
+    json_changed(odd / "tokenizer_config.json", model_max_length=10**30)
+    show_push_plan(plan_push(odd, REPO, api=api(hub)).report)
+    shown = "".join(capsys.readouterr().out.split())
+    assert f"{odd.parent}/two\\nlines->me/model" in shown and "two\\nlinestellshow" in shown
+    with pytest.raises(InputError, match="open no path that is not UTF-8: rename it"):
+        plan_push(odd.rename(folder.parent / os.fsdecode(b"not\xff")), REPO, api=api(hub))
+
+
 def test_a_pull_request_that_is_only_planned_has_no_number(folder: Path, hub: LocalHub, tmp_path: Path) -> None:
     hub.create(REPO)
     shown = run(hub, tmp_path / "home", folder, REPO, "--dry-run", "--create-pr").stdout
@@ -467,12 +480,6 @@ def test_secrets_and_leavings_stay_at_home(folder: Path, hub: LocalHub) -> None:
     plan = plan_push(folder, REPO, api=api(hub))
     assert not names & plan.report.sent.keys()
     assert {"id_rsa", "HF_TOKEN", "wandb/", "checkpoint-best/"} <= plan.report.left_out.keys()
-
-
-def test_metadata_too_deep_to_read_are_told(folder: Path, hub: LocalHub) -> None:
-    (folder / "README.md").write_text("---\na: " + "[" * 5000 + "\n---\n", encoding="utf-8")
-    with pytest.raises(InputError, match="metadata that the Hub cannot read"):
-        plan_push(folder, REPO, api=api(hub))
 
 
 @pytest.mark.parametrize("step", ["account", "tree", "card"])
@@ -510,7 +517,12 @@ def test_a_file_that_changes_meanwhile_is_not_published(folder: Path, hub: Local
     assert not hub.repositories
 
 
-# what a shell starts in the background ignores SIGINT
+def begun(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """The program, while it pushes; what a shell starts in the background ignores SIGINT."""
+    command = [sys.executable, "-c", RESTORED, PROGRAM, "push", folder, REPO]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
 RESTORED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
@@ -526,13 +538,7 @@ def test_a_run_that_is_stopped_goes_on(number: signal.Signals, folder: Path, hub
         process[0].wait()
 
     hub.faults = [Fault(STEPS["object"], after=2, does=stop)]
-    with subprocess.Popen(
-        [sys.executable, "-c", RESTORED, PROGRAM, "push", folder, REPO],
-        env=environment(hub, tmp_path / "home"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
+    with begun(folder, environment(hub, tmp_path / "home")) as running:
         process.append(running)
         started.set()
         _output, errors = running.communicate()
@@ -564,13 +570,8 @@ def test_ctrl_c_ends_the_program_while_the_hub_says_nothing(
         is_over.wait()
 
     hub.faults = [Fault(STALLS[step], does=stall, after=3 if step == "object" else 0)]
-    with subprocess.Popen(
-        [sys.executable, "-c", RESTORED, PROGRAM, "push", folder, REPO],
-        env=environment(hub, tmp_path / "home", HF_HUB_DISABLE_XET="0" if step == "xet" else "1"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as running:
+    home = environment(hub, tmp_path / "home", HF_HUB_DISABLE_XET="0" if step == "xet" else "1")
+    with begun(folder, home) as running:
         try:
             assert is_asked.wait(PATIENCE)
             running.send_signal(signal.SIGINT)
@@ -626,6 +627,10 @@ def hands_over_what_breaks(hub: LocalHub) -> None:
     api(hub).preupload_lfs_files(REPO, [addition])
 
 
+def raises_from_another(_hub: LocalHub) -> None:
+    raise RuntimeError("ours") from ValueError("ours too")
+
+
 def asks_wrongly(hub: LocalHub) -> None:
     huggingface_hub.HfApi(endpoint=hub.endpoint, token=GOOD_TOKEN).repo_info("me/model", revisionn="x")  # type: ignore[call-arg]
 
@@ -637,6 +642,7 @@ OURS: dict[str, tuple[Callable[[LocalHub], object], type[Exception]]] = {
     "attribute": (lambda _hub: None.x, AttributeError),  # type: ignore[attr-defined]
     "json": (lambda _hub: json.loads("{"), ValueError),
     "pipe": (lambda _hub: os.write(3000, b""), OSError),
+    "wrapped": (raises_from_another, RuntimeError),
     "memory": (lambda _hub: bytes(1 << 62), MemoryError),
     "callback": (hands_over_what_breaks, ValueError),
     "argument": (asks_wrongly, TypeError),
@@ -887,6 +893,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "a script": (with_card("---\nlanguage: zh-Hans\n---\n"), InputError, "language has 'zh-Hans'.*ISO 639"),
     "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is not a text"),
     "no YAML": (with_card("---\na: [\n---\n"), InputError, "begins with metadata that the Hub cannot read"),
+    "too deep": (with_card(f"---\na: {'[' * 5000}\n---\n"), InputError, "metadata that the Hub cannot read"),
     "no text": (
         holding("README.md", b"---\nlicense: \xff\n---\n"),
         InputError,

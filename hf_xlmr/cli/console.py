@@ -331,7 +331,12 @@ def show_diagnosis(diagnosis: Any) -> None:
     """Print a Diagnosis: what was fixed, then what is left, each with its fix."""
     console = Console(highlight=False)
     state = f"{len(diagnosis.findings)} to fix" if diagnosis.findings else "healthy"
-    table = Table(title=_plain(f"{diagnosis.folder}: {state}"), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=_plain(f"{printable(str(diagnosis.folder))}: {state}"),
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for heading in ("what", "is", "fix"):
         table.add_column(heading, overflow="fold", style="bold" if heading == "what" else None)
     for finding in diagnosis.mended:
@@ -356,7 +361,8 @@ def show_push_plan(report: Any) -> None:
     kind = "private" if report.is_private else "public by default" if report.is_new else "public"
     branch = "" if report.branch == "main" else f", branch {report.branch}"
     proposed = ", as a pull request" if report.is_proposed else ""
-    title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
+    folder = printable(str(report.folder))
+    title = f"{folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
     shown = {
         "weights": report.standing.value,
         "as converted": _held(report.held, (*report.sent, *report.unchanged)),
@@ -383,7 +389,7 @@ def show_folder_to_push(looked: Any) -> None:
         "doctor": _faults(looked.path, looked.findings),
         "notes": "\n".join(looked.notes),
     }
-    title = f"{looked.path} (the folder alone: the Hub was not asked)"
+    title = f"{printable(str(looked.path))} (the folder alone: the Hub was not asked)"
     Console(highlight=False).print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
 
 
@@ -426,7 +432,7 @@ def _faults(folder: Path, findings: Sequence[Any]) -> str:
     if not findings:
         return ""
     names = ", ".join(finding.name for finding in findings)
-    return f"{len(findings)} to fix ({names}); hf-xlmr doctor {folder} says how"
+    return f"{len(findings)} to fix ({names}); hf-xlmr doctor {printable(str(folder))} says how"
 
 
 def show_push(report: Any, *, is_dry_run: bool) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,43 +61,51 @@ def doctor(
         raise typer.Exit(InputError.exit_code)
 
 
+RepoId = Annotated[
+    str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME on the Hub; NAME alone is a repository of yours.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Make the repository private, if this command creates it.")]
+Branch = Annotated[
+    str, typer.Option(metavar="NAME", help="The branch to push to; created if it does not exist.")
+]
+CreatePr = Annotated[
+    bool, typer.Option("--create-pr", help="Propose the change as a pull request instead of making it.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything, show what would be sent, and send nothing. If the Hub cannot be asked, only the "
+        "folder is checked.",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Also send what does not belong to the model: a file, a folder, or a pattern such as 'onnx/*'. May be "
+        "given several times.",
+    ),
+]
+AllowUnverified = Annotated[
+    bool, typer.Option("--allow-unverified", help="Publish a folder that was converted with --no-verify.")
+]
+DespiteFaults = Annotated[
+    bool, typer.Option("--despite-faults", help="Publish a folder in which doctor finds faults that break results.")
+]
+
+
 def push(
     model_dir: ModelDir,
-    repo_id: Annotated[
-        str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME on the Hub; NAME alone is a repository of yours.")
-    ],
-    private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private, if this command creates it.")
-    ] = False,
-    branch: Annotated[
-        str, typer.Option(metavar="NAME", help="The branch to push to; created if it does not exist.")
-    ] = "main",
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose the change as a pull request instead of making it.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Check everything, show what would be sent, and send nothing. If the Hub cannot be asked, only the "
-            "folder is checked.",
-        ),
-    ] = False,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--include",
-            metavar="PATTERN",
-            help="Also send what does not belong to the model: a file, a folder, or a pattern such as 'onnx/*'. May be "
-            "given several times.",
-        ),
-    ] = None,
-    allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Publish a folder that was converted with --no-verify.")
-    ] = False,
-    despite_faults: Annotated[
-        bool, typer.Option("--despite-faults", help="Publish a folder in which doctor finds faults that break results.")
-    ] = False,
+    repo_id: RepoId,
+    private: Private = False,
+    branch: Branch = "main",
+    create_pr: CreatePr = False,
+    dry_run: DryRun = False,
+    include: Include = None,
+    allow_unverified: AllowUnverified = False,
+    despite_faults: DespiteFaults = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,25 +116,35 @@ def push(
     from hf_xlmr.publishing.pushing import check_names, plan_upload
     from hf_xlmr.publishing.pushing import push as run
 
-    progress = progress_of_command(shown=not quiet)
+    progress, is_shown = progress_of_command(shown=not quiet), not (as_json or quiet)
     check_names(repo_id, branch)
-    try:
-        looked = look_at(
-            model_dir,
-            include=include or (),
-            allow_unverified=allow_unverified,
-            despite_faults=despite_faults,
-            progress=progress,
-        )
+    checks: dict[str, Any] = {
+        "include": include or (),
+        "allow_unverified": allow_unverified,
+        "despite_faults": despite_faults,
+    }
+    with _interrupts_told(repo_id):
+        looked = look_at(model_dir, progress=progress, **checks)
         try:
             plan = plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr)
         except HubRefusal:
-            if dry_run and not (as_json or quiet):  # the folder's part of the plan needs no Hub
+            if dry_run and is_shown:  # the folder's part of the plan needs no Hub
                 show_folder_to_push(looked)
             raise
-        if not (as_json or quiet):
+        if is_shown:
             show_push_plan(plan.report)
         report = plan.report if dry_run else run(plan, progress=progress)
+    if as_json:
+        print_json({**asdict(report), "is_dry_run": dry_run})
+    elif not quiet:
+        show_push(report, is_dry_run=dry_run)
+
+
+@contextmanager
+def _interrupts_told(repo_id: str) -> Iterator[None]:
+    """End the program at Ctrl-C, where Python would wait for threads of huggingface_hub, which wait for the Hub."""
+    try:
+        yield
     except KeyboardInterrupt:
         typer.echo(
             f"hf-xlmr: interrupted: {repo_id} has either its old content or the whole folder, never a part of it; run "
@@ -132,8 +152,4 @@ def push(
             err=True,
         )
         sys.stdout.flush()
-        os._exit(INTERRUPTED)  # Python would wait for threads of huggingface_hub, which wait for the Hub
-    if as_json:
-        print_json({**asdict(report), "is_dry_run": dry_run})
-    elif not quiet:
-        show_push(report, is_dry_run=dry_run)
+        os._exit(INTERRUPTED)

@@ -13,14 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from hf_xlmr.doctor.folder_facts import TOKENIZER_CONFIG, FolderFacts
+from hf_xlmr.doctor.folder_facts import TOKENIZER_CONFIG, FolderFacts, refusal_of
 from hf_xlmr.doctor.other_loaders import ADAPTER, missing_of_adapter, missing_of_modules
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.files.atomic_write import replace_keeping
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_edits import with_fields
 from hf_xlmr.model.model_shape import FAMILIES, POSITION_OFFSET
-from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
+from hf_xlmr.model.opened_folder import CARD, CONFIG
 from hf_xlmr.model.plain_config import plain_config, reaching_fields
 from hf_xlmr.model.provenance import changed_weights, other_network
 from hf_xlmr.model.stored_weights import opened
@@ -28,6 +28,7 @@ from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, is_le
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
 from hf_xlmr.tokenizer.dictionary import FILLER, MASK, PAD_INDEX, SPECIAL_SYMBOLS
 from hf_xlmr.tokenizer.label_names import label_lines
+from hf_xlmr.tokenizer.sentencepiece_model import check_models_of
 from hf_xlmr.tokenizer.tokenizer_agreement import disagreement_of
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine", "findings_of"]
@@ -65,6 +66,7 @@ class Later(Flag):
 
 
 NETWORK: Final = Later.configuration | Later.weights
+ALL: Final = NETWORK | Later.ids
 TOKENIZER: Final = Later.ids | Later.vocabulary
 
 
@@ -145,7 +147,7 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
     """
     folder = Path(folder)
     with told_plainly():
-        facts = FolderFacts(OpenedFolder(folder), from_fairseq)
+        facts = FolderFacts(folder, from_fairseq)
         found = _found(facts)
         safe = [each for each in found if each.edits]
         if not fix or not safe:
@@ -154,20 +156,19 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
         _raise_if_not_replaceable(folder, contents)
         _prove(facts, contents, found)
         kept = tuple(replace_keeping(folder / name, content) for name, content in contents.items())
-        mended, facts = _findings(facts, safe), FolderFacts(OpenedFolder(folder), from_fairseq)
-        return Diagnosis(folder, _findings(facts, _found(facts)), mended, kept, (*facts.notes, *_notes(facts)))
+        mended, facts = _findings(facts, safe), FolderFacts(folder, from_fairseq)
+        return Diagnosis(folder, findings_of(facts), mended, kept, (*facts.notes, *_notes(facts)))
 
 
-def findings_of(folder: OpenedFolder) -> tuple[Finding, ...]:
+def findings_of(facts: FolderFacts) -> tuple[Finding, ...]:
     """The faults of a folder that is open already. Raises as `examine`."""
-    facts = FolderFacts(folder)
     return _findings(facts, _found(facts))
 
 
 def _notes(facts: FolderFacts) -> Iterator[str]:
     """What a folder has beyond what fairseq knows."""
     with suppress(HfXlmrError):  # told by a check
-        added = AddedTokens.of(facts.folder, rows=facts.rows or 0)
+        added = AddedTokens.of(facts.path, rows=facts.rows or 0)
         if added is not None:
             yield (
                 f"{len(added.names)} tokens were added to the tokenizer ({_listed([*added.names.values()])}): hf_xlmr "
@@ -185,9 +186,9 @@ class _Found(NamedTuple):
 
 def _found(facts: FolderFacts) -> list[_Found]:
     if facts.model_type != "roberta" and facts.model_type not in FAMILIES:
-        raise InputError(f"{facts.folder} holds a model of the type {facts.model_type:.40}, which is no XLM-R")
+        raise InputError(f"{facts.path} holds a model of the type {facts.model_type:.40}, which is no XLM-R")
     if facts.model_type == "roberta" and not facts.has_sentencepiece:
-        raise InputError(f"{facts.folder} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
+        raise InputError(f"{facts.path} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
     found: list[_Found] = []
     for check in CHECKS:
         told = None if check.own & _hidden(found) else check.look(facts)
@@ -231,7 +232,7 @@ def _edited(facts: FolderFacts, safe: list[_Found]) -> dict[str, bytes]:
 
 def _with_edits(facts: FolderFacts, fields: Edits) -> dict[str, bytes]:
     return {
-        name: with_fields((facts.folder / name).read_bytes().decode("utf-8"), changes).encode("utf-8")
+        name: with_fields((facts.path / name).read_bytes().decode("utf-8"), changes).encode("utf-8")
         for name, changes in fields.items()
     }
 
@@ -251,14 +252,14 @@ def _raise_if_not_replaceable(folder: Path, names: Iterable[str]) -> None:
 
 def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found]) -> None:
     """Look at the folder as it would be. Raises IntegrityError where a fault stays or comes, or it does not load."""
-    with _draft_of(facts.folder, contents) as draft:
+    with _draft_of(facts.path, contents) as draft:
         try:
-            after = FolderFacts(OpenedFolder(draft), facts.is_from_fairseq)
+            after = FolderFacts(draft, facts.is_from_fairseq)
             left = _found(after)
             if CONFIG in contents:
                 _raise_if_not_loaded(after, left)
         except HfXlmrError as error:
-            raise IntegrityError(_unchanged(facts, str(error).replace(str(draft), str(facts.folder)))) from error
+            raise IntegrityError(_unchanged(facts, str(error).replace(str(draft), str(facts.path)))) from error
         if CONFIG in contents and not after.is_pickled and (sizes := _wrong_sizes(draft)):
             raise IntegrityError(_unchanged(facts, f"the weights have other sizes than the configuration: {sizes}"))
     known, hidden = [each.check for each in found if not each.edits], _hidden(found)
@@ -269,7 +270,7 @@ def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found
 
 def _raise_if_not_loaded(facts: FolderFacts, found: list[_Found]) -> None:
     """Raise IntegrityError where the configuration makes no network, whether its check came to that or not."""
-    plain_config(facts.folder, read=facts.config)
+    plain_config(facts.path, read=facts.config)
     if not _hidden(found) & Later.configuration and (told := _look_at_config(facts)) is not None:
         raise IntegrityError(told)
 
@@ -299,15 +300,13 @@ def _wrong_sizes(folder: Path) -> str:
 
 
 def _unchanged(facts: FolderFacts, reason: str) -> str:
-    return f"{facts.folder} was not changed, since the fix does not hold: {reason}"
+    return f"{facts.path} was not changed, since the fix does not hold: {reason}"
 
 
 # ---- the configuration -----------------------------------------------------------------------------------------------
 
 
-@_check(
-    "architectures", 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]', hides=NETWORK | Later.ids
-)
+@_check("architectures", 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]', hides=ALL)
 def _look_at_classes(facts: FolderFacts) -> str | None:
     if facts.class_names is not None:
         return None
@@ -333,7 +332,7 @@ def _look_at_code(facts: FolderFacts) -> str | None:
     "model type",
     "say model_type xlm-roberta and the XLMRoberta class in config.json",
     edits=lambda facts: _set_type(facts),
-    hides=NETWORK | Later.ids,
+    hides=ALL,
 )
 def _look_at_type(facts: FolderFacts) -> str | None:
     if facts.model_type != "roberta":
@@ -372,7 +371,7 @@ def _silent(facts: FolderFacts, name: str) -> object:
     f"say pad_token_id {PAD_INDEX} in config.json",
     edits=lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
     is_of_fairseq=True,
-    hides=NETWORK | Later.ids,
+    hides=ALL,
 )
 def _look_at_padding(facts: FolderFacts) -> str | None:
     padding = facts.config.get("pad_token_id", PAD_INDEX)
@@ -385,7 +384,7 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
     "positions",
     "say the rows of the weights in config.json, 514 for the releases",
     edits=lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
-    hides=NETWORK | Later.ids,
+    hides=ALL,
 )
 def _look_at_positions(facts: FolderFacts) -> str | None:
     said = facts.config.get("max_position_embeddings", _silent(facts, "max_position_embeddings"))
@@ -399,7 +398,7 @@ def _look_at_positions(facts: FolderFacts) -> str | None:
     "vocab_size",
     "say the rows of the embedding in config.json",
     edits=lambda facts: {CONFIG: {"vocab_size": facts.rows}},
-    hides=NETWORK | Later.ids,
+    hides=ALL,
 )
 def _look_at_rows(facts: FolderFacts) -> str | None:
     said, rows = facts.config.get("vocab_size"), facts.rows
@@ -478,7 +477,7 @@ _check(
     "sentencepiece",
     "copy the tokenizer's files from the model that this one was trained from, or convert the model again",
     hides=TOKENIZER,
-)(lambda facts: facts.damaged_sentencepiece)
+)(lambda facts: refusal_of(lambda: check_models_of(facts.path)))
 
 
 @_check(
@@ -515,7 +514,8 @@ def _look_at_mask(facts: FolderFacts) -> str | None:
     mask = facts.ids.get(MASK)
     expected, why = _expected_mask(facts)
     if mask is None:
-        return None if facts.fairseq_has_no_mask else f"tokenizer.json has no {MASK}"
+        has_none = facts.fairseqs_dictionary is not None and facts.fairseqs_dictionary.mask_index is None
+        return None if has_none else f"tokenizer.json has no {MASK}"
     if expected is not None and mask != expected:
         return f"{MASK} has the id {mask} by the tokenizer, and {expected} {why}"
     return None
@@ -523,8 +523,8 @@ def _look_at_mask(facts: FolderFacts) -> str | None:
 
 def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
     """The id that `<mask>` must have, and by whose word."""
-    if facts.fairseqs_mask is not None:
-        return facts.fairseqs_mask, "in fairseq/dict.txt"
+    if facts.fairseqs_dictionary is not None and facts.fairseqs_dictionary.mask_index is not None:
+        return facts.fairseqs_dictionary.mask_index, "in fairseq/dict.txt"
     decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder")
     for number, token in decoder.items() if isinstance(decoder, dict) else ():
         is_id = number.isdecimal() and number.isascii() and len(number) <= LONGEST_ID
@@ -560,7 +560,7 @@ def _look_at_pooler(facts: FolderFacts) -> str | None:
     is_encoder = facts.class_name.endswith("Model")
     if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
         return None
-    if facts.opened.has(CARD) and WITHOUT_POOLER in facts.opened.read(CARD).decode("utf-8", errors="replace"):
+    if facts.has(CARD) and WITHOUT_POOLER in facts.read(CARD).decode("utf-8", errors="replace"):
         return None
     return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
 
@@ -592,7 +592,7 @@ def _are_equal(facts: FolderFacts) -> bool:
 
 
 _check("adapter", "take adapter_config.json away, or put the adapter's weights beside it", hides=NETWORK)(
-    lambda facts: missing_of_adapter(facts.folder)
+    lambda facts: missing_of_adapter(facts.path)
 )
 
 
@@ -602,13 +602,13 @@ _check("adapter", "take adapter_config.json away, or put the adapter's weights b
     is_mild=True,
 )
 def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
-    if not (facts.folder / ADAPTER).is_file() or missing_of_adapter(facts.folder) is not None:
+    if not (facts.path / ADAPTER).is_file() or missing_of_adapter(facts.path) is not None:
         return None
     return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
 
 
 _check("modules", "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing")(
-    lambda facts: missing_of_modules(facts.folder)
+    lambda facts: missing_of_modules(facts.path)
 )
 
 
@@ -659,7 +659,7 @@ def _listed(names: Sequence[object]) -> str:
     is_mild=True,
 )
 def _look_at_record(facts: FolderFacts) -> str | None:
-    changed = changed_weights(facts.opened)
+    changed = changed_weights(facts)
     if not changed:
         return None
     return (
@@ -682,14 +682,11 @@ def _look_at_config(facts: FolderFacts) -> str | None:
 
     if facts.model_type not in FAMILIES:
         return None
-    try:
-        _ = facts.files.shape
-        plain_config(facts.folder, read=facts.config)
-        if facts.fault_of_weights is None:
-            check_loading(facts.files)
-    except HfXlmrError as error:
-        return str(error)
-    return None
+    return (
+        refusal_of(lambda: facts.files.shape)
+        or refusal_of(lambda: plain_config(facts.path, read=facts.config))
+        or (None if facts.fault_of_weights else refusal_of(lambda: check_loading(facts.files)))
+    )
 
 
 @_check(
@@ -700,7 +697,7 @@ def _look_at_config(facts: FolderFacts) -> str | None:
 def _look_at_training(facts: FolderFacts) -> str | None:
     is_told = facts.config.get("layer_norm_eps") == BERT_EPS  # by a check of its own
     config = {name: value for name, value in facts.config.items() if not (is_told and name == "layer_norm_eps")}
-    told = other_network(facts.opened, config)
+    told = other_network(facts, config)
     return f"config.json is not that of the network which fairseq trained: {'; '.join(told)}" if told else None
 
 
@@ -712,18 +709,12 @@ def _look_at_training(facts: FolderFacts) -> str | None:
     own=Later.ids,
 )
 def _look_at_ids(facts: FolderFacts) -> str | None:
-    if facts.tokenizer is None and not (facts.folder / SENTENCEPIECE).is_file():
+    if facts.tokenizer is None and not (facts.path / SENTENCEPIECE).is_file():
         return None
     files = facts.files
-    with suppress(HfXlmrError):  # told by the check of the configuration, once what hides it is fixed
-        _ = files.shape
-    if "shape" not in vars(files):
+    if refusal_of(lambda: files.shape):  # told by the check of the configuration, once what hides it is fixed
         return None
-    try:
-        exact = files.tokenizer
-    except HfXlmrError as error:
-        return str(error)
-    return disagreement_of(facts.folder, exact)
+    return refusal_of(lambda: files.tokenizer) or disagreement_of(facts.path, files.tokenizer)
 
 
 def _set_tokenizer_class(facts: FolderFacts) -> Edits:
@@ -733,8 +724,8 @@ def _set_tokenizer_class(facts: FolderFacts) -> Edits:
     edits = {name: {CLASS: named} for name, content in files.items() if CLASS in content or name == TOKENIZER_CONFIG}
     if facts.tokenizer_config is None:
         return {}
-    with _draft_of(facts.folder, _with_edits(facts, edits)) as draft:
-        return edits if _look_at_ids(FolderFacts(OpenedFolder(draft), facts.is_from_fairseq)) is None else {}
+    with _draft_of(facts.path, _with_edits(facts, edits)) as draft:
+        return edits if _look_at_ids(FolderFacts(draft, facts.is_from_fairseq)) is None else {}
 
 
 _check("weights", "copy the folder anew, or convert or save the model again", own=Later.weights)(

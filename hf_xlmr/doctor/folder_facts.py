@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
+from hf_xlmr.errors import HfXlmrError
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.folder_records import CONVERSION
@@ -18,10 +18,10 @@ from hf_xlmr.model.safetensors_files import file_header
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, files_of_weights
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, SPECIAL_SYMBOLS, UNK, Dictionary
 from hf_xlmr.tokenizer.dictionary_kinds import kind_of_dictionary
-from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel, check_models_of
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
 from hf_xlmr.tokenizer.vocabulary_agreement import ids_of_tokenizer, raise_if_ids_differ
 
-__all__ = ["CONFIG", "TOKENIZER_CONFIG", "FolderFacts", "StoredTensor"]
+__all__ = ["TOKENIZER_CONFIG", "FolderFacts", "StoredTensor", "refusal_of"]
 
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
@@ -48,44 +48,31 @@ class StoredTensor(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FolderFacts:
+class FolderFacts(OpenedFolder):
     """One folder, read as it is asked about; nothing is judged but what cannot be read at all."""
 
-    opened: OpenedFolder
     is_known_to_be_fairseqs: bool = False
     """Somebody's word that fairseq trained the model."""
-
-    @property
-    def folder(self) -> Path:
-        """Where it is."""
-        return self.opened.path
 
     @cached_property
     def files(self) -> ModelFiles:
         """The folder as loading takes it, which judges what it reads."""
-        return ModelFiles(self.folder, given=self.opened)
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """config.json. Raises InputError, IntegrityError."""
-        if not self.opened.has(CONFIG):
-            raise InputError(f"{self.folder} is not a Transformers folder: it has no {CONFIG}")
-        return self.opened.config
+        return ModelFiles(self.path, given=self)
 
     @cached_property
     def tokenizer_config(self) -> Mapping[str, Any] | None:
         """tokenizer_config.json, None where there is none. Raises IntegrityError."""
-        return _object(self.folder / TOKENIZER_CONFIG)
+        return _object(self.path / TOKENIZER_CONFIG)
 
     @cached_property
     def tokenizer(self) -> Mapping[str, Any] | None:
         """tokenizer.json, None where there is none. Raises IntegrityError."""
-        return _object(self.folder / TOKENIZER)
+        return _object(self.path / TOKENIZER)
 
     @property
     def is_converted(self) -> bool:
         """Whether the folder keeps what fairseq needs, as converted ones and what was trained from them do."""
-        return any((self.folder / name).is_file() for name in (DICTIONARY, CONVERSION))
+        return any((self.path / name).is_file() for name in (DICTIONARY, CONVERSION))
 
     @property
     def is_from_fairseq(self) -> bool:
@@ -114,7 +101,7 @@ class FolderFacts:
         """Whether the tokenizer is a SentencePiece one, as XLM-R's is and RoBERTa's is not."""
         model = (self.tokenizer or {}).get("model")
         is_unigram = isinstance(model, dict) and model.get("type") == "Unigram"
-        return is_unigram or any((self.folder / place / SENTENCEPIECE).is_file() for place in ("", "fairseq"))
+        return is_unigram or any((self.path / place / SENTENCEPIECE).is_file() for place in ("", "fairseq"))
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
@@ -126,7 +113,7 @@ class FolderFacts:
         """
         if self.tokenizer is None:
             return self._ids_of_sentencepiece
-        return ids_of_tokenizer(self.tokenizer, self.folder / TOKENIZER)
+        return ids_of_tokenizer(self.tokenizer, self.path / TOKENIZER)
 
     def raise_if_ids_differ(self) -> None:
         """Hold tokenizer.json against the names that fairseq has, where either file tells them.
@@ -135,31 +122,22 @@ class FolderFacts:
         """
         names = self._names_of_fairseq
         if self.tokenizer is not None and names is not None:
-            raise_if_ids_differ(self.folder / TOKENIZER, self.tokenizer, names)
+            raise_if_ids_differ(self.path / TOKENIZER, self.tokenizer, names)
 
     @property
     def _names_of_fairseq(self) -> Dictionary | None:
         """The dictionary, else what a SentencePiece model in XLM-R's order implies."""
-        if (self.folder / DICTIONARY).is_file():
+        if self.fairseqs_dictionary is not None:
             return self.fairseqs_dictionary
-        path = self.folder / SENTENCEPIECE
+        path = self.path / SENTENCEPIECE
         model = SentencePieceModel.parse(path.read_bytes(), name=str(path)) if path.is_file() else None
         is_xlmr = model is not None and model.pieces[: len(XLMR_ORDER)] == XLMR_ORDER
         return Dictionary.of(self._ids_of_sentencepiece) if is_xlmr else None
 
     @property
-    def damaged_sentencepiece(self) -> str | None:
-        """What is wrong with a SentencePiece model of the folder, None where all of them are ones to load."""
-        try:
-            check_models_of(self.folder)
-        except (InputError, IntegrityError) as error:
-            return str(error)
-        return None
-
-    @property
     def _ids_of_sentencepiece(self) -> Mapping[str, int]:
         """Four special symbols in fairseq's order, the pieces from the fourth on, and `<mask>`."""
-        path = self.folder / SENTENCEPIECE
+        path = self.path / SENTENCEPIECE
         if not path.is_file():
             return {}
         pieces = SentencePieceModel.parse(path.read_bytes(), name=str(path)).pieces
@@ -177,48 +155,36 @@ class FolderFacts:
 
         Raises InputError, IntegrityError.
         """
-        if not (self.folder / DICTIONARY).is_file():
+        if self.fairseqs_dictionary is None:
             return ()
-        kind = kind_of_dictionary(self.fairseqs_dictionary, bpe=(_object(self.folder / OPTIONS) or {}).get("bpe"))
+        kind = kind_of_dictionary(self.fairseqs_dictionary, bpe=(_object(self.path / OPTIONS) or {}).get("bpe"))
         return () if kind is None else (kind.told(DICTIONARY),)
 
-    @property
-    def fairseq_has_no_mask(self) -> bool:
-        """Whether fairseq/dict.txt is there and tells that the model has no `<mask>`."""
-        return (self.folder / DICTIONARY).is_file() and self.fairseqs_mask is None
-
     @cached_property
-    def fairseqs_mask(self) -> int | None:
-        """The id of `<mask>` by fairseq/dict.txt, None where there is none. Raises InputError, IntegrityError."""
-        return self.fairseqs_dictionary.mask_index if (self.folder / DICTIONARY).is_file() else None
-
-    @cached_property
-    def fairseqs_dictionary(self) -> Dictionary:
-        """fairseq/dict.txt, which must be there, as fairseq's task completes it. Raises InputError, IntegrityError."""
-        path, rows = self.folder / DICTIONARY, self.opened.record.embedding_rows
+    def fairseqs_dictionary(self) -> Dictionary | None:
+        """fairseq/dict.txt as fairseq's task completes it, None without it. Raises InputError, IntegrityError."""
+        if not self.has(DICTIONARY):
+            return None
+        path, rows = self.path / DICTIONARY, self.record.embedding_rows
         dictionary = Dictionary.parse(path.read_bytes(), expected_rows=rows, name=str(path))
         return dictionary if len(dictionary) == rows else dictionary.with_mask()
 
     @cached_property
     def is_pickled(self) -> bool:
         """Whether the weights are there as pickles alone."""
-        return not any(self.folder.glob("model*.safetensors*")) and any(self.folder.glob("pytorch_model*.bin*"))
+        return not any(self.path.glob("model*.safetensors*")) and any(self.path.glob("pytorch_model*.bin*"))
 
     @cached_property
     def fault_of_weights(self) -> str | None:
         """What is wrong with the weights by the configuration, None where they are those of its class."""
-        try:
-            check_weights(self.folder, shape_of_config(self.config, name=str(self.folder / CONFIG)))
-        except HfXlmrError as error:
-            return str(error)
-        return None
+        return refusal_of(lambda: check_weights(self.path, shape_of_config(self.config, name=str(self.path / CONFIG))))
 
     @cached_property
     def weights(self) -> Mapping[str, StoredTensor]:
         """The tensors by name; empty where they are pickled. Raises InputError, IntegrityError."""
         if self.is_pickled:
             return {}
-        files = files_of_weights(self.folder)
+        files = files_of_weights(self.path)
         found: dict[str, StoredTensor] = {}
         for file in dict.fromkeys(files.values()):
             for name, held in file_header(file).items():
@@ -255,6 +221,15 @@ class FolderFacts:
     def _rows_of(self, name: str) -> int | None:
         sizes = self.own[name].sizes if name in self.own else ()
         return sizes[0] if sizes else None
+
+
+def refusal_of(look: Callable[[], object]) -> str | None:
+    """What hf_xlmr refuses in a sentence, None where it takes it."""
+    try:
+        look()
+    except HfXlmrError as error:
+        return str(error)
+    return None
 
 
 def _object(path: Path) -> Mapping[str, Any] | None:

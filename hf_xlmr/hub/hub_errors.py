@@ -6,8 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import contextmanager
 from typing import Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError
@@ -21,7 +20,6 @@ __all__ = [
     "not_understood",
     "quiet_hub",
     "told_by_the_hub",
-    "xet_ends_with_an_interrupt",
 ]
 
 TOKENS: Final = "https://huggingface.co/settings/tokens"
@@ -67,6 +65,10 @@ class HubRefusal(InputError):
         self.is_unanswered = is_unanswered
         super().__init__(told)
 
+    def going_on(self, told: str) -> HubRefusal:
+        """The same with more to say."""
+        return HubRefusal(self.told + told, status=self.status, is_unanswered=self.is_unanswered, said=self.said)
+
 
 class NotOnTheHub(HubRefusal):
     """A repository or a branch that is not there, or that the token may not see."""
@@ -84,7 +86,7 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
     except (HfXlmrError, MemoryError):
         raise
     except Exception as error:
-        cause = _cause(error)
+        cause = _cause(error) if _is_of_the_hub(error) else error
         refusal = _refusal(cause, repo_id) if _is_of_http(cause) or _is_of_the_hub(cause) else None
         if refusal is not None:
             raise refusal from error
@@ -202,19 +204,6 @@ def hub_utils() -> Any:
     from huggingface_hub import utils
 
     return utils
-
-
-@contextmanager
-def xet_ends_with_an_interrupt() -> Iterator[None]:
-    """What hf_xet does in threads of its own is given up when the block is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        # private: huggingface_hub gives up hf_xet where its own call is interrupted, in the main thread alone, which
-        # hears nothing while compiled code runs; nothing public ends what hf_xet then tries again for minutes
-        with suppress(ImportError, AttributeError):
-            import_module("huggingface_hub.utils._xet").abort_xet_session()
-        raise
 
 
 @contextmanager

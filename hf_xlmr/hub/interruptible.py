@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from threading import Thread
 from typing import Final, TypeVar
 
@@ -17,7 +19,7 @@ def interruptible(work: Callable[[], Result]) -> Result:
     """What `work` gives or raises; KeyboardInterrupt is raised at once, also while it waits in compiled code.
 
     Python hears signals in its main thread alone, and there not before compiled code returns. After an interruption
-    `work` may go on in its thread, which does not hold the program when it ends.
+    `work` may go on in its thread, which does not hold the program when it ends; what hf_xet sends is given up.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -30,8 +32,15 @@ def interruptible(work: Callable[[], Result]) -> Result:
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(HEARD_AFTER)
+    try:
+        while thread.is_alive():
+            thread.join(HEARD_AFTER)
+    except KeyboardInterrupt:
+        # private: huggingface_hub gives up hf_xet where its own call is interrupted, in the main thread alone, which
+        # hears nothing while compiled code runs; nothing public ends what hf_xet then tries again for minutes
+        with suppress(ImportError, AttributeError):
+            import_module("huggingface_hub.utils._xet").abort_xet_session()
+        raise
     if errors:
         raise errors[0]
     return results[0]

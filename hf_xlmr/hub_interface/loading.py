@@ -207,7 +207,7 @@ class ModelFiles:
     """What the user named, if a cache holds it as this folder."""
     origin: Path | None = None
     """The checkpoint or archive of which the folder is a cached conversion."""
-    given: OpenedFolder | None = field(default=None, repr=False)
+    given: OpenedFolder | None = field(default=None, repr=False, compare=False)
     """The folder, where it is open already."""
 
     @cached_property

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from hf_xlmr.errors import InputError
 from hf_xlmr.files.json_files import LARGEST, object_of
 from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, record_fields
 
@@ -89,7 +90,9 @@ class OpenedFolder:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """config.json. Raises IntegrityError, OSError."""
+        """config.json. Raises InputError without one, IntegrityError, OSError."""
+        if not self.has(CONFIG):
+            raise InputError(f"{self.path} is not a Transformers folder: it has no {CONFIG}")
         return object_of(self.read(CONFIG), self.path / CONFIG)
 
     @cached_property

@@ -127,8 +127,10 @@ def look_at(
     they were verified.
     """
     with told_plainly():
-        opened = OpenedFolder(folder)
-        _ = FolderFacts(opened).config  # what is not a model is refused before all of it is walked
+        opened = FolderFacts(folder)
+        _ = opened.config  # what is not a model is refused before all of it is walked
+        if any("\ud800" <= each <= "\udfff" for each in str(folder)):
+            raise InputError(f"{folder}: safetensors and tokenizers open no path that is not UTF-8: rename it")
         found = _sorted(opened, include)
         _raise_if_nothing_matches(found, include)
         standing = _standing(opened, allow_unverified=allow_unverified)
@@ -156,7 +158,7 @@ def _standing(folder: OpenedFolder, *, allow_unverified: bool) -> Standing:
     return standing
 
 
-def _findings(folder: OpenedFolder, *, despite_faults: bool) -> tuple[Finding, ...]:
+def _findings(folder: FolderFacts, *, despite_faults: bool) -> tuple[Finding, ...]:
     """The faults of the folder, which holds its weights whole. Raises InputError for severe ones, IntegrityError."""
     findings = findings_of(folder)
     severe = [finding for finding in findings if not finding.is_mild]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from hf_xlmr.errors import InputError
@@ -16,48 +16,16 @@ from hf_xlmr.publishing.folder_to_push import WEIGHTS, LocalFile
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = [
-    "MAIN",
-    "Account",
-    "Differences",
-    "HubState",
-    "RemoteFile",
-    "Target",
-    "account_of",
-    "check_on_hub",
-    "files_at",
-    "names_ignored",
-    "warnings_of_card",
-    "why_not_sent",
-]
+__all__ = ["MAIN", "Account", "Differences", "HubState", "RemoteFile", "Target", "account_of", "check_on_hub"]
 
 MAIN: Final = "main"
 LIBRARY: Final = "hf_xlmr"
 MOST_ASKED: Final = 256  # files of one request, as huggingface_hub asks
+Answer = TypeVar("Answer")
+Read = TypeVar("Read")
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where a folder goes."""
-
-    repo_id: str
-    branch: str = MAIN
-    create_pr: bool = False
-    private: bool = False
-
-    @property
-    def namespace(self) -> str:
-        """The user or the organization."""
-        return self.repo_id.partition("/")[0]
-
-    def path_of(self, call: str) -> str:
-        """Of a call about the branch, below the Hub's `/api/`."""
-        proposed = "?create_pr=1" if self.create_pr else ""
-        return f"models/{self.repo_id}/{call}/{quote(self.branch, safe='')}{proposed}"
-
-
-@dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(NamedTuple):
     """A file as the Hub lists it."""
 
     size: int
@@ -78,11 +46,104 @@ def _git_hash(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Account:
-    """Whose token it is."""
+class Target:
+    """Where a folder goes, and how that is asked; every method raises HubRefusal."""
 
-    name: str
-    organizations: tuple[str, ...]
+    api: HfApi
+    repo_id: str
+    branch: str = MAIN
+    create_pr: bool = False
+    private: bool = False
+
+    @property
+    def page(self) -> str:
+        """The address of the branch."""
+        return f"{self.api.endpoint}/{self.repo_id}" + ("" if self.branch == MAIN else f"/tree/{self.branch}")
+
+    @property
+    def page_to_be(self) -> str:
+        """Where a push will be seen: of a pull request the page of all, since the Hub gives their numbers."""
+        return f"{self.api.endpoint}/{self.repo_id}/discussions" if self.create_pr else self.page
+
+    def asked(self, method: Callable[..., Answer], *arguments: object, **options: object) -> Answer:
+        """The answer to a method of huggingface_hub about the repository."""
+        with told_by_the_hub(self.repo_id):
+            return method(self.repo_id, *arguments, **options)
+
+    def info(self, revision: str | None = None) -> Any:
+        """What the Hub says of the repository or a revision of it, None where that is not there."""
+        try:
+            return self.asked(self.api.repo_info, revision=revision)
+        except NotOnTheHub:
+            return None
+
+    def files_at(self, revision: str) -> dict[str, RemoteFile]:
+        """The files of a revision by their names."""
+        from huggingface_hub.hf_api import RepoFile
+
+        with told_by_the_hub(self.repo_id):
+            return {
+                each.path: RemoteFile(each.size, each.blob_id, each.lfs.sha256 if each.lfs else None)
+                for each in self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
+                if isinstance(each, RepoFile)
+            }
+
+    def names_ignored(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of `names` that a commit would leave out, as the `.gitignore` of the branch says."""
+        files = [{"path": name, "size": 0, "sample": ""} for name in names]
+        several = [files[first : first + MOST_ASKED] for first in range(0, len(files), MOST_ASKED)]
+        answers = [self._called("preupload", {"files": each}) for each in several]
+        return _understood(
+            lambda: tuple(str(each["path"]) for told in answers for each in told["files"] if each["shouldIgnore"]),
+            "it does not tell which files it ignores",
+        )
+
+    def why_not_sent(self, error: HubRefusal) -> HubRefusal:
+        """`error`, or what the Hub says itself where it refused hf_xet, which says only that the connection failed."""
+        try:
+            self._called("xet-write-token")
+        except HubRefusal as told:
+            return told if told.status in (401, 403) else error
+        return error
+
+    def _called(self, call: str, content: Mapping[str, object] | None = None) -> Any:
+        proposed = "?create_pr=1" if self.create_pr else ""
+        path = f"models/{self.repo_id}/{call}/{quote(self.branch, safe='')}{proposed}"
+        return _called(self.api, path, content, about=self.repo_id)
+
+    def remarks_on(self, card: str) -> tuple[str, ...]:
+        """What the Hub remarks on a model card. Raises InputError where it would not take it."""
+        try:
+            content = {"content": card, "repoType": "model"}
+            told = _called(self.api, "validate-yaml", content, about="the check of cards")
+        except HubRefusal as error:
+            if error.status != 400:
+                raise
+            raise InputError(f"the Hub does not take the metadata at the top of README.md: {error.said}") from error
+        return _understood(
+            lambda: tuple(f"README.md: {each['message']}" for each in told.get("warnings", [])),
+            "it does not tell what it thinks of the card",
+        )
+
+
+def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, about: str) -> Any:
+    """The answer to a call of the Hub that huggingface_hub has no method for. Raises HubRefusal."""
+    from huggingface_hub import get_session
+
+    with told_by_the_hub(about):
+        headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
+        method = "GET" if content is None else "POST"
+        answer = get_session().request(method, f"{api.endpoint}/api/{path}", json=content, headers=headers)
+        hub_utils().hf_raise_for_status(answer)
+        return answer.json()
+
+
+def _understood(read: Callable[[], Read], otherwise: str) -> Read:
+    """What `read` finds in an answer. Raises HubRefusal for one of another form."""
+    try:
+        return read()
+    except (AttributeError, LookupError, TypeError):
+        raise not_understood(otherwise) from None
 
 
 @dataclass(frozen=True)
@@ -96,73 +157,17 @@ class HubState:
     files: Mapping[str, RemoteFile] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, api: HfApi, repo_id: str, revision: str) -> HubState:
+    def of(cls, target: Target) -> HubState:
         """Look at a repository; one that is not there is a state too. Raises HubRefusal."""
-        repository = _info_of(api, repo_id)
+        repository = target.info()
         if repository is None:
             return cls()
-        branch = repository if revision == MAIN else _info_of(api, repo_id, revision)
+        branch = repository if target.branch == MAIN else target.info(target.branch)
         head = (branch or repository).sha
+        files = target.files_at(head) if head else {}
         return cls(
-            is_there=True,
-            is_private=bool(repository.private),
-            has_branch=branch is not None,
-            head=head,
-            files=files_at(api, repo_id, head) if head else {},
+            is_there=True, is_private=bool(repository.private), has_branch=branch is not None, head=head, files=files
         )
-
-
-def _info_of(api: HfApi, repo_id: str, revision: str | None = None) -> Any:
-    """What the Hub tells of a repository or a revision of it, None where that is not there. Raises HubRefusal."""
-    try:
-        with told_by_the_hub(repo_id):
-            return api.repo_info(repo_id, revision=revision)
-    except NotOnTheHub:
-        return None
-
-
-def files_at(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:
-    """The files of a revision by their names. Raises HubRefusal."""
-    from huggingface_hub.hf_api import RepoFile
-
-    with told_by_the_hub(repo_id):
-        return {
-            each.path: RemoteFile(each.size, each.blob_id, each.lfs.sha256 if each.lfs else None)
-            for each in api.list_repo_tree(repo_id, recursive=True, revision=revision)
-            if isinstance(each, RepoFile)
-        }
-
-
-def names_ignored(api: HfApi, target: Target, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of `names` that a commit would leave out, as the `.gitignore` of the branch says. Raises HubRefusal."""
-    files, path = [{"path": name, "size": 0, "sample": ""} for name in names], target.path_of("preupload")
-    several = (files[first : first + MOST_ASKED] for first in range(0, len(files), MOST_ASKED))
-    answers = [_asked(api, path, {"files": each}, about=target.repo_id) for each in several]
-    try:
-        return tuple(str(each["path"]) for told in answers for each in told["files"] if each["shouldIgnore"])
-    except (LookupError, TypeError):
-        raise not_understood("it does not tell which files it ignores") from None
-
-
-def why_not_sent(api: HfApi, target: Target, error: HubRefusal) -> HubRefusal:
-    """`error`, or what the Hub says itself where it refused hf_xet, which says only that the connection failed."""
-    try:
-        _asked(api, target.path_of("xet-write-token"), about=target.repo_id)
-    except HubRefusal as told:
-        return told if told.status in (401, 403) else error
-    return error
-
-
-def _asked(api: HfApi, path: str, content: Mapping[str, object] | None = None, *, about: str) -> Any:
-    """The answer to a call of the Hub that huggingface_hub has no method for. Raises HubRefusal."""
-    from huggingface_hub import get_session
-
-    with told_by_the_hub(about):
-        headers = hub_utils().build_hf_headers(token=api.token, library_name=LIBRARY)
-        method = "GET" if content is None else "POST"
-        answer = get_session().request(method, f"{api.endpoint}/api/{path}", json=content, headers=headers)
-        hub_utils().hf_raise_for_status(answer)
-        return answer.json()
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,6 @@ class Differences:
     """What a commit would have to do."""
 
     sent: tuple[str, ...]
-    unchanged: tuple[str, ...]
     deleted: tuple[str, ...]
     """Weights of an earlier layout, which Transformers could load in place of those that are sent."""
     stays: tuple[str, ...]
@@ -179,11 +183,9 @@ class Differences:
     @classmethod
     def between(cls, files: Mapping[str, LocalFile], remote: Mapping[str, RemoteFile]) -> Differences:
         """From what the Hub holds to `files`; what else it holds stays. Raises OSError."""
-        unchanged = tuple(name for name, file in files.items() if name in remote and remote[name].is_like(file))
         deleted = tuple(name for name in remote if WEIGHTS.fullmatch(name) and name not in files)
         return cls(
-            sent=tuple(name for name in files if name not in unchanged),
-            unchanged=unchanged,
+            sent=tuple(name for name, file in files.items() if name not in remote or not remote[name].is_like(file)),
             deleted=deleted,
             stays=tuple(name for name in remote if name not in {*files, *deleted} and not name.startswith(".")),
         )
@@ -197,16 +199,20 @@ class Differences:
 # ---- what is asked before anything is sent ---------------------------------------------------------------------------
 
 
+class Account(NamedTuple):
+    """Whose token it is."""
+
+    name: str
+    organizations: tuple[str, ...]
+    may_write: bool
+
+
 def account_of(api: HfApi) -> Account:
     """Whose token is used. Raises HubRefusal for none, for a wrong one and for one that may only read."""
     with told_by_the_hub("your account"):
         about: Any = api.whoami()
-    try:
-        role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
-        account = Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()))
-    except (AttributeError, LookupError, TypeError):
-        raise not_understood("it does not tell whose token it is") from None
-    if role == "read":
+    account = _understood(lambda: _account(about), "it does not tell whose token it is")
+    if not account.may_write:
         raise HubRefusal(
             f"the token may only read: take one that may write from {TOKENS}, and log in with `hf auth login --force`, "
             "or set HF_TOKEN"
@@ -214,37 +220,25 @@ def account_of(api: HfApi) -> Account:
     return account
 
 
+def _account(about: Any) -> Account:
+    role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
+    return Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()), role != "read")
+
+
 def check_on_hub(target: Target, account: Account, state: HubState) -> None:
     """Refuse what the Hub would refuse after the upload, or do otherwise than was asked. Raises InputError."""
+    repo_id, (namespace, _, name) = target.repo_id, target.repo_id.partition("/")
+    own: Collection[str] = (account.name, *account.organizations)
     if target.create_pr and not state.has_branch:
-        missing = (
-            f"no branch {target.branch}" if state.is_there else "no repository of that name that the token may see"
-        )
-        raise InputError(
-            f"{target.repo_id}: there is {missing}, to which to propose a change: leave create_pr=True out"
-        )
+        missing = f"branch {target.branch}" if state.is_there else "repository of that name that the token may see"
+        raise InputError(f"{repo_id}: there is no {missing}, to which to propose a change: leave create_pr=True out")
     if state.is_there and target.private and not state.is_private:
         raise InputError(
-            f"{target.repo_id} is there and public, and private=True makes only new repositories private: make it "
-            "private in its settings on the Hub, or leave private=True out"
+            f"{repo_id} is there and public, and private=True makes only new repositories private: make it private in "
+            "its settings on the Hub, or leave private=True out"
         )
-    if not state.is_there and target.namespace not in (account.name, *account.organizations):
-        theirs = " and ".join((account.name, *account.organizations))
+    if not state.is_there and namespace not in own:
         raise InputError(
-            f"{target.repo_id} is not there, and this token makes repositories of {theirs} alone: say "
-            f"{account.name}/{target.repo_id.partition('/')[2]}, or take another token"
+            f"{repo_id} is not there, and this token makes repositories of {' and '.join(own)} alone: say "
+            f"{account.name}/{name}, or take another token"
         )
-
-
-def warnings_of_card(api: HfApi, card: str) -> tuple[str, ...]:
-    """What the Hub remarks on a model card. Raises InputError where it would not take it, HubRefusal."""
-    try:
-        told = _asked(api, "validate-yaml", {"content": card, "repoType": "model"}, about="the check of cards")
-    except HubRefusal as error:
-        if error.status != 400:
-            raise
-        raise InputError(f"the Hub does not take the metadata at the top of README.md: {error.said}") from error
-    try:
-        return tuple(f"README.md: {each['message']}" for each in told.get("warnings", []))
-    except (AttributeError, LookupError, TypeError):
-        raise not_understood("it does not tell what it thinks of the card") from None

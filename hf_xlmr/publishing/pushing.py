@@ -15,16 +15,8 @@ from hf_xlmr.hub.hub_errors import hub_utils, quiet_hub
 from hf_xlmr.model.provenance import Standing
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.publishing.folder_to_push import FolderToPush, look_at, raise_if_touched
-from hf_xlmr.publishing.hub_repository import (
-    MAIN,
-    Differences,
-    HubState,
-    Target,
-    account_of,
-    check_on_hub,
-    warnings_of_card,
-)
-from hf_xlmr.publishing.hub_upload import Published, Upload, address_to_be
+from hf_xlmr.publishing.hub_repository import MAIN, Differences, HubState, Target, account_of, check_on_hub
+from hf_xlmr.publishing.hub_upload import Upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -32,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
 
 BRANCH: Final = re.compile(r"\w(?:[\w./-]{0,98}\w)?", re.ASCII)
-TOLD_OF_WHAT_STAYS: Final[Mapping[str, str]] = {
+WHAT_STAYS: Final[Mapping[str, str]] = {
     "adapter_config.json": "adapter_config.json stays in the repository, and Transformers with peft puts its adapter "
     "onto this model: delete it on the Hub unless that is meant",
     "modules.json": "modules.json stays in the repository, and sentence-transformers loads by it: delete it on the "
@@ -82,9 +74,8 @@ class PushPlan:
     """A push that was prepared; nothing was written on the Hub for it."""
 
     report: PushReport
+    """Where the Hub holds all of the folder already, with its commit."""
     upload: Upload
-    published: Published | None
-    """Where the Hub holds all of the folder already."""
 
 
 def plan_push(
@@ -135,16 +126,20 @@ def plan_upload(
         api = api or _usual_api()
         account = account_of(api)
         full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
-        target = Target(full_id, branch=branch, create_pr=create_pr, private=private)
-        state = HubState.of(api, full_id, branch)
+        target = Target(api, full_id, branch=branch, create_pr=create_pr, private=private)
+        state = HubState.of(target)
         check_on_hub(target, account, state)
-        remarks = warnings_of_card(api, looked.card)
+        remarks = target.remarks_on(looked.card)
         raise_if_touched(looked.files, meanwhile="looked at")
         differences = Differences.between(looked.files, state.files)
         message = f"Push {looked.path.resolve().name} with hf_xlmr {__version__}"
-        upload = Upload(api, target, account.name, message, state, looked.files, differences)
+        upload = Upload(target, account.name, message, state, looked.files, differences)
         published = upload.found_in(state)
-    return PushPlan(_report(looked, upload, remarks, published), upload, published)
+    report = _report(looked, upload, remarks)
+    if published is not None:
+        everything = {**report.unchanged, **report.sent}
+        report = replace(report, sent={}, unchanged=everything, deleted=(), **published._asdict())
+    return PushPlan(report, upload)
 
 
 def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
@@ -154,11 +149,11 @@ def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
     what is missing. Where the Hub holds the folder already, nothing is sent. Raises HubRefusal, IntegrityError,
     InputError.
     """
-    if plan.published is not None:
+    if plan.report.commit is not None:
         return plan.report
     with told_plainly(), quiet_hub():
         published = plan.upload.run(progress=progress)
-    return replace(plan.report, commit=published.commit, address=published.address)
+    return replace(plan.report, **published._asdict())
 
 
 def check_names(repo_id: str, branch: str) -> None:
@@ -181,14 +176,9 @@ def _usual_api() -> HfApi:
     return HfApi(library_name="hf_xlmr", library_version=__version__)
 
 
-def _report(
-    looked: FolderToPush,
-    upload: Upload,
-    remarks: tuple[str, ...],
-    published: Published | None,
-) -> PushReport:
-    state, target, differences, files = upload.state, upload.target, upload.differences, upload.files
-    sent = () if published else differences.sent
+def _report(looked: FolderToPush, upload: Upload, remarks: tuple[str, ...]) -> PushReport:
+    state, target, differences = upload.state, upload.target, upload.differences
+    sizes = {name: file.size for name, file in looked.files.items()}
     return PushReport(
         folder=looked.path,
         repo_id=target.repo_id,
@@ -198,18 +188,13 @@ def _report(
         is_proposed=target.create_pr,
         standing=looked.standing,
         held=looked.held,
-        sent={name: files[name].size for name in sent},
-        unchanged={name: file.size for name, file in files.items() if name not in sent},
-        deleted=() if published else differences.deleted,
+        sent={name: sizes[name] for name in differences.sent},
+        unchanged={name: size for name, size in sizes.items() if name not in differences.sent},
+        deleted=differences.deleted,
         stays=differences.stays,
         unknown=looked.unknown,
         left_out=looked.left_out,
         findings=looked.findings,
-        notes=(*looked.notes, *remarks, *_told_of(differences.stays)),
-        address=published.address if published else address_to_be(upload.api, target),
-        commit=published.commit if published else None,
+        notes=(*looked.notes, *remarks, *(told for name, told in WHAT_STAYS.items() if name in differences.stays)),
+        address=target.page_to_be,
     )
-
-
-def _told_of(stays: Collection[str]) -> tuple[str, ...]:
-    return tuple(told for name, told in TOLD_OF_WHAT_STAYS.items() if name in stays)

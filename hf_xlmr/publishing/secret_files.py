@@ -6,6 +6,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -48,6 +49,7 @@ IS: Final = (
     QUOTE + rb"\]?" + SPACE + rb"{0,8}(?:=>|:=|[=:>]|%3[ad]|\\{1,8}[ux](?:00)?3[ad]|&#61;|&gt;)" + SPACE + rb"{0,8}"
 )
 """Between a name and its value, in programs, settings, addresses and the strings that hold them."""
+NEXT: Final = QUOTE + b"," + SPACE + b"{0,8}" + QUOTE
 VALUE: Final = rb"(?P<quote>" + QUOTE + rb")(?P<value>[\w/+.~!@#$^*=-]{6,512})"
 LAST: Final = frozenset(b" \t\r\n&;,\\\"'`<")
 """What follows a value that stands without quotes, and not the name of something else."""
@@ -90,8 +92,7 @@ def _is_value(hit: re.Match[bytes], *, least: int, letters: int | None = None) -
     return letters is not None and len(value) >= letters and is_last and NAME_OF_SECRET.search(value) is None
 
 
-def _is_key(hit: re.Match[bytes]) -> bool:
-    return _is_value(hit, least=16)
+_is_key: Final = partial(_is_value, least=16)
 
 
 def _is_password(hit: re.Match[bytes]) -> bool:
@@ -215,19 +216,7 @@ SHAPES: Final = (
     _shape(
         "a key of an API",
         "username",
-        rb"username"
-        + IS
-        + QUOTE
-        + rb"[\w.-]{1,64}"
-        + QUOTE
-        + b","
-        + SPACE
-        + b"{0,8}"
-        + QUOTE
-        + b"key"
-        + IS
-        + QUOTE
-        + rb"[\da-f]{32}\b",
+        rb"username" + IS + QUOTE + rb"[\w.-]{1,64}" + NEXT + b"key" + IS + QUOTE + rb"[\da-f]{32}\b",
         _is_token,
     ),
     _shape(
