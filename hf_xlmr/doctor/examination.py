@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Flag, auto
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -94,14 +94,18 @@ _CHECKS: Final[list[Check]] = []
 Look: TypeAlias = Callable[[FolderFacts], str | None]
 
 
-def _check(name: str, mend: str, **fields: Any) -> Callable[[Look], Look]:
-    """Add what it decorates to `CHECKS`, in the order of this file."""
+def _severe(name: str, mend: str, **fields: Any) -> Callable[[Look], Look]:
+    """Add what it decorates to `CHECKS`, in the order of this file: a model with this fault does not load, or errs."""
 
     def added(look: Look) -> Look:
         _CHECKS.append(Check(name, look, mend, **fields))
         return look
 
     return added
+
+
+_mild: Final = partial(_severe, is_mild=True)
+"""The same of a fault with which a model still loads and answers as it should."""
 
 
 @dataclass(frozen=True)
@@ -306,14 +310,14 @@ def _unchanged(facts: FolderFacts, reason: str) -> str:
 # ---- the configuration -----------------------------------------------------------------------------------------------
 
 
-@_check("architectures", 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]', hides=ALL)
+@_severe("architectures", 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]', hides=ALL)
 def _look_at_classes(facts: FolderFacts) -> str | None:
     if facts.class_names is not None:
         return None
     return f"architectures in config.json is {facts.config['architectures']!r:.60}, which is no list of names"
 
 
-@_check(
+@_severe(
     "code of others",
     "take these fields out; whoever wants such an attention passes attn_implementation= when loading",
     hides=NETWORK,
@@ -328,7 +332,7 @@ def _look_at_code(facts: FolderFacts) -> str | None:
     return "; ".join(told) or None
 
 
-@_check(
+@_severe(
     "model type",
     "say model_type xlm-roberta and the XLMRoberta class in config.json",
     edits=lambda facts: _set_type(facts),
@@ -347,7 +351,7 @@ def _set_type(facts: FolderFacts) -> Edits:
     return {CONFIG: {"model_type": "xlm-roberta", **({"architectures": classes} if classes else {})}}
 
 
-@_check(
+@_severe(
     "layer_norm_eps",
     f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
     edits=lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
@@ -366,7 +370,7 @@ def _silent(facts: FolderFacts, name: str) -> object:
     return FAMILIES.get(facts.model_type, FAMILIES[BERT_LIKE]).defaults[name]
 
 
-@_check(
+@_severe(
     "pad_token_id",
     f"say pad_token_id {PAD_INDEX} in config.json",
     edits=lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
@@ -380,7 +384,7 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
     return f"config.json says pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
 
 
-@_check(
+@_severe(
     "positions",
     "say the rows of the weights in config.json, 514 for the releases",
     edits=lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
@@ -394,7 +398,7 @@ def _look_at_positions(facts: FolderFacts) -> str | None:
     return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"
 
 
-@_check(
+@_severe(
     "vocab_size",
     "say the rows of the embedding in config.json",
     edits=lambda facts: {CONFIG: {"vocab_size": facts.rows}},
@@ -407,11 +411,10 @@ def _look_at_rows(facts: FolderFacts) -> str | None:
     return f"vocab_size is {'not there' if said is None else repr(said)}, and the embedding has {rows} rows"
 
 
-@_check(
+@_mild(
     "dtype",
     "say in config.json what the weights are stored in",
     edits=lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
-    is_mild=True,
 )
 def _look_at_dtype(facts: FolderFacts) -> str | None:
     said, stored = facts.config.get(_dtype_field(facts)), _only_dtype(facts)
@@ -433,11 +436,10 @@ def _only_dtype(facts: FolderFacts) -> str | None:
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
 
 
-@_check(
+@_mild(
     "model_max_length",
     "say the longest text in tokenizer_config.json, 512 for the releases",
     edits=lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
-    is_mild=True,
 )
 def _look_at_length(facts: FolderFacts) -> str | None:
     longest, said = _longest(facts), (facts.tokenizer_config or {}).get("model_max_length")
@@ -462,7 +464,7 @@ def _longest(facts: FolderFacts) -> int | None:
     return rows - POSITION_OFFSET if isinstance(rows, int) and rows > POSITION_OFFSET else None
 
 
-@_check("tokenizer", "copy the tokenizer's files from the model that this one was trained from", hides=TOKENIZER)
+@_severe("tokenizer", "copy the tokenizer's files from the model that this one was trained from", hides=TOKENIZER)
 def _look_at_tokenizer(facts: FolderFacts) -> str | None:
     if facts.tokenizer is not None:
         return None
@@ -473,18 +475,17 @@ def _look_at_tokenizer(facts: FolderFacts) -> str | None:
     return "there is no tokenizer, and a model of text that nobody can give a text is of little use"
 
 
-_check(
+_severe(
     "sentencepiece",
     "copy the tokenizer's files from the model that this one was trained from, or convert the model again",
     hides=TOKENIZER,
 )(lambda facts: refusal_of(lambda: check_models_of(facts.path)))
 
 
-@_check(
+@_mild(
     TOKENIZER_CONFIG,
     "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
     "tokenizer.json, with other ids for some texts)",
-    is_mild=True,
     hides=Later.ids,
 )
 def _look_at_settings(facts: FolderFacts) -> str | None:
@@ -493,7 +494,7 @@ def _look_at_settings(facts: FolderFacts) -> str | None:
     return f"there is no {TOKENIZER_CONFIG}: nothing is ever truncated, and texts beyond {_longest(facts)} tokens break"
 
 
-@_check("tokenizer size", "take the tokenizer with which the model was trained", hides=TOKENIZER)
+@_severe("tokenizer size", "take the tokenizer with which the model was trained", hides=TOKENIZER)
 def _look_at_names(facts: FolderFacts) -> str | None:
     names, rows = facts.names, facts.rows
     if not names or rows is None or names == rows:
@@ -507,7 +508,7 @@ def _look_at_names(facts: FolderFacts) -> str | None:
     return f"the tokenizer gives {names} ids and the embedding has {rows} rows: it is another model's, or some are lost"
 
 
-@_check("<mask>", "take the tokenizer with which the model was trained, or convert the model again", hides=TOKENIZER)
+@_severe("<mask>", "take the tokenizer with which the model was trained, or convert the model again", hides=TOKENIZER)
 def _look_at_mask(facts: FolderFacts) -> str | None:
     if not facts.ids:
         return None
@@ -533,7 +534,7 @@ def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
     return (XLMR_MASK, "in XLM-R") if facts.names == XLMR_NAMES else (None, "")
 
 
-@_check(
+@_severe(
     "vocabulary",
     "copy the tokenizer's files and fairseq/ from the model that this one was trained from, or convert it again",
     hides=Later.ids,
@@ -550,12 +551,12 @@ def _look_at_vocabulary(facts: FolderFacts) -> str | None:
 # ---- the weights -----------------------------------------------------------------------------------------------------
 
 
-@_check("pickle", "load it where you trust it, and save_pretrained, which writes safetensors", hides=NETWORK)
+@_severe("pickle", "load it where you trust it, and save_pretrained, which writes safetensors", hides=NETWORK)
 def _look_at_pickles(facts: FolderFacts) -> str | None:
     return "the weights are there as a pickle alone, which runs what it says when loaded" if facts.is_pickled else None
 
 
-@_check("pooler", f"tell users to pass {WITHOUT_POOLER}, in README.md", is_mild=True)
+@_mild("pooler", f"tell users to pass {WITHOUT_POOLER}, in README.md")
 def _look_at_pooler(facts: FolderFacts) -> str | None:
     is_encoder = facts.class_name.endswith("Model")
     if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
@@ -565,7 +566,7 @@ def _look_at_pooler(facts: FolderFacts) -> str | None:
     return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
 
 
-@_check("tied bias", f"store the head's bias as {TIED_BIAS}, or convert the model again", hides=NETWORK)
+@_severe("tied bias", f"store the head's bias as {TIED_BIAS}, or convert the model again", hides=NETWORK)
 def _look_at_tied_bias(facts: FolderFacts) -> str | None:
     if not facts.class_name.endswith(WITH_LM_HEAD) or not facts.weights:
         return None
@@ -591,15 +592,14 @@ def _are_equal(facts: FolderFacts) -> bool:
 # ---- what else is in the folder --------------------------------------------------------------------------------------
 
 
-_check("adapter", "take adapter_config.json away, or put the adapter's weights beside it", hides=NETWORK)(
+_severe("adapter", "take adapter_config.json away, or put the adapter's weights beside it", hides=NETWORK)(
     lambda facts: missing_of_adapter(facts.path)
 )
 
 
-@_check(
+@_mild(
     "adapter beside a model",
     "merge the adapter into the weights (merge_and_unload, then save_pretrained), or publish it by itself",
-    is_mild=True,
 )
 def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
     if not (facts.path / ADAPTER).is_file() or missing_of_adapter(facts.path) is not None:
@@ -607,22 +607,21 @@ def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
     return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
 
 
-_check("modules", "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing")(
+_severe("modules", "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing")(
     lambda facts: missing_of_modules(facts.path)
 )
 
 
-@_check("shard size", 'save the model again with save_pretrained(..., max_shard_size="5GB")', is_mild=True)
+@_mild("shard size", 'save the model again with save_pretrained(..., max_shard_size="5GB")')
 def _look_at_shards(facts: FolderFacts) -> str | None:
     sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
     large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
     return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
 
 
-@_check(
+@_mild(
     "labels",
     "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
-    is_mild=True,
 )
 def _look_at_labels(facts: FolderFacts) -> str | None:
     if not facts.class_name.endswith("ForSequenceClassification"):
@@ -653,10 +652,9 @@ def _listed(names: Sequence[object]) -> str:
     return ", ".join(f"{name!s:.40}" for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN) or "none"
 
 
-@_check(
+@_mild(
     "record",
     "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
-    is_mild=True,
 )
 def _look_at_record(facts: FolderFacts) -> str | None:
     changed = changed_weights(facts)
@@ -670,7 +668,7 @@ def _look_at_record(facts: FolderFacts) -> str | None:
 # ---- what is looked at last, since an earlier fault may be the cause -------------------------------------------------
 
 
-@_check(
+@_severe(
     "configuration",
     "set the fields right that are named, or convert again",
     hides=Later.training | Later.ids | Later.weights,
@@ -689,7 +687,7 @@ def _look_at_config(facts: FolderFacts) -> str | None:
     )
 
 
-@_check(
+@_severe(
     "training",
     "set the fields right that are named, or convert again; where the change is meant, delete fairseq/",
     own=Later.training,
@@ -701,7 +699,7 @@ def _look_at_training(facts: FolderFacts) -> str | None:
     return f"config.json is not that of the network which fairseq trained: {'; '.join(told)}" if told else None
 
 
-@_check(
+@_severe(
     "tokenizer ids",
     "name the tokenizer_class in tokenizer_config.json that gives fairseq's ids, or copy the tokenizer's files "
     "from the model that this one was trained from",
@@ -728,7 +726,7 @@ def _set_tokenizer_class(facts: FolderFacts) -> Edits:
         return edits if _look_at_ids(FolderFacts(draft, facts.is_from_fairseq)) is None else {}
 
 
-_check("weights", "copy the folder anew, or convert or save the model again", own=Later.weights)(
+_severe("weights", "copy the folder anew, or convert or save the model again", own=Later.weights)(
     lambda facts: facts.fault_of_weights
 )
 
