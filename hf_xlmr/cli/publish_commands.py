@@ -65,9 +65,7 @@ RepoId = Annotated[
     str, typer.Argument(metavar="REPO_ID", help="NAMESPACE/NAME on the Hub; NAME alone is a repository of yours.")
 ]
 Private = Annotated[bool, typer.Option("--private", help="Make the repository private, if this command creates it.")]
-Branch = Annotated[
-    str, typer.Option(metavar="NAME", help="The branch to push to; created if it does not exist.")
-]
+Branch = Annotated[str, typer.Option(metavar="NAME", help="The branch to push to; created if it does not exist.")]
 CreatePr = Annotated[
     bool, typer.Option("--create-pr", help="Propose the change as a pull request instead of making it.")
 ]
