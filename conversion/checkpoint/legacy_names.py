@@ -89,7 +89,7 @@ OF_THE_MODEL: Final = ("encoder.", "decoder.", "classification_heads.")  # all t
 class Canonical:
     """Weights under the newest names; `dropped` and `refused` hold what has no place, with the reason.
 
-    `beside` names what is outside of the model that fairseq has, and is known of no project.
+    `beside` names the weights outside of fairseq's model that no known project writes.
     """
 
     weights: dict[str, Weight]

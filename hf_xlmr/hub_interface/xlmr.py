@@ -281,7 +281,7 @@ class XLMR(nn.Module):
     def predict(self, head: str, tokens: torch.Tensor, return_logits: bool = False) -> torch.Tensor:
         """Log-probabilities (batch, classes) of the head `head`, or its logits, which regression heads need.
 
-        A head that reads every token, as fairseq's options tell (sequence_tagging, span_prediction), gives (batch,
+        A head that reads every token, as fairseq's options say (sequence_tagging, span_prediction), gives (batch,
         length, classes). Raises what `extract_features` raises, then UnknownHead, a KeyError.
         """
         batch = self._batch(tokens)

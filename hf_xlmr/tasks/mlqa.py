@@ -177,7 +177,7 @@ def open_questions(
 
     JSON has paragraphs with questions, as SQuAD, MLQA, XQuAD and TyDiQA do, or rows as data sets have them, in a list
     `data` or one on each line. Names of MLQA (`test-context-de-question-en.json`), SQuAD (`train-v1.1.json`), XQuAD,
-    TyDiQA and XTREME tell the languages: the two options pick of them, and say them where no name does. Files of
+    TyDiQA and XTREME name the languages: the two options pick some, or say them if no name does. Files of
     several pairs have questions of the same ids: open one pair at a time. `misaligned` says what is done with questions
     of which an answer is not at its `answer_start`: `refuse` the input, `skip` them, or `keep` them, as is
     right for scores, which know no positions. Data without any answers are refused.
