@@ -1,5 +1,6 @@
 # make demo: convert the demo checkpoint and print features from plain Transformers
-# make test: style, types and tests, as CI runs them
+# make test: style, types and all tests but the slow ones
+# make slow: notebooks, Ray, full disks, kill loops and several processes
 # make packaged: all tests once more, over the wheel alone, away from the checkout
 # make matrix: the core of the tests in an environment for each set of versions that is promised
 # make fuzz: 100,000 damaged files (some 20 minutes), then 200 runs that are killed
@@ -14,7 +15,7 @@ TESTS ?= tests
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 NO_VECTORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 
-.PHONY: demo test check style types tests elsewhere packaged matrix benchmarks fuzz clean
+.PHONY: demo test check style types tests slow elsewhere packaged matrix benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
@@ -43,7 +44,10 @@ types: $(READY)
 	cd $(TYPES) && ../../$(BIN)/mypy --cache-dir ../types-cache --config-file ../../pyproject.toml -p hf_xlmr
 
 tests: $(READY)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+slow: $(READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist load -m slow
 
 # the tests as other processors run them, then beside two busy loops: three times all of them, or TESTS='tests/test_extraction.py ...'
 elsewhere: $(READY)

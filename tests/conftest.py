@@ -35,20 +35,26 @@ CORE = {
     ),
     *("test_vocabulary", "test_weight_map", "test_writer"),
 }
-SLOW = {  # and the same with all versions: what is killed, interrupted, or unfolds
+SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, several processes, and what unfolds
+    *("test_notebooks", "test_ray", "test_packaging", "test_full_disks"),
+    *("test_every_block_for_the_demo_runs", "test_so_do_those_of_the_guides_in_the_same_folder"),
     *("test_killed_at_any_moment_it_goes_on_to_the_same_bytes", "test_an_interrupt_ends_it_at_once"),
-    "test_small_files_that_unfold_take_little_memory",
+    *("test_killed_at_any_moment_and_resumed_the_bytes_are_the_same", "test_kills_leave_all_or_nothing"),
+    *("test_two_processes_make_the_same_bytes_as_one", "test_two_processes_train_as_one"),
+    *("test_small_files_that_unfold_take_little_memory", "test_large_texts_of_a_small_file_take_little_memory"),
 }
 RANKERS = ("ranking", "MultipleChoice")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the core, and allow that rankers are refused where Transformers cannot run them."""
+    """Mark the core and the slow tests, and allow that rankers are refused if Transformers cannot run them."""
     from hf_xlmr.errors import InputError  # of the installed package, now that the checkout is off the path
 
     refused = pytest.mark.xfail(raises=InputError, reason="this Transformers builds multiple choice without its pooler")
     for item in items:
-        if item.path.stem in CORE and item.name.split("[")[0] not in SLOW:
+        if SLOW & {item.path.stem, item.name.split("[")[0]}:
+            item.add_marker(pytest.mark.slow)
+        elif item.path.stem in CORE:
             item.add_marker(pytest.mark.core)
         if not RUNS_RANKERS and any(word in item.name for word in RANKERS):
             item.add_marker(refused)
