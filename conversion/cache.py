@@ -131,7 +131,7 @@ def _make(model: CachedModel, source: str | Path, data: str | Path | None, progr
 def _write_heads(checkpoint: FairseqCheckpoint, path: Path) -> None:
     from safetensors.numpy import save
 
-    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    tensors: dict[str, np.ndarray] = {}
     for head, parts in checkpoint.parts_of_heads.items():
         if head_oddity(parts):  # if it is of unknown code, UnknownHead says so
             continue
@@ -157,7 +157,7 @@ def _resolved(parts: Mapping[str, Weight], *, hidden: int) -> dict[str, Weight]:
     return {part: own[part] for part in shapes}
 
 
-def _float32(weight: Weight) -> np.ndarray[Any, Any]:
+def _float32(weight: Weight) -> np.ndarray:
     import numpy as np
 
     return np.ascontiguousarray(read_array(weight), dtype=np.float32)

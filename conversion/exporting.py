@@ -16,6 +16,7 @@ from hf_xlmr.conversion.mapping.export_plan import ReversePlan, network_of, plan
 from hf_xlmr.conversion.output.export_files import KEPT, Companions, companions_of
 from hf_xlmr.conversion.output.torch_writer import write_checkpoint
 from hf_xlmr.errors import InputError, told_plainly
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.files.staging import staged_folder
 from hf_xlmr.model.families import POST_NORM, PRE_NORM, Task
 from hf_xlmr.model.folder_records import ConversionRecord
@@ -90,7 +91,7 @@ def export(
             return replace(report, output=Path(output), files=_sizes(draft))
 
 
-def _options(folder: ModelFolder) -> Mapping[str, Any]:
+def _options(folder: ModelFolder) -> JsonObject:
     """What convert kept of the training's options. Raises IntegrityError."""
     return read_json(folder.path / KEPT / OPTIONS, has_paths=True) or {}
 
@@ -100,7 +101,7 @@ def network_of_folder(folder: ModelFolder, record: ConversionRecord) -> Architec
     return network_of(folder.config, head=_head_name(folder, record, _options(folder)))
 
 
-def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[str, Any]) -> str:
+def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[str, object]) -> str:
     """The name that the head had in fairseq, or the one that fairseq gives by default."""
     is_same = folder.config.get("architectures") == [record.class_name]
     for name in (record.head if is_same else None, *map(options.get, HEAD_OPTIONS.values())):
@@ -112,7 +113,7 @@ def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[s
 # ---- fairseq's options -----------------------------------------------------------------------------------------------
 
 
-def _arguments(network: Architecture, options: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str, Any]:
     """The flat arguments of a training with this network: those that convert kept, then what the folder says."""
     task, longest = TASKS[network.task], network.positions - 2
     return {
@@ -167,7 +168,7 @@ def _head_arguments(network: Architecture) -> dict[str, Any]:
     return given
 
 
-def _state(plan: ReversePlan, arguments: Mapping[str, Any]) -> dict[str, object]:
+def _state(plan: ReversePlan, arguments: Mapping[str, object]) -> dict[str, object]:
     """The top level of a checkpoint, as fairseq up to 0.10.2 wrote it and later ones upgrade it."""
     return {
         "args": Namespace(**arguments),
@@ -215,7 +216,7 @@ def _report(
     network: Architecture,
     plan: ReversePlan,
     companions: Companions,
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, object],
 ) -> ExportReport:
     sizes: Counter[str] = Counter()
     for weight in plan.storages:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.conversion.checkpoint.model_folder import INDEX, SINGLE, open_model_folder, read_json
 from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transformers_card
@@ -181,7 +181,7 @@ def _write_settings(draft: Path, shape: ModelShape, pool: str) -> None:
     _write_json(draft / POOLING / "config.json", {"word_embedding_dimension": shape.hidden, **modes})
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

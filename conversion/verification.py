@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Final, get_args, get_type_hints
 
 from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
@@ -27,7 +27,7 @@ from hf_xlmr.conversion.proof.parity import (
 from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.fsync import told_with_place
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord, conversion_record_text
 from hf_xlmr.model.opened_folder import CARD
 from hf_xlmr.progress import SILENT, Progress
@@ -144,7 +144,7 @@ def _record(prepared: Prepared, folder: Path, found: ParityReport) -> None:
     replace_content(folder / CONVERSION, _encoded(conversion_record_text(after)))
 
 
-def _note_in_card(prepared: Prepared, folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _note_in_card(prepared: Prepared, folder: Path, before: Mapping[str, object], after: Mapping[str, object]) -> None:
     card = folder / CARD
     if not card.is_file():
         return
@@ -173,7 +173,7 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
-def _metadata_of(fields: Mapping[str, Any]) -> CardMetadata:
+def _metadata_of(fields: JsonObject) -> CardMetadata:
     """What the user said of the model when it was converted, as its card says it."""
     languages = fields.get("language") or ()
     return CardMetadata((languages,) if isinstance(languages, str) else tuple(languages), fields.get("license"))

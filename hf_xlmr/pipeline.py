@@ -54,7 +54,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     _pipeline_calls_generate = False
     modelcard = None  # Transformers 5.0 reads it as it saves, and sets it nowhere
 
-    def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _sanitize_parameters(self, **given: object) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         known = (("truncation", "max_length"), ("layers",), ("pool", "return_tensors", "layers"))
         if odd := sorted(set(given) - {name for names in known for name in names}):
             raise TypeError(
@@ -73,7 +73,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         return int(self.model.config.max_position_embeddings) - FIRST_POSITION
 
     def preprocess(  # type: ignore[override]
-        self, input_: Any, truncation: bool = False, max_length: int | None = None
+        self, input_: object, truncation: bool = False, max_length: int | None = None
     ) -> Any:
         """The tokens of one text or pair. Raises ValueError for one that is too long, and for what is neither."""
         pair = _pair(input_)
@@ -127,7 +127,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
 
 
-def _pair(given: Any) -> tuple[Any, ...]:
+def _pair(given: object) -> tuple[Any, ...]:
     """A text, or a text and its pair. Raises ValueError."""
     if isinstance(given, dict):
         if odd := [repr(name) for name in given if name not in PAIR]:

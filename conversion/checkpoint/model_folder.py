@@ -12,7 +12,7 @@ from hf_xlmr.conversion.checkpoint.containers import StorageRecord
 from hf_xlmr.conversion.checkpoint.weights import Stored, Weight
 from hf_xlmr.conversion.source.slices import FileSlice
 from hf_xlmr.errors import InputError, WeightsMismatch
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.model.safetensors_files import file_header, shards_of
 from hf_xlmr.model.stored_weights import present_name
 
@@ -41,7 +41,7 @@ class ModelFolder:
     """An opened folder; `weights` are under Transformers' names and give their bytes when asked."""
 
     path: Path
-    config: Mapping[str, Any]
+    config: JsonObject
     weights: Mapping[str, Weight]
 
 

@@ -140,7 +140,7 @@ class _Machine:
         self.memo: dict[str, object] = {}  # by text, whose hashes nobody can choose
         self.globals: dict[tuple[str, str], Global] = {}
 
-    def step(self, opcode: str, argument: Any) -> None:
+    def step(self, opcode: str, argument: object) -> None:
         action = OPCODES.get(opcode)
         if action is None:
             self.refuse(f"the opcode {opcode}")
@@ -340,7 +340,7 @@ def _viewed(base: StorageRef, view: object) -> StorageRef | None:
 Action = Callable[[_Machine, Any], None]
 
 
-def _push_argument(machine: _Machine, argument: Any) -> None:
+def _push_argument(machine: _Machine, argument: object) -> None:
     machine.push(argument)
 
 
@@ -349,7 +349,7 @@ def _pushing(make: Callable[[], object]) -> Action:
 
 
 def _tuple_of(count: int) -> Action:
-    def act(machine: _Machine, _argument: Any) -> None:
+    def act(machine: _Machine, _argument: object) -> None:
         values = [machine.pop() for _ in range(count)]
         machine.push(tuple(reversed(values)))
 
@@ -366,22 +366,22 @@ def _dict_of(values: list[object]) -> dict[object, object]:
     return made
 
 
-def _set_item(machine: _Machine, _argument: Any) -> None:
+def _set_item(machine: _Machine, _argument: object) -> None:
     value, key = machine.pop(), machine.pop()
     _set_entries(machine.top(), [(key, value)])
 
 
-def _set_items(machine: _Machine, _argument: Any) -> None:
+def _set_items(machine: _Machine, _argument: object) -> None:
     values = machine.pop_to_mark()
     _set_entries(machine.top(), _pairs(values))
 
 
-def _append(machine: _Machine, _argument: Any) -> None:
+def _append(machine: _Machine, _argument: object) -> None:
     value = machine.pop()
     _append_items(machine.top(), [value])
 
 
-def _appends(machine: _Machine, _argument: Any) -> None:
+def _appends(machine: _Machine, _argument: object) -> None:
     values = machine.pop_to_mark()
     _append_items(machine.top(), values)
 
@@ -391,22 +391,22 @@ def _global(machine: _Machine, argument: str) -> None:
     machine.push(machine.named(module, name))
 
 
-def _stack_global(machine: _Machine, _argument: Any) -> None:
+def _stack_global(machine: _Machine, _argument: object) -> None:
     name, module = machine.pop(), machine.pop()
     machine.push(machine.named(module, name))
 
 
-def _reduce(machine: _Machine, _argument: Any) -> None:
+def _reduce(machine: _Machine, _argument: object) -> None:
     arguments, target = machine.pop(), machine.pop()
     machine.push(_call(target, arguments))
 
 
-def _new_object(machine: _Machine, _argument: Any) -> None:
+def _new_object(machine: _Machine, _argument: object) -> None:
     arguments, target = machine.pop(), machine.pop()
     machine.push(_call(target, arguments))
 
 
-def _new_object_ex(machine: _Machine, _argument: Any) -> None:
+def _new_object_ex(machine: _Machine, _argument: object) -> None:
     keywords, arguments, target = machine.pop(), machine.pop(), machine.pop()
     machine.push(Inert(target=target, arguments=(arguments, keywords)))
 
@@ -416,17 +416,17 @@ def _instance(machine: _Machine, argument: str) -> None:
     machine.push(Inert(target=machine.named(module, name), arguments=tuple(machine.pop_to_mark())))
 
 
-def _object(machine: _Machine, _argument: Any) -> None:
+def _object(machine: _Machine, _argument: object) -> None:
     values = machine.pop_to_mark()
     machine.push(Inert(target=values[0], arguments=tuple(values[1:])))
 
 
-def _build_state(machine: _Machine, _argument: Any) -> None:
+def _build_state(machine: _Machine, _argument: object) -> None:
     state = machine.pop()
     _build(machine.top(), state)
 
 
-def _persistent(machine: _Machine, _argument: Any) -> None:
+def _persistent(machine: _Machine, _argument: object) -> None:
     pid = machine.pop()
     storage = _storage(pid)
     machine.push(Inert(target="persistent id", arguments=(pid,)) if storage is None else storage)
@@ -444,7 +444,7 @@ def _put(machine: _Machine, argument: int) -> None:
     machine.memo[str(argument)] = machine.top()
 
 
-def _memoize(machine: _Machine, _argument: Any) -> None:
+def _memoize(machine: _Machine, _argument: object) -> None:
     machine.memo[str(len(machine.memo))] = machine.top()
 
 
@@ -452,23 +452,23 @@ def _get(machine: _Machine, argument: int) -> None:
     machine.push(machine.memo[str(argument)])
 
 
-def _mark(machine: _Machine, _argument: Any) -> None:
+def _mark(machine: _Machine, _argument: object) -> None:
     machine.push(MARK)
 
 
-def _pop(machine: _Machine, _argument: Any) -> None:
+def _pop(machine: _Machine, _argument: object) -> None:
     machine.stack.pop()
 
 
-def _pop_mark(machine: _Machine, _argument: Any) -> None:
+def _pop_mark(machine: _Machine, _argument: object) -> None:
     machine.pop_to_mark()
 
 
-def _duplicate(machine: _Machine, _argument: Any) -> None:
+def _duplicate(machine: _Machine, _argument: object) -> None:
     machine.push(machine.top())
 
 
-def _nothing(_machine: _Machine, _argument: Any) -> None:
+def _nothing(_machine: _Machine, _argument: object) -> None:
     return
 
 

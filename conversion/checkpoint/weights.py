@@ -162,7 +162,7 @@ class Stored(Weight):
                 yield from replace(self, shape=self.shape[1:], stride=self.stride[1:], offset=start)._parts()
 
 
-def _gather(descriptor: int, view: Stored, into: np.ndarray[Any, Any]) -> None:
+def _gather(descriptor: int, view: Stored, into: np.ndarray) -> None:
     """The elements of a view, read at once if they are close together, else in halves of the widest axis."""
     import numpy as np
 
@@ -286,7 +286,7 @@ class Computed(Weight):
 
     dtype: str
     shape: tuple[int, ...]
-    rows: Callable[[int, int], np.ndarray[Any, Any]]
+    rows: Callable[[int, int], np.ndarray]
 
     def blocks(self) -> Iterator[memoryview]:
         """The rows, computed some at a time and rounded to the dtype."""
@@ -334,35 +334,35 @@ _LARGEST: Final = {
 }
 
 
-def _are_infinite(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+def _are_infinite(values: np.ndarray, dtype: str) -> np.ndarray:
     """Which values are infinite; bfloat16 is tested by its bits."""
     import numpy as np
 
-    infinite: np.ndarray[Any, Any] = np.isinf(values) if dtype != "bfloat16" else (values & 0x7FFF) == 0x7F80
+    infinite: np.ndarray = np.isinf(values) if dtype != "bfloat16" else (values & 0x7FFF) == 0x7F80
     return infinite
 
 
-def _as_float(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+def _as_float(values: np.ndarray, dtype: str) -> np.ndarray:
     """Values as NumPy floats; bfloat16, which NumPy lacks, is the upper half of a float32."""
     if dtype != "bfloat16":
         return values
-    widened: np.ndarray[Any, Any] = values.astype("<u4") << 16
+    widened: np.ndarray = values.astype("<u4") << 16
     return widened.view("<f4")
 
 
-def _from_float32(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+def _from_float32(values: np.ndarray, dtype: str) -> np.ndarray:
     """Values rounded to `dtype`, to nearest with ties to even; bfloat16 as its 16 bits.
 
     Half of a double goes by way of float32, and so may round twice, because PyTorch does.
     """
     if dtype != "bfloat16":
         by_way = values.astype("<f4", copy=False) if dtype == "float16" else values
-        plain: np.ndarray[Any, Any] = by_way.astype(_NUMPY_DTYPES[dtype], copy=False)
+        plain: np.ndarray = by_way.astype(_NUMPY_DTYPES[dtype], copy=False)
         return plain
     import numpy as np
 
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    rounded: np.ndarray[Any, Any] = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
+    rounded: np.ndarray = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
     nans = np.isnan(values)
     if nans.any():  # rounding up could turn a NaN into an infinity
         rounded[nans] = 0x7FC0
@@ -377,14 +377,14 @@ def _joined(weight: Weight) -> bytearray:
     return data
 
 
-def _raw_array(weight: Stored) -> np.ndarray[Any, Any]:
+def _raw_array(weight: Stored) -> np.ndarray:
     import numpy as np
 
     data = _joined(weight)
     return np.frombuffer(data, dtype=f"V{ITEM_SIZES[weight.dtype]}").reshape(weight.shape)
 
 
-def read_array(weight: Weight) -> np.ndarray[Any, Any]:
+def read_array(weight: Weight) -> np.ndarray:
     """All of a weight as a float array (bfloat16 widened to float32); for small weights and for bands of large ones.
 
     Raises IntegrityError, OSError.
@@ -395,7 +395,7 @@ def read_array(weight: Weight) -> np.ndarray[Any, Any]:
     return _as_float(np.frombuffer(data, dtype=_NUMPY_DTYPES[weight.dtype]), weight.dtype).reshape(weight.shape)
 
 
-def read_rows(weight: Weight, first: int, last: int) -> np.ndarray[Any, Any]:
+def read_rows(weight: Weight, first: int, last: int) -> np.ndarray:
     """The rows from `first` to before `last`, as `read_array` gives them, without reading the others if possible."""
     import numpy as np
 
@@ -413,5 +413,5 @@ def read_rows(weight: Weight, first: int, last: int) -> np.ndarray[Any, Any]:
             bands += [read_rows(part, low, high)] if low < high else []
             start += part.shape[0]
         return np.concatenate(bands)
-    band: np.ndarray[Any, Any] = read_array(weight)[first:last]
+    band: np.ndarray = read_array(weight)[first:last]
     return band

@@ -85,7 +85,7 @@ class ReversePlan:
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
-def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
+def network_of(config: Mapping[str, object], *, head: str) -> Architecture:
     """The network that `config` describes, its classification head (if it has one) called `head`.
 
     Raises InputError with every reason why fairseq cannot express it, IntegrityError where the file is damaged.
@@ -122,7 +122,7 @@ def network_of(config: Mapping[str, Any], *, head: str) -> Architecture:
     )
 
 
-def _class_of(config: Mapping[str, Any]) -> tuple[Family, Task]:
+def _class_of(config: Mapping[str, object]) -> tuple[Family, Task]:
     """The family and the task of the class that `config` names. Raises InputError."""
     kind, names = str(config.get("model_type")), config.get("architectures")
     if kind not in FAMILIES:
@@ -140,7 +140,7 @@ def _class_of(config: Mapping[str, Any]) -> tuple[Family, Task]:
     return FAMILIES[kind], tasks[name]
 
 
-def _reasons(config: Mapping[str, Any], task: Task) -> Iterator[str]:
+def _reasons(config: Mapping[str, object], task: Task) -> Iterator[str]:
     activation = config["hidden_act"]
     if activation not in ACTIVATIONS.values():
         yield f"it has no activation {activation!s:.40} (hidden_act)"
@@ -160,14 +160,14 @@ def _reasons(config: Mapping[str, Any], task: Task) -> Iterator[str]:
         yield f"{config['num_attention_heads']} attention heads do not divide the width {config['hidden_size']}"
 
 
-def _number(config: Mapping[str, Any], name: str) -> float:
+def _number(config: Mapping[str, object], name: str) -> float:
     value = config[name]
     if not isinstance(value, (int, float)) or not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
         raise IntegrityError(f"config.json is damaged: {name} is {str(value)!r:.40}")
     return float(value)
 
 
-def _is_regression(config: Mapping[str, Any], labels: int) -> bool:
+def _is_regression(config: Mapping[str, object], labels: int) -> bool:
     """As Transformers decides: what config.json says, else whether there is but one output."""
     kind = config.get("problem_type")
     return kind == "regression" or (kind is None and labels == 1)
@@ -288,10 +288,10 @@ def _fold_token_type(weights: OrderedDict[str, Weight], types: Weight, network: 
     return f"no place in fairseq: the first row is added to each row of {target}"
 
 
-def _plus(table: Weight, row: np.ndarray[Any, Any], first: int, last: int) -> np.ndarray[Any, Any]:
+def _plus(table: Weight, row: np.ndarray, first: int, last: int) -> np.ndarray:
     import numpy as np
 
-    total: np.ndarray[Any, Any] = read_rows(table, first, last).astype(np.float32) + row.astype(np.float32)
+    total: np.ndarray = read_rows(table, first, last).astype(np.float32) + row.astype(np.float32)
     return total
 
 

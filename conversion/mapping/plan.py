@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log, sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
@@ -157,7 +157,7 @@ def _matrix_of(weight: Weight) -> tuple[int, int]:
 
 
 def _scaled(embedding: Weight, factor: float) -> Weight:
-    def rows(first: int, last: int) -> np.ndarray[Any, Any]:
+    def rows(first: int, last: int) -> np.ndarray:
         import numpy as np
 
         return read_rows(embedding, first, last).astype(np.float32) * np.float32(factor)
@@ -172,7 +172,7 @@ def _position_table(architecture: Architecture, dtype: str) -> Weight:
     return Computed(dtype, shape, partial(_sinusoids, width=architecture.hidden))
 
 
-def _sinusoids(first: int, last: int, *, width: int) -> np.ndarray[Any, Any]:
+def _sinusoids(first: int, last: int, *, width: int) -> np.ndarray:
     """Rows of fairseq's sinusoidal table: sines, then cosines (fairseq/modules/sinusoidal_positional_embedding.py)."""
     import numpy as np
 
@@ -231,7 +231,7 @@ def _copies(weight: Weight, index: int, count: int) -> Weight:
     if isinstance(weight, Stored):
         return replace(weight.rows(index, index + 1), shape=shape, stride=(0, *weight.stride[1:]))
 
-    def rows(first: int, last: int) -> np.ndarray[Any, Any]:
+    def rows(first: int, last: int) -> np.ndarray:
         return read_rows(weight, index, index + 1).repeat(last - first, axis=0)
 
     return Computed(weight.dtype, shape, rows)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from string import Template
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.cards.card_check import faults_of_metadata
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.conversion.output.export_files import DICTIONARY, SENTENCEPIECE
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary
 from hf_xlmr.errors import InputError
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.hub.licences import OTHER
 from hf_xlmr.tokenizer.dictionary import FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
 
@@ -92,7 +93,7 @@ def checked_metadata(languages: Sequence[str], licence: str | None) -> CardMetad
 
 
 def card_of(
-    record: Mapping[str, Any],
+    record: JsonObject,
     config: Mapping[str, object],
     *,
     vocabulary: Vocabulary,
@@ -134,7 +135,7 @@ def card_of(
 # ---- metadata, from which the Hub draws its page ---------------------------------------------------------------------
 
 
-def _metadata(record: Mapping[str, Any], config: Mapping[str, object], usage: _Usage, stated: CardMetadata) -> str:
+def _metadata(record: JsonObject, config: Mapping[str, object], usage: _Usage, stated: CardMetadata) -> str:
     is_release = record["source"]["kind"] == RELEASE
     known = OF_RELEASES if is_release else CardMetadata()
     fields = {
@@ -182,7 +183,7 @@ def _interface(vocabulary: Vocabulary) -> str:
     return "\n".join(lines)
 
 
-def _head(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _head(record: JsonObject, config: JsonObject) -> str:
     """A sentence about the classification head and its labels; empty if there is none."""
     if record["head"] is None:
         return ""
@@ -205,12 +206,12 @@ def _kept(described: Mapping[str, object]) -> str:
 # ---- origin and proof ------------------------------------------------------------------------------------------------
 
 
-def _origin(source: Mapping[str, Any]) -> str:
+def _origin(source: Mapping[str, object]) -> str:
     form = f"{source['kind']}; container: {source['container']}, options: {source['options_kept_as']}"
     return f"{as_code(source['name'])} ({form})."
 
 
-def _sources(described: Mapping[str, Mapping[str, Any]], parity: Mapping[str, Any] | None) -> str:
+def _sources(described: Mapping[str, JsonObject], parity: JsonObject | None) -> str:
     """A table of the files that were read and of those that hold the weights now."""
     hashes = dict(parity["source_sha256"]) if parity else {}
     rows = [
@@ -226,7 +227,7 @@ def _hash(digest: object) -> str:
     return f"`{digest}`" if digest else "not taken"
 
 
-def _parity(parity: Mapping[str, Any] | None, dtype: str) -> str:
+def _parity(parity: JsonObject | None, dtype: str) -> str:
     if parity is None:
         return "The conversion was not verified."
     cast = "" if dtype == "auto" else f", cast to {dtype},"
@@ -272,7 +273,7 @@ def _dictionary(vocabulary: Vocabulary, dictionary: Dictionary) -> Iterator[str]
         yield "No rows were appended to fairseq's."
 
 
-def _tokenizer(vocabulary: Vocabulary, parity: Mapping[str, Any] | None) -> str:
+def _tokenizer(vocabulary: Vocabulary, parity: JsonObject | None) -> str:
     """How far the folder's tokenizer is fairseq's."""
     if vocabulary.tokenizer is None:
         return "None was written."

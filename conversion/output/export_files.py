@@ -6,12 +6,13 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, read_json
 from hf_xlmr.conversion.mapping.architecture import Architecture
 from hf_xlmr.conversion.tokenizer_json.vocabulary import is_padding
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
@@ -196,7 +197,7 @@ def _label_names(data: bytes, name: str = LABELS) -> tuple[str, ...]:
     return Dictionary.parse(data, name=name).symbols[len(SPECIAL_SYMBOLS) :]
 
 
-def _names_of_classes(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:
+def _names_of_classes(config: JsonObject, labels: int) -> tuple[str, ...]:
     """The names of the classes in the order of their ids. Raises IntegrityError."""
     names = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(labels)}
     try:

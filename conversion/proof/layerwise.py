@@ -159,11 +159,11 @@ def _read_when_called(module: torch.nn.Module, readers: Mapping[str, _Reader], b
     """Let `module` have its weights from the file while it is called."""
     from torch.nn import Parameter
 
-    def fill(module: torch.nn.Module, _inputs: Any) -> None:
+    def fill(module: torch.nn.Module, _inputs: object) -> None:
         for name, reader in readers.items():
             setattr(module, name, Parameter(reader.whole(buffers), requires_grad=False))
 
-    def empty(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+    def empty(module: torch.nn.Module, _inputs: object, _output: object) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             buffers.give_back(parameter.data)
             setattr(module, name, Parameter(parameter.to("meta"), requires_grad=False))
@@ -183,7 +183,7 @@ def _look_up_rows(module: torch.nn.Module, reader: _Reader) -> None:
         module.weight = torch.nn.Parameter(reader.rows(wanted.tolist()), requires_grad=False)
         return (places,)
 
-    def empty(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+    def empty(module: torch.nn.Module, _inputs: object, _output: object) -> None:
         module.weight = whole
 
     module.register_forward_pre_hook(fill)

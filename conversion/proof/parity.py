@@ -362,7 +362,7 @@ def _compare_behaviour(
     probes: Sequence[_Probe],
     progress: Progress,
     *,
-    bare: Mapping[str, Any],
+    bare: Mapping[str, object],
     has_rows: bool,
 ) -> tuple[StepDifference, ...]:
     """The differences at each step, the larger one of all probes."""
@@ -445,7 +445,7 @@ def _rounding(plan: WeightPlan) -> Any:
 
 
 def _transformers_steps(
-    folder: Path, architecture: Architecture, probe: _Probe, bare: Mapping[str, Any]
+    folder: Path, architecture: Architecture, probe: _Probe, bare: Mapping[str, object]
 ) -> dict[str, torch.Tensor]:
     """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
     with _quiet_transformers():
@@ -462,7 +462,7 @@ def _transformers_steps(
     return steps
 
 
-def _network(folder: Path, architecture: Architecture, bare: Mapping[str, Any], probe: _Probe) -> Any:
+def _network(folder: Path, architecture: Architecture, bare: Mapping[str, object], probe: _Probe) -> Any:
     """Transformers' network, or its encoder alone. Raises IntegrityError if Transformers refuses the folder."""
     try:
         model = layerwise_network(folder, architecture.class_name, **bare)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.hub.hub_errors import quiet_hub
 from hf_xlmr.hub.licences import LICENCES, OTHER
 from hf_xlmr.model.opened_folder import CARD, OpenedFolder
@@ -40,7 +41,7 @@ def check_card(folder: OpenedFolder) -> tuple[str, ...]:
     return () if is_licensed else (f"{CARD} names no license, so nobody knows what they may do with it",)
 
 
-def _checked(folder: OpenedFolder) -> Mapping[str, Any]:
+def _checked(folder: OpenedFolder) -> JsonObject:
     """The fields of the card. Raises InputError for what cannot be published, OSError."""
     if not folder.has(CARD):
         raise InputError(NO_CARD.format(folder=folder.path))
@@ -77,7 +78,7 @@ def card_fields(folder: Path) -> dict[str, Any]:
     return {name: metadata[name] for name in CARRIED if metadata.get(name)}
 
 
-def _metadata(path: Path, card: bytes) -> Mapping[str, Any]:
+def _metadata(path: Path, card: bytes) -> JsonObject:
     """The fields of the card as the Hub's own library reads them; none if it has no metadata."""
     import yaml
     from huggingface_hub import ModelCard
@@ -85,7 +86,7 @@ def _metadata(path: Path, card: bytes) -> Mapping[str, Any]:
     try:
         with quiet_hub():
             data: Any = ModelCard(card.decode("utf-8")).data
-            fields: Mapping[str, Any] = data.to_dict()
+            fields: JsonObject = data.to_dict()
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} begins with metadata that the Hub cannot read ({reason}): fix them") from error

@@ -15,6 +15,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from hf_xlmr.cli.flags import Flag, in_flags
 from hf_xlmr.errors import printable
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.files.memory import device_label, format_size
 from hf_xlmr.progress import ProgressTask
 
@@ -55,7 +57,7 @@ COLUMNS: Final[dict[str, JustifyMethod]] = {
 
 
 class _Bar:
-    def __init__(self, progress: RichProgress, number: Any) -> None:
+    def __init__(self, progress: RichProgress, number: TaskID) -> None:
         self._progress = progress
         self._number = number
 
@@ -139,7 +141,7 @@ def show_conversion(report: Any) -> None:
         console.print(f"  - {_plain(line)}")
 
 
-def _proof(parity: Mapping[str, Any] | None) -> str:
+def _proof(parity: JsonObject | None) -> str:
     if parity is None:
         return "not verified (--no-verify)"
     return (
@@ -148,7 +150,7 @@ def _proof(parity: Mapping[str, Any] | None) -> str:
     )
 
 
-def _tokenizer(classes: Sequence[Mapping[str, Any]]) -> str:
+def _tokenizer(classes: Sequence[JsonObject]) -> str:
     """How many generated texts of each class get other ids than in fairseq."""
     if not classes:
         return "none"

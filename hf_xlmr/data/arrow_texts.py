@@ -99,7 +99,7 @@ def _rows_at_once(path: Path, place: str, chunks: Sequence[Chunk]) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, unfolded)))
 
 
-def arrow_records(name: str, batches: Iterable[Any], asked: Asked) -> Iterator[Record]:
+def arrow_records(name: str, batches: Iterable[object], asked: Asked) -> Iterator[Record]:
     """The text and the id of every row of Arrow `batches`, with its place. Raises BadRow, OSError."""
     for place, values in arrow_rows(name, batches, asked.columns, most=asked.max_row_size):
         yield place, values[0], values[-1] if asked.has_ids else None

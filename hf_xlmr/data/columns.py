@@ -99,7 +99,7 @@ class Source:
         chosen = self.data.select_columns(found).with_format("arrow") if found else self.data
         yield from self._rows(chosen.iter(batch_size=BATCH_ROWS), found, names)
 
-    def _rows(self, batches: Iterable[Any], found: list[str], names: list[str]) -> Iterator[Row]:
+    def _rows(self, batches: Iterable[object], found: list[str], names: list[str]) -> Iterator[Row]:
         if not found:
             raise BadRow(self.name, f"the columns are {', '.join(map(repr, names))}, of which none is known")
         if twice := [name for name in found if names.count(name) > 1]:

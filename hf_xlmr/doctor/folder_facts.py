@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from hf_xlmr.errors import HfXlmrError
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.folder_records import CONVERSION
 from hf_xlmr.model.model_shape import FAMILIES, shape_of_config
@@ -60,12 +60,12 @@ class FolderFacts(OpenedFolder):
         return ModelFiles(self.path, given=self)
 
     @cached_property
-    def tokenizer_config(self) -> Mapping[str, Any] | None:
+    def tokenizer_config(self) -> JsonObject | None:
         """tokenizer_config.json, None where there is none. Raises IntegrityError."""
         return _object(self.path / TOKENIZER_CONFIG)
 
     @cached_property
-    def tokenizer(self) -> Mapping[str, Any] | None:
+    def tokenizer(self) -> JsonObject | None:
         """tokenizer.json, None where there is none. Raises IntegrityError."""
         return _object(self.path / TOKENIZER)
 
@@ -232,5 +232,5 @@ def refusal_of(look: Callable[[], object]) -> str | None:
     return None
 
 
-def _object(path: Path) -> Mapping[str, Any] | None:
+def _object(path: Path) -> JsonObject | None:
     return json_object(path) if path.is_file() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.files.json_files import strict_json
 
@@ -38,7 +38,7 @@ def missing_of_modules(folder: Path) -> str | None:
     return f"{MODULES} tells of {missing:.80}, which is missing: sentence-transformers does not load the folder"
 
 
-def _missing(folder: Path, modules: Any) -> Iterator[str]:
+def _missing(folder: Path, modules: object) -> Iterator[str]:
     if not isinstance(modules, list) or not modules:
         raise TypeError(modules)
     for each in modules:

@@ -21,6 +21,7 @@ from hf_xlmr.features.processes import Processes
 from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.folder import FeatureStore
 from hf_xlmr.features.store.shards import Shards, ShardWriter, TextsDigest
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.files.memory import Device, available_memory, parse_size
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
@@ -228,7 +229,7 @@ def _set_threads(count: object) -> None:
 
 
 def _extractor(
-    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, begun: Mapping[str, Any]
+    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, begun: JsonObject
 ) -> FeatureExtractor:
     """The extractor on the device of this process, with the dtype and the kernel that the first process chose.
 
@@ -266,7 +267,7 @@ def _extractor(
     return extractor if agreed == extractor.kernel else made(agreed)
 
 
-def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, Any]) -> str:
+def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, object]) -> str:
     """The name of the dtype that all processes compute in, and the job that goes on was begun in. Raises InputError."""
     from hf_xlmr.model.precision import DTYPES, device_name, dtype_name, is_native, wanted_dtype, without_emulation
 
@@ -323,7 +324,7 @@ def placing_for(
 
 def _store(
     output: str | Path,
-    job: Mapping[str, Any],
+    job: Mapping[str, object],
     layout: StoreLayout,
     processes: Processes,
     *,

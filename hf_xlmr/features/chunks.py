@@ -48,7 +48,7 @@ class BadText(InputError, ValueError):
 class TextTooLong(BadText):
     """A text that does not fit."""
 
-    def __init__(self, index: Any, tokens: int, most: int) -> None:
+    def __init__(self, index: object, tokens: int, most: int) -> None:
         """Carry which text it is, how many tokens it has, and how many are allowed."""
         self.tokens, self.most = tokens, most
         super().__init__(
@@ -149,7 +149,7 @@ class WindowMaker:
             spans = [NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] if self.with_spans else None
             yield row, self._cut(self._without_padding(ids, spans), row)
 
-    def _cut(self, encoded: _Encoded, row: Any) -> _Encoded:
+    def _cut(self, encoded: _Encoded, row: object) -> _Encoded:
         """The same, cut off where it has too many tokens. Raises BadText."""
         ids, spans = encoded.ids, encoded.spans
         if len(ids) <= self.max_length:
@@ -165,7 +165,7 @@ class WindowMaker:
             )
         return _Encoded(array("i", ids), spans)
 
-    def _needed(self, text: str, row: Any) -> str:
+    def _needed(self, text: str, row: object) -> str:
         """What of a text is tokenized: of a long one that is cut off no more than that needs. Raises BadText."""
         if not isinstance(text, str) or len(text) <= LONG:
             return text
@@ -199,7 +199,7 @@ class WindowMaker:
                     raise BadText(row, reason, told=f"text {row} {reason}") from None
             raise
 
-    def _window(self, held: Sequence[tuple[Any, _Encoded]]) -> Window:
+    def _window(self, held: Sequence[tuple[object, _Encoded]]) -> Window:
         sequences: list[Sequence[int]] = []
         pieces: dict[int, range] = {}
         owners: list[int] = []

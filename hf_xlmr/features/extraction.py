@@ -43,9 +43,9 @@ MOST_TOKENS: Final = 1 << 20  # of a batch: XLM-R base has 12 GB of intermediate
 class Features:
     """The features of some texts, in order."""
 
-    layers: Mapping[int, np.ndarray[Any, Any] | list[np.ndarray[Any, Any]]]
+    layers: Mapping[int, np.ndarray | list[np.ndarray]]
     """By number of the layer (0 is the embeddings): (texts, width) in float32, or unpooled (tokens, width) per text."""
-    spans: list[np.ndarray[Any, Any]] | None
+    spans: list[np.ndarray] | None
     """Unpooled: for each text the first character and the end of each token, (tokens, 2); 0, 0 for `<s>` and `</s>`."""
     rows: list[Any]
     """What each text came with: its number, from 0, unless it was given with a row."""
@@ -127,7 +127,7 @@ class FeatureExtractor:
         """Whether each token keeps its vector."""
         return self.pooling is Pooling.none
 
-    def __call__(self, texts: Sequence[str] | Mapping[str, Any]) -> Any:
+    def __call__(self, texts: Sequence[str] | Mapping[str, object]) -> Any:
         """The features of a list of texts, or a batch of a dataset with its features.
 
         A list gives (texts, width) in float32, unpooled a list of (tokens, width); of several layers a dictionary by
@@ -175,7 +175,7 @@ class FeatureExtractor:
     def _finished(self, step: _Computation | Step) -> Features | Step:
         return self._features(step) if isinstance(step, _Computation) else step
 
-    def _with_features(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_features(self, batch: Mapping[str, object]) -> dict[str, Any]:
         if self.column not in batch:
             raise InputError(f"the batch has no column {self.column!r} (column=); it has {', '.join(map(str, batch))}")
         found = _joined(list(self.windows(_sequence(batch[self.column]))), self)

@@ -6,12 +6,16 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from hf_xlmr.errors import IntegrityError
 
-__all__ = ["LARGEST", "json_object", "object_of", "strict_json"]
+__all__ = ["LARGEST", "JsonObject", "json_object", "object_of", "strict_json"]
+
+JsonObject: TypeAlias = Mapping[str, Any]
+"""An object of a JSON file, such as config.json: nobody knows the types of its values before looking."""
 
 LARGEST: Final = 256 << 20  # bytes; a tokenizer.json has 17 MB for XLM-R, and some 70 for a million pieces
 MOST_VALUES: Final = 8_000_000  # such a tokenizer.json has four million
@@ -100,7 +104,7 @@ def _constant(name: str) -> float:
     raise ValueError(f"it holds {name}, which is not a number of JSON")
 
 
-def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(fields: list[tuple[str, object]]) -> dict[str, Any]:
     made = dict(fields)
     if len(made) < len(fields):
         names = [name for name, _value in fields]
@@ -109,7 +113,7 @@ def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _is_shallow(content: Any) -> bool:
+def _is_shallow(content: object) -> bool:
     level = [content]
     for _ in range(DEEPEST):
         inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
@@ -119,7 +123,7 @@ def _is_shallow(content: Any) -> bool:
     return False
 
 
-def _raise_if_half_a_pair(content: Any) -> None:
+def _raise_if_half_a_pair(content: object) -> None:
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

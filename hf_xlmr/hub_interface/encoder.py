@@ -253,7 +253,7 @@ class Encoder(nn.Module):
             return self.classified(classification_head_name, features), extra
         return (features if features_only else self.logits(features, masked_tokens)), extra
 
-    def extract_features(self, *args: Any, **options: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+    def extract_features(self, *args: object, **options: object) -> tuple[torch.Tensor, dict[str, Any]]:
         """What calling the model gives, as in fairseq: logits, unless `features_only`."""
         found: tuple[torch.Tensor, dict[str, Any]] = self(*args, **options)
         return found
@@ -265,7 +265,7 @@ class Encoder(nn.Module):
         logits = net_output[0].float()
         return functional.log_softmax(logits, dim=-1) if log_probs else functional.softmax(logits, dim=-1)
 
-    def get_targets(self, sample: Mapping[str, Any], net_output: object) -> Any:
+    def get_targets(self, sample: Mapping[str, object], net_output: object) -> Any:
         """The `target` of a batch of fairseq's."""
         return sample["target"]
 

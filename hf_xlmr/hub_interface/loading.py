@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.files.own_names import is_there, own_name
 from hf_xlmr.model.fairseq_files import read_kept
 from hf_xlmr.model.families import FAMILIES
@@ -236,7 +236,7 @@ class ModelFiles:
 
     @cached_property
     @_with_names
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> JsonObject:
         """config.json. Raises InputError for a model of another type, IntegrityError."""
         if not self.opened.has("config.json"):
             raise InputError(f"{self.folder} holds no config.json.")
@@ -272,7 +272,7 @@ class ModelFiles:
 
     @cached_property
     @_with_names
-    def options(self) -> Mapping[str, Any]:
+    def options(self) -> JsonObject:
         """The options of fairseq's training that matter; empty if the folder does not keep them.
 
         Raises IntegrityError, also for those of a model of another width.
@@ -287,7 +287,7 @@ class ModelFiles:
 
     @cached_property
     @_with_names
-    def training(self) -> Mapping[str, Any]:
+    def training(self) -> JsonObject:
         """The report of `hf-xlmr finetune`; empty in a folder that it did not make. Raises IntegrityError."""
         return self.opened.training
 
@@ -488,7 +488,7 @@ def _names_of_classes(names: object) -> list[str]:
         raise InputError(f"config.json: id2label does not number its names 0 to {len(names) - 1}") from None
 
 
-def _json(path: Path, *, has_paths: bool = False) -> Mapping[str, Any]:
+def _json(path: Path, *, has_paths: bool = False) -> JsonObject:
     try:
         return json_object(path, has_paths=has_paths)
     except FileNotFoundError:

@@ -32,7 +32,7 @@ class Options(Namespace):
         raise InputAttributeError(f"the model's folder does not keep fairseq's option {name!r}; it keeps: {known}")
 
     @classmethod
-    def of(cls, config: Any, *, max_positions: int) -> Options:
+    def of(cls, config: object, *, max_positions: int) -> Options:
         """What the config of a Transformers network says."""
         return cls(max_positions=max_positions, **{ours: getattr(config, theirs) for ours, theirs in OPTIONS.items()})
 
@@ -56,10 +56,10 @@ class View:
     def __init__(
         self,
         kind: str,
-        parts: Mapping[str, Any],
+        parts: Mapping[str, object],
         *,
         root: Sequence[nn.Module] = (),
-        call: Callable[..., Any] | None = None,
+        call: Callable[..., object] | None = None,
         instead: str,
     ) -> None:
         """Show `parts` as fairseq's `kind`; `root` are the modules that it stands for, `instead` where they are."""
@@ -86,7 +86,7 @@ class View:
     def __repr__(self) -> str:
         return f"{self._kind}({', '.join(self._parts)})"
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *args: object, **options: object) -> Any:
         """What fairseq's module gives. Raises InputTypeError if it cannot be called by itself."""
         if self._call is None:
             raise InputTypeError(f"fairseq's {self._kind} cannot be called here; call {self._instead}")
@@ -173,7 +173,7 @@ class Layers(Sequence[View]):
         return View("TransformerEncoderLayer", {"self_attn": attention, **parts}, root=[layer], instead=where)
 
 
-def _parameters(parts: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
+def _parameters(parts: Mapping[str, object], prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
     for name, part in parts.items():
         if isinstance(part, nn.Parameter):
             yield f"{prefix}{name}", part

@@ -246,7 +246,7 @@ def _head_options(files: ModelFiles) -> HeadOptions:
 
 
 def _classification_heads(
-    files: ModelFiles, network: Any, place: torch.device, options: HeadOptions
+    files: ModelFiles, network: object, place: torch.device, options: HeadOptions
 ) -> dict[str, ClassificationHead]:
     """The heads by name, each reading what fairseq's code for its task reads."""
     found = _heads(files, network, place)
@@ -281,7 +281,7 @@ def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, di
     return {**kept, files.head_name: own}
 
 
-def _own_head(network: Any) -> dict[str, torch.Tensor]:
+def _own_head(network: object) -> dict[str, torch.Tensor]:
     """The parameters of Transformers' head under fairseq's names."""
     return {
         f"{layer}.{name}": weight

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr import __version__
 from hf_xlmr.errors import InputError, IntegrityError
-from hf_xlmr.files.json_files import object_of
+from hf_xlmr.files.json_files import JsonObject, object_of
 
 __all__ = [
     "CONVERSION",
@@ -40,7 +40,7 @@ class ConversionRecord:
     """
 
     path: Path
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: JsonObject = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> ConversionRecord:
@@ -57,7 +57,7 @@ class ConversionRecord:
         return bool(self.fields)
 
     @property
-    def asked(self) -> Mapping[str, Any]:
+    def asked(self) -> JsonObject:
         """The options of the conversion by their names; none if it did not say."""
         return self._object("asked")
 
@@ -142,11 +142,11 @@ class ConversionRecord:
             raise self._damage("it does not say which files were written") from error
 
     @property
-    def config(self) -> Mapping[str, Any] | None:
+    def config(self) -> JsonObject | None:
         """The config.json that was written, None in older records."""
         return self._object("config") if "config" in self.fields else None
 
-    def _object(self, name: str) -> Mapping[str, Any]:
+    def _object(self, name: str) -> JsonObject:
         value = self.fields.get(name, {})
         if not isinstance(value, dict):
             raise self._damage(f"{name} is not an object")
@@ -168,7 +168,7 @@ def conversion_record_text(fields: Mapping[str, object]) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
 
 
-def read_finetuning_record(folder: Path) -> Mapping[str, Any]:
+def read_finetuning_record(folder: Path) -> JsonObject:
     """What `finetuning.json` in a folder says about its training; empty if there is none.
 
     Raises IntegrityError, InputError if a newer hf_xlmr wrote it, OSError.
@@ -182,7 +182,7 @@ def finetuning_record_text(fields: Mapping[str, object]) -> str:
     return json.dumps({FORMAT: NEWEST[FINETUNING], **fields}, ensure_ascii=False, indent=2) + "\n"
 
 
-def record_fields(data: bytes, path: Path, kind: str) -> Mapping[str, Any]:
+def record_fields(data: bytes, path: Path, kind: str) -> JsonObject:
     """The fields of a record of that `kind` (its name in the folder), whose `data` was read from `path`.
 
     Raises IntegrityError, InputError where a newer hf_xlmr wrote it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.json_files import json_object
@@ -275,7 +275,7 @@ def shape_of_folder(folder: str | Path) -> ModelShape:
         return shape_of_config(json_object(path), name=str(path))
 
 
-def shape_of_config(config: Mapping[str, Any], *, name: str = CONFIG) -> ModelShape:
+def shape_of_config(config: Mapping[str, object], *, name: str = CONFIG) -> ModelShape:
     """The shape that a `config.json` describes, with Transformers' defaults for what it does not say.
 
     `name` is what messages call it.
@@ -307,7 +307,7 @@ def shape_of_config(config: Mapping[str, Any], *, name: str = CONFIG) -> ModelSh
     )
 
 
-def _task(config: Mapping[str, Any], family: Family, file: str) -> Task:
+def _task(config: Mapping[str, object], family: Family, file: str) -> Task:
     """The task of the class that the config names, the bare encoder where it names none. Raises InputError."""
     names = config.get("architectures") or [family.class_name(Task.ENCODER)]
     name = str(names[0]) if isinstance(names, list) else str(names)
@@ -319,7 +319,7 @@ def _task(config: Mapping[str, Any], family: Family, file: str) -> Task:
     return tasks[name]
 
 
-def count_of(config: Mapping[str, Any], field: str, *, name: str = CONFIG) -> int:
+def count_of(config: Mapping[str, object], field: str, *, name: str = CONFIG) -> int:
     """A size in `config`, within what it can be. Raises IntegrityError, which calls the file `name`."""
     value, most = config.get(field), MOST_COUNTS.get(field, LARGEST_COUNT)
     if type(value) is not int or not 1 <= value <= most:
@@ -329,7 +329,7 @@ def count_of(config: Mapping[str, Any], field: str, *, name: str = CONFIG) -> in
     return value
 
 
-def label_count(config: Mapping[str, Any], *, name: str = CONFIG) -> int:
+def label_count(config: Mapping[str, object], *, name: str = CONFIG) -> int:
     """The classes of a classifier: the names of id2label, else num_labels. Raises IntegrityError."""
     said = LABELS if config.get("num_labels") is None else count_of(config, "num_labels", name=name)
     names = config.get("id2label")
@@ -338,7 +338,7 @@ def label_count(config: Mapping[str, Any], *, name: str = CONFIG) -> int:
     return count_of({"num_labels": len(names)}, "num_labels", name=name)
 
 
-def _dtype(config: Mapping[str, Any], file: str) -> str:
+def _dtype(config: Mapping[str, object], file: str) -> str:
     """The stored dtype; float32 if the config does not say, the default of XLM-R."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if stored not in DTYPE_BYTES:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.files.json_files import LARGEST, object_of
+from hf_xlmr.files.json_files import LARGEST, JsonObject, object_of
 from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, record_fields
 
 __all__ = ["CARD", "CONFIG", "FileState", "OpenedFolder"]
@@ -89,7 +89,7 @@ class OpenedFolder:
         return self._digests[name]
 
     @cached_property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> JsonObject:
         """config.json. Raises InputError without one, IntegrityError, OSError."""
         if not self.has(CONFIG):
             raise InputError(f"{self.path} is not a Transformers folder: it has no {CONFIG}")
@@ -101,9 +101,9 @@ class OpenedFolder:
         return ConversionRecord(self.path / CONVERSION, self._record(CONVERSION))
 
     @cached_property
-    def training(self) -> Mapping[str, Any]:
+    def training(self) -> JsonObject:
         """What `finetuning.json` says; empty without one. Raises IntegrityError, InputError, OSError."""
         return self._record(FINETUNING)
 
-    def _record(self, kind: str) -> Mapping[str, Any]:
+    def _record(self, kind: str) -> JsonObject:
         return record_fields(self.read(kind), self.path / kind, kind) if self.has(kind) else {}

@@ -61,7 +61,7 @@ Transformers 5.0 takes anything, later releases check some.
 
 
 def plain_config(
-    folder: Path, *, attention: str = "sdpa", read: Mapping[str, Any] | None = None, **fields: object
+    folder: Path, *, attention: str = "sdpa", read: Mapping[str, object] | None = None, **fields: object
 ) -> PreTrainedConfig:
     """The configuration in `folder` with `fields` set and the fields of `REACHING` left out.
 

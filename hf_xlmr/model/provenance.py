@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import json_object
@@ -116,7 +116,7 @@ def changed_weights(folder: OpenedFolder) -> tuple[str, ...]:
     return tuple(name for name in sorted(held) if folder.sha256(name) != recorded[name])
 
 
-def other_network(folder: OpenedFolder, config: Mapping[str, Any]) -> tuple[str, ...]:
+def other_network(folder: OpenedFolder, config: Mapping[str, object]) -> tuple[str, ...]:
     """The fields of `config` by which the network computes otherwise than the one that fairseq trained, in words.
 
     It is held against the record of the conversion, else against fairseq's options. Raises IntegrityError, InputError.
@@ -142,7 +142,7 @@ def _of_options(folder: Path) -> dict[str, object]:
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
 
-def _raise_if_other_weights(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
+def _raise_if_other_weights(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, object]) -> None:
     held = {name: known for name, known in hashes.items() if _is_shard(name)}
     if changed := sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name)):
         told = ", ".join(map(str, changed[:SHOWN]))
@@ -161,14 +161,14 @@ def _raise_if_other_files(folder: Path, hashes: Mapping[str, str], recorded: Map
         raise IntegrityError(f"{folder} holds other files than the conversion wrote ({told}): {OTHERWISE}")
 
 
-def _raise_if_other_config(folder: OpenedFolder, recorded: Mapping[str, Any]) -> None:
+def _raise_if_other_config(folder: OpenedFolder, recorded: Mapping[str, object]) -> None:
     if told := list(_differences(folder.config, recorded)):
         raise IntegrityError(
             f"{folder.path / CONFIG} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}"
         )
 
 
-def _differences(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
+def _differences(given: Mapping[str, object], recorded: Mapping[str, object]) -> Iterator[str]:
     for name in DECIDING:
         now, then = given.get(name), recorded.get(name)
         if now != then and not (now in SILENT and then in SILENT):

@@ -51,7 +51,7 @@ BLOCK_OF_ROWS: Final = 1 << 12  # in which tied weights are compared
 
 def load_placed(
     folder: str | Path,
-    device_map: Mapping[str, Any],
+    device_map: Mapping[str, object],
     *,
     dtype: str,
     shape: ModelShape | None = None,
@@ -182,7 +182,7 @@ def _pooler(shape: ModelShape) -> set[str]:
     return {tensor.name for tensor in shape.tensors if tensor.name.startswith(f"{shape.base}pooler.")}
 
 
-def without_absent(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
+def without_absent(device_map: Mapping[str, object], shape: ModelShape) -> dict[str, Any]:
     """The map without a pooler that the model does not have: a plan from the config alone cannot know."""
     pooler = f"{shape.base}pooler"
     return {key: device for key, device in device_map.items() if shape.has_pooler or key != pooler}
@@ -209,7 +209,7 @@ def check_weights(folder: Path, shape: ModelShape | None = None) -> None:
     checked_sources(folder, shape_held(folder, shape or shape_of_folder(folder)))
 
 
-def check_network(folder: Path, shape: ModelShape, *, config: Mapping[str, Any]) -> None:
+def check_network(folder: Path, shape: ModelShape, *, config: Mapping[str, object]) -> None:
     """Build the class without weights or memory, as loading begins. Raises InputError, IntegrityError."""
     _built(folder, shape, shape.dtype, "sdpa", has_buffers=False, read=config)
 
@@ -329,7 +329,7 @@ def _built(
     attention: str,
     *,
     has_buffers: bool,
-    read: Mapping[str, Any] | None = None,
+    read: Mapping[str, object] | None = None,
 ) -> PreTrainedModel:
     """The class of a folder, with nothing in memory but its buffers. Raises InputError, IntegrityError."""
     import torch
@@ -433,7 +433,7 @@ def _move_masks_once(model: PreTrainedModel) -> None:
             moved.copies[device] = value.to(device, non_blocking=True)
         return moved.copies[device]
 
-    def bring(layer: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def bring(layer: torch.nn.Module, args: tuple[object, ...], options: dict[str, object]) -> Any:
         device = next(layer.parameters()).device
         if device.type in ("cpu", "meta"):  # computed where accelerate brings its weights
             return None

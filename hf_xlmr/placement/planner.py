@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, format_size, in_order
@@ -462,7 +462,7 @@ def _offloaded(task: _Task, budgets: _Budgets) -> Iterator[str]:
 # ---- the user's own map ----------------------------------------------------------------------------------------------
 
 
-def check_device_map(device_map: Mapping[str, Any], shape: ModelShape) -> dict[str, Device]:
+def check_device_map(device_map: Mapping[str, object], shape: ModelShape) -> dict[str, Device]:
     """The map with plain devices, if it names each weight of the model once and nothing else.
 
     Keys are modules or weights, the empty one stands for the whole model; devices are numbers, `cuda:0`, `cpu`, `disk`,

@@ -81,7 +81,7 @@ class Upload:
             additions[name].upload_info.sha256 = bytes.fromhex(self.files[name].sha256)  # it is not read once more
         return additions
 
-    def _send_large(self, additions: Mapping[str, Any], progress: Progress) -> None:
+    def _send_large(self, additions: Mapping[str, object], progress: Progress) -> None:
         """Send what lies outside of git, weights one by one, and no content twice; what the Hub holds stays there."""
         weights = [name for name in additions if WEIGHTS.fullmatch(name)]
         others = [name for name in additions if name not in weights]
@@ -105,7 +105,7 @@ class Upload:
                 raise
             raise target.why_not_sent(error) from None
 
-    def _commit(self, additions: Mapping[str, Any]) -> tuple[Published, str]:
+    def _commit(self, additions: Mapping[str, object]) -> tuple[Published, str]:
         """Make the commit, and tell it with the revision to look at; one whose answer was lost is looked for."""
         from huggingface_hub import CommitOperationDelete
 

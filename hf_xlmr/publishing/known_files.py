@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from hf_xlmr.cards.markdown import linked_files
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.files.json_files import json_object, strict_json
+from hf_xlmr.files.json_files import JsonObject, json_object, strict_json
 from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
 
 __all__ = ["KnownFiles"]
@@ -98,7 +97,7 @@ class KnownFiles:
                 named += each if isinstance(each, list) else [each]
         return frozenset(f"{name.rpartition('.')[0]}.py" for name in named if isinstance(name, str))
 
-    def _object(self, name: str) -> Mapping[str, Any]:
+    def _object(self, name: str) -> JsonObject:
         """A file of JSON; empty where there is none, or one of which doctor tells."""
         try:
             return self.opened.config if name == CONFIG else json_object(self.folder / name)

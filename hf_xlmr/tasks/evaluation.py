@@ -213,7 +213,7 @@ class _Scorer:
         network.requires_grad_(requires_grad=False)  # autocast keeps bfloat16 copies of all weights that are trained
         return cls(task, coding, _predictor(network, options))
 
-    def predictions(self, examples: Sequence[Any]) -> list[Any]:
+    def predictions(self, examples: Sequence[object]) -> list[Any]:
         """What the network says of each example."""
         return self.task.predict(examples, self.coding, self._logits)
 

@@ -135,11 +135,11 @@ KINDS: Final[Mapping[str, type]] = {
 }
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _why_not_fields(values: Any) -> str | None:
+def _why_not_fields(values: object) -> str | None:
     """Why an object of JSON has not the fields of results."""
     if not isinstance(values, dict):
         return f"an object is expected, not {JSON_TYPES[type(values)]}"
@@ -168,7 +168,7 @@ def _why_not(results: TaskResults) -> str | None:
     return next((why for why in faults if why), None) or _why_not_values(results)
 
 
-def _why_not_scores(key: str, scores: Any, metrics: tuple[str, ...]) -> str | None:
+def _why_not_scores(key: str, scores: object, metrics: tuple[str, ...]) -> str | None:
     if not isinstance(scores, Mapping) or scores.keys() != set(metrics):
         return f"{key!r} has {scores!r} where {' and '.join(metrics)} are expected"
     for metric, value in scores.items():

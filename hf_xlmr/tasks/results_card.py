@@ -164,7 +164,7 @@ def _renewed(
     return [{**first, "results": [*kept[:place], *added, *kept[place:]]}, *others]
 
 
-def _kind(result: Any) -> tuple[object, object]:
+def _kind(result: object) -> tuple[object, object]:
     parts = [result.get(part) if isinstance(result, dict) else None for part in ("task", "dataset")]
     task, dataset = (part.get("type") if isinstance(part, dict) else None for part in parts)
     return task, dataset

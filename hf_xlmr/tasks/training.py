@@ -392,7 +392,7 @@ def _settings(task: AnyTask, files: ModelFiles, options: FinetuningOptions) -> d
 
 
 def _features(
-    task: AnyTask, files: ModelFiles, head: TaskHead, examples: Sequence[Any], settings: Mapping[str, Setting]
+    task: AnyTask, files: ModelFiles, head: TaskHead, examples: Sequence[object], settings: Mapping[str, Setting]
 ) -> Features:
     """The examples as the network takes them. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")
@@ -452,7 +452,7 @@ def _checkpointing(arguments: type) -> str:
     return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
 
 
-def _check_finite(trainer: Any, folder: FinetunedFolder) -> None:
+def _check_finite(trainer: object, folder: FinetunedFolder) -> None:
     """Raise InputError if a training diverged: by a loss that was noted, or by a weight."""
     if reason := _not_finite(trainer):
         raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))

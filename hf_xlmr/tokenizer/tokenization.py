@@ -245,7 +245,7 @@ class UnsureIds:
     """What a text holds if unknown text in it may be more than `<unk>`; None if it always may."""
 
     @classmethod
-    def of(cls, model: SentencePieceModel, dictionary: Dictionary, ids: PieceIds, processor: Any) -> UnsureIds:
+    def of(cls, model: SentencePieceModel, dictionary: Dictionary, ids: PieceIds, processor: object) -> UnsureIds:
         """From what unknown text can be, and how white space is normalized."""
         known, spaces = _known_characters(model), _white_space_left(processor, model)
         looked_up = (

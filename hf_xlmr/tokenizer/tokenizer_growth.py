@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from hf_xlmr.errors import IntegrityError
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import JsonObject, json_object
 
 __all__ = ["raise_if_texts_explode"]
 
@@ -61,11 +61,11 @@ def raise_if_texts_explode(folder: Path) -> None:
         _raise_if_rules_explode(path, content, max(map(_longest_token, (content.get("added_tokens"), settings))))
 
 
-def _object(path: Path) -> Mapping[str, Any]:
+def _object(path: Path) -> JsonObject:
     return json_object(path) if path.is_file() else {}
 
 
-def _files(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+def _files(folder: Path, settings: Mapping[str, object]) -> Iterator[Path]:
     """The files that Transformers may read as tokenizer.json."""
     yield from sorted(path for path in folder.glob(PATTERN) if path.is_file())
     named = settings.get(NAMED_FILE)
@@ -92,7 +92,7 @@ def _longest_token(value: object) -> int:
     return 0
 
 
-def _raise_if_rules_explode(path: Path, content: Mapping[str, Any], longest_token: int) -> None:
+def _raise_if_rules_explode(path: Path, content: Mapping[str, object], longest_token: int) -> None:
     bounds = dict.fromkeys(MOST_GROWTH, _Bound())
     for number, (part, step) in enumerate(_steps(content), start=1):
         bounds[part] = bound = bounds[part].then(_bound_of(part, step))
@@ -113,7 +113,7 @@ def _told(number: float) -> str:
     return f"{number:,.0f}" if number < 10**12 else f"{number:.0e}"
 
 
-def _steps(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _steps(content: Mapping[str, object]) -> Iterator[tuple[str, JsonObject]]:
     """What a text goes through, as the tokenizers library reads it: older spellings and missing types are settled."""
     from tokenizers import Tokenizer
 
@@ -128,7 +128,7 @@ def _steps(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
         yield from ((name, step) for step in _flat(read[name]))
 
 
-def _flat(step: Any) -> Iterator[Mapping[str, Any]]:
+def _flat(step: object) -> Iterator[JsonObject]:
     """A step, or the steps of a sequence."""
     if not isinstance(step, dict):
         return
@@ -142,13 +142,13 @@ def _flat(step: Any) -> Iterator[Mapping[str, Any]]:
 # ---- what each step does at most -------------------------------------------------------------------------------------
 
 
-def _bound_of(kind: str, step: Mapping[str, Any]) -> _Bound:
+def _bound_of(kind: str, step: Mapping[str, object]) -> _Bound:
     """The most that a step makes of a text; those without a row in BOUNDS make it no longer."""
     bound_of = BOUNDS.get((kind, str(step.get("type"))))
     return _Bound() if bound_of is None else bound_of(step)
 
 
-def _of_replace(step: Mapping[str, Any]) -> _Bound:
+def _of_replace(step: JsonObject) -> _Bound:
     """What a pattern finds is at least a character, or is between two: there the content is inserted."""
     text, content = step["pattern"].get("String"), _length(step["content"])
     if text:
@@ -156,27 +156,27 @@ def _of_replace(step: Mapping[str, Any]) -> _Bound:
     return _Bound(1.0 + content, content)
 
 
-def _of_charsmap(step: Mapping[str, Any]) -> _Bound:
+def _of_charsmap(step: JsonObject) -> _Bound:
     """The longest that a character becomes: the texts are behind the table, each ended by a zero."""
     data = base64.b64decode(step["precompiled_charsmap"] or "")
     texts = data[4 + int.from_bytes(data[:4], "little") :]
     return _Bound(max(1.0, *map(len, texts.split(b"\0"))))
 
 
-def _of_template(step: Mapping[str, Any]) -> _Bound:
+def _of_template(step: JsonObject) -> _Bound:
     """How often the text itself is repeated, and the ids that are added to it."""
     ids = {name: len(each["ids"]) for name, each in step["special_tokens"].items()}
     templates = [_parts_of_template(step[name], ids) for name in ("single", "pair")]
     return _Bound(max(each.times for each in templates), max(each.more for each in templates))
 
 
-def _parts_of_template(parts: Sequence[Mapping[str, Any]], ids: Mapping[str, int]) -> _Bound:
+def _parts_of_template(parts: Sequence[JsonObject], ids: Mapping[str, int]) -> _Bound:
     texts = Counter(part["Sequence"]["id"] for part in parts if "Sequence" in part)
     added = sum(ids.get(part["SpecialToken"]["id"], 0) for part in parts if "SpecialToken" in part)
     return _Bound(max([1, *texts.values()]), added)
 
 
-def _of_metaspace(step: Mapping[str, Any]) -> _Bound:
+def _of_metaspace(step: JsonObject) -> _Bound:
     width = _length(step["replacement"])
     return _Bound(width, width)
 
@@ -185,11 +185,11 @@ def _length(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _times(times: float, more: float = 0.0) -> Callable[[Mapping[str, Any]], _Bound]:
+def _times(times: float, more: float = 0.0) -> Callable[[JsonObject], _Bound]:
     return lambda step: _Bound(times, more)
 
 
-BOUNDS: Final[Mapping[tuple[str, str], Callable[[Mapping[str, Any]], _Bound]]] = {
+BOUNDS: Final[Mapping[tuple[str, str], Callable[[JsonObject], _Bound]]] = {
     ("normalizer", "Replace"): _of_replace,
     ("normalizer", "Prepend"): lambda step: _Bound(1.0, _length(step["prepend"])),
     ("normalizer", "Precompiled"): _of_charsmap,

@@ -46,7 +46,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012  # as in the base class
     _auto_class = "AutoTokenizer"  # save_pretrained notes how AutoTokenizer finds this class
 
-    def __init__(self, dictionary_file: str | None = None, vocab_file: str | None = None, **options: Any) -> None:
+    def __init__(self, dictionary_file: str | None = None, vocab_file: str | None = None, **options: object) -> None:
         """Take fairseq's dict.txt and SentencePiece model, and what any tokenizer of Transformers takes.
 
         `<mask>` exists as fairseq's masked_lm tasks add it, unless `options` name special tokens without it. Raises
@@ -92,7 +92,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
             )
         return super().add_tokens(new_tokens, special_tokens=special_tokens)
 
-    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **_: Any) -> list[str]:
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **_: object) -> list[str]:
         """The pieces of `text` as fairseq cuts it; what looks like a special symbol stays text."""
         if not isinstance(text, str):
             raise InputError(f"A text is needed, not {type(text).__name__}: {text!r:.60}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.tokenizer.dictionary import PAD, PAD_INDEX, UNK, UNK_INDEX, Dictionary
 from hf_xlmr.tokenizer.dictionary_kinds import FILLER_NAME
 
@@ -16,7 +17,7 @@ FIXED: Final = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # no line of a dictionary moves
 SHOWN: Final = 3
 
 
-def ids_of_tokenizer(content: Mapping[str, Any], path: Path) -> dict[str, int]:
+def ids_of_tokenizer(content: JsonObject, path: Path) -> dict[str, int]:
     """The id of each name in the `content` of a tokenizer.json, those of added tokens over those of the vocabulary.
 
     Raises IntegrityError, which names the file at `path`.
@@ -39,7 +40,7 @@ def _added(tokens: Any) -> Iterator[tuple[str, int]]:
     yield from ((str(each["content"]), int(each["id"])) for each in tokens)
 
 
-def raise_if_ids_differ(path: Path, content: Mapping[str, Any], dictionary: Dictionary) -> None:
+def raise_if_ids_differ(path: Path, content: Mapping[str, object], dictionary: Dictionary) -> None:
     """Hold every name and id in the `content` of the tokenizer.json at `path` against the dictionary.
 
     What convert puts after a name, a space and a number, keeps texts from spelling it. Raises InputError for those that

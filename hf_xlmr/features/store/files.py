@@ -189,7 +189,7 @@ class _ParquetShard:
             except (OSError, ValueError, ArrowException):
                 self._writer.is_open = False  # or it would try again when it is collected
 
-    def _new_writer(self, schema: Any) -> Any:
+    def _new_writer(self, schema: object) -> Any:
         """Of floats the bytes of equal weight are put together, without which compression gains next to nothing."""
         from pyarrow.parquet import ParquetWriter
 
@@ -280,7 +280,7 @@ class _NpyFile:
         self._rows = 0
         file.write(self._header())
 
-    def append(self, rows: Any) -> None:
+    def append(self, rows: object) -> None:
         """Write more rows. Raises OSError."""
         import numpy as np
 

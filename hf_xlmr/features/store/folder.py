@@ -27,6 +27,7 @@ from hf_xlmr.features.store.records import (
 )
 from hf_xlmr.features.store.shards import Shards
 from hf_xlmr.files.fsync import flush_path, told_with_place
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.files.locks import locked
 
 __all__ = ["FeatureStore"]
@@ -43,7 +44,7 @@ class FeatureStore(Shards):
     come.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any], layout: StoreLayout) -> None:
+    def __init__(self, folder: Path, record: Mapping[str, object], layout: StoreLayout) -> None:
         """Use `create` or `join`."""
         super().__init__(folder, layout)
         self._record = record
@@ -57,12 +58,12 @@ class FeatureStore(Shards):
     def create(
         cls,
         folder: str | Path,
-        job: Mapping[str, Any],
+        job: Mapping[str, object],
         *,
         layout: StoreLayout,
         resume: bool = False,
         overwrite: bool = False,
-        notes: Mapping[str, Any] = MappingProxyType({}),
+        notes: Mapping[str, object] = MappingProxyType({}),
     ) -> FeatureStore:
         """Begin an output, or with `resume` continue one if there is one, or with `overwrite` begin it again.
 
@@ -83,7 +84,7 @@ class FeatureStore(Shards):
         return store
 
     @classmethod
-    def join(cls, folder: str | Path, job: Mapping[str, Any], *, layout: StoreLayout) -> FeatureStore:
+    def join(cls, folder: str | Path, job: Mapping[str, object], *, layout: StoreLayout) -> FeatureStore:
         """Fill an output together with the process that began it, in which others write other shards.
 
         Raises InputError unless it was begun for the same, IntegrityError.
@@ -97,7 +98,7 @@ class FeatureStore(Shards):
         return store
 
     @classmethod
-    def _of(cls, folder: str | Path, job: Mapping[str, Any], layout: StoreLayout) -> FeatureStore:
+    def _of(cls, folder: str | Path, job: Mapping[str, object], layout: StoreLayout) -> FeatureStore:
         record = json.loads(json.dumps({"job": dict(job), "layout": asdict(layout)}))
         return cls(Path(folder), record, layout)
 
@@ -115,7 +116,7 @@ class FeatureStore(Shards):
         self.close()
 
     @classmethod
-    def begun_with(cls, folder: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def begun_with(cls, folder: str | Path) -> tuple[JsonObject, JsonObject]:
         """The job that an output was begun with, and the notes of then; empty if there is none, or no longer.
 
         Raises InputError, IntegrityError.
@@ -167,7 +168,7 @@ class FeatureStore(Shards):
             for folder in self._made:
                 folder.rmdir()
 
-    def _begin(self, notes: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    def _begin(self, notes: Mapping[str, object], *, resume: bool, overwrite: bool) -> None:
         self._raise_if_taken(overwrite=overwrite)
         if not overwrite:
             self._check_begun(resume=resume)
@@ -200,7 +201,7 @@ class FeatureStore(Shards):
         self._raise_if_other(begun)
         return True
 
-    def _raise_if_other(self, begun: Mapping[str, Any]) -> None:
+    def _raise_if_other(self, begun: Mapping[str, object]) -> None:
         changed = differences(begun, self._record)
         if changed:
             raise InputError(
@@ -218,7 +219,7 @@ class FeatureStore(Shards):
         flush_path(self.folder)
         self._finished = None
 
-    def _begin_again(self, notes: Mapping[str, Any]) -> None:
+    def _begin_again(self, notes: Mapping[str, object]) -> None:
         """Make an unfinished folder of a finished one; the manifest goes last, so that this can be done twice."""
         for state in self.manifest()["shards"]:
             write_record(self.state_path(state["number"]), state)

@@ -70,7 +70,7 @@ def scratch(path: Path) -> IO[bytes]:
     return (folder / name).open("x+b", buffering=BLOCK)
 
 
-def write_record(path: Path, content: Mapping[str, Any]) -> None:
+def write_record(path: Path, content: Mapping[str, object]) -> None:
     """Write a file that is there whole or not at all, whatever happens."""
     with scratch(path) as file:
         try:
@@ -110,7 +110,7 @@ def _damage(path: Path, why: str) -> IntegrityError:
     return IntegrityError(f"{path} is damaged: {why}; {mend}")
 
 
-def differences(begun: Any, now: Any, name: str = "") -> list[str]:
+def differences(begun: object, now: object, name: str = "") -> list[str]:
     """Every option that is not what it was, with both values."""
     if isinstance(begun, dict) and isinstance(now, dict):
         keys = sorted(begun.keys() | now.keys())

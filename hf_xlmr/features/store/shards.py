@@ -24,6 +24,7 @@ from hf_xlmr.features.store.records import (
     write_record,
 )
 from hf_xlmr.files.fsync import flush, flush_path, told_with_place
+from hf_xlmr.files.json_files import JsonObject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +153,7 @@ class Shards:
         """Whether the folder is finished, and its files are as long as they were. Raises IntegrityError."""
         return self.is_finished and not any(map(self._wrong_files, self.manifest()["shards"]))
 
-    def _wrong_files(self, state: Mapping[str, Any]) -> list[str]:
+    def _wrong_files(self, state: JsonObject) -> list[str]:
         return [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Row
@@ -192,8 +192,8 @@ class Candidate:
 def best_answers(
     examples: Sequence[QuestionExample],
     windows: Sequence[Window],
-    starts: Sequence[np.ndarray[Any, Any]],
-    ends: Sequence[np.ndarray[Any, Any]],
+    starts: Sequence[np.ndarray],
+    ends: Sequence[np.ndarray],
     options: QuestionOptions,
 ) -> list[list[Candidate]]:
     """The best answers to each question, the best one first, as the scripts of XTREME and Transformers find them.
@@ -222,9 +222,7 @@ class _Span:
     score: float
 
 
-def _spans(
-    window: Window, start: np.ndarray[Any, Any], end: np.ndarray[Any, Any], options: QuestionOptions
-) -> Iterator[_Span]:
+def _spans(window: Window, start: np.ndarray, end: np.ndarray, options: QuestionOptions) -> Iterator[_Span]:
     """The answers that a window proposes, in the order of their first and last tokens' logits."""
     lasts = [place - window.offset for place in _highest(end, options.n_best)]
     for place in _highest(start, options.n_best):
@@ -237,7 +235,7 @@ def _spans(
                 yield _Span(window.spans[first][0], window.spans[last][1], score)
 
 
-def _highest(logits: np.ndarray[Any, Any], count: int) -> list[int]:
+def _highest(logits: np.ndarray, count: int) -> list[int]:
     """The places of the highest values, the highest first, and the first of equal ones."""
     places: list[int] = (-logits).argsort(kind="stable")[:count].tolist()
     return places

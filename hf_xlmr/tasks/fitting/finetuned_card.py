@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
-from hf_xlmr.files.json_files import json_object
+from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.hub.hub_errors import hub_utils
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
@@ -95,7 +95,7 @@ def finetuned_card(
     )
 
 
-def base_model_of(model: str, origin: Mapping[str, Any]) -> object:
+def base_model_of(model: str, origin: Mapping[str, object]) -> object:
     """The id on the Hub of the model that was trained, else the base model that its card names, or None."""
     from huggingface_hub.errors import HFValidationError
 
@@ -108,7 +108,7 @@ def base_model_of(model: str, origin: Mapping[str, Any]) -> object:
     return model
 
 
-def _metadata(task: str, fields_of_card: Mapping[str, Any], model_type: str) -> str:
+def _metadata(task: str, fields_of_card: Mapping[str, object], model_type: str) -> str:
     fields = {
         **{name: fields_of_card.get(name) for name in ("language", "license", "license_name", "license_link")},
         "library_name": "transformers",
@@ -128,7 +128,7 @@ def _block(folder: Path, task: str) -> str:
     return BLOCK.format(loader=loader, texts=facts.texts, shown=facts.shown)
 
 
-def _labels(config: Mapping[str, Any]) -> str:
+def _labels(config: JsonObject) -> str:
     """A paragraph with the names of the classes; empty if there are none."""
     named = config.get("id2label") or {}
     if not named:

@@ -40,7 +40,7 @@ class ProgressCallback(TrainerCallback):
             self._bar.advance(state.global_step - self._done, note=self._loss)
             self._done = state.global_step
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(self, args: object, state: object, control: object, **_: object) -> None:
         """End the bar."""
         self._stack.close()
 

@@ -25,7 +25,7 @@ __all__ = [
 
 Setting = str | int | float | bool
 Example = TypeVar("Example")
-Logits: TypeAlias = "list[np.ndarray[Any, Any]]"
+Logits: TypeAlias = "list[np.ndarray]"
 Network: TypeAlias = "Callable[[Iterable[Row]], list[Logits]]"
 """Each output of a network for each row, padding cut off if it has one for each token."""
 ByKey: TypeAlias = Mapping[str, Sequence[Example]]
