@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,19 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("HF_XLMR_CACHE", str(folder))
         yield folder
+
+
+MANY = 100  # modules: whenever so many more were imported, what they hold is frozen
+frozen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Spare the collector PyTorch's and Transformers' own objects, through which each training looks four times."""
+    global frozen
+    if len(sys.modules) >= frozen + MANY:
+        gc.collect()
+        gc.freeze()
+        frozen = len(sys.modules)
 
 
 # What other versions of Python, PyTorch, Transformers, accelerate, SentencePiece and pyarrow could break.

@@ -21,37 +21,19 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from factory import OPTIONS, Checkpoint, E, add_head, weights
+from in_process import run
+from warm_processes import PROGRAM
 
 from hf_xlmr import __version__
 
-PROGRAM = Path(sys.executable).with_name("hf-xlmr")
 HEAVY = {"torch", "transformers", "numpy", "tokenizers", "sentencepiece", "datasets", "accelerate", "httpx2"}
-
-
-def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *map(os.fspath, map(os.fsdecode, arguments))],  # type: ignore[arg-type]
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
-
-
-def imported(*arguments: str, cwd: Path) -> set[str]:
-    """The top-level modules that a run of the program imports."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", PROGRAM, *arguments], capture_output=True, text=True, cwd=cwd, check=True
-    )
-    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
 
 
 # ---- help ------------------------------------------------------------------------------------------------------------
 
 
 def test_help_tells_the_commands(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
+    done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert {"convert", "inspect", "--version"} <= set(done.stdout.split())
 
@@ -241,7 +223,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Path], Any]]:
-    """What the program says to each mistake: two at a time, since most of it is waiting for Python to start."""
+    """What the program says to each mistake."""
     home = tmp_path_factory.mktemp("mistakes")
 
     def made(name: str) -> Path:
@@ -252,9 +234,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, l
 
     folders = {name: made(name) for name in MISTAKES}
     before = {name: sorted(folder.rglob("*")) for name, folder in folders.items()}
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda name: run(*MISTAKES[name].arguments, cwd=folders[name]), MISTAKES)
-        return {name: (folders[name], before[name], answer) for name, answer in zip(MISTAKES, done, strict=True)}
+    return {name: (folders[name], before[name], run(*MISTAKES[name].arguments, cwd=folders[name])) for name in MISTAKES}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -272,7 +252,10 @@ def test_a_mistake_is_told_in_one_line(name: str, answers: dict[str, tuple[Path,
 
 
 def test_converting_the_demo_prints_the_proof(tmp_path: Path) -> None:
-    done = run("convert", "demo", "out", cwd=tmp_path)
+    """And nothing of what it imports prints anything."""
+    command = [PROGRAM, "convert", "demo", "out"]
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo -> out" in done.stdout
     assert re.search(r"class +XLMRobertaForMaskedLM, 393,442 parameters, float32", done.stdout)
@@ -357,7 +340,7 @@ def test_names_that_no_terminal_can_show(tmp_path: Path) -> None:
     for arguments in (("inspect", folder), ("convert", folder, tmp_path / "out", "--no-verify")):
         for extra in ((), ("--json",)):
             more = ("--overwrite",) if arguments[0] == "convert" and extra else ()
-            done = run(*arguments, *extra, *more, cwd=tmp_path, PYTHONIOENCODING="ascii:strict")
+            done = run(*arguments, *extra, *more, cwd=tmp_path, encoding="ascii")
             assert done.returncode == 0, done.stderr
             assert "m\\udcff" in done.stdout and "\x1b" not in done.stdout
             assert not extra or json.loads(done.stdout)
@@ -395,15 +378,32 @@ def all_of(terminal: int) -> bytes:
 
 # ---- what is not imported --------------------------------------------------------------------------------------------
 
+EACH = """
+import sys
+from hf_xlmr.cli.program import main
+for words in {lines!r}:
+    sys.argv = ["hf-xlmr", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+"""
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("convert", "--help"), ("inspect", "demo")])
-def test_help_and_inspect_import_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    modules = imported(*arguments, cwd=tmp_path)
+
+def imported(*lines: tuple[str, ...], cwd: Path) -> set[str]:
+    """The top-level modules that these runs of the program import."""
+    command = [sys.executable, "-X", "importtime", "-c", EACH.format(lines=lines)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=True)
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+
+
+def test_help_and_inspect_import_nothing_heavy(tmp_path: Path) -> None:
+    modules = imported(("--help",), ("--version",), ("convert", "--help"), ("inspect", "demo"), cwd=tmp_path)
     assert "hf_xlmr" in modules
     assert not modules & HEAVY
 
 
 def test_converting_without_proof_imports_no_torch(tmp_path: Path) -> None:
-    modules = imported("convert", "demo", "out", "--no-verify", cwd=tmp_path)
+    modules = imported(("convert", "demo", "out", "--no-verify"), cwd=tmp_path)
     assert not modules & {"torch", "transformers", "accelerate", "datasets", "fairseq", "omegaconf"}
     assert (tmp_path / "out" / "tokenizer.json").is_file()

@@ -12,21 +12,21 @@ import resource
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
 from factory import Checkpoint
+from in_process import run
 from kills import contents
 from places import FIXTURES
 from small_tasks import write_xnli
 
-from hf_xlmr.cli.program import main
 from hf_xlmr.conversion import convert
 from hf_xlmr.files.atomic_write import replace_keeping
 from hf_xlmr.tasks.fitting.checkpoints import STATE, record_checkpoint
@@ -121,28 +121,14 @@ CASES: Final = {
 }
 
 
-class Program:
-    """The program in this process, in a folder."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.patch, self.capsys = patch, capsys
-
-    def __call__(self, words: list[str | Path], place: Path) -> tuple[int, str]:
-        """Its exit code, and what it said on stderr."""
-        self.patch.chdir(place)
-        self.patch.setattr(sys, "argv", ["hf-xlmr", *map(str, words), *(["--quiet"] if words[0] in QUIET else [])])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return int(caught.value.code or 0), self.capsys.readouterr().err
+def program(words: list[str | Path], place: Path) -> tuple[int, str]:
+    """The program in this process, in a folder: its exit code, and what it said on stderr."""
+    done = run(*words, *(["--quiet"] if words[0] in QUIET else []), cwd=place)
+    return done.returncode, done.stderr
 
 
 EXAMPLE: Final = Given(*[Path("x")] * 5)
 QUIET: Final = {"convert", "export", "verify", "extract", "finetune", "evaluate"}
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    return Program(monkeypatch, capsys)
 
 
 @contextmanager
@@ -162,16 +148,22 @@ def prepared(case: Case, given: Given, place: Path) -> Path:
     return place
 
 
-def in_peace(case: Case, given: Given, program: Program, place: Path) -> dict[str, str]:
-    """What the command leaves where there is room."""
-    code, told = program(case.words(given), prepared(case, given, place))
-    assert code == 0, told
-    return contents(place)
+@pytest.fixture(scope="module")
+def usual(given: Given, opened: Path) -> Callable[[str], dict[str, str]]:
+    """What a command leaves where there is room; it has then imported what another user may not read."""
+
+    @cache
+    def in_peace(name: str) -> dict[str, str]:
+        place = prepared(CASES[name], given, Path(tempfile.mkdtemp(dir=opened)) / "usual")
+        code, told = program(CASES[name].words(given), place)
+        assert code == 0, told
+        return contents(place)
+
+    return in_peace
 
 
-def check(case: Case, given: Given, program: Program, place: Path, full: AbstractContextManager[object]) -> None:
+def check(case: Case, given: Given, usual: dict[str, str], place: Path, full: AbstractContextManager[object]) -> None:
     """Run a command without room, and then with it."""
-    usual = in_peace(case, given, program, place.with_name("usual"))
     before = contents(prepared(case, given, place))
     with full:
         code, told = program(case.words(given), place)
@@ -191,8 +183,10 @@ def check(case: Case, given: Given, program: Program, place: Path, full: Abstrac
 
 
 @pytest.mark.parametrize(("name", "limit"), [(name, limit) for name, case in CASES.items() for limit in case.limits])
-def test_where_a_file_cannot_get_larger(name: str, limit: int, given: Given, program: Program, tmp_path: Path) -> None:
-    check(CASES[name], given, program, tmp_path / "place", limited(limit))
+def test_where_a_file_cannot_get_larger(
+    name: str, limit: int, given: Given, usual: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    check(CASES[name], given, usual(name), tmp_path / "place", limited(limit))
 
 
 @contextmanager
@@ -220,8 +214,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_on_a_disk_that_is_full(name: str, given: Given, program: Program, disk: Path) -> None:
-    check(CASES[name], given, program, disk / "place", filled(disk, PAGE))
+def test_on_a_disk_that_is_full(name: str, given: Given, usual: Callable[[str], dict[str, str]], disk: Path) -> None:
+    check(CASES[name], given, usual(name), disk / "place", filled(disk, PAGE))
 
 
 def test_a_file_that_is_kept_beside_its_successor_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -234,9 +228,7 @@ def test_a_file_that_is_kept_beside_its_successor_is_whole_or_not_there(tmp_path
         assert contents(tmp_path).keys() == {"config.json"} and path.read_bytes() == b"old" * 200
 
 
-def test_a_report_that_is_there_stays_where_another_cannot_be_written(
-    given: Given, program: Program, tmp_path: Path
-) -> None:
+def test_a_report_that_is_there_stays_where_another_cannot_be_written(given: Given, tmp_path: Path) -> None:
     copied(given, tmp_path)
     (tmp_path / "page.html").write_text("an earlier page")
     with limited(3000):
@@ -246,7 +238,7 @@ def test_a_report_that_is_there_stays_where_another_cannot_be_written(
 
 
 def test_what_a_conversion_in_the_cache_lacks_room_for_is_told_with_the_cache(
-    given: Given, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
     words: list[str | Path] = ["extract", "demo", given.texts, "out", "--device", "cpu"]
@@ -272,9 +264,7 @@ def umask(mask: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("mask", [0o077, 0o000])
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_written_is_as_open_as_any_new_file(
-    name: str, mask: int, given: Given, program: Program, tmp_path: Path
-) -> None:
+def test_what_is_written_is_as_open_as_any_new_file(name: str, mask: int, given: Given, tmp_path: Path) -> None:
     """And what is replaced as open as it was."""
     place = prepared(CASES[name], given, tmp_path / "place")
     before = {path: path.stat().st_mode for path in place.rglob("*")}
@@ -313,11 +303,13 @@ def without_permission(*folders: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_place_where_nothing_may_be_written_is_told(name: str, given: Given, program: Program, opened: Path) -> None:
-    """The folder that OUTPUT would be in; the first run is in peace, and imports what another user may not read."""
+def test_a_place_where_nothing_may_be_written_is_told(
+    name: str, given: Given, usual: Callable[[str], dict[str, str]], opened: Path
+) -> None:
+    """The folder that OUTPUT would be in."""
     case, home = CASES[name], Path(tempfile.mkdtemp(dir=opened))
     home.chmod(0o755)
-    in_peace(case, given, program, home / "usual")
+    usual(name)
     place = prepared(case, given, home / "place")
     before = contents(place)
     with without_permission(place, *(path for path in place.iterdir() if path.is_dir())):
@@ -331,10 +323,12 @@ def test_a_place_where_nothing_may_be_written_is_told(name: str, given: Given, p
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "out" in case.words(EXAMPLE)])
-def test_an_output_of_another_user_is_told(name: str, given: Given, program: Program, opened: Path) -> None:
+def test_an_output_of_another_user_is_told(
+    name: str, given: Given, usual: Callable[[str], dict[str, str]], opened: Path
+) -> None:
     case, home = CASES[name], Path(tempfile.mkdtemp(dir=opened))
     home.chmod(0o755)
-    in_peace(case, given, program, home / "usual")
+    usual(name)
     place = prepared(case, given, home / "place")
     place.chmod(0o777)
     (place / "out").mkdir(exist_ok=True)

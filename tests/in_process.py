@@ -1,0 +1,38 @@
+"""Runs the program inside the process of the tests: its messages, files and exit codes without seconds of imports.
+
+What is about streams, signals, memory or imports needs a process of its own: see warm_processes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+from hf_xlmr.cli.program import main
+
+__all__ = ["run"]
+
+
+def run(*words: str | Path, cwd: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
+    """As subprocess.run with captured text, of the words after `hf-xlmr`, in a terminal 200 columns wide."""
+    argv, usual = ["hf-xlmr", *map(str, words)], Path.cwd()
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
+    os.chdir(cwd)
+    try:
+        with (
+            redirect_stdout(streams[0]),
+            redirect_stderr(streams[1]),
+            patch("sys.argv", argv),
+            patch.dict(os.environ, COLUMNS="200"),
+        ):
+            main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        os.chdir(usual)
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(argv, code, out, err)
