@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import subprocess
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 from hf_xlmr.cli.program import main
 
-__all__ = ["run"]
+__all__ = ["limited", "run"]
 
 
 def run(*words: str | Path, cwd: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     """As subprocess.run with captured text, of the words after `hf-xlmr`, in a terminal 200 columns wide."""
     argv, usual = ["hf-xlmr", *map(str, words)], Path.cwd()
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
     os.chdir(cwd)
     try:
         with (
@@ -36,3 +38,14 @@ def run(*words: str | Path, cwd: Path, encoding: str = "utf-8") -> subprocess.Co
         os.chdir(usual)
     out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(argv, code, out, err)
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file gets larger, as on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -8,12 +8,11 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from in_process import limited
 from kills import contents
+from patience import until
 
 from hf_xlmr.data.text_rows import TextRow
 from hf_xlmr.errors import InputError, IntegrityError
@@ -729,84 +730,52 @@ def test_ids_as_long_as_books_end_a_group(tmp_path: Path) -> None:
     assert contents(tmp_path / "1") == contents(tmp_path / "10")
 
 
-# An extraction of made-up features: its process takes every COUNT-th shard from FIRST on
-WORKER = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import test_feature_store as tests
-from hf_xlmr.features.store import files as feature_files
-from hf_xlmr.errors import HfXlmrError
-from hf_xlmr.features.store.folder import FeatureStore
-import pyarrow.parquet
-
-folder, kind, rows, first, count, finishes = sys.argv[1:]
-feature_files.GROUP_BYTES = 4 * tests.WIDTH * 4
-print("ready", flush=True)
-try:
-    layout = tests.layout_of(format=kind, per_token=True, has_ids=True)
-    if first == "0":
-        store = FeatureStore.create(folder, tests.JOB, layout=layout, resume=True)
+def work(folder: Path, kind: str, rows: int, *, first: int = 0, step: int = 1, finishes: bool = True) -> None:
+    """An extraction of made-up features that takes every so many shards from the first on."""
+    layout = layout_of(format=kind, per_token=True, has_ids=True)
+    if first == 0:
+        store = create(folder, JOB, layout=layout, resume=True)
     else:
-        while not (Path(folder) / ".job.json").exists():
-            time.sleep(0.01)
-        store = FeatureStore.join(folder, tests.JOB, layout=layout)
-    if not store.is_finished:
-        for number in range(int(first), -(-int(rows) // 10), int(count)):
-            part = tests.rows_of(10 * number, min(int(rows), 10 * number + 10), ids=str)
-            if store.is_done(number):
-                store.check(number, tests.digest_of(part))
-                continue
-            with store.shard(number) as writer:
-                tests.write(writer, part)
-        if finishes == "finish":
-            store.finish(rows=int(rows))
-except HfXlmrError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
+        until((folder / ".job.json").exists, otherwise="nobody begins")
+        store = FeatureStore.join(folder, JOB, layout=layout)
+    for number in range(first, 0 if store.is_finished else -(-rows // 10), step):
+        part = rows_of(10 * number, min(rows, 10 * number + 10), ids=str)
+        if store.is_done(number):
+            store.check(number, digest_of(part))
+            continue
+        with store.shard(number) as writer:
+            write(writer, part)
+    if finishes and not store.is_finished:
+        store.finish(rows=rows)
 
 
-@contextmanager
-def worker(folder: Path, kind: str, rows: int, *, part: str = "0 1", last: str = "finish") -> Iterator[Any]:
-    code = WORKER.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code, folder, kind, str(rows), *part.split(), last]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def in_peace(folder: Path, kind: str, rows: int, **options: str) -> float:
-    """The time it takes to write, once everything is imported."""
-    with worker(folder, kind, rows, **options) as process:
-        assert process.stdout.readline() == "ready\n"
-        begun = time.monotonic()
-        _output, errors = process.communicate()
-        assert process.returncode == 0, errors
-        return time.monotonic() - begun
+def apart(target: Callable[..., object], *arguments: Any, **options: Any) -> Any:
+    """A process that does it: forked, so that nothing has to be imported."""
+    process = get_context("fork").Process(target=target, args=arguments, kwargs=options)
+    process.start()
+    return process
 
 
 @KINDS
+@pytest.mark.usefixtures("small_groups")
 def test_killed_at_any_moment_and_resumed_the_bytes_are_the_same(tmp_path: Path, kind: str) -> None:
     """Killed again and again until it is done; each run gets as far as chance lets it."""
     rows, chance, kills, outputs = 125, random.Random(0), 0, 0
-    usual = in_peace(tmp_path / "usual", kind, rows)
-    expected = contents(tmp_path / "usual")
+    begun = time.monotonic()
+    apart(work, tmp_path / "usual", kind, rows).join()
+    usual, expected = time.monotonic() - begun, contents(tmp_path / "usual")
     while kills < 8:
         outputs += 1
         out, is_over = tmp_path / f"out{outputs}", False
         while not is_over:
-            with worker(out, kind, rows) as process:
-                assert process.stdout.readline() == "ready\n"
-                time.sleep(chance.random() * usual * 0.5)
-                process.send_signal(signal.SIGKILL)
-                _output, errors = process.communicate()
-            assert process.returncode in (0, -signal.SIGKILL), errors
-            is_over = process.returncode == 0 or kills >= 12
-            kills += process.returncode != 0
-        in_peace(out, kind, rows)
+            process = apart(work, out, kind, rows)
+            time.sleep(chance.random() * usual * 0.5)
+            process.kill()
+            process.join()
+            assert process.exitcode in (0, -signal.SIGKILL)
+            is_over = process.exitcode == 0 or kills >= 12
+            kills += process.exitcode != 0
+        work(out, kind, rows)
         assert contents(out) == expected
 
 
@@ -875,62 +844,53 @@ def die_before(place: str, step: int) -> None:
 
 
 @KINDS
+@pytest.mark.usefixtures("small_groups")
 def test_several_processes_fill_one_folder(tmp_path: Path, kind: str) -> None:
-    in_peace(tmp_path / "usual", kind, 65)
-    with (
-        worker(tmp_path / "out", kind, 65, part="0 3", last="") as one,
-        worker(tmp_path / "out", kind, 65, part="1 3", last="") as two,
-        worker(tmp_path / "out", kind, 65, part="2 3", last="") as three,
-    ):
-        for process in (one, two, three):
-            _output, errors = process.communicate()
-            assert process.returncode == 0, errors
-    in_peace(tmp_path / "out", kind, 65)
+    work(tmp_path / "usual", kind, 65)
+    processes = [apart(work, tmp_path / "out", kind, 65, first=first, step=3, finishes=False) for first in range(3)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    work(tmp_path / "out", kind, 65)
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
 
 
 def test_only_one_of_two_begins_a_folder_that_neither_resumes(tmp_path: Path) -> None:
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_feature_store as t\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "store = t.create(sys.argv[1], t.JOB, layout=t.layout_of())"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "out")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as two:
-        assert one.stdout.readline() == two.stdout.readline() == "ready\n"
-        for process in (one, two):
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        errors = [process.communicate()[1] for process in (one, two)]
-    assert sorted((one.returncode, two.returncode)) == [0, 1]
-    told = "".join(errors)
-    assert "InputError" in told and ("pass resume=True" in told or "another run" in told)
+    both, told = get_context("fork").Barrier(2), get_context("fork").SimpleQueue()
+
+    def begin() -> None:
+        both.wait()
+        try:
+            create(tmp_path / "out", JOB, layout=layout_of())
+        except InputError as error:
+            told.put(str(error))
+            raise
+
+    processes = [apart(begin) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert sorted(process.exitcode for process in processes) == [0, 1]
+    sentence = told.get()
+    assert "pass resume=True" in sentence or "another run" in sentence
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------
 
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[7]), resource.RLIM_INFINITY))
-sys.argv[7:] = []
-"""
-
 
 @KINDS
 @pytest.mark.parametrize("limit", [100, 1500])
+@pytest.mark.usefixtures("small_groups")
 def test_a_file_that_may_not_grow_is_told_in_a_sentence(tmp_path: Path, kind: str, limit: int) -> None:
-    code = LIMITED + WORKER.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code, tmp_path / "out", kind, "25", "0", "1", "finish", str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == f"File too large ({tmp_path / 'out'})\n"
+    with limited(limit), pytest.raises(InputError) as caught:
+        work(tmp_path / "out", kind, 25)
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == f"File too large ({tmp_path / 'out'})"
     left = (
         {name for name in contents(tmp_path / "out") if name != ".state/lock"} if (tmp_path / "out").exists() else set()
     )
     assert left <= {".job.json"}
-    in_peace(tmp_path / "out", kind, 25)
-    in_peace(tmp_path / "usual", kind, 25)
+    work(tmp_path / "out", kind, 25)
+    work(tmp_path / "usual", kind, 25)
     assert contents(tmp_path / "out") == contents(tmp_path / "usual")
 
 
