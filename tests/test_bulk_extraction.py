@@ -7,9 +7,9 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import warm_processes
+from in_process import run
 from patience import PATIENCE, until
+from warm_processes import PROGRAM
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.data.text_rows import BadRow
@@ -31,8 +33,6 @@ from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.model.precision import dtype_name, native_dtype
 from hf_xlmr.model_shape import shape_of
 
-SCRIPTS = Path(sysconfig.get_path("scripts"))
-PROGRAM = SCRIPTS / "hf-xlmr"
 TOLERANCE = 1e-5
 WORDS = ["the", "train", "leaves", "late", "Дети", "играют", "в", "саду", "你好", "世界", "नमस्ते", "दुनिया", "children"]
 FLOAT32 = ExtractionOptions(dtype="float32", rows_per_shard=50)
@@ -141,19 +141,20 @@ def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     source = tmp_path / "many.txt"
-    source.write_text("\n".join(texts_of(2_000)), encoding="utf-8")
-    options = ["--rows-per-shard", "125", "--tokens-per-batch", "512", "--quiet"]
-    subprocess.run([PROGRAM, "extract", "demo", source, tmp_path / "whole", *options], check=True)
+    source.write_text("\n".join(texts_of(1_000)), encoding="utf-8")
+    options = ["--rows-per-shard", "62", "--tokens-per-batch", "256", "--quiet"]
+    warm_processes.run([PROGRAM, "extract", "demo", source, tmp_path / "whole", *options], check=True)
     resumed = [PROGRAM, "extract", "demo", source, tmp_path / "out", *options, "--resume"]
     rng, codes = random.Random(3), []
-    for shards in (0, 1, 8):  # of 16: so many at least are there when it is killed
-        with subprocess.Popen(resumed) as process:
-            until(lambda: process.poll() is not None or shards_in(tmp_path / "out") >= shards, otherwise="a hang")  # noqa: B023
-            time.sleep(rng.uniform(0, 0.05))  # anywhere in a shard
-            process.send_signal(signal.SIGKILL)
-        codes.append(process.returncode)
+    for shards in (0, 1, 8):  # of 17: so many at least are there when it is killed
+        process = warm_processes.start(resumed)
+        until(lambda: not process.is_alive() or shards_in(tmp_path / "out") >= shards, otherwise="a hang")  # noqa: B023
+        time.sleep(rng.uniform(0, 0.05))  # anywhere in a shard
+        process.kill()
+        process.join()
+        codes.append(process.exitcode)
     assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
-    subprocess.run(resumed, check=True)
+    warm_processes.run(resumed, check=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -265,14 +266,25 @@ def test_an_input_that_changed_where_it_was_done_is_refused(texts: list[str], tm
 # ---- many processes
 
 
+ONE_THREAD = "import torch; torch.set_num_threads(1)\nfrom hf_xlmr.cli.program import main; main()"
+
+
 def test_two_processes_make_the_same_bytes_as_one(source: Path, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", ONE_THREAD, "extract", "demo", source]
     arguments = ["--rows-per-shard", "50", "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one = [PROGRAM, "extract", "demo", source, tmp_path / "one", *arguments]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = [*launcher, PROGRAM, "extract", "demo", source, tmp_path / "two", *arguments]
-    for command in (one, two):
-        subprocess.run(list(map(str, command)), env=environment, check=True, timeout=PATIENCE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    two = [
+        warm_processes.start(
+            [*program, tmp_path / "two", *arguments], env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in "01"
+    ]  # as torchrun starts them
+    warm_processes.run([*program, tmp_path / "one", *arguments], check=True)
+    for process in two:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -327,18 +339,18 @@ def test_a_model_that_fits_no_gpu_is_for_one_process() -> None:
 # ---- the program
 
 
-def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return warm_processes.run([PROGRAM, "extract", *map(str, arguments)], stdin=stdin)
+def run_apart(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return warm_processes.run([PROGRAM, "extract", *arguments], stdin=stdin)
 
 
 def test_the_program_tells_what_it_did(source: Path, tmp_path: Path) -> None:
-    done = run("demo", source, tmp_path / "out")
+    done = run("extract", "demo", source, tmp_path / "out", cwd=tmp_path)
     native = dtype_name(native_dtype(torch.device("cpu")))
     assert done.returncode == 0 and done.stderr == ""
     assert "230, of which 230 were computed now" in done.stdout and native in done.stdout
-    again = run("demo", source, tmp_path / "out")
+    again = run("extract", "demo", source, tmp_path / "out", cwd=tmp_path)
     assert again.returncode == 2 and "--resume" in again.stderr and again.stdout == ""
-    told = run("demo", source, tmp_path / "out", "--resume", "--json")
+    told = run("extract", "demo", source, tmp_path / "out", "--resume", "--json", cwd=tmp_path)
     assert json.loads(told.stdout)["rows"] == 230
 
 
@@ -347,7 +359,7 @@ def test_a_dtype_that_the_processor_has_no_instructions_for_is_told(
     insists: list[str], dtype: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    done = run("demo", source, tmp_path / "out", "--dtype", "bfloat16", "--json", *insists)
+    done = run_apart("demo", source, tmp_path / "out", "--dtype", "bfloat16", "--json", *insists)
     assert done.returncode == 0 and json.loads(done.stdout)["dtype"] == dtype
     assert json.loads((tmp_path / "out" / ".manifest.json").read_text())["job"]["dtype"] == dtype
     assert done.stderr.count("\n") == 1 and done.stderr.count("has no instructions for bfloat16") == 1
@@ -365,17 +377,17 @@ def test_a_dtype_that_the_processor_has_no_instructions_for_is_told(
     ],
 )
 def test_wrong_options_end_with_one_sentence(arguments: list[str], message: str, source: Path, tmp_path: Path) -> None:
-    done = run("demo", source, tmp_path / "out", *arguments)
+    done = run("extract", "demo", source, tmp_path / "out", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_standard_input_is_read_once(source: Path, texts: list[str], tmp_path: Path) -> None:
-    done = run("demo", "-", tmp_path / "out", "--quiet", stdin=source.read_text(encoding="utf-8"))
+    done = run_apart("demo", "-", tmp_path / "out", "--quiet", stdin=source.read_text(encoding="utf-8"))
     assert done.returncode == 0, done.stderr
     assert len(vectors_in(tmp_path / "out")) == len(texts)
-    assert "can be read only once" in run("demo", "-", tmp_path / "out", "--resume", stdin="").stderr
+    assert "can be read only once" in run_apart("demo", "-", tmp_path / "out", "--resume", stdin="").stderr
 
 
 def test_a_model_is_known_by_what_it_computes(demo: XLMR, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-__all__ = ["PROGRAM", "run"]
+__all__ = ["PROGRAM", "run", "start"]
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 IMPORTED = [
@@ -39,23 +40,35 @@ def run(
     check: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """As subprocess.run with captured text, of `[PROGRAM, ...]` or `[sys.executable, "-c", code, ...]`."""
-    words = [str(word) for word in command]
-    context = get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
     with tempfile.TemporaryDirectory() as folder:
         streams = [str(Path(folder) / name) for name in ("stdin", "stdout", "stderr")]
         Path(streams[0]).write_text(stdin, encoding="utf-8")
-        process = context.Process(target=_child, args=(words, str(cwd or Path.cwd()), dict(env or os.environ), streams))
-        process.start()
+        process = start(command, cwd=cwd, env=env, streams=streams)
         process.join()
         out, err = (Path(stream).read_text(encoding="utf-8") for stream in streams[1:])
-    done = subprocess.CompletedProcess(words, int(process.exitcode or 0), out, err)
+    done = subprocess.CompletedProcess([str(word) for word in command], int(process.exitcode or 0), out, err)
     if check:
         done.check_returncode()
     return done
 
 
-def _child(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
+def start(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    streams: Sequence[str] = (os.devnull,) * 3,
+) -> BaseProcess:
+    """As subprocess.Popen, with files for the standard streams."""
+    words = [str(word) for word in command]
+    context = get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    process = context.Process(target=_child, args=(words, str(cwd or Path.cwd()), dict(env or os.environ), streams))
+    process.start()
+    return process
+
+
+def _child(words: list[str], cwd: str, env: dict[str, str], streams: Sequence[str]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT, 0o600), number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
