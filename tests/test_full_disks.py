@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import stat
 import subprocess
@@ -22,7 +21,7 @@ from typing import Final
 
 import pytest
 from factory import Checkpoint
-from in_process import run
+from in_process import limited, run
 from kills import contents
 from places import FIXTURES
 from small_tasks import write_xnli
@@ -56,6 +55,12 @@ def opened() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def here(opened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are run from where every user may go back to."""
+    monkeypatch.chdir(opened)
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +136,6 @@ EXAMPLE: Final = Given(*[Path("x")] * 5)
 QUIET: Final = {"convert", "export", "verify", "extract", "finetune", "evaluate"}
 
 
-@contextmanager
-def limited(size: int) -> Iterator[None]:
-    """No file gets larger."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-
-
 def prepared(case: Case, given: Given, place: Path) -> Path:
     place.mkdir()
     case.before(given, place)
@@ -209,7 +203,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("nothing can be mounted here")
     yield folder
-    os.chdir(tmp_path)
     subprocess.run(["umount", folder], check=True)
 
 
