@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import signal
 import socket
 import subprocess
@@ -179,40 +178,41 @@ def test_it_goes_on_with_as_many_threads_as_it_was_begun_with(texts: list[str], 
     assert b"threads" not in contents(tmp_path / "out")[".manifest.json"]
 
 
-# What a shell starts in the background ignores interrupts, and hands that on.
-RESTORED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-INTERRUPTIBLE = [sys.executable, "-c", RESTORED]
+# What a shell starts in the background ignores interrupts, and hands that on. Its processor time is told at the end.
+INTERRUPTIBLE = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from hf_xlmr.cli.program import main
+try:
+    main()
+finally:
+    print(sum(os.times()[:2]))
+"""
 
 
 @pytest.mark.parametrize("source", ["waits", "goes on"])
 def test_an_interrupt_ends_it_at_once(source: str, tmp_path: Path) -> None:
     """Where the input says nothing for long, and in the middle of a window: neither is waited for."""
-    before = time_of_children()
-    command = [PROGRAM, "extract", "demo", "-", tmp_path / "out", "--quiet", "--tokens-per-batch", "16"]
-    process = subprocess.Popen([*INTERRUPTIBLE, *command], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdin is not None and process.stderr is not None
+    streams = [str(tmp_path / name) for name in ("stdin", "stdout", "stderr")]
+    os.mkfifo(streams[0])
+    command = [sys.executable, "-c", INTERRUPTIBLE, "extract", "demo", "-", tmp_path / "out", "--quiet"]
+    process = warm_processes.start([*command, "--tokens-per-batch", "16"], streams=streams)
     lines = b"the train leaves late again and nobody knows why it does\n" * (1 if source == "waits" else 5000)
-    process.stdin.write(lines)
-    process.stdin.flush()
-    until((tmp_path / "out" / ".job.json").exists, otherwise="nothing was begun")
-    watched = psutil.Process(process.pid)
-    to_begin = sum(watched.cpu_times()[:2])
-    if source == "goes on":
-        until(lambda: sum(watched.cpu_times()[:2]) > to_begin * 1.1, otherwise="nothing is computed")
-    at_interrupt = sum(watched.cpu_times()[:2])
-    process.send_signal(signal.SIGINT)
-    code = process.wait(timeout=PATIENCE)
-    told = process.stderr.read()
-    process.stdin.close()
-    process.stderr.close()
-    assert code in (130, -signal.SIGINT) and b"Traceback" not in told, told
-    assert time_of_children() - before - at_interrupt < to_begin / 2, "of processor time: the window takes far more"
-
-
-def time_of_children() -> float:
-    """The processor time of all processes that this one began and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    with Path(streams[0]).open("wb") as stdin:
+        stdin.write(lines)
+        stdin.flush()
+        until((tmp_path / "out" / ".job.json").exists, otherwise="nothing was begun")
+        watched = psutil.Process(process.pid)
+        to_begin = sum(watched.cpu_times()[:2])
+        if source == "goes on":
+            until(lambda: sum(watched.cpu_times()[:2]) > to_begin * 1.1, otherwise="nothing is computed")
+        at_interrupt = sum(watched.cpu_times()[:2])
+        os.kill(watched.pid, signal.SIGINT)
+        process.join(PATIENCE)
+    told = Path(streams[2]).read_text()
+    assert process.exitcode == 130 and "Traceback" not in told, told
+    at_end = float(Path(streams[1]).read_text())
+    assert at_end - at_interrupt < to_begin / 2, "of processor time: the window takes far more"
 
 
 def test_an_output_is_not_begun_twice_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import warm_processes
 from extractions import OPTIONS, texts_of, write
+from in_process import limited, run
 from kills import contents
 
 from hf_xlmr import XLMR, FeatureExtractor
@@ -36,11 +37,12 @@ def source(tmp_path: Path) -> Path:
     return write(tmp_path / "texts.txt", TEXTS)
 
 
-@pytest.fixture
-def usual(model: Path, source: Path, tmp_path: Path) -> dict[str, str]:
-    """What comes out in peace."""
-    extract(model, source, tmp_path / "usual", options=OPTIONS)
-    return contents(tmp_path / "usual")
+@pytest.fixture(scope="module")
+def usual(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What comes out in peace, whatever kind of file the texts are in."""
+    folder = tmp_path_factory.mktemp("usual")
+    extract(model, write(folder / "texts.txt", TEXTS), folder / "usual", options=OPTIONS)
+    return contents(folder / "usual")
 
 
 # ---- nothing is left of what could not begin -------------------------------------------------------------------------
@@ -195,7 +197,7 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("change", [longer, rewritten, replaced, cut, Path.unlink])
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet", "data set"])
 def test_an_input_that_changes_while_it_is_read_is_told(
-    model: Path, tmp_path: Path, kind: str, change: Callable[[Path], None]
+    model: Path, tmp_path: Path, usual: dict[str, str], kind: str, change: Callable[[Path], None]
 ) -> None:
     path = changing = tmp_path / f"texts.{kind}"
     if kind == "txt":
@@ -218,8 +220,7 @@ def test_an_input_that_changes_while_it_is_read_is_told(
     assert "part-00010.parquet" not in contents(tmp_path / "out")
     changing.write_bytes(whole)
     extract(model, path, tmp_path / "out", options=OPTIONS, resume=True)
-    extract(model, path, tmp_path / "usual", options=OPTIONS)
-    assert contents(tmp_path / "out") == contents(tmp_path / "usual")
+    assert contents(tmp_path / "out") == usual
 
 
 # ---- rows and counts cannot part -------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_an_input_that_changes_while_it_is_read_is_told(
 def test_rows_features_and_counts_stay_together_however_threads_are_switched(model: Path, tmp_path: Path) -> None:
     """Three threads take turns as often as Python can, over many small windows of rows of very different lengths."""
     rng = np.random.default_rng(3)
-    texts = ["word " * int(count) for count in rng.integers(0, 40, 1200)]
+    texts = ["word " * int(count) for count in rng.integers(0, 40, 600)]
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text, "id": f"id {n}"}) + "\n" for n, text in enumerate(texts)))
     options = replace(OPTIONS, id_column="id", rows_per_shard=7, tokens_per_batch=64, max_length=30)
@@ -241,7 +242,7 @@ def test_rows_features_and_counts_stay_together_however_threads_are_switched(mod
     xlmr = XLMR.from_pretrained(model).eval()
     lengths = [len(ids) for ids in xlmr.tokenizer.encode_batch(texts)]
     truncated, tokens = sum(length > 30 for length in lengths), sum(min(length, 30) for length in lengths)
-    assert (report.rows, report.texts, report.shards) == (1200, 1200, 172)
+    assert (report.rows, report.texts, report.shards) == (600, 600, 86)
     assert (report.truncated, report.tokens) == (truncated, tokens)
     manifest = json.loads((tmp_path / "out" / ".manifest.json").read_bytes())
     assert manifest["counts"] == {"truncated": truncated, "tokens": tokens}
@@ -249,7 +250,7 @@ def test_rows_features_and_counts_stay_together_however_threads_are_switched(mod
         first, stop = shard["first_row"], shard["first_row"] + shard["rows"]
         assert shard["counts"]["tokens"] == sum(min(length, 30) for length in lengths[first:stop])
     table = pa.concat_tables([pq.read_table(each) for each in sorted((tmp_path / "out").glob("*.parquet"))])
-    assert table["id"].to_pylist() == [f"id {number}" for number in range(1200)]
+    assert table["id"].to_pylist() == [f"id {number}" for number in range(600)]
     expected = FeatureExtractor(xlmr, max_length=30)(texts)
     np.testing.assert_allclose(np.stack(table["features"].to_numpy()), expected, rtol=0, atol=1e-5)
 
@@ -280,7 +281,8 @@ finally:
 
 @pytest.mark.parametrize("more", [[], ["--on-long", "split"], ["--pool", "none"], ["--id-column", "text"]])
 def test_large_texts_of_a_small_file_take_little_memory(cache_folder: Path, tmp_path: Path, more: list[str]) -> None:
-    texts = ["word " * 400_000] * (256 if "split" not in more and "--id-column" not in more else 2)
+    texts = ["word " * (200_000 if "split" in more else 400_000)]
+    texts *= {"--id-column": 2, "--on-long": 1}.get("".join(more[:1]), 256)
     pq.write_table(pa.table({"text": [*texts, "short"]}), tmp_path / "texts.parquet")
     program = ["extract", "demo", str(tmp_path / "texts.parquet"), str(tmp_path / "out"), "--quiet"]
     program += ["--max-length", "8" if "split" not in more else "512", *more]
@@ -311,22 +313,14 @@ def test_standard_input_that_is_closed_is_told(cache_folder: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
-from hf_xlmr.cli.program import main
-main()
-"""
-
-
-@pytest.mark.parametrize("limit", [250, 1000, 3300])  # the sentence itself has to find room
+@pytest.mark.parametrize("limit", [250, 1000, 3300])
 def test_a_disk_that_is_full_is_told_in_a_sentence_and_gone_on_with(
     model: Path, source: Path, tmp_path: Path, usual: dict[str, str], limit: int
 ) -> None:
     """When the first note, a shard, or the manifest is written."""
     output, options = tmp_path / "out", ["--rows-per-shard", "10", "--dtype", "float32", "--device", "cpu", "--quiet"]
-    program = ["extract", str(model), str(source), str(output), *options]
-    done = warm_processes.run([sys.executable, "-c", LIMITED, str(limit), *program])
+    with limited(limit):
+        done = run("extract", model, source, output, *options, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"hf-xlmr: File too large ({output})\n"
     assert output.exists() == (limit == 3300)

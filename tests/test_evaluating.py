@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import subprocess
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from in_process import run
 from places import FIXTURES
 from published_rules import squad2_scores
 from small_tasks import WORDS, write_ner, write_questions, write_xnli
-from warm_processes import PROGRAM, run
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
@@ -131,22 +130,20 @@ def test_the_program_prints_json_or_a_table_and_exits_with_2(tmp_path: Path) -> 
     """JSON on any terminal: an ASCII one here, with the name of a file that is no UTF-8."""
     data, model = os.fsdecode(b"Z\xc3\xbcrich-\xff.tsv"), str(FIXTURES / "v0122cls")
     write_xnli(tmp_path / data, 3, ("en", "de"))
-    arguments = [PROGRAM, "evaluate", "xnli", "--model", model, "--data", data]
-    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    asked = [*arguments, "--json", "--references"]
-    done = subprocess.run(asked, capture_output=True, check=True, cwd=tmp_path, env=ascii_alone)
-    found = json.loads(done.stdout.decode("ascii"))
-    assert (found["counts"], found["settings"]["data"], done.stderr) == ({"en": 3, "de": 3}, data, b"")
+    arguments = ["evaluate", "xnli", "--model", model, "--data", data]
+    done = run(*arguments, "--json", "--references", cwd=tmp_path, encoding="ascii")
+    found = json.loads(done.stdout)
+    assert (found["counts"], found["settings"]["data"], done.stderr) == ({"en": 3, "de": 3}, data, "")
+    assert done.returncode == 0
     large = found["published"][0]
     assert (large["model"], large["scores"]["sw"]["accuracy"], large["average"]) == (
         *("XLM-R large", 78.0),
         {"accuracy": 83.6},
     )
-    asked = [*arguments, "--references"]
-    shown = run(asked, check=True, cwd=tmp_path)
+    shown = run(*arguments, "--references", cwd=tmp_path)
+    assert shown.returncode == 0
     assert "XNLI, accuracy in percent" in shown.stdout and "published" in shown.stdout
-    asked = [*arguments, "--languages", "xx"]
-    bad = run(asked, cwd=tmp_path)
+    bad = run(*arguments, "--languages", "xx", cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.startswith("hf-xlmr: ")
 
 
