@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from places import FIXTURES, RUNS_RANKERS, SHARED_CHECKPOINTS, TESTS
+from warm_processes import run
 
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
@@ -51,9 +52,17 @@ def answers(converted: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
         for name, report in converted.items()
     }
     (folder / "wanted.json").write_text(json.dumps(wanted))
-    script, results = TESTS / "plain_transformers.py", folder / "results.npz"
-    subprocess.run([sys.executable, str(script), str(folder / "wanted.json"), str(results)], check=True, cwd=folder)
-    return np.load(results)
+    code, results = (TESTS / "plain_transformers.py").read_text(encoding="utf-8"), folder / "results.npz"
+    done = run([sys.executable, "-c", code, folder / "wanted.json", results], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with np.load(results) as arrays:
+        return dict(arrays)
+
+
+@cache
+def golden_of(name: str) -> Mapping[str, np.ndarray]:
+    with np.load(SAMPLES[name] / "golden.npz") as arrays:
+        return dict(arrays)
 
 
 def texts_of(sample: Path) -> list[list[str]]:
@@ -70,7 +79,7 @@ def test_no_weight_is_missing_left_over_or_random(name: str, answers: Mapping[st
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_hidden_states_are_fairseqs(name: str, answers: Mapping[str, np.ndarray]) -> None:
-    golden = np.load(SAMPLES[name] / "golden.npz")
+    golden = golden_of(name)
     for index in range(len(texts_of(SAMPLES[name]))):
         layers = golden[f"hiddens.{index}"]
         for depth, expected in enumerate(layers[:-1]):
@@ -83,11 +92,11 @@ def test_hidden_states_are_fairseqs(name: str, answers: Mapping[str, np.ndarray]
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_logits_and_heads_are_fairseqs(name: str, converted: dict[str, Any], answers: Mapping[str, np.ndarray]) -> None:
-    golden = np.load(SAMPLES[name] / "golden.npz")
+    golden = golden_of(name)
     for index in range(len(texts_of(SAMPLES[name]))):
         keys = [f"logits.{index}"]
         if not converted[name].class_name.endswith("MaskedLM"):
-            keys = [key for key in golden.files if key.startswith("head.") and key.endswith(f".{index}")]
+            keys = [key for key in golden if key.startswith("head.") and key.endswith(f".{index}")]
         (key,) = keys
         expected, given = golden[key], answers[f"{name}/output.{index}"]
         given = given[..., : expected.shape[-1]]  # rows for pieces that the dictionary lacks come after fairseq's own
@@ -97,7 +106,7 @@ def test_logits_and_heads_are_fairseqs(name: str, converted: dict[str, Any], ans
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_ids_are_fairseqs(name: str, answers: Mapping[str, np.ndarray]) -> None:
-    golden = np.load(SAMPLES[name] / "golden.npz")
+    golden = golden_of(name)
     rows = dictionary_size(SAMPLES[name])
     for index, texts in enumerate(texts_of(SAMPLES[name])):
         if any(symbol in text for symbol in SPECIAL for text in texts) or (len(texts) == 2 and not texts[1]):
