@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from places import CHECKOUT, FIXTURES, SHARED, SHARED_CHECKPOINTS, needs_shared
+from places import CHECKOUT, FIXTURES, SHARED_CHECKPOINTS, needs_shared
+from warm_processes import run
 
 from hf_xlmr import XLMR, collate_tokens
 from hf_xlmr.conversion import convert
@@ -139,29 +139,6 @@ def test_the_recorded_example_of_the_last_pre_norm_layer(loaded: dict[str, XLMR]
         xlmr = model_of(name, loaded)
         last, features = xlmr.extract_features(tokens, return_all_hiddens=True)[-1], xlmr.extract_features(tokens)
         assert torch.equal(last, features) is is_equal
-
-
-@needs_shared
-def test_the_recorded_answers_on_the_real_vocabulary() -> None:
-    from hf_xlmr import ExactTokenizer
-    from hf_xlmr.tokenizer.dictionary import Dictionary
-
-    folder = SHARED / "data" / "xlmr-vocabulary"
-    dictionary = Dictionary.parse((folder / "dict.txt").read_bytes(), name="dict.txt").with_mask()
-    tokenizer = ExactTokenizer(dictionary, folder / "sentencepiece.bpe.model")
-    sample = json.loads(gzip.decompress((folder / "encode-sample.json.gz").read_bytes()))
-    recut = 0  # recorded over a release that cut runs of equal score otherwise, into the same pieces
-    for texts, row in [((row["text"],), row) for row in sample["encode"]] + [
-        (tuple(row["pair"]), row) for row in sample["pairs"]
-    ]:
-        ids = tokenizer.encode(*texts)
-        if ids != row["ids"]:
-            recut += 1
-            assert sorted(ids) == sorted(row["ids"]) and re.search(r"(.)\1{4}", " ".join(texts)), texts
-    for row in sample["encode"]:
-        assert tokenizer.decode(row["ids"]) == row["decoded"]
-    assert recut == 11
-    assert len(sample["encode"]) + len(sample["pairs"]) == 700
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
@@ -464,14 +441,8 @@ def test_loading_prints_nothing(tmp_path: Path) -> None:
     """Converting included, and Transformers' bars and reports too."""
     folder = convert(NAMES["v0122cls"], tmp_path / "model", verify=False).output
     environment = {**os.environ, "HF_XLMR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SILENT, "demo", str(NAMES["v0122prenorm"]), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
+    command = [sys.executable, "-c", SILENT, "demo", NAMES["v0122prenorm"], folder]
+    done = run(command, env=environment, cwd=tmp_path, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -540,34 +511,29 @@ def test_words_that_are_not_the_sentences_are_refused(loaded: dict[str, XLMR]) -
 
 def test_the_arguments_of_fairseqs_from_pretrained(tmp_path: Path, loaded: dict[str, XLMR]) -> None:
     """With the checkpoint under another name, and the dictionary in a folder of its own."""
-    import shutil
-
-    run, data = tmp_path / "run", tmp_path / "run" / "data-bin"
+    home, data = tmp_path / "run", tmp_path / "run" / "data-bin"
     data.mkdir(parents=True)
-    shutil.copy(NAMES["v0122"] / "model.pt", run / "checkpoint_7.pt")
-    shutil.copy(NAMES["v0122"] / "model.pt", run / "checkpoint_8.pt")
-    shutil.copy(NAMES["v0122"] / "sentencepiece.bpe.model", run)
+    shutil.copy(NAMES["v0122"] / "model.pt", home / "checkpoint_7.pt")
+    shutil.copy(NAMES["v0122"] / "model.pt", home / "checkpoint_8.pt")
+    shutil.copy(NAMES["v0122"] / "sentencepiece.bpe.model", home)
     shutil.copy(NAMES["v0122"] / "dict.txt", data)
     for where in ("./data-bin", str(data)):
         xlmr = XLMR.from_pretrained(
-            str(run), checkpoint_file="checkpoint_7.pt", data_name_or_path=where, bpe="sentencepiece"
+            str(home), checkpoint_file="checkpoint_7.pt", data_name_or_path=where, bpe="sentencepiece"
         )
         assert_answers(xlmr.eval(), "v0122")
 
 
 def test_fairseqs_default_checkpoint_file_says_nothing_of_what_is_no_fairseq_folder(tmp_path: Path) -> None:
-    import shutil
-    import tarfile
-
     folder = convert(NAMES["v0122"], tmp_path / "model", verify=False).output
     with tarfile.open(tmp_path / "archive.tar", "w") as archive:
         archive.add(NAMES["v0122"], "v0122")
     for model in ("demo", folder, tmp_path / "archive.tar", NAMES["v0122"] / "model.pt", NAMES["fsdp"]):
         XLMR.from_pretrained(model, "model.pt", ".", "sentencepiece")
-    run = shutil.copytree(NAMES["v0122"], tmp_path / "run")
-    (run / "model.pt").rename(run / "checkpoint_best.pt")
+    home = shutil.copytree(NAMES["v0122"], tmp_path / "run")
+    (home / "model.pt").rename(home / "checkpoint_best.pt")
     with pytest.raises(InputError, match=r"run holds no model\.pt \(checkpoint_file=\); it has checkpoint_best\.pt"):
-        XLMR.from_pretrained(run, "model.pt")
+        XLMR.from_pretrained(home, "model.pt")
     with pytest.raises(InputError, match=r"unpack it and name the folder"):
         XLMR.from_pretrained(tmp_path / "archive.tar", "checkpoint_best.pt")
 
@@ -591,8 +557,6 @@ def test_a_converted_folder_is_told_another_dictionary(tmp_path: Path) -> None:
 
 
 def test_a_source_is_converted_once_and_found_by_content(cache_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     def entries() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in (cache_folder / "models").iterdir()}
 
@@ -608,17 +572,18 @@ def test_a_source_is_converted_once_and_found_by_content(cache_folder: Path, tmp
     assert len(entries()) == len(before) + 1
 
 
-@pytest.mark.parametrize("name", ["model/model.safetensors", "model/config.json", "heads.safetensors", "sizes.json"])
-def test_a_damaged_entry_of_the_cache_is_made_anew(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_entry_of_the_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path))
     expected = XLMR.from_pretrained(NAMES["v0122cls"]).eval()
     (entry,) = (tmp_path / "models").iterdir()
-    (entry / "cut").write_bytes((entry / name).read_bytes()[:20])
-    (entry / "cut").rename(entry / name)  # a model in memory may still have the whole file mapped
-    again = XLMR.from_pretrained(NAMES["v0122cls"]).eval()
     tokens = torch.tensor([0, 5, 6, 2])
     (head,) = expected.model.classification_heads
-    assert torch.equal(again.predict(head, tokens), expected.predict(head, tokens))
+    for name in ("model/model.safetensors", "model/config.json", "heads.safetensors", "sizes.json"):
+        (entry / "cut").write_bytes((entry / name).read_bytes()[:20])
+        (entry / "cut").rename(entry / name)  # a model in memory may still have the whole file mapped
+        again = XLMR.from_pretrained(NAMES["v0122cls"]).eval()
+        assert torch.equal(again.predict(head, tokens), expected.predict(head, tokens)), name
+        assert len((entry / name).read_bytes()) > 20, name
 
 
 def test_a_cache_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,14 +616,11 @@ TWO_AT_ONCE = "import sys; from hf_xlmr import XLMR; print(XLMR.from_pretrained(
 
 def test_two_processes_at_once_share_a_conversion(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_XLMR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", TWO_AT_ONCE, str(NAMES["v0122"])]
-    running = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    results = [process.communicate() for process in running]
-    assert [process.returncode for process in running] == [0, 0], results
-    assert results[0][0] == results[1][0]
+    command = [sys.executable, "-c", TWO_AT_ONCE, NAMES["v0122"]]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _number: run(command, env=environment), range(2)))
+    assert [done.returncode for done in results] == [0, 0], results
+    assert results[0].stdout == results[1].stdout
     entries = list((tmp_path / "cache" / "models").iterdir())
     assert len(entries) == 1
     assert sorted(path.name for path in entries[0].iterdir()) == ["heads.safetensors", "lock", "model", "sizes.json"]
@@ -675,9 +637,7 @@ print(len(xlmr.extract_features(xlmr.encode("Hello world!"))), [name for name in
 
 def test_torch_hub_finds_the_names(tmp_path: Path) -> None:
     """From a checkout, whose folder torch.hub puts before the installed package."""
-    done = subprocess.run(
-        [sys.executable, "-c", HUB, str(CHECKOUT)], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = run([sys.executable, "-c", HUB, CHECKOUT], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     releases = ["xlmr.base", "xlmr.base.v0", "xlmr.large", "xlmr.large.v0", "xlmr.xl", "xlmr.xxl"]
     assert done.stdout.strip() == f"1 {releases}"

@@ -11,10 +11,12 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import safetensors.numpy
 import torch
@@ -327,39 +329,54 @@ def hub(folder: Path) -> Iterator[str]:
     server.server_close()
 
 
-LOAD = """
+@contextmanager
+def asking(endpoint: str, home: Path) -> Iterator[None]:
+    """What huggingface_hub makes of HF_ENDPOINT and HF_HOME when it is imported."""
+    given = {
+        "ENDPOINT": endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_HUB_DISABLE_XET": True,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in given.items():
+            patch.setattr(huggingface_hub.constants, name, value)
+        yield
+
+
+OFFLINE = """
 import sys
-from hf_xlmr import XLMR
-from hf_xlmr.errors import InputError
-try:
-    xlmr = XLMR.from_pretrained(sys.argv[1])
-    print(xlmr.encode("Hello world!").tolist(), sorted(path.name for path in xlmr.files.folder.iterdir()))
-except InputError as error:
-    print(error)
+from hf_xlmr.hub_interface.loading import find_model
+files = find_model("our/model")
+print(files.needed_tokenizer().encode("Hello world!"), sorted(path.name for path in files.folder.iterdir()))
+assert not {"torch", "transformers"} & set(sys.modules)
 """
 
 
-def loaded_from(endpoint: str, name: str, home: Path, **more: str) -> str:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, name], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_a_repository_on_the_hub_is_loaded_and_kept(hub: str, folder: Path, tmp_path: Path) -> None:
-    expected = XLMR.from_pretrained(folder).encode("Hello world!").tolist()
-    told = loaded_from(hub, "our/model", tmp_path)
-    assert told.startswith(str(expected)) and "'model.safetensors'" in told and "README.md" not in told
-    assert loaded_from(hub, "our/model", tmp_path, HF_HUB_OFFLINE="1") == told
+    expected = XLMR.from_pretrained(folder).eval()
+    with asking(hub, tmp_path):
+        xlmr = XLMR.from_pretrained("our/model").eval()
+    ids = xlmr.encode("Hello world!")
+    assert ids.tolist() == expected.encode("Hello world!").tolist()
+    assert torch.equal(xlmr.extract_features(ids), expected.extract_features(ids))
+    names = sorted(path.name for path in xlmr.files.folder.iterdir())
+    assert "model.safetensors" in names and "README.md" not in names
+    assert xlmr.files.folder.is_relative_to(tmp_path / "hub")
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == f"{ids.tolist()} {names}", done.stderr
 
 
 def test_what_the_hub_does_not_give_is_told_in_a_sentence(hub: str, tmp_path: Path) -> None:
-    assert "does not give a repository" in loaded_from(hub, "our/nothing", tmp_path)
-    assert "hf auth login" in loaded_from(hub, "our/private", tmp_path)
-    assert "cannot be reached" in loaded_from("http://127.0.0.1:9", "our/model", tmp_path / "other")
-    assert "no id on the Hub" in loaded_from(hub, "a/b/c/d.pt", tmp_path)
+    for endpoint, name, told in (
+        (hub, "our/nothing", "does not give a repository"),
+        (hub, "our/private", "hf auth login"),
+        ("http://127.0.0.1:9", "our/model", "cannot be reached"),
+        (hub, "a/b/c/d.pt", "no id on the Hub"),
+    ):
+        with asking(endpoint, tmp_path), pytest.raises(InputError, match=told):
+            XLMR.from_pretrained(name)
 
 
 # ---- places that nobody has seen -------------------------------------------------------------------------------------
