@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +11,11 @@ import torch
 import transformers
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
+from warm_processes import run
 
 from hf_xlmr.conversion import convert
+from hf_xlmr.conversion.checkpoint.weights import Constant
+from hf_xlmr.conversion.output.safetensors_writer import write_weights
 from hf_xlmr.conversion.proof import layerwise
 from hf_xlmr.conversion.proof.layerwise import layerwise_network
 from hf_xlmr.errors import IntegrityError
@@ -95,11 +97,21 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_is_bounded_by_a_layer_not_by_the_embedding(tmp_path: Path) -> None:
     small = convert(FIXTURES / "v0122", tmp_path / "small", verify=False).output
-    large = tmp_path / "large"
+    large, rows, hidden = tmp_path / "large", 200_000, 512
     config = transformers.XLMRobertaConfig(
-        vocab_size=200_000, hidden_size=512, num_hidden_layers=1, num_attention_heads=8, intermediate_size=512
+        vocab_size=rows, hidden_size=hidden, num_hidden_layers=1, num_attention_heads=8, intermediate_size=512
     )
-    transformers.XLMRobertaForMaskedLM(config).save_pretrained(large)
-    embedding = 200_000 * 512 * 4
-    done = subprocess.run([sys.executable, "-c", PROGRAM, small, large], capture_output=True, text=True, check=True)
+    config.architectures = ["XLMRobertaForMaskedLM"]
+    config.save_pretrained(large)
+    with torch.device("meta"):
+        state = transformers.XLMRobertaForMaskedLM(config).state_dict()
+    described = {
+        name: Constant("float32", tuple(weight.shape), 0.25)
+        for name, weight in state.items()
+        if weight.is_floating_point() and not name.startswith("lm_head.decoder.")
+    }
+    write_weights(described, large, max_shard_size=1 << 40)
+    embedding = rows * hidden * 4
+    assert described["roberta.embeddings.word_embeddings.weight"].nbytes == embedding
+    done = run([sys.executable, "-c", PROGRAM, small, large], check=True)
     assert int(done.stdout) < embedding / 3
