@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,22 @@ def apart(shape: ModelShape, count: int) -> dict[str, Any]:
 LAYOUTS = pytest.mark.parametrize("layout", [spread, apart])
 
 
+Over = Callable[[str, int, Any], tuple[VirtualGPUs, XLMR]]
+
+
+@pytest.fixture(scope="module")
+def over(folders: dict[str, Path]) -> Over:
+    """Each model over so many virtual GPUs in a layout, loaded once, and the GPUs."""
+
+    @cache
+    def loaded(name: str, count: int, layout: Any) -> tuple[VirtualGPUs, XLMR]:
+        with VirtualGPUs(count) as gpus:
+            places = layout(shape_of(folders[name]), count)
+            return gpus, XLMR.from_pretrained(folders[name], device_map=places).eval()
+
+    return loaded
+
+
 def batch_of(xlmr: XLMR) -> torch.Tensor:
     return collate_tokens(xlmr.encode_batch(TEXTS), 1)
 
@@ -90,11 +107,11 @@ def same(found: Any, expected: Any) -> bool:
 @EVERY_COUNT
 @LAYOUTS
 def test_every_call_answers_as_on_one_device(
-    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, layout: Any
+    over: Over, whole: dict[str, XLMR], name: str, count: int, layout: Any
 ) -> None:
     one, batch = whole[name], batch_of(whole[name])
-    with VirtualGPUs(count):
-        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), count)).eval()
+    gpus, xlmr = over(name, count, layout)
+    with gpus:
         assert {weight.device.type for weight in xlmr.model.parameters()} == {"cuda"}
         assert xlmr.extract_features(batch).device == xlmr.device
         for tokens in (batch, xlmr.encode(TEXTS[2])):
@@ -133,14 +150,15 @@ def test_a_head_that_is_registered_later_answers_as_on_one_device(
 
 @EVERY_MODEL
 @LAYOUTS
-def test_gradients_cross_devices(folders: dict[str, Path], name: str, layout: Any) -> None:
+def test_gradients_cross_devices(over: Over, folders: dict[str, Path], name: str, layout: Any) -> None:
     one = XLMR.from_pretrained(folders[name]).eval()
     one.extract_features(batch_of(one)).square().sum().backward()
     expected = {key: weight.grad for key, weight in one.model.base.named_parameters()}
-    with VirtualGPUs(2):
-        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), 2)).eval()
+    gpus, xlmr = over(name, 2, layout)
+    with gpus:
         xlmr.extract_features(batch_of(one)).square().sum().backward()
         found = {key: weight.grad for key, weight in xlmr.model.base.named_parameters()}
+        xlmr.zero_grad()
     assert {key: each is None for key, each in found.items()} == {key: each is None for key, each in expected.items()}
     assert all(torch.equal(found[key], each) for key, each in expected.items() if each is not None)
 
@@ -152,7 +170,7 @@ def test_gradients_cross_devices(folders: dict[str, Path], name: str, layout: An
 @EVERY_COUNT
 @pytest.mark.parametrize("no_gradients", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_a_batch_crosses_each_border_once(
-    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, no_gradients: Any
+    over: Over, folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, no_gradients: Any
 ) -> None:
     """The vectors go from device to device, the mask to each device, tokens in and features out: each once a batch."""
     shape, batch = shape_of(folders[name]), batch_of(whole[name])
@@ -161,8 +179,8 @@ def test_a_batch_crosses_each_border_once(
     end = [place for key, place in places.items() if key.startswith(f"{shape.base}encoder.")][-1]
     end = places.get(f"{shape.base}LayerNorm", end)  # the final norm of a family
     with_layers = {place for key, place in places.items() if ".layer." in key}
-    with VirtualGPUs(count) as gpus:
-        xlmr = XLMR.from_pretrained(folders[name], device_map=places).eval()
+    gpus, xlmr = over(name, count, spread)
+    with gpus:
         for _again in range(2):
             gpus.moves.clear()
             with no_gradients():
@@ -179,13 +197,12 @@ def test_a_batch_crosses_each_border_once(
 
 @pytest.mark.parametrize("name", list(SOURCES)[:3])
 @EVERY_COUNT
-def test_packed_batches_cross_each_border_once(
-    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int
-) -> None:
+def test_packed_batches_cross_each_border_once(over: Over, folders: dict[str, Path], name: str, count: int) -> None:
     shape = shape_of(folders[name])
-    with VirtualGPUs(count) as gpus:
+    gpus, xlmr = over(name, count, spread)
+    with gpus:
         places = spread(shape, count)
-        extractor = FeatureExtractor(XLMR.from_pretrained(folders[name], device_map=places).eval(), kernel="plain")
+        extractor = FeatureExtractor(xlmr, kernel="plain")
         gpus.moves.clear()
         extractor(TEXTS)
         used = list(dict.fromkeys(place for key, place in places.items() if key.startswith(shape.base)))
@@ -201,11 +218,11 @@ def test_packed_batches_cross_each_border_once(
 @LAYOUTS
 @pytest.mark.parametrize("options", [{"layers": (0, 1, -1)}, {"pool": "none"}, {"pool": "max"}], ids=str)
 def test_features_of_many_texts_are_those_of_one_device(
-    folders: dict[str, Path], whole: dict[str, XLMR], name: str, count: int, layout: Any, options: dict[str, Any]
+    over: Over, whole: dict[str, XLMR], name: str, count: int, layout: Any, options: dict[str, Any]
 ) -> None:
     expected = FeatureExtractor(whole[name], kernel="plain", **options)(TEXTS)
-    with VirtualGPUs(count):
-        xlmr = XLMR.from_pretrained(folders[name], device_map=layout(shape_of(folders[name]), count)).eval()
+    gpus, xlmr = over(name, count, layout)
+    with gpus:
         found = FeatureExtractor(xlmr, kernel="plain", **options)(TEXTS)
     arrays = [list(each.values()) if isinstance(each, Mapping) else list(each) for each in (found, expected)]
     for one, other in zip(*arrays, strict=True):
@@ -255,9 +272,9 @@ def test_layers_aside_come_to_the_gpu_when_they_are_computed(
 
 
 @EVERY_MODEL
-def test_a_spread_model_is_not_moved_or_cast(folders: dict[str, Path], name: str) -> None:
-    with VirtualGPUs(2):
-        xlmr = XLMR.from_pretrained(folders[name], device_map=spread(shape_of(folders[name]), 2)).eval()
+def test_a_spread_model_is_not_moved_or_cast(over: Over, name: str) -> None:
+    gpus, xlmr = over(name, 2, spread)
+    with gpus:
         for refused in (xlmr.cpu, xlmr.half, lambda: xlmr.to("cuda:1"), xlmr.bfloat16):
             with pytest.raises(InputError, match="spread over several devices"):
                 refused()
