@@ -838,7 +838,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "other pieces": (
         holding("fairseq/sentencepiece.bpe.model", b"another"),
         IntegrityError,
-        "sentencepiece.bpe.model is not the file that .* tells of",
+        "sentencepiece.bpe.model is not the file that .* describes",
     ),
     "not verified": (fields(CONVERSION, parity=None), InputError, "converted without the proof.*allow_unverified=True"),
     "other heads": (
@@ -868,7 +868,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         IntegrityError,
         f"other files than the conversion wrote .{OPTIONS}",
     ),
-    "no hashes": (fields(CONVERSION, written=5), IntegrityError, "damaged: it does not tell which files were written"),
+    "no hashes": (fields(CONVERSION, written=5), IntegrityError, "damaged: it does not say which files were written"),
     "an adapter without weights": (
         holding("adapter_config.json", '{"peft_type": "LORA"}'),
         InputError,
