@@ -19,17 +19,22 @@ from hf_xlmr.cli.program import main
 __all__ = ["limited", "run"]
 
 
-def run(*words: str | Path, cwd: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
-    """As subprocess.run with captured text, of the words after `hf-xlmr`, in a terminal 200 columns wide."""
+def run(
+    *words: str | Path, cwd: Path | None = None, encoding: str = "utf-8", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run with captured text, of the words after `hf-xlmr`, in a terminal 200 columns wide.
+
+    `variables` are set in the environment.
+    """
     argv, usual = ["hf-xlmr", *map(str, words)], Path.cwd()
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
-    os.chdir(cwd)
+    os.chdir(cwd or usual)
     try:
         with (
             redirect_stdout(streams[0]),
             redirect_stderr(streams[1]),
             patch("sys.argv", argv),
-            patch.dict(os.environ, COLUMNS="200"),
+            patch.dict(os.environ, {"COLUMNS": "200", **variables}),
         ):
             main()
     except SystemExit as ended:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
+import in_process
 import pytest
 from places import CHECKOUT
 from write_reference import PUBLIC, REFERENCE, pages
 
 PAGES = pages()
-PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -40,18 +38,16 @@ def test_every_option_of_every_command_is_told() -> None:
     """Counted against what --help prints, which another piece of code writes."""
     for section in PAGES["commands.md"].split("\n## hf-xlmr ")[1:]:
         command = section.split("\n", 1)[0]
-        helped = subprocess.run(
-            [PROGRAM, command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "COLUMNS": "200"},
-        ).stdout
+        helped = in_process.run(command, "--help", COLUMNS="200")
+        assert helped.returncode == 0
         told = {
             word for line in section.splitlines() if line.startswith("| `--") for word in line.split("`")[1].split()
         }
         wanted = {
-            word.strip(",/") for line in helped.splitlines() if line.startswith("  --") for word in line.split()[:3]
+            word.strip(",/")
+            for line in helped.stdout.splitlines()
+            if line.startswith("  --")
+            for word in line.split()[:3]
         }
         assert {word for word in wanted if word.startswith("--")} - {"--help"} == {
             word for word in told if word.startswith("--")
