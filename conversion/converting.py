@@ -24,6 +24,7 @@ from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.staging import staged_folder
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import CONVERSION, conversion_record_text
+from hf_xlmr.model.safetensors_files import raise_if_not_text
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.dictionary import Dictionary
 
@@ -100,6 +101,7 @@ def convert(
     under its name only when it is whole. Raises InputError for what the user can fix (UnsupportedCheckpoint with every
     reason), IntegrityError for damage and where the verification fails.
     """
+    raise_if_not_text(Path(output))
     shard_bytes, told = parse_size(max_shard_size), checked_metadata(languages, licence)
     wanted = Wanted(head=head, encoder_only=encoder_only, attention_heads=attention_heads, dtype=dtype, ema=ema)
     with (

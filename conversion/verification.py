@@ -30,6 +30,7 @@ from hf_xlmr.files.fsync import told_with_place
 from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord, conversion_record_text
 from hf_xlmr.model.opened_folder import CARD
+from hf_xlmr.model.safetensors_files import raise_if_not_text
 from hf_xlmr.progress import SILENT, Progress
 
 __all__ = ["verify"]
@@ -63,6 +64,7 @@ def verify(
     InputError.
     """
     source, folder = _pair(source, folder)
+    raise_if_not_text(folder)
     with told_plainly():
         noted = ConversionRecord.of(folder)
         wanted = _wanted(noted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from factory import Checkpoint
 from places import FIXTURES
 from safetensors import safe_open
 
+from hf_xlmr import XLMR
 from hf_xlmr.conversion import ParityError, convert, open_checkpoint, verify
 from hf_xlmr.conversion.checkpoint.weights import JoinedRows, Stored, Weight
 from hf_xlmr.conversion.mapping.architecture import Wanted
@@ -400,3 +402,14 @@ def test_what_is_not_proved_is_not_recorded(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(IntegrityError):
         verify(CLASSIFIER, mine, record=True)
     assert bytes_of(mine) == before
+
+
+def test_a_path_that_safetensors_cannot_open_is_refused_before_the_work(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"m\xff")
+    with pytest.raises(InputError, match="open no path that is not UTF-8: rename it"):
+        convert("demo", odd)
+    assert list(tmp_path.iterdir()) == []
+    convert("demo", tmp_path / "model", verify=False).output.rename(odd)
+    for reads in (lambda: verify("demo", odd), lambda: XLMR.from_pretrained(odd)):
+        with pytest.raises(InputError, match="open no path that is not UTF-8: rename it"):
+            reads()

@@ -353,8 +353,6 @@ def show_diagnosis(diagnosis: Any) -> None:
     if not table.rows:
         table.show_header = False
     console.print(table)
-    for note in diagnosis.notes:
-        console.print(f"  - {_plain(note)}")
 
 
 def show_push_plan(report: Any) -> None:

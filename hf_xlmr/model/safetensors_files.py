@@ -13,7 +13,9 @@ from typing import Any, BinaryIO, Final
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object, strict_json
 
-__all__ = ["LFS_POINTER", "POINTER_TOLD", "TensorEntry", "file_header", "read_header", "shards_of"]
+__all__ = [
+    *("LFS_POINTER", "POINTER_TOLD", "TensorEntry", "file_header", "raise_if_not_text", "read_header", "shards_of"),
+]
 
 LFS_POINTER: Final = b"version "  # its first bytes, which a safetensors file would need petabytes to begin with
 POINTER_TOLD: Final = "{} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
@@ -28,6 +30,13 @@ BITS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
+
+
+def raise_if_not_text(folder: Path) -> None:
+    """Refuse the path of a folder that the format's own library cannot open. Raises InputError."""
+    path = str(folder.absolute())
+    if any("\ud800" <= each <= "\udfff" for each in path):
+        raise InputError(f"{path}: safetensors and tokenizers open no path that is not UTF-8: rename it")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.memory import CPU
-from hf_xlmr.model.safetensors_files import LFS_POINTER, POINTER_TOLD
+from hf_xlmr.model.safetensors_files import LFS_POINTER, POINTER_TOLD, raise_if_not_text
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ def opened(file: Path) -> Iterator[Any]:
         with file.open("rb") as start:
             if start.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise InputError(POINTER_TOLD.format(file)) from error
+        raise_if_not_text(file.parent)
         raise IntegrityError(f"{file} is damaged: {error}") from error
 
 

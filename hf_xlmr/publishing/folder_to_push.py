@@ -19,6 +19,7 @@ from hf_xlmr.model.fairseq_files import read_kept
 from hf_xlmr.model.model_shape import shape_of_config
 from hf_xlmr.model.opened_folder import CARD, CONFIG, FileState, OpenedFolder
 from hf_xlmr.model.provenance import Standing, held_to_record, standing_of
+from hf_xlmr.model.safetensors_files import raise_if_not_text
 from hf_xlmr.placement.placed_loading import check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.publishing.known_files import KnownFiles
@@ -129,8 +130,7 @@ def look_at(
     with told_plainly():
         opened = FolderFacts(folder)
         _ = opened.config  # what is not a model is refused before all of it is walked
-        if any("\ud800" <= each <= "\udfff" for each in str(folder)):
-            raise InputError(f"{folder}: safetensors and tokenizers open no path that is not UTF-8: rename it")
+        raise_if_not_text(folder)
         found = _sorted(opened, include)
         _raise_if_nothing_matches(found, include)
         standing = _standing(opened, allow_unverified=allow_unverified)
@@ -352,8 +352,10 @@ def hashed(
         for name in left:
             finder = SecretFinder()
             for number, block in enumerate(folder.blocks(name)):
-                if number == 0 or not name.endswith(SAFETENSORS):  # of weights what describes them
+                if not name.endswith(SAFETENSORS):
                     finder.look(block)
+                elif number == 0:  # of weights what describes them
+                    finder.look(block[: 8 + int.from_bytes(block[:8], "little")])
                 task.advance(len(block))
             if finder.found is not None:
                 raise InputError(SECRET_INSIDE.format(name, finder.line, finder.found))
