@@ -237,7 +237,7 @@ def test_who_may_not_write_may_propose(folder: Path, hub: LocalHub) -> None:
 
 
 def test_nothing_can_be_proposed_to_what_is_not_there(folder: Path, hub: LocalHub) -> None:
-    with pytest.raises(InputError, match="no repository of that name that the token may see, to which to propose"):
+    with pytest.raises(InputError, match="there is no repository of that name that the token may see: leave it out"):
         pushed(folder, hub, create_pr=True)
     hub.create(REPO)
     with pytest.raises(InputError, match="no branch v2"):
@@ -248,7 +248,7 @@ def test_nothing_can_be_proposed_to_what_is_not_there(folder: Path, hub: LocalHu
 def test_private_is_private(folder: Path, hub: LocalHub) -> None:
     assert pushed(folder, hub, private=True).is_private and hub.repositories[REPO].private
     hub.create("me/public")
-    with pytest.raises(InputError, match="me/public is there and public"):
+    with pytest.raises(InputError, match="me/public exists and is public"):
         pushed(folder, hub, "me/public", private=True)
     assert hub.files("me/public") == {}
 
@@ -346,7 +346,7 @@ def test_a_fault_that_passes_is_ridden_out(folder: Path, hub: LocalHub) -> None:
 
 def test_an_upload_that_breaks_in_the_middle_goes_on_where_it_was(folder: Path, hub: LocalHub) -> None:
     hub.faults = [Fault(STEPS["object"], after=2, received=100_000)]
-    with pytest.raises(HubRefusal, match="what was sent is not sent again"):
+    with pytest.raises(HubRefusal, match="files that were sent are not sent again"):
         pushed(folder, hub)
     assert hub.files(REPO) == {} and len(hub.objects) == 2
     held = set(hub.objects)
@@ -373,7 +373,7 @@ def test_what_nobody_can_tell_is_told_so(folder: Path, hub: LocalHub) -> None:
     hub.faults = [Fault(r"POST .*/commit/main", is_after_the_deed=True)]
     plan = plan_push(folder, REPO, api=api(hub))
     hub.faults.append(Fault(r"GET .*"))
-    with pytest.raises(HubRefusal, match="whether me/model shows the model is not known"):
+    with pytest.raises(HubRefusal, match="it is not known whether me/model shows the model"):
         push(plan)
     hub.forget()
     assert hub.files(REPO) == contents(folder) and not pushed(folder, hub).sent and not hub.writes
@@ -382,7 +382,7 @@ def test_what_nobody_can_tell_is_told_so(folder: Path, hub: LocalHub) -> None:
 def test_a_look_afterwards_that_fails_says_that_all_was_sent(folder: Path, hub: LocalHub) -> None:
     hub.create(REPO)
     hub.faults = [Fault(STEPS["tree"], status=500, after=1)]
-    with pytest.raises(HubRefusal, match="all was sent, and the same command tells whether the Hub shows it"):
+    with pytest.raises(HubRefusal, match="all was sent: run the same command again to see whether the Hub shows it"):
         pushed(folder, hub)
     hub.forget()
     assert hub.files(REPO) == contents(folder) and not pushed(folder, hub).sent
@@ -448,7 +448,7 @@ def test_names_that_no_terminal_shows_and_links_to_folders_are_left_out(folder: 
     report = pushed(folder, hub)
     assert report.left_out == {
         "elsewhere/": "a link to a folder",
-        "two\nlines.txt": "a name that the Hub does not take",
+        "two\nlines.txt": "a name that the Hub does not accept",
     }
     assert set(hub.files(REPO) or ()) == set(report.sent)
 
@@ -461,7 +461,7 @@ def test_a_path_that_is_no_line_of_text_breaks_no_table(
     show_push_plan(plan_push(odd, REPO, api=api(hub)).report)
     shown = "".join(capsys.readouterr().out.split())
     assert f"{odd.parent}/two\\nlines->me/model" in shown and "two\\nlinestellshow" in shown
-    with pytest.raises(InputError, match="open no path that is not UTF-8: rename it"):
+    with pytest.raises(InputError, match="cannot open a path that is not UTF-8: rename it"):
         plan_push(odd.rename(folder.parent / os.fsdecode(b"not\xff")), REPO, api=api(hub))
 
 
@@ -680,7 +680,11 @@ def test_an_answer_that_is_not_the_hubs_is_reported_as_such(answer: str, folder:
     [
         (REPO, "hf_wrong", "the Hub does not take the token"),
         (REPO, READ_TOKEN, "the token may only read"),
-        ("you/model", GOOD_TOKEN, "you/model is not there, and this token makes repositories of me and team alone"),
+        (
+            "you/model",
+            GOOD_TOKEN,
+            "you/model does not exist, and this token can create repositories only of me and team",
+        ),
     ],
 )
 def test_who_cannot_push_is_told_before_anything_is_read(
@@ -698,7 +702,7 @@ def test_an_organization_is_ones_own(folder: Path, hub: LocalHub) -> None:
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/.model", "me/model.git", "", "me/mo del"])
 def test_a_name_that_cannot_be_is_refused_first(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no name on the Hub"):
+    with pytest.raises(InputError, match="is not a name on the Hub"):
         plan_push(tmp_path / "nothing", name)
 
 
@@ -706,7 +710,7 @@ def test_a_name_that_cannot_be_is_refused_first(name: str, tmp_path: Path) -> No
     "branch", ["refs/pr/1", "", "a b", "v2?x", "a#b", "../main", "v2\n", "a..b", "HEAD", "v" * 300]
 )
 def test_a_branch_that_cannot_be_is_refused_first(branch: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give a name such as"):
+    with pytest.raises(InputError, match="use a name such as"):
         plan_push(tmp_path / "nothing", REPO, branch=branch)
 
 
@@ -904,8 +908,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         InputError,
         "begins with metadata that the Hub cannot read",
     ),
-    "a rule": (with_card("---\nlicense: isc\n---\n"), InputError, 'the Hub does not take.*"license" must be'),
-    "size": (as_large, InputError, "results.json has 51 GB, and the Hub takes at most 50.*max_shard_size"),
+    "a rule": (with_card("---\nlicense: isc\n---\n"), InputError, 'the Hub refuses.*"license" must be'),
+    "size": (as_large, InputError, "results.json has 51 GB, and the Hub accepts at most 50.*max_shard_size"),
 }
 
 
@@ -1104,7 +1108,7 @@ def test_a_secret_is_not_sent_even_when_asked_for(name: str, folder: Path, hub: 
     looked = look_at(folder)
     assert looked.left_out == {name: "a secret, by its name"} and name not in looked.files
     assert name not in look_at(put(folder, "notes.txt", "mine").parent, include=["*"]).files
-    with pytest.raises(InputError, match="is asked for and never sent: it is a secret"):
+    with pytest.raises(InputError, match="was requested, but is never sent: it is a secret"):
         plan_push(folder, REPO, include=[name.replace("(", "[(]")], api=api(hub))
     assert not hub.requests
 
@@ -1112,10 +1116,10 @@ def test_a_secret_is_not_sent_even_when_asked_for(name: str, folder: Path, hub: 
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
-        ("nothing.txt", "'nothing.txt' is asked for, and no file of that name or pattern is there"),
-        ("", "'' is asked for, and no file"),
+        ("nothing.txt", "'nothing.txt' was requested, but no file has that name or matches that pattern"),
+        ("", "'' was requested, but no file"),
         ("optimizer.pt", "never sent: it is a pickle"),
-        (".git/config", "'.git/' is asked for and never sent: it is hidden"),
+        (".git/config", "'.git/' was requested, but is never sent: it is hidden"),
         ("elsewhere.txt", "never sent: it is a link that leaves the folder"),
         ("pipe", "never sent: it is neither a file nor a folder"),
     ],
@@ -1132,10 +1136,10 @@ def test_what_is_asked_for_and_cannot_be_sent_is_told(pattern: str, sentence: st
 
 HF_TOKEN = "hf_" + "aBcDeFgHiJ" * 3  # as one looks
 CONTENTS = {
-    "a card": ("README.md", f"# A model\n\nlogin('{HF_TOKEN}')\n", "line 3 what looks like a token of the Hub"),
+    "a card": ("README.md", f"# A model\n\nlogin('{HF_TOKEN}')\n", "line 3 that looks like a token of the Hub"),
     "results": ("results.json", json.dumps({"settings": {"api": HF_TOKEN}}), "a token of the Hub"),
     "options": ("fairseq/options.json", json.dumps({"wandb": f"WANDB_API_KEY={'0f' * 20}"}), "a password or a key"),
-    "a key": ("NOTICE", "x\n-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n", "line 2 what looks like a private key"),
+    "a key": ("NOTICE", "x\n-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n", "line 2 that looks like a private key"),
     "an address": ("report.html", "<a href=https://me:pa55word@host.org/x>", "an address with a password"),
     "a license": ("LICENSE", "AKIA" + "ABCDEFGHIJKLMNOP", "a key of AWS"),
 }
@@ -1148,7 +1152,7 @@ def test_a_secret_in_a_file_of_the_model_is_refused_by_name(name: str, folder: P
     put(folder, file, content)
     with pytest.raises(InputError, match=sentence) as refused:
         plan_push(folder, REPO, api=api(hub))
-    assert str(refused.value).startswith(f"{file} holds in line ") and HF_TOKEN not in str(refused.value)
+    assert str(refused.value).startswith(f"{file} has text in line ") and HF_TOKEN not in str(refused.value)
     assert not hub.requests
 
 
@@ -1158,7 +1162,7 @@ def test_a_secret_in_what_is_asked_for_is_refused_wherever_it_stands(encoding: s
     for name in ("a.ipynb", "a.yaml"):
         (folder / name).write_bytes(notebook.encode(encoding))
         assert name in look_at(folder).unknown
-        with pytest.raises(InputError, match=rf"{name} holds in line 6 what looks like a token of the Hub"):
+        with pytest.raises(InputError, match=rf"{name} has text in line 6 that looks like a token of the Hub"):
             look_at(folder, include=[name])
         (folder / name).unlink()
     put(folder, "b.md", f"Say hf_{'x' * 34}, or huggingface_hub, hf_tokenizer, sk-learn, user:password@host.")

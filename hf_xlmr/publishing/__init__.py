@@ -1,4 +1,4 @@
-"""A model folder onto the Hub: checked, planned, then sent so that a repository is never half filled."""
+"""Publishes a model folder on the Hub: checks it, plans the push, and sends it so that no repository is half filled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder before it is published: what of it is sent, whether that is whole, and what is known of its weights."""
+"""Examines a folder before it is published: the files that are sent, whether all are there, and the weights' proof."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ KEPT: Final = "fairseq"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
 INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-"""What Transformers takes for the weights of a folder; those of variants and of other folders are another's."""
-LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub takes no larger one
+"""Files that Transformers loads as the weights of a folder; variants and files in subfolders do not match."""
+LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub refuses larger files
 OTHER_WEIGHTS: Final = "no weights of this model"
 SAFETENSORS: Final = ".safetensors"
 SECRET_INSIDE: Final = (
-    "{} holds in line {} what looks like {}: take it out, and make it invalid where it is from; nothing was published"
+    "{} has text in line {} that looks like {}: remove it, and revoke it at its service; nothing was published"
 )
 NOT_VERIFIED: Final = (
-    "{folder} was converted without the proof: prove it (`hf-xlmr verify SOURCE {folder}`, with record=True), or "
-    "publish it as it is with allow_unverified=True"
+    "{folder} was converted without the proof: verify it (`hf-xlmr verify SOURCE {folder}`, with record=True), or "
+    "publish it unverified with allow_unverified=True"
 )
-NEVER: Final[Mapping[str, str]] = {  # of the name of a file, or of a folder with / at its end
+NEVER: Final[Mapping[str, str]] = {  # patterns of a file's name, or of a folder's name with / at its end
     r"\..+": "hidden",
     r"__pycache__/|.+\.py[co]": "made by Python",
-    r".+\.(bin|pt|pth|ckpt|pkl|pickle|pth\.tar|joblib|dill)": "a pickle, which runs what it says when it is loaded",
+    r".+\.(bin|pt|pth|ckpt|pkl|pickle|pth\.tar|joblib|dill)": "a pickle, which can run code when it is loaded",
 }
 """Names that are never sent, each with its reason."""
 USUAL: Final[Mapping[str, str]] = {
     r"checkpoints?/|checkpoint[-_]\w+/": "checkpoints of a training",
-    r"(wandb|mlruns|venv|node_modules)/|core|nohup\.out|slurm-.+\.out|Thumbs\.db": "of a machine, not of a model",
+    r"(wandb|mlruns|venv|node_modules)/|core|nohup\.out|slurm-.+\.out|Thumbs\.db": "a machine's, not a model's",
     r".+\.(bak|orig|swp|before-fix)": "a copy from before a change",
     r"(runs|logs)/|.+\.log|events\.out\.tfevents\..+": "logs",
     r"offload.*/|[0-9a-f]{32}/": "offloaded weights",
     r".+\.(part|tmp|incomplete|lock)|.+~": "not finished",
 }
-"""Names of what often lies beside a model, each with its reason; they are sent where they are asked for."""
+"""Names of files that are often next to a model, each with its reason; they are sent only if `include` names them."""
 SECRET: Final = "a secret, by its name"
-NOT_SECRET: Final = "added_tokens.json"  # of a tokenizer
-SNAPSHOTS, BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache, whose snapshots are links to its blobs
+NOT_SECRET: Final = "added_tokens.json"  # a tokenizer's file
+SNAPSHOTS, BLOBS = "snapshots", "blobs"  # folders of the Hub's cache, where snapshots are links to blobs
 
 
 @dataclass(frozen=True)
@@ -68,47 +68,47 @@ class LocalFile:
 
     path: Path
     state: FileState
-    """Before anything of the file was read."""
+    """The state before any byte of the file was read."""
     sha256: str = ""
-    """Empty until it is hashed."""
+    """Empty until the file is hashed."""
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return self.state.size
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the file is as it was when it was noted. Raises OSError."""
+        """Whether the file has not changed since `state` was recorded. Raises OSError."""
         return FileState.of(self.path) == self.state
 
 
 @dataclass(frozen=True)
 class FolderToPush:
-    """What of a folder is sent, and what was found out about it."""
+    """The files of a folder that are sent, and what the checks found."""
 
     opened: OpenedFolder
     files: Mapping[str, LocalFile]
-    """By their names in the repository."""
+    """The files that are sent, by their names in the repository."""
     unknown: Mapping[str, int]
-    """Names and bytes of what is not known to belong to a model and was not asked for; it is not sent."""
+    """Names and bytes of files that are not sent: not known to belong to a model, and not named by `include`."""
     left_out: Mapping[str, str]
-    """Names that are not sent for another reason, which each has."""
+    """Names that are not sent for another reason, each with that reason."""
     findings: tuple[Finding, ...]
-    """The faults that `hf-xlmr doctor` tells."""
+    """The faults that `hf-xlmr doctor` reports."""
     notes: tuple[str, ...]
     standing: Standing
     held: tuple[str, ...]
-    """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
+    """Files that equal the conversion's record; of config.json only the fields that decide the model's outputs."""
 
     @property
     def path(self) -> Path:
-        """Where the folder is."""
+        """The path of the folder."""
         return self.opened.path
 
     @property
     def card(self) -> str:
-        """The text of README.md, whose lines end with a line feed."""
+        """The text of README.md, with a line feed at the end of each line."""
         return self.opened.read(CARD).decode("utf-8").replace("\r\n", "\n")
 
 
@@ -120,16 +120,16 @@ def look_at(
     despite_faults: bool = False,
     progress: Progress = SILENT,
 ) -> FolderToPush:
-    """What of `folder` would be sent, once its card can be published and its weights are whole; no Hub is asked.
+    """Check the card, the weights and the other files of `folder`, and return which files would be sent.
 
-    Files that belong to the model are sent, and those that `include` names: patterns as fnmatch knows them, or folders.
-    `allow_unverified` takes a folder whose weights nobody proved, `despite_faults` one with those that `hf-xlmr doctor`
-    finds. Raises InputError for what the user can mend, IntegrityError for damage, and for weights that changed since
-    they were verified.
+    No request goes to the Hub. Files that belong to the model are sent, and those that `include` names: folders, or
+    patterns in fnmatch's syntax. `allow_unverified` accepts weights that were never verified, `despite_faults` severe
+    faults that `hf-xlmr doctor` finds. Raises InputError for what the user can fix, IntegrityError for damage, and for
+    weights that changed since they were verified.
     """
     with told_plainly():
         opened = FolderFacts(folder)
-        _ = opened.config  # what is not a model is refused before all of it is walked
+        _ = opened.config  # a folder that is not a model is refused before all of it is walked
         raise_if_not_text(folder)
         found = _sorted(opened, include)
         _raise_if_nothing_matches(found, include)
@@ -148,7 +148,7 @@ def look_at(
 
 
 def _standing(folder: OpenedFolder, *, allow_unverified: bool) -> Standing:
-    """What is known of the weights. Raises InputError where they were not proved, IntegrityError for other pieces."""
+    """Whether the weights were verified. Raises InputError if not, IntegrityError if a file of fairseq/ was changed."""
     standing = standing_of(folder)
     if standing is Standing.unverified and not allow_unverified:
         raise InputError(NOT_VERIFIED.format(folder=folder.path))
@@ -159,15 +159,15 @@ def _standing(folder: OpenedFolder, *, allow_unverified: bool) -> Standing:
 
 
 def _findings(folder: FolderFacts, *, despite_faults: bool) -> tuple[Finding, ...]:
-    """The faults of the folder, which holds its weights whole. Raises InputError for severe ones, IntegrityError."""
+    """The faults of the folder. Raises InputError for severe ones, IntegrityError if weights are missing or damaged."""
     findings = findings_of(folder)
     severe = [finding for finding in findings if not finding.is_mild]
     if severe and not despite_faults:
         raise InputError(
-            f"{folder.path}: {severe[0].told}; mend it first ({severe[0].mend}; `hf-xlmr doctor {folder.path}` tells "
-            f"of {_counted(len(severe))}), or publish it as it is with despite_faults=True"
+            f"{folder.path}: {severe[0].told}; fix it first ({severe[0].mend}; `hf-xlmr doctor {folder.path}` reports "
+            f"{_counted(len(severe))}), or publish it unfixed with despite_faults=True"
         )
-    if findings:  # where there are none, doctor has held the weights against the configuration already
+    if findings:  # if there are none, doctor has already compared the weights with the configuration
         check_weights(folder.path, shape_of_config(folder.config, name=str(folder.path / CONFIG)))
     return findings
 
@@ -180,7 +180,7 @@ def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
     for name, file in files.items():
         if file.size > LARGEST_FILE:
             raise InputError(
-                f"{name} has {file.size / 10**9:.0f} GB, and the Hub takes at most {LARGEST_FILE / 10**9:.0f}: "
+                f"{name} has {file.size / 10**9:.0f} GB, and the Hub accepts at most {LARGEST_FILE / 10**9:.0f}: "
                 + SMALLER_FILES
             )
 
@@ -190,7 +190,7 @@ def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
 
 @dataclass
 class _Sorted:
-    """The files of a folder, by what becomes of them; a folder of which nothing is sent is one name there."""
+    """The files of a folder, sorted into sent, unknown and left out; a folder that is not looked into is one name."""
 
     files: dict[str, LocalFile] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
@@ -198,7 +198,7 @@ class _Sorted:
 
 
 def _sorted(opened: OpenedFolder, include: Collection[str]) -> _Sorted:
-    """Every file of a folder in order. Raises InputError for one of the model that cannot be sent, OSError."""
+    """Sort every file of a folder. Raises InputError for a file of the model that cannot be sent, OSError."""
     found, known, folder = _Sorted(), KnownFiles(opened), opened.path
     for name, path in _walked(folder, found.left, known):
         is_wanted, is_known = _matches(name, include), name in known
@@ -209,16 +209,14 @@ def _sorted(opened: OpenedFolder, include: Collection[str]) -> _Sorted:
         if why:
             found.left[name] = why
         elif is_known or is_wanted:
-            found.files[name] = LocalFile(
-                path.resolve(), opened.state(name)
-            )  # a link that is changed meanwhile changes nothing
+            found.files[name] = LocalFile(path.resolve(), opened.state(name))  # resolved: a link may change meanwhile
         else:
             found.unknown[name] = path.lstat().st_size
     return found
 
 
 def _walked(folder: Path, left: dict[str, str], known: KnownFiles) -> Iterator[tuple[str, Path]]:
-    """Every file of a folder in order; folders that are not looked into go into `left`."""
+    """Yield every file of a folder in order; put the folders that are not looked into into `left`."""
     for top, folders, files in os.walk(folder, onerror=_raise):
         place = Path(top)
         for name in sorted(folders):
@@ -235,7 +233,7 @@ def _raise(error: OSError) -> None:
 
 
 def _why_no_folder(path: Path, shown: str, known: KnownFiles) -> str | None:
-    """Why a folder is not looked into. Raises InputError where files of the model lie in it."""
+    """Why a folder is not looked into, None if it is. Raises InputError if it is a link with files of the model."""
     is_link = path.is_symlink()
     if is_link and known.needs_folder(shown):
         raise InputError(f"{path} belongs to the model and is not sent: it is a link; put a copy of the folder there")
@@ -247,18 +245,18 @@ def _why_no_folder(path: Path, shown: str, known: KnownFiles) -> str | None:
 
 
 def _why_never(name: str) -> str | None:
-    """Why a file is not sent whatever is asked for, by its name alone."""
+    """Why a file is never sent, judged by its name alone, even if `include` names it."""
     last = name.rpartition("/")[2]
     is_secret = name != NOT_SECRET and is_name_of_secret(last)
     return _unprintable(last) or _reason(last, NEVER) or (SECRET if is_secret else None)
 
 
 def _unprintable(name: str) -> str | None:
-    return None if name.isprintable() else "a name that the Hub does not take"
+    return None if name.isprintable() else "a name that the Hub does not accept"
 
 
 def _why_usually_not(name: str) -> str | None:
-    """Why a file is not sent unless it is asked for, by the names of its folders and its own."""
+    """Why a file is not sent unless `include` names it, judged by its name and the names of its folders."""
     *folders, last = name.split("/")
     reasons = [_reason(f"{each}/", USUAL) for each in folders] + [_reason(last, USUAL)]
     return next(filter(None, reasons), None)
@@ -269,7 +267,7 @@ def _reason(name: str, reasons: Mapping[str, str]) -> str | None:
 
 
 def _why_not_readable(path: Path, folder: Path) -> str | None:
-    """Why a file is not sent by what it is: a link may lead into the folder, or to a blob of its own cache."""
+    """Why a file is not sent, judged by its kind: links may lead into the folder or to a blob of its own cache."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):  # also a circle of links
@@ -287,7 +285,7 @@ def _why_not_readable(path: Path, folder: Path) -> str | None:
 
 
 def _matches(name: str, include: Collection[str]) -> bool:
-    """Whether a file is asked for: by its name, by a pattern, or by the name of a folder that it lies in."""
+    """Whether `include` names a file: by its name, by a pattern, or by the name of a folder that contains it."""
     wanted = (each.removeprefix("./").rstrip("/") for each in include)
     return any(fnmatchcase(name, each) or name.startswith(f"{each}/") for each in wanted)
 
@@ -298,12 +296,12 @@ def _raise_if_nothing_matches(found: _Sorted, include: Collection[str]) -> None:
             continue
         for name, why in found.left.items():
             if _matches(name.rstrip("/"), [pattern]) or (name.endswith("/") and pattern.startswith(name)):
-                raise InputError(f"{name!r:.120} is asked for and never sent: it is {why}")
-        raise InputError(f"{pattern!r:.120} is asked for, and no file of that name or pattern is there")
+                raise InputError(f"{name!r:.120} was requested, but is never sent: it is {why}")
+        raise InputError(f"{pattern!r:.120} was requested, but no file has that name or matches that pattern")
 
 
 def _without_other_weights(found: _Sorted, used: Collection[str]) -> _Sorted:
-    """Weights that the model does not use are left out."""
+    """`found` without the weights that the model does not use, which go to `left`."""
     others = {name for name in found.files if WEIGHTS.fullmatch(name) and name not in used}
     files = {name: file for name, file in found.files.items() if name not in others}
     return _Sorted(files, found.unknown, {**found.left, **dict.fromkeys(sorted(others), OTHER_WEIGHTS)})
@@ -315,7 +313,7 @@ def _names_of_weights(folder: Path) -> set[str]:
 
 
 def _folded(found: _Sorted) -> _Sorted:
-    """With one name, that ends with a slash, for a folder whose files all have the same fate."""
+    """`found` with one name, which ends with a slash, for each folder whose files are all unknown or all left out."""
     fates = {**dict.fromkeys(found.files, "sent"), **dict.fromkeys(found.unknown, "unknown"), **found.left}
     of_folders: dict[str, set[str]] = {}
     for name, fate in fates.items():
@@ -332,20 +330,20 @@ def _folded(found: _Sorted) -> _Sorted:
 
 
 def _folders_of(name: str) -> Iterator[str]:
-    """The folders that a name lies in, from the outermost, each with a slash at its end."""
+    """The folders that contain a name, from the outermost, each with a slash at its end."""
     parts = name.rstrip("/").split("/")
     return ("/".join(parts[:depth]) + "/" for depth in range(1, len(parts)))
 
 
-# ---- what is known of the files --------------------------------------------------------------------------------------
+# ---- the content of the files ----------------------------------------------------------------------------------------
 
 
 def hashed(
     folder: OpenedFolder, files: Mapping[str, LocalFile], *, progress: Progress = SILENT
 ) -> dict[str, LocalFile]:
-    """`files` with their SHA-256; those that have one are not read again.
+    """`files` with their SHA-256; files that have one are not read again.
 
-    Raises InputError where one is not as it was when it was noted, or holds what looks like a secret, OSError.
+    Raises InputError if a file changed since its state was recorded, or has text that looks like a secret, OSError.
     """
     left = {name: file for name, file in files.items() if not file.sha256}
     with progress.task("hash", total=sum(file.size for file in left.values())) as task:
@@ -365,9 +363,9 @@ def hashed(
 
 
 def raise_if_touched(files: Mapping[str, LocalFile], *, meanwhile: str) -> None:
-    """Refuse files that are not as they were when they were noted. Raises InputError, OSError."""
+    """Raise InputError if a file changed since its state was recorded. Raises OSError."""
     for name, file in files.items():
         if not file.is_untouched:
             raise InputError(
-                f"{name} was changed while it was {meanwhile}: nothing was published; say the same command again"
+                f"{name} was changed while it was {meanwhile}: nothing was published; run the same command again"
             )

@@ -1,4 +1,4 @@
-"""A repository on the Hub: what it holds, how a folder differs from that, and who may write there."""
+"""A repository on the Hub: its files, how a folder differs from them, and who may write to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["MAIN", "Account", "Differences", "HubState", "RemoteFile", "Target",
 
 MAIN: Final = "main"
 LIBRARY: Final = "hf_xlmr"
-MOST_ASKED: Final = 256  # files of one request, as huggingface_hub asks
+MOST_ASKED: Final = 256  # files in one request, as in huggingface_hub
 Answer = TypeVar("Answer")
 Read = TypeVar("Read")
 
@@ -31,10 +31,10 @@ class RemoteFile(NamedTuple):
     size: int
     git_hash: str
     sha256: str | None
-    """None where it lies in git itself, as small texts do."""
+    """None if the file is in git itself, as small text files are."""
 
     def is_like(self, file: LocalFile) -> bool:
-        """Whether both have the same content. Raises OSError."""
+        """Whether this file and `file` have the same content. Raises OSError."""
         if self.size != file.size:
             return False
         return self.sha256 == file.sha256 if self.sha256 else self.git_hash == _git_hash(file.path)
@@ -47,7 +47,7 @@ def _git_hash(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a folder goes, and how that is asked; every method raises HubRefusal."""
+    """The repository and branch that a folder is sent to, and the requests about it; every method raises HubRefusal."""
 
     api: HfApi
     repo_id: str
@@ -62,16 +62,16 @@ class Target:
 
     @property
     def page_to_be(self) -> str:
-        """Where a push will be seen: of a pull request the page of all, since the Hub gives their numbers."""
+        """The address of a planned push; for a pull request, which has no number yet, the list of pull requests."""
         return f"{self.api.endpoint}/{self.repo_id}/discussions" if self.create_pr else self.page
 
     def asked(self, method: Callable[..., Answer], *arguments: object, **options: object) -> Answer:
-        """The answer to a method of huggingface_hub about the repository."""
+        """Call a method of huggingface_hub for the repository and return its answer."""
         with told_by_the_hub(self.repo_id):
             return method(self.repo_id, *arguments, **options)
 
     def info(self, revision: str | None = None) -> Any:
-        """What the Hub says of the repository or a revision of it, None where that is not there."""
+        """The Hub's information on the repository or one of its revisions, None if it does not exist."""
         try:
             return self.asked(self.api.repo_info, revision=revision)
         except NotOnTheHub:
@@ -89,21 +89,21 @@ class Target:
             }
 
     def names_ignored(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of `names` that a commit would leave out, as the `.gitignore` of the branch says."""
+        """Those of `names` that a commit would leave out, because the branch's `.gitignore` matches them."""
         files = [{"path": name, "size": 0, "sample": ""} for name in names]
         several = [files[first : first + MOST_ASKED] for first in range(0, len(files), MOST_ASKED)]
         answers = [self._called("preupload", {"files": each}) for each in several]
         return _understood(
-            lambda: tuple(str(each["path"]) for told in answers for each in told["files"] if each["shouldIgnore"]),
-            "it does not tell which files it ignores",
+            lambda: tuple(str(each["path"]) for answer in answers for each in answer["files"] if each["shouldIgnore"]),
+            "it does not say which files it ignores",
         )
 
     def why_not_sent(self, error: HubRefusal) -> HubRefusal:
-        """`error`, or what the Hub says itself where it refused hf_xet, which says only that the connection failed."""
+        """The Hub's own refusal if it refused hf_xet, which reports only a failed connection; else `error`."""
         try:
             self._called("xet-write-token")
-        except HubRefusal as told:
-            return told if told.status in (401, 403) else error
+        except HubRefusal as refusal:
+            return refusal if refusal.status in (401, 403) else error
         return error
 
     def _called(self, call: str, content: Mapping[str, object] | None = None) -> Any:
@@ -112,22 +112,22 @@ class Target:
         return _called(self.api, path, content, about=self.repo_id)
 
     def remarks_on(self, card: str) -> tuple[str, ...]:
-        """What the Hub remarks on a model card. Raises InputError where it would not take it."""
+        """The Hub's warnings about a model card. Raises InputError if the Hub would refuse the card."""
         try:
             content = {"content": card, "repoType": "model"}
-            told = _called(self.api, "validate-yaml", content, about="the check of cards")
+            answer = _called(self.api, "validate-yaml", content, about="the check of cards")
         except HubRefusal as error:
             if error.status != 400:
                 raise
-            raise InputError(f"the Hub does not take the metadata at the top of README.md: {error.said}") from error
+            raise InputError(f"the Hub refuses the metadata at the top of README.md: {error.said}") from error
         return _understood(
-            lambda: tuple(f"README.md: {each['message']}" for each in told.get("warnings", [])),
-            "it does not tell what it thinks of the card",
+            lambda: tuple(f"README.md: {each['message']}" for each in answer.get("warnings", [])),
+            "it does not say whether it accepts the card",
         )
 
 
 def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, about: str) -> Any:
-    """The answer to a call of the Hub that huggingface_hub has no method for. Raises HubRefusal."""
+    """The answer to a request for which huggingface_hub has no method. Raises HubRefusal."""
     from huggingface_hub import get_session
 
     with told_by_the_hub(about):
@@ -139,7 +139,7 @@ def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, abou
 
 
 def _understood(read: Callable[[], Read], otherwise: str) -> Read:
-    """What `read` finds in an answer. Raises HubRefusal for one of another form."""
+    """The result of `read`, which reads an answer. Raises HubRefusal if the answer has another form."""
     try:
         return read()
     except (AttributeError, LookupError, TypeError):
@@ -148,7 +148,7 @@ def _understood(read: Callable[[], Read], otherwise: str) -> Read:
 
 @dataclass(frozen=True)
 class HubState:
-    """What a repository showed when it was looked at; files and head are main's where the branch is not there."""
+    """The state of a repository when it was read; files and head are main's if the branch does not exist."""
 
     is_there: bool = False
     is_private: bool = False
@@ -158,7 +158,7 @@ class HubState:
 
     @classmethod
     def of(cls, target: Target) -> HubState:
-        """Look at a repository; one that is not there is a state too. Raises HubRefusal."""
+        """Read the state of a repository, which need not exist. Raises HubRefusal."""
         repository = target.info()
         if repository is None:
             return cls()
@@ -172,17 +172,17 @@ class HubState:
 
 @dataclass(frozen=True)
 class Differences:
-    """What a commit would have to do."""
+    """The files that a commit would add, delete and leave alone."""
 
     sent: tuple[str, ...]
     deleted: tuple[str, ...]
-    """Weights of an earlier layout, which Transformers could load in place of those that are sent."""
+    """Weights of an earlier layout, which Transformers could load instead of those that are sent."""
     stays: tuple[str, ...]
-    """What else the Hub holds, hidden files aside."""
+    """The other files in the repository, without hidden ones."""
 
     @classmethod
     def between(cls, files: Mapping[str, LocalFile], remote: Mapping[str, RemoteFile]) -> Differences:
-        """From what the Hub holds to `files`; what else it holds stays. Raises OSError."""
+        """Compare the local `files` with those of a repository. Raises OSError."""
         deleted = tuple(name for name in remote if WEIGHTS.fullmatch(name) and name not in files)
         return cls(
             sent=tuple(name for name, file in files.items() if name not in remote or not remote[name].is_like(file)),
@@ -192,15 +192,15 @@ class Differences:
 
     @property
     def is_none(self) -> bool:
-        """Whether the Hub holds the folder already."""
+        """Whether the repository already has all of the folder."""
         return not self.sent and not self.deleted
 
 
-# ---- what is asked before anything is sent ---------------------------------------------------------------------------
+# ---- checks before anything is sent ----------------------------------------------------------------------------------
 
 
 class Account(NamedTuple):
-    """Whose token it is."""
+    """The account that the token belongs to."""
 
     name: str
     organizations: tuple[str, ...]
@@ -208,13 +208,13 @@ class Account(NamedTuple):
 
 
 def account_of(api: HfApi) -> Account:
-    """Whose token is used. Raises HubRefusal for none, for a wrong one and for one that may only read."""
+    """The account of the token. Raises HubRefusal if there is no token, a wrong one, or one that may only read."""
     with told_by_the_hub("your account"):
         about: Any = api.whoami()
-    account = _understood(lambda: _account(about), "it does not tell whose token it is")
+    account = _understood(lambda: _account(about), "it does not say whose token it is")
     if not account.may_write:
         raise HubRefusal(
-            f"the token may only read: take one that may write from {TOKENS}, and log in with `hf auth login --force`, "
+            f"the token may only read: create one that may write at {TOKENS}, and log in with `hf auth login --force`, "
             "or set HF_TOKEN"
         )
     return account
@@ -226,19 +226,19 @@ def _account(about: Any) -> Account:
 
 
 def check_on_hub(target: Target, account: Account, state: HubState) -> None:
-    """Refuse what the Hub would refuse after the upload, or do otherwise than was asked. Raises InputError."""
+    """Raise InputError for requests that the Hub would refuse after the upload, or would not do as requested."""
     repo_id, (namespace, _, name) = target.repo_id, target.repo_id.partition("/")
     own: Collection[str] = (account.name, *account.organizations)
     if target.create_pr and not state.has_branch:
         missing = f"branch {target.branch}" if state.is_there else "repository of that name that the token may see"
-        raise InputError(f"{repo_id}: there is no {missing}, to which to propose a change: leave create_pr=True out")
+        raise InputError(f"{repo_id}: create_pr=True needs an existing branch, and there is no {missing}: leave it out")
     if state.is_there and target.private and not state.is_private:
         raise InputError(
-            f"{repo_id} is there and public, and private=True makes only new repositories private: make it private in "
+            f"{repo_id} exists and is public, and private=True makes only new repositories private: make it private in "
             "its settings on the Hub, or leave private=True out"
         )
     if not state.is_there and namespace not in own:
         raise InputError(
-            f"{repo_id} is not there, and this token makes repositories of {' and '.join(own)} alone: say "
-            f"{account.name}/{name}, or take another token"
+            f"{repo_id} does not exist, and this token can create repositories only of {' and '.join(own)}: use "
+            f"{account.name}/{name}, or another token"
         )

@@ -1,4 +1,4 @@
-"""A folder on its way into a repository: large files first, which nobody sees, then one commit that shows all."""
+"""Sends a folder to a repository: first the large files, which stay invisible, then one commit that shows all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hf_xlmr.publishing.hub_repository import MAIN, Differences, HubState, Remot
 __all__ = ["Published", "Upload"]
 
 GITIGNORE: Final = ".gitignore"
-NOTHING_PUBLISHED: Final = "; nothing was published so far, and what was sent is not sent again"
+NOTHING_PUBLISHED: Final = "; nothing is published yet, and files that were sent are not sent again"
 
 
 class Published(NamedTuple):
-    """Where a folder is."""
+    """The commit that shows a folder, and its address."""
 
     commit: str
     address: str
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be sent where, and what the repository showed when that was decided."""
+    """The files to send, their target, and the state of the repository when the push was planned."""
 
     target: Target
     author: str
@@ -39,11 +39,11 @@ class Upload:
     differences: Differences
 
     def run(self, *, progress: Progress = SILENT) -> Published:
-        """Send what the Hub lacks. Raises HubRefusal, IntegrityError, OSError."""
+        """Send what the repository lacks. Raises HubRefusal, IntegrityError, OSError."""
         try:
             raise_if_touched(self.files, meanwhile="sent")
             self._make_room()
-            if self.differences.is_none and self.state.head is not None:  # the branch alone was not there
+            if self.differences.is_none and self.state.head is not None:  # only the branch was missing
                 return Published(self.state.head, self.target.page)
             self._raise_if_ignored()
             additions = self._additions()
@@ -56,7 +56,7 @@ class Upload:
         return published
 
     def _make_room(self) -> None:
-        """Make the repository and the branch, where they are not there."""
+        """Create the repository and the branch if they do not exist."""
         target, api = self.target, self.target.api
         if not self.state.is_there:
             target.asked(api.create_repo, private=target.private or None)
@@ -64,12 +64,12 @@ class Upload:
             target.asked(api.create_branch, branch=target.branch)
 
     def _raise_if_ignored(self) -> None:
-        """Raise HubRefusal for files that a commit would leave out, so that it would show others than belong to it."""
+        """Raise HubRefusal if the repository's .gitignore would leave files out of the commit."""
         is_there = GITIGNORE in self.state.files
         if ignored := self.target.names_ignored(self.differences.sent) if is_there else ():
             raise HubRefusal(
                 f"the .gitignore of {self.target.repo_id} names {', '.join(ignored[:3])}, which would be left out: "
-                "take the names out of it on the Hub, or delete it"
+                "remove the names from it on the Hub, or delete it"
             )
 
     def _additions(self) -> dict[str, Any]:
@@ -78,11 +78,11 @@ class Upload:
         additions = {}
         for name in self.differences.sent:
             additions[name] = CommitOperationAdd(name, self.files[name].path)
-            additions[name].upload_info.sha256 = bytes.fromhex(self.files[name].sha256)  # it is not read once more
+            additions[name].upload_info.sha256 = bytes.fromhex(self.files[name].sha256)  # saves reading the file again
         return additions
 
     def _send_large(self, additions: Mapping[str, object], progress: Progress) -> None:
-        """Send what lies outside of git, weights one by one, and no content twice; what the Hub holds stays there."""
+        """Send files that the Hub stores outside of git: weights one by one, equal contents once, known ones never."""
         weights = [name for name in additions if WEIGHTS.fullmatch(name)]
         others = [name for name in additions if name not in weights]
         firsts = {self.files[name].sha256: name for name in reversed(others)}.values()
@@ -93,7 +93,7 @@ class Upload:
                 task.advance(sum(self.files[name].size for name in group))
 
     def _preupload(self, additions: list[Any]) -> None:
-        """Send the content of some files, of which nothing is seen before the commit; Ctrl-C is heard meanwhile."""
+        """Send the content of files, which stays invisible until the commit; Ctrl-C interrupts it."""
         target = self.target
         options: dict[str, Any] = {"revision": target.branch, "create_pr": target.create_pr, "free_memory": False}
         send = partial(target.api.preupload_lfs_files, target.repo_id, additions, **options)
@@ -106,7 +106,7 @@ class Upload:
             raise target.why_not_sent(error) from None
 
     def _commit(self, additions: Mapping[str, object]) -> tuple[Published, str]:
-        """Make the commit, and tell it with the revision to look at; one whose answer was lost is looked for."""
+        """Make the commit and return it with the revision that shows it; if the answer is lost, look for the commit."""
         from huggingface_hub import CommitOperationDelete
 
         target = self.target
@@ -123,15 +123,15 @@ class Upload:
         return Published(info.oid, info.pr_url or target.page), str(info.pr_revision or info.oid)
 
     def _made_all_the_same(self) -> Published | None:
-        """The commit whose answer was lost, None where it was not made. Raises HubRefusal where nobody can tell."""
+        """The commit whose answer was lost, None if it was not made. Raises HubRefusal if the Hub does not answer."""
         try:
             return self.found_in(HubState.of(self.target))
         except HubRefusal as error:
-            told = f"; whether {self.target.repo_id} shows the model is not known, and the same command tells"
-            raise error.going_on(told) from error
+            unknown = f"; it is not known whether {self.target.repo_id} shows the model: run the same command again"
+            raise error.going_on(unknown) from error
 
     def found_in(self, state: HubState) -> Published | None:
-        """Where the Hub holds all of the folder: the branch, or an open pull request. Raises HubRefusal, OSError."""
+        """The branch or open pull request that has all of the folder, None if none. Raises HubRefusal, OSError."""
         if state.has_branch and state.head is not None and self._is_like(state.files):
             return Published(state.head, self.target.page)
         return self._found_pull_request() if self.target.create_pr else None
@@ -152,13 +152,15 @@ class Upload:
         return Differences.between(self.files, remote).is_none
 
     def _raise_if_not_there(self, revision: str) -> None:
-        """Look at what the Hub shows now. Raises IntegrityError where it is not what was sent."""
+        """Compare what the repository shows with what was sent. Raises IntegrityError if they differ."""
         try:
             left = Differences.between(self.files, self.target.files_at(revision))
         except HubRefusal as error:
-            raise error.going_on("; all was sent, and the same command tells whether the Hub shows it") from error
+            raise error.going_on(
+                "; all was sent: run the same command again to see whether the Hub shows it"
+            ) from error
         if not left.is_none:
             raise IntegrityError(
-                f"{self.target.repo_id} does not show {', '.join([*left.sent, *left.deleted][:3])} as sent: look "
-                "whether a .gitignore there names them, and say the same command again"
+                f"{self.target.repo_id} does not show {', '.join([*left.sent, *left.deleted][:3])} as sent: check "
+                "whether its .gitignore names them, and run the same command again"
             )

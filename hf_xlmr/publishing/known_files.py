@@ -1,4 +1,4 @@
-"""Which files of a folder belong to the model, by their names: what hf_xlmr, Transformers and their kin write."""
+"""Decides by name which files of a folder belong to the model: those that hf_xlmr, Transformers and others write."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ MODULES: Final = "modules.json"
 
 @dataclass(frozen=True)
 class KnownFiles:
-    """The names that are known in one folder."""
+    """The names in one folder that are known to belong to its model."""
 
     opened: OpenedFolder
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """The path of the folder."""
         return self.opened.path
 
     def __contains__(self, name: str) -> bool:
-        """Whether the file at `name`, with slashes and from the folder on, belongs to the model. Raises OSError."""
+        """Whether the file `name` (relative to the folder, with slashes) belongs to the model. Raises OSError."""
         if KNOWN.fullmatch(name) or name in self._code:
             return True
         path = PurePosixPath(name)
@@ -60,11 +60,11 @@ class KnownFiles:
         return self._is_of_evaluation(path) or (PICTURE.fullmatch(name) is not None and name in self._linked)
 
     def needs_folder(self, name: str) -> bool:
-        """Whether files that belong to the model lie in the folder `name`. Raises OSError."""
+        """Whether the folder `name` has files that belong to the model. Raises OSError."""
         return name in FOLDERS or name in self._modules
 
     def _is_of_evaluation(self, path: PurePosixPath) -> bool:
-        """Whether `hf-xlmr evaluate` wrote it, into a folder of any name or into this one."""
+        """Whether `hf-xlmr evaluate` wrote the file at `path`, into this folder or a subfolder of any name."""
         for parent in path.parents:
             is_named_so = OF_AN_EVALUATION.fullmatch(path.relative_to(parent).as_posix())
             if is_named_so and (self.folder / parent / MARK_OF_EVALUATION).is_file():
@@ -73,7 +73,7 @@ class KnownFiles:
 
     @cached_property
     def _linked(self) -> frozenset[str]:
-        """What the card shows or links, by which pictures are known."""
+        """The files that the card shows or links to; pictures among them belong to the model."""
         has_card = self.opened.has(CARD)
         return linked_files(self.opened.read(CARD).decode("utf-8", "replace")) if has_card else frozenset()
 
@@ -85,11 +85,11 @@ class KnownFiles:
             modules: Any = strict_json(path.read_bytes()) if path.is_file() else []
             return frozenset(str(each["path"]).rstrip("/") for each in modules if each.get("path"))
         except (ValueError, TypeError, AttributeError, KeyError):
-            return frozenset()  # doctor tells of it
+            return frozenset()  # doctor reports it
 
     @cached_property
     def _code(self) -> frozenset[str]:
-        """The Python files that the configurations name, as a pipeline and a tokenizer save their own."""
+        """The Python files that the configurations name: code that was saved with a pipeline or a tokenizer."""
         named: list[Any] = []
         for config in map(self._object, CONFIGS):
             named += [each.get("impl") for each in _values(config.get("custom_pipelines")) if isinstance(each, dict)]
@@ -98,7 +98,7 @@ class KnownFiles:
         return frozenset(f"{name.rpartition('.')[0]}.py" for name in named if isinstance(name, str))
 
     def _object(self, name: str) -> JsonObject:
-        """A file of JSON; empty where there is none, or one of which doctor tells."""
+        """The object in a JSON file; empty if the file is missing or damaged, which doctor reports."""
         try:
             return self.opened.config if name == CONFIG else json_object(self.folder / name)
         except (IntegrityError, OSError):

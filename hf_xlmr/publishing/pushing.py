@@ -1,4 +1,4 @@
-"""A model folder onto the Hub: checked first, planned, then sent so that the repository is never seen half filled."""
+"""Plans and makes a push: checks a model folder, then sends it so that the repository is never seen half filled."""
 
 from __future__ import annotations
 
@@ -25,56 +25,56 @@ __all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
 
 BRANCH: Final = re.compile(r"\w(?:[\w./-]{0,98}\w)?", re.ASCII)
 WHAT_STAYS: Final[Mapping[str, str]] = {
-    "adapter_config.json": "adapter_config.json stays in the repository, and Transformers with peft puts its adapter "
-    "onto this model: delete it on the Hub unless that is meant",
+    "adapter_config.json": "adapter_config.json stays in the repository, and Transformers with peft adds its adapter "
+    "to this model: delete it on the Hub unless you want that",
     "modules.json": "modules.json stays in the repository, and sentence-transformers loads by it: delete it on the "
     "Hub, or push the folder that `hf-xlmr to-sentence-transformers` makes",
-    "pytorch_model.bin": "pytorch_model.bin stays in the repository, the weights of another upload as a pickle, which "
-    "readers without safetensors take: delete it on the Hub",
+    "pytorch_model.bin": "pytorch_model.bin stays in the repository: it has the weights of another upload as a pickle, "
+    "which readers without safetensors load: delete it on the Hub",
 }
-"""Files of an earlier upload that change what is loaded."""
+"""Files of an earlier upload that change what is loaded, each with a note."""
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """What is sent of a folder, or was; `commit` is None while it is only planned."""
+    """The files that a push sends or has sent; `commit` is None while the push is only planned."""
 
     folder: Path
     repo_id: str
     branch: str
     is_new: bool
-    """Whether the repository is made for it."""
+    """Whether the push creates the repository."""
     is_private: bool
     is_proposed: bool
-    """Whether it is a pull request."""
+    """Whether the push is a pull request."""
     standing: Standing
     held: tuple[str, ...]
-    """Files that are as the conversion recorded them; of config.json the fields that answers rest on."""
+    """Files that equal the conversion's record; of config.json only the fields that decide the model's outputs."""
     sent: Mapping[str, int]
-    """Names and bytes of what the Hub lacks or has otherwise."""
+    """Names and bytes of files that the repository lacks or has with other content."""
     unchanged: Mapping[str, int]
     deleted: tuple[str, ...]
-    """Weights of an earlier layout, which go in the same commit."""
+    """Weights of an earlier layout, which the same commit deletes."""
     stays: tuple[str, ...]
-    """What else is in the repository: it is not of this folder, and nothing is done to it."""
+    """The other files in the repository, which the push leaves alone."""
     unknown: Mapping[str, int]
-    """Names and bytes of what is not known to belong to a model; it is sent where it is asked for."""
+    """Names and bytes of files that are not known to belong to a model; they are sent only if `include` names them."""
     left_out: Mapping[str, str]
-    """What is not sent for another reason, which each has."""
+    """Names that are not sent for another reason, each with that reason."""
     findings: tuple[Finding, ...]
-    """The faults that `hf-xlmr doctor` tells of the folder."""
+    """The faults of the folder that `hf-xlmr doctor` reports."""
     notes: tuple[str, ...]
     address: str
-    """Where the model is seen, or will be; of a pull request that is only planned, the page of all."""
+    """The address of the model; for a pull request that is only planned, the list of pull requests."""
     commit: str | None = None
 
 
 @dataclass(frozen=True)
 class PushPlan:
-    """A push that was prepared; nothing was written on the Hub for it."""
+    """A push that is prepared; it has written nothing to the Hub."""
 
     report: PushReport
-    """Where the Hub holds all of the folder already, with its commit."""
+    """Has a commit if the repository already has all of the folder."""
     upload: Upload
 
 
@@ -91,14 +91,14 @@ def plan_push(
     api: HfApi | None = None,
     progress: Progress = SILENT,
 ) -> PushPlan:
-    """Check a Transformers folder, and tell what `push` would do to the repository `repo_id` on the Hub.
+    """Check a Transformers folder, and plan what `push` would do to the repository `repo_id` on the Hub.
 
-    `repo_id` is NAME or NAMESPACE/NAME. `private` is for a repository that is made, `branch` is made where it is not
-    there, and with `create_pr` the change is proposed as a pull request. What belongs to the model is sent, and what
-    `include` names besides: files, folders, or patterns as fnmatch knows them. `allow_unverified` takes a folder that
-    was converted with verify=False, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api` is how
-    huggingface_hub is asked, by default with its own token and endpoint. Raises InputError for what the user can mend
-    (HubRefusal for what the Hub does not do), IntegrityError for damage, and for weights that changed since they were
+    `repo_id` is NAME or NAMESPACE/NAME. `private` makes a new repository private, `branch` is created if it does not
+    exist, and `create_pr` proposes the change as a pull request. The push sends the files that belong to the model, and
+    those that `include` names: files, folders, or patterns in fnmatch's syntax. `allow_unverified` accepts a folder
+    that was converted with verify=False, `despite_faults` one with faults that `hf_xlmr.doctor` finds severe. `api`
+    replaces huggingface_hub's default HfApi (its token, its endpoint). Raises InputError for what the user can fix
+    (HubRefusal for what the Hub refuses), IntegrityError for damage, and for weights that changed since they were
     verified.
     """
     check_names(repo_id, branch)
@@ -121,7 +121,7 @@ def plan_upload(
     create_pr: bool = False,
     api: HfApi | None = None,
 ) -> PushPlan:
-    """The plan for a folder that was looked at; else as `plan_push`, whose part it is that asks the Hub."""
+    """The second half of `plan_push`, which sends requests to the Hub, for a folder that `look_at` checked."""
     with told_plainly(), quiet_hub():
         api = api or _usual_api()
         account = account_of(api)
@@ -143,11 +143,10 @@ def plan_upload(
 
 
 def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
-    """Send what was planned: large files first, which nobody sees, and then all in one commit.
+    """Send what was planned: first the large files, which stay invisible, then everything in one commit.
 
-    After a break of any kind the repository shows what it did before or the whole folder, and a new plan sends only
-    what is missing. Where the Hub holds the folder already, nothing is sent. Raises HubRefusal, IntegrityError,
-    InputError.
+    After any interruption the repository shows its earlier state or the whole folder, and a new plan sends only what is
+    missing. If the repository already has the folder, nothing is sent. Raises HubRefusal, IntegrityError, InputError.
     """
     if plan.report.commit is not None:
         return plan.report
@@ -157,17 +156,17 @@ def push(plan: PushPlan, *, progress: Progress = SILENT) -> PushReport:
 
 
 def check_names(repo_id: str, branch: str) -> None:
-    """Raise InputError for names that cannot be."""
+    """Raise InputError for invalid names of repositories and branches."""
     from huggingface_hub.errors import HFValidationError
 
     try:
         hub_utils().validate_repo_id(repo_id)
     except HFValidationError:
         raise InputError(
-            f"{repo_id!r:.120} is no name on the Hub: say NAMESPACE/NAME, of letters, digits, -, _ and ., at most 96"
+            f"{repo_id!r:.120} is not a name on the Hub: use NAMESPACE/NAME, of letters, digits, -, _ and ., at most 96"
         ) from None
     if not BRANCH.fullmatch(branch) or ".." in branch or branch.startswith("refs/") or branch == "HEAD":
-        raise InputError(f"branch {branch!r:.80}: give a name such as v2, of letters, digits, -, _, . and /")
+        raise InputError(f"branch {branch!r:.80}: use a name such as v2, of letters, digits, -, _, . and /")
 
 
 def _usual_api() -> HfApi:
@@ -195,6 +194,6 @@ def _report(looked: FolderToPush, upload: Upload, remarks: tuple[str, ...]) -> P
         unknown=looked.unknown,
         left_out=looked.left_out,
         findings=looked.findings,
-        notes=(*looked.notes, *remarks, *(told for name, told in WHAT_STAYS.items() if name in differences.stays)),
+        notes=(*looked.notes, *remarks, *(note for name, note in WHAT_STAYS.items() if name in differences.stays)),
         address=target.page_to_be,
     )

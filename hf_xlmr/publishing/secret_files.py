@@ -1,4 +1,4 @@
-"""Keys, passwords and tokens, by the names of the files that hold them and by their shapes in any text."""
+"""Finds keys, passwords and tokens by the names of the files that contain them and by their shapes in any text."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ PAIRS: Final = _words(
     "access/key access/keys api/key api/keys authorized/keys firebase/adminsdk kaggle/json known/hosts private/key "
     "rclone/conf secret/key service/account ssh/key wallet/dat"
 )
-"""Words of which one follows the other."""
+"""Pairs of words that name a secret if the second follows the first."""
 ENDINGS: Final = _words("agekey asc der env gpg jceks jks kdb kdbx key ovpn p12 p8 pem pfx pgp pkcs12 ppk tfstate")
-"""What follows a dot, also before another ending (`server.key.bak`)."""
+"""Endings of file names, also before another ending (`server.key.bak`)."""
 ENVIRONMENT: Final = re.compile(r"\.?env(\.(local|dev|prod|stag|test|ci|secret|example|sample)\w*)*", re.IGNORECASE)
 TOKEN: Final = _words("token tokens")
 NOT_ITS_SUBJECT: Final = _words("backup bak cfg conf copy dat ini json new old orig save toml txt yaml yml")
-"""Words that may follow the one that says what a file holds: `hf_token.json.bak`, and not `token_counts.csv`."""
+"""Words that may follow the one that says what a file contains: `hf_token.json.bak`, not `token_counts.csv`."""
 CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 NO_WORD: Final = re.compile(r"[^a-z0-9]+")
-# ---- what stands around a secret -------------------------------------------------------------------------------------
+# ---- the text around a secret ----------------------------------------------------------------------------------------
 
 APART: Final = (
     rb"(?:(?<![A-Za-z0-9])|(?<=\\[abefnrtv])|(?<=\\[0-7]{3})|(?<=\\x[\dA-Fa-f]{2})|(?<=\\u[\dA-Fa-f]{4})"
     rb"|(?<=[%=][\dA-Fa-f]{2})|(?<=[\[;]\dm)|(?<=[\[;]\d\dm))"
 )
-"""Where no word goes on: also after what stands for a character in JSON, Python, YAML, addresses and terminals."""
+"""The beginning of a word, also after an escape sequence of JSON, Python, YAML, addresses or terminals."""
 QUOTE: Final = rb"(?:\\{0,8}[\"'`]|&(?:quot|apos|#34|#39|#x22|#x27);|%2[27]|\\{1,8}[ux](?:00)?2[27]|\*\*|__){0,3}"
 SOME_QUOTE: Final = QUOTE.replace(b"{0,3}", b"{1,3}")
 SPACE: Final = rb"(?:[ \t\r\n]|\\{1,8}[rnt]|%20|&nbsp;)"
 IS: Final = (
     QUOTE + rb"\]?" + SPACE + rb"{0,8}(?:=>|:=|[=:>]|%3[ad]|\\{1,8}[ux](?:00)?3[ad]|&#61;|&gt;)" + SPACE + rb"{0,8}"
 )
-"""Between a name and its value, in programs, settings, addresses and the strings that hold them."""
+"""The text between a name and its value in programs, settings, addresses and strings that contain these."""
 NEXT: Final = QUOTE + b"," + SPACE + b"{0,8}" + QUOTE
 VALUE: Final = rb"(?P<quote>" + QUOTE + rb")(?P<value>[\w/+.~!@#$^*=-]{6,512})"
 LAST: Final = frozenset(b" \t\r\n&;,\\\"'`<")
-"""What follows a value that stands without quotes, and not the name of something else."""
+"""Characters that may follow a value without quotes; after others the match is a name, not a value."""
 
-# ---- what looks like one and is none ---------------------------------------------------------------------------------
+# ---- texts that look like a secret but are not -----------------------------------------------------------------------
 
 OF_DOCUMENTATION: Final = re.compile(rb"x{6}|example|placeholder|redacted|your[-_]?(?:token|key|api|hf)", re.IGNORECASE)
-"""What documentation writes in a token."""
+"""Texts that documentation writes inside a token."""
 PLACEHOLDER: Final = re.compile(
     rb".*(?:example|placeholder|redacted|dummy|your|insert|replace|change[-_]?me|x{5}|\.\.\.).*|[$%].*|(.)\1*",
     re.IGNORECASE,
 )
-"""What documentation and programs write in place of a value."""
+"""Texts that documentation and programs write in place of a value."""
 NAME_OF_SECRET: Final = re.compile(rb"passw|secret|token|api_?key|credential|environ|getenv|authent", re.IGNORECASE)
 WORD_FOR_SECRET: Final = re.compile(rb"pass(?:word|wd)?|pwd?|secret|(?:\w{1,8}[-_])?(?:token|key)", re.IGNORECASE)
 WORDS_IN_ONE: Final = re.compile(rb"hf_(?:[A-Z]{1,4}[a-z]{2,}){3,}[A-Z]{0,4}")
-"""`hf_XLMRobertaForSequenceClassification`; of tokens one in some thousands looks so."""
+"""Names such as `hf_XLMRobertaForSequenceClassification`; one token in some thousands also matches."""
 NUMBER_OR_PATH: Final = re.compile(rb"[+-]?[\d._]+(?:e[+-]?\d+)?|[./~].*/.*|[a-z\d_.-]*(?:/[a-z\d_.-]*)+")
 NAME_IN_A_PROGRAM: Final = re.compile(rb"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|_*[a-z]{2,}\d{0,2}(?:_+[a-z]*\d{0,2})+")
 RANDOM: Final = re.compile(rb"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[\w.+=-]{20,}|[\da-f]{32,}")
@@ -77,7 +77,7 @@ def _is_token(hit: re.Match[bytes]) -> bool:
 
 
 def _is_value(hit: re.Match[bytes], *, least: int, letters: int | None = None) -> bool:
-    """Whether what a name is said to be is a secret, and not what stands for one in documentation or a program.
+    """Whether the value of a name is a secret, and not a placeholder of documentation or an expression of a program.
 
     It has `least` characters with digits and letters among them, or at least `letters`.
     """
@@ -100,18 +100,18 @@ def _is_password(hit: re.Match[bytes]) -> bool:
 
 
 def _is_random(hit: re.Match[bytes]) -> bool:
-    """For names that are also those of harmless things, such as `token`."""
+    """Whether the value of a name that harmless things also have, such as `token`, is a secret."""
     value = hit["value"].rstrip(b".,;!")
     return RANDOM.fullmatch(value) is not None and _is_value(hit, least=20)
 
 
 def _is_login(hit: re.Match[bytes]) -> bool:
-    """Whether it is a name and a password, as they are encoded for HTTP."""
+    """Whether the value is a name and a password in the encoding of HTTP's basic authentication."""
     try:
-        told = b64decode(hit["value"], validate=True).decode("ascii")
+        decoded = b64decode(hit["value"], validate=True).decode("ascii")
     except ValueError:
         return False
-    return ":" in told and told.isprintable()
+    return ":" in decoded and decoded.isprintable()
 
 
 def _is_given(hit: re.Match[bytes]) -> bool:
@@ -119,7 +119,7 @@ def _is_given(hit: re.Match[bytes]) -> bool:
 
 
 class _Shape(NamedTuple):
-    """A secret in a text: one of the marks that it begins with, in small letters, and what it is from there on."""
+    """The shape of a secret in a text: the marks that it may begin with, in small letters, and its pattern."""
 
     kind: str
     marks: tuple[bytes, ...]
@@ -134,12 +134,12 @@ def _shape(
 
 
 def _token(kind: str, marks: str, pattern: bytes) -> _Shape:
-    """What a service gives out, which begins with a mark of its own."""
+    """The shape of a service's token, which begins with a mark of that service."""
     return _shape(kind, marks, APART + rb"(?:" + pattern + rb")", _is_token, flags=0)
 
 
 def _named(kind: str, marks: str, names: bytes, is_one: Callable[[re.Match[bytes]], bool]) -> _Shape:
-    """What a name is said to be."""
+    """The shape of a secret that a text assigns to a name."""
     return _shape(kind, marks, names + IS + VALUE, is_one)
 
 
@@ -235,11 +235,11 @@ SHAPES: Final = (
     ),
     _named("a password or a key", "token,_key", rb"(?:token|_key)", _is_random),
 )
-LONGEST: Final = 1024  # bytes of what is looked for, which two blocks may share
+LONGEST: Final = 1024  # bytes of the longest secret, which may span two blocks
 
 
 def is_name_of_secret(name: str) -> bool:
-    """Whether a file or a folder of that name holds a secret, as far as people name them by custom."""
+    """Whether a file or a folder with this name contains a secret by the usual conventions for names."""
     words = [word for word in NO_WORD.split(CAMEL.sub(" ", name).lower()) if word]
     if not WORDS.isdisjoint(words) or not PAIRS.isdisjoint(map("/".join, pairwise(words))):
         return True
@@ -251,16 +251,16 @@ def is_name_of_secret(name: str) -> bool:
 
 @dataclass
 class SecretFinder:
-    """Looks for secrets in the content of a file, which it is given block by block."""
+    """Looks for secrets in the content of a file, which it receives block by block."""
 
     found: str | None = None
-    """The first that was found, as a noun."""
+    """The kind of the first secret found, as a noun."""
     line: int = 1
-    """Where that is, counted from 1."""
+    """The line of that secret, counted from 1."""
     _rest: bytes = b""
 
     def look(self, block: bytes) -> None:
-        """Look through the next block; zero bytes are passed over, so that UTF-16 is read, too."""
+        """Search the next block; zero bytes are skipped, so that UTF-16 is searched as well."""
         if self.found is not None:
             return
         text = self._rest + block.replace(b"\0", b"")
@@ -272,7 +272,7 @@ class SecretFinder:
 
 
 def _secrets(text: bytes) -> Iterator[tuple[int, str]]:
-    """Where secrets begin, each with what it is."""
+    """The position and the kind of each secret in `text`."""
     small = text.lower()
     for shape in SHAPES:
         for mark in shape.marks:
