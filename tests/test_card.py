@@ -119,8 +119,8 @@ def test_what_the_user_says_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"languages": ["German"]}, "language has 'German': the Hub takes codes of ISO 639"),
-        ({"languages": ["de\ntags: x"]}, "the Hub takes codes of ISO 639"),
+        ({"languages": ["German"]}, "language has 'German': the Hub accepts codes of ISO 639"),
+        ({"languages": ["de\ntags: x"]}, "the Hub accepts codes of ISO 639"),
         ({"languages": ["zh-Hans"]}, "language has 'zh-Hans': .* without script or country"),
         ({"languages": [""]}, "language has ''"),
         ({"licence": "MIT License"}, "license has 'MIT License', which is not in the Hub's list"),

@@ -276,7 +276,7 @@ STEPS = {
 }
 XET_TOKEN = r"GET /api/models/me/model/xet-write-token/main"
 ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
-    "dropped": ({}, "look at your network"),
+    "dropped": ({}, "check your network"),
     "401": ({"status": 401}, "log in with"),
     "403": ({"status": 403, "message": "not yours"}, "may not write.*: not yours"),
     "413": ({"status": 413}, "max_shard_size"),
@@ -309,9 +309,9 @@ def test_after_any_fault_the_old_is_seen_and_the_next_run_ends_it(
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"status": 402}, "the plan of me does not pay for this"),
-        ({"status": 409}, "is being changed at this moment"),
-        ({"status": 412}, "somebody has changed me/model since it was looked at"),
+        ({"status": 402}, "the plan of me does not cover this"),
+        ({"status": 409}, "somebody is changing it now"),
+        ({"status": 412}, "somebody has changed me/model since it was checked"),
         ({"status": 418, "message": "I am a teapot"}, r"the Hub refuses this .status 418: I am a teapot"),
         ({"status": 429, "headers": {"ratelimit": '"api";r=0;t=55'}}, "try again in 55 seconds"),
         ({"status": 429}, "try again in some minutes"),
@@ -664,7 +664,7 @@ def test_a_mistake_of_our_own_is_not_reported_as_the_hubs(name: str, hub: LocalH
 )
 def test_an_answer_that_is_not_the_hubs_is_reported_as_such(answer: str, folder: Path, hub: LocalHub) -> None:
     hub.faults = [Fault(STEPS["account"], status=200, body=answer.encode())]
-    with pytest.raises(HubRefusal, match=r"the Hub's answer cannot be understood .*look at HF_ENDPOINT"):
+    with pytest.raises(HubRefusal, match=r"the Hub's answer cannot be understood .*check HF_ENDPOINT"):
         plan_push(folder, REPO, api=api(hub))
     hub.faults = [Fault(STEPS["card"], status=200, body=answer.encode())]
     if not answer.startswith("{"):
@@ -678,7 +678,7 @@ def test_an_answer_that_is_not_the_hubs_is_reported_as_such(answer: str, folder:
 @pytest.mark.parametrize(
     ("repo_id", "token", "sentence"),
     [
-        (REPO, "hf_wrong", "the Hub does not take the token"),
+        (REPO, "hf_wrong", "the Hub rejects the token"),
         (REPO, READ_TOKEN, "the token may only read"),
         (
             "you/model",

@@ -1,1 +1,1 @@
-"""Model cards: Markdown that stays Markdown whatever a name holds, and what of a card the Hub would refuse."""
+"""Model cards: escapes names in Markdown, and checks what the Hub would refuse in a card."""

@@ -1,4 +1,4 @@
-"""What of a model card the Hub would refuse or misread, as far as that shows without asking it."""
+"""Checks a model card for what the Hub would refuse or misread, without a request to the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTS: Final = ("language", "tags", "datasets", "metrics", "base_model")
 LANGUAGE: Final = re.compile(r"[a-z]{2,3}|multilingual|code")
 NAME_OF_OTHER: Final = "license_name"
 ODD_LANGUAGE: Final = (
-    "language has {!r:.60}: the Hub takes codes of ISO 639 without script or country, such as de, zh or deu, "
+    "language has {!r:.60}: the Hub accepts codes of ISO 639 without script or country, such as de, zh or deu, "
     "multilingual and code"
 )
 ODD_LICENCE: Final = (
@@ -36,13 +36,13 @@ NO_CARD: Final = (
 
 
 def check_card(folder: OpenedFolder) -> tuple[str, ...]:
-    """What a person should know of the card in `folder`. Raises InputError for what cannot be published, OSError."""
+    """Notes for the user on the card in `folder`. Raises InputError if the card cannot be published, OSError."""
     is_licensed = _checked(folder).get("license")
     return () if is_licensed else (f"{CARD} names no license, so nobody knows what they may do with it",)
 
 
 def _checked(folder: OpenedFolder) -> JsonObject:
-    """The fields of the card. Raises InputError for what cannot be published, OSError."""
+    """The fields of the card. Raises InputError if it cannot be published, OSError."""
     if not folder.has(CARD):
         raise InputError(NO_CARD.format(folder=folder.path))
     metadata = _metadata(folder.path / CARD, folder.read(CARD))
@@ -52,7 +52,7 @@ def _checked(folder: OpenedFolder) -> JsonObject:
 
 
 def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
-    """What the Hub would refuse among the fields of a card, each in a sentence."""
+    """The faults for which the Hub would refuse the fields of a card, each in a sentence."""
     odd = [fault for name in TEXTS for fault in _faults(name, metadata.get(name), _is_text)]
     odd += [fault for name in LISTS for fault in _faults(name, metadata.get(name), _is_text_or_texts)]
     if odd:
@@ -89,7 +89,7 @@ def _metadata(path: Path, card: bytes) -> JsonObject:
             fields: JsonObject = data.to_dict()
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{path} begins with metadata that the Hub cannot read ({reason}): fix them") from error
+        raise InputError(f"{path} begins with metadata that the Hub cannot read ({reason}): fix it") from error
     return fields
 
 

@@ -1,4 +1,4 @@
-"""Text of any origin in Markdown and its metadata: it neither ends a line nor becomes markup, HTML or another value."""
+"""Escapes text of any origin for Markdown and its metadata: it cannot end a line or become markup, HTML or a number."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["as_code", "as_text", "as_yaml", "linked_files"]
 
 MARKS: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|&~$"})
 BLOCK: Final = re.compile(r"(\s*)(?:([#=]|[+-](?=[\s-]))|(\d{1,9})([.)](?=\s|$)))")
-"""What begins a heading, a list or a rule at the beginning of a line."""
+"""The characters that begin a heading, a list or a rule at the beginning of a line."""
 TICKS: Final = re.compile("`+")
 NUMBER_ALONE: Final = re.compile(
     r"([-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?|0[box][\da-fA-F_]+|[-+]?\.(?:inf|nan))$",
     re.IGNORECASE,
 )
-"""What some reader of YAML takes for a number: 1.1, which PyYAML reads, and 1.2, which the Hub reads, differ."""
+"""Texts that YAML 1.1 (PyYAML) or YAML 1.2 (the Hub) reads as a number."""
 METADATA: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
-"""The block at the beginning of a card."""
+"""The block of metadata at the beginning of a card."""
 LINKS: Final = frozenset({"src", "href", "poster"})
 """Attributes that hold one address; `srcset` holds several, each with a size."""
 
 
 def as_text(value: object) -> str:
-    """`value` as it reads, whatever marks of Markdown it holds."""
+    """`value` as Markdown that shows exactly its text."""
     text = printable(str(value)).translate(MARKS)
     begun = BLOCK.match(text)
     if begun is None:
@@ -39,7 +39,7 @@ def as_text(value: object) -> str:
 
 
 def as_code(value: object, *, in_table: bool = False) -> str:
-    """`value` in a code span, which more backticks than it holds in a row begin and end."""
+    """`value` in a code span, between more backticks than `value` has in a row."""
     text = printable(str(value))
     fence = "`" * (max(map(len, TICKS.findall(text)), default=0) + 1)
     pad = " " if not text or {text[0], text[-1]} & {"`", " "} else ""
@@ -48,10 +48,12 @@ def as_code(value: object, *, in_table: bool = False) -> str:
 
 
 def as_yaml(fields: Mapping[str, object], *, line_break: str = "\n") -> str:
-    """`fields` as metadata of a card, which every reader of YAML reads alike."""
+    """`fields` as metadata of a card, which YAML 1.1 and 1.2 read with the same values."""
     import yaml
 
-    quoting: Any = type("Quoting", (yaml.SafeDumper,), {})  # what is asked of it changes no other dumper
+    quoting: Any = type(
+        "Quoting", (yaml.SafeDumper,), {}
+    )  # its own class, so that the resolver changes no other dumper
     quoting.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER_ALONE, None)
     return str(yaml.dump(dict(fields), Dumper=quoting, sort_keys=False, allow_unicode=True, line_break=line_break))
 
@@ -71,7 +73,7 @@ def linked_files(card: str) -> frozenset[str]:
 
 
 class _Links(HTMLParser):
-    """Collects what HTML leads to."""
+    """Collects the addresses that HTML loads or links to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ def _with_children(token: Any) -> Iterator[Any]:
 
 
 def _path_beside(address: str) -> str | None:
-    """The path that a relative address means, None if it leads elsewhere."""
+    """The path of a file next to the card that an address leads to, None if it leads elsewhere."""
     try:
         parts = urlsplit(address.strip())
     except ValueError:

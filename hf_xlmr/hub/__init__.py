@@ -1,1 +1,1 @@
-"""The Hub as a service: its refusals in one sentence each, its licences, and calls that Ctrl-C still ends."""
+"""The Hub as a service: its refusals in one sentence each, its licences, and calls that Ctrl-C interrupts."""

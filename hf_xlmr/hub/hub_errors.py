@@ -1,4 +1,4 @@
-"""What the Hub refuses, and a network that breaks, each as one sentence that says what to do."""
+"""Turns the Hub's refusals and network failures into HubRefusal, one sentence each that says what to do."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ __all__ = [
 
 TOKENS: Final = "https://huggingface.co/settings/tokens"
 NO_TOKEN: Final = (
-    f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write, from {TOKENS}"
+    f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write (from {TOKENS})"
 )
-OFFLINE: Final = "HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
+OFFLINE: Final = "HF_HUB_OFFLINE is set, which forbids requests to the Hub: unset it"
 BAD_TOKEN: Final = (
-    f"the Hub does not take the token: log in with `hf auth login --force`, or set HF_TOKEN anew ({TOKENS})"
+    f"the Hub rejects the token: log in with `hf auth login --force`, or set HF_TOKEN to a valid one (from {TOKENS})"
 )
 SMALLER_FILES: Final = 'write smaller files: convert or save_pretrained with max_shard_size="5GB"'
-LONGEST_TOLD: Final = 300  # characters of what the Hub says itself
-LONGEST_WAIT: Final = (60.0, 300.0, 300.0, None)  # seconds to connect, to be answered, to be rid of a block
+LONGEST_TOLD: Final = 300  # characters of the Hub's own words
+LONGEST_WAIT: Final = (60.0, 300.0, 300.0, None)  # seconds to connect, to read, to write, to get a connection
 SENTENCES: Final[Mapping[int, str]] = {
     401: BAD_TOKEN,
-    402: "the plan of {namespace} does not pay for this: make room there, or push to a public repository",
-    403: "the token may not write to {repo_id}, or the Hub forbids it for a reason that it tells: take one that may "
-    "from " + TOKENS + ", propose it with create_pr=True, or remove the reason",
-    404: "{repo_id} is not there, or the token may not see it: look at its name and at the token",
-    409: "{repo_id} is there although the token does not see it, or is being changed at this moment: look at the "
-    "token, or try again",
-    412: "somebody has changed {repo_id} since it was looked at: try again, which looks anew",
-    413: f"the Hub takes nothing of that size: where these are weights, {SMALLER_FILES}",
-    429: "the Hub takes no more requests for now: try again in {wait}",
+    402: "the plan of {namespace} does not cover this: free space there, or push to a public repository",
+    403: "the token may not write to {repo_id}, or the Hub forbids it (its reason is at the end): use one that may "
+    "write (from " + TOKENS + "), propose the change with create_pr=True, or remove the reason",
+    404: "{repo_id} does not exist, or the token may not see it: check its name and the token",
+    409: "{repo_id} exists although the token does not see it, or somebody is changing it now: check the token, or try "
+    "again",
+    412: "somebody has changed {repo_id} since it was checked: try again, which reads it again",
+    413: f"the Hub accepts nothing of that size: if it is weights, {SMALLER_FILES}",
+    429: "the Hub accepts no more requests for now: try again in {wait}",
 }
-FAULT_OF_THE_HUB: Final = "the Hub has a fault of its own: try again later"
-NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: look at your network{}, and try again"
-OTHER_ADDRESS: Final = " and at HF_ENDPOINT ({})"  # where the Hub's own address is not used
+FAULT_OF_THE_HUB: Final = "the Hub has an internal error: try again later"
+NO_ANSWER: Final = "the Hub cannot be reached, or the connection broke: check your network{}, and try again"
+OTHER_ADDRESS: Final = " and HF_ENDPOINT ({})"  # if the Hub's own address is not used
 OF_HTTP: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
-"""What huggingface_hub speaks with the Hub by; releases differ."""
+"""The HTTP libraries of huggingface_hub, whose releases differ in this."""
 OF_THE_HUB: Final = ("huggingface_hub", *OF_HTTP, "hf_xet")
-NOT_UNDERSTOOD: Final = "the Hub's answer cannot be understood ({}): look at HF_ENDPOINT and at proxies"
+NOT_UNDERSTOOD: Final = "the Hub's answer cannot be understood ({}): check HF_ENDPOINT and proxies"
 
 
 class HubRefusal(InputError):
-    """What the Hub did not do; `status` is that of its answer, None where there was none, `said` its own words."""
+    """The Hub refused or did not answer; `status` is its answer's, None if there was none, `said` its own words."""
 
     def __init__(self, told: str, *, status: int | None = None, is_unanswered: bool = False, said: str = "") -> None:
-        """Carry the sentence, the status, and whether the answer was lost on its way or in the Hub."""
+        """Store the sentence, the status, the Hub's words, and whether the answer was lost or an error of the Hub."""
         self.told = told
         self.said = said
         self.status = status
@@ -66,19 +66,19 @@ class HubRefusal(InputError):
         super().__init__(told)
 
     def going_on(self, told: str) -> HubRefusal:
-        """The same with more to say."""
+        """The same refusal with more text at its end."""
         return HubRefusal(self.told + told, status=self.status, is_unanswered=self.is_unanswered, said=self.said)
 
 
 class NotOnTheHub(HubRefusal):
-    """A repository or a branch that is not there, or that the token may not see."""
+    """A repository or a branch does not exist, or the token may not see it."""
 
 
 @contextmanager
 def told_by_the_hub(repo_id: str) -> Iterator[None]:
     """Turn what huggingface_hub raises about a repository into a HubRefusal of one sentence.
 
-    Errors that our own code raises in the block, or that it provokes in the standard library, stay as they are.
+    Errors that hf_xlmr's own code raises in the block, or causes in the standard library, stay unchanged.
     """
     try:
         with _limited_waiting():
@@ -97,7 +97,7 @@ def told_by_the_hub(repo_id: str) -> Iterator[None]:
 
 @contextmanager
 def _limited_waiting() -> Iterator[None]:
-    """A Hub that hangs is waited for LONGEST_WAIT at most, where huggingface_hub was told of no limit; it has none."""
+    """Wait at most LONGEST_WAIT for the Hub, unless the user set a limit; huggingface_hub itself has none."""
     session = hub_utils().get_session()
     before = session.timeout
     if before.read is None:
@@ -109,7 +109,7 @@ def _limited_waiting() -> Iterator[None]:
 
 
 def _refusal(error: BaseException, repo_id: str) -> HubRefusal | None:
-    """What an error of huggingface_hub means, None where it is of the file that was to be sent."""
+    """The refusal for an error of huggingface_hub, None if the error is about a local file that should be sent."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalTokenNotFoundError):
@@ -130,19 +130,19 @@ def _refusal(error: BaseException, repo_id: str) -> HubRefusal | None:
 
 
 def _is_of_the_hub(error: BaseException) -> bool:
-    """Whether huggingface_hub, or what it speaks by, raised an error: else it is of our own code, called back or not.
+    """Whether huggingface_hub, or an HTTP library of it, raised an error, and not hf_xlmr's own code in a callback.
 
-    What the standard library raises is of the code that called it.
+    An error that the standard library raises counts as one of the code that called it.
     """
     modules = [str(frame.f_globals.get("__name__")) for frame, _line in traceback.walk_tb(error.__traceback__)]
-    of_arguments = hub_utils().validate_hf_hub_args.__module__  # stands before a method, and refuses what we say to it
+    of_arguments = hub_utils().validate_hf_hub_args.__module__  # wraps methods, and refuses hf_xlmr's arguments
     packages = [name.partition(".")[0] for name in modules if name != of_arguments]
     known = [package for package in packages if package not in sys.stdlib_module_names]
     return bool(known) and known[-1] in OF_THE_HUB
 
 
 def _is_of_http(error: BaseException) -> bool:
-    """Whether it is an error of the library that speaks HTTP, which releases of huggingface_hub take from another."""
+    """Whether an error has a class of an HTTP library that some release of huggingface_hub uses."""
     return any(each.__module__.partition(".")[0] in OF_HTTP for each in type(error).mro())
 
 
@@ -150,9 +150,9 @@ def _package_of(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
 
 
-def not_understood(told: object) -> HubRefusal:
-    """The refusal for an answer of the Hub that is not what it should be, as a proxy gives."""
-    return HubRefusal(NOT_UNDERSTOOD.format(told), is_unanswered=True)
+def not_understood(reason: object) -> HubRefusal:
+    """The refusal for an answer that is not in the Hub's format, such as a proxy's."""
+    return HubRefusal(NOT_UNDERSTOOD.format(reason), is_unanswered=True)
 
 
 def _no_answer() -> str:
@@ -161,14 +161,14 @@ def _no_answer() -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What huggingface_hub wrapped into an error that only says which file was being sent."""
+    """The first cause of an error: huggingface_hub wraps it into one that only names the file that was being sent."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _answered(error: Any, repo_id: str) -> HubRefusal:
-    """The refusal for an answer, by its status. A repository that is not there is a 401 to those who are not known."""
+    """The refusal for an answer, by its status; for a missing repository the Hub answers 401 without a valid token."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     status, headers = int(error.response.status_code), error.response.headers
@@ -180,14 +180,14 @@ def _answered(error: Any, repo_id: str) -> HubRefusal:
 
 
 def _sentence(status: int, repo_id: str, *, wait: str = "", said: str = "") -> str:
-    """What to do about a status, and what the Hub `said` itself."""
+    """A sentence that says what to do about a status, with the Hub's own words `said`."""
     sentence = FAULT_OF_THE_HUB if status >= 500 else SENTENCES.get(status, "the Hub refuses this")
-    told = sentence.format(repo_id=repo_id, namespace=repo_id.partition("/")[0], wait=wait)
-    return f"{told} (status {status}{': ' if said else ''}{said})"
+    advice = sentence.format(repo_id=repo_id, namespace=repo_id.partition("/")[0], wait=wait)
+    return f"{advice} (status {status}{': ' if said else ''}{said})"
 
 
 def _wait(headers: Mapping[str, str]) -> str:
-    """How long the Hub asks to wait, as far as it tells."""
+    """How long the Hub asks to wait, in words; "some minutes" if it does not say."""
     after = headers.get("Retry-After", "")
     limit = hub_utils().parse_ratelimit_headers(headers)
     seconds = int(after) if after.isdigit() else limit.reset_in_seconds if limit is not None else None
@@ -200,7 +200,7 @@ def _first_lines(error: BaseException) -> str:
 
 
 def hub_utils() -> Any:
-    """huggingface_hub's own helpers, which its types do not show."""
+    """The module huggingface_hub.utils, some of whose functions have no types."""
     from huggingface_hub import utils
 
     return utils
@@ -208,7 +208,7 @@ def hub_utils() -> Any:
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """huggingface_hub without bars, advice and warnings of its own, and as it was afterwards."""
+    """Silence huggingface_hub's progress bars, advice and warnings inside the block."""
     import warnings
 
     utils = hub_utils()

@@ -1,4 +1,4 @@
-"""Foreign code that waits for a network, done where Ctrl-C still arrives."""
+"""Runs code of other libraries that waits for a network so that Ctrl-C still interrupts it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["interruptible"]
 
 Result = TypeVar("Result")
 
-HEARD_AFTER: Final = 0.2  # seconds; Windows hears Ctrl-C only between waits
+HEARD_AFTER: Final = 0.2  # seconds; Windows handles Ctrl-C only between waits
 
 
 def interruptible(work: Callable[[], Result]) -> Result:
-    """What `work` gives or raises; KeyboardInterrupt is raised at once, also while it waits in compiled code.
+    """Return or raise what `work` does; Ctrl-C raises KeyboardInterrupt at once, also while compiled code waits.
 
-    Python hears signals in its main thread alone, and there not before compiled code returns. After an interruption
-    `work` may go on in its thread, which does not hold the program when it ends; what hf_xet sends is given up.
+    Python handles signals only in its main thread, and only after compiled code returns. After an interruption `work`
+    may continue in its thread, which does not keep the program from ending; hf_xet's transfers are cancelled.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -27,7 +27,7 @@ def interruptible(work: Callable[[], Result]) -> Result:
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as error:  # noqa: BLE001  # raised again where the result is waited for
+        except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits for the result
             errors.append(error)
 
     thread = Thread(target=run, daemon=True)
@@ -36,8 +36,8 @@ def interruptible(work: Callable[[], Result]) -> Result:
         while thread.is_alive():
             thread.join(HEARD_AFTER)
     except KeyboardInterrupt:
-        # private: huggingface_hub gives up hf_xet where its own call is interrupted, in the main thread alone, which
-        # hears nothing while compiled code runs; nothing public ends what hf_xet then tries again for minutes
+        # private: huggingface_hub cancels hf_xet only if its call is interrupted in the main thread, which handles no
+        # signal while compiled code runs; no public function ends hf_xet's retries, which take minutes
         with suppress(ImportError, AttributeError):
             import_module("huggingface_hub.utils._xet").abort_xet_session()
         raise

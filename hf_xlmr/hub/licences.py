@@ -1,4 +1,4 @@
-"""The licences that the Hub knows, by the ids that the metadata of a card may give."""
+"""The ids of licences that the Hub accepts in the metadata of a card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 __all__ = ["LICENCES", "OTHER"]
 
 OTHER: Final = "other"
-"""A licence that is not in the list; its name stands under `license_name`."""
+"""The id of a licence that is not in the list; the field `license_name` has its name."""
 # https://huggingface.co/docs/hub/repositories-licenses
 IDS: Final = """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -22,4 +22,4 @@ IDS: Final = """
     llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown other
 """
 LICENCES: Final = frozenset(IDS.split())
-"""Every id that the Hub takes."""
+"""Every id that the Hub accepts."""
