@@ -1,4 +1,4 @@
-"""Each fault is planted in a converted folder and named; what is safe is mended, and plain Transformers agrees."""
+"""Each fault is planted in a converted folder and named; safe faults are fixed, and plain Transformers agrees."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ class Fault(NamedTuple):
 FAULTS = {
     "roberta": Fault(as_roberta, "model type", "RoBERTa"),
     "eps": Fault(changed("config.json", layer_norm_eps=1e-12), "layer_norm_eps", "1e-12, BERT's"),
-    "no eps": Fault(changed("config.json", layer_norm_eps=None), "layer_norm_eps", "is silent"),
+    "no eps": Fault(changed("config.json", layer_norm_eps=None), "layer_norm_eps", "lacks the field"),
     "padding": Fault(changed("config.json", pad_token_id=0), "pad_token_id", "pad_token_id 0"),
     "positions": Fault(changed("config.json", max_position_embeddings=512), "positions", "514 rows"),
     "no positions": Fault(changed("config.json", max_position_embeddings=None), "positions", "514 rows"),
@@ -275,39 +275,41 @@ FAULTS = {
     ),
     "514": Fault(changed("tokenizer_config.json", model_max_length=514), "model_max_length", "is 514"),
     "endless length": Fault(
-        changed("tokenizer_config.json", model_max_length=10**400), "model_max_length", "beyond any number"
+        changed("tokenizer_config.json", model_max_length=10**400), "model_max_length", "more than any number"
     ),
     "half a token": Fault(changed("tokenizer_config.json", model_max_length=0.5), "model_max_length", "is 0.5"),
     "length in words": Fault(changed("tokenizer_config.json", model_max_length="512"), "model_max_length", "is '512'"),
     "old buffers and dtype": Fault(as_saved_in_2021_with_another_dtype, "dtype", "the weights are float32"),
     "no tokenizer": Fault(without_tokenizer, "tokenizer", "there is no tokenizer"),
-    "lost tokenizer": Fault(lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer", "tokenizer.json is lost"),
+    "lost tokenizer": Fault(lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer", "json is missing"),
     "another SentencePiece": Fault(with_sentencepiece_of_fewer_pieces, "tokenizer size", "gives 2390 ids"),
     "damaged SentencePiece": Fault(with_a_piece_of_two_halves, "sentencepiece", "a piece holds U+0000"),
     "no settings": Fault(
-        lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "is no tokenizer_config"
+        lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json", "config.json is missing"
     ),
     "more names": Fault(more_names, "tokenizer size", "gives 2403 ids"),
-    "mask": Fault(moved_mask, "<mask>", "has the id 2400 by the tokenizer, and 2401 in fairseq/dict.txt"),
+    "mask": Fault(moved_mask, "<mask>", "has the id 2400 in the tokenizer, but 2401 in fairseq/dict.txt"),
     "mask elsewhere": Fault(moved_mask_of_unknown_origin, "<mask>", "2401 in tokenizer_config.json"),
     "no mask": Fault(without_mask, "<mask>", "has no <mask>"),
     "swapped pieces": Fault(in_tokenizer(swapped_pieces), "vocabulary", "in the dictionary (2 ids differ)"),
     "swapped pieces of others": Fault(swapped_beside_sentencepiece, "vocabulary", "(2 ids differ)"),
     "a renamed piece": Fault(in_tokenizer(renamed_piece), "vocabulary", "20 is 'unlike any other' there"),
-    "pickle": Fault(as_pickle, "pickle", "pickle alone"),
+    "pickle": Fault(as_pickle, "pickle", "only in a pickle"),
     "pooler": Fault(as_bare_encoder, "pooler", "random numbers"),
-    "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "have lm_head.decoder.bias for lm_head.bias"),
+    "renamed bias": Fault(with_weights(renamed_bias), "tied bias", "have lm_head.decoder.bias, not lm_head.bias"),
     "no bias": Fault(with_weights(lambda weights: weights.pop("lm_head.bias")), "tied bias", "lack lm_head.bias"),
     "two biases": Fault(with_weights(second_bias), "tied bias", "different values"),
     "adapter": Fault(
-        lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter", "without adapter_model.safetensors"
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        "adapter",
+        "for adapter_model.safetensors",
     ),
     "modules": Fault(
         lambda folder: (folder / "modules.json").write_text('[{"path": "1_Pooling", "type": "a.Pooling"}]'),
         "modules",
-        "tells of 1_Pooling/config.json, which is missing",
+        "names 1_Pooling/config.json, which is missing",
     ),
-    "one class": Fault(changed("config.json", architectures="XLMRobertaForMaskedLM"), "architectures", "no list"),
+    "one class": Fault(changed("config.json", architectures="XLMRobertaForMaskedLM"), "architectures", "not a list"),
     "a number of classes": Fault(changed("config.json", architectures=5), "architectures", "is 5"),
     "numbers for classes": Fault(changed("config.json", architectures=[5]), "architectures", "is [5]"),
     "kernel": Fault(changed("config.json", attn_implementation="somebody/attention"), "code of others", "attn_impl"),
@@ -323,7 +325,7 @@ FAULTS = {
     "whole adapter": Fault(
         lambda folder: [(folder / f"adapter_{name}").write_text("{}") for name in ("config.json", "model.safetensors")],
         "adapter beside a model",
-        "beside a whole model",
+        "next to a whole model",
     ),
     "heads that do not divide the width": Fault(
         changed("config.json", num_attention_heads=7), "configuration", "multiple of the number of attention heads"
@@ -363,7 +365,7 @@ FAULTS = {
     "another frame": Fault(in_tokenizer(without_frame), "tokenizer ids", "[15, 46"),
     "another padding": Fault(changed("tokenizer_config.json", pad_token="</s>"), "tokenizer ids", "the id 2 for <pad>"),
     "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "does not take"),
-    "classes": Fault(as_classifier_of_others, "labels", "and id2label of config.json a, b"),
+    "classes": Fault(as_classifier_of_others, "labels", "but id2label of config.json a, b"),
     "one name for two classes": Fault(
         as_classifier_named("a", "a", "b"),
         "labels",
@@ -386,7 +388,7 @@ def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_with_its_mend_and_nothing_is_touched(fault: str, folder: Path) -> None:
+def test_a_fault_is_named_with_its_fix_and_nothing_is_touched(fault: str, folder: Path) -> None:
     plant, name, told = FAULTS[fault]
     plant(folder)
     before = state_of(folder)
@@ -821,7 +823,7 @@ def test_a_matrix_without_rows_is_told(folder: Path) -> None:
     ("plant", "error", "told"),
     [
         (lambda folder: (folder / "config.json").unlink(), InputError, "has no config.json"),
-        (changed("config.json", model_type="bert"), InputError, "no XLM-R"),
+        (changed("config.json", model_type="bert"), InputError, "not XLM-R"),
         (lambda folder: (folder / "config.json").write_text("{"), IntegrityError, "damaged"),
         (in_encoding("config.json", "utf-8-sig"), IntegrityError, "not plain UTF-8"),
         (in_encoding("tokenizer_config.json", "utf-16"), IntegrityError, "not plain UTF-8"),
@@ -843,7 +845,7 @@ def test_a_real_roberta_is_left_alone(folder: Path) -> None:
     shutil.rmtree(folder / "fairseq")
     (folder / "sentencepiece.bpe.model").unlink()
     changed("tokenizer.json", model={"type": "BPE", "vocab": {"a": 0}, "merges": []})(folder)
-    with pytest.raises(InputError, match="no XLM-R"):
+    with pytest.raises(InputError, match="not XLM-R"):
         examine(folder, fix=True)
 
 

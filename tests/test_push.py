@@ -876,7 +876,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
     "an adapter without weights": (
         holding("adapter_config.json", '{"peft_type": "LORA"}'),
         InputError,
-        "adapter_config.json is there without adapter_model.safetensors",
+        "adapter_config.json makes Transformers look for adapter_model.safetensors",
     ),
     "no list of modules": (holding("modules.json", "{"), InputError, "modules.json is damaged: it lists no modules"),
     "modules of nothing": (holding("modules.json", "[5]"), InputError, "modules.json is damaged: it lists no modules"),
@@ -1242,7 +1242,7 @@ def test_a_folder_for_sentence_transformers(folder: Path, hub: LocalHub, tmp_pat
     assert pushed(made, hub).standing is Standing.verified
     assert hub.files(REPO) == contents(made) and "1_Pooling/config.json" in contents(made)
     shutil.rmtree(made / "1_Pooling")
-    with pytest.raises(InputError, match=r"modules.json tells of 1_Pooling/config.json, which is missing: sentence-"):
+    with pytest.raises(InputError, match=r"modules.json names 1_Pooling/config.json, which is missing: sentence-"):
         plan_push(made, REPO, api=api(hub))
     modules = json.loads((made / "modules.json").read_text())
     modules[1] = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}

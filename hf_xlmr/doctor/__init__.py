@@ -1,4 +1,4 @@
-"""What is wrong with a model folder, and its fixes."""
+"""Finds the faults of a model folder, and fixes those that can be fixed safely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faults with which people ship XLM-R, each with its mend: a table of what is looked at."""
+"""The table of checks for the faults that published XLM-R folders have, each with its fix."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ __all__ = ["CHECKS", "Check", "Diagnosis", "Finding", "examine", "findings_of"]
 Edits: TypeAlias = Mapping[str, Mapping[str, object]]
 """Fields to set, by file."""
 
-BERT_LIKE: Final = "xlm-roberta"  # what RoBERTa has in common with it
+BERT_LIKE: Final = "xlm-roberta"  # whose defaults RoBERTa has too
 FAIRSEQ_EPS: Final = 1e-5  # torch.nn.LayerNorm's default, which fairseq never changes
 BERT_EPS: Final = 1e-12
 XLMR_NAMES: Final = 250002
 XLMR_MASK: Final = 250001
-PADDED_TO: Final = 8  # rows, or a multiple: tables are filled up for speed (resize_token_embeddings)
+PADDED_TO: Final = 8  # tables are padded to a multiple of so many rows for speed (resize_token_embeddings)
 MOST_PADDING: Final = 128
 LONGEST_ID: Final = 10  # digits
 LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
@@ -56,7 +56,7 @@ WITH_LM_HEAD: Final = ("ForMaskedLM", "ForCausalLM")
 
 
 class Later(Flag):
-    """Checks that would meet an earlier fault as well, and blame something else for it."""
+    """Groups of checks that an earlier fault would fail too, with a message about the wrong cause."""
 
     configuration = auto()
     training = auto()
@@ -75,19 +75,19 @@ class Check(NamedTuple):
 
     name: str
     look: Callable[[FolderFacts], str | None]
-    """What is wrong, None where nothing is."""
+    """Returns a sentence that says what is wrong, None if nothing is."""
     mend: str
-    """What a person would do."""
+    """What the user can do about the fault."""
     edits: Callable[[FolderFacts], Edits] | None = None
-    """What `fix` does, where that is safe: fields of JSON files, never weights."""
+    """Returns what `fix` changes, if that is safe: fields of JSON files, never weights."""
     is_of_fairseq: bool = False
-    """Whether it is a fault because fairseq trained the model, and none of a model that Transformers did."""
+    """Whether it is a fault only if fairseq trained the model, and not if Transformers did."""
     is_mild: bool = False
-    """Whether a model with this fault still loads and answers as it should."""
+    """Whether a model with this fault still loads and gives the right outputs."""
     hides: Later = Later(0)
-    """What is not looked at where this fault is found."""
+    """The groups of checks that are skipped if this fault is found."""
     own: Later = Later(0)
-    """What this is, where another fault may hide it."""
+    """The group of this check, empty if no other fault can hide it."""
 
 
 _CHECKS: Final[list[Check]] = []
@@ -95,7 +95,7 @@ Look: TypeAlias = Callable[[FolderFacts], str | None]
 
 
 def _severe(name: str, mend: str, **fields: Any) -> Callable[[Look], Look]:
-    """Add what it decorates to `CHECKS`, in the order of this file: a model with this fault does not load, or errs."""
+    """Add a function to `CHECKS`, in the order of this file; a model with this fault does not load, or is wrong."""
 
     def added(look: Look) -> Look:
         _CHECKS.append(Check(name, look, mend, **fields))
@@ -105,7 +105,7 @@ def _severe(name: str, mend: str, **fields: Any) -> Callable[[Look], Look]:
 
 
 _mild: Final = partial(_severe, is_mild=True)
-"""The same of a fault with which a model still loads and answers as it should."""
+"""The same for a fault with which a model still loads and gives the right outputs."""
 
 
 @dataclass(frozen=True)
@@ -117,37 +117,38 @@ class Finding:
     mend: str
     is_safe: bool
     is_mild: bool = False
-    """Whether the model still loads and answers as it should: it may be published so."""
+    """Whether the model still loads and gives the right outputs, so that it may be published."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found, and what of it was mended; a folder is healthy where nothing is left."""
+    """The faults that a folder has, and those that were fixed; a folder without faults is healthy."""
 
     folder: Path
     findings: tuple[Finding, ...]
-    """What is still to be mended."""
+    """The faults that are still to be fixed."""
     mended: tuple[Finding, ...] = ()
+    """The faults that were fixed."""
     kept: tuple[Path, ...] = ()
-    """The files as they were before the fixes, beside those that were changed."""
+    """Copies of the changed files from before the fixes, next to these files."""
     notes: tuple[str, ...] = ()
-    """What is as it should be, and people should know of it."""
+    """Remarks on properties that are not faults."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing is left to be mended."""
+        """Whether no fault is left."""
         return not self.findings
 
 
 def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False) -> Diagnosis:
-    """Look for every fault of `CHECKS` in a Transformers folder; `fix` mends what is safe, and nothing of the weights.
+    """Look for every fault of `CHECKS` in a Transformers folder; `fix` fixes what is safe, and never changes weights.
 
-    What is a fault of fairseq's models alone is mended where `fairseq/` shows that it trained this one, or
-    `from_fairseq` says so. Each file that is changed stays beside the new one under its name and `.before-fix`, and
-    nothing is changed unless the folder then loads and the faults are gone.
+    A fault of fairseq's models only is fixed if `fairseq/` shows that fairseq trained this one, or if `from_fairseq`
+    says so. A copy of each changed file stays next to it, with `.before-fix` after its name. Nothing is changed unless
+    the folder loads with the changes and the faults are gone.
 
-    Raises InputError for what is no XLM-R and for files that cannot be replaced, IntegrityError for files that are
-    damaged and for fixes that do not hold.
+    Raises InputError for a folder that is not XLM-R and for files that cannot be replaced, IntegrityError for damaged
+    files and for fixes that do not work.
     """
     folder = Path(folder)
     with told_plainly():
@@ -165,49 +166,49 @@ def examine(folder: str | Path, *, fix: bool = False, from_fairseq: bool = False
 
 
 def findings_of(facts: FolderFacts) -> tuple[Finding, ...]:
-    """The faults of a folder that is open already. Raises as `examine`."""
+    """The faults of an opened folder. Raises the errors of `examine`."""
     return _findings(facts, _found(facts))
 
 
 def _notes(facts: FolderFacts) -> Iterator[str]:
-    """What a folder has beyond what fairseq knows."""
-    with suppress(HfXlmrError):  # told by a check
+    """Yield a remark on tokens that were added to the tokenizer, which fairseq does not know."""
+    with suppress(HfXlmrError):  # a check reports it
         added = AddedTokens.of(facts.path, rows=facts.rows or 0)
         if added is not None:
             yield (
                 f"{len(added.names)} tokens were added to the tokenizer ({_listed([*added.names.values()])}): hf_xlmr "
-                "gives the ids that AutoTokenizer gives, and exports the names; fairseq's own encode cuts them as text"
+                "gives the same ids as AutoTokenizer, and exports the names; fairseq's own encode treats them as text"
             )
 
 
 class _Found(NamedTuple):
-    """A fault, what is told of it, and the safe edits against it."""
+    """A fault, its message, and the safe edits that fix it."""
 
     check: Check
-    told: str
+    message: str
     edits: Edits
 
 
 def _found(facts: FolderFacts) -> list[_Found]:
     if facts.model_type != "roberta" and facts.model_type not in FAMILIES:
-        raise InputError(f"{facts.path} holds a model of the type {facts.model_type:.40}, which is no XLM-R")
+        raise InputError(f"{facts.path} has a model of the type {facts.model_type:.40}, which is not XLM-R")
     if facts.model_type == "roberta" and not facts.has_sentencepiece:
-        raise InputError(f"{facts.path} holds a RoBERTa with a tokenizer of its own kind, which is no XLM-R")
+        raise InputError(f"{facts.path} has a RoBERTa with RoBERTa's own tokenizer, which is not XLM-R")
     found: list[_Found] = []
     for check in CHECKS:
-        told = None if check.own & _hidden(found) else check.look(facts)
-        if told is not None:
-            found.append(_Found(check, told, _safe_edits(check, facts)))
+        message = None if check.own & _hidden(found) else check.look(facts)
+        if message is not None:
+            found.append(_Found(check, message, _safe_edits(check, facts)))
     return found
 
 
 def _hidden(found: Iterable[_Found]) -> Later:
-    """What is not looked at beside these faults."""
+    """The groups of checks that are skipped because of these faults."""
     return reduce(or_, (each.check.hides for each in found), Later(0))
 
 
 def _safe_edits(check: Check, facts: FolderFacts) -> Edits:
-    """What `fix` does against a fault: what a model of unknown origin computes is left as it is."""
+    """The edits with which `fix` fixes a fault; it never changes the outputs of a model of unknown origin."""
     is_safe = check.edits is not None and (facts.is_from_fairseq or not check.is_of_fairseq)
     edits = check.edits(facts) if check.edits is not None and is_safe else {}
     return {} if CONFIG in edits and facts.class_names is None else edits
@@ -217,9 +218,9 @@ def _findings(facts: FolderFacts, found: list[_Found]) -> tuple[Finding, ...]:
     return tuple(_finding(facts, *each) for each in found)
 
 
-def _finding(facts: FolderFacts, check: Check, told: str, edits: Edits) -> Finding:
+def _finding(facts: FolderFacts, check: Check, message: str, edits: Edits) -> Finding:
     condition = "if fairseq trained it, " if check.is_of_fairseq and not facts.is_from_fairseq else ""
-    return Finding(check.name, told, f"{condition}{check.mend}", bool(edits), check.is_mild)
+    return Finding(check.name, message, f"{condition}{check.mend}", bool(edits), check.is_mild)
 
 
 # ---- fixes -----------------------------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def _finding(facts: FolderFacts, check: Check, told: str, edits: Edits) -> Findi
 def _edited(facts: FolderFacts, safe: list[_Found]) -> dict[str, bytes]:
     """The new content of each file that the fixes change."""
     fields: dict[str, dict[str, object]] = {}
-    for _check, _told, edits in safe:
+    for _check, _message, edits in safe:
         for name, changes in edits.items():
             fields.setdefault(name, {}).update(changes)
     return _with_edits(facts, fields)
@@ -242,20 +243,20 @@ def _with_edits(facts: FolderFacts, fields: Edits) -> dict[str, bytes]:
 
 
 def _raise_if_not_replaceable(folder: Path, names: Iterable[str]) -> None:
-    """Raise InputError for a file that others may use by another name, or whose owner a new one would not have."""
+    """Raise InputError for a file that others may use under another name, and for one of another user or group."""
     for path in (folder / name for name in names):
         status = path.stat()
         if path.is_symlink() or status.st_nlink > 1:  # as in the Hub's cache, whose files several models share
-            kind = "is a link to" if path.is_symlink() else "has another name (a hard link) by"
-            raise InputError(f"{path} {kind} what others may use: mend a copy of the folder (cp -rL makes one)")
+            kind = "is a link to a file" if path.is_symlink() else "has another name (a hard link)"
+            raise InputError(f"{path} {kind} that others may use: fix a copy of the folder (cp -rL makes one)")
         if os.geteuid() and (status.st_uid != os.geteuid() or status.st_gid not in {os.getegid(), *os.getgroups()}):
             raise InputError(
-                f"{path} belongs to another user or group, which a new file would not: mend it as that one"
+                f"{path} belongs to another user or group, and a new file would not: run the fix as that user"
             )
 
 
 def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found]) -> None:
-    """Look at the folder as it would be. Raises IntegrityError where a fault stays or comes, or it does not load."""
+    """Check the folder with the new `contents`. Raises IntegrityError if it does not load, or has other faults."""
     with _draft_of(facts.path, contents) as draft:
         try:
             after = FolderFacts(draft, facts.is_from_fairseq)
@@ -269,19 +270,19 @@ def _prove(facts: FolderFacts, contents: Mapping[str, bytes], found: list[_Found
     known, hidden = [each.check for each in found if not each.edits], _hidden(found)
     for each in left:
         if each.check not in known and not each.check.own & hidden:
-            raise IntegrityError(_unchanged(facts, f"{each.check.name} would be at fault after it: {each.told}"))
+            raise IntegrityError(_unchanged(facts, f"{each.check.name} would fail after it: {each.message}"))
 
 
 def _raise_if_not_loaded(facts: FolderFacts, found: list[_Found]) -> None:
-    """Raise IntegrityError where the configuration makes no network, whether its check came to that or not."""
+    """Raise IntegrityError if no network can be built from the configuration, even if that check was skipped."""
     plain_config(facts.path, read=facts.config)
-    if not _hidden(found) & Later.configuration and (told := _look_at_config(facts)) is not None:
-        raise IntegrityError(told)
+    if not _hidden(found) & Later.configuration and (message := _look_at_config(facts)) is not None:
+        raise IntegrityError(message)
 
 
 @contextmanager
 def _draft_of(folder: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
-    """A folder of links to all that `folder` holds, with other `contents` for some files."""
+    """A temporary folder of links to the files of `folder`, with new `contents` for some of them."""
     with TemporaryDirectory() as name, room_told(Path(gettempdir())):
         draft = Path(name)
         for path in folder.resolve().iterdir():
@@ -293,48 +294,48 @@ def _draft_of(folder: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
 
 
 def _wrong_sizes(folder: Path) -> str:
-    """The weights whose sizes are not those of the configuration, in words."""
+    """A list, in words, of the weights whose sizes differ from the configuration."""
     try:
         check_weights(folder)
     except WeightsMismatch as error:
         return ", ".join(error.wrong_shape)
     except HfXlmrError:
-        return ""  # told by the check of the weights
+        return ""  # the check of the weights reports it
     return ""
 
 
 def _unchanged(facts: FolderFacts, reason: str) -> str:
-    return f"{facts.path} was not changed, since the fix does not hold: {reason}"
+    return f"{facts.path} was not changed, since the fix does not work: {reason}"
 
 
 # ---- the configuration -----------------------------------------------------------------------------------------------
 
 
-@_severe("architectures", 'say the class in a list of one name, such as ["XLMRobertaForMaskedLM"]', hides=ALL)
+@_severe("architectures", 'set it to a list of one class name, such as ["XLMRobertaForMaskedLM"]', hides=ALL)
 def _look_at_classes(facts: FolderFacts) -> str | None:
     if facts.class_names is not None:
         return None
-    return f"architectures in config.json is {facts.config['architectures']!r:.60}, which is no list of names"
+    return f"architectures in config.json is {facts.config['architectures']!r:.60}, which is not a list of names"
 
 
 @_severe(
     "code of others",
-    "take these fields out; whoever wants such an attention passes attn_implementation= when loading",
+    "remove these fields; to use such an attention, pass attn_implementation= when loading",
     hides=NETWORK,
 )
 def _look_at_code(facts: FolderFacts) -> str | None:
     files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
-    told = [
+    fields = [
         f"{field} in {name} {does}"
         for name, content in files.items()
         for field, does in reaching_fields(content).items()
     ]
-    return "; ".join(told) or None
+    return "; ".join(fields) or None
 
 
 @_severe(
     "model type",
-    "say model_type xlm-roberta and the XLMRoberta class in config.json",
+    "set model_type to xlm-roberta and the class to XLMRoberta's in config.json",
     edits=lambda facts: _set_type(facts),
     hides=ALL,
 )
@@ -342,8 +343,8 @@ def _look_at_type(facts: FolderFacts) -> str | None:
     if facts.model_type != "roberta":
         return None
     if named := str((facts.tokenizer_config or {}).get("tokenizer_class", "")):
-        return f"config.json says RoBERTa, and the tokenizer is XLM-R's: ids are right only by the class {named:.40}"
-    return "config.json says RoBERTa, and the tokenizer is XLM-R's: Transformers takes RoBERTa's for it, ids are wrong"
+        return f"config.json says RoBERTa, but the tokenizer is XLM-R's: ids are right only by the class {named:.40}"
+    return "config.json says RoBERTa, but the tokenizer is XLM-R's: Transformers uses RoBERTa's, and ids are wrong"
 
 
 def _set_type(facts: FolderFacts) -> Edits:
@@ -353,7 +354,7 @@ def _set_type(facts: FolderFacts) -> Edits:
 
 @_severe(
     "layer_norm_eps",
-    f"say layer_norm_eps {FAIRSEQ_EPS} in config.json",
+    f"set layer_norm_eps to {FAIRSEQ_EPS} in config.json",
     edits=lambda facts: {CONFIG: {"layer_norm_eps": FAIRSEQ_EPS}},
     is_of_fairseq=True,
 )
@@ -361,18 +362,18 @@ def _look_at_eps(facts: FolderFacts) -> str | None:
     eps = facts.config.get("layer_norm_eps", _silent(facts, "layer_norm_eps"))
     if eps != BERT_EPS:
         return None
-    said = "says" if "layer_norm_eps" in facts.config else "is silent, which means"
+    said = "has" if "layer_norm_eps" in facts.config else "lacks the field, which means"
     return f"config.json {said} layer_norm_eps {BERT_EPS}, BERT's; fairseq trains XLM-R with {FAIRSEQ_EPS}"
 
 
 def _silent(facts: FolderFacts, name: str) -> object:
-    """What the configuration class fills in where config.json is silent."""
+    """The default that the configuration class uses if config.json lacks a field."""
     return FAMILIES.get(facts.model_type, FAMILIES[BERT_LIKE]).defaults[name]
 
 
 @_severe(
     "pad_token_id",
-    f"say pad_token_id {PAD_INDEX} in config.json",
+    f"set pad_token_id to {PAD_INDEX} in config.json",
     edits=lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
     is_of_fairseq=True,
     hides=ALL,
@@ -381,12 +382,12 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
     padding = facts.config.get("pad_token_id", PAD_INDEX)
     if padding == PAD_INDEX:
         return None
-    return f"config.json says pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
+    return f"config.json has pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
 
 
 @_severe(
     "positions",
-    "say the rows of the weights in config.json, 514 for the releases",
+    "set it in config.json to the number of rows of the weights, 514 for the releases",
     edits=lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},
     hides=ALL,
 )
@@ -395,12 +396,12 @@ def _look_at_positions(facts: FolderFacts) -> str | None:
     rows = facts.position_rows
     if rows is None or said == rows:
         return None
-    return f"max_position_embeddings is {said!r} and the weights have {rows} rows (two more than the longest text)"
+    return f"max_position_embeddings is {said!r}, but the weights have {rows} rows (two more than the longest text)"
 
 
 @_severe(
     "vocab_size",
-    "say the rows of the embedding in config.json",
+    "set it in config.json to the number of rows of the embedding",
     edits=lambda facts: {CONFIG: {"vocab_size": facts.rows}},
     hides=ALL,
 )
@@ -408,19 +409,19 @@ def _look_at_rows(facts: FolderFacts) -> str | None:
     said, rows = facts.config.get("vocab_size"), facts.rows
     if rows is None or said == rows:
         return None
-    return f"vocab_size is {'not there' if said is None else repr(said)}, and the embedding has {rows} rows"
+    return f"vocab_size is {'missing' if said is None else repr(said)}, but the embedding has {rows} rows"
 
 
 @_mild(
     "dtype",
-    "say in config.json what the weights are stored in",
+    "set it in config.json to the dtype that the weights are stored in",
     edits=lambda facts: {CONFIG: {_dtype_field(facts): _only_dtype(facts)}},
 )
 def _look_at_dtype(facts: FolderFacts) -> str | None:
     said, stored = facts.config.get(_dtype_field(facts)), _only_dtype(facts)
     if stored is None or said is None or said == stored:
         return None
-    return f"config.json says {said}, to which Transformers casts when it loads, and the weights are {stored}"
+    return f"config.json says {said}, to which Transformers casts when it loads, but the weights are {stored}"
 
 
 def _dtype_field(facts: FolderFacts) -> str:
@@ -428,7 +429,7 @@ def _dtype_field(facts: FolderFacts) -> str:
 
 
 def _only_dtype(facts: FolderFacts) -> str | None:
-    """The floats that all weights are stored in; None where they differ, since either may be what is meant."""
+    """The dtype that all weights are stored in; None if they differ, since nobody knows which is intended."""
     stored = {tensor.dtype for name, tensor in facts.own.items() if not is_left_in_the_file(name)}
     return stored.pop() if len(stored) == 1 and stored <= {*STORED_DTYPES.values()} else None
 
@@ -438,7 +439,7 @@ def _only_dtype(facts: FolderFacts) -> str | None:
 
 @_mild(
     "model_max_length",
-    "say the longest text in tokenizer_config.json, 512 for the releases",
+    "set it in tokenizer_config.json to the length of the longest text, 512 for the releases",
     edits=lambda facts: {TOKENIZER_CONFIG: {"model_max_length": _longest(facts)}},
 )
 def _look_at_length(facts: FolderFacts) -> str | None:
@@ -447,19 +448,19 @@ def _look_at_length(facts: FolderFacts) -> str | None:
         return None
     if isinstance(said, (int, float)) and 1 <= said <= longest and said is not True:
         return None
-    told = "unset" if said is None else _shortly(said)
-    return f"model_max_length is {told}: truncation=True does nothing, and a text beyond {longest} tokens breaks"
+    shown = "unset" if said is None else _shortly(said)
+    return f"model_max_length is {shown}: truncation=True does nothing, and a text of over {longest} tokens fails"
 
 
 def _shortly(value: object) -> str:
     try:
         return f"{value:g}" if isinstance(value, (int, float)) else repr(value)[:40]
     except OverflowError:
-        return "beyond any number of tokens"
+        return "more than any number of tokens"
 
 
 def _longest(facts: FolderFacts) -> int | None:
-    """The longest text in tokens, by the weights, else by the configuration."""
+    """The number of tokens of the longest text, by the weights, else by the configuration."""
     rows = facts.position_rows or facts.config.get("max_position_embeddings")
     return rows - POSITION_OFFSET if isinstance(rows, int) and rows > POSITION_OFFSET else None
 
@@ -469,10 +470,10 @@ def _look_at_tokenizer(facts: FolderFacts) -> str | None:
     if facts.tokenizer is not None:
         return None
     if facts.is_converted and facts.has_sentencepiece:
-        return "tokenizer.json is lost, without which Transformers has no tokenizer for it"
+        return "tokenizer.json is missing, without which Transformers cannot load its tokenizer"
     if facts.has_sentencepiece or facts.is_converted:  # Transformers makes one, or the checkpoint came without a model
         return None
-    return "there is no tokenizer, and a model of text that nobody can give a text is of little use"
+    return "there is no tokenizer, and without one the model cannot read texts"
 
 
 _severe(
@@ -484,31 +485,31 @@ _severe(
 
 @_mild(
     TOKENIZER_CONFIG,
-    "copy it from where tokenizer.json is from, or convert the model again (save_pretrained would write another "
-    "tokenizer.json, with other ids for some texts)",
+    "copy it from the model that tokenizer.json is from, or convert the model again (save_pretrained would write "
+    "another tokenizer.json, with other ids for some texts)",
     hides=Later.ids,
 )
 def _look_at_settings(facts: FolderFacts) -> str | None:
     if facts.tokenizer is None or facts.tokenizer_config is not None:
         return None
-    return f"there is no {TOKENIZER_CONFIG}: nothing is ever truncated, and texts beyond {_longest(facts)} tokens break"
+    return f"{TOKENIZER_CONFIG} is missing: texts are never truncated, and those of over {_longest(facts)} tokens fail"
 
 
-@_severe("tokenizer size", "take the tokenizer with which the model was trained", hides=TOKENIZER)
+@_severe("tokenizer size", "use the tokenizer with which the model was trained", hides=TOKENIZER)
 def _look_at_names(facts: FolderFacts) -> str | None:
     names, rows = facts.names, facts.rows
     if not names or rows is None or names == rows:
         return None
     if names > rows:
-        return f"the tokenizer gives {names} ids and the embedding has {rows} rows: the last ids break the model"
+        return f"the tokenizer gives {names} ids, but the embedding has {rows} rows: the last ids make the model fail"
     if facts.model_type == "xlm-roberta-xl" and names == XLMR_NAMES:  # its releases have 878 rows that nothing uses
         return None
     if rows % PADDED_TO == 0 and rows - names < MOST_PADDING:
         return None
-    return f"the tokenizer gives {names} ids and the embedding has {rows} rows: it is another model's, or some are lost"
+    return f"the tokenizer gives {names} ids, but the embedding has {rows} rows: it is another model's, or ids are lost"
 
 
-@_severe("<mask>", "take the tokenizer with which the model was trained, or convert the model again", hides=TOKENIZER)
+@_severe("<mask>", "use the tokenizer with which the model was trained, or convert the model again", hides=TOKENIZER)
 def _look_at_mask(facts: FolderFacts) -> str | None:
     if not facts.ids:
         return None
@@ -518,12 +519,12 @@ def _look_at_mask(facts: FolderFacts) -> str | None:
         has_none = facts.fairseqs_dictionary is not None and facts.fairseqs_dictionary.mask_index is None
         return None if has_none else f"tokenizer.json has no {MASK}"
     if expected is not None and mask != expected:
-        return f"{MASK} has the id {mask} by the tokenizer, and {expected} {why}"
+        return f"{MASK} has the id {mask} in the tokenizer, but {expected} {why}"
     return None
 
 
 def _expected_mask(facts: FolderFacts) -> tuple[int | None, str]:
-    """The id that `<mask>` must have, and by whose word."""
+    """The id that `<mask>` must have (None if unknown), and which file or model says so."""
     if facts.fairseqs_dictionary is not None and facts.fairseqs_dictionary.mask_index is not None:
         return facts.fairseqs_dictionary.mask_index, "in fairseq/dict.txt"
     decoder = (facts.tokenizer_config or {}).get("added_tokens_decoder")
@@ -551,19 +552,19 @@ def _look_at_vocabulary(facts: FolderFacts) -> str | None:
 # ---- the weights -----------------------------------------------------------------------------------------------------
 
 
-@_severe("pickle", "load it where you trust it, and save_pretrained, which writes safetensors", hides=NETWORK)
+@_severe("pickle", "load the model if you trust it, and save it with save_pretrained as safetensors", hides=NETWORK)
 def _look_at_pickles(facts: FolderFacts) -> str | None:
-    return "the weights are there as a pickle alone, which runs what it says when loaded" if facts.is_pickled else None
+    return "the weights are only in a pickle, which can run any code when it is loaded" if facts.is_pickled else None
 
 
-@_mild("pooler", f"tell users to pass {WITHOUT_POOLER}, in README.md")
+@_mild("pooler", f"write in README.md that users should pass {WITHOUT_POOLER}")
 def _look_at_pooler(facts: FolderFacts) -> str | None:
     is_encoder = facts.class_name.endswith("Model")
     if not is_encoder or not facts.weights or any(name.startswith("pooler.") for name in facts.own):
         return None
     if facts.has(CARD) and WITHOUT_POOLER in facts.read(CARD).decode("utf-8", errors="replace"):
         return None
-    return f"{facts.class_name} expects a pooler that the weights lack: Transformers makes one of random numbers"
+    return f"{facts.class_name} expects a pooler that the weights lack: Transformers fills it with random numbers"
 
 
 @_severe("tied bias", f"store the head's bias as {TIED_BIAS}, or convert the model again", hides=NETWORK)
@@ -572,10 +573,10 @@ def _look_at_tied_bias(facts: FolderFacts) -> str | None:
         return None
     if TIED_BIAS not in facts.weights:
         if OTHER_BIAS in facts.weights:
-            return f"the weights have {OTHER_BIAS} for {TIED_BIAS}: Transformers 5 ties them, other readers find none"
-        return f"the weights lack {TIED_BIAS}: Transformers makes one of zeros"
+            return f"the weights have {OTHER_BIAS}, not {TIED_BIAS}: Transformers 5 ties them, other readers find none"
+        return f"the weights lack {TIED_BIAS}: Transformers fills it with zeros"
     if OTHER_BIAS in facts.weights and facts.config.get("tie_word_embeddings", True) and not _are_equal(facts):
-        return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, and have different values in the files"
+        return f"{TIED_BIAS} and {OTHER_BIAS} are one weight, but have different values in the files"
     return None
 
 
@@ -592,7 +593,7 @@ def _are_equal(facts: FolderFacts) -> bool:
 # ---- what else is in the folder --------------------------------------------------------------------------------------
 
 
-_severe("adapter", "take adapter_config.json away, or put the adapter's weights beside it", hides=NETWORK)(
+_severe("adapter", "remove adapter_config.json, or put the adapter's weights next to it", hides=NETWORK)(
     lambda facts: missing_of_adapter(facts.path)
 )
 
@@ -604,10 +605,10 @@ _severe("adapter", "take adapter_config.json away, or put the adapter's weights 
 def _look_at_whole_adapter(facts: FolderFacts) -> str | None:
     if not (facts.path / ADAPTER).is_file() or missing_of_adapter(facts.path) is not None:
         return None
-    return f"{ADAPTER} is beside a whole model: Transformers adds the adapter where peft is installed, and only there"
+    return f"{ADAPTER} is next to a whole model: Transformers adds the adapter only if peft is installed"
 
 
-_severe("modules", "make the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing")(
+_severe("modules", "write the folder again with `hf-xlmr to-sentence-transformers`, or copy what is missing")(
     lambda facts: missing_of_modules(facts.path)
 )
 
@@ -616,12 +617,12 @@ _severe("modules", "make the folder again with `hf-xlmr to-sentence-transformers
 def _look_at_shards(facts: FolderFacts) -> str | None:
     sizes = {tensor.file: tensor.file.stat().st_size for tensor in facts.weights.values()}
     large = [f"{file.name} has {size / 10**9:.0f} GB" for file, size in sizes.items() if size > LARGEST_SHARD]
-    return f"{', '.join(large)}: it is downloaded from the beginning after each break" if large else None
+    return f"{', '.join(large)}: an interrupted download starts again from the beginning" if large else None
 
 
 @_mild(
     "labels",
-    "put the names into id2label in the order of training; delete fairseq/label/ where it is of another training",
+    "put the names into id2label in the order of training; delete fairseq/label/ if it is from another training",
 )
 def _look_at_labels(facts: FolderFacts) -> str | None:
     if not facts.class_name.endswith("ForSequenceClassification"):
@@ -631,11 +632,11 @@ def _look_at_labels(facts: FolderFacts) -> str | None:
         return _unwritable_labels(facts) if files.kept_labels is None else None
     kept = [name for name in files.kept_labels.symbols[len(SPECIAL_SYMBOLS) :] if not name.startswith(FILLER)]
     said = list((facts.config.get("id2label") or {}).values())
-    return f"fairseq/label/dict.txt names the classes {_listed(kept)}, and id2label of config.json {_listed(said)}"
+    return f"fairseq/label/dict.txt names the classes {_listed(kept)}, but id2label of config.json {_listed(said)}"
 
 
 def _unwritable_labels(facts: FolderFacts) -> str | None:
-    """What of id2label fairseq's label dictionary cannot hold, where a training by fairseq left none."""
+    """Why fairseq's label dictionary, which the folder lacks, cannot be written from id2label, None if it can."""
     names = facts.config.get("id2label")
     if not isinstance(names, dict) or len(names) < 2 or facts.config.get("problem_type") == "regression":
         return None
@@ -654,28 +655,26 @@ def _listed(names: Sequence[object]) -> str:
 
 @_mild(
     "record",
-    "delete fairseq/conversion.json where the model was trained since, or copy the weights anew where it was not",
+    "delete fairseq/conversion.json if the model was trained since; if not, copy the weights again",
 )
 def _look_at_record(facts: FolderFacts) -> str | None:
     changed = changed_weights(facts)
     if not changed:
         return None
-    return (
-        f"fairseq/conversion.json tells of other weights than those of {_listed(changed)}: push will refuse the folder"
-    )
+    return f"fairseq/conversion.json does not describe the weights of {_listed(changed)}: push will refuse the folder"
 
 
-# ---- what is looked at last, since an earlier fault may be the cause -------------------------------------------------
+# ---- the last checks, since an earlier fault may be the cause --------------------------------------------------------
 
 
 @_severe(
     "configuration",
-    "set the fields right that are named, or convert again",
+    "correct the fields that are named, or convert again",
     hides=Later.training | Later.ids | Later.weights,
     own=Later.configuration,
 )
 def _look_at_config(facts: FolderFacts) -> str | None:
-    """Build the network as loading does, where the weights have its sizes: others are told as such."""
+    """Build the network as loading does, if the weights have its sizes; another check reports wrong sizes."""
     from hf_xlmr.hub_interface.network import check_loading
 
     if facts.model_type not in FAMILIES:
@@ -689,19 +688,19 @@ def _look_at_config(facts: FolderFacts) -> str | None:
 
 @_severe(
     "training",
-    "set the fields right that are named, or convert again; where the change is meant, delete fairseq/",
+    "correct the fields that are named, or convert again; if the change is intended, delete fairseq/",
     own=Later.training,
 )
 def _look_at_training(facts: FolderFacts) -> str | None:
-    is_told = facts.config.get("layer_norm_eps") == BERT_EPS  # by a check of its own
-    config = {name: value for name, value in facts.config.items() if not (is_told and name == "layer_norm_eps")}
-    told = other_network(facts, config)
-    return f"config.json is not that of the network which fairseq trained: {'; '.join(told)}" if told else None
+    is_reported = facts.config.get("layer_norm_eps") == BERT_EPS  # by its own check
+    config = {name: value for name, value in facts.config.items() if not (is_reported and name == "layer_norm_eps")}
+    others = other_network(facts, config)
+    return f"config.json does not describe the network that fairseq trained: {'; '.join(others)}" if others else None
 
 
 @_severe(
     "tokenizer ids",
-    "name the tokenizer_class in tokenizer_config.json that gives fairseq's ids, or copy the tokenizer's files "
+    "set tokenizer_class in tokenizer_config.json to a class that gives fairseq's ids, or copy the tokenizer's files "
     "from the model that this one was trained from",
     edits=lambda facts: _set_tokenizer_class(facts),
     own=Later.ids,
@@ -710,13 +709,13 @@ def _look_at_ids(facts: FolderFacts) -> str | None:
     if facts.tokenizer is None and not (facts.path / SENTENCEPIECE).is_file():
         return None
     files = facts.files
-    if refusal_of(lambda: files.shape):  # told by the check of the configuration, once what hides it is fixed
+    if refusal_of(lambda: files.shape):  # the check of the configuration reports it, once no fault hides it
         return None
     return refusal_of(lambda: files.tokenizer) or disagreement_of(facts.path, files.tokenizer)
 
 
 def _set_tokenizer_class(facts: FolderFacts) -> Edits:
-    """The class by which the ids are right; nothing where none of them helps."""
+    """The edit of tokenizer_class that makes the ids right; empty if none does."""
     named = PLAIN_TOKENIZER if facts.tokenizer is not None else XLMR_TOKENIZER
     files = {CONFIG: facts.config, TOKENIZER_CONFIG: facts.tokenizer_config or {}}
     edits = {name: {CLASS: named} for name, content in files.items() if CLASS in content or name == TOKENIZER_CONFIG}
@@ -726,7 +725,7 @@ def _set_tokenizer_class(facts: FolderFacts) -> Edits:
         return edits if _look_at_ids(FolderFacts(draft, facts.is_from_fairseq)) is None else {}
 
 
-_severe("weights", "copy the folder anew, or convert or save the model again", own=Later.weights)(
+_severe("weights", "copy the folder again, or convert or save the model again", own=Later.weights)(
     lambda facts: facts.fault_of_weights
 )
 

@@ -1,4 +1,4 @@
-"""What a Transformers folder says of itself and what lies in it, whether the two agree or not."""
+"""Reads what the files of a Transformers folder say and contain, whether they agree or not."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ DICTIONARY: Final = "fairseq/dict.txt"
 OPTIONS: Final = "fairseq/options.json"
 WORDS: Final = "embeddings.word_embeddings.weight"
 POSITIONS: Final = "embeddings.position_embeddings.weight"
-XLMR_ORDER: Final = (UNK, BOS, EOS)  # of the first pieces
-ROBERTA: Final = "xlm-roberta"  # which a folder of the type roberta is called when that is fixed
-PARTS: Final = (  # of an encoder, and the heads beside it
+XLMR_ORDER: Final = (UNK, BOS, EOS)  # the first pieces of XLM-R's SentencePiece model
+ROBERTA: Final = "xlm-roberta"  # the right type of a folder whose config.json says roberta
+PARTS: Final = (  # prefixes of the weights of an encoder and its heads
     *("embeddings.", "encoder.", "pooler.", "LayerNorm."),
     *("lm_head.", "classifier.", "qa_outputs."),
 )
@@ -44,54 +44,54 @@ class StoredTensor(NamedTuple):
     file: Path
     sizes: tuple[int, ...]
     dtype: str
-    """Such as float32, or the code of the format for what is no float."""
+    """The name of the dtype, such as float32, or safetensors' code for a type that is not a float."""
 
 
 @dataclass(frozen=True)
 class FolderFacts(OpenedFolder):
-    """One folder, read as it is asked about; nothing is judged but what cannot be read at all."""
+    """The facts of one folder, each read when it is needed; only unreadable files raise errors."""
 
     is_known_to_be_fairseqs: bool = False
-    """Somebody's word that fairseq trained the model."""
+    """Whether the caller says that fairseq trained the model."""
 
     @cached_property
     def files(self) -> ModelFiles:
-        """The folder as loading takes it, which judges what it reads."""
+        """The folder as loading reads it, with all of loading's checks."""
         return ModelFiles(self.path, given=self)
 
     @cached_property
     def tokenizer_config(self) -> JsonObject | None:
-        """tokenizer_config.json, None where there is none. Raises IntegrityError."""
+        """The content of tokenizer_config.json, None if there is none. Raises IntegrityError."""
         return _object(self.path / TOKENIZER_CONFIG)
 
     @cached_property
     def tokenizer(self) -> JsonObject | None:
-        """tokenizer.json, None where there is none. Raises IntegrityError."""
+        """The content of tokenizer.json, None if there is none. Raises IntegrityError."""
         return _object(self.path / TOKENIZER)
 
     @property
     def is_converted(self) -> bool:
-        """Whether the folder keeps what fairseq needs, as converted ones and what was trained from them do."""
+        """Whether the folder has files of fairseq, as a converted folder and models trained from it have."""
         return any((self.path / name).is_file() for name in (DICTIONARY, CONVERSION))
 
     @property
     def is_from_fairseq(self) -> bool:
-        """Whether fairseq trained the model, by what the folder keeps or by somebody's word."""
+        """Whether fairseq trained the model, by the folder's files or by what the caller says."""
         return self.is_converted or self.is_known_to_be_fairseqs
 
     @property
     def model_type(self) -> str:
-        """As config.json says."""
+        """The model type that config.json names."""
         return str(self.config.get("model_type"))
 
     @property
     def class_name(self) -> str:
-        """The class that config.json names first, else nothing."""
+        """The first class that config.json names, empty if it names none."""
         return next(iter(self.class_names or ()), "")
 
     @property
     def class_names(self) -> list[str] | None:
-        """The classes that config.json names, None where `architectures` is no list of names."""
+        """The classes that config.json names, None if `architectures` is not a list of names."""
         named = self.config.get("architectures") or []
         is_list = isinstance(named, list) and all(isinstance(name, str) for name in named)
         return list(named) if is_list else None
@@ -105,9 +105,9 @@ class FolderFacts(OpenedFolder):
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
-        """The ids of tokenizer.json, those of added tokens over those of the vocabulary.
+        """The ids of tokenizer.json; those of added tokens replace those of the vocabulary.
 
-        Without it those that Transformers makes of a SentencePiece model; empty where there is none of either.
+        Without tokenizer.json, the ids that Transformers makes from a SentencePiece model; empty without either file.
 
         Raises IntegrityError.
         """
@@ -116,9 +116,9 @@ class FolderFacts(OpenedFolder):
         return ids_of_tokenizer(self.tokenizer, self.path / TOKENIZER)
 
     def raise_if_ids_differ(self) -> None:
-        """Hold tokenizer.json against the names that fairseq has, where either file tells them.
+        """Compare tokenizer.json with fairseq's names, if the folder has both.
 
-        Raises InputError where an id is another name's, IntegrityError.
+        Raises InputError if an id has another name, IntegrityError.
         """
         names = self._names_of_fairseq
         if self.tokenizer is not None and names is not None:
@@ -126,7 +126,7 @@ class FolderFacts(OpenedFolder):
 
     @property
     def _names_of_fairseq(self) -> Dictionary | None:
-        """The dictionary, else what a SentencePiece model in XLM-R's order implies."""
+        """The dictionary of fairseq, else the one that a SentencePiece model in XLM-R's order implies, else None."""
         if self.fairseqs_dictionary is not None:
             return self.fairseqs_dictionary
         path = self.path / SENTENCEPIECE
@@ -136,7 +136,7 @@ class FolderFacts(OpenedFolder):
 
     @property
     def _ids_of_sentencepiece(self) -> Mapping[str, int]:
-        """Four special symbols in fairseq's order, the pieces from the fourth on, and `<mask>`."""
+        """The ids of four special symbols in fairseq's order, of the pieces from the fourth on, and of `<mask>`."""
         path = self.path / SENTENCEPIECE
         if not path.is_file():
             return {}
@@ -146,12 +146,12 @@ class FolderFacts(OpenedFolder):
 
     @property
     def names(self) -> int:
-        """How many ids the tokenizer gives out."""
+        """The number of ids of the tokenizer: its highest id plus one."""
         return max(self.ids.values(), default=-1) + 1
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the ids of a converted folder are, where no tokenizer of XLM-R's kind gives them.
+        """A remark on the ids of a converted folder, if no tokenizer of XLM-R's kind gives them.
 
         Raises InputError, IntegrityError.
         """
@@ -162,7 +162,7 @@ class FolderFacts(OpenedFolder):
 
     @cached_property
     def fairseqs_dictionary(self) -> Dictionary | None:
-        """fairseq/dict.txt as fairseq's task completes it, None without it. Raises InputError, IntegrityError."""
+        """fairseq/dict.txt as fairseq's task completes it, None if missing. Raises InputError, IntegrityError."""
         if not self.has(DICTIONARY):
             return None
         path, rows = self.path / DICTIONARY, self.record.embedding_rows
@@ -171,17 +171,17 @@ class FolderFacts(OpenedFolder):
 
     @cached_property
     def is_pickled(self) -> bool:
-        """Whether the weights are there as pickles alone."""
+        """Whether the weights are only in pickles."""
         return not any(self.path.glob("model*.safetensors*")) and any(self.path.glob("pytorch_model*.bin*"))
 
     @cached_property
     def fault_of_weights(self) -> str | None:
-        """What is wrong with the weights by the configuration, None where they are those of its class."""
+        """Why the weights do not fit the class of the configuration, None if they do."""
         return refusal_of(lambda: check_weights(self.path, shape_of_config(self.config, name=str(self.path / CONFIG))))
 
     @cached_property
     def weights(self) -> Mapping[str, StoredTensor]:
-        """The tensors by name; empty where they are pickled. Raises InputError, IntegrityError."""
+        """The tensors by name; empty if they are pickled. Raises InputError, IntegrityError."""
         if self.is_pickled:
             return {}
         files = files_of_weights(self.path)
@@ -193,9 +193,9 @@ class FolderFacts(OpenedFolder):
 
     @cached_property
     def own(self) -> Mapping[str, StoredTensor]:
-        """The tensors of the model, by their names without what the family's heads put before those of the encoder.
+        """The tensors of the model, by their names without the prefix that the family's heads give the encoder.
 
-        What a file holds beside the model, such as averaged weights under another name, is not here.
+        Other tensors of a file, such as averaged weights under another name, are left out.
 
         Raises InputError, IntegrityError.
         """
@@ -210,12 +210,12 @@ class FolderFacts(OpenedFolder):
 
     @property
     def rows(self) -> int | None:
-        """The rows of the embedding, None where the weights are not read."""
+        """The number of rows of the embedding, None if the weights are not read."""
         return self._rows_of(WORDS)
 
     @property
     def position_rows(self) -> int | None:
-        """The rows of the position table, None where the weights are not read."""
+        """The number of rows of the position table, None if the weights are not read."""
         return self._rows_of(POSITIONS)
 
     def _rows_of(self, name: str) -> int | None:
@@ -224,7 +224,7 @@ class FolderFacts(OpenedFolder):
 
 
 def refusal_of(look: Callable[[], object]) -> str | None:
-    """What hf_xlmr refuses in a sentence, None where it takes it."""
+    """The sentence with which `look` raises one of hf_xlmr's errors, None if it raises none."""
     try:
         look()
     except HfXlmrError as error:

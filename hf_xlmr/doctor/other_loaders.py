@@ -1,4 +1,4 @@
-"""Files beside the model that make sentence-transformers or peft read the folder, and what they miss there."""
+"""Checks the files next to a model that sentence-transformers and peft read, and finds what they lack."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ WITH_CONFIG: Final = ("Pooling", "Dense")
 
 
 def missing_of_adapter(folder: Path) -> str | None:
-    """What is wrong where the folder says that it is an adapter, in a sentence. Raises OSError."""
+    """A sentence that says what an adapter's folder lacks, None if nothing or not an adapter. Raises OSError."""
     if not (folder / ADAPTER).is_file() or (folder / ADAPTER_WEIGHTS).is_file():
         return None
-    return f"{ADAPTER} is there without {ADAPTER_WEIGHTS}, for which Transformers looks then: the folder does not load"
+    return f"{ADAPTER} makes Transformers look for {ADAPTER_WEIGHTS}, which is missing: the folder does not load"
 
 
 def missing_of_modules(folder: Path) -> str | None:
-    """What is wrong where the folder is one of sentence-transformers, in a sentence. Raises OSError."""
+    """A sentence that says what sentence-transformers would miss, None if nothing or not its folder. Raises OSError."""
     path = folder / MODULES
     if not path.is_file():
         return None
     try:
         missing = next(_missing(folder, strict_json(path.read_bytes())), None)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return f"{MODULES} is damaged: it lists no modules, and sentence-transformers does not load the folder"
+        return f"{MODULES} is damaged: it lists no modules, and sentence-transformers cannot load the folder"
     if missing is None:
         return None
-    return f"{MODULES} tells of {missing:.80}, which is missing: sentence-transformers does not load the folder"
+    return f"{MODULES} names {missing:.80}, which is missing: sentence-transformers cannot load the folder"
 
 
 def _missing(folder: Path, modules: object) -> Iterator[str]:
