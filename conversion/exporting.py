@@ -115,7 +115,7 @@ def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[s
 
 def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str, Any]:
     """The flat arguments of a training with this network: those that convert kept, then what the folder says."""
-    task, longest = TASKS[network.task], network.positions - 2
+    task, longest = TASKS[network.task], network.longest_text
     return {
         "seed": 1,
         "tokens_per_sample": longest,

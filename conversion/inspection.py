@@ -115,7 +115,7 @@ def _inspection(
         layers=len(architecture.layers) if architecture else 0,
         hidden_size=architecture.hidden if architecture else 0,
         attention_heads=architecture.attention_heads if architecture else 0,
-        longest_text=architecture.positions - 2 if architecture else 0,
+        longest_text=architecture.longest_text if architecture else 0,
         weights=len(checkpoint.weights),
         parameters=parameters_of(checkpoint),
         output_parameters=plan.parameters if plan else None,

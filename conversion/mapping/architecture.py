@@ -15,7 +15,7 @@ from hf_xlmr.conversion.checkpoint.weights import FLOAT_DTYPES, Weight
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
 from hf_xlmr.model.families import POST_NORM, PRE_NORM, PRE_NORM_WITH_EMBEDDING_NORM, Family, Task
 from hf_xlmr.model.head_kinds import HeadKind, Reading, is_multi_label, kind_of_head
-from hf_xlmr.model.model_shape import HEAD_PARTS
+from hf_xlmr.model.model_shape import HEAD_PARTS, POSITION_OFFSET
 
 __all__ = ["Architecture", "Wanted", "beside_heads", "decide", "head_oddity", "unclear_head"]
 
@@ -24,7 +24,7 @@ EMBEDDING: Final = E + "embed_tokens.weight"
 POSITIONS: Final = E + "embed_positions.weight"
 LM_HEAD: Final = "encoder.lm_head."
 LM_WEIGHT: Final = LM_HEAD + "weight"
-FIRST_POSITION: Final = 2  # fairseq counts positions from padding_idx + 1, and padding_idx is 1
+
 BASE: Final = (12, 768, 3072, 12)
 LARGE: Final = (24, 1024, 4096, 16)
 ARCHES: Final = {  # fairseq/models/roberta/model.py: layers, width, feed-forward width, attention heads
@@ -113,7 +113,7 @@ class Architecture:
     @property
     def longest_text(self) -> int:
         """The most tokens of a text: 512 if the table has 514 rows."""
-        return self.positions - FIRST_POSITION
+        return self.positions - POSITION_OFFSET
 
     @property
     def class_name(self) -> str:
@@ -298,15 +298,15 @@ class _Facts:
         """Rows of the position table: the longest text plus two. Raises WeightsMismatch, InputError."""
         if POSITIONS in self.weights:
             rows = self._matrix(POSITIONS)[0]
-            if rows <= FIRST_POSITION:
+            if rows <= POSITION_OFFSET:
                 raise WeightsMismatch(
-                    wrong_shape=[f"{POSITIONS} has {rows} rows, and the first {FIRST_POSITION} hold no text"]
+                    wrong_shape=[f"{POSITIONS} has {rows} rows, and the first {POSITION_OFFSET} hold no text"]
                 )
             return rows
         longest = self.options.get("max_positions") or self.options.get("tokens_per_sample") or BASE_MAX_POSITIONS
         if not isinstance(longest, int) or not 0 < longest <= MOST_POSITIONS:
             raise InputError("the option max_positions is not a sensible length of texts")
-        return longest + FIRST_POSITION
+        return longest + POSITION_OFFSET
 
     @cached_property
     def is_tied(self) -> bool:

@@ -1,4 +1,4 @@
-"""The map: one row per family of weights, fairseq's newest name and Transformers', read in both directions."""
+"""The map: one row per kind of weight, fairseq's newest name and Transformers', read in both directions."""
 
 from __future__ import annotations
 

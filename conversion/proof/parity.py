@@ -339,7 +339,7 @@ def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
-    longest = architecture.positions - 2
+    longest = architecture.longest_text
 
     def row(length: int) -> torch.Tensor:
         ids = torch.randint(3, architecture.vocabulary, (min(length, longest),), generator=generator)

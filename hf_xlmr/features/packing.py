@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
-from typing import Final, NamedTuple
+from typing import NamedTuple
+
+from hf_xlmr.model.model_shape import POSITION_OFFSET
 
 __all__ = ["PackedBatch", "Run", "pack"]
-
-FIRST_POSITION: Final = 2  # XLM-R's positions begin after <pad>, which is 1
 
 
 class Run(NamedTuple):
@@ -54,7 +54,7 @@ class PackedBatch:
         return [
             position
             for run in self.runs
-            for position in (*range(FIRST_POSITION, FIRST_POSITION + run.length),) * run.texts
+            for position in (*range(POSITION_OFFSET, POSITION_OFFSET + run.length),) * run.texts
         ]
 
 
