@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_nearly_every_rule_is_applied_as_sentencepiece_applies_it(both: tuple[An
     oracle, exported, charsmap = both
     runs = [first + rule.tail for rule in charsmap.runs for first in rule.firsts]
     assert len(runs) > 200_000
-    chosen = [*charsmap.singles, *random.Random(1).sample(runs, 20_000)]
+    chosen = [*charsmap.singles, *random.Random(1).sample(runs, 8_000)]
     wrong = [text for text in chosen if exported.normalizer.normalize_str(f"x{text}y") != oracle.normalize(f"x{text}y")]
     assert len(wrong) < 0.006 * len(chosen)
     assert all(any(ord(char) > 0x11000 or "\u0307" <= char <= "\u0345" for char in text) for text in wrong)
@@ -70,7 +71,7 @@ def test_nearly_every_rule_is_applied_as_sentencepiece_applies_it(both: tuple[An
 def test_awkward_sequences_are_normalised_alike_and_never_break_tokenizers(both: tuple[Any, Any, Charsmap]) -> None:
     oracle, exported, _ = both
     chance = random.Random(2)
-    for _ in range(20_000):
+    for _ in range(8_000):
         text = "".join(chance.choice(AWKWARD) for _ in range(chance.randint(0, 9)))
         if "I\u0307" not in text:  # folded to U+0130 by the rule for two characters, to i and a dot by those for one
             assert exported.normalizer.normalize_str(text) == oracle.normalize(text), ascii(text)
@@ -110,6 +111,4 @@ def test_rules_that_are_not_read_are_told_with_the_place_of_the_model() -> None:
 
 
 def test_white_space_is_what_pythons_pattern_matches() -> None:
-    import re
-
-    assert {chr(code) for code in range(0x110000) if re.match(r"\s", chr(code))} == WHITE_SPACE
+    assert set(re.findall(r"\s", "".join(map(chr, range(0x110000))))) == WHITE_SPACE
