@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import warm_processes
 from factory import SYMBOLS, Checkpoint, add_head, weights
 from fairseq_recipes.exported import CASES, ENVIRONMENTS, ask, digest, export_all, source_of, wanted
 from places import FIXTURES
 from safetensors.torch import load_file, save_file
+from warm_processes import PROGRAM
 
 from hf_xlmr.conversion import ParityError, ParityReport, convert, export, open_checkpoint, verify
 from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
@@ -35,7 +37,6 @@ from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.tokenizer.dictionary import Dictionary
 
 ANSWERS = json.loads((FIXTURES / "exported" / "answers.json").read_text(encoding="utf-8"))
-PROGRAM = Path(sys.executable).with_name("hf-xlmr")
 E = "encoder.sentence_encoder."
 TOLERANCE = 1e-5
 
@@ -796,9 +797,8 @@ def test_only_an_export_is_replaced(made: Path, tmp_path: Path) -> None:
 # ---- the program -----------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(each) for each in (PROGRAM, "export", *arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return warm_processes.run([PROGRAM, "export", *arguments], env={**os.environ, "COLUMNS": "200"})
 
 
 def test_the_program_tells_what_it_did(made: Path, tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ from fuzzing.apart import run_apart
 from fuzzing.doors import DOORS
 from fuzzing.run import CONVERTED_PART, Runner, shares, table, warm
 from fuzzing.seeds import KINDS, OF_DOORS, mutant, sources
+from warm_processes import run
 
 from hf_xlmr.conversion import convert, inspect
 from hf_xlmr.conversion.checkpoint import weights as weights_module
 from hf_xlmr.errors import InputError, IntegrityError
 
-INPUTS = 1500
+INPUTS = 600  # `make fuzz` tries 100,000
 KILLS = 6
 SHM = Path("/dev/shm")
 
@@ -368,8 +369,7 @@ def test_a_source_that_is_cut_while_it_is_read(kept: float, is_transposed: bool,
         )
     source = checkpoint.write(tmp_path / "source", is_zip=is_zip)
     (tmp_path / "home").mkdir()
-    command = [sys.executable, "-c", CUT, source, tmp_path / "home" / "out", str(kept)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-c", CUT, source, tmp_path / "home" / "out", str(kept)])
     assert done.returncode == 1, (done.returncode, done.stderr)
     assert len(done.stderr.splitlines()) == 1
     assert list((tmp_path / "home").iterdir()) == []

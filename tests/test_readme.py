@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,5 +97,5 @@ def test_the_options_that_the_guides_list_exist(command: str) -> None:
     pattern = rf"^hf-xlmr {command} {first} .*?(?=\nhf-xlmr|\n```)"
     usages = [found for page in GUIDES for found in re.findall(pattern, text_of(page), flags=re.S | re.M)]
     assert usages
-    helped = subprocess.run([PROGRAM, command, "--help"], capture_output=True, text=True, check=True).stdout
+    helped = run([PROGRAM, command, "--help"], check=True).stdout
     assert all(option in helped for option in re.findall(r"--[a-z-]+", " ".join(usages)))
