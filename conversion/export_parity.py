@@ -21,6 +21,7 @@ from hf_xlmr.conversion.proof.parity import (
     ParityError,
     ParityReport,
     compare_behaviour,
+    exact_tokenizer,
     output_hashes,
     source_hashes,
 )
@@ -129,4 +130,6 @@ def _raise_if_other(name: str, given: Weight, expected: Weight) -> None:
 
 def _behaviour(prepared: Prepared, folder: ModelFolder, progress: Progress) -> Behaviour:
     has_pooler = any(POOLER in name for name in folder.weights)
-    return compare_behaviour(prepared, folder.path, progress=progress, has_pooler=has_pooler, has_rows=False)
+    return compare_behaviour(
+        prepared, folder.path, exact_tokenizer(prepared), progress=progress, has_pooler=has_pooler, has_rows=False
+    )

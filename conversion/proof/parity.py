@@ -42,6 +42,7 @@ __all__ = [
     "StepDifference",
     "compare_behaviour",
     "compare_companions",
+    "exact_tokenizer",
     "output_hashes",
     "source_hashes",
     "verify_folder",
@@ -116,8 +117,8 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
     with progress.task("compare bytes", total=plan.nbytes) as task:
         for size in _compare_bytes(plan, folder):
             task.advance(size)
-    behaviour = compare_behaviour(prepared, folder, progress=progress)
-    exact = _exact_tokenizer(prepared)
+    exact = exact_tokenizer(prepared)
+    behaviour = compare_behaviour(prepared, folder, exact, progress=progress)
     return ParityReport(
         weights_compared=len(plan.weights),
         bytes_compared=plan.nbytes,
@@ -156,14 +157,21 @@ class Behaviour:
 
 
 def compare_behaviour(
-    prepared: Prepared, folder: Path, *, has_pooler: bool = False, has_rows: bool = True, progress: Progress = SILENT
+    prepared: Prepared,
+    folder: Path,
+    exact: ExactTokenizer | None,
+    *,
+    has_pooler: bool = False,
+    has_rows: bool = True,
+    progress: Progress = SILENT,
 ) -> Behaviour:
     """Compare the outputs of plain Transformers for `folder` with those of the reference for what was prepared.
 
-    `has_pooler` says that the folder of an encoder holds a pooler, `has_rows` that its embedding has fairseq's rows as
-    they are, and copies of that of `<unk>` after them. Raises ParityError if they depart, IntegrityError.
+    `exact` is what `exact_tokenizer` gives for it; `has_pooler` says that the folder of an encoder holds a pooler,
+    `has_rows` that its embedding has fairseq's rows as they are, and copies of that of `<unk>` after them. Raises
+    ParityError if they depart, IntegrityError.
     """
-    probes = _probes(prepared.architecture, _exact_tokenizer(prepared))
+    probes = _probes(prepared.architecture, exact)
     bare = {"add_pooling_layer": False} if prepared.architecture.task is Task.ENCODER and not has_pooler else {}
     steps = _compare_behaviour(prepared, folder, probes, progress, bare=bare, has_rows=has_rows)
     tolerance = COARSE_TOLERANCE if _rounds_computed(prepared.plan) else TOLERANCE
@@ -197,7 +205,7 @@ def _compare_config(prepared: Prepared, folder: Path) -> None:
             raise ParityError(f"config.json: {key}", f"config.json says {key} is {given.get(key)!r}, not {value!r}")
 
 
-def _exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
+def exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
     """The rule of fairseq itself, from the source's files; None if the source or the output has no tokenizer."""
     files = prepared.checkpoint.files
     if prepared.vocabulary.tokenizer is None or files.dictionary is None or files.sentencepiece is None:

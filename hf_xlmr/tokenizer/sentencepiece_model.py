@@ -315,6 +315,7 @@ def _bytes_are_right(model: SentencePieceModel) -> bool:
     return set(model.pieces_of(PieceType.BYTE)) == ALL_BYTES
 
 
+@functools.lru_cache(maxsize=1)  # nearly all models have the same rules, and each is opened several times
 def _is_sound(charsmap: bytes) -> bool:
     """Whether every place that a precompiled charsmap leads to lies inside of it, and every rule makes a short text.
 
