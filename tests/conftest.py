@@ -1,4 +1,4 @@
-"""Tests meet the installed package, as the checkout is taken off the import path; a module can have its own cache."""
+"""Tests meet the installed package, as the checkout is taken off the import path; modules can share a cache."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != CHECKOUT]
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversions and kernels of this process's tests: a source is converted once for all modules."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of conversions and kernels that is the module's own."""
+def cache_folder(shared_cache: Path) -> Iterator[Path]:
+    """The cache as the module's tests find it."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("HF_XLMR_CACHE", str(folder))
-        yield folder
+        patch.setenv("HF_XLMR_CACHE", str(shared_cache))
+        yield shared_cache
 
 
 MANY = 100  # modules: whenever so many more were imported, what they hold is frozen
