@@ -257,10 +257,39 @@ def test_texts_of_which_the_rules_leave_nothing_have_fairseqs_ids(
         assert [text for text, found, right in rows if found != right] == []
 
 
-@pytest.mark.skipif(not XLMR.exists(), reason="shared/data/xlmr-vocabulary is not here")
-def test_ids_are_fairseqs_with_the_vocabulary_of_xlmr(tmp_path: Path) -> None:
+needs_xlmr = pytest.mark.skipif(not XLMR.exists(), reason="shared/data/xlmr-vocabulary is not here")
+WRITE = """
+import re, sys
+from pathlib import Path
+from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
+from hf_xlmr.tokenizer.dictionary import Dictionary
+from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
+home = Path(sys.argv[1])
+dictionary = Dictionary.parse((home / "dict.txt").read_bytes(), name="dict.txt", expected_rows=250002)
+model = SentencePieceModel.parse((home / "sentencepiece.bpe.model").read_bytes(), name="spm")
+write_tokenizer(build_vocabulary(dictionary, model, rows=250002), Path("."), model_max_length=512)
+assert not {"torch", "transformers", "tokenizers", "numpy", "sentencepiece"} & set(sys.modules)
+print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The tokenizer of XLM-R, and the kilobytes that writing it took in a process of its own."""
+    folder = tmp_path_factory.mktemp("xlmr")
+    done = subprocess.run([sys.executable, "-c", WRITE, XLMR], cwd=folder, check=True, capture_output=True, timeout=300)
+    (folder / "config.json").write_text('{"model_type": "xlm-roberta"}')
+    return folder, int(done.stdout)
+
+
+@needs_xlmr
+def test_ids_are_fairseqs_with_the_vocabulary_of_xlmr(written: tuple[Path, int]) -> None:
+    from transformers import AutoTokenizer
+
+    folder, model = written[0], (XLMR / "sentencepiece.bpe.model").read_bytes()
     dictionary = Dictionary.parse((XLMR / "dict.txt").read_bytes(), name="dict.txt")
-    pair = export(dictionary, (XLMR / "sentencepiece.bpe.model").read_bytes(), tmp_path)
+    vocabulary = build_vocabulary(dictionary, SentencePieceModel.parse(model, name="spm"), rows=250002)
+    pair = Pair(ExactTokenizer(dictionary.with_mask(), model), AutoTokenizer.from_pretrained(folder), vocabulary)
     assert pair.vocabulary.agrees_with_sentencepiece
     assert pair.vocabulary.extra_unk_rows == 0
     assert len(pair.exported) == 250002
@@ -268,30 +297,16 @@ def test_ids_are_fairseqs_with_the_vocabulary_of_xlmr(tmp_path: Path) -> None:
     assert pair.ids("a\x85b") == [0, 10, 275, 2]
     assert pair.ids("Hello <mask>.") == [0, 35378, 250001, 6, 5, 2]
     assert_same_ids(pair)
-    classes = compare_tokenizers(pair.vocabulary, pair.exact, tmp_path, count=300)
+    classes = compare_tokenizers(pair.vocabulary, pair.exact, folder, count=300)
     assert [each for each in classes if each.name in EXACT_CLASSES and each.different > each.equal_score] == []
     repeats = {each.name: each.equal_score for each in classes if each.equal_score}
     assert repeats.keys() <= {"long repeats", EMPHATIC} and repeats[EMPHATIC] > 0
 
 
-@pytest.mark.skipif(not XLMR.exists(), reason="shared/data/xlmr-vocabulary is not here")
-def test_the_vocabulary_of_xlmr_is_written_in_little_memory(tmp_path: Path) -> None:
+@needs_xlmr
+def test_the_vocabulary_of_xlmr_is_written_in_little_memory(written: tuple[Path, int]) -> None:
     """Measured in a process of its own; tokenizers and transformers stay out of it."""
-    code = f"""
-import re, sys
-from pathlib import Path
-from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
-from hf_xlmr.tokenizer.dictionary import Dictionary
-from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
-home = Path({str(XLMR)!r})
-dictionary = Dictionary.parse((home / "dict.txt").read_bytes(), name="dict.txt", expected_rows=250002)
-model = SentencePieceModel.parse((home / "sentencepiece.bpe.model").read_bytes(), name="spm")
-write_tokenizer(build_vocabulary(dictionary, model, rows=250002), Path("."), model_max_length=512)
-assert not {{"torch", "transformers", "tokenizers", "numpy", "sentencepiece"}} & set(sys.modules)
-print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=300)
-    assert int(done.stdout) < 200 * 1024
+    assert written[1] < 200 * 1024
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm"])
