@@ -75,6 +75,8 @@ class StoredWeight:
             return mapped.to(dtype, copy=True)
         read = torch.empty(mapped.shape, dtype=dtype)
         rows = max(1, BAND_BYTES // max(1, mapped[:1].nbytes))
+        if rows >= len(read):
+            return read.copy_(mapped)
         del mapped
         for start in range(0, len(read), rows):
             read[start : start + rows] = self.mapped()[start : start + rows]
