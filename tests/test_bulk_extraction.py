@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -270,21 +269,12 @@ ONE_THREAD = "import torch; torch.set_num_threads(1)\nfrom hf_xlmr.cli.program i
 
 
 def test_two_processes_make_the_same_bytes_as_one(source: Path, tmp_path: Path) -> None:
-    program = [sys.executable, "-c", ONE_THREAD, "extract", "demo", source]
-    arguments = ["--rows-per-shard", "50", "--quiet"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    two = [
-        warm_processes.start(
-            [*program, tmp_path / "two", *arguments], env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank}
-        )
-        for rank in "01"
-    ]  # as torchrun starts them
-    warm_processes.run([*program, tmp_path / "one", *arguments], check=True)
-    for process in two:
-        process.join(PATIENCE)
-        assert process.exitcode == 0
+    def command(output: str) -> list[str | Path]:
+        program = [sys.executable, "-c", ONE_THREAD, "extract", "demo", source, tmp_path / output]
+        return [*program, "--rows-per-shard", "50", "--quiet"]
+
+    warm_processes.run(command("one"), check=True)
+    assert [done.returncode for done in warm_processes.run_two(command("two"))] == [0, 0]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 

@@ -8,16 +8,18 @@ variables that are read by imports (HF_HOME, HF_ENDPOINT), begin a process of it
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-__all__ = ["PROGRAM", "run", "start"]
+__all__ = ["PROGRAM", "run", "run_two", "start"]
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 IMPORTED = [
@@ -50,6 +52,16 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+def run_two(command: Sequence[str | Path], *, cwd: Path | None = None) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes at once that know each other by what torchrun sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    with ThreadPoolExecutor(2) as pool:
+        each = [{**os.environ, **meeting, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        return list(pool.map(lambda env: run(command, cwd=cwd, env=env), each))
 
 
 def start(
