@@ -11,12 +11,13 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ from places import FIXTURES, TESTS
 from published_rules import published_scores
 from safetensors.torch import load_file
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
-from warm_processes import PROGRAM, run
+from warm_processes import PROGRAM, run, run_two
 
 from hf_xlmr import XLMR
 from hf_xlmr.cards.card_check import check_card
@@ -57,6 +58,7 @@ FAMILIES = {
     "RobertaPreLayerNorm": "v0122prelayernorm",
 }
 RATES = {"XLMRoberta": 1e-2, "XLMRobertaXL": 1e-2, "RobertaPreLayerNorm": 3e-3}
+STEPS = {"XLMRoberta": 60, "XLMRobertaXL": 60, "RobertaPreLayerNorm": 120}
 QUICK = FinetuningOptions(max_steps=50, batch_size=16, warmup=0.1, learning_rate=3e-3)
 FEW = replace(QUICK, max_steps=8, save_steps=3)
 TOLERANCE = 1e-5
@@ -472,7 +474,7 @@ def test_misaligned_answers_are_told_by_their_ids(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("task", ENDINGS)
 def test_every_family_learns_every_task(family: str, task: str, data: dict[str, list[str]], tmp_path: Path) -> None:
-    options = replace(QUICK, max_steps=120, learning_rate=RATES[family])
+    options = replace(QUICK, max_steps=STEPS[family], learning_rate=RATES[family])
     report = finetune(task, str(FIXTURES / FAMILIES[family]), data[f"{task} train"], tmp_path / "out", options=options)
     losses = list(report.losses.values())
     assert report.class_name == f"{family}For{ENDINGS[task]}"
@@ -544,13 +546,8 @@ def test_plain_transformers_loads_what_was_merged_and_what_was_not(data: dict[st
             head = "sentence_classification_head"
             expected[family] = [xlmr.predict(head, each).numpy() for each in tokens], [each.numpy() for each in tokens]
     (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
-    command = [
-        sys.executable,
-        str(TESTS / "plain_transformers.py"),
-        str(tmp_path / "about.json"),
-        str(tmp_path / "out"),
-    ]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    program = f"import runpy; runpy.run_path({str(TESTS / 'plain_transformers.py')!r}, run_name='__main__')"
+    run([sys.executable, "-c", program, tmp_path / "about.json", tmp_path / "out"], check=True, cwd=tmp_path)
     found = np.load(tmp_path / "out.npz")
     for family, (predictions, ids) in expected.items():
         assert json.loads(str(found[f"{family}/loading"])) == []
@@ -619,7 +616,7 @@ def test_large_models_are_written_in_several_files(
     lora: bool, data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XXL has 43 GB in float32, of which Transformers makes one file, and which doctor finds too large."""
-    options = replace(FEW, lora=lora)
+    options = replace(FEW, max_steps=2, lora=lora)
     whole = finetune("xnli", "demo", data["xnli train"], tmp_path / "whole", options=options).output
     monkeypatch.setattr("hf_xlmr.tasks.training.SHARD_SIZE", "700KB")
     report = finetune(
@@ -714,7 +711,7 @@ class BreaksAt:
             raise Break
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"accumulate": 2, "epochs": 2.0, "max_steps": None}])
+@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"accumulate": 2, "epochs": 1.5, "max_steps": None}])
 def test_a_run_that_was_broken_ends_with_the_same_weights(
     changes: dict[str, Any], data: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -900,30 +897,34 @@ def test_a_batch_in_parts_trains_as_the_whole(
     check_same_training(report.output, plain)
 
 
-SHARED_OUT = [
-    *("-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no", "--config_file"),
-    *(str(launch_config("xl")), str(TESTS / "fsdp_on_cpu.py")),
-]
+def whole(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Each process with all weights."""
+    first, second = run_two([PROGRAM, *words, "--cpu"], cwd=folder)
+    assert (second.returncode, second.stdout) == (0, ""), second.stderr
+    return first
 
 
-@pytest.mark.parametrize(
-    ("launcher", "more"),
-    [(["-m", "torch.distributed.run", "--nproc-per-node", "2", str(PROGRAM)], ["--cpu"]), (SHARED_OUT, [])],
-    ids=["whole", "shared out"],
-)
+def shared_out(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Each with a part of them, by the configuration for XL."""
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no", "--config_file"]
+    command = [sys.executable, *launcher, str(launch_config("xl")), str(TESTS / "fsdp_on_cpu.py"), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize("launched", [whole, shared_out])
 def test_two_processes_train_as_one(
-    launcher: list[str], more: list[str], plain: FinetuningReport, data: dict[str, list[str]], tmp_path: Path
+    launched: Callable[[list[str], Path], subprocess.CompletedProcess[str]],
+    plain: FinetuningReport,
+    data: dict[str, list[str]],
+    tmp_path: Path,
 ) -> None:
-    """Each with all weights, or with a part of them by the configuration for XL."""
-    command = [
-        *(sys.executable, *launcher, "finetune", "xnli", "--model", plain.model, "--output", str(tmp_path / "out")),
+    words = [
+        *("finetune", "xnli", "--model", plain.model, "--output", str(tmp_path / "out")),
         *("--train", data["xnli train"][0], "--eval", data["xnli test"][0], "--max-steps", "8", "--save-steps", "3"),
         *("--batch-size", "16", "--learning-rate", "3e-3", "--warmup", "0.1", "--no-freeze-embeddings", "--json"),
-        *more,
     ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = launched(words, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "find_unused_parameters" not in done.stderr  # DDP warns where it looks for what no step leaves unused
     check_same_training(tmp_path / "out", plain)
@@ -1230,7 +1231,7 @@ def test_the_program_trains_tells_and_exits_with_2(data: dict[str, list[str]], t
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "XNLI, accuracy in percent" in done.stdout and "96" in done.stdout
-    again = run([PROGRAM, *arguments, *steps], cwd=tmp_path)
+    again = in_process.run(*arguments, *steps, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "") and again.stderr.count("\n") == 1
     assert set(ModelFiles(tmp_path / "out").config["id2label"].values()) == {"entailment", "neutral", "contradiction"}
 
