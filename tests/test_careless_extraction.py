@@ -118,7 +118,7 @@ def test_an_input_in_the_output_is_refused(model: Path, tmp_path: Path) -> None:
     output.mkdir()
     path = write(output / "texts.txt", TEXTS)
     for given in (output, path, output / "*.txt"):
-        with pytest.raises(InputError, match=r"texts.txt is an input, and in .*out"):
+        with pytest.raises(InputError, match=r"texts.txt is an input, and is in .*out"):
             extract(model, given, output, options=OPTIONS, overwrite=True)
     assert [each.name for each in output.iterdir()] == ["texts.txt"]
     extract(model, output, output / "features", options=OPTIONS)
@@ -126,7 +126,7 @@ def test_an_input_in_the_output_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_a_file_is_refused(model: Path, source: Path) -> None:
-    with pytest.raises(InputError, match=r"texts.txt is a file; give a folder"):
+    with pytest.raises(InputError, match=r"texts.txt is a file; use a folder"):
         extract(model, source, source, options=OPTIONS, overwrite=True)
     assert source.read_text(encoding="utf-8").splitlines() == TEXTS
 
@@ -263,7 +263,7 @@ def test_a_text_too_long_is_named_whatever_came_before(model: Path, tmp_path: Pa
             for number in range(100)
         ]
         path = write(tmp_path / "texts.jsonl", [json.dumps(row) for row in rows])
-        with pytest.raises(BadRow, match=rf"texts.jsonl, line {bad + 1}: 32 tokens, and 20 are the most"):
+        with pytest.raises(BadRow, match=rf"texts.jsonl, line {bad + 1}: 32 tokens, and at most 20 are allowed"):
             extract(model, path, tmp_path / "out", options=options, overwrite=(tmp_path / "out").exists())
 
 
@@ -294,11 +294,11 @@ def test_large_texts_of_a_small_file_take_little_memory(cache_folder: Path, tmp_
 
 def test_what_would_take_too_much_memory_is_named(model: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "texts.txt", ["a", "\ufdfa" * 1_200_000])
-    with pytest.raises(BadRow, match=r"line 2: the text has 4\d,\d+,\d+ bytes when it is normalized, and 16,000,000"):
+    with pytest.raises(BadRow, match=r"line 2: the normalized text has 4\d,\d+,\d+ bytes, and at most 16,000,000"):
         extract(model, path, tmp_path / "out", options=OPTIONS)
     options = replace(OPTIONS, pool="none", on_long="split")
     path = write(tmp_path / "texts.txt", ["a", "a" * 600_000])
-    with pytest.raises(BadRow, match=r"line 2: the text has 600,002 tokens, and vectors are kept of 524,288"):
+    with pytest.raises(BadRow, match=r"line 2: the text has 600,002 tokens, and vectors of at most 524,288"):
         extract(model, path, tmp_path / "out", options=options)
 
 

@@ -76,7 +76,7 @@ def test_duplicates_overwrite_where_only_that_makes_the_rows_add_up(rows: int) -
 
 
 def test_duplicates_are_refused_where_the_rows_still_do_not_add_up() -> None:
-    with pytest.raises(InputError, match="it has 8 names, the model 7 rows"):
+    with pytest.raises(InputError, match="it has 8 names, but the model 7 rows"):
         parse(CAMEMBERT, expected_rows=7)
 
 

@@ -351,7 +351,9 @@ FAULTS = {
         changed("tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer"), "tokenizer ids", "XLMRobertaTokenizer"
     ),
     "words for texts": Fault(
-        changed("tokenizer_config.json", tokenizer_class="LayoutXLMTokenizer"), "tokenizer ids", "does not take"
+        changed("tokenizer_config.json", tokenizer_class="LayoutXLMTokenizer"),
+        "tokenizer ids",
+        "cannot use the tokenizer",
     ),
     "a class of the configuration": Fault(
         lambda folder: [
@@ -364,12 +366,12 @@ FAULTS = {
     "lower case": Fault(in_tokenizer(lower_cased), "tokenizer ids", "for 'The train leaves at night.'"),
     "another frame": Fault(in_tokenizer(without_frame), "tokenizer ids", "[15, 46"),
     "another padding": Fault(changed("tokenizer_config.json", pad_token="</s>"), "tokenizer ids", "the id 2 for <pad>"),
-    "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "does not take"),
+    "a tokenizer that does not load": Fault(in_tokenizer(without_model), "tokenizer ids", "cannot use the tokenizer"),
     "classes": Fault(as_classifier_of_others, "labels", "but id2label of config.json a, b"),
     "one name for two classes": Fault(
         as_classifier_named("a", "a", "b"),
         "labels",
-        "config.json: id2label calls class 1 'a', which class 0 is called too",
+        "config.json: id2label calls class 1 'a', which is also the name of class 0",
     ),
     "a class of two lines": Fault(as_classifier_named("a", "b\nc"), "labels", "class 1 'b\\nc', which fairseq's label"),
     "a class called as a symbol": Fault(as_classifier_named("<s>", "b"), "labels", "class 0 '<s>', which fairseq's"),
@@ -807,7 +809,7 @@ def test_odd_lists_of_added_tokens_are_told(decoder: object, folder: Path) -> No
     shutil.rmtree(folder / "fairseq")
     changed("tokenizer_config.json", added_tokens_decoder=decoder)(folder)
     (finding,) = examine(folder).findings
-    assert finding.name == "tokenizer ids" and "does not take" in finding.told
+    assert finding.name == "tokenizer ids" and "cannot use the tokenizer" in finding.told
 
 
 def test_a_matrix_without_rows_is_told(folder: Path) -> None:

@@ -567,7 +567,7 @@ def test_a_dictionary_of_2019_gets_the_flags_that_later_releases_want(tmp_path: 
     [
         (["a", "a", "b"], r"config.json: id2label calls class 1 'a', which class 0 is called too"),
         (["a", "b\nc", "d"], r"config.json: id2label calls class 1 'b\\nc', which fairseq's label dictionary cannot"),
-        (["<s>", "b", "c"], r"config.json: id2label calls class 0 '<s>', which fairseq's label dictionary has as"),
+        (["<s>", "b", "c"], r"config.json: id2label calls class 0 '<s>', which fairseq's label dictionary uses as"),
     ],
 )
 def test_labels_that_a_dictionary_cannot_hold_are_named_in_the_configuration(

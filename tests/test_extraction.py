@@ -298,7 +298,7 @@ def test_a_split_text_is_pooled_over_all_its_tokens(demo: XLMR) -> None:
 
 def test_a_long_text_is_an_error_on_demand_and_is_named(demo: XLMR) -> None:
     extractor = FeatureExtractor(demo, on_long="error", max_length=12)
-    with pytest.raises(TextTooLong, match=r"text 300 has \d+ tokens, and 12 are the most") as caught:
+    with pytest.raises(TextTooLong, match=r"text 300 has \d+ tokens, and at most 12 are allowed") as caught:
         extractor(["a"] * 300 + [LONG])
     assert caught.value.index == 300 and caught.value.most == 12
 
@@ -385,7 +385,7 @@ def test_a_dataset_maps_it_over_its_rows(demo: XLMR) -> None:
         ({"on_long": "cut"}, r"on_long='cut': give one of truncate, split, error"),
         ({"layers": 99}, r"layers=99: the hidden states are numbered 0 \(embeddings\) to \d+ \(features\)"),
         ({"layers": []}, r"layers=\[\]: "),
-        ({"layers": [0, 0]}, r"the same layer is asked for twice"),
+        ({"layers": [0, 0]}, r"the same layer is named twice"),
         ({"layers": "0"}, r"layers=0: the hidden states are numbered"),
         ({"layers": True}, r"layers=True: the hidden states are numbered"),
         ({"max_length": "10"}, r"max_length=10: give a number"),
@@ -410,7 +410,7 @@ def test_wrong_texts_are_told_with_their_number(demo: XLMR) -> None:
     with pytest.raises(InputError, match="a set has no order"):
         extractor({"a", "b"})
     for table in (pandas.DataFrame({"text": ["a"]}), pyarrow.table({"text": ["a"]}), None, 3):
-        with pytest.raises(InputError, match="give texts in their order, or a dictionary of columns"):
+        with pytest.raises(InputError, match="give a sequence of texts, or a dictionary of columns"):
             extractor(table)
     for column in (pandas.Series(["a", "b"]), pyarrow.array(["a", "b"]), np.array(["a", "b"]), ("a", "b")):
         np.testing.assert_array_equal(extractor(column), extractor(["a", "b"]))

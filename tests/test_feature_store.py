@@ -556,7 +556,7 @@ def test_a_damaged_file_of_a_begun_output_is_told(tmp_path: Path, content: bytes
             ask()
     state.write_bytes(whole)
     (tmp_path / "out" / ".job.json").write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"\.job\.json is damaged: .*; put back the file that was there"):
+    with pytest.raises(IntegrityError, match=r"\.job\.json is damaged: .*; restore the original file"):
         create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
 
 
@@ -564,7 +564,7 @@ def test_a_damaged_file_of_a_begun_output_is_told(tmp_path: Path, content: bytes
 def test_a_damaged_manifest_is_told(tmp_path: Path, content: bytes) -> None:
     filled(tmp_path / "out")
     (tmp_path / "out" / ".manifest.json").write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"\.manifest\.json is damaged: .*; put back the file that was there"):
+    with pytest.raises(IntegrityError, match=r"\.manifest\.json is damaged: .*; restore the original file"):
         create(tmp_path / "out", JOB, layout=layout_of(), resume=True)
 
 
@@ -679,7 +679,7 @@ def test_what_no_extraction_wrote_is_not_overwritten(tmp_path: Path, name: str) 
     else:
         (out / name).write_bytes(b"years of work")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"holds something else, too|holds a link"):
+    with pytest.raises(InputError, match=r"also holds other files|holds a link"):
         FeatureStore.create(out, JOB, layout=layout_of(), overwrite=True)
     assert contents(tmp_path) == before
 

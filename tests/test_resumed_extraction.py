@@ -119,7 +119,7 @@ def test_what_was_begun_in_an_emulated_dtype_goes_on_only_so(
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     options = replace(OPTIONS, dtype="bfloat16", emulate_dtype=True)
     begun(model, source, tmp_path / "out", options)
-    with pytest.raises(InputError, match="which this processor emulates: give emulate_dtype again"):
+    with pytest.raises(InputError, match="which this processor emulates: pass emulate_dtype again"):
         resumed(model, source, tmp_path / "out", replace(options, emulate_dtype=False))
     assert resumed(model, source, tmp_path / "out", options).dtype == "bfloat16"
 

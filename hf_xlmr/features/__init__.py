@@ -1,1 +1,1 @@
-"""Vectors of many texts: tokenized in chunks, packed, computed without padding, pooled, and written shard by shard."""
+"""Computes vectors of many texts: tokenizes, packs, computes without padding, pools, and writes shard by shard."""

@@ -1,4 +1,4 @@
-"""Work in its own thread: ahead of the place that uses its results, or behind the place that makes them."""
+"""Runs work in its own thread: ahead of the code that uses its results, or behind the code that makes them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["handed_over", "prefetched"]
 
 Item = TypeVar("Item")
 POLL_SECONDS: Final = 0.1
-PATIENCE_SECONDS: Final = 2.0  # with a thread that is unwanted: it may wait for a pipe that says nothing
+PATIENCE_SECONDS: Final = 2.0  # for a thread that is no longer needed, which may wait for a silent pipe
 
 
 class _Last(NamedTuple):
-    """The end of the items, and the error that ended them early."""
+    """The mark after the last item, and the error that ended the items early, if any."""
 
     error: BaseException | None
 
 
 class _Channel(Generic[Item]):
-    """All that two threads share: one puts items in, the other iterates over them, and may close it before the end."""
+    """A queue between two threads: one puts items in, the other iterates over them, and may close it before the end."""
 
     def __init__(self, depth: int) -> None:
         self._items: queue.Queue[Item | _Last] = queue.Queue(maxsize=depth)
         self._is_closed = threading.Event()
 
     def put(self, item: Item | _Last) -> bool:
-        """Wait until there is room; whether there was, before the other thread closed it."""
+        """Put `item` in as soon as there is room; return False if the other thread closed the queue before that."""
         while not self._is_closed.is_set():
             try:
                 self._items.put(item, timeout=POLL_SECONDS)
@@ -39,7 +39,7 @@ class _Channel(Generic[Item]):
         return False
 
     def close(self) -> None:
-        """Take no more items."""
+        """Make `put` refuse further items."""
         self._is_closed.set()
 
     def __iter__(self) -> Iterator[Item]:
@@ -50,16 +50,16 @@ class _Channel(Generic[Item]):
 
 
 def prefetched(items: Iterable[Item], *, depth: int) -> Generator[Item, None, None]:
-    """The same items in order, made by a thread that is at most `depth` of them ahead.
+    """Yield the same items in order, made by a thread that is at most `depth` items ahead.
 
-    An error comes after the items before it. Closing the generator ends the thread, when its item is made.
+    An error is raised after the items before it. Closing the generator ends the thread after its current item.
     """
     channel = _Channel[Item](depth)
 
     def work() -> None:
         try:
             last = _Last(None) if all(map(channel.put, items)) else None
-        except BaseException as caught:  # noqa: BLE001 - it is raised again where the items are used
+        except BaseException as caught:  # noqa: BLE001 - raised again in the thread that uses the items
             last = _Last(caught)
         if last is not None:
             channel.put(last)
@@ -74,15 +74,15 @@ def prefetched(items: Iterable[Item], *, depth: int) -> Generator[Item, None, No
 
 
 class _Abandoned(Exception):
-    """Whoever made the items will make no more."""
+    """The code that makes the items ended with an error."""
 
 
 @contextmanager
 def handed_over(consume: Callable[[Iterator[Item]], None], *, depth: int) -> Iterator[Callable[[Item], None]]:
-    """A function that hands items to `consume`, which works in a thread, at most `depth` of them behind.
+    """A function that hands items to `consume`, which works in a thread, at most `depth` items behind.
 
-    Leaving the block waits for it. Where the block ends with an error, so do the items that `consume` is given, after
-    those that were handed over. Its own errors are raised by the function, or when the block ends.
+    Leaving the block waits for `consume`. If the block ends with an error, the items of `consume` also end with one,
+    after those that were handed over. The function, or the end of the block, raises the errors of `consume`.
     """
     channel, failures = _Channel[Item](depth), queue.SimpleQueue[BaseException]()
 
@@ -91,7 +91,7 @@ def handed_over(consume: Callable[[Iterator[Item]], None], *, depth: int) -> Ite
             consume(iter(channel))
         except _Abandoned:
             pass
-        except BaseException as caught:  # noqa: BLE001 - it is raised again where the items are made
+        except BaseException as caught:  # noqa: BLE001 - raised again in the thread that makes the items
             failures.put(caught)
         finally:
             channel.close()

@@ -1,4 +1,4 @@
-"""From a file of texts to a folder of features: each process makes its share of the shards, and can be killed."""
+"""Extracts features of a file of texts into a folder: each process makes its share of the shards, and can be killed."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ __all__ = ["ExtractionReport", "extract", "placing_for"]
 
 ROWS_PER_SHARD: Final = 8192
 MAX_ROW_SIZE: Final = "16MB"
-LARGEST_ROW: Final = 1 << 30  # bytes: what Arrow and Python hold in one piece
-ID_CHARACTERS: Final = 1 << 22  # of the ids of rows that are computed together
+LARGEST_ROW: Final = 1 << 30  # bytes that Arrow and Python can hold in one piece
+ID_CHARACTERS: Final = 1 << 22  # in all ids of rows that are computed together
 
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What one process did of an extraction."""
+    """The result of one process's share of an extraction."""
 
     model: str
     source: str
     output: str
     rows: int
-    """Of the whole input."""
+    """The number of rows of the whole input."""
     shards: int
-    """That this process made in this run."""
+    """The number of shards that this process made in this run."""
     texts: int
-    """In these shards."""
+    """The number of texts in these shards."""
     tokens: int
-    """That were computed."""
+    """The number of tokens that were computed."""
     truncated: int
-    """Texts that were cut off."""
+    """The number of texts that were truncated."""
     seconds: float
-    """From the first text read to the last shard written."""
+    """The time from the first text read to the last shard written."""
     layers: tuple[int, ...]
     pool: str
     dtype: str
@@ -71,24 +71,24 @@ class ExtractionReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionOptions:
-    """What is extracted, how, and in what form it is kept; FeatureExtractor and StoreLayout tell more."""
+    """Options of an extraction and its output; FeatureExtractor and StoreLayout describe them further."""
 
     column: str = "text"
-    """Of the texts, where the input has columns."""
+    """The column of the texts, if the input has columns."""
     id_column: str | None = None
-    """What is handed on beside the features."""
+    """A column whose values are written next to the features."""
     split: str | None = None
     config: str | None = None
-    """Of a data set."""
+    """The configuration of a data set."""
     max_row_size: str | int = MAX_ROW_SIZE
-    """Of a line, or of a value where there are no lines: what is longer is a bad row."""
+    """The most bytes of a line, or of a value if the input has no lines; a longer one is a bad row."""
     layers: tuple[int, ...] = (-1,)
     pool: str = "mean"
     dtype: str = "auto"
     emulate_dtype: bool = False
     """Compute in `dtype` also if the processor has no instructions for it, instead of in float32."""
     device: str | None = None
-    """Such as cpu or cuda:1; None is the process's own GPU, or the CPU where there is none."""
+    """A device such as cpu or cuda:1; None is the process's own GPU, or the CPU if there is none."""
     tokens_per_batch: int | None = None
     max_length: int | None = None
     on_long: str = "truncate"
@@ -109,15 +109,15 @@ def extract(
 ) -> ExtractionReport:
     """Write the features of every text in `source` into the folder `output`, in the order of the input.
 
-    `model` is what `XLMR.from_pretrained` takes, `source` what `text_files.open_texts` takes. Under `torchrun` or
-    `accelerate launch` each process makes its share of the shards; the folder is the same as one process makes it, and
-    the same with breaks as without. `output` appears when the first text has been read; where no shard was finished,
-    nothing is left of it. With `resume` what is there already is kept, with `overwrite` what an earlier extraction
-    made is removed first. Raises InputError, BadRow naming the line, IntegrityError.
+    `model` is what `XLMR.from_pretrained` accepts, `source` what `text_files.open_texts` accepts. Under `torchrun` or
+    `accelerate launch` each process makes its share of the shards; the folder has the same bytes as with one process,
+    and with or without interruptions. `output` appears when the first text has been read; if no shard was finished, it
+    is removed. `resume` keeps what is already there, `overwrite` first removes what an earlier extraction made. Raises
+    InputError, BadRow naming the line, IntegrityError.
     """
     options = options or ExtractionOptions()
     if resume and overwrite:
-        raise InputError("to go on with what is there and to begin it again exclude each other: give one of them")
+        raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
     processes = Processes.current()
     texts = _opened(source, options)
     _raise_if_read_once(texts, processes, resume=resume)
@@ -141,11 +141,11 @@ def extract(
 
 @contextmanager
 def _closed_in_the_end(store: FeatureStore, processes: Processes) -> Iterator[None]:
-    """Leave nothing of an output of which no shard could be made."""
+    """Remove the output in the end if no shard of it could be made."""
     try:
         yield
     except BaseException:
-        if processes.count == 1:  # others may be at work
+        if processes.count == 1:  # otherwise other processes may still write
             store.discard()
         raise
     finally:
@@ -183,7 +183,7 @@ def _opened(source: str | Path, options: ExtractionOptions) -> TextInput:
 
 
 def _max_row_size(size: str | int) -> int:
-    """Raises InputError."""
+    """The number of bytes that `size` says. Raises InputError."""
     found = parse_size(size)
     if not 1 <= found <= LARGEST_ROW:
         raise InputError(f"max_row_size={size!s:.40}: give a size from 1 byte to {LARGEST_ROW:,} bytes")
@@ -191,12 +191,12 @@ def _max_row_size(size: str | int) -> int:
 
 
 def _share_of(texts: TextInput, processes: Processes) -> int | None:
-    """About how many texts are this process's; None where nobody knows."""
+    """The approximate number of this process's texts; None if unknown."""
     return None if texts.count is None else -(-texts.count // processes.count)
 
 
 def _begun_rows(texts: TextInput) -> Iterator[TextRow]:
-    """All rows, of which the first has been read: what cannot be read at all leaves no output behind. Raises BadRow."""
+    """All rows, the first already read, so that an unreadable input leaves no output behind. Raises BadRow."""
     rows = iter(texts)
     return chain(list(islice(rows, 1)), rows)
 
@@ -206,19 +206,18 @@ def _raise_if_within(output: str | Path, texts: TextInput) -> None:
     folder = Path(output).resolve()
     for path in texts.paths:
         if folder in path.resolve().parents:
-            raise InputError(f"{path} is an input, and in {output}, which is to hold features; choose another folder")
+            raise InputError(f"{path} is an input, and is in {output}, the folder for features; choose another folder")
 
 
 def _raise_if_read_once(texts: TextInput, processes: Processes, *, resume: bool) -> None:
     if not texts.is_repeatable and (resume or processes.count > 1):
         raise InputError(
-            f"{texts.name} can be read only once, so that nothing can go on after a break, and processes cannot share "
-            "it: give a file"
+            f"{texts.name} can be read only once, so it cannot be resumed, and processes cannot share it: use a file"
         )
 
 
 def _set_threads(count: object) -> None:
-    """Go on with as many threads as the run before the break had: sums may round otherwise with others."""
+    """Use as many threads as the interrupted run: with another number, sums may round differently."""
     import torch
 
     if isinstance(count, int) and count > 0:
@@ -233,7 +232,7 @@ def _extractor(
 ) -> FeatureExtractor:
     """The extractor on the device of this process, with the dtype and the kernel that the first process chose.
 
-    `begun` is the job that goes on, if any. Raises InputError.
+    `begun` is the job that is continued, if any. Raises InputError.
     """
     import torch
 
@@ -241,7 +240,7 @@ def _extractor(
     from hf_xlmr.hub_interface.network import Placing, load_encoder
     from hf_xlmr.hub_interface.xlmr import XLMR
 
-    Placing(device=options.device)  # tells of a device that there is none of
+    Placing(device=options.device)  # raises InputError if the device does not exist
     memory = available_memory()
     gpus = [each for each in memory if isinstance(each, int)]
     place = torch.device(options.device or ("cuda" if gpus else "cpu"))
@@ -255,7 +254,7 @@ def _extractor(
             xlmr,
             layers=options.layers,
             pool=options.pool,
-            emulate_dtype=True,  # what all processes agreed on
+            emulate_dtype=True,  # all processes agreed on this dtype
             tokens_per_batch=options.tokens_per_batch,
             max_length=options.max_length,
             on_long=options.on_long,
@@ -268,7 +267,7 @@ def _extractor(
 
 
 def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, object]) -> str:
-    """The name of the dtype that all processes compute in, and the job that goes on was begun in. Raises InputError."""
+    """The name of the dtype of all processes, and of the job that is continued, if any. Raises InputError."""
     from hf_xlmr.model.precision import DTYPES, device_name, dtype_name, is_native, wanted_dtype, without_emulation
 
     wanted = wanted_dtype(options.dtype, place)
@@ -280,9 +279,9 @@ def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes
     if is_refused(begun.get("dtype")):
         raise InputError(
             f"the output was begun in {begun['dtype']} on another processor ({begun.get('device')}), and this one "
-            f"({device_name(place)}) has no instructions for it: go on there, or choose another folder"
+            f"({device_name(place)}) has no instructions for it: continue there, or choose another folder"
             if begun.get("device") != device_name(place)
-            else f"the output was begun in {begun['dtype']}, which this processor emulates: give emulate_dtype again"
+            else f"the output was begun in {begun['dtype']}, which this processor emulates: pass emulate_dtype again"
         )
     if processes.is_first and not options.emulate_dtype:
         wanted = without_emulation(wanted, place)
@@ -290,7 +289,7 @@ def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes
     if is_refused(agreed):
         raise InputError(
             f"the first process computes in {agreed}, for which the processor of process {processes.rank} "
-            f"({device_name(place)}) has no instructions: give dtype=float32 to all of them"
+            f"({device_name(place)}) has no instructions: use dtype=float32 in all of them"
         )
     return agreed
 
@@ -298,9 +297,9 @@ def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes
 def placing_for(
     shape: ModelShape, memory: Mapping[Device, int | None], processes: Processes, *, dtype: str
 ) -> dict[str, Any]:
-    """Where a process puts its model, as options of `XLMR.from_pretrained`, with these budgets by device.
+    """The placement of a process's model, as options of `XLMR.from_pretrained`, with these budgets by device.
 
-    A model that fits one GPU is there once for each process; one that does not lies over all of them, in one process.
+    If the model fits one GPU, each process loads it onto its own GPU; if not, one process spreads it over all GPUs.
     Raises InputError.
     """
     gpus = {number: budget for number, budget in memory.items() if isinstance(number, int)}
@@ -313,8 +312,8 @@ def placing_for(
         return {"device": f"cuda:{own}"}
     if processes.count > 1:
         raise InputError(
-            "the model does not fit one GPU, so that processes cannot have one each: run one process, which lays it "
-            "out over all GPUs"
+            "the model does not fit one GPU, so that each process cannot have its own: run one process, which spreads "
+            "the model over all GPUs"
         )
     return {"device_map": "auto", "max_memory": gpus}
 
@@ -331,7 +330,7 @@ def _store(
     resume: bool,
     overwrite: bool,
 ) -> FeatureStore:
-    """The output, begun by the first process and then joined by the others."""
+    """The output, which the first process begins and the others then join."""
     import torch
 
     if processes.is_first:
@@ -344,7 +343,7 @@ def _store(
 
 
 def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids: bool) -> StoreLayout:
-    """Raises InputError."""
+    """The layout of the output. Raises InputError."""
     return StoreLayout(
         layers=extractor.layers,
         width=extractor.width,
@@ -357,7 +356,7 @@ def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids:
 
 
 def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
-    """All that the features depend on beside the texts."""
+    """Everything except the texts that the features depend on."""
     import torch
 
     from hf_xlmr.model.precision import device_name, dtype_name
@@ -381,14 +380,14 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
 #     reads and tokenizes             computes and counts              writes
 #     _Reader.steps  -- Window -->   FeatureExtractor.computed  -- Features -->  _write
 #
-# Each column is a thread with objects of its own, each arrow a queue of background.py, the only thing that two threads
-# use; what went through it belongs to the next thread. A text's row goes with its tokens, then with its vector. That a
-# shard ends, and what is not computed, passes through in its place.
+# Each column is a thread with its own objects, each arrow a queue of background.py, the only object that two threads
+# use; an item that went through it belongs to the next thread. A text's row travels with its tokens, then with its
+# vector. Marks for the end of a shard, and rows that are not computed, travel in the same order.
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What of a row goes along with its tokens and its features; its text stays behind, which can be large."""
+    """The part of a row that travels with its tokens and its features: everything but its text, which can be large."""
 
     number: int
     id: object | None
@@ -397,14 +396,14 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _ShardEnd:
-    """All rows of a shard came before this."""
+    """The mark after all rows of a shard."""
 
     texts_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Passed:
-    """Rows that were read and not computed: another process does that, or an earlier run did."""
+    """Rows that were read but not computed: another process computes them, or an earlier run did."""
 
     rows: int
     is_done: bool
@@ -412,7 +411,7 @@ class _Passed:
 
 @dataclass
 class _Tally:
-    """What was read and computed so far; the thread that computes counts."""
+    """Counts of what was read and computed so far; only the computing thread changes them."""
 
     rows: int = 0
     shards: int = 0
@@ -422,7 +421,7 @@ class _Tally:
     seconds: float = 0.0
 
     def add(self, step: Features | _ShardEnd | _Passed) -> None:
-        """Count in the next step."""
+        """Add the next step to the counts."""
         if isinstance(step, _Passed):
             self.rows += step.rows
         elif isinstance(step, _ShardEnd):
@@ -437,7 +436,7 @@ class _Tally:
 def _made(
     reader: _Reader, store: FeatureStore, extractor: FeatureExtractor, *, total: int | None, progress: Progress
 ) -> _Tally:
-    """Make every shard that is not there yet; one is written while the next is computed. Raises InputError, BadRow."""
+    """Make every missing shard; one is written while the next is computed. Raises InputError, BadRow."""
     from hf_xlmr.model.precision import dtype_name
 
     tally, start = _Tally(), time.perf_counter()
@@ -459,14 +458,14 @@ def _made(
 
 
 def _window_maker(extractor: FeatureExtractor, options: ExtractionOptions) -> WindowMaker:
-    """That of the extractor, which tokenizes no text that would take too much memory."""
+    """The extractor's window maker, with a limit that refuses texts that would take too much memory."""
     most = _max_row_size(options.max_row_size)
     return replace(extractor.texts, most_bytes=most // 8 if extractor.is_unpooled else most)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """From the rows of the input to the windows of the shards that this process is to make."""
+    """Turns the rows of the input into the windows of the shards that this process makes."""
 
     rows: Iterator[TextRow]
     shards: Shards
@@ -474,7 +473,7 @@ class _Reader:
     processes: Processes
 
     def steps(self) -> Iterator[Window | _ShardEnd | _Passed]:
-        """All rows, shard by shard; no row of the next shard is read before this one is handed on. Raises BadRow."""
+        """Yield all rows, shard by shard; the next shard is read only after this one was yielded. Raises BadRow."""
         size = self.shards.layout.rows_per_shard
         while (first := next(self.rows, None)) is not None:
             number, shard = first.number // size, chain([first], islice(self.rows, size - 1))
@@ -486,7 +485,7 @@ class _Reader:
                 yield from self._shard(shard)
 
     def _checked(self, number: int, shard: Iterator[TextRow]) -> _Passed:
-        """How many rows a shard has that is there; their texts are to be what it was made from. Raises InputError."""
+        """The number of rows of a finished shard. Raises InputError if the shard was made from other texts."""
         digest = TextsDigest()
         rows = sum(1 for _ in _texts(shard, digest))
         self.shards.check(number, digest.hexdigest())
@@ -503,14 +502,14 @@ class _Reader:
 
 
 def _texts(rows: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[_Row, str]]:
-    """Each row's text with the rest of it, counted into the checksum."""
+    """Yield each row and its text, and add both to the checksum."""
     for row in rows:
         digest.add(row.text, row.id)
         yield _Row(row.number, row.id, row.place), row.text
 
 
 def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
-    """Rows until their ids are large together."""
+    """Yield rows until their ids have ID_CHARACTERS characters together."""
     characters = 0
     for row in rows:
         yield row
@@ -520,7 +519,7 @@ def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
 
 
 def _write(shards: Shards, items: Iterator[Features | _ShardEnd]) -> None:
-    """Write all shards, of which each ends with its _ShardEnd. Raises InputError."""
+    """Write all shards, each of which ends with its _ShardEnd. Raises InputError."""
     for first in items:
         if not isinstance(first, _ShardEnd):
             with shards.shard(first.rows[0].number // shards.layout.rows_per_shard) as writer:
@@ -528,7 +527,7 @@ def _write(shards: Shards, items: Iterator[Features | _ShardEnd]) -> None:
 
 
 def _written(writer: ShardWriter, items: Iterator[Features | _ShardEnd]) -> str:
-    """Write what is left of a shard, and give the checksum of its texts, without which it is not published."""
+    """Write the items up to the end of a shard, and return the checksum of its texts; empty if the end is missing."""
     for each in items:
         if isinstance(each, _ShardEnd):
             return each.texts_sha256

@@ -1,4 +1,4 @@
-"""Texts as sequences of tokens that the model takes, some thousand texts at a time."""
+"""Tokenizes texts into sequences that fit the model, some thousand texts at a time."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ if TYPE_CHECKING:
 
 __all__ = ["SHORTEST", "BadText", "OnLong", "TextTooLong", "Window", "WindowMaker", "rejoined"]
 
-TEXTS_PER_WINDOW: Final = 4096  # are sorted by length together
-TEXTS_AT_ONCE: Final = 256  # are tokenized together
+TEXTS_PER_WINDOW: Final = 4096  # sorted by length together
+TEXTS_AT_ONCE: Final = 256  # tokenized together
 CHARACTERS_AT_ONCE: Final = 1 << 20
-LONG: Final = 1 << 16  # characters of a text of which a beginning may do
-LARGE: Final = 1 << 20  # characters of a text of which it is asked what SentencePiece makes of it
-SHORTEST: Final = 3  # tokens of a text that says something: <s>, a piece, </s>
+LONG: Final = 1 << 16  # characters from which on only the beginning of a text that is cut is tokenized
+LARGE: Final = 1 << 20  # characters from which on the size of the normalized text is measured
+SHORTEST: Final = 3  # tokens of a text that is not empty: <s>, a piece, </s>
 
 
 class OnLong(Enum):
-    """What happens to a text of more tokens than the model takes."""
+    """What happens to a text of more tokens than the model accepts."""
 
     truncate = "truncate"
-    """It is cut off; `</s>` stays."""
+    """Truncate the text; `</s>` stays."""
     split = "split"
-    """It is computed in pieces, whose tokens are pooled together; `cls` is that of the first."""
+    """Compute the text in pieces and pool their tokens together; `cls` is the first piece's."""
     error = "error"
-    """TextTooLong is raised."""
+    """Raise TextTooLong."""
 
 
 class BadText(InputError, ValueError):
-    """A text that is not computed: `index` is what it came with, its number from 0 or its row; `reason` says why."""
+    """A text cannot be computed: `index` is its number from 0, or the row that it came with; `reason` says why."""
 
-    def __init__(self, index: Any, reason: str, *, told: str | None = None) -> None:
-        """Carry which text it is, and why; `told` is the message, unless these say all."""
+    def __init__(self, index: Any, reason: str, *, message: str | None = None) -> None:
+        """Store `index` and `reason`; `message` replaces the usual message made from these."""
         self.index, self.reason = index, reason
-        super().__init__(told or f"text {index}: {reason}")
+        super().__init__(message or f"text {index}: {reason}")
 
 
 class TextTooLong(BadText):
-    """A text that does not fit."""
+    """A text has more tokens than are allowed."""
 
     def __init__(self, index: object, tokens: int, most: int) -> None:
-        """Carry which text it is, how many tokens it has, and how many are allowed."""
+        """Store the text's index, its number of tokens, and the largest allowed number."""
         self.tokens, self.most = tokens, most
         super().__init__(
             index,
-            f"{tokens} tokens, and {most} are the most (on_long='truncate' or on_long='split' takes it)",
-            told=f"text {index} has {tokens} tokens, and {most} are the most; let it be cut or split (on_long)",
+            f"{tokens} tokens, and at most {most} are allowed (on_long='truncate' or on_long='split' accepts it)",
+            message=f"text {index} has {tokens} tokens, and at most {most} are allowed: truncate or split it (on_long)",
         )
 
 
 Span: TypeAlias = tuple[int, int]
-"""The first character of a token in its text, and the end."""
+"""The first character of a token in its text, and the one after its last."""
 NO_SPAN: Final[Span] = (0, 0)
 Text: TypeAlias = tuple[Any, str]
-"""A text and what it comes with, such as its number or its row, which stays with its tokens."""
+"""A row or number, which stays with the text's tokens, and the text."""
 
 
 class _Encoded(NamedTuple):
-    """The tokens of a text, and where they come from."""
+    """The tokens of a text, and their spans in it."""
 
     ids: Sequence[int]
     spans: list[Span] | None
@@ -75,36 +75,36 @@ class _Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Texts as sequences of tokens, of which a text that was split has several."""
+    """Texts as sequences of tokens; a text that was split has several."""
 
     rows: list[Any]
-    """What each text came with."""
+    """The row or number of each text."""
     sequences: list[Sequence[int]]
     owners: list[int]
     """The text of each sequence, by its number in the window."""
     pieces: dict[int, range]
     """The sequences of each text that was split."""
     truncated: int
-    """Texts that were cut off."""
+    """The number of texts that were truncated."""
     spans: list[list[Span]] | None
-    """Where in its text each token comes from, for each text, where asked for; (0, 0) for `<s>` and `</s>`."""
+    """The spans of each text's tokens, (0, 0) for `<s>` and `</s>`; None if not requested."""
 
     @property
     def texts(self) -> int:
-        """How many."""
+        """The number of texts."""
         return len(self.rows)
 
     @property
     def tokens(self) -> int:
-        """Of all sequences."""
+        """The number of tokens of all sequences."""
         return sum(map(len, self.sequences))
 
     def starts_within(self, sequence: int) -> bool:
-        """Whether a sequence goes on with the text of the one before, so that its `<s>` is not the text's."""
+        """Whether a sequence continues the text of the one before, so that its `<s>` is not the text's."""
         return sequence > self.pieces.get(self.owners[sequence], range(sequence, 0)).start
 
     def ends_within(self, sequence: int) -> bool:
-        """Whether the next sequence goes on with its text, so that its `</s>` is not the text's."""
+        """Whether the next sequence continues its text, so that its `</s>` is not the text's."""
         return sequence < self.pieces.get(self.owners[sequence], range(sequence + 1)).stop - 1
 
     def has_pieces(self, sequences: Iterable[int]) -> bool:
@@ -114,7 +114,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowMaker:
-    """From any number of texts to windows of at most `most_tokens` tokens, or one text; `<s>` and `</s>` count."""
+    """Makes windows of at most `most_tokens` tokens, or of one text; `<s>` and `</s>` count."""
 
     tokenizer: ExactTokenizer
     max_length: int
@@ -122,12 +122,12 @@ class WindowMaker:
     most_tokens: int
     with_spans: bool = False
     most_bytes: int | None = None
-    """Of a normalized text that is tokenized as a whole, as SentencePiece takes some fifty times the memory."""
+    """The largest normalized text that is tokenized as a whole, since SentencePiece needs some 50 times its memory."""
     most_kept: int | None = None
-    """Tokens of a text whose vectors are all kept."""
+    """The most tokens of a text whose vectors are all kept."""
 
     def windows(self, texts: Iterable[Text]) -> Iterator[Window]:
-        """All texts in order; the same texts give the same windows. Raises BadText."""
+        """Yield all texts in order; the same texts give the same windows. Raises BadText."""
         held: list[tuple[Any, _Encoded]] = []
         tokens = 0
         for row, each in chain.from_iterable(map(self._encoded, _portions(texts))):
@@ -143,14 +143,14 @@ class WindowMaker:
             yield self._window(held)
 
     def _encoded(self, some: list[Text]) -> Iterator[tuple[Any, _Encoded]]:
-        """The tokens of some texts, of which nothing is kept when the next ones are read; `<pad>` is left out."""
+        """Yield the tokens of some texts without `<pad>`; nothing of them is kept when the next texts are read."""
         needed = [(row, self._needed(text, row)) for row, text in some]
         for (row, text), ids in zip(needed, self._tokens(needed), strict=True):
             spans = [NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] if self.with_spans else None
             yield row, self._cut(self._without_padding(ids, spans), row)
 
     def _cut(self, encoded: _Encoded, row: object) -> _Encoded:
-        """The same, cut off where it has too many tokens. Raises BadText."""
+        """`encoded`, truncated if it has too many tokens. Raises BadText."""
         ids, spans = encoded.ids, encoded.spans
         if len(ids) <= self.max_length:
             return encoded
@@ -160,13 +160,11 @@ class WindowMaker:
             end = self.max_length - 1
             return _Encoded([*ids[:end], ids[-1]], spans and [*spans[:end], NO_SPAN], is_cut=True)
         if self.most_kept is not None and len(ids) > self.most_kept:
-            raise BadText(
-                row, f"the text has {len(ids):,} tokens, and vectors are kept of {self.most_kept:,} at the most"
-            )
+            raise BadText(row, f"the text has {len(ids):,} tokens, and vectors of at most {self.most_kept:,} are kept")
         return _Encoded(array("i", ids), spans)
 
     def _needed(self, text: str, row: object) -> str:
-        """What of a text is tokenized: of a long one that is cut off no more than that needs. Raises BadText."""
+        """The part of a text that must be tokenized: a beginning if a long text is truncated. Raises BadText."""
         if not isinstance(text, str) or len(text) <= LONG:
             return text
         if self.on_long is OnLong.truncate:
@@ -175,7 +173,7 @@ class WindowMaker:
             size = self.tokenizer.normalized_bytes(text)
             if size > self.most_bytes:
                 raise BadText(
-                    row, f"the text has {size:,} bytes when it is normalized, and {self.most_bytes:,} are the most"
+                    row, f"the normalized text has {size:,} bytes, and at most {self.most_bytes:,} are allowed"
                 )
         return text
 
@@ -187,7 +185,7 @@ class WindowMaker:
         return _Encoded([ids[place] for place in kept], None if spans is None else [spans[place] for place in kept])
 
     def _tokens(self, texts: list[Text]) -> list[list[int]]:
-        """Raises BadText."""
+        """The ids of each text. Raises BadText."""
         try:
             return self.tokenizer.encode_batch([text for _row, text in texts])
         except InputError:
@@ -196,7 +194,7 @@ class WindowMaker:
                     self.tokenizer.encode_batch([text])
                 except InputError as error:
                     reason = f"cannot be encoded: {error}"
-                    raise BadText(row, reason, told=f"text {row} {reason}") from None
+                    raise BadText(row, reason, message=f"text {row} {reason}") from None
             raise
 
     def _window(self, held: Sequence[tuple[object, _Encoded]]) -> Window:
@@ -219,7 +217,7 @@ class WindowMaker:
         )
 
     def _pieces(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        """The tokens of a text in sequences that the model takes."""
+        """The tokens of a text in sequences that fit the model."""
         if len(ids) <= self.max_length:
             return [ids]
         last, step = len(ids) - 1, self.max_length - 2
@@ -228,12 +226,12 @@ class WindowMaker:
 
 
 def _portions(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    """Some texts at a time, few where they are long; what follows them is not read before."""
+    """Yield some texts at a time, few if they are long; later texts are read only after that."""
     some: list[Text] = []
     characters = 0
     for row, text in texts:
         some.append((row, text))
-        characters += len(text) if isinstance(text, str) else 0  # what is not a text is told when it is tokenized
+        characters += len(text) if isinstance(text, str) else 0  # tokenizing refuses other types
         if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
             yield some
             some, characters = [], 0
@@ -242,7 +240,7 @@ def _portions(texts: Iterable[Text]) -> Iterator[list[Text]]:
 
 
 def rejoined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The tokens of a text that was split, (tokens, width), without the `</s>` and `<s>` between its pieces."""
+    """The vectors of a split text's tokens, (tokens, width), without the `</s>` and `<s>` between its pieces."""
     import torch
 
     last = len(pieces) - 1

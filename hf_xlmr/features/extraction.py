@@ -1,4 +1,4 @@
-"""Features of any number of texts: tokenized in windows, computed without padding, given back in order."""
+"""Extracts features of any number of texts: tokenizes in windows, computes without padding, returns them in order."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Choice = TypeVar("Choice", bound=Enum)
 Step = TypeVar("Step")
 
 TOKENS_PER_WINDOW: Final = 1 << 19
-TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # a vector for each is kept in memory
-KEPT_BYTES: Final = 1 << 27  # of the vectors of one text's tokens
+TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # the vector of each is kept in memory
+KEPT_BYTES: Final = 1 << 27  # the most bytes of the vectors of one text's tokens
 TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
-MOST_TOKENS: Final = 1 << 20  # of a batch: XLM-R base has 12 GB of intermediate values for so many
+MOST_TOKENS: Final = 1 << 20  # in a batch: XLM-R base has 12 GB of intermediate values for so many
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Features:
     """The features of some texts, in order."""
 
     layers: Mapping[int, np.ndarray | list[np.ndarray]]
-    """By number of the layer (0 is the embeddings): (texts, width) in float32, or unpooled (tokens, width) per text."""
+    """The features by layer (0 is the embeddings): (texts, width) in float32, or unpooled (tokens, width) per text."""
     spans: list[np.ndarray] | None
-    """Unpooled: for each text the first character and the end of each token, (tokens, 2); 0, 0 for `<s>` and `</s>`."""
+    """Unpooled: the first character and the end of each text's tokens, (tokens, 2); 0, 0 for `<s>` and `</s>`."""
     rows: list[Any]
-    """What each text came with: its number, from 0, unless it was given with a row."""
+    """The number of each text, from 0, or the row that it was passed with."""
     tokens: int
-    """That were computed."""
+    """The number of tokens that were computed."""
     truncated: int
-    """Texts that were cut off."""
+    """The number of texts that were truncated."""
 
     @property
     def texts(self) -> int:
-        """How many."""
+        """The number of texts."""
         return len(self.rows)
 
 
@@ -81,14 +81,14 @@ class FeatureExtractor:
         column: str = "text",
         kernel: str | None = None,
     ) -> None:
-        """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be let go afterwards.
+        """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be deleted afterwards.
 
-        `layers` are hidden states by index: 0 the embeddings, -1 the features. Computed in `dtype`, that of the model
-        unless given, "auto" being bfloat16 where the device multiplies it natively. In place of a half type that the
-        device has no instructions for, float32 is computed in, with a warning in the log, unless `emulate_dtype`. A
-        text may have `max_length` tokens, `<s>` and `</s>` included, the model's most unless given. `column` is the
-        texts' in batches of datasets. `kernel` names one of linear_kernels.KERNELS that the device can run, instead of
-        measuring which is fastest. Raises InputError.
+        `layers` are hidden states by index: 0 the embeddings, -1 the features. `dtype` is by default the model's;
+        "auto" is bfloat16 if the device multiplies it natively. If the device has no instructions for a half type,
+        float32 replaces it, with a warning in the log, unless `emulate_dtype`. A text may have `max_length` tokens,
+        `<s>` and `</s>` included, by default the model's most. `column` is the texts' column in batches of datasets.
+        `kernel` names one of linear_kernels.KERNELS that the device can run, instead of measuring which is fastest.
+        Raises InputError.
         """
         self.device = xlmr.device
         self.pooling = _member(Pooling, "pool", pool)
@@ -109,17 +109,17 @@ class FeatureExtractor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in."""
+        """The dtype of the computation."""
         return self.network.dtype
 
     @property
     def kernel(self) -> str:
-        """How matrices are multiplied: a name of linear_kernels.KERNELS."""
+        """The kernel that multiplies matrices: a name of linear_kernels.KERNELS."""
         return self.network.kernel
 
     @property
     def width(self) -> int:
-        """Of a vector."""
+        """The number of components of a vector."""
         return int(self.network.config.hidden_size)
 
     @property
@@ -130,8 +130,8 @@ class FeatureExtractor:
     def __call__(self, texts: Sequence[str] | Mapping[str, object]) -> Any:
         """The features of a list of texts, or a batch of a dataset with its features.
 
-        A list gives (texts, width) in float32, unpooled a list of (tokens, width); of several layers a dictionary by
-        number. A mapping of columns gives a dictionary of these and `features` (`features_0` and so on of several
+        A list gives (texts, width) in float32, unpooled a list of (tokens, width); several layers give a dictionary by
+        number. A mapping of columns gives a dictionary of these and `features` (`features_0` and so on for several
         layers). Raises InputError, TextTooLong.
         """
         if isinstance(texts, Mapping):
@@ -140,9 +140,9 @@ class FeatureExtractor:
         return found[self.layers[0]] if self.is_one_layer else found
 
     def stream(self, texts: Iterable[str]) -> Iterator[Any]:
-        """The features of one text after another, in order, of any number: (width,), unpooled (tokens, width).
+        """Yield the features of any number of texts, one by one in order: (width,), unpooled (tokens, width).
 
-        Of several layers a dictionary by number. Raises InputError, TextTooLong.
+        Several layers give a dictionary by number. Raises InputError, TextTooLong.
         """
         for window in self.windows(_iterable(texts)):
             for index in range(window.texts):
@@ -150,17 +150,17 @@ class FeatureExtractor:
                 yield row[self.layers[0]] if self.is_one_layer else row
 
     def windows(self, texts: Iterable[str]) -> Iterator[Features]:
-        """The features of any number of texts, some thousand at a time, in order; memory does not grow with them.
+        """Yield the features of any number of texts, some thousand at a time, in order, in constant memory.
 
-        Texts are tokenized in a thread, ahead of what is computed. Raises InputError, TextTooLong.
+        A thread tokenizes texts ahead of the computation. Raises InputError, TextTooLong.
         """
         yield from self.computed(self.texts.windows(enumerate(texts)))
 
     def computed(self, steps: Iterable[Window | Step]) -> Iterator[Features | Step]:
-        """The features of each window, and what is not a window as it is, in order.
+        """Yield the features of each window, and other items unchanged, in order.
 
-        A thread of its own iterates over `steps`, ahead of what is computed: what it makes is handed on, and
-        nothing of it is used by two threads at once. Raises what `steps` raises.
+        Another thread iterates over `steps`, ahead of the computation, and hands its items on; no item is used by two
+        threads at once. Raises what `steps` raises.
         """
         ahead = 1 if self.device.type == "cuda" else 0
         pending: deque[_Computation | Step] = deque()
@@ -184,7 +184,7 @@ class FeatureExtractor:
         return {**batch, **named}
 
     def _most_tokens(self) -> int:
-        """Of a window: fewer where the vectors of its tokens are in memory together, for several layers."""
+        """The most tokens of a window: fewer if the vectors of all its tokens are kept, and for several layers."""
         if self.is_unpooled or self.on_long is OnLong.split:
             return TOKENS_PER_WINDOW_UNPOOLED // len(self.layers)
         return TOKENS_PER_WINDOW
@@ -192,7 +192,7 @@ class FeatureExtractor:
     # ---- sequences to features
 
     def _computed(self, window: Window) -> _Computation:
-        """A window on its way through the network; on CUDA nothing is waited for."""
+        """Start the computation of a window; on CUDA this does not wait for results."""
         batches = list(pack([len(sequence) for sequence in window.sequences], tokens_per_batch=self.tokens_per_batch))
         return _Computation(window, [(batch, self._batch(batch, window)) for batch in batches])
 
@@ -203,7 +203,7 @@ class FeatureExtractor:
         return {number: _Fetch(self._reduced(values, batch, window)) for number, values in found.items()}
 
     def _reduced(self, values: torch.Tensor, batch: PackedBatch, window: Window) -> torch.Tensor:
-        """One vector for each text or piece of one, (sequences, width), of (tokens, width); unpooled, these."""
+        """Pool `values`, (tokens, width), to (sequences, width), one vector each; unpooled, return them all."""
         if self.is_unpooled:
             return values.float()
         if not window.has_pieces(batch.texts):
@@ -216,7 +216,7 @@ class FeatureExtractor:
 
     @staticmethod
     def _places(batch: PackedBatch) -> Iterator[tuple[int, tuple[int, int]]]:
-        """The sequences of a batch, and where each begins and ends."""
+        """The sequences of a batch, each with its first token and the one after its last."""
         return zip(batch.texts, pairwise(batch.boundaries), strict=True)
 
     def _features(self, computation: _Computation) -> Features:
@@ -232,7 +232,7 @@ class FeatureExtractor:
         )
 
     def _in_order(self, computation: _Computation, layer: int) -> Any:
-        """(texts, width), unpooled a list of (tokens, width)."""
+        """One layer's features in the order of the texts: (texts, width), unpooled a list of (tokens, width)."""
         window = computation.window
         vectors: list[Any] = [None] * window.texts
         parts: dict[int, torch.Tensor] = {}
@@ -254,7 +254,7 @@ class FeatureExtractor:
         return torch.stack(vectors).numpy()
 
     def _joined(self, sequences: list[int], parts: Mapping[int, torch.Tensor], window: Window) -> torch.Tensor:
-        """What the sequences of one text are together: (width,), unpooled (tokens, width)."""
+        """Combine the sequences of one text: (width,), unpooled (tokens, width)."""
         found = [parts[each] for each in sequences]
         if self.is_unpooled:
             return rejoined(found)
@@ -263,14 +263,14 @@ class FeatureExtractor:
 
 
 class _Computation(NamedTuple):
-    """A window, and for each of its batches the layers that are on their way to the host."""
+    """A window, and for each of its batches the layers that are being copied to the host."""
 
     window: Window
     batches: list[tuple[PackedBatch, dict[int, _Fetch]]]
 
 
 class _Fetch:
-    """A tensor on its way to the host, which goes on computing meanwhile."""
+    """A tensor that is being copied to the host, while the host continues."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._event = None
@@ -281,14 +281,14 @@ class _Fetch:
             self._event = torch.cuda.current_stream(values.device).record_event()
 
     def tensor(self) -> torch.Tensor:
-        """The tensor, once it is there."""
+        """Wait for the copy and return it."""
         if self._event is not None:
             self._event.synchronize()
         return self._values
 
 
 def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On the device, without waiting for it."""
+    """Copy `values` to the device without waiting."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
@@ -304,20 +304,20 @@ def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[in
 
 
 def _iterable(texts: Iterable[str]) -> Iterable[str]:
-    """`texts`, unless they are one text, or what has columns. Raises InputError."""
+    """`texts` as a sequence. Raises InputError for one text and for a table."""
     if isinstance(texts, (str, bytes)):
         raise InputError("give a list of texts, not one text")
     has_columns = hasattr(texts, "columns") or hasattr(texts, "column_names") or isinstance(texts, Mapping)
     if has_columns or not isinstance(texts, Iterable):
         raise InputError(
-            f"give texts in their order, or a dictionary of columns, not {type(texts).__name__}; of a table take the "
+            f"give a sequence of texts, or a dictionary of columns, not {type(texts).__name__}; of a table give the "
             "column of the texts"
         )
     return texts
 
 
 def _sequence(texts: Any) -> list[str]:
-    """The same as a list; columns of pyarrow are taken too. Raises InputError."""
+    """`values` as a list; columns of pyarrow are accepted too. Raises InputError."""
     if isinstance(texts, (set, frozenset)):
         raise InputError("give a list of texts: a set has no order")
     to_list = getattr(_iterable(texts), "to_pylist", None)
@@ -328,7 +328,7 @@ def _sequence(texts: Any) -> list[str]:
 
 
 def _dtype(xlmr: XLMR, dtype: torch.dtype | str | None, *, emulate: bool) -> torch.dtype:
-    """What is computed in. Raises InputError."""
+    """The dtype of the computation. Raises InputError."""
     stored = next(xlmr.model.base.parameters()).dtype
     wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
     return wanted if emulate else without_emulation(wanted, xlmr.device)
@@ -340,7 +340,7 @@ def _network(xlmr: XLMR, dtype: torch.dtype, kernel: str | None, tokens: int) ->
     if any(parameter.is_meta for parameter in base.parameters()):
         raise InputError(
             "the model is offloaded to CPU or disk: features of many texts need its weights on the devices that "
-            "compute; give it more devices, or a smaller dtype="
+            "compute; use more devices, or a smaller dtype="
         )
     offered = offered_kernels(dtype, xlmr.device)
     if kernel not in (None, *offered):
@@ -358,7 +358,7 @@ def _network(xlmr: XLMR, dtype: torch.dtype, kernel: str | None, tokens: int) ->
 
 
 def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:
-    """The member of that value. Raises InputError."""
+    """The member of `choices` with this value. Raises InputError."""
     try:
         return choices(value)
     except ValueError:
@@ -367,7 +367,7 @@ def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:
 
 
 def _within(value: int | None, option: str, *, least: int, most: int) -> int:
-    """`value`, or the most there may be. Raises InputError."""
+    """`value`, or `most` for None. Raises InputError."""
     if value is None:
         return most
     if not _is_number(value) or not least <= value <= most:
@@ -376,7 +376,7 @@ def _within(value: int | None, option: str, *, least: int, most: int) -> int:
 
 
 def _tokens_per_batch(tokens: int | None, device: torch.device) -> int:
-    """Raises InputError."""
+    """`tokens`, or the device's default for None. Raises InputError."""
     if tokens is None:
         return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
     if not _is_number(tokens) or not 1 <= tokens <= MOST_TOKENS:
@@ -385,16 +385,16 @@ def _tokens_per_batch(tokens: int | None, device: torch.device) -> int:
 
 
 def _is_number(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number, NumPy's too; True is none."""
+    """Whether `value` is an integer, also NumPy's, but not a bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _numbers(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """Layers counted from 0, in the order given. Raises InputError."""
+    """The numbers of `layers`, counted from 0, in the same order. Raises InputError."""
     given = (layers,) if _is_number(layers) else tuple(layers) if isinstance(layers, Sequence) else ()
     if not given or any(not _is_number(each) or not -count <= each < count for each in given):
         raise InputError(f"layers={layers}: the hidden states are numbered 0 (embeddings) to {count - 1} (features)")
     numbers = tuple(int(each) % count for each in given)
     if len(set(numbers)) < len(numbers):
-        raise InputError(f"layers={layers}: the same layer is asked for twice")
+        raise InputError(f"layers={layers}: the same layer is named twice")
     return numbers

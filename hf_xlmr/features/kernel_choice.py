@@ -1,4 +1,4 @@
-"""Which kernel a machine multiplies with: measured once, and remembered, so that runs give the same bytes."""
+"""Chooses the kernel that a machine multiplies with: measures once, and reuses the choice, so that bytes stay equal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hf_xlmr.model.precision import device_name
 __all__ = ["remembered_kernel"]
 
 KERNELS: Final = "kernels"  # in the cache folder
-MEASURED: Final = 16384  # tokens at most: larger batches are multiplied no otherwise, and would take memory to measure
-TOO_SMALL: Final = 1 << 30  # products of numbers in a layer, below which no kernel saves anything to speak of
+MEASURED: Final = 16384  # tokens at most: larger batches rank the kernels the same way, and would need more memory
+TOO_SMALL: Final = 1 << 30  # multiplications in a layer, below which no kernel saves much
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ def remembered_kernel(
 ) -> str:
     """The name of the kernel for layers of these sizes: `fastest_kernel`'s first answer on this machine.
 
-    Kept in the cache folder by processor, PyTorch release, sizes and dtype; a cache that cannot be written only means
-    that it is measured again. Networks that are too small to matter get the plain kernel unmeasured.
+    The cache folder keeps it by processor, PyTorch release, sizes and dtype; if the cache cannot be written, each run
+    measures again. Small networks get the plain kernel without a measurement.
     """
     tokens = min(tokens, MEASURED)
     if device.type != "cpu" or hidden * intermediate * tokens < TOO_SMALL:

@@ -1,4 +1,4 @@
-"""The ways to multiply with a layer's weights: plainly, or re-ordered once for oneDNN; which is faster is measured."""
+"""Kernels that multiply with a layer's weights, PyTorch's own or oneDNN's, and the measurement of the fastest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["KERNELS", "PLAIN", "Linear", "fastest_kernel", "offered_kernels"]
 PLAIN: Final = "plain"
 ONEDNN: Final = "onednn"
 TRIALS: Final = 7
-WORTH_A_COPY: Final = 0.97  # a kernel that holds weights of its own must save more than this share of the time
+WORTH_A_COPY: Final = 0.97  # a kernel that copies the weights must take less than this share of the time
 
 
 class Linear(Protocol):
@@ -53,7 +53,7 @@ FUSED: Final = {  # ACTIVATIONS that oneDNN computes on its way, by its name and
 
 
 class PlainLinear:
-    """PyTorch's own product with the weights as they lie, one after another where there are several."""
+    """PyTorch's own product with the weights in their own memory, one after another if there are several."""
 
     def __init__(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str = "none"
@@ -79,7 +79,7 @@ class OneDnnLinear:
     """oneDNN's product with a re-ordered copy of the weights, side by side in one matrix; activation and sum fused.
 
     `torch.compile` with freezing makes the same calls on a CPU (torch/_inductor/fx_passes/mkldnn_fusion.py).
-    Their names are private, and PyTorch has no public ones by which oneDNN keeps its own order of the weights.
+    These names are private; PyTorch has no public ones that keep the weights in oneDNN's order.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ def offered_kernels(dtype: torch.dtype, device: torch.device) -> tuple[str, ...]
 
 @lru_cache
 def _onednn_runs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN makes a small product: some builds of PyTorch lack it, some processors the instructions."""
+    """Whether oneDNN can compute a small product: some builds of PyTorch lack it, some processors the instructions."""
     values, weight, bias = (torch.zeros(shape, dtype=dtype) for shape in ((2, 16), (16, 16), (16,)))
     try:
         with torch.inference_mode():
@@ -145,7 +145,7 @@ def _onednn_runs(dtype: torch.dtype) -> bool:
 def _layer(
     make: Callable[..., Linear], hidden: int, intermediate: int, dtype: torch.dtype, activation: str
 ) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """The four products of a layer, with weights of no meaning."""
+    """A function that computes the four products of a layer with arbitrary weights."""
 
     def weights(out: int, into: int, count: int = 1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         matrices = [torch.full((out, into), 0.01, dtype=dtype) for _ in range(count)]
@@ -163,7 +163,7 @@ def _layer(
 def _seconds(
     layers: Mapping[str, Callable[[torch.Tensor, torch.Tensor], None]], inputs: Sequence[torch.Tensor]
 ) -> dict[str, float]:
-    """Of each layer the shortest of some trials, in turns: other work on a machine only makes them longer."""
+    """The shortest time of each layer over some trials, in turns: other work on the machine only makes them longer."""
     took: dict[str, list[float]] = {name: [] for name in layers}
     for run in layers.values():
         run(*inputs)

@@ -1,4 +1,4 @@
-"""The encoder over texts laid end to end: the linear layers see one long matrix, attention each text by itself."""
+"""Runs the encoder over texts laid end to end: linear layers see one long matrix, attention each text by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_xlmr.model.families import FAMILIES, Family
 
 __all__ = ["PackedNetwork"]
 
-ROUNDED_TO: Final = 32  # tokens: a kernel is made for each length of matrix, so there should be few lengths
+ROUNDED_TO: Final = 32  # tokens: a kernel is compiled for each length of matrix, so there should be few lengths
 HALVES: Final = (torch.bfloat16, torch.float16)
 # Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
 # each text and head by itself. In bfloat16 they would be too, but oneDNN keeps code for each shape that it meets, which
@@ -27,10 +27,10 @@ class PackedNetwork:
     """Transformers' encoder of one of the three families, computed without padding and without gradients."""
 
     def __init__(self, base: torch.nn.Module, *, dtype: torch.dtype | None = None, kernel: str = PLAIN) -> None:
-        """Take the weights of `base`, in `dtype` (its own unless given), for the kernel of that name.
+        """Take the weights of `base`, in `dtype` (by default its own), for the kernel with the name `kernel`.
 
-        The plain kernel uses the weights where they are; another one holds re-ordered copies of the layers', so that
-        `base` may be let go.
+        The plain kernel shares the weights of `base`; others hold re-ordered copies of the layers' weights, so that
+        `base` may be deleted.
         """
         network: Any = base
         self.config = network.config
@@ -46,7 +46,7 @@ class PackedNetwork:
 
     @property
     def layer_count(self) -> int:
-        """Without the embeddings."""
+        """The number of layers, without the embeddings."""
         return len(self._layers)
 
     @torch.inference_mode()
@@ -55,8 +55,8 @@ class PackedNetwork:
     ) -> dict[int, torch.Tensor]:
         """The hidden states of `layers`, (tokens, width) each, on the device where they were computed.
 
-        `ids` and `positions` are those of the batch, 1-D. Layer 0 is the embeddings, n what layer n gives, and the
-        last one the features: in a model that normalises before its layers it comes after the final norm.
+        `ids` and `positions` are the batch's, 1-D. Layer 0 is the embeddings, n the output of layer n, and the last
+        one the features: in a model that normalises before its layers, after the final norm.
         """
         tokens = batch.tokens
         values = self._embeddings(*(_rounded_up(each) for each in (ids, positions)))
@@ -74,7 +74,7 @@ class PackedNetwork:
 
 
 def _rounded_up(values: torch.Tensor) -> torch.Tensor:
-    """More tokens at the end, which belong to no text."""
+    """`values` with padding tokens at the end, up to a multiple of ROUNDED_TO."""
     return functional.pad(values, (0, -len(values) % ROUNDED_TO), value=1)
 
 
@@ -99,7 +99,7 @@ class _Norm:
 
 
 class _Embeddings:
-    """Tokens, positions and the one token type, summed."""
+    """The sum of the embeddings of tokens, positions and the one token type."""
 
     def __init__(self, network: Any, family: Family, dtype: torch.dtype) -> None:
         parts = network.embeddings
@@ -147,14 +147,14 @@ class _Layer:
         return self._feed_forward_norm(self._down.plus(self._up(values), values))
 
     def _attended(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """What each token takes from the tokens of its text, all heads side by side: (tokens, width)."""
+        """The attention of each token over the tokens of its text, all heads side by side: (tokens, width)."""
         joined = self._query_key_value(values)
         attend = _by_kernel if _has_kernel(joined, self._heads) else _by_run
         return attend(joined, batch, self._heads)
 
 
 def _has_kernel(joined: torch.Tensor, heads: int) -> bool:
-    """Whether FlashAttention takes these: half precision on Ampere or newer, heads of at most 256 numbers."""
+    """Whether FlashAttention accepts these: half precision on Ampere or newer, heads of at most 256 numbers."""
     width = joined.shape[-1] // 3 // heads
     fits = joined.is_cuda and joined.dtype in HALVES and width % 8 == 0 and width <= 256
     return fits and torch.cuda.get_device_capability(joined.device) >= (8, 0)
@@ -173,7 +173,7 @@ def _by_run(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tenso
 
 
 def _chosen(run: Run, query: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """How a run attends: all of its texts alike."""
+    """The attention function for all texts of a run."""
     is_short = query.device.type == "cpu" and run.length <= SHORT.get(query.dtype, 0)
     scores = query.shape[1] * run.texts * run.length**2
     return _by_products if is_short and scores <= MOST_SCORES else functional.scaled_dot_product_attention

@@ -1,4 +1,4 @@
-"""Which texts are computed together: sorted by length and laid end to end, with nothing between them."""
+"""Packs texts into batches: sorted by length and laid end to end, without padding."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
-        """Of all texts together."""
+        """The number of tokens of all texts."""
         return self.runs[-1].end
 
     @cached_property
     def boundaries(self) -> list[int]:
-        """Where each text begins, and where the last one ends."""
+        """The first token of each text in the batch, and the end of the last text."""
         starts = [run.start + number * run.length for run in self.runs for number in range(run.texts)]
         return [*starts, self.tokens]
 
@@ -61,7 +61,7 @@ class PackedBatch:
 def pack(lengths: Sequence[int], *, tokens_per_batch: int) -> Iterator[PackedBatch]:
     """Batches of at most `tokens_per_batch` tokens, or of one text that is longer, for texts of these lengths.
 
-    The longest come first, so that a device that is too small is found out at once. The same lengths give the same
+    The longest texts come first, so that a device with too little memory fails at once. The same lengths give the same
     batches.
     """
     in_order = sorted(range(len(lengths)), key=lambda number: -lengths[number])

@@ -1,4 +1,4 @@
-"""From the vectors of a text's tokens to one vector."""
+"""Pools the vectors of a text's tokens to one vector."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Pooling", "pooled_batch", "pooled_part", "pooled_parts"]
 
 
 class Pooling(Enum):
-    """What becomes of the vectors of a text's tokens, `<s>` and `</s>` included."""
+    """The ways to pool the vectors of a text's tokens, `<s>` and `</s>` included."""
 
     mean = "mean"
-    """Their average, summed in float32."""
+    """The average of the vectors, summed in float32."""
     cls = "cls"
-    """That of `<s>`, which classifiers read."""
+    """The vector of `<s>`, which classifiers read."""
     max = "max"
-    """The largest of each component."""
+    """The largest value of each component."""
     none = "none"
-    """They stay as they are."""
+    """Every token's vector, without pooling."""
 
 
 REDUCTIONS: Final[Mapping[Pooling, Callable[[torch.Tensor], torch.Tensor]]] = {  # over the last dimension but one
@@ -41,14 +41,14 @@ def pooled_batch(values: torch.Tensor, batch: PackedBatch, pooling: Pooling) -> 
 
 
 def pooled_part(values: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """What the tokens (tokens, width) of one of a text's pieces give to the text's vector: (width,) in float32."""
+    """The share of one piece's tokens, (tokens, width), in the text's vector: (width,) in float32."""
     if pooling is Pooling.mean:
         return values.sum(dim=-2, dtype=torch.float32)
     return REDUCTIONS[pooling](values).float()
 
 
 def pooled_parts(parts: Sequence[torch.Tensor], pooling: Pooling, *, tokens: int) -> torch.Tensor:
-    """One vector, (width,), of all pieces of a text in their order, which have so many tokens together."""
+    """One vector, (width,), of all pieces of a text in their order, which have `tokens` tokens together."""
     if pooling is Pooling.mean:
         return torch.stack(list(parts)).sum(dim=0) / tokens
     return REDUCTIONS[pooling](torch.stack(list(parts)))

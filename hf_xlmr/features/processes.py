@@ -1,4 +1,4 @@
-"""Several processes that do one piece of work: which of them this is, and how they meet."""
+"""The processes that share one piece of work: the rank of this one, barriers and broadcasts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hf_xlmr.errors import InputError
 __all__ = ["DeviceProcesses", "Processes", "is_first_of_all"]
 
 Shared = TypeVar("Shared")
-PATIENCE: Final = timedelta(days=365)  # one may have days of work when another has none
+PATIENCE: Final = timedelta(days=365)  # one process may have days of work left when another has none
 VARIABLES: Final = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 def is_first_of_all(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this is the process that writes and prints, without joining the others."""
+    """Whether this process is the one that writes and prints; does not join the others to find out."""
     return environment.get("RANK", VARIABLES["RANK"]) == "0"
 
 
@@ -29,18 +29,18 @@ class Processes:
     rank: int = 0
     count: int = 1
     local_rank: int = 0
-    """Among those of its machine: the number of its GPU."""
+    """The rank among the processes of this machine: the number of its GPU."""
 
     @classmethod
     def current(cls, environment: Mapping[str, str] = os.environ) -> Processes:
-        """The running one, by the variables that launchers set; it joins the others. Raises InputError."""
+        """The running process, by the variables that launchers set; it joins the others. Raises InputError."""
         given = {name: environment.get(name, default) for name, default in VARIABLES.items()}
         if not all(value.isdecimal() for value in given.values()):
-            told = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise InputError(f"{told}: these are to be numbers, as torchrun sets them")
+            shown = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise InputError(f"{shown}: these must be numbers, as torchrun sets them")
         rank, count, local = map(int, given.values())
         if not 0 <= rank < count:
-            raise InputError(f"RANK={rank} is not below WORLD_SIZE={count}, as torchrun sets them")
+            raise InputError(f"RANK={rank} must be below WORLD_SIZE={count}, as torchrun sets them")
         found = cls(rank, count, local)
         if count > 1:
             found._state()
@@ -48,16 +48,16 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether what is done once falls to this one."""
+        """Whether this process does the work that is done only once."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have come here (a barrier)."""
         if self.count > 1:
             self._state().wait_for_everyone()
 
     def agreed(self, value: Shared) -> Shared:
-        """The first one's `value`, in all of them."""
+        """The first process's `value`, in all processes (a broadcast)."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -68,11 +68,11 @@ class Processes:
     def _state(self) -> Any:
         from accelerate import PartialState
 
-        return PartialState(cpu=True, timeout=PATIENCE)  # they agree by gloo; each knows its GPU by itself
+        return PartialState(cpu=True, timeout=PATIENCE)  # they communicate by gloo; each knows its own GPU
 
 
 class DeviceProcesses(Processes):
-    """The same, for what is trained: they agree by their devices' own means, which Trainer then finds in place."""
+    """The same for training: the processes communicate by their devices' own backend, which Trainer then uses too."""
 
     def _state(self) -> Any:
         from accelerate import PartialState

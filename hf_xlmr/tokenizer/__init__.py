@@ -1,1 +1,1 @@
-"""Texts to fairseq's ids and back."""
+"""Converts texts to fairseq's ids and back."""

@@ -1,4 +1,4 @@
-"""Tokens that were added to a tokenizer after fairseq: texts that hold one are cut as AutoTokenizer cuts them."""
+"""Tokens that were added to a tokenizer after fairseq: texts with one are tokenized as AutoTokenizer does."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ __all__ = ["AddedTokens", "CutText", "names_added_tokens"]
 FAIRSEQS: Final = frozenset({*SPECIAL_SYMBOLS, MASK})
 TOKENIZER: Final = "tokenizer.json"
 SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json")
-OLD: Final = "added_tokens.json"  # of Transformers up to 4.33
+OLD: Final = "added_tokens.json"  # written by Transformers up to 4.33
 OF_A_LIST: Final = ("additional_special_tokens", "extra_special_tokens")
 UNREACHABLE: Final = "{} (as text it is cut into other pieces)"  # no piece of a text holds a space
 WORD: Final = "\u2581"
 
 
 class CutText(NamedTuple):
-    """A text that holds an added token: its ids without `<s>` and `</s>`, and where in the text each comes from."""
+    """A tokenized text with an added token: its ids without `<s>` and `</s>`, and their spans in the text."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
 
 
 class AddedTokens:
-    """The tokens that a folder's tokenizer has beyond fairseq's, and the cuts of texts that hold them."""
+    """The tokens that a folder's tokenizer has beyond fairseq's, and the tokenization of texts with them."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take them from a tokenizer of the tokenizers library."""
+        """Read the added tokens of `tokenizer`, an object of the tokenizers library."""
         added = tokenizer.get_added_tokens_decoder()
         self.names: Mapping[int, str] = {
             number: added[number].content
@@ -44,9 +44,9 @@ class AddedTokens:
             if added[number].content not in FAIRSEQS
             and number >= len(SPECIAL_SYMBOLS)  # CamemBERT has other names there
         }
-        """Each token by its id."""
+        """The names of added tokens by their ids."""
         self.spelled: Mapping[int, str] = {number: str(tokenizer.id_to_token(number)) for number in self.names}
-        """The same as they are decoded: U+2581 is a space."""
+        """The texts that the tokens are decoded to, by their ids; U+2581 is a space."""
         self._tokens = [added[number] for number in self.names]
         self._tokenizer = _without_fairseqs(tokenizer)
 
@@ -71,14 +71,14 @@ class AddedTokens:
         return added if added.names else None
 
     def cut(self, texts: Sequence[str], normalize: Callable[[list[str]], list[str]]) -> Iterator[tuple[int, CutText]]:
-        """Each of the `texts` that holds an added token, by its number; `normalize` is SentencePiece's."""
+        """Yield the number and tokenization of each text with an added token; `normalize` is SentencePiece's."""
         for number in self._candidates(texts, normalize):
             encoding = self._tokenizer.encode(texts[number], add_special_tokens=False)
             if not self.names.keys().isdisjoint(encoding.ids):
                 yield number, CutText(list(encoding.ids), list(encoding.offsets))
 
     def extended(self, dictionary: Dictionary) -> Dictionary:
-        """The dictionary with the added tokens at their ids; rows without a name are called madeupword0000, ..."""
+        """`dictionary` with the added tokens at their ids; rows without a name are named madeupword0000, ..."""
         symbols = list(dictionary.symbols)
         spare = fillers(dictionary)
         symbols += [next(spare) for _ in range(len(symbols), max(self.names) + 1)]
@@ -88,10 +88,10 @@ class AddedTokens:
         counts = dictionary.counts and (*dictionary.counts, *[0] * (len(symbols) - len(dictionary)))
         return Dictionary.of(symbols, counts=counts)
 
-    # ---- which texts may hold one
+    # ---- texts that may have an added token
 
     def _candidates(self, texts: Sequence[str], normalize: Callable[[list[str]], list[str]]) -> list[int]:
-        """The numbers of the texts that hold a token's letters, before or after normalization."""
+        """The numbers of the texts that contain a token's letters, before or after normalization."""
         if not self._needs_normalization:
             return [number for number, text in enumerate(texts) if any(self._finder.encode(text).ids)]
         if "" in self._cores:
@@ -106,7 +106,7 @@ class AddedTokens:
 
     @cached_property
     def _cores(self) -> set[str]:
-        """The letters of the tokens that are looked for in normalized text."""
+        """The letters of the tokens that match normalized text."""
         normalizer = self._tokenizer.normalizer
         contents = [token.content for token in self._tokens if token.normalized]
         normal = [each if normalizer is None else normalizer.normalize_str(each) for each in contents]
@@ -114,7 +114,7 @@ class AddedTokens:
 
     @cached_property
     def _finder(self) -> Any:
-        """A tokenizer that gives 0 for all but the letters of added tokens."""
+        """A tokenizer that gives the id 0 for everything except the letters of added tokens."""
         from tokenizers import AddedToken, Tokenizer
         from tokenizers.models import WordLevel
 
@@ -125,7 +125,7 @@ class AddedTokens:
 
 
 def _without_fairseqs(tokenizer: Any) -> Any:
-    """The tokenizer without fairseq's special symbols among its added tokens: as text they are text."""
+    """A copy of `tokenizer` without fairseq's special symbols among its added tokens: in a text they are plain text."""
     from tokenizers import Tokenizer
 
     content = json.loads(tokenizer.to_str())
@@ -141,18 +141,18 @@ def _unreachable(name: str) -> str:
     return UNREACHABLE.format(name) if name in FAIRSEQS else name
 
 
-# ---- what the files of a folder name ---------------------------------------------------------------------------------
+# ---- the tokens that the files of a folder name ----------------------------------------------------------------------
 
 
 def names_added_tokens(folder: Path) -> bool:
     """Whether any file of a tokenizer names a token that fairseq does not have. Raises IntegrityError, OSError.
 
-    Quick: of tokenizer.json what comes before the vocabulary is read.
+    This is quick: it reads only the part of tokenizer.json before the vocabulary.
     """
     try:
         return any(name not in FAIRSEQS for name in _named(folder))
     except RecursionError as error:
-        raise IntegrityError(f"the tokenizer's files in {folder} are damaged: they are nested without end") from error
+        raise IntegrityError(f"the tokenizer's files in {folder} are damaged: they are nested too deeply") from error
 
 
 def _named(folder: Path) -> Iterator[str]:
@@ -167,7 +167,7 @@ def _named(folder: Path) -> Iterator[str]:
 
 
 def _contents(value: object) -> Iterator[str]:
-    """The tokens that a field names: texts, objects with a content, lists or tables of these."""
+    """Yield the tokens that a field names: strings, objects with a content, lists or tables of these."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict) and isinstance(value.get("content"), str):

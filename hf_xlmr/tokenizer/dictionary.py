@@ -15,12 +15,12 @@ __all__ = ["MASK", "PAD_INDEX", "SPECIAL_SYMBOLS", "Dictionary"]
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
 SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these four before it reads any line
-BOS_INDEX, PAD_INDEX, EOS_INDEX, UNK_INDEX = range(4)  # where fairseq puts them; a dict.txt may name other rows so too
-ADDED_COUNT = 1  # of a symbol that fairseq adds itself
+BOS_INDEX, PAD_INDEX, EOS_INDEX, UNK_INDEX = range(4)  # fairseq's places; a dict.txt may give other rows the same names
+ADDED_COUNT = 1  # the count of a symbol that fairseq adds itself
 OVERWRITE_FLAG = "#fairseq:overwrite"
-FILLER = "madeupword"  # begins the names by which fairseq-preprocess pads a dict.txt, that of labels too
-LONGEST_COUNT = 20  # digits of a number that is read without further thought
-MOST_LINES = 1_500_000  # XLM-V, the largest of the kind, has 900,000
+FILLER = "madeupword"  # begins the names with which fairseq-preprocess pads a dict.txt, also the one of labels
+LONGEST_COUNT = 20  # digits of a number that needs no further check
+MOST_LINES = 1_500_000  # the largest known dictionary, XLM-V's, has 900,000
 LARGEST_FILE = 1 << 26
 
 FILE_SIGNS = (
@@ -32,18 +32,18 @@ FILE_SIGNS = (
 
 
 def fillers(taken: Container[str]) -> Iterator[str]:
-    """The names of fairseq's for rows without a name, `madeupword0000` and so on, except those that are `taken`."""
+    """Yield fairseq's names for rows without a name, `madeupword0000` and so on, except those in `taken`."""
     return (name for number in itertools.count() if (name := f"{FILLER}{number:04d}") not in taken)
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """All rows in order, the four specials first; a name that occurs twice belongs to its last row."""
+    """A dictionary: its rows in order, the four specials first; a name that occurs twice belongs to its last row."""
 
     symbols: tuple[str, ...]
     _indices: dict[str, int] = field(repr=False, compare=False)
     counts: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
-    """How often each symbol came in the corpus, as dict.txt has it; None for a dictionary of another origin."""
+    """The frequency of each symbol in the corpus by dict.txt; None for a dictionary of another origin."""
 
     @classmethod
     def of(cls, symbols: Iterable[str], *, counts: Iterable[int] | None = None) -> Dictionary:
@@ -57,10 +57,10 @@ class Dictionary:
 
     @classmethod
     def parse(cls, data: bytes, *, expected_rows: int | None = None, name: str) -> Dictionary:
-        """Read a dict.txt as fairseq.data.Dictionary.add_from_file does; `name` is what messages call it.
+        """Read a dict.txt as fairseq.data.Dictionary.add_from_file does; messages call it `name`.
 
-        Up to fairseq 0.9.0 every duplicate was an overwrite: that reading is used where it alone gives `expected_rows`
-        (the rows of the embedding, with or without `<mask>`). Raises InputError.
+        Up to fairseq 0.9.0 every duplicate was an overwrite: that rule is used if only it gives `expected_rows` (the
+        rows of the embedding, with or without `<mask>`). Raises InputError.
         """
         symbols, overwriting = list(SPECIAL_SYMBOLS), set[int]()
         counts = [ADDED_COUNT] * len(symbols)
@@ -81,7 +81,7 @@ class Dictionary:
 
     @property
     def rows(self) -> Mapping[str, int]:
-        """Each name's id, read-only."""
+        """A read-only mapping from each name to its id."""
         return MappingProxyType(self._indices)
 
     def indices(self, symbols: Iterable[str]) -> list[int]:
@@ -90,9 +90,9 @@ class Dictionary:
         return [find(symbol, UNK_INDEX) for symbol in symbols]
 
     def string(self, indices: Iterable[int]) -> str:
-        """The symbols of `indices` joined by spaces, those of ids 0 and 2 left out, as fairseq.data.Dictionary.string.
+        """The symbols of `indices` joined by spaces, without those of ids 0 and 2, as fairseq.data.Dictionary.string.
 
-        An id after the last is `<unk>`, and a negative one counts from the end, as there. Raises InputIndexError.
+        An id after the last is `<unk>`, and a negative one counts from the end, as in fairseq. Raises InputIndexError.
         """
         try:
             return " ".join(
@@ -112,7 +112,7 @@ class Dictionary:
 
     @property
     def mask_index(self) -> int | None:
-        """The id of `<mask>`, None without one."""
+        """The id of `<mask>`, None if there is none."""
         return self._indices.get(MASK)
 
     @property
@@ -127,12 +127,12 @@ class Dictionary:
 
     @property
     def pad_index(self) -> int:
-        """Always 1: no line moves fairseq's Dictionary.pad()."""
+        """The id of `<pad>`, always 1: no line of a dict.txt moves fairseq's Dictionary.pad()."""
         return PAD_INDEX
 
     @property
     def unk_index(self) -> int:
-        """Always 3: no line moves fairseq's Dictionary.unk()."""
+        """The id of `<unk>`, always 3: no line of a dict.txt moves fairseq's Dictionary.unk()."""
         return UNK_INDEX
 
     def __len__(self) -> int:
@@ -143,9 +143,9 @@ class Dictionary:
 
 
 def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, int, bool]]:
-    r"""Each line's symbol, its count, and whether it overwrites. Raises InputError.
+    r"""Yield each line's symbol, its count, and whether it overwrites. Raises InputError.
 
-    Lines end at \n, \r\n and \r alone, as in Python's text mode.
+    Lines end only at \n, \r\n and \r, as in Python's text mode.
     """
     _raise_if_not_text(data, name=name)
     lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=None)
@@ -153,7 +153,7 @@ def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, int, bool]]:
         if number > MOST_LINES:
             raise InputError(f"{name} has more than {MOST_LINES:,} lines, as no dictionary does.")
         symbol, space, count = text.rstrip().rpartition(" ")
-        if space and count.isascii() and count.isdigit() and len(count) < LONGEST_COUNT:  # as nearly every line
+        if space and count.isascii() and count.isdigit() and len(count) < LONGEST_COUNT:  # nearly every line
             yield symbol, int(count), False
             continue
         try:
@@ -167,7 +167,7 @@ def _lines(data: bytes, *, name: str) -> Iterator[tuple[str, int, bool]]:
 
 
 def _line(text: str) -> tuple[str, int, bool]:
-    """One line, by fairseq's own order of steps: strip the right end, then split at the last space."""
+    """Parse one line in fairseq's order of steps: strip the right end, then split at the last space."""
     symbol, last = text.rstrip().rsplit(" ", 1)
     overwrites = last == OVERWRITE_FLAG
     if overwrites:
@@ -199,12 +199,12 @@ def _seems(data: bytes, line: str) -> str:
 
 
 def _raise_if_doubled(symbols: list[str], overwriting: set[int], *, expected_rows: int | None, name: str) -> None:
-    """Raise InputError at the first symbol that comes twice without the flag."""
+    """Raise InputError for the first symbol that occurs twice without the flag."""
     seen: set[str] = set()
     for index, symbol in enumerate(symbols):
         if symbol in seen and index not in overwriting:
             names = len(symbols)
-            counts = "" if expected_rows is None else f" Read so, it has {names} names, the model {expected_rows} rows."
+            counts = "" if expected_rows is None else f" So it has {names} names, but the model {expected_rows} rows."
             raise InputError(
                 f"{name}, line {index - len(SPECIAL_SYMBOLS) + 1}: {symbol!r} comes a second time. fairseq 0.9.0 and "
                 f"before gave it a new row; if this dictionary is that old, end the line with ' {OVERWRITE_FLAG}'."

@@ -1,4 +1,4 @@
-"""What the symbols of a fairseq dictionary are, where they are not SentencePiece's pieces in XLM-R's order."""
+"""Recognizes fairseq dictionaries whose symbols are not SentencePiece's pieces in XLM-R's order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hf_xlmr.tokenizer.dictionary import BOS, EOS, FILLER, MASK, SPECIAL_SYMBOLS
 
 __all__ = ["FILLER_NAME", "DictionaryKind", "kind_of_dictionary"]
 
-SPACE: Final = "\u2581"  # before each word of SentencePiece
+SPACE: Final = "\u2581"  # SentencePiece's mark before each word
 BYTE_SPACE: Final = "\u0120"  # GPT-2's letter for the byte of a space
-FILLER_NAME: Final = re.compile(FILLER + "[0-9]{4,}")  # to a multiple of 8
+FILLER_NAME: Final = re.compile(FILLER + "[0-9]{4,}")  # pads a dictionary to a multiple of 8
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class DictionaryKind:
     options: frozenset[str] = frozenset()
     """Values of fairseq's option `bpe` that mean this kind."""
     is_spelled: Callable[[str], bool] = lambda _: False
-    """Whether a symbol is spelled as only this kind spells symbols."""
+    """Whether a symbol has a spelling that only this kind has."""
     share: float = 1.0
-    """The part of the symbols that is spelled so at the least."""
+    """The smallest share of symbols with this spelling."""
     has_sentencepiece: bool = False
 
     def told(self, place: str) -> str:
-        """What people should know of the ids; `place` is where the dictionary is, such as fairseq/dict.txt."""
+        """A remark for users on the ids; `place` is the path of the dictionary, such as fairseq/dict.txt."""
         return (
             f"{place} holds {self.what}: the model's ids are those of {place}, and no tokenizer of XLM-R's kind "
             "belongs to it."
@@ -64,14 +64,14 @@ KINDS: Final = (
     ),
     DictionaryKind("single bytes or characters, or a BPE over bytes", frozenset({"bytes", "byte_bpe", "characters"})),
 )
-PIECES: Final = 0.02  # the part of the symbols that begins a word, from which on they are SentencePiece's
+PIECES: Final = 0.02  # the smallest share of symbols that begin a word in a dictionary of SentencePiece's pieces
 CAMEMBERT: Final = "SentencePiece's pieces, with <s> and </s> a second time as {bos} and {eos}, as CamemBERT's does"
 
 
 def kind_of_dictionary(dictionary: Dictionary, *, bpe: object = None) -> DictionaryKind | None:
     """The kind of a dictionary, None if its symbols can be pieces of SentencePiece's in XLM-R's order.
 
-    `bpe` is fairseq's option of that name, which decides where the symbols do not.
+    `bpe` is fairseq's option of that name, which decides if the symbols do not.
     """
     symbols = [
         each for each in dictionary.symbols if not (each in (*SPECIAL_SYMBOLS, MASK) or FILLER_NAME.fullmatch(each))

@@ -1,4 +1,4 @@
-"""Names of classes as lines of fairseq's label dictionary, which cannot hold all that config.json can."""
+"""Writes names of classes as lines of fairseq's label dictionary, which refuses some names that config.json allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["label_lines"]
 
 
 def label_lines(names: Sequence[str], *, place: str) -> bytes:
-    """A label/dict.txt with the `names` of id2label in their order.
+    """The content of a label/dict.txt with the `names` of id2label in their order.
 
     Raises InputError, which names the class in `place`, for a name that fairseq would read as another.
     """
@@ -24,11 +24,11 @@ def label_lines(names: Sequence[str], *, place: str) -> bytes:
 
 
 def _obstacle(name: str, seen: dict[str, int]) -> str | None:
-    """Why a label dictionary cannot hold a name after those `seen`."""
+    """Why a label dictionary cannot hold a name after the names in `seen`, None if it can."""
     if name in seen:
-        return f"which class {seen[name]} is called too, and fairseq's label dictionary holds each name once"
+        return f"which is also the name of class {seen[name]}, and fairseq's label dictionary holds each name once"
     if name in SPECIAL_SYMBOLS:
-        return "which fairseq's label dictionary has as a symbol of its own"
+        return "which fairseq's label dictionary uses as a special symbol"
     try:
         read = Dictionary.parse(f"{name} 1\n".encode(), name="").symbols[len(SPECIAL_SYMBOLS) :]
     except (InputError, UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""A folder's tokenizer as AutoTokenizer makes it, with nothing fetched and no code of the folder run."""
+"""Loads a folder's tokenizer with AutoTokenizer, without a download and without running code of the folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["plain_tokenizer", "tokenizer_damage_told"]
 
 
 def plain_tokenizer(folder: Path) -> Any:
-    """What AutoTokenizer gives for `folder`, whose rules are held against bounds before any of them runs.
+    """Load the tokenizer of `folder` with AutoTokenizer, after a check of its rules against limits.
 
-    Raises IntegrityError if it gives nothing, or may make a text long without measure.
+    Raises IntegrityError if AutoTokenizer cannot load it, or if its rules may make a text too long.
     """
     from transformers import AutoTokenizer
 
@@ -27,19 +27,19 @@ def plain_tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def tokenizer_damage_told(folder: Path) -> Iterator[None]:
-    """Name the folder whose tokenizer cannot be used: tokenizers raises Exception, or panics."""
+    """Raise IntegrityError, which names the folder, for any error of tokenizers, which raises Exception or panics."""
     try:
         yield
     except (HfXlmrError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())
-        raise IntegrityError(f"AutoTokenizer does not take the tokenizer of {folder} ({reason:.300})") from error
+        raise IntegrityError(f"AutoTokenizer cannot use the tokenizer of {folder} ({reason:.300})") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Transformers without advice; what matters of it is looked at here."""
+    """Silence Transformers' advice inside the block; hf_xlmr makes the checks that matter itself."""
     import transformers.utils.logging
 
     logging: Any = transformers.utils.logging

@@ -1,4 +1,4 @@
-"""What a SentencePiece model file says: its pieces and how it normalises text."""
+"""Reads and checks a SentencePiece model file: its pieces and its rules of normalization."""
 
 from __future__ import annotations
 
@@ -21,20 +21,18 @@ from hf_xlmr.errors import InputError, IntegrityError
 
 LONGEST_PIECE = 1000  # trained ones have 16 at most
 MOST_PIECES = 2_000_000
-MOST_TEXT = (
-    16 << 20
-)  # bytes of all pieces, each of which SentencePiece takes a microsecond for; a million have some 10 MB
-SMALL_FILE = 6 << 20  # that of XLM-R, with 250,000 pieces, has 5 MB
+MOST_TEXT = 16 << 20  # bytes of all pieces, which take a microsecond each to load; a million have some 10 MB
+SMALL_FILE = 6 << 20  # XLM-R's, with 250,000 pieces, has 5 MB
 LARGEST_FILE = 64 << 20
-FLOAT_MIN = 2.0**-126  # C++'s FLT_MIN: what SentencePiece starts its search for the highest score from
-LARGEST_CHARSMAP: Final = 1 << 20  # bytes; nmt_nfkc_cf, the largest there is, has 243,000
+FLOAT_MIN = 2.0**-126  # C++'s FLT_MIN, with which SentencePiece starts its search for the highest score
+LARGEST_CHARSMAP: Final = 1 << 20  # bytes; nmt_nfkc_cf, the largest known, has 243,000
 LONGEST_VALUE: Final = 256  # bytes that one rule of a charsmap makes; U+FDFA becomes 33
 ALL_BYTES: Final = frozenset(f"<0x{value:02X}>" for value in range(256))
 GAP: Final = b"<gap%d>"
-SILENT: Final = 4  # of absl's levels of logging: above FATAL, the highest that a message has
+SILENT: Final = 4  # a level of absl's logging above FATAL, the highest level of a message
 
 FILE_NAME: Final = "sentencepiece.bpe.model"
-PLACES: Final = ("fairseq", "")  # where a Transformers folder has one; what is under fairseq/ comes first
+PLACES: Final = ("fairseq", "")  # subfolders of a Transformers folder that may have one, in order of priority
 
 __all__ = [
     "ALL_BYTES",
@@ -48,7 +46,7 @@ __all__ = [
 
 
 class ModelType(IntEnum):
-    """TrainerSpec.ModelType of sentencepiece_model.proto."""
+    """The type of a model: TrainerSpec.ModelType of sentencepiece_model.proto."""
 
     UNIGRAM = 1
     BPE = 2
@@ -57,7 +55,7 @@ class ModelType(IntEnum):
 
 
 class PieceType(IntEnum):
-    """ModelProto.SentencePiece.Type of sentencepiece_model.proto."""
+    """The type of a piece: ModelProto.SentencePiece.Type of sentencepiece_model.proto."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -69,7 +67,7 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True)
 class Normalization:
-    """NormalizerSpec of sentencepiece_model.proto."""
+    """The rules of normalization: NormalizerSpec of sentencepiece_model.proto."""
 
     precompiled_charsmap: bytes = field(repr=False)
     add_dummy_prefix: bool
@@ -78,15 +76,17 @@ class Normalization:
 
     @property
     def makes_white_space(self) -> bool:
-        """Whether a rule of the charsmap gives white space other than U+0020, to a text that may have none."""
-        size = int.from_bytes(self.precompiled_charsmap[:4], "little")  # of the trie, before what the rules give
+        """Whether a rule of the charsmap makes white space other than U+0020, even from a text without any."""
+        size = int.from_bytes(
+            self.precompiled_charsmap[:4], "little"
+        )  # of the trie; the texts that the rules give follow it
         given = self.precompiled_charsmap[4 + size :].decode("utf-8", errors="replace")
         return any(space != " " for space in re.findall(r"\s", given))
 
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The columns `pieces`, `scores` and `types` (PieceType values) run over SentencePiece's own ids."""
+    """A checked model; `pieces`, `scores` and `types` (PieceType values) are indexed by SentencePiece's own ids."""
 
     UNK_PENALTY: ClassVar[float] = 10.0  # kUnkPenalty in unigram_model.h
 
@@ -99,14 +99,14 @@ class SentencePieceModel:
     byte_fallback: bool
     name: str
     as_read: bytes = field(repr=False)
-    """The fields that are read here, in a file of their own: without the samples that SentencePiece would run."""
+    """A model file with only the fields that are read here, and without the self-tests that SentencePiece would run."""
 
     @classmethod
     def parse(cls, data: bytes, *, name: str) -> SentencePieceModel:
-        """Read a `.model` file; `name` is what messages call it.
+        """Read a `.model` file; messages call it `name`.
 
-        A model that is accepted is one that SentencePiece loads. Raises InputError where it is something else,
-        IntegrityError where it is damaged.
+        SentencePiece loads every model that is accepted here. Raises InputError if the file is something else,
+        IntegrityError if it is damaged.
         """
         message = _message(data, name=name)
         rows = [(piece.piece, piece.score, piece.type) for piece in message.pieces]
@@ -126,9 +126,9 @@ class SentencePieceModel:
         return model
 
     def processor(self, ids: Sequence[int] | None = None) -> Any:
-        """SentencePiece over what was read of the file, and nothing else of it. Raises IntegrityError.
+        """A SentencePieceProcessor that loads `as_read` instead of the original file. Raises IntegrityError.
 
-        With `ids`, all different, it gives `ids[n]` for piece n.
+        With `ids`, which must be all different, it gives `ids[n]` for piece n.
         """
         proto = self.as_read if ids is None else self._renumbered(ids)
         try:
@@ -137,7 +137,7 @@ class SentencePieceModel:
             raise IntegrityError(f"{self.name} is a damaged SentencePiece model: {error}") from None
 
     def _renumbered(self, ids: Sequence[int]) -> bytes:
-        """The model in the order of its pieces' `ids`; where no piece has an id stands one that no text holds."""
+        """The model with its pieces in the order of `ids`; a piece that occurs in no text fills each unused id."""
         message = _message_class()()
         message.ParseFromString(self.as_read)
         places = dict(zip((piece.encode() for piece in self.pieces), ids, strict=True))
@@ -154,7 +154,7 @@ class SentencePieceModel:
 
     @property
     def joins_only_unknown_characters(self) -> bool:
-        """Whether an unknown piece consists of characters that are not pieces, as in Unigram and BPE."""
+        """Whether an unknown piece consists only of characters that are not pieces, as in Unigram and BPE."""
         return self.model_type in (ModelType.UNIGRAM, ModelType.BPE)
 
     @property
@@ -167,9 +167,9 @@ class SentencePieceModel:
         return tuple(piece for piece, own in zip(self.pieces, self.types, strict=True) if own == kind)
 
     def reachable_scores(self) -> dict[str, float]:
-        """Every piece that a text can be cut into, byte pieces aside, with the score it competes with.
+        """Every piece that can occur in a tokenized text, except byte pieces, with its score in the search.
 
-        Raw scores of user-defined pieces are 0; Model::EncodeOptimized gives them almost nothing to pay instead.
+        Raw scores of user-defined pieces are 0; Model::EncodeOptimized derives theirs from the highest normal score.
         """
         scores = dict(zip(self.pieces, self.scores, strict=True))
         odd = [index for index, kind in enumerate(self.types) if kind != PieceType.NORMAL]
@@ -198,10 +198,9 @@ def check_models_of(folder: Path) -> None:
 
 
 def import_sentencepiece() -> ModuleType:
-    """The module `sentencepiece`, silent, imported where warnings are errors too.
+    """Import the module `sentencepiece` silently, also if the user turned warnings into errors.
 
-    A warning that becomes an exception inside of its start-up code is not handled there: before 0.2.2 it ends the
-    process.
+    Its start-up code does not handle a warning that becomes an exception: before 0.2.2 that ends the process.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -229,13 +228,13 @@ def _model_type(message: Any, *, name: str) -> ModelType:
 
 
 def _raise_if_endless(data: bytes, *, name: str) -> None:
-    """Refuse a file that protobuf would turn into fifty times its size: a piece of two bytes is an object to it."""
+    """Raise IntegrityError for a file that protobuf would parse into fifty times its size: one object per piece."""
     if len(data) > LARGEST_FILE or (len(data) > SMALL_FILE and _count_fields(data) > MOST_PIECES):
-        raise IntegrityError(f"{name} is no SentencePiece model: it is too large for one.")
+        raise IntegrityError(f"{name} is not a SentencePiece model: it is too large for one.")
 
 
 def _count_fields(data: bytes) -> int:
-    """The fields of a message, up to MOST_PIECES; up to the first one that is not told by its length."""
+    """The number of fields of a message; MOST_PIECES + 1 if there are more, or if one is not length-delimited."""
     place, number = 0, 0
     while place < len(data) and data[place] & 7 == 2 and number <= MOST_PIECES:
         place, size, shift = place + 1, 0, 0
@@ -287,17 +286,17 @@ def _normalization(spec: Any) -> Normalization:
 
 
 def _check(model: SentencePieceModel, *, name: str) -> None:
-    """What SentencePiece cannot load (by its 0.2.2 and 0.2.3), or could not run. Raises IntegrityError."""
+    """Raise IntegrityError for a model that SentencePiece (0.2.2 and 0.2.3) could not load or could not run."""
     charsmap = model.normalization.precompiled_charsmap
     faults = {
         "a piece is empty": "" in model.pieces,
         f"a piece has more than {LONGEST_PIECE} characters": max(map(len, model.pieces), default=0) > LONGEST_PIECE,
-        "a piece comes twice": len(set(model.pieces)) < len(model.pieces),
+        "a piece occurs twice": len(set(model.pieces)) < len(model.pieces),
         "it does not have exactly one unknown piece": model.types.count(PieceType.UNKNOWN) != 1,
         "a piece has a type that does not exist": not set(model.types) <= set(PieceType),
-        "no piece of it is one that texts are cut into": set(model.types).isdisjoint(CUT_INTO),
+        "none of its pieces can occur in a text": set(model.types).isdisjoint(CUT_INTO),
         "a score is not a finite number": not all(map(math.isfinite, model.scores)),
-        "its pieces for bytes are not <0x00> to <0xFF>, or are not to be used": not _bytes_are_right(model),
+        "its pieces for bytes are not <0x00> to <0xFF>, or byte_fallback is off": not _bytes_are_right(model),
         "its normalisation rules do not parse": bool(charsmap) and not _is_sound(charsmap),
     }
     for fault, found in faults.items():
@@ -309,7 +308,7 @@ CUT_INTO: Final = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
 
 
 def _bytes_are_right(model: SentencePieceModel) -> bool:
-    """Whether there is a piece for each byte, or none where the model uses none."""
+    """Whether there is a piece for each byte, or no such piece if the model does not use them."""
     if not model.byte_fallback:
         return PieceType.BYTE not in model.types
     return set(model.pieces_of(PieceType.BYTE)) == ALL_BYTES
@@ -317,9 +316,10 @@ def _bytes_are_right(model: SentencePieceModel) -> bool:
 
 @functools.lru_cache(maxsize=1)  # nearly all models have the same rules, and each is opened several times
 def _is_sound(charsmap: bytes) -> bool:
-    """Whether every place that a precompiled charsmap leads to lies inside of it, and every rule makes a short text.
+    """Whether all offsets of a precompiled charsmap are inside of it, and every rule makes a short text.
 
-    As Normalizer::DecodePrecompiledCharsMap and Darts::DoubleArray::validate of SentencePiece, and stricter: UTF-8.
+    The check equals SentencePiece's Normalizer::DecodePrecompiledCharsMap and Darts::DoubleArray::validate, and also
+    demands UTF-8.
     """
     size, values = int.from_bytes(charsmap[:4], "little"), charsmap[4:]
     if size < 1024 or size % 1024 or size >= len(values) or len(charsmap) > LARGEST_CHARSMAP:
@@ -331,7 +331,7 @@ def _is_sound(charsmap: bytes) -> bool:
 
 
 def _are_sound(units: array[int], texts: bytes) -> bool:
-    """Whether the units of a double array lead to each other and to the beginnings of characters in `texts`."""
+    """Whether the units of a double array refer to each other and to the beginnings of characters in `texts`."""
     if texts[-1] or max(map(len, texts.split(b"\0"))) > LONGEST_VALUE:
         return False
     try:
@@ -341,7 +341,7 @@ def _are_sound(units: array[int], texts: bytes) -> bool:
     if units[0] & 0x800001FF or not units[0] >> 10:
         return False
     for place, unit in enumerate(units):
-        if unit & 0x80000000:  # the place of what a rule makes
+        if unit & 0x80000000:  # the offset of the text that a rule makes
             value = unit & 0x7FFFFFFF
             if value >= len(texts) or texts[value] & 0xC0 == 0x80:
                 return False
@@ -375,7 +375,7 @@ PACKAGE = "hf_xlmr.sentencepiece"
 
 @functools.cache
 def _message_class() -> Any:
-    """A message class in a descriptor pool of its own.
+    """A message class in its own descriptor pool.
 
     sentencepiece's and transformers' generated modules register the same file in protobuf's default pool, and
     whichever of them is imported second fails; so neither can be used here.

@@ -1,4 +1,4 @@
-"""Exact fairseq tokenization: SentencePiece cuts the text, the dictionary gives the ids."""
+"""Exact fairseq tokenization: SentencePiece splits the text into pieces, the dictionary gives the ids."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from hf_xlmr.tokenizer.sentencepiece_model import ALL_BYTES, PieceType, Sentence
 
 __all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
 
-TEXTS_AT_ONCE: Final = 1024  # of a batch: their pieces are in memory together
+TEXTS_AT_ONCE: Final = 1024  # texts of a batch whose pieces are in memory together
 LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode
-CHARACTERS_PER_TOKEN: Final = 16  # are looked at first, for the beginning of a long text
+CHARACTERS_PER_TOKEN: Final = 16  # the first guess for the beginning of a long text
 LONGEST_RULE: Final = 64  # characters that a rule of normalization can replace together
-SLICE: Final = 1 << 16  # characters that are normalized together, to count what comes of them
-SPACE: Final = "\u2581"  # what SentencePiece makes of white space
+SLICE: Final = 1 << 16  # characters that are normalized together to count the resulting bytes
+SPACE: Final = "\u2581"  # SentencePiece's character for white space
 
 
 class ExactTokenizer:
-    """What fairseq's hub interface answers to `encode`, id for id; special strings in a text are plain text."""
+    """A tokenizer with the ids of fairseq's hub interface, id for id; special strings in a text are plain text."""
 
     def __init__(
         self, dictionary: Dictionary, model: bytes | str | os.PathLike[str], *, added: AddedTokens | None = None
     ) -> None:
         """Join `dictionary` and a SentencePiece `model`, its bytes or its path.
 
-        Raises OSError, InputError where the file is no such model, IntegrityError where it is damaged.
+        Raises OSError, InputError if the file is not such a model, IntegrityError if it is damaged.
         """
         if isinstance(model, bytes):
             read = SentencePieceModel.parse(model, name="the SentencePiece model")
@@ -48,15 +48,15 @@ class ExactTokenizer:
 
     @cached_property
     def processor(self) -> Any:
-        """SentencePiece with the ids of its own model."""
+        """A SentencePieceProcessor with the ids of its own model."""
         return import_sentencepiece().SentencePieceProcessor(model_proto=self._as_read)
 
     def normalized(self, text: str) -> str:
-        """What SentencePiece makes of `text` before it cuts it."""
+        """`text` after SentencePiece's normalization."""
         return str(self._numbered.normalize(text))
 
     def pieces(self, text: str) -> list[str]:
-        """The strings that are looked up in the dictionary. Raises InputError.
+        """The pieces of `text` that are looked up in the dictionary. Raises InputError.
 
         fairseq.data.encoders.sentencepiece_bpe joins SentencePiece's pieces with spaces and fairseq.tokenizer splits
         them again at white space: a piece like U+0085 vanishes here.
@@ -65,7 +65,7 @@ class ExactTokenizer:
         return " ".join(self.segments(text)).split() if cut is None else [self._symbol(each) for each in cut.ids]
 
     def segments(self, text: str) -> list[str]:
-        """What SentencePiece cuts `text` into, white space kept, before anything splits it. Raises InputError."""
+        """SentencePiece's pieces of `text` with white space, before fairseq splits them there. Raises InputError."""
         _raise_if_not_texts([text])
         found: list[str] = self._numbered.encode(text, out_type=str)  # a list of one would start a thread
         return found
@@ -76,7 +76,7 @@ class ExactTokenizer:
         return self.dictionary.indices(" ".join(self.segments(text)).split()) if cut is None else self._known(cut.ids)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where in `text` each of `pieces` comes from, the white space before it included: first character, and end."""
+        """The first character and the end in `text` of each of its `pieces`, with the white space before it."""
         if (cut := self._cut_with_added(text)) is not None:
             return cut.spans
         segments = self.segments(text)
@@ -91,15 +91,15 @@ class ExactTokenizer:
         return spans
 
     def _width(self, segment: str) -> int:
-        """The characters of a text that a segment stands for; the first of a character's bytes stands for all."""
+        """The number of characters of a segment; of a character's byte pieces the first one counts as 1, others 0."""
         if not self._has_bytes or segment not in ALL_BYTES:
             return len(segment)
         return 0 if 0x80 <= int(segment[1:-1], 16) < 0xC0 else 1
 
     def beginning(self, text: str, tokens: int) -> str:
-        """A beginning of a long `text` with the same first `tokens` ids, `<pad>` not counted; all of it if it must be.
+        """A beginning of a long `text` with the same first `tokens` ids, without `<pad>`; all of it if needed.
 
-        No piece crosses the white space after it, so that SentencePiece's best way to there is that through the whole.
+        No piece crosses the white space after it, so that SentencePiece splits it as it does in the whole text.
         """
         length = tokens * CHARACTERS_PER_TOKEN
         while self.added is None and self._keeps_words and length < len(text):
@@ -117,23 +117,24 @@ class ExactTokenizer:
         return bool(more.startswith(f"{begun}{SPACE}"))
 
     def normalized_bytes(self, text: str) -> int:
-        """About how many bytes SentencePiece makes of `text`, which can be eleven times as many as it has."""
+        """The approximate size in bytes of the normalized `text`, which can be eleven times its own."""
         slices = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
         return sum(len(self._numbered.normalize(each).encode()) for each in slices)
 
     def encode(self, sentence: str, *more: str, no_separator: bool = False) -> list[int]:
-        """`<s> sentence </s>`, and for each further sentence `</s> sentence </s>` (without the first `</s>` on demand).
+        """The ids of `<s> sentence </s>`, and for each further sentence of `</s> sentence </s>`.
 
-        As fairseq.models.roberta.hub_interface.RobertaHubInterface.encode.
+        `no_separator` leaves the first `</s>` of further sentences out. Equals fairseq's
+        fairseq.models.roberta.hub_interface.RobertaHubInterface.encode.
         """
         return self.framed(map(self.ids, (sentence, *more)), no_separator=no_separator)
 
     def encode_batch(
         self, sentences: Sequence[str], *more: Sequence[str], no_separator: bool = False
     ) -> list[list[int]]:
-        """What `encode` gives for each row: for the first of each sequence, for the second of each, and so on.
+        """The ids that `encode` gives for the first sentence of each sequence, for the second of each, and so on.
 
-        Many times faster than a loop over `encode`, on one thread. Raises InputError.
+        It is many times faster than a loop over `encode`, on one thread. Raises InputError.
         """
         if not more:
             return self._rows(sentences, start=[self.dictionary.bos_index], stop=[self.dictionary.eos_index])
@@ -146,11 +147,11 @@ class ExactTokenizer:
         return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
-        """The text of `ids`, as `text_of_ids`. Raises InputIndexError."""
+        """The text of `ids`, by `text_of_ids`. Raises InputIndexError."""
         return text_of_ids(self.dictionary, ids, {} if self.added is None else self.added.spelled)
 
     def framed(self, parts: Iterable[Sequence[int]], *, no_separator: bool = False) -> list[int]:
-        """The ids of each sentence between `<s>` and `</s>`, as `encode` puts them."""
+        """The ids of all sentences, with `<s>` and `</s>` as in `encode`."""
         bos, eos = self.dictionary.bos_index, self.dictionary.eos_index
         framed, seam = [bos], [eos] if no_separator else [eos, eos]
         for number, part in enumerate(parts):
@@ -161,14 +162,14 @@ class ExactTokenizer:
         return framed
 
     def _cut_with_added(self, text: str) -> CutText | None:
-        """The cut of a text that holds an added token, None for any other. Raises InputError."""
+        """The tokenization of a text with an added token, None for any other text. Raises InputError."""
         if self.added is None:
             return None
         _raise_if_not_texts([text])
         return next((cut for _number, cut in self.added.cut([text], self._numbered.normalize)), None)
 
     def _known(self, ids: Iterable[int]) -> list[int]:
-        """The ids of added tokens and of fairseq's; others are of rows that stand for `<unk>`."""
+        """`ids` with `<unk>` in place of those that are neither fairseq's nor an added token's."""
         names, end = self.added.names if self.added is not None else {}, len(self.dictionary)
         return [each if each < end or each in names else self.dictionary.unk_index for each in ids]
 
@@ -179,7 +180,7 @@ class ExactTokenizer:
         return self.dictionary.symbols[index] if index < len(self.dictionary) else UNK
 
     def _rows(self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = ()) -> list[list[int]]:
-        """The ids of each text, as `ids` gives them, between `start` and `stop`. Raises InputError."""
+        """The ids of each text, as `ids` gives them, with `start` before and `stop` after. Raises InputError."""
         if isinstance(texts, (str, bytes)):
             raise InputError("Give a list of texts, or use encode for one.")
         rows: list[list[int]] = []
@@ -189,9 +190,9 @@ class ExactTokenizer:
         return rows
 
     def _some_rows(self, texts: list[str], first: int) -> list[list[int]]:
-        """By SentencePiece's numbers, which are cheaper than strings; by strings for the texts that need them."""
+        """The ids of some texts, by SentencePiece's numbers, which are fast; by strings if a text needs them."""
         try:
-            "".join(texts)  # SentencePiece takes bytes too
+            "".join(texts)  # raises TypeError for bytes, which SentencePiece would accept
             rows: list[list[int]] = self._numbered.encode(texts, out_type=int, num_threads=1)
         except TypeError:
             _raise_if_not_texts(texts, first)
@@ -207,8 +208,8 @@ class ExactTokenizer:
 class PieceIds:
     """An id for each of SentencePiece's pieces: the dictionary's own, or one after its `end`.
 
-    After the end come the pieces that the dictionary lacks; from `vanishing` on those of white space alone, since
-    fairseq splits SentencePiece's output there; from `splitting` on those with white space inside.
+    Ids from `end` on are for pieces that the dictionary lacks, from `vanishing` on for pieces of white space only,
+    since fairseq splits SentencePiece's output there, and from `splitting` on for pieces with white space inside.
     """
 
     of_pieces: list[int]
@@ -230,23 +231,23 @@ class PieceIds:
         return cls(ids, end, end + len(lacking), end + len(lacking) + len(vanish))
 
     def in_dictionary(self, row: list[int]) -> list[int]:
-        """A row with `<unk>` for what the dictionary lacks, and without what vanishes."""
+        """`row` with `<unk>` for pieces that the dictionary lacks, and without pieces of white space only."""
         return [each if each < self.end else UNK_INDEX for each in row if not self.vanishing <= each < self.splitting]
 
 
 @dataclass(frozen=True)
 class UnsureIds:
-    """Finds the texts whose ids are not all those of pieces that the dictionary has."""
+    """Finds the texts with ids of pieces that the dictionary lacks."""
 
     ids: PieceIds
     characters: str | None
-    """What a text holds if an id of it can be unsure; None if any text can have such an id."""
+    """Only a text with one of these characters can have an unsure id; None if any text can."""
     unknown_spaces: str | None
-    """What a text holds if unknown text in it may be more than `<unk>`; None if it always may."""
+    """Only in a text with one of these can unknown text be more than one `<unk>`; None if it can in any text."""
 
     @classmethod
     def of(cls, model: SentencePieceModel, dictionary: Dictionary, ids: PieceIds, processor: object) -> UnsureIds:
-        """From what unknown text can be, and how white space is normalized."""
+        """Derive the characters from the model's unknown text and its normalization of white space."""
         known, spaces = _known_characters(model), _white_space_left(processor, model)
         looked_up = (
             not model.joins_only_unknown_characters
@@ -259,7 +260,7 @@ class UnsureIds:
         return cls(ids, None if looked_up or lacks_some else spaces, None if looked_up else unknown)
 
     def settle(self, rows: list[list[int]], texts: Sequence[str]) -> list[int]:
-        """Put the dictionary's ids into the `rows` of `texts`, and give the numbers of those to cut by strings."""
+        """Put the dictionary's ids into the `rows` of `texts`, and return the numbers of texts that need strings."""
         again = []
         for number in _that_hold(self.characters, texts):
             row, text = rows[number], texts[number]
@@ -272,7 +273,7 @@ class UnsureIds:
 
 
 def _that_hold(characters: str | None, texts: Sequence[str]) -> Sequence[int]:
-    """The numbers of the texts with one of the `characters`; of all for None."""
+    """The numbers of the texts with one of the `characters`; all numbers for None."""
     if characters is None:
         return range(len(texts))
     joined = "".join(texts)
@@ -281,13 +282,13 @@ def _that_hold(characters: str | None, texts: Sequence[str]) -> Sequence[int]:
 
 
 def _known_characters(model: SentencePieceModel) -> set[str]:
-    """The characters that SentencePiece never gives back as unknown."""
+    """The characters that SentencePiece never returns as unknown."""
     real = (PieceType.NORMAL, PieceType.USER_DEFINED)
     return {piece for piece, kind in zip(model.pieces, model.types, strict=True) if len(piece) == 1 and kind in real}
 
 
 def _white_space_left(processor: Any, model: SentencePieceModel) -> str:
-    """The white space that normalization leaves in a text as it is."""
+    """The white space characters that normalization does not change."""
     spaces = [chr(code) for code in range(LAST_SPACE + 1) if chr(code).isspace()]
     left = [space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text]
     return "".join(left if model.normalization.escape_whitespaces else {" ", *left})
@@ -296,11 +297,11 @@ def _white_space_left(processor: Any, model: SentencePieceModel) -> str:
 def text_of_ids(
     dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, str] = MappingProxyType({})
 ) -> str | list[str]:
-    """The text of `ids` as encode gives them: a list of texts where two `</s>` in a row part them.
+    """The text of `ids` from `encode`: a list of texts if two `</s>` in a row separate them.
 
-    As fairseq.models.roberta.hub_interface.RobertaHubInterface.decode: no id is refused, one that the dictionary
-    lacks is `<unk>`. Added tokens are as they are `spelled`. Raises InputIndexError for no ids at all, and for one that
-    is far below 0.
+    It equals fairseq.models.roberta.hub_interface.RobertaHubInterface.decode: every id is accepted, one that the
+    dictionary lacks is `<unk>`. Added tokens give their texts in `spelled`. Raises InputIndexError if there are no ids,
+    and for an id far below 0.
     """
     if not len(ids):
         raise InputIndexError("There is nothing to decode: give at least one id.")
@@ -310,7 +311,7 @@ def text_of_ids(
 
 
 def _symbols(dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, str]) -> Iterator[str]:
-    """What `ids` stand for; a space inside an added token is one of the text."""
+    """The symbols of `ids`, joined by spaces; a space inside an added token stays a space of the text."""
     if spelled.keys().isdisjoint(ids):
         yield dictionary.string(ids)
         return
@@ -319,12 +320,12 @@ def _symbols(dictionary: Dictionary, ids: Sequence[int], spelled: Mapping[int, s
 
 
 def text_of_symbols(symbols: str) -> str:
-    """Symbols joined by spaces as a text, as fairseq.data.encoders.sentencepiece_bpe.SentencepieceBPE.decode."""
+    """Join symbols to a text, as fairseq.data.encoders.sentencepiece_bpe.SentencepieceBPE.decode does."""
     return symbols.replace(" ", "").replace("\u2581", " ").strip()
 
 
 def _parts(ids: list[int]) -> Iterator[list[int]]:
-    """`ids` without the first `<s>`, cut between each two `</s>` in a row; ids 0 and 2, whatever dict.txt names so."""
+    """`ids` without the first 0 (`<s>`), split between each two 2 (`</s>`) in a row, whatever names dict.txt gives."""
     first = int(ids[0] == BOS_INDEX)
     for index in range(first + 1, len(ids)):
         if ids[index - 1] == ids[index] == EOS_INDEX:
@@ -334,7 +335,7 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
 
 
 def _raise_if_not_texts(texts: Sequence[str], first: int = 0) -> None:
-    """Raise InputError where one of `texts` is not a text; the first one's index is `first`."""
+    """Raise InputError if one of `texts` is not a valid text; `first` is the index of the first one."""
     for index, text in enumerate(texts, start=first):
         _raise_if_not_text(text, index)
 
@@ -351,5 +352,5 @@ def _raise_if_half_a_pair(text: str, index: int) -> None:
     except UnicodeEncodeError as error:
         raise InputError(
             f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
-            "it was not decoded right. Mend it where it is read."
+            "it was decoded wrongly. Fix the code that reads it."
         ) from None

@@ -1,4 +1,4 @@
-"""Whether AutoTokenizer gives the ids that a model was trained with, on a handful of texts."""
+"""Checks on a handful of texts whether AutoTokenizer gives the ids that a model was trained with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 __all__ = ["disagreement_of"]
 
-TEXTS: Final = (  # composed letters and no run of one letter: there the tokenizers library cuts as SentencePiece does
+TEXTS: Final = (  # composed letters and no run of one letter: here the tokenizers library equals SentencePiece
     "The train leaves at night.",
     "Der Zug fährt um 9:30 Uhr ab, Größe XL!",
     "ÉCOLE, Café (50 %) a_b@c.de",
@@ -25,7 +25,7 @@ TEXTS: Final = (  # composed letters and no run of one letter: there the tokeniz
     "  two  spaces and\ta tab ",
 )
 DECOMPOSED: Final = ("Tie\u0302\u0301ng Vie\u0323\u0302t", "\u1112\u1161\u11ab\u1100\u116e\u11a8")
-"""Texts that Transformers' own XLMRobertaTokenizer cuts otherwise, and a tokenizer.json of hf_xlmr right."""
+"""Texts that hf_xlmr's tokenizer.json tokenizes as fairseq, and Transformers' own XLMRobertaTokenizer does not."""
 PAIR: Final = TEXTS[:2]
 TOKENIZER: Final = "tokenizer.json"
 LONG: Final = 1 << 20
@@ -34,27 +34,27 @@ MOST_GROWTH: Final = 100
 
 
 class _Ids(NamedTuple):
-    """Of a text: what AutoTokenizer gives, and what is right."""
+    """AutoTokenizer's ids of a text or symbol, and the right ids."""
 
-    told: str
+    name: str
     given: Sequence[int]
     right: Sequence[int]
 
 
 def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
-    """Where AutoTokenizer gives other ids for `folder` than `exact` does, in a sentence; None if it agrees.
+    """A sentence on the first text for which AutoTokenizer of `folder` and `exact` differ; None if they agree.
 
-    Without `exact` its ids are held against those of tokenizer.json alone.
+    Without `exact`, AutoTokenizer is compared only with tokenizer.json.
     """
     try:
         tokenizer = plain_tokenizer(folder)
-        tokenizer.model_max_length = LONG  # it is compared with lengths, whatever the file says
+        tokenizer.model_max_length = LONG  # Transformers compares it with lengths, and the file may hold any value
         own = _own_tokenizer(folder)
         with tokenizer_damage_told(folder):
             for each in (getattr(tokenizer, "backend_tokenizer", None), own):
                 _raise_if_longer(folder, each)
         compared = _by_the_file(tokenizer, own) if exact is None else _by_fairseqs_rule(tokenizer, exact, own)
-        with tokenizer_damage_told(folder):  # some classes take other texts than strings
+        with tokenizer_damage_told(folder):  # some classes do not accept strings
             wrong = next((each for each in compared if list(each.given) != list(each.right)), None)
     except HfXlmrError as error:
         return str(error)
@@ -62,11 +62,11 @@ def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
         return None
     rule = "tokenizer.json" if exact is None else "fairseq's rule"
     kind = type(tokenizer).__name__
-    return f"AutoTokenizer ({kind}) gives {_shown(wrong.given)} for {wrong.told}, and {rule} {_shown(wrong.right)}"
+    return f"AutoTokenizer ({kind}) gives {_shown(wrong.given)} for {wrong.name}, and {rule} {_shown(wrong.right)}"
 
 
 def _raise_if_longer(folder: Path, tokenizer: Any) -> None:
-    """Raise IntegrityError for a normalizer that makes much of a short text, before the model cuts it into pieces."""
+    """Raise IntegrityError for a normalizer that makes a short text far longer, before the model tokenizes it."""
     normalizer: Any = None if tokenizer is None else tokenizer.normalizer
     for text in () if normalizer is None else (*TEXTS, *DECOMPOSED):
         length = len(normalizer.normalize_str(text))
@@ -93,13 +93,13 @@ def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Any) -> Iterat
 
 
 def _known(ids: Sequence[int], exact: ExactTokenizer) -> list[int]:
-    """The ids of rows that a conversion appended stand for copies of `<unk>`."""
+    """`ids` with `<unk>` in place of the ids of rows that a conversion appended as copies of `<unk>`."""
     added = {} if exact.added is None else exact.added.names
     return [each if each < len(exact.dictionary) or each in added else UNK_INDEX for each in ids]
 
 
 def _own_tokenizer(folder: Path) -> Any:
-    """What tokenizer.json says by itself, None without one."""
+    """The tokenizer of tokenizer.json alone, None if there is none."""
     from tokenizers import Tokenizer
 
     if not (folder / TOKENIZER).is_file():
@@ -116,5 +116,5 @@ def _by_the_file(tokenizer: Any, own: Any) -> Iterator[_Ids]:
 
 
 def _shown(ids: Sequence[int]) -> str:
-    told = ", ".join(map(str, ids[:SHOWN]))
-    return f"[{told}{', ...' if len(ids) > SHOWN else ''}]" if len(ids) > 1 else f"the id {told}"
+    shown = ", ".join(map(str, ids[:SHOWN]))
+    return f"[{shown}{', ...' if len(ids) > SHOWN else ''}]" if len(ids) > 1 else f"the id {shown}"

@@ -1,6 +1,6 @@
-"""How long a tokenizer's own rules can make a text, worked out before any of them runs.
+"""Computes how long a tokenizer's rules can make a text, before any of them runs.
 
-Some files are made to take all memory, which ends the process in a way that nothing can catch.
+A hostile file could use all memory, which ends the process without an exception.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hf_xlmr.files.json_files import JsonObject, json_object
 
 __all__ = ["raise_if_texts_explode"]
 
-PATTERN: Final = "tokenizer.*json"  # tokenizer.4.0.0.json too, which Transformers takes in its place where it is listed
+PATTERN: Final = "tokenizer.*json"  # also tokenizer.4.0.0.json, which Transformers prefers if it is listed
 SETTINGS: Final = "tokenizer_config.json"
 OTHER_SETTINGS: Final = "special_tokens_map.json"
 NAMED_FILE: Final = "tokenizer_file"
 MOST_GROWTH: Final = {"normalizer": 1 << 19, "pre_tokenizer": 16, "post_processor": 16}
-"""How many times as long a text may become at most; what convert writes reaches 300,000 with the longest charsmap."""
-LARGEST_TOKEN: Final = 1 << 24  # bytes that an added token may become, which happens when a tokenizer is loaded
-MOST_ADDED: Final = 1 << 20  # bytes or ids that are put to any text
+"""The most that a text may grow by a factor; files that convert writes reach 300,000 with the longest charsmap."""
+LARGEST_TOKEN: Final = 1 << 24  # bytes that an added token may become when a tokenizer is loaded
+MOST_ADDED: Final = 1 << 20  # bytes or ids that are added to any text
 MOST_STEPS: Final = 100  # convert writes up to twelve
-LARGEST_NUMBER: Final = 1 << 13  # of tokenizer_config.json: T5's extra_ids are 100, and each becomes an object
-LENGTHS: Final = ("max_length", "max_len", "vocab_size", "stride")  # how numbers are called that nothing is made of
+LARGEST_NUMBER: Final = 1 << 13  # in tokenizer_config.json: T5's extra_ids are 100, and each becomes an object
+LENGTHS: Final = ("max_length", "max_len", "vocab_size", "stride")  # names of numbers that allocate nothing
 
 
 class _Bound(NamedTuple):
@@ -38,18 +38,18 @@ class _Bound(NamedTuple):
     more: float = 0.0
 
     def of(self, size: int) -> float:
-        """What becomes of so many bytes at most."""
+        """The most bytes that `size` bytes can become."""
         return self.times * size + self.more
 
     def then(self, other: _Bound) -> _Bound:
-        """Both steps, one after the other."""
+        """The bound of both steps, one after the other."""
         return _Bound(self.times * other.times, self.more * other.times + other.more)
 
 
 def raise_if_texts_explode(folder: Path) -> None:
-    """Hold the rules and numbers of a folder's tokenizer against bounds. Raises IntegrityError, OSError.
+    """Compare the rules and numbers of a folder's tokenizer with limits. Raises IntegrityError, OSError.
 
-    Nothing of them is run. What is not a tokenizer at all is left to the reader that says so.
+    No rule is run. For a file that is not a tokenizer at all, the later loading raises the error.
     """
     settings = {name: _object(folder / name) for name in (SETTINGS, OTHER_SETTINGS)}
     for name, number in _large_numbers(settings[SETTINGS]):
@@ -74,7 +74,7 @@ def _files(folder: Path, settings: Mapping[str, object]) -> Iterator[Path]:
 
 
 def _large_numbers(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """The numbers out of proportion in settings, each with the name of its field."""
+    """Yield the numbers in settings that are too large, each with the name of its field."""
     if isinstance(value, dict):
         yield from chain.from_iterable(_large_numbers(each, str(key)) for key, each in value.items())
     elif isinstance(value, list):
@@ -84,7 +84,7 @@ def _large_numbers(value: object, name: str = "") -> Iterator[tuple[str, object]
 
 
 def _longest_token(value: object) -> int:
-    """The bytes of the longest token that is added after the text was normalized, as it is itself then."""
+    """The size in bytes of the longest added token, which the normalizer may make longer."""
     if isinstance(value, (dict, list)):
         own = value.get("content") if isinstance(value, dict) else None
         inner = value.values() if isinstance(value, dict) else value
@@ -98,23 +98,23 @@ def _raise_if_rules_explode(path: Path, content: Mapping[str, object], longest_t
         bounds[part] = bound = bounds[part].then(_bound_of(part, step))
         if number > MOST_STEPS or bound.times > MOST_GROWTH[part] or bound.more > MOST_ADDED:
             raise IntegrityError(
-                f"{path}: the {part} may make a text {_told(bound.times)} times as long and {_told(bound.more)} longer "
-                f"in {number} steps, which no tokenizer needs and may take all memory: copy the tokenizer's files from "
+                f"{path}: the {part} may make a text {_shown(bound.times)} times as long, plus "
+                f"{_shown(bound.more)} bytes or ids, in {number} steps, which no tokenizer needs and may take all memory: copy the tokenizer's files from "
                 "the model that this one was trained from"
             )
     if bounds["normalizer"].of(longest_token) > LARGEST_TOKEN:
         raise IntegrityError(
-            f"{path}: a token of {longest_token:,} bytes was added, of which the normalizer may make "
-            f"{_told(bounds['normalizer'].of(longest_token))}: take it out of the tokenizer"
+            f"{path}: a token of {longest_token:,} bytes was added, which the normalizer may make as long as "
+            f"{_shown(bounds['normalizer'].of(longest_token))}: remove it from the tokenizer"
         )
 
 
-def _told(number: float) -> str:
+def _shown(number: float) -> str:
     return f"{number:,.0f}" if number < 10**12 else f"{number:.0e}"
 
 
 def _steps(content: Mapping[str, object]) -> Iterator[tuple[str, JsonObject]]:
-    """What a text goes through, as the tokenizers library reads it: older spellings and missing types are settled."""
+    """Yield the steps that change a text, as the tokenizers library reads them, which resolves older spellings."""
     from tokenizers import Tokenizer
 
     model = {"type": "WordLevel", "vocab": {"": 0}, "unk_token": ""}
@@ -122,14 +122,14 @@ def _steps(content: Mapping[str, object]) -> Iterator[tuple[str, JsonObject]]:
     text = json.dumps({"version": "1.0", "added_tokens": [], **rules, "decoder": None, "model": model})
     try:
         read = json.loads(Tokenizer.from_str(text).to_str())
-    except Exception:  # noqa: BLE001  # the library has no other; it says the same when the tokenizer is loaded
+    except Exception:  # noqa: BLE001  # the library's only class; loading raises it again
         return
     for name in MOST_GROWTH:
         yield from ((name, step) for step in _flat(read[name]))
 
 
 def _flat(step: object) -> Iterator[JsonObject]:
-    """A step, or the steps of a sequence."""
+    """Yield a step, or the steps of a sequence."""
     if not isinstance(step, dict):
         return
     parts = next((step[name] for name in ("normalizers", "pretokenizers", "processors") if name in step), None)
@@ -139,17 +139,17 @@ def _flat(step: object) -> Iterator[JsonObject]:
         yield from chain.from_iterable(map(_flat, parts))
 
 
-# ---- what each step does at most -------------------------------------------------------------------------------------
+# ---- the bound of each step ------------------------------------------------------------------------------------------
 
 
 def _bound_of(kind: str, step: Mapping[str, object]) -> _Bound:
-    """The most that a step makes of a text; those without a row in BOUNDS make it no longer."""
+    """The bound of a step; steps without a row in BOUNDS do not make a text longer."""
     bound_of = BOUNDS.get((kind, str(step.get("type"))))
     return _Bound() if bound_of is None else bound_of(step)
 
 
 def _of_replace(step: JsonObject) -> _Bound:
-    """What a pattern finds is at least a character, or is between two: there the content is inserted."""
+    """The bound of a replacement: a pattern matches a character at least, or inserts content between characters."""
     text, content = step["pattern"].get("String"), _length(step["content"])
     if text:
         return _Bound(max(1.0, content / _length(text)))
@@ -157,14 +157,14 @@ def _of_replace(step: JsonObject) -> _Bound:
 
 
 def _of_charsmap(step: JsonObject) -> _Bound:
-    """The longest that a character becomes: the texts are behind the table, each ended by a zero."""
+    """The bound of a charsmap: its longest replacement; the texts follow the table, each with a zero at its end."""
     data = base64.b64decode(step["precompiled_charsmap"] or "")
     texts = data[4 + int.from_bytes(data[:4], "little") :]
     return _Bound(max(1.0, *map(len, texts.split(b"\0"))))
 
 
 def _of_template(step: JsonObject) -> _Bound:
-    """How often the text itself is repeated, and the ids that are added to it."""
+    """The bound of a template: how often it repeats the text, and how many ids it adds."""
     ids = {name: len(each["ids"]) for name, each in step["special_tokens"].items()}
     templates = [_parts_of_template(step[name], ids) for name in ("single", "pair")]
     return _Bound(max(each.times for each in templates), max(each.more for each in templates))

@@ -1,7 +1,7 @@
 """fairseq's exact tokenization as a tokenizer of Transformers, for Trainer and its collators.
 
-Nothing that a text spells becomes a special symbol, and decomposed text, odd white space and ties come out as in
-fairseq. It runs SentencePiece, so there are no offsets and no word_ids; the folder's tokenizer.json has those.
+No part of a text becomes a special symbol, and decomposed text, odd white space and ties give fairseq's ids. The
+tokenizer runs SentencePiece, so it has no offsets and no word_ids; the folder's tokenizer.json has those.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ OF_OTHER_TOKENIZERS: Final = ("added_tokens_decoder", "tokenizer_file", "special
 
 
 class XLMRTokenizer(PreTrainedTokenizer):
-    """The ids of fairseq's `encode`, by the interface of Transformers.
+    """A tokenizer with the interface of Transformers and the ids of fairseq's `encode`.
 
-    `from_pretrained` takes any folder that `hf-xlmr convert` wrote and any that `save_pretrained` wrote; both keep
-    fairseq's files under `fairseq/`.
+    `from_pretrained` accepts any folder that `hf-xlmr convert` or `save_pretrained` wrote; both keep fairseq's files
+    under `fairseq/`.
     """
 
     vocab_files_names = {  # noqa: RUF012  # as in the base class
         "dictionary_file": "fairseq/dict.txt",
         "vocab_file": "fairseq/sentencepiece.bpe.model",
-        "tokenizer_file": "tokenizer.json",  # looked at for added tokens alone
+        "tokenizer_file": "tokenizer.json",  # read only to find added tokens
     }
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012  # as in the base class
-    _auto_class = "AutoTokenizer"  # save_pretrained notes how AutoTokenizer finds this class
+    _auto_class = "AutoTokenizer"  # save_pretrained records how AutoTokenizer finds this class
 
     def __init__(self, dictionary_file: str | None = None, vocab_file: str | None = None, **options: object) -> None:
-        """Take fairseq's dict.txt and SentencePiece model, and what any tokenizer of Transformers takes.
+        """Load fairseq's dict.txt and SentencePiece model; `options` are those of any tokenizer of Transformers.
 
-        `<mask>` exists as fairseq's masked_lm tasks add it, unless `options` name special tokens without it. Raises
+        `<mask>` is added as fairseq's masked_lm tasks add it, unless `options` name special tokens without it. Raises
         InputError, IntegrityError, OSError.
         """
         if dictionary_file is None or vocab_file is None:
@@ -71,18 +71,18 @@ class XLMRTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """The rows of the dictionary, `<mask>` included."""
+        """The number of rows of the dictionary, `<mask>` included."""
         return len(self.exact.dictionary)
 
     def __len__(self) -> int:
         return self.vocab_size
 
     def get_vocab(self) -> dict[str, int]:
-        """Every symbol with the id that fairseq gives it."""
+        """A dictionary from every symbol to fairseq's id."""
         return {symbol: self._convert_token_to_id(symbol) for symbol in self.exact.dictionary.symbols}
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
-        """Nothing can be added: a text never becomes what is not in fairseq's vocabulary. Raises InputError."""
+        """Raise InputError for tokens that fairseq's vocabulary lacks, since it cannot grow."""
         given = new_tokens if isinstance(new_tokens, (list, tuple)) else [new_tokens]
         strange = [str(token) for token in given if str(token) not in self.exact.dictionary]
         if strange:
@@ -93,7 +93,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
         return super().add_tokens(new_tokens, special_tokens=special_tokens)
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **_: object) -> list[str]:
-        """The pieces of `text` as fairseq cuts it; what looks like a special symbol stays text."""
+        """The pieces of `text` by fairseq's tokenization; names of special symbols in it stay text."""
         if not isinstance(text, str):
             raise InputError(f"A text is needed, not {type(text).__name__}: {text!r:.60}")
         pieces = self.exact.pieces(text) + (self.exact.pieces(pair) if pair is not None else [])
@@ -102,7 +102,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """`<s> A </s>`, or `<s> A </s></s> B </s>`."""
+        """The ids with special symbols: `<s> A </s>`, or `<s> A </s></s> B </s>`."""
         return self.exact.framed([token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1])
 
     def get_special_tokens_mask(
@@ -111,18 +111,18 @@ class XLMRTokenizer(PreTrainedTokenizer):
         token_ids_1: list[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 if `<s>` or `</s>` is put, 0 for the pieces; for whole sequences, 1 at every special id."""
+        """A mask: 1 for `<s>` and `</s>` that are added, 0 for pieces; for whole sequences, 1 at every special id."""
         if already_has_special_tokens:
             return list(super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True))
         mask = [1, *(0 for _ in token_ids_0), 1]
         return mask if token_ids_1 is None else [*mask, 1, *(0 for _ in token_ids_1), 1]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The pieces as text, as fairseq decodes them."""
+        """The text of pieces, as fairseq decodes them."""
         return text_of_symbols(" ".join(tokens))
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write fairseq's two files, byte for byte, where `from_pretrained` looks for them."""
+        """Write fairseq's two files, byte for byte, to the paths that `from_pretrained` reads."""
         written = []
         for kind in self._files:
             name = self.vocab_files_names[kind]
@@ -148,6 +148,6 @@ def _raise_if_added(tokenizer_file: object) -> None:
     """Raise InputError if the folder of a tokenizer.json has tokens that fairseq does not."""
     if tokenizer_file and names_added_tokens(Path(str(tokenizer_file)).parent):
         raise InputError(
-            f"{Path(str(tokenizer_file)).parent} has added tokens, and fairseq's vocabulary cannot grow: take "
-            "AutoTokenizer, or XLMR, which knows them"
+            f"{Path(str(tokenizer_file)).parent} has added tokens, and fairseq's vocabulary cannot grow: use "
+            "AutoTokenizer or XLMR, which support them"
         )

@@ -1,4 +1,4 @@
-"""Whether the ids of a tokenizer.json are those of a dictionary, name for name."""
+"""Checks whether the ids of a tokenizer.json equal those of a dictionary, name for name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN: Final = 3
 
 
 def ids_of_tokenizer(content: JsonObject, path: Path) -> dict[str, int]:
-    """The id of each name in the `content` of a tokenizer.json, those of added tokens over those of the vocabulary.
+    """The id of each name in the `content` of a tokenizer.json; added tokens replace those of the vocabulary.
 
     Raises IntegrityError, which names the file at `path`.
     """
@@ -29,7 +29,7 @@ def ids_of_tokenizer(content: JsonObject, path: Path) -> dict[str, int]:
 
 
 def _vocabulary(vocabulary: Any) -> Iterator[tuple[str, int]]:
-    """A list of pieces with scores, or an object."""
+    """Yield the names and ids of a vocabulary: a list of pieces with scores, or an object."""
     if isinstance(vocabulary, dict):
         yield from ((name, int(number)) for name, number in vocabulary.items())
     else:
@@ -41,29 +41,29 @@ def _added(tokens: Any) -> Iterator[tuple[str, int]]:
 
 
 def raise_if_ids_differ(path: Path, content: Mapping[str, object], dictionary: Dictionary) -> None:
-    """Hold every name and id in the `content` of the tokenizer.json at `path` against the dictionary.
+    """Compare every name and id in the `content` of the tokenizer.json at `path` with the dictionary.
 
-    What convert puts after a name, a space and a number, keeps texts from spelling it. Raises InputError for those that
-    differ, IntegrityError.
+    The space and number that convert puts after some names keep texts from containing them. Raises InputError for
+    differences, IntegrityError.
     """
     ids = ids_of_tokenizer(content, path)
     names = {number: name for name, number in ids.items()}
-    told = [
+    differences = [
         f"{name!r:.60} is {number} there and {right} in the dictionary"
         for name, number in ids.items()
         if name in dictionary and (right := FIXED.get(name, dictionary.index(name))) != number
     ]
-    told += [
+    differences += [
         f"{number} is {names[number]!r:.60} there and {symbol!r:.60} in the dictionary"
         for number, symbol in enumerate(dictionary.symbols)
         if number in names and not _is_name_of(symbol, names[number]) and names[number] not in dictionary
     ]
-    if told:
+    if differences:
         raise InputError(
-            f"the dictionary is not that of {path}: {', '.join(told[:SHOWN])} ({len(told)} ids differ)",
+            f"the dictionary is not that of {path}: {', '.join(differences[:SHOWN])} ({len(differences)} ids differ)",
         )
 
 
 def _is_name_of(symbol: str, name: str) -> bool:
-    """Whether `name` may stand for the symbol; a filler is none, and a row that convert appended may have its id."""
+    """Whether `name` is a valid name of the symbol; any name is for a filler, whose id an appended row may have."""
     return name == symbol or name.startswith(f"{symbol} ") or FILLER_NAME.fullmatch(symbol) is not None

@@ -1,1 +1,1 @@
-"""A folder of features: its files, what is noted of them, its shards, and the whole of it."""
+"""A folder of features: its files, its records, its shards, and the folder as a whole."""

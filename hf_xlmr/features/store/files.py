@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "GROUP_BYTES", "FeatureGroup", "ShardFiles", "StoreLayout", "is_shard_name", "open_shard_files"]
 
-GROUP_BYTES: Final = 1 << 25  # of features: a row group of Parquet, and what waits in memory until it is full
-MOST_ROWS: Final = 10**9  # of a shard, which begins again after a break
+GROUP_BYTES: Final = 1 << 25  # of features in a row group of Parquet, which is kept in memory until it is full
+MOST_ROWS: Final = 10**9  # in a shard, which begins again after an interruption
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2}
 SUFFIXES: Final = {"parquet": (".parquet",), "npy": (".npy", ".jsonl")}
 
 SHARD_NAME: Final = re.compile(r"(?:part|ids|offsets|spans|features(?:_\d+)?)-\d{5,}\.(?:parquet|npy|jsonl)")
 
-OpenFile = Callable[[str], IO[bytes]]  # a new file for one that will have this name
+OpenFile = Callable[[str], IO[bytes]]  # opens a temporary file that will get this name
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a file of this name is part of a shard, of whatever layout."""
+    """Whether a file with this name can be part of a shard of any layout."""
     return SHARD_NAME.fullmatch(name) is not None
 
 
 def column_names(layers: Sequence[int]) -> dict[int, str]:
-    """What the features of each layer are called: `features` of the only one, else `features_0`, `features_12`."""
+    """The name of each layer's features: `features` for a single one, else such as `features_0`, `features_12`."""
     return {layer: "features" if len(layers) == 1 else f"features_{layer}" for layer in layers}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreLayout:
-    """What files hold features, and in what form. Raises InputError if that cannot be."""
+    """The format and contents of the files of features. Raises InputError for invalid values."""
 
     layers: tuple[int, ...]
     width: int
-    """Of a feature vector."""
+    """The number of components of a feature vector."""
     per_token: bool = False
     """Whether a row has a vector, and a span of characters, for every token rather than one for the text."""
     has_ids: bool = False
@@ -66,16 +66,16 @@ class StoreLayout:
 
     @cached_property
     def columns(self) -> dict[int, str]:
-        """The name of each layer's column: `features` of the only one, else `features_0`, `features_12`."""
+        """The name of each layer's column, by `column_names`."""
         return column_names(self.layers)
 
     @cached_property
     def vectors_per_group(self) -> int:
-        """With how many vectors of each layer a group is full; from this alone follows where groups end."""
+        """The number of vectors of each layer in a full group, which alone decides where groups end."""
         return max(1, GROUP_BYTES // (len(self.layers) * self.width * DTYPE_BYTES[self.dtype]))
 
     def is_shard_file(self, name: str) -> bool:
-        """Whether a file of this name can only be part of a shard."""
+        """Whether a file with this name can only be part of a shard of this layout."""
         stem, _, suffix = name.partition(".")
         column, _, number = stem.rpartition("-")
         known = {"part", "ids", "offsets", "spans", *self.columns.values()}
@@ -89,16 +89,16 @@ class FeatureGroup:
 
     first_row: int
     lengths: NDArray[np.int64]
-    """How many vectors each row has: 1 if they are of texts."""
+    """The number of vectors of each row: 1 if each text has one vector."""
     features: Mapping[int, NDArray[np.floating[Any]]]
-    """For each layer (vectors, width)."""
+    """The vectors of each layer, (vectors, width)."""
     spans: NDArray[np.int32] | None
-    """(vectors, 2), for tokens only."""
+    """The spans of tokens, (vectors, 2); None if each text has one vector."""
     ids: Sequence[object] | None
 
     @cached_property
     def id_sizes(self) -> NDArray[np.int64]:
-        """How many characters the id of each row has."""
+        """The number of characters of each row's id."""
         import numpy as np
 
         if self.ids is None:
@@ -106,7 +106,7 @@ class FeatureGroup:
         return np.array([len(each) if isinstance(each, str) else 0 for each in self.ids], np.int64)
 
     def split(self, rows: int) -> tuple[FeatureGroup, FeatureGroup]:
-        """The first `rows` rows, and the rest."""
+        """Split the group into its first `rows` rows and the rest."""
         cut = int(self.lengths[:rows].sum())
         first = self._part(slice(None, rows), slice(None, cut), self.first_row)
         return first, self._part(slice(rows, None), slice(cut, None), self.first_row + rows)
@@ -122,7 +122,7 @@ class FeatureGroup:
 
     @classmethod
     def joined(cls, groups: Sequence[FeatureGroup]) -> FeatureGroup:
-        """One group of several that follow each other."""
+        """Join consecutive groups to one."""
         import numpy as np
 
         first = groups[0]
@@ -140,20 +140,20 @@ class FeatureGroup:
 
 
 class ShardFiles(Protocol):
-    """The files of a shard while they are written; who opened them closes them."""
+    """The files of a shard while they are written; the code that opened them closes them."""
 
     def append(self, group: FeatureGroup) -> None:
         """Write the next rows. Raises OSError."""
 
     def finish(self) -> None:
-        """Write what comes last. Raises OSError."""
+        """Write the end of the files. Raises OSError."""
 
     def abandon(self) -> None:
-        """Let go of files that will be removed."""
+        """Release files that will be removed."""
 
 
 def open_shard_files(number: int, layout: StoreLayout, open_file: OpenFile) -> ShardFiles:
-    """Files for shard `number`, which `open_file` makes by their names."""
+    """Open the files of shard `number` with `open_file`."""
     return FORMATS[layout.format](number, layout, open_file)
 
 
@@ -161,7 +161,7 @@ def open_shard_files(number: int, layout: StoreLayout, open_file: OpenFile) -> S
 
 
 class _ParquetShard:
-    """`part-00000.parquet`: the columns `row`, `id`, those of the layers, and `spans`."""
+    """A shard in `part-00000.parquet`, with the columns `row`, `id`, one for each layer, and `spans`."""
 
     def __init__(self, number: int, layout: StoreLayout, open_file: OpenFile) -> None:
         self._layout = layout
@@ -180,17 +180,17 @@ class _ParquetShard:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close the writer, which may complain about what it could not write."""
+        """Close the writer and ignore its error about data that it could not write."""
         from pyarrow import ArrowException
 
         if self._writer is not None:
             try:
                 self._writer.close()
             except (OSError, ValueError, ArrowException):
-                self._writer.is_open = False  # or it would try again when it is collected
+                self._writer.is_open = False  # otherwise it would write again when it is garbage-collected
 
     def _new_writer(self, schema: object) -> Any:
-        """Of floats the bytes of equal weight are put together, without which compression gains next to nothing."""
+        """A Parquet writer that groups the bytes of floats by significance, without which compression gains little."""
         from pyarrow.parquet import ParquetWriter
 
         leaf = "list.element.list.element" if self._layout.per_token else "list.element"
@@ -233,7 +233,7 @@ class _ParquetShard:
 
 
 class _NpyShard:
-    """`features-00000.npy`, for tokens also `offsets-` and `spans-00000.npy`, and the ids in `ids-00000.jsonl`."""
+    """A shard in `features-00000.npy`, `ids-00000.jsonl`, and for tokens `offsets-00000.npy` and `spans-00000.npy`."""
 
     def __init__(self, number: int, layout: StoreLayout, open_file: OpenFile) -> None:
         dtype = {"float32": "<f4", "float16": "<f2"}[layout.dtype]
@@ -267,11 +267,11 @@ class _NpyShard:
                 file.finish()
 
     def abandon(self) -> None:
-        """Nothing but the files themselves is held."""
+        """Do nothing: only the files themselves are open."""
 
 
 class _NpyFile:
-    """An array that grows along its first axis."""
+    """A file of an array that grows along its first axis."""
 
     def __init__(self, file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
         self._file = file
@@ -289,7 +289,7 @@ class _NpyFile:
         self._rows += len(array)
 
     def finish(self) -> None:
-        """Write the header over the first, which was as long: NumPy leaves room for the first axis to grow."""
+        """Overwrite the header, which keeps its length: NumPy leaves room for the first axis to grow."""
         self._file.seek(0)
         self._file.write(self._header())
 

@@ -1,4 +1,4 @@
-"""A folder of features that fills shard by shard, survives being killed at any moment, and is the same however made."""
+"""A folder of features that is filled shard by shard, can be killed at any moment, and always gets the same bytes."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ MOST_LISTED: Final = 10  # shards in a message
 class FeatureStore(Shards):
     """Features of the rows of one input, in shards of equal numbers of rows: row r is in shard r // rows_per_shard.
 
-    Each shard's files get their names when they are whole and on the disk; several processes may write different
-    shards into one folder. The same features give the same bytes, in whatever portions, order or number of runs they
-    come.
+    Each shard's files get their names when they are complete and on the disk; several processes may write different
+    shards into one folder. The same features give the same bytes, whatever the portions, their order and the number of
+    runs.
     """
 
     def __init__(self, folder: Path, record: Mapping[str, object], layout: StoreLayout) -> None:
-        """Use `create` or `join`."""
+        """Store the arguments; use `create` or `join` instead."""
         super().__init__(folder, layout)
         self._record = record
         self._lock = ExitStack()
         self._is_locked = False
         self._made: list[Path] = []
-        """The folders that this run made."""
+        """The folders that this run created."""
         self._begins = False
 
     @classmethod
@@ -68,10 +68,10 @@ class FeatureStore(Shards):
         """Begin an output, or with `resume` continue one if there is one, or with `overwrite` begin it again.
 
         `job` is JSON and says everything that the features depend on: to continue, `job` and `layout` must be the same.
-        No other run can begin or continue before `finish`, `close` or `discard`. What killed runs left is removed.
-        `notes` are kept for the next run, until all is done; they may differ. A finished output whose files were lost
-        or cut is begun again, with the shards that are left. `overwrite` removes what an extraction wrote, and refuses
-        a folder that holds anything else. Raises InputError, IntegrityError.
+        No other run can begin or continue before `finish`, `close` or `discard`. Leftovers of killed runs are removed.
+        `notes` are kept for the next run, until all is done; they may differ. A finished output with lost or truncated
+        files is continued from the shards that are left. `overwrite` removes what an extraction wrote, and refuses a
+        folder that holds anything else. Raises InputError, IntegrityError.
         """
         store = cls._of(folder, job, layout)
         with told_with_place(store.folder):
@@ -85,15 +85,15 @@ class FeatureStore(Shards):
 
     @classmethod
     def join(cls, folder: str | Path, job: Mapping[str, object], *, layout: StoreLayout) -> FeatureStore:
-        """Fill an output together with the process that began it, in which others write other shards.
+        """Join an output that another process began, to write other shards of it.
 
-        Raises InputError unless it was begun for the same, IntegrityError.
+        Raises InputError if it was begun for another job or layout, IntegrityError.
         """
         store = cls._of(folder, job, layout)
         with told_with_place(store.folder):
             begun = store._begun()
             if begun is None:
-                raise InputError(f"{folder} was not begun by the first process, or is not the same folder for all")
+                raise InputError(f"{folder} was not begun by the first process, or is another folder for each process")
             store._raise_if_other(begun)
         return store
 
@@ -117,7 +117,7 @@ class FeatureStore(Shards):
 
     @classmethod
     def begun_with(cls, folder: str | Path) -> tuple[JsonObject, JsonObject]:
-        """The job that an output was begun with, and the notes of then; empty if there is none, or no longer.
+        """The job that an unfinished output was begun with, and its notes; empty if there is no such output.
 
         Raises InputError, IntegrityError.
         """
@@ -129,10 +129,10 @@ class FeatureStore(Shards):
         return (jobs or [{}])[0], notes if isinstance(notes, dict) else {}
 
     def finish(self, *, rows: int) -> None:
-        """Declare all `rows` of the input done: the manifest takes the place of what resuming needs.
+        """Declare all `rows` of the input done: the manifest replaces the files that resuming needs.
 
-        The process that began it calls this, when the shards of all are done; where that is declared already, `rows`
-        are to be as many as then. Raises InputError naming what is missing or too much, IntegrityError.
+        The process that began the output calls this when all processes' shards are done; if the output is already
+        finished, `rows` must be the same. Raises InputError naming what is missing or too much, IntegrityError.
         """
         with told_with_place(self.folder):
             if self.is_finished:
@@ -142,7 +142,9 @@ class FeatureStore(Shards):
             shards = self._all_shards(rows)
             named = {file["name"] for shard in shards for file in shard["files"]}
             for name in self._names():
-                if self.layout.is_shard_file(name) and name not in named:  # of a run that was killed between two names
+                if (
+                    self.layout.is_shard_file(name) and name not in named
+                ):  # from a run that was killed between two renames
                     (self.folder / name).unlink()
             counts = sum((Counter(shard["counts"]) for shard in shards), Counter())
             manifest = {**self._record, "rows": rows, "counts": counts, "shards": shards}
@@ -155,12 +157,12 @@ class FeatureStore(Shards):
 
     def _make_folder(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder} is a file; give a folder, or the name of a new one")
+            raise InputError(f"{self.folder} is a file; use a folder, or the name of a new one")
         self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _unmake(self) -> None:
-        """Remove what a run made that could not begin, and that nobody else has put something into."""
+        """Remove the folders that this run created but could not begin, if nobody else has put files into them."""
         if self._is_locked and self._made[:1] == [self.folder / STATE]:
             (self.folder / STATE / LOCK).unlink(missing_ok=True)
         self.close()
@@ -172,13 +174,13 @@ class FeatureStore(Shards):
         self._raise_if_taken(overwrite=overwrite)
         if not overwrite:
             self._check_begun(resume=resume)
-            if resume and self.is_whole:  # there is nothing to write, and the folder may be read-only
+            if resume and self.is_whole:  # nothing is written, and the folder may be read-only
                 self._clear_unneeded()
                 return
         self._take_lock()
         if overwrite:
             self._remove_all()
-        elif self._check_begun(resume=resume):  # again, as another run may have ended meanwhile
+        elif self._check_begun(resume=resume):  # checked again, as another run may have ended meanwhile
             if self.is_finished and not self.is_whole:
                 self._begin_again(notes)
             self._clear_leftovers()
@@ -206,11 +208,11 @@ class FeatureStore(Shards):
         if changed:
             raise InputError(
                 f"{self.folder} was begun with other options: {'; '.join(changed)}. "
-                "Give the same to continue, or choose another folder"
+                "Use the same to continue, or choose another folder"
             )
 
     def _remove_all(self) -> None:
-        """Remove shards and what is noted of them; the files that show whose folder it is go last."""
+        """Remove shards and their records; the files that identify the folder as an output go last."""
         for path in (self.folder / STATE).iterdir():
             if path.name.endswith((".json", TEMPORARY)):
                 path.unlink()
@@ -220,7 +222,7 @@ class FeatureStore(Shards):
         self._finished = None
 
     def _begin_again(self, notes: Mapping[str, object]) -> None:
-        """Make an unfinished folder of a finished one; the manifest goes last, so that this can be done twice."""
+        """Turn a finished folder into an unfinished one; the manifest goes last, so that this can be done twice."""
         for state in self.manifest()["shards"]:
             write_record(self.state_path(state["number"]), state)
         write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
@@ -236,15 +238,15 @@ class FeatureStore(Shards):
         others = [name for name in names if name not in (MANIFEST, JOB) and not self._is_shard(name)]
         if is_ours and overwrite and others:
             raise InputError(
-                f"{self.folder} holds something else, too ({others[0]}): move that away, or choose another folder"
+                f"{self.folder} also holds other files ({others[0]}): move them away, or choose another folder"
             )
         if is_ours:
             return
         if len(others) < len(names):
             shard = next(name for name in names if name not in others)
             raise InputError(
-                f"{self.folder} holds features ({shard}), but neither {MANIFEST} nor {JOB}, which tell what they "
-                "were made from: copy that too (its name makes it a hidden file), or choose another folder"
+                f"{self.folder} holds features ({shard}), but neither {MANIFEST} nor {JOB}, which say what they "
+                "were made from: copy that file too (it is hidden), or choose another folder"
             )
         raise InputError(f"{self.folder} holds something else ({names[0]}); choose an empty or a new folder")
 
@@ -253,7 +255,7 @@ class FeatureStore(Shards):
         return is_shard_name(name) and path.is_file() and not path.is_symlink()
 
     def _begun(self) -> dict[str, Any] | None:
-        """What the folder was begun for, None for a folder that was not."""
+        """The record of the job that the folder was begun for, None if it was not begun."""
         for name in (MANIFEST, JOB):
             if (self.folder / name).is_file():
                 found = checked_record(self.folder / name, read_record(self.folder / name), RECORD_FIELDS)
@@ -264,18 +266,18 @@ class FeatureStore(Shards):
         return sorted(path.name for path in self.folder.iterdir() if path.name != STATE)
 
     def _clear_leftovers(self) -> None:
-        """Remove the temporary files of runs that are no longer alive."""
+        """Remove the temporary files of runs that have ended."""
         for path in (self.folder / STATE).glob(f"*{TEMPORARY}"):
             path.unlink(missing_ok=True)
 
     def _clear_unneeded(self) -> None:
-        """Remove what only an unfinished folder needs; one that was cleared before may be read-only."""
+        """Remove the files that only an unfinished folder needs; a folder without them may be read-only."""
         if (self.folder / JOB).exists():
             (self.folder / JOB).unlink(missing_ok=True)
         shutil.rmtree(self.folder / STATE, ignore_errors=True)
 
     def _take_lock(self) -> None:
-        """Keep other runs out until this one closes the store. Raises InputError if one is at work."""
+        """Keep other runs out until this one closes the store. Raises InputError if another run has the lock."""
         with suppress(FileExistsError):
             (self.folder / STATE).mkdir()
             self._made.insert(0, self.folder / STATE)
@@ -290,7 +292,7 @@ class FeatureStore(Shards):
             raise InputError(f"another run has just ended in {self.folder}; try again")
 
     def _all_shards(self, rows: int) -> list[dict[str, Any]]:
-        """The states of all shards that `rows` make. Raises InputError."""
+        """The states of all shards of an input of `rows` rows. Raises InputError."""
         size = self.layout.rows_per_shard
         wanted = range(-(-rows // size))
         found = {int(path.stem) for path in (self.folder / STATE).glob("*.json") if path.stem.isdecimal()}

@@ -1,4 +1,4 @@
-"""The JSON files of a folder of features: what they hold, and what is said of one that is damaged."""
+"""The JSON files of a folder of features: reads, checks and writes them, and words the error for a damaged one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = [
     "write_record",
 ]
 
-MANIFEST: Final = ".manifest.json"  # there when all is done; readers of data sets skip hidden files
-JOB: Final = ".job.json"  # there until then
-STATE: Final = ".state"  # which shards are done, and files that are not yet
+MANIFEST: Final = ".manifest.json"  # exists when all is done; readers of data sets skip hidden files
+JOB: Final = ".job.json"  # exists until then
+STATE: Final = ".state"  # has a record for each finished shard, and temporary files
 TEMPORARY: Final = ".tmp"
 BLOCK: Final = 1 << 20
 
@@ -55,7 +55,7 @@ FILE_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"name": str, "size": i
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The object in a file. Raises IntegrityError, OSError."""
+    """The object in the JSON file at `path`. Raises IntegrityError, OSError."""
     try:
         found: object = strict_json(path.read_bytes(), has_paths=True)
     except ValueError as error:
@@ -64,14 +64,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def scratch(path: Path) -> IO[bytes]:
-    """A temporary file for one that will lie at `path`, in the folder of features or in its STATE."""
+    """A temporary file for one that will be at `path`, in the folder of features or in its STATE."""
     folder = path.parent if path.parent.name == STATE else path.parent / STATE
     name = f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
     return (folder / name).open("x+b", buffering=BLOCK)
 
 
 def write_record(path: Path, content: Mapping[str, object]) -> None:
-    """Write a file that is there whole or not at all, whatever happens."""
+    """Write a file atomically: it is complete or does not exist, whatever happens."""
     with scratch(path) as file:
         try:
             file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -84,7 +84,7 @@ def write_record(path: Path, content: Mapping[str, object]) -> None:
 
 
 def checked_record(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """What was found in a file, if it is an object with values of these types. Raises IntegrityError."""
+    """`found`, checked to be an object with values of these types. Raises IntegrityError."""
     if not isinstance(found, dict):
         raise _damage(path, f"an object belongs where {json.dumps(found):.40} is")
     wrong = [name for name, kind in kinds.items() if name not in found or not isinstance(found[name], kind)]
@@ -94,7 +94,7 @@ def checked_record(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[
 
 
 def checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
-    """What is known of a shard, if it is what a writer of shards notes. Raises IntegrityError."""
+    """`found`, checked to be the record of shard `number`. Raises IntegrityError."""
     state = checked_record(path, found, SHARD_FIELDS)
     for file in state["files"]:
         checked_record(path, file, FILE_FIELDS)
@@ -106,12 +106,12 @@ def checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
 
 def _damage(path: Path, why: str) -> IntegrityError:
     is_state = path.parent.name == STATE
-    mend = "remove it, and the shard is made again" if is_state else "put back the file that was there, or start again"
-    return IntegrityError(f"{path} is damaged: {why}; {mend}")
+    remedy = "remove it, and the shard is made again" if is_state else "restore the original file, or start again"
+    return IntegrityError(f"{path} is damaged: {why}; {remedy}")
 
 
 def differences(begun: object, now: object, name: str = "") -> list[str]:
-    """Every option that is not what it was, with both values."""
+    """A sentence for every option that has changed, with both values."""
     if isinstance(begun, dict) and isinstance(now, dict):
         keys = sorted(begun.keys() | now.keys())
         return [each for key in keys for each in differences(begun.get(key), now.get(key), f"{name}.{key}")]

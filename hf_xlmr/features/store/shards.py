@@ -1,4 +1,4 @@
-"""The shards of a folder of features: which are there, and the rows of the next one, taken in portions."""
+"""The shards of a folder of features: finds those that are done, and writes the rows of others in portions."""
 
 from __future__ import annotations
 
@@ -37,53 +37,52 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Row(Protocol):
-    """What the store asks of a row of the input, such as a TextRow."""
+    """The properties that the store needs of a row of the input, such as a TextRow."""
 
     @property
     def number(self) -> int:
-        """Of the row in the whole input, from 0."""
+        """The number of the row in the whole input, from 0."""
 
     @property
     def id(self) -> object | None:
-        """A string, an integer of 64 bits, or None."""
+        """The id of the row: a string, an integer of 64 bits, or None."""
 
 
 class TextsDigest:
-    """The checksum of rows, from their texts and ids; a shard remembers that of its own."""
+    """A checksum of the texts and ids of rows; each shard's record has the one of its rows."""
 
     def __init__(self) -> None:
         self._sum = hashlib.sha256()
 
     def add(self, text: str, id_: object | None) -> None:
-        """Count in the next row."""
-        told = text if id_ is None else json.dumps([text, id_])
-        data = told.encode()
+        """Add the next row to the checksum."""
+        data = (text if id_ is None else json.dumps([text, id_])).encode()
         self._sum.update(len(data).to_bytes(8, "little"))
         self._sum.update(data)
 
     def hexdigest(self) -> str:
-        """The sum of all rows so far."""
+        """The checksum of all rows so far."""
         return self._sum.hexdigest()
 
 
 class Shards:
-    """Those of a folder that are there, by what is noted of them, and those to come; each thread has its own."""
+    """The finished shards of a folder, by their records, and writers for others; each thread has its own object."""
 
     def __init__(self, folder: Path, layout: StoreLayout) -> None:
-        """Of features in this `layout`."""
+        """Open the shards of `folder`, whose features are in this `layout`."""
         self.folder = folder
         self.layout = layout
         self._finished: dict[str, Any] | None = None
 
     @property
     def is_finished(self) -> bool:
-        """Whether everything is there, so that nothing is left to do."""
+        """Whether the output is finished."""
         return (self.folder / MANIFEST).is_file()
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard is there, with its files as long as they were.
+        """Whether a shard is done, and its files have the recorded sizes.
 
-        Raises IntegrityError, and InputError where the output is finished and has no such shard.
+        Raises IntegrityError, and InputError if the output is finished and has no such shard.
         """
         state = self.state(number)
         if state is None:
@@ -96,7 +95,7 @@ class Shards:
         return not wrong
 
     def check(self, number: int, texts_sha256: str) -> None:
-        """See that a shard that was made before was made from these texts. Raises InputError naming its rows."""
+        """Check that a finished shard was made from these texts. Raises InputError naming its rows."""
         state = self.state(number)
         if state is None or state["texts_sha256"] == texts_sha256:
             return
@@ -106,16 +105,16 @@ class Shards:
         )
 
     def another_input(self, why: str) -> InputError:
-        """What is raised where the input is not that which the folder was begun with."""
+        """The error for an input that is not the one that the folder was begun with."""
         return InputError(
-            f"the input is not what {self.folder} was begun with: {why}; give the same input, or choose another folder"
+            f"the input is not what {self.folder} was begun with: {why}; use the same input, or choose another folder"
         )
 
     @contextmanager
     def shard(self, number: int) -> Iterator[ShardWriter]:
-        """A writer for a shard; its files appear when the block ends well, and nothing is left when it does not.
+        """A writer for a shard; its files appear when the block succeeds, and are removed when it fails.
 
-        Raises InputError, where the disk is full or the folder gone.
+        Raises InputError if the disk is full or the folder is gone.
         """
         writer = ShardWriter(self, number)
         try:
@@ -125,11 +124,11 @@ class Shards:
             writer.close()
 
     def state_path(self, number: int) -> Path:
-        """Where it is noted that a shard is done."""
+        """The path of the record that says that a shard is done."""
         return self.folder / STATE / f"{number:05d}.json"
 
     def state(self, number: int) -> dict[str, Any] | None:
-        """What is known of a shard that was made, None where none was. Raises IntegrityError."""
+        """The record of a finished shard, None if it is not finished. Raises IntegrityError."""
         if self.is_finished:
             shards: list[dict[str, Any]] = self.manifest()["shards"]
             return shards[number] if number < len(shards) else None
@@ -138,7 +137,7 @@ class Shards:
             return checked_state(path, read_record(path), number) if path.is_file() else None
 
     def manifest(self) -> dict[str, Any]:
-        """That of a finished folder, read once. Raises IntegrityError."""
+        """The manifest of a finished folder, read once. Raises IntegrityError."""
         if self._finished is None:
             path = self.folder / MANIFEST
             with told_with_place(path):
@@ -150,7 +149,7 @@ class Shards:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the folder is finished, and its files are as long as they were. Raises IntegrityError."""
+        """Whether the folder is finished, and its files have the recorded sizes. Raises IntegrityError."""
         return self.is_finished and not any(map(self._wrong_files, self.manifest()["shards"]))
 
     def _wrong_files(self, state: JsonObject) -> list[str]:
@@ -161,11 +160,11 @@ class ShardWriter:
     """Takes the rows of one shard in their order, in portions of any size."""
 
     def __init__(self, store: Shards, number: int) -> None:
-        """Use `Shards.shard`."""
+        """Open the files of the shard; use `Shards.shard` instead."""
         self.counts: Counter[str] = Counter()
-        """What the manifest records besides rows, such as how many texts were truncated, added up over shards."""
+        """Counts besides rows, such as the number of truncated texts; the manifest has their sums over shards."""
         self.texts_sha256 = ""
-        """The checksum of the shard's texts, by TextsDigest: to be set before it is published."""
+        """The checksum of the shard's texts, by TextsDigest; must be set before the shard is published."""
         self._store = store
         self._layout = store.layout
         self._number = number
@@ -188,7 +187,7 @@ class ShardWriter:
 
         `features` are (rows, width), or per token for each row (its tokens, width); `spans` are then for each row
         (its tokens, 2), where tokens begin and end in the text, in characters. Raises InputError, also if a value
-        is too large for float16; ValueError where shapes, layers or the order of rows are not those of the shard.
+        is too large for float16; ValueError if shapes, layers or the order of rows do not fit the shard.
         """
         group = self._group(rows, features, spans)
         self._next += len(rows)
@@ -217,7 +216,7 @@ class ShardWriter:
         return FeatureGroup(self._next, lengths, vectors, flat, self._ids(rows))
 
     def _vectors(self, given: Any, rows: Sequence[Row]) -> NDArray[np.floating[Any]]:
-        """A copy in the dtype of the store, as what is given may be used again."""
+        """A copy of `given` in the dtype of the store, since the caller may overwrite `given`."""
         import numpy as np
 
         if len(given) != len(rows):
@@ -256,7 +255,7 @@ class ShardWriter:
                 self._write_pending()
 
     def _fitting(self, group: FeatureGroup) -> int:
-        """With how many rows of `group` the pending ones are full."""
+        """The number of rows of `group` that fill the pending group."""
         import numpy as np
 
         room = self._layout.vectors_per_group - self._pending_vectors
@@ -275,7 +274,7 @@ class ShardWriter:
         return self._scratches[name]
 
     def publish(self) -> None:
-        """Give the files their names, and then note that the shard is done."""
+        """Give the files their names, and then record that the shard is done."""
         if self._next == self._first:
             raise ValueError(f"shard {self._number} has no rows")
         if not self.texts_sha256:
@@ -285,7 +284,9 @@ class ShardWriter:
                 self._write_pending()
             if self._files is not None:
                 self._files.finish()
-            self._store.check(self._number, self.texts_sha256)  # its files may have been lost, not its texts
+            self._store.check(
+                self._number, self.texts_sha256
+            )  # a shard whose files were lost is made again from the same texts
             files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
@@ -303,12 +304,12 @@ class ShardWriter:
             self._files = None
 
     def close(self) -> None:
-        """Close the files, and remove those that have no name yet."""
+        """Close the files, and remove those that do not have their names yet."""
         if self._files is not None:
             self._files.abandon()
         for file in self._scratches.values():
             Path(file.name).unlink(missing_ok=True)
-            with suppress(OSError):  # what is still to be written is not needed
+            with suppress(OSError):  # unwritten data is not needed
                 file.close()
 
 
