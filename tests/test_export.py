@@ -565,7 +565,7 @@ def test_a_dictionary_of_2019_gets_the_flags_that_later_releases_want(tmp_path: 
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["a", "a", "b"], r"config.json: id2label calls class 1 'a', which class 0 is called too"),
+        (["a", "a", "b"], r"config.json: id2label calls class 1 'a', which is also the name of class 0"),
         (["a", "b\nc", "d"], r"config.json: id2label calls class 1 'b\\nc', which fairseq's label dictionary cannot"),
         (["<s>", "b", "c"], r"config.json: id2label calls class 0 '<s>', which fairseq's label dictionary uses as"),
     ],

@@ -442,7 +442,7 @@ def test_shards_that_are_missing_or_too_much_are_told(tmp_path: Path) -> None:
         store.finish(rows=25)
     with store.shard(0) as writer:
         write(writer, rows_of(0, 10))
-    with pytest.raises(InputError, match="shard 1 has 8 rows where 10 belong"):
+    with pytest.raises(InputError, match="shard 1 has 8 rows instead of 10"):
         store.finish(rows=20)
     with pytest.raises(InputError, match="has more than the 10 rows of the input: 1 too much"):
         store.finish(rows=10)
@@ -572,10 +572,10 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, content: bytes) -> None:
     ("shard", "told"),
     [
         ({}, "number, first_row, rows, texts_sha256, id_type, files, counts is missing or of another type"),
-        ({"number": 2}, "shard 2 is where 1 belongs"),
+        ({"number": 2}, "it describes shard 2 instead of 1"),
         ({"rows": "ten"}, "rows is missing or of another type"),
         ({"counts": {"truncated": "few"}}, "truncated is missing or of another type"),
-        ({"files": ["part-00001.parquet"]}, 'an object belongs where "part-00001.parquet" is'),
+        ({"files": ["part-00001.parquet"]}, 'it has "part-00001.parquet" instead of an object'),
         ({"files": [{"name": "part-00001.parquet"}]}, "size, sha256 is missing or of another type"),
     ],
 )

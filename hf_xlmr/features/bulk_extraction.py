@@ -306,7 +306,7 @@ def placing_for(
     if not gpus:
         return {"device": "cpu"}
     if processes.local_rank >= len(gpus):
-        raise InputError(f"process {processes.local_rank} of this machine has no GPU of its own: there are {len(gpus)}")
+        raise InputError(f"process {processes.local_rank} has no GPU: this machine has only {len(gpus)}")
     own = sorted(gpus)[processes.local_rank]
     if lay_out(shape, max_memory={own: gpus[own]}, dtype=dtype).fits:
         return {"device": f"cuda:{own}"}

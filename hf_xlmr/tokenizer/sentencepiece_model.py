@@ -291,7 +291,7 @@ def _check(model: SentencePieceModel, *, name: str) -> None:
     faults = {
         "a piece is empty": "" in model.pieces,
         f"a piece has more than {LONGEST_PIECE} characters": max(map(len, model.pieces), default=0) > LONGEST_PIECE,
-        "a piece occurs twice": len(set(model.pieces)) < len(model.pieces),
+        "a piece comes twice": len(set(model.pieces)) < len(model.pieces),
         "it does not have exactly one unknown piece": model.types.count(PieceType.UNKNOWN) != 1,
         "a piece has a type that does not exist": not set(model.types) <= set(PieceType),
         "none of its pieces can occur in a text": set(model.types).isdisjoint(CUT_INTO),

@@ -98,9 +98,9 @@ def _raise_if_rules_explode(path: Path, content: Mapping[str, object], longest_t
         bounds[part] = bound = bounds[part].then(_bound_of(part, step))
         if number > MOST_STEPS or bound.times > MOST_GROWTH[part] or bound.more > MOST_ADDED:
             raise IntegrityError(
-                f"{path}: the {part} may make a text {_shown(bound.times)} times as long, plus "
-                f"{_shown(bound.more)} bytes or ids, in {number} steps, which no tokenizer needs and may take all memory: copy the tokenizer's files from "
-                "the model that this one was trained from"
+                f"{path}: the {part} may make a text {_shown(bound.times)} times as long, plus {_shown(bound.more)} "
+                f"bytes, in {number} steps, which no tokenizer needs and may take all memory: copy the tokenizer "
+                "from the model that this one was trained from"
             )
     if bounds["normalizer"].of(longest_token) > LARGEST_TOKEN:
         raise IntegrityError(

@@ -305,7 +305,7 @@ class FeatureStore(Shards):
         for shard in shards:
             expected = min(size, rows - shard["first_row"])
             if shard["rows"] != expected:
-                raise InputError(f"shard {shard['number']} has {shard['rows']} rows where {expected} belong")
+                raise InputError(f"shard {shard['number']} has {shard['rows']} rows instead of {expected}")
         if len({shard["id_type"] for shard in shards}) > 1:
             raise InputError("the ids are integers in some shards and strings in others; make them all strings")
         return shards

@@ -86,7 +86,7 @@ def write_record(path: Path, content: Mapping[str, object]) -> None:
 def checked_record(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """`found`, checked to be an object with values of these types. Raises IntegrityError."""
     if not isinstance(found, dict):
-        raise _damage(path, f"an object belongs where {json.dumps(found):.40} is")
+        raise _damage(path, f"it has {json.dumps(found):.40} instead of an object")
     wrong = [name for name, kind in kinds.items() if name not in found or not isinstance(found[name], kind)]
     if wrong:
         raise _damage(path, f"{', '.join(wrong)} is missing or of another type")
@@ -100,7 +100,7 @@ def checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
         checked_record(path, file, FILE_FIELDS)
     checked_record(path, state["counts"], dict.fromkeys(state["counts"], int))
     if state["number"] != number:
-        raise _damage(path, f"shard {state['number']} is where {number} belongs")
+        raise _damage(path, f"it describes shard {state['number']} instead of {number}")
     return state
 
 
