@@ -187,7 +187,7 @@ def _sentence(status: int, repo_id: str, *, wait: str = "", said: str = "") -> s
 
 
 def _wait(headers: Mapping[str, str]) -> str:
-    """How long the Hub asks to wait, in words; "some minutes" if it does not say."""
+    """The time that the Hub asks to wait, in words; "some minutes" if it does not say."""
     after = headers.get("Retry-After", "")
     limit = hub_utils().parse_ratelimit_headers(headers)
     seconds = int(after) if after.isdigit() else limit.reset_in_seconds if limit is not None else None
