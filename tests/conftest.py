@@ -61,6 +61,8 @@ SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, severa
     *("test_killed_at_any_moment_and_resumed_the_bytes_are_the_same", "test_kills_leave_all_or_nothing"),
     *("test_two_processes_make_the_same_bytes_as_one", "test_two_processes_train_as_one"),
     *("test_small_files_that_unfold_take_little_memory", "test_large_texts_of_a_small_file_take_little_memory"),
+    *("test_a_file_that_cannot_grow_loses_nothing", "test_the_command_saves_what_it_finds"),
+    *("test_a_death_is_found_and_the_rest_is_tried", "test_a_small_archive_of_gigabytes"),
 }
 RANKERS = ("ranking", "MultipleChoice")
 
