@@ -1,8 +1,8 @@
 """Runs the program, or Python code, in processes forked from one that has imported PyTorch and Transformers.
 
 These imports take four to five seconds of each process that has to begin with them. hf_xlmr is not among them: what
-runs here meets plain Transformers until it imports hf_xlmr itself. For code that is about imports, or is given
-variables that are read by imports (HF_HOME, HF_ENDPOINT), begin a process of its own.
+runs here meets plain Transformers until it imports hf_xlmr itself. The variables of huggingface_hub (HF_HOME,
+HF_ENDPOINT) are read again. For code that is about imports, begin a process of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module, reload
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-__all__ = ["PROGRAM", "run", "run_two", "start"]
+__all__ = ["PROGRAM", "Running", "begun", "run", "run_two", "start"]
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
 IMPORTED = [
@@ -33,6 +36,49 @@ IMPORTED = [
 ]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A process that was begun; its output is in files."""
+
+    words: list[str]
+    process: BaseProcess
+    streams: list[str]
+
+    @property
+    def pid(self) -> int:
+        """For os.kill."""
+        return int(self.process.pid or 0)
+
+    @property
+    def sentinel(self) -> int:
+        """What multiprocessing.connection.wait takes to wait for its end."""
+        return self.process.sentinel
+
+    def ended(self, *, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        """Its exit code and output, once it has ended; only one thread may ask."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "it has not ended"
+        out, err = (Path(stream).read_text(encoding="utf-8") for stream in self.streams[1:])
+        return subprocess.CompletedProcess(self.words, self.process.exitcode, out, err)
+
+
+@contextmanager
+def begun(
+    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: str = ""
+) -> Iterator[Running]:
+    """Begin a command as `run` takes it; it is killed where it has not ended with the block."""
+    words = [str(word) for word in command]
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [str(Path(folder) / name) for name in ("stdin", "stdout", "stderr")]
+        Path(streams[0]).write_text(stdin, encoding="utf-8")
+        process = start(words, cwd=cwd, env=env, streams=streams)
+        try:
+            yield Running(words, process, streams)
+        finally:
+            process.kill()
+            process.join()
+
+
 def run(
     command: Sequence[str | Path],
     *,
@@ -42,13 +88,8 @@ def run(
     check: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """As subprocess.run with captured text, of `[PROGRAM, ...]` or `[sys.executable, "-c", code, ...]`."""
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [str(Path(folder) / name) for name in ("stdin", "stdout", "stderr")]
-        Path(streams[0]).write_text(stdin, encoding="utf-8")
-        process = start(command, cwd=cwd, env=env, streams=streams)
-        process.join()
-        out, err = (Path(stream).read_text(encoding="utf-8") for stream in streams[1:])
-    done = subprocess.CompletedProcess([str(word) for word in command], int(process.exitcode or 0), out, err)
+    with begun(command, cwd=cwd, env=env, stdin=stdin) as running:
+        done = running.ended()
     if check:
         done.check_returncode()
     return done
@@ -88,6 +129,7 @@ def _child(words: list[str], cwd: str, env: dict[str, str], streams: Sequence[st
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    reload(import_module("huggingface_hub.constants"))  # which reads variables when it is imported
     if words[0] == str(PROGRAM):
         sys.argv = words
         from hf_xlmr.cli.program import main
