@@ -33,6 +33,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.cache_folder import cache_folder
 from hf_xlmr.files.own_names import RELEASE_NAMES
 
+CERTIFICATE = FIXTURES / "tls" / "this_machine.pem"
 QUICK = Patience(pauses=(0.01, 0.01, 0.01, 0.01), timeout=PATIENCE)
 BODY = b"\x1f\x8b" + random.Random(1).randbytes(300_000)
 NEW_BODY = b"\x1f\x8b" + random.Random(2).randbytes(280_000)
@@ -161,6 +162,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     monkeypatch.setenv("HF_XLMR_RELEASES_URL", shelf.url)
     monkeypatch.setenv("HF_XLMR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))  # reading all that certifi has takes longer than a download
     yield shelf
     shelf.is_over.set()
     server.shutdown()
@@ -425,13 +427,13 @@ def encrypted(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     other = Shelf()
     server = Server(("127.0.0.1", 0), type("ShelfHandler", (Handler,), {"shelf": other}))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(FIXTURES / "tls" / "this_machine.pem")
+    context.load_cert_chain(CERTIFICATE)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     other.url = f"https://127.0.0.1:{server.server_port}/models"
     monkeypatch.setenv("HF_XLMR_RELEASES_URL", other.url)
-    monkeypatch.setenv("SSL_CERT_FILE", str(FIXTURES / "tls" / "this_machine.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     yield other
     server.shutdown()
     thread.join()
