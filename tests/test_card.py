@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 from factory import Checkpoint
 from huggingface_hub import ModelCard
 from places import FIXTURES
-from warm_processes import PROGRAM, run
+from warm_processes import run
 
 from hf_xlmr.conversion import convert, open_checkpoint
 from hf_xlmr.conversion.mapping.architecture import Wanted
@@ -78,7 +79,7 @@ def blocks_of(card: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", card, flags=re.S | re.M)
 
 
-def test_every_block_runs_in_the_folder(tmp_path: Path) -> None:
+def test_every_block_runs_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's in one process for all classes, each block on its own in the folder whose card shows it."""
     shown = {}
     for kind, (source, options, pipeline) in CLASSES.items():
@@ -91,8 +92,9 @@ def test_every_block_runs_in_the_folder(tmp_path: Path) -> None:
     done = run([sys.executable, "-c", RUN_ALL.format(shown=shown)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("torch.Size") == 2 * len(CLASSES)
-    exported = run([PROGRAM, "export", ".", "../for-fairseq"], cwd=tmp_path / "encoder" / "model")
-    assert exported.returncode == 0 and (tmp_path / "encoder" / "for-fairseq" / "model.pt").is_file()
+    monkeypatch.chdir(tmp_path / "encoder" / "model")
+    assert in_process.run("export", ".", "../for-fairseq").returncode == 0
+    assert (tmp_path / "encoder" / "for-fairseq" / "model.pt").is_file()
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------
@@ -108,9 +110,8 @@ def test_nothing_is_invented_of_a_model_that_nobody_described(demo: Path) -> Non
 
 def test_what_the_user_says_is_said(tmp_path: Path) -> None:
     source = Checkpoint().write(tmp_path / "m")
-    command = [PROGRAM, "convert", source, tmp_path / "out", "--no-verify", "--license", "apache-2.0"]
     languages = ["--language", "de", "--language", "no", "--language", "de"]
-    done = run([*command, *languages])
+    done = in_process.run("convert", source, tmp_path / "out", "--no-verify", "--license", "apache-2.0", *languages)
     assert done.returncode == 0, done.stderr
     metadata = metadata_of(card_in(tmp_path / "out"))
     assert (metadata["language"], metadata["license"]) == (["de", "no"], "apache-2.0")  # YAML takes a bare no for False
@@ -202,10 +203,16 @@ def test_a_head_is_told_with_what_it_gives(name: str, tmp_path: Path) -> None:
     assert f"\nIts head is called {HEADS[name]}\n" in card
 
 
-def test_what_was_made_and_kept_is_told(demo: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def without_pieces(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The card of a checkpoint without a SentencePiece model."""
+    folder = tmp_path_factory.mktemp("pieces")
+    return card_in(convert(Checkpoint().write(folder / "m"), folder / "out").output)
+
+
+def test_what_was_made_and_kept_is_told(demo: Path, without_pieces: str) -> None:
     assert "- `roberta.embeddings.token_type_embeddings.weight`, zeros: fairseq has no token types" in card_in(demo)
     assert "`fairseq/` holds the dictionary, the SentencePiece model and the options" in card_in(demo)
-    without_pieces = card_in(convert(Checkpoint().write(tmp_path / "m"), tmp_path / "out").output)
     assert "`fairseq/` holds the dictionary and the options" in without_pieces
 
 
@@ -219,9 +226,9 @@ def test_a_cast_is_told(tmp_path: Path) -> None:
     assert "equal the source's, cast to float16, bit for bit" in card
 
 
-def test_without_a_sentencepiece_model_there_are_no_texts(tmp_path: Path) -> None:
-    card = card_in(convert(Checkpoint().write(tmp_path / "m"), tmp_path / "out").output)
-    assert "AutoTokenizer" not in card and ".encode(" not in card and "## Tokenizer\n\nNone was written." in card
+def test_without_a_sentencepiece_model_there_are_no_texts(without_pieces: str) -> None:
+    assert "AutoTokenizer" not in without_pieces and ".encode(" not in without_pieces
+    assert "## Tokenizer\n\nNone was written." in without_pieces
 
 
 def test_the_same_input_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,21 @@ MODELS: dict[str, Callable[[], bytes]] = {
     "symbols": lambda: train(user_defined_symbols=["<sep>", "station", "ain", "@@"]),
     "case is folded": lambda: train(normalization_rule_name="nfkc_cf"),
     "a small vocabulary": lambda: train(EVERY_CUT * 20, vocab_size=24),
-    "equal scores": lambda: edited(train(), constant),
+    "equal scores": lambda: edited(trained("unigram"), constant),
     "bpe": lambda: train(model_type="bpe"),
-    "bpe of equal scores": lambda: edited(train(model_type="bpe"), constant),
+    "bpe of equal scores": lambda: edited(trained("bpe"), constant),
 }
+
+
+@cache
+def trained(name: str) -> bytes:
+    return MODELS[name]()
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("order", ["in order", "with junk"])
 def test_every_difference_on_ordinary_text_has_a_reason(name: str, order: str, tmp_path: Path) -> None:
-    model = MODELS[name]()
+    model = trained(name)
     symbols = in_order(model) if order == "in order" else by_frequency(model, keep=0.7, extra=JUNK)
     classes = compared(dictionary_of(dict.fromkeys(symbols)), model, tmp_path)
     assert without_a_reason(classes) == {}
@@ -79,14 +85,14 @@ def swapped_names(model: Any) -> None:
 
 @pytest.mark.parametrize("change", [lost_words, swapped_names])
 def test_a_mistake_has_no_reason(change: Callable[[Any], None], tmp_path: Path) -> None:
-    model = train()
+    model = trained("unigram")
     classes = compared(dictionary_of(in_order(model)), model, tmp_path, change=change)
     assert "text of pieces" in without_a_reason(classes)
 
 
 def test_a_mistake_among_nearly_equal_cuts_has_no_reason(tmp_path: Path) -> None:
     """Cuts of equal score are many here: only those are excused."""
-    model = train(EVERY_CUT * 20, vocab_size=24)
+    model = trained("a small vocabulary")
 
     def change(content: Any) -> None:
         (entry,) = (entry for entry in content["vocab"] if entry[0] == "ab")
