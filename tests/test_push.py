@@ -405,7 +405,7 @@ def test_what_nobody_can_tell_is_told_so(looked: FolderToPush, hub: LocalHub) ->
 def test_a_look_afterwards_that_fails_says_that_all_was_sent(looked: FolderToPush, hub: LocalHub) -> None:
     hub.create(REPO)
     hub.faults = [Fault(STEPS["tree"], status=500, after=1)]
-    with pytest.raises(HubRefusal, match="all was sent: run the same command again to see whether the Hub shows it"):
+    with pytest.raises(HubRefusal, match="all was sent: run the same command to see whether the Hub shows it"):
         pushed(looked, hub)
     hub.forget()
     assert hub.files(REPO) == contents(looked.path) and not pushed(looked, hub).sent

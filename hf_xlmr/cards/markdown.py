@@ -1,4 +1,4 @@
-"""Escapes text of any origin for Markdown and its metadata: it cannot end a line or become markup, HTML or a number."""
+"""Escapes text of any origin for Markdown and its metadata: it cannot end a line or become markup or another value."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def as_yaml(fields: Mapping[str, object], *, line_break: str = "\n") -> str:
     """`fields` as metadata of a card, which YAML 1.1 and 1.2 read with the same values."""
     import yaml
 
-    quoting: Any = type(
-        "Quoting", (yaml.SafeDumper,), {}
-    )  # its own class, so that the resolver changes no other dumper
+    quoting: Any = type("Quoting", (yaml.SafeDumper,), {})  # a new class: the resolver changes no other dumper
     quoting.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER_ALONE, None)
     return str(yaml.dump(dict(fields), Dumper=quoting, sort_keys=False, allow_unicode=True, line_break=line_break))
 

@@ -156,9 +156,7 @@ class Upload:
         try:
             left = Differences.between(self.files, self.target.files_at(revision))
         except HubRefusal as error:
-            raise error.going_on(
-                "; all was sent: run the same command again to see whether the Hub shows it"
-            ) from error
+            raise error.going_on("; all was sent: run the same command to see whether the Hub shows it") from error
         if not left.is_none:
             raise IntegrityError(
                 f"{self.target.repo_id} does not show {', '.join([*left.sent, *left.deleted][:3])} as sent: check "

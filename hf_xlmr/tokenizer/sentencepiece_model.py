@@ -77,9 +77,7 @@ class Normalization:
     @property
     def makes_white_space(self) -> bool:
         """Whether a rule of the charsmap makes white space other than U+0020, even from a text without any."""
-        size = int.from_bytes(
-            self.precompiled_charsmap[:4], "little"
-        )  # of the trie; the texts that the rules give follow it
+        size = int.from_bytes(self.precompiled_charsmap[:4], "little")  # of the trie; the rules' texts follow it
         given = self.precompiled_charsmap[4 + size :].decode("utf-8", errors="replace")
         return any(space != " " for space in re.findall(r"\s", given))
 

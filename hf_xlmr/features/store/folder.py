@@ -142,9 +142,7 @@ class FeatureStore(Shards):
             shards = self._all_shards(rows)
             named = {file["name"] for shard in shards for file in shard["files"]}
             for name in self._names():
-                if (
-                    self.layout.is_shard_file(name) and name not in named
-                ):  # from a run that was killed between two renames
+                if self.layout.is_shard_file(name) and name not in named:  # a run was killed between two renames
                     (self.folder / name).unlink()
             counts = sum((Counter(shard["counts"]) for shard in shards), Counter())
             manifest = {**self._record, "rows": rows, "counts": counts, "shards": shards}

@@ -284,9 +284,7 @@ class ShardWriter:
                 self._write_pending()
             if self._files is not None:
                 self._files.finish()
-            self._store.check(
-                self._number, self.texts_sha256
-            )  # a shard whose files were lost is made again from the same texts
+            self._store.check(self._number, self.texts_sha256)  # lost files are made again from the same texts
             files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
