@@ -180,7 +180,8 @@ def _gather(descriptor: int, view: Stored, into: np.ndarray) -> None:
     for first, last in ((0, half), (half, view.shape[axis])):
         shape = (*view.shape[:axis], last - first, *view.shape[axis + 1 :])
         part = replace(view, shape=shape, offset=view.offset + first * view.stride[axis])
-        _gather(descriptor, part, into[(*[slice(None)] * axis, slice(first, last))])
+        half_of_it = (*[slice(None)] * axis, slice(first, last))
+        _gather(descriptor, part, into[half_of_it])
 
 
 def _check(record: StorageRecord) -> None:

@@ -160,7 +160,8 @@ def _scaled(embedding: Weight, factor: float) -> Weight:
     def rows(first: int, last: int) -> np.ndarray:
         import numpy as np
 
-        return read_rows(embedding, first, last).astype(np.float32) * np.float32(factor)
+        scaled: np.ndarray = read_rows(embedding, first, last).astype(np.float32) * np.float32(factor)
+        return scaled
 
     return Computed(embedding.dtype, embedding.shape, rows)
 

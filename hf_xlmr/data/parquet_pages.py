@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final
 
 __all__ = ["Chunk", "DamagedPage", "RowGroup", "largest_page", "row_groups"]
 
@@ -50,7 +50,7 @@ class Chunk:
     end: int
 
     @classmethod
-    def of(cls, column: Any) -> Self:
+    def of(cls, column: Any) -> Chunk:
         """Of a `ColumnChunk`. Raises KeyError, TypeError, AttributeError for what is no such structure."""
         facts = column[COLUMN]
         first, dictionary = facts[FIRST_PAGE], facts.get(DICTIONARY_PAGE, 0)
