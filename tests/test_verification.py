@@ -406,10 +406,10 @@ def test_what_is_not_proved_is_not_recorded(folder: Path, tmp_path: Path) -> Non
 
 def test_a_path_that_safetensors_cannot_open_is_refused_before_the_work(tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"m\xff")
-    with pytest.raises(InputError, match="open no path that is not UTF-8: rename it"):
+    with pytest.raises(InputError, match="cannot open a path that is not UTF-8: rename it"):
         convert("demo", odd)
     assert list(tmp_path.iterdir()) == []
     convert("demo", tmp_path / "model", verify=False).output.rename(odd)
     for reads in (lambda: verify("demo", odd), lambda: XLMR.from_pretrained(odd)):
-        with pytest.raises(InputError, match="open no path that is not UTF-8: rename it"):
+        with pytest.raises(InputError, match="cannot open a path that is not UTF-8: rename it"):
             reads()

@@ -36,7 +36,7 @@ def raise_if_not_text(folder: Path) -> None:
     """Refuse the path of a folder that the format's own library cannot open. Raises InputError."""
     path = str(folder.absolute())
     if any("\ud800" <= each <= "\udfff" for each in path):
-        raise InputError(f"{path}: safetensors and tokenizers open no path that is not UTF-8: rename it")
+        raise InputError(f"{path}: safetensors and tokenizers cannot open a path that is not UTF-8: rename it")
 
 
 @dataclass(frozen=True)
