@@ -47,7 +47,7 @@ tests: $(READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 slow: $(READY)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 3 --dist load -m slow
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 3 --dist loadfile -m slow
 
 # the tests as other processors run them, then beside two busy loops: three times all of them, or TESTS='tests/test_extraction.py ...'
 elsewhere: $(READY)
