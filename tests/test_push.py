@@ -34,6 +34,7 @@ from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.hub import hub_errors
 from hf_xlmr.hub.hub_errors import HubRefusal, told_by_the_hub
 from hf_xlmr.model.opened_folder import OpenedFolder
+from hf_xlmr.progress import SILENT, ProgressTask
 from hf_xlmr.publishing.folder_to_push import FolderToPush, look_at
 from hf_xlmr.publishing.pushing import PushReport, Standing, plan_push, plan_upload, push
 
@@ -516,6 +517,21 @@ def test_a_file_that_changes_while_the_folder_is_looked_at_is_not_published(
     with pytest.raises(InputError, match=r"tokenizer_config\.json was changed while it was looked at"):
         plan_push(folder, REPO, api=api(hub))
     assert hub.files(REPO) == {}
+
+
+def test_a_link_that_leads_elsewhere_meanwhile_is_not_followed(folder: Path) -> None:
+    for name in ("one.md", "two.md"):
+        put(folder, name, f"# {name}\n")
+    (folder / "LICENSE").symlink_to("one.md")
+
+    class Meanwhile:
+        def task(self, label: str, **_options: Any) -> AbstractContextManager[ProgressTask]:
+            (folder / "LICENSE").unlink()
+            (folder / "LICENSE").symlink_to("two.md")
+            return SILENT.task(label)
+
+    with pytest.raises(InputError, match="LICENSE was changed while it was looked at"):
+        look_at(folder, progress=Meanwhile())
 
 
 @pytest.mark.parametrize("step", ["modes", "object"])
@@ -1187,6 +1203,23 @@ def test_a_secret_in_a_file_of_the_model_is_refused_by_name(name: str, folder: P
         plan_push(folder, REPO, api=api(hub))
     assert str(refused.value).startswith(f"{file} has text in line ") and HF_TOKEN not in str(refused.value)
     assert not hub.requests
+
+
+@pytest.mark.parametrize("padding", [0, 1 << 20, 3 << 20])
+def test_a_secret_in_the_header_of_weights_is_refused_however_long_the_header_is(padding: int, folder: Path) -> None:
+    """Of the weights themselves nothing is searched."""
+    weights = {"a": {"dtype": "U8", "shape": [len(HF_TOKEN)], "data_offsets": [0, len(HF_TOKEN)]}}
+
+    def save(**metadata: str) -> None:
+        header = json.dumps({"__metadata__": {"padding": "x" * padding, **metadata}, **weights}).encode()
+        content = len(header).to_bytes(8, "little") + header + HF_TOKEN.encode()
+        (folder / "more.safetensors").write_bytes(content)
+
+    save()
+    assert look_at(folder, include=["more.safetensors"])
+    save(note=HF_TOKEN)
+    with pytest.raises(InputError, match=r"more\.safetensors has text in line 1"):
+        look_at(folder, include=["more.safetensors"])
 
 
 def test_a_secret_in_what_is_asked_for_is_refused_wherever_it_stands(folder: Path) -> None:

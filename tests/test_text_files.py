@@ -440,6 +440,16 @@ def test_a_footer_that_does_not_say_where_its_columns_are_is_damaged(damage: byt
         row_groups(path, columns=1)
 
 
+def test_row_groups_without_rows_are_passed_over(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"]})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for part in (table.slice(0, 0), table, table.slice(2), table):
+            writer.write_table(part)
+    assert texts_of(tmp_path / "a.parquet") == ["a", "b", "a", "b"]
+    pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+    assert texts_of(tmp_path / "none.parquet") == []
+
+
 def test_columns_are_found_where_pyarrow_finds_them(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     nested = [{"a": [n], "b": "x" * n} for n in range(50)]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from places import FIXTURES
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from warm_processes import run
 
 from hf_xlmr.conversion.proof.tokenizer_parity import texts_by_class
@@ -239,8 +240,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "bpe, bytes": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 320},
     "words": {"model_type": "word"},
     "characters": {"model_type": "char"},
+    "spaces as spaces": {},
+    "spaces as spaces, bpe": {"model_type": "bpe"},
 }
 STRANGE = (*SPECIAL_SYMBOLS, *["☃", "☃☃", "龘鑫", "<ctl>", "zz", "Q", "a/b", "▁", "é", "<s>☃"], *"\x85\u2003\t\x1f")
+
+
+def with_plain_spaces(model: bytes) -> bytes:
+    """The model as if its spaces had never been written as ▁, which SentencePiece reads, but does not train."""
+    message = ModelProto.FromString(model)
+    message.normalizer_spec.escape_whitespaces = False
+    for piece in message.pieces:
+        piece.piece = piece.piece.replace("▁", " ")
+    return message.SerializeToString()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -251,6 +263,8 @@ def test_a_batch_has_the_ids_of_fairseqs_rule_whatever_the_model(name: str, tmp_
         (tmp_path / "rule.tsv").write_text(rule)
         options["normalization_rule_tsv"] = str(tmp_path / "rule.tsv")
     model = trained(**options)
+    if name.startswith("spaces as spaces"):
+        model = with_plain_spaces(model)
     pieces = SentencePieceModel.parse(model, name="spm").pieces
     (tmp_path / "sentencepiece.bpe.model").write_bytes(model)
     chance = random.Random(3)

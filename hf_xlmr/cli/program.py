@@ -61,39 +61,42 @@ AttentionHeads = Annotated[
 ]
 
 
+Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="The type of the weights; auto keeps each as it is stored.")]
+MaxShardSize = Annotated[str, typer.Option(help="The size of the largest weights file, such as 5GB or 500MB.")]
+Head = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The classification head to convert; none converts the masked LM."),
+]
+EncoderOnly = Annotated[bool, typer.Option("--encoder-only", help="Convert the encoder without any head.")]
+Languages = Annotated[
+    list[str] | None,
+    typer.Option("--language", metavar="CODE", help="For the model card, such as de. May be given several times."),
+]
+Licence = Annotated[
+    str | None, typer.Option("--license", metavar="ID", help="For the model card, such as mit or apache-2.0.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Compare every weight and the outputs before OUTPUT appears.")
+]
+
+
 @app.command()
 def convert(
     source: Source,
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
-    ],
+    output: Output,
     data: Data = None,
-    dtype: Annotated[
-        Dtype, typer.Option(help="The type of the weights; auto keeps each as it is stored.")
-    ] = Dtype.auto,
-    max_shard_size: Annotated[
-        str, typer.Option(help="The size of the largest weights file, such as 5GB or 500MB.")
-    ] = "5GB",
-    head: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The classification head to convert; none converts the masked LM."),
-    ] = None,
-    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Convert the encoder without any head.")] = False,
+    dtype: DtypeOption = Dtype.auto,
+    max_shard_size: MaxShardSize = "5GB",
+    head: Head = None,
+    encoder_only: EncoderOnly = False,
     attention_heads: AttentionHeads = None,
     ema: Ema = False,
-    languages: Annotated[
-        list[str] | None,
-        typer.Option("--language", metavar="CODE", help="For the model card, such as de. May be given several times."),
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option("--license", metavar="ID", help="For the model card, such as mit or apache-2.0.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare every weight and the outputs before OUTPUT appears.")
-    ] = True,
+    languages: Languages = None,
+    licence: Licence = None,
+    overwrite: Overwrite = False,
+    verify: Verify = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -146,23 +149,26 @@ def inspect(
         show_inspection(inspection, _flags())
 
 
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUTPUT",
+        help="The folder that convert made from SOURCE, or from which SOURCE was exported; in either order.",
+    ),
+]
+Report = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the proof as an HTML page.")]
+Record = Annotated[
+    bool, typer.Option("--record", help="Record the proof in OUTPUT, if it was converted with --no-verify.")
+]
+
+
 @app.command()
 def verify(
     source: Source,
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUTPUT",
-            help="The folder that convert made from SOURCE, or from which SOURCE was exported; in either order.",
-        ),
-    ],
+    folder: Folder,
     data: Data = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the proof as an HTML page.")
-    ] = None,
-    record: Annotated[
-        bool, typer.Option("--record", help="Record the proof in OUTPUT, if it was converted with --no-verify.")
-    ] = False,
+    report: Report = None,
+    record: Record = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -178,15 +184,18 @@ def verify(
         show_parity(found)
 
 
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")]
+OutputOption = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")]
+
+
 @app.command()
 def export(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
-    ],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")
-    ] = False,
+    model_dir: ModelDir,
+    output: OutputOption,
+    overwrite: OverwriteOption = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -202,22 +211,28 @@ def export(
         show_export(report)
 
 
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder with config.json, or what convert takes as SOURCE.")
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICES",
+        help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
+    ),
+]
+DtypeOptionOption = Annotated[
+    Dtype, typer.Option(help="The type of the weights; auto is the type in which they are stored.")
+]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
+
+
 @app.command()
 def plan(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder with config.json, or what convert takes as SOURCE.")
-    ],
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DEVICES",
-            help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
-        ),
-    ] = None,
-    dtype: Annotated[
-        Dtype, typer.Option(help="The type of the weights; auto is the type in which they are stored.")
-    ] = Dtype.auto,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")] = DEFAULT_TOKENS,
+    model: Model,
+    max_memory: MaxMemory = None,
+    dtype: DtypeOptionOption = Dtype.auto,
+    tokens: Tokens = DEFAULT_TOKENS,
     as_json: AsJson = False,
 ) -> None:
     """Report which layer would go on which device; if the model does not fit (exit code 2), what would fit."""
@@ -268,84 +283,91 @@ class StoreDtype(Enum):
     float16 = "float16"
 
 
+ModelOption = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A Transformers folder, an id on the Hub, or what convert takes as SOURCE."),
+]
+SourceOption = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="Texts: .txt (one per line), .jsonl, .csv, .tsv, .parquet, gzipped too, a folder or 'pattern*' of "
+        "these, a saved data set, an id of one on the Hub, or - for standard input.",
+    ),
+]
+OutputOptionOption = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")]
+Column = Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")]
+IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="A column to copy into the output, as id.")]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of a data set, such as train.")]
+Config = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The configuration of a data set on the Hub, such as de.")
+]
+MaxRowSize = Annotated[
+    str, typer.Option(metavar="SIZE", help="A longer line or value is refused, and its place named.")
+]
+Layers = Annotated[
+    str,
+    typer.Option(metavar="LIST", help="The layers to write, such as -1 (the features) or 0,6,12; 0 is the embeddings."),
+]
+PoolOption = Annotated[
+    Pool,
+    typer.Option(help="How the vectors of a text's tokens become one vector; none keeps the vector of every token."),
+]
+DtypeOptionOptionOption = Annotated[
+    Dtype,
+    typer.Option(help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32."),
+]
+EmulateDtype = Annotated[
+    bool,
+    typer.Option(
+        "--emulate-dtype",
+        help="Compute in --dtype even if the processor has no instructions for it, which takes many times as long "
+        "as float32, the default on such processors.",
+    ),
+]
+TokensPerBatch = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of a batch; by default 2048 on a CPU, 16384 on a GPU.")
+]
+MaxLength = Annotated[
+    int | None, typer.Option(min=3, help="Tokens of a text; by default the most that the model takes, such as 512.")
+]
+OnLongOption = Annotated[OnLong, typer.Option(help="Whether longer texts are truncated, split, or an error.")]
+FileFormatOption = Annotated[FileFormat, typer.Option("--format", help="The format of the output files.")]
+StoreDtypeOption = Annotated[StoreDtype, typer.Option(help="The type of the features in the files.")]
+RowsPerShard = Annotated[int, typer.Option(min=1, help="Texts in each output file.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an OUTPUT that is not finished.")]
+OverwriteOptionOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an OUTPUT of an earlier run, once the first text was read.")
+]
+
+
 @app.command()
 def extract(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
-        ),
-    ],
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="Texts: .txt (one per line), .jsonl, .csv, .tsv, .parquet, gzipped too, a folder or 'pattern*' of "
-            "these, a saved data set, an id of one on the Hub, or - for standard input.",
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")],
-    column: Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")] = "text",
-    id_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A column to copy into the output, as id.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of a data set, such as train.")] = None,
-    config: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The configuration of a data set on the Hub, such as de.")
-    ] = None,
-    max_row_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="A longer line or value is refused, and its place named.")
-    ] = "16MB",
-    layers: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST", help="The layers to write, such as -1 (the features) or 0,6,12; 0 is the embeddings."
-        ),
-    ] = "-1",
-    pool: Annotated[
-        Pool,
-        typer.Option(
-            help="How the vectors of a text's tokens become one vector; none keeps the vector of every token."
-        ),
-    ] = Pool.mean,
-    dtype: Annotated[
-        Dtype,
-        typer.Option(
-            help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32."
-        ),
-    ] = Dtype.auto,
-    emulate_dtype: Annotated[
-        bool,
-        typer.Option(
-            "--emulate-dtype",
-            help="Compute in --dtype even if the processor has no instructions for it, which takes many times as long "
-            "as float32, the default on such processors.",
-        ),
-    ] = False,
-    tokens_per_batch: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a batch; by default 2048 on a CPU, 16384 on a GPU.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=3, help="Tokens of a text; by default the most that the model takes, such as 512.")
-    ] = None,
-    on_long: Annotated[
-        OnLong, typer.Option(help="Whether longer texts are truncated, split, or an error.")
-    ] = OnLong.truncate,
-    file_format: Annotated[
-        FileFormat, typer.Option("--format", help="The format of the output files.")
-    ] = FileFormat.parquet,
-    store_dtype: Annotated[
-        StoreDtype, typer.Option(help="The type of the features in the files.")
-    ] = StoreDtype.float32,
-    rows_per_shard: Annotated[int, typer.Option(min=1, help="Texts in each output file.")] = 8192,
-    device: Annotated[
-        str | None,
-        typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an OUTPUT that is not finished.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an OUTPUT of an earlier run, once the first text was read.")
-    ] = False,
+    model: ModelOption,
+    source: SourceOption,
+    output: OutputOptionOption,
+    column: Column = "text",
+    id_column: IdColumn = None,
+    split: Split = None,
+    config: Config = None,
+    max_row_size: MaxRowSize = "16MB",
+    layers: Layers = "-1",
+    pool: PoolOption = Pool.mean,
+    dtype: DtypeOptionOptionOption = Dtype.auto,
+    emulate_dtype: EmulateDtype = False,
+    tokens_per_batch: TokensPerBatch = None,
+    max_length: MaxLength = None,
+    on_long: OnLongOption = OnLong.truncate,
+    file_format: FileFormatOption = FileFormat.parquet,
+    store_dtype: StoreDtypeOption = StoreDtype.float32,
+    rows_per_shard: RowsPerShard = 8192,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: OverwriteOptionOption = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -111,84 +111,98 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
+Train = Annotated[list[str], typer.Option("--train", metavar="DATA", help=DATA_HELP)]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="The folder to create. It holds checkpoints/ during training, and the finished model at the end.",
+    ),
+]
+Evaluation = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--eval", metavar="DATA", help="The data to score after training, by language; formats as for --train."
+    ),
+]
+ModeOption = Annotated[Mode, typer.Option(help="Train on English only, or on every language of --train.")]
+TrainSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: train.")]
+EvalSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")]
+LearningRate = Annotated[float | None, typer.Option(help="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")]
+Epochs = Annotated[float | None, typer.Option(help="5 for xnli, 3 for mlqa, 10 for ner.")]
+MaxSteps = Annotated[int | None, typer.Option(help="The number of updates, in place of --epochs.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples of an update, over all devices: 32.")]
+Accumulate = Annotated[
+    int,
+    typer.Option(help="The number of steps in which a device computes its share of a batch (gradient accumulation)."),
+]
+Warmup = Annotated[
+    float | None,
+    typer.Option(help="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
+]
+WeightDecay = Annotated[float | None, typer.Option(help="0, 0.0001 for mlqa.")]
+OnMisalignedOption = Annotated[
+    OnMisaligned,
+    typer.Option(help="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
+]
+Lora = Annotated[
+    bool,
+    typer.Option("--lora", help="Train only low-rank adapters and the head; the adapters are merged at the end."),
+]
+LoraRank = Annotated[int, typer.Option(min=1, help="The rank of the adapters.")]
+FreezeEmbeddings = Annotated[
+    bool | None,
+    typer.Option(
+        "--freeze-embeddings/--no-freeze-embeddings",
+        help="Do not train the embeddings; the default for XL and XXL only.",
+    ),
+]
+ActivationCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        "--activation-checkpointing", help="Compute activations again in the backward pass: less memory, more time."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="The random seed of the new head, the order of examples, and dropout.")]
+SaveSteps = Annotated[int, typer.Option(help="The number of updates between checkpoints; the last two are kept.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a training that is not finished.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier training in DIR.")]
+
+
 def finetune(
     task: Task,
     model: Model,
-    train: Annotated[list[str], typer.Option("--train", metavar="DATA", help=DATA_HELP)],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="The folder to create. It holds checkpoints/ during training, and the finished model at the end.",
-        ),
-    ],
-    evaluation: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--eval", metavar="DATA", help="The data to score after training, by language; formats as for --train."
-        ),
-    ] = None,
-    mode: Annotated[
-        Mode, typer.Option(help="Train on English only, or on every language of --train.")
-    ] = Mode.zero_shot,
-    train_split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: train.")] = None,
-    eval_split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")] = None,
+    train: Train,
+    output: Output,
+    evaluation: Evaluation = None,
+    mode: ModeOption = Mode.zero_shot,
+    train_split: TrainSplit = None,
+    eval_split: EvalSplit = None,
     languages: Languages = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="5 for xnli, 3 for mlqa, 10 for ner.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="The number of updates, in place of --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples of an update, over all devices: 32.")] = None,
-    accumulate: Annotated[
-        int,
-        typer.Option(
-            help="The number of steps in which a device computes its share of a batch (gradient accumulation)."
-        ),
-    ] = 1,
-    warmup: Annotated[
-        float | None,
-        typer.Option(help="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
-    ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="0, 0.0001 for mlqa.")] = None,
+    learning_rate: LearningRate = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    accumulate: Accumulate = 1,
+    warmup: Warmup = None,
+    weight_decay: WeightDecay = None,
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
-    on_misaligned: Annotated[
-        OnMisaligned,
-        typer.Option(help="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
-    ] = OnMisaligned.error,
+    on_misaligned: OnMisalignedOption = OnMisaligned.error,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     labels: Labels = None,
-    lora: Annotated[
-        bool,
-        typer.Option("--lora", help="Train only low-rank adapters and the head; the adapters are merged at the end."),
-    ] = False,
-    lora_rank: Annotated[int, typer.Option(min=1, help="The rank of the adapters.")] = 8,
-    freeze_embeddings: Annotated[
-        bool | None,
-        typer.Option(
-            "--freeze-embeddings/--no-freeze-embeddings",
-            help="Do not train the embeddings; the default for XL and XXL only.",
-        ),
-    ] = None,
-    activation_checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--activation-checkpointing", help="Compute activations again in the backward pass: less memory, more time."
-        ),
-    ] = False,
+    lora: Lora = False,
+    lora_rank: LoraRank = 8,
+    freeze_embeddings: FreezeEmbeddings = None,
+    activation_checkpointing: ActivationCheckpointing = False,
     bf16: Bf16 = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="The random seed of the new head, the order of examples, and dropout.")
-    ] = 1,
-    save_steps: Annotated[
-        int, typer.Option(help="The number of updates between checkpoints; the last two are kept.")
-    ] = 500,
+    seed: Seed = 1,
+    save_steps: SaveSteps = 500,
     cpu: Cpu = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that is not finished.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier training in DIR.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -255,41 +269,49 @@ def finetune(
             show_results(tables_of(report.results))
 
 
+Data = Annotated[list[str], typer.Option("--data", metavar="DATA", help=DATA_HELP)]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="A folder to create: scores (results.json, .md, .svg), and predictions for the official scripts.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")]
+Head = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The head to score, if the fairseq checkpoint has several.")
+]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Texts or windows that a device computes at once.")]
+OnMisalignedOptionOption = Annotated[
+    OnMisalignedInScores,
+    typer.Option(help="mlqa: score, skip or refuse questions whose answer is not at its answer_start."),
+]
+References = Annotated[bool, typer.Option("--references", help="Also show the scores that the papers published.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier evaluation in DIR once the new one is complete.")
+]
+
+
 def evaluate(
     task: Task,
     model: Model,
-    data: Annotated[list[str], typer.Option("--data", metavar="DATA", help=DATA_HELP)],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="A folder to create: scores (results.json, .md, .svg), and predictions for the official scripts.",
-        ),
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")] = None,
+    data: Data,
+    output: OutputOption = None,
+    split: Split = None,
     languages: Languages = None,
-    head: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The head to score, if the fairseq checkpoint has several.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts or windows that a device computes at once.")] = 32,
+    head: Head = None,
+    batch_size: BatchSizeOption = 32,
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
-    on_misaligned: Annotated[
-        OnMisalignedInScores,
-        typer.Option(help="mlqa: score, skip or refuse questions whose answer is not at its answer_start."),
-    ] = OnMisalignedInScores.score,
+    on_misaligned: OnMisalignedOptionOption = OnMisalignedInScores.score,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
-    references: Annotated[
-        bool, typer.Option("--references", help="Also show the scores that the papers published.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier evaluation in DIR once the new one is complete.")
-    ] = False,
+    references: References = False,
+    overwrite: OverwriteOption = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

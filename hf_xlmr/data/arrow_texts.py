@@ -73,6 +73,8 @@ def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[A
         with _damage(name):
             groups = row_groups(path, columns=len(paths))
         for number, group in enumerate(groups):
+            if not group.rows:  # its columns have no pages
+                continue
             rows = _rows_at_once(path, f"{name}, row {first}", [group.chunks[leaf] for leaf in leaves])
             yield from file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False)
             first += group.rows

@@ -154,7 +154,7 @@ class _Struct:
             return self.fields(wanted, depth + 1)
         if kind in LISTS and depth < DEEPEST:
             return self._list(wanted, depth + 1)
-        raise DamagedPage(f"a structure has a field of type {kind}")
+        raise DamagedPage(f"what describes columns or pages has a field of type {kind}")
 
     def _list(self, wanted: Wanted, depth: int) -> list[Any] | None:
         head = self._byte()
@@ -186,7 +186,7 @@ class _Struct:
             if byte < 128:
                 return value
             shift += 7
-        raise DamagedPage("a structure has a number of more than 64 bits")
+        raise DamagedPage("what describes columns or pages has a number of more than 64 bits")
 
     def _number(self) -> int:
         value = self._varint()

@@ -122,6 +122,8 @@ def _refusal(error: BaseException, repo_id: str) -> HubRefusal | None:
         return HubRefusal(_no_answer(), is_unanswered=True)
     if isinstance(error, PermissionError) and _package_of(error) == "hf_xet":
         return HubRefusal(BAD_TOKEN, status=401)
+    if isinstance(error, UnicodeEncodeError):  # of a header, in which nothing but the token is the user's
+        return HubRefusal(BAD_TOKEN)
     if isinstance(error, OSError):
         return None
     if isinstance(error, ImportError):

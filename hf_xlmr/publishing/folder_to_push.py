@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +22,7 @@ from hf_xlmr.model.opened_folder import CARD, CONFIG, FileState, OpenedFolder
 from hf_xlmr.model.provenance import Standing, held_to_record, standing_of
 from hf_xlmr.model.safetensors_files import raise_if_not_text
 from hf_xlmr.placement.placed_loading import check_weights, files_of_weights
-from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.progress import SILENT, Progress, ProgressTask
 from hf_xlmr.publishing.known_files import KnownFiles
 from hf_xlmr.publishing.secret_files import SecretFinder, is_name_of_secret
 
@@ -35,6 +36,7 @@ WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensor
 LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub refuses larger files
 OTHER_WEIGHTS: Final = "no weights of this model"
 SAFETENSORS: Final = ".safetensors"
+CHANGED: Final = "{} was changed while it was {}: nothing was published; run the same command again"
 SECRET_INSIDE: Final = (
     "{} has text in line {} that looks like {}: remove it, and revoke it at its service; nothing was published"
 )
@@ -348,24 +350,31 @@ def hashed(
     left = {name: file for name, file in files.items() if not file.sha256}
     with progress.task("hash", total=sum(file.size for file in left.values())) as task:
         for name in left:
-            finder = SecretFinder()
-            for number, block in enumerate(folder.blocks(name)):
-                if not name.endswith(SAFETENSORS):
-                    finder.look(block)
-                elif number == 0:  # of weights what describes them
-                    finder.look(block[: 8 + int.from_bytes(block[:8], "little")])
-                task.advance(len(block))
-            if finder.found is not None:
-                raise InputError(SECRET_INSIDE.format(name, finder.line, finder.found))
+            _look_for_secrets(name, folder.blocks(name), task)
+    for name, file in left.items():
+        if (folder.path / name).resolve() != file.path:
+            raise InputError(CHANGED.format(name, "looked at"))
     found = {name: replace(file, sha256=folder.sha256(name)) for name, file in files.items()}
     raise_if_touched(found, meanwhile="looked at")
     return found
+
+
+def _look_for_secrets(name: str, blocks: Iterable[bytes], task: ProgressTask) -> None:
+    """Search the `blocks` of a file; of weights the header, which describes them. Raises InputError."""
+    finder, left = SecretFinder(), sys.maxsize
+    for number, block in enumerate(blocks):
+        if number == 0 and name.endswith(SAFETENSORS):
+            left = 8 + int.from_bytes(block[:8], "little")
+        if left > 0:
+            finder.look(block[:left])
+        left -= len(block)
+        task.advance(len(block))
+    if finder.found is not None:
+        raise InputError(SECRET_INSIDE.format(name, finder.line, finder.found))
 
 
 def raise_if_touched(files: Mapping[str, LocalFile], *, meanwhile: str) -> None:
     """Raise InputError if a file changed since its state was recorded. Raises OSError."""
     for name, file in files.items():
         if not file.is_untouched:
-            raise InputError(
-                f"{name} was changed while it was {meanwhile}: nothing was published; run the same command again"
-            )
+            raise InputError(CHANGED.format(name, meanwhile))

@@ -252,6 +252,7 @@ class UnsureIds:
         looked_up = (
             not model.joins_only_unknown_characters
             or model.normalization.makes_white_space
+            or not model.normalization.escape_whitespaces  # normalization then makes spaces that no text need hold
             or any(symbol and known.isdisjoint(symbol) for symbol in dictionary.symbols)
         )
         lacking = {each for each, index in enumerate(ids.of_pieces) if ids.end <= index < ids.vanishing}
@@ -291,7 +292,7 @@ def _white_space_left(processor: Any, model: SentencePieceModel) -> str:
     """The white space characters that normalization does not change."""
     spaces = [chr(code) for code in range(LAST_SPACE + 1) if chr(code).isspace()]
     left = [space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text]
-    return "".join(left if model.normalization.escape_whitespaces else {" ", *left})
+    return "".join(left)
 
 
 def text_of_ids(
