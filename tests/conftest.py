@@ -58,6 +58,8 @@ SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, severa
     *("test_notebooks", "test_ray", "test_packaging", "test_full_disks"),
     *("test_every_block_for_the_demo_runs", "test_so_do_those_of_the_guides_in_the_same_folder"),
     *("test_killed_at_any_moment_it_goes_on_to_the_same_bytes", "test_an_interrupt_ends_it_at_once"),
+    *("test_loading_onto_the_disk_reads_nothing", "test_loading_onto_the_cpu_holds_no_second_copy"),
+    "test_answers_are_the_same_wherever_the_weights_are",
     *("test_every_family_learns_every_task", "test_kills_leave_all_or_nothing"),
     *("test_two_processes_make_the_same_bytes_as_one", "test_two_processes_train_as_one"),
     *("test_small_files_that_unfold_take_little_memory", "test_large_texts_of_a_small_file_take_little_memory"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +14,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from benchmarks.loading import write_model
-from places import TESTS
 from safetensors.torch import load_file, save_file
 from test_model_shape import FAMILIES, config_of
-from warm_processes import run
 
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.files.memory import CPU, DISK
 from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
 from hf_xlmr.placement.placed_loading import INDEX, check_weights, load_placed, load_whole
 from hf_xlmr.placement.planner import plan_placement
+
+BENCHMARK = TESTS / "benchmarks" / "loading.py"
 
 SMALLER = {"num_hidden_layers": 4, "hidden_size": 16}
 Load = Callable[[Path], Any]
@@ -356,27 +356,23 @@ def test_a_map_that_leaves_something_out_is_refused_before_anything_is_read(tmp_
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from benchmarks.loading import child
-print(json.dumps(child(sys.argv[2], Path(sys.argv[3]), "float32")))
-"""
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the benchmark measures for a model of 145 MB in float32, kept as 72 MB of bfloat16 in shards of 20."""
-    folder = tmp_path_factory.mktemp("loading") / "model"
-    shape = write_model(folder, size="tiny", dtype="bfloat16", shard_bytes=20_000_000)
-    found: dict[str, Any] = {}
-    for way in ("hf_xlmr cpu", "hf_xlmr disk", "hf_xlmr mixed", "hf_xlmr whole"):
-        done = run([sys.executable, "-c", CHILD, TESTS, way, folder])
-        assert done.returncode == 0, done.stderr
-        found[way] = json.loads(done.stdout)
-    shard = max(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return {**found, "whole": shape.nbytes("float32") / 1e6, "shard": shard / 1e6}
+    command = [sys.executable, BENCHMARK, "--size", "tiny", "--shard", "20MB", "--compute", "float32"]
+    work = [
+        "--work",
+        str(tmp_path_factory.mktemp("loading")),
+        "--ways",
+        "hf_xlmr cpu",
+        "hf_xlmr disk",
+        "hf_xlmr mixed",
+        "hf_xlmr whole",
+    ]
+    done = subprocess.run([*command, *work], capture_output=True, text=True, check=True)
+    first, *others = done.stdout.splitlines()
+    found = {row["way"]: row for row in map(json.loads, others)}
+    return {**found, "whole": float(first.split()[0]), "shard": float(first.split()[-2])}
 
 
 def test_loading_onto_the_disk_reads_nothing(rows: dict[str, Any]) -> None:
