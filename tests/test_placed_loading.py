@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from places import TESTS
 from safetensors.torch import load_file, save_file
 from test_model_shape import FAMILIES, config_of
 
