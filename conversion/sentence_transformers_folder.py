@@ -14,7 +14,8 @@ from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transf
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.files.fsync import copy_contents
 from hf_xlmr.files.staging import staged_folder
-from hf_xlmr.model.model_shape import ModelShape, Task, shape_of_config
+from hf_xlmr.model.families import Task
+from hf_xlmr.model.model_shape import ModelShape, shape_of_config
 from hf_xlmr.placement.placed_loading import checked_sources, shape_held
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.added_tokens import AddedTokens

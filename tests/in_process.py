@@ -27,7 +27,8 @@ def run(
     `variables` are set in the environment.
     """
     argv, usual = ["hf-xlmr", *map(str, words)], Path.cwd()
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
+    written = io.BytesIO(), io.BytesIO()
+    streams = [io.TextIOWrapper(each, encoding=encoding, write_through=True) for each in written]
     os.chdir(cwd or usual)
     try:
         with (
@@ -41,7 +42,7 @@ def run(
         code = int(ended.code or 0)
     finally:
         os.chdir(usual)
-    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)  # type: ignore[attr-defined]
+    out, err = (each.getvalue().decode(encoding) for each in written)
     return subprocess.CompletedProcess(argv, code, out, err)
 
 

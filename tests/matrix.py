@@ -80,7 +80,8 @@ def main() -> int:
     outcomes = [run_in(each, all_tests=options.tests == "all") for each in chosen]
     print(table(outcomes))
     agree = all(outcome.hashes == outcomes[0].hashes for outcome in outcomes)
-    print(f"what converts: {'the same bytes everywhere' if agree else 'NOT the same bytes'}")
+    digests = sorted({sha256(json.dumps(each.hashes, sort_keys=True).encode()).hexdigest()[:16] for each in outcomes})
+    print(f"what converts: {'the same bytes everywhere' if agree else 'NOT the same bytes'} ({', '.join(digests)})")
     resolves = bool(options.names) or resolves_for_next_python()
     return 0 if agree and resolves and all(outcome.passed for outcome in outcomes) else 1
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 import torch
 from factory import HIDDEN, OPTIONS, Checkpoint, add_head, weights
@@ -16,7 +16,6 @@ from transformers import AutoModelForSequenceClassification
 from hf_xlmr import XLMR
 from hf_xlmr.cli import app
 from hf_xlmr.cli.flags import flags_of, in_flags
-from hf_xlmr.cli.program import main
 from hf_xlmr.conversion import ConversionReport, convert, inspect
 from hf_xlmr.conversion.preview import shape_of
 from hf_xlmr.errors import InputError, IntegrityError, UnsupportedCheckpoint, WeightsMismatch
@@ -260,22 +259,17 @@ REFUSED_HEADS: dict[str, tuple[tuple[str, ...], dict[str, torch.Tensor], dict[st
 
 @pytest.mark.parametrize("has_lm_head", [True, False])
 @pytest.mark.parametrize("kind", REFUSED_HEADS)
-def test_what_is_loaded_without_its_heads_is_planned_without_them(
-    kind: str, has_lm_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_loaded_without_its_heads_is_planned_without_them(kind: str, has_lm_head: bool, tmp_path: Path) -> None:
     """The program says what it plans, and why that is not the whole."""
     heads, more, options, told = REFUSED_HEADS[kind]
     path = source(tmp_path / "source", *heads, more=more, has_lm_head=has_lm_head, **options)
     with pytest.raises((InputError, WeightsMismatch)):
         convert(path, tmp_path / "out", verify=False)
-    monkeypatch.setattr(sys, "argv", ["hf-xlmr", "plan", str(path), "--max-memory", "cpu=1GiB", "--json"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    shown = capsys.readouterr()
-    planned, loaded = json.loads(shown.out), find_model(path).shape
-    assert caught.value.code == 0
+    done = in_process.run("plan", path, "--max-memory", "cpu=1GiB", "--json")
+    planned, loaded = json.loads(done.stdout), find_model(path).shape
+    assert done.returncode == 0
     assert (planned["model"], planned["parameters"]) == (loaded.class_name, loaded.parameters)
-    (line,) = shown.err.splitlines()
+    (line,) = done.stderr.splitlines()
     begin = f"hf-xlmr: the sizes are those of {loaded.class_name}, which XLMR loads of {path} without the heads "
     assert line.startswith(begin) and told in line.removeprefix(begin) and "head=" not in line
 

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 
+import in_process
 import pytest
 import typer
 from factory import Checkpoint
@@ -149,16 +150,14 @@ class Answer(NamedTuple):
         return sentence
 
 
-def answer(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+def answer(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
     """Of the program, which asks nothing of the network and gets 4 GB more memory than the tests have."""
     monkeypatch.setattr(cli, "app", PROGRAM)
     monkeypatch.setattr(cli, "flags_of", lambda _app, _command: FLAGS)
-    monkeypatch.setattr(sys, "argv", ["hf-xlmr", *words])
-    with pytest.raises(SystemExit) as caught, limited_memory(4 << 30):
-        cli.main()
-    shown = capsys.readouterr()
-    assert "Traceback" not in shown.err and "too little memory" not in shown.err, words
-    return Answer(int(caught.value.code or 0), shown.out, shown.err)
+    with limited_memory(4 << 30):
+        done = in_process.run(*words)
+    assert "Traceback" not in done.stderr and "too little memory" not in done.stderr, words
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
@@ -181,14 +180,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: f"{option.command} {option.flag}")
 def test_a_value_that_nobody_means_is_one_sentence(
-    option: Option, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: Option, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a source that is not there, which is all that is wrong where the value could be meant."""
     least = arguments("./none/model.pt", "./none/data.txt", "./none", task=TASKS.get(option.name, "xnli"))
     more = least[option.command]
     more += ["--lora"] * (option.name == "lora_rank")
     for value in VALUES:
-        found = answer(command_line(option, value, more=more), monkeypatch, capsys)
+        found = answer(command_line(option, value, more=more), monkeypatch)
         assert (found.code, found.out) == (2, ""), (value, found)
         assert found.sentence.isprintable() and len(found.sentence) < 25_000, (value[:40], found.sentence[:2000])
         assert list(place.iterdir()) == [], value
@@ -210,7 +209,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Path:
 
 @pytest.mark.parametrize("option", NUMBERS, ids=lambda option: f"{option.command} {option.flag}")
 def test_the_largest_number_that_is_let_through_breaks_nothing(
-    option: Option, place: Path, real: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: Option, place: Path, real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = TASKS.get(option.name, "xnli")
     model, data = str(MODEL), str(real / DATA[task])
@@ -223,7 +222,7 @@ def test_the_largest_number_that_is_let_through_breaks_nothing(
         more += ["--lora"] * (option.name == "lora_rank")
         more += ["--eval", data] if option.name == "null_threshold" else []
     for value in TRIED:
-        found = answer(command_line(option, value, more=more), monkeypatch, capsys)
+        found = answer(command_line(option, value, more=more), monkeypatch)
         if found.code == 0 or (option.command == "plan" and found.out):  # the plan of what does not fit is one, too
             assert not found.err or "is never reached; give a lower one" in found.err
             return
@@ -245,9 +244,9 @@ def test_the_largest_number_that_is_let_through_breaks_nothing(
     ],
 )
 def test_the_program_names_options_where_the_library_names_arguments(
-    options: list[str], sentence: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: list[str], sentence: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = answer(
-        [*["finetune", "xnli", "--model", "demo", "--train", "demo", "--output", NEW], *options], monkeypatch, capsys
+        [*["finetune", "xnli", "--model", "demo", "--train", "demo", "--output", NEW], *options], monkeypatch
     )
     assert (found.code, found.sentence) == (2, f"hf-xlmr: {sentence}")

@@ -704,6 +704,12 @@ def test_a_mistake_of_our_own_is_not_reported_as_the_hubs(name: str, hub: LocalH
     assert not isinstance(raised.value, HubRefusal)
 
 
+def test_a_token_that_no_header_can_hold_is_reported_as_a_token(looked: FolderToPush, hub: LocalHub) -> None:
+    with pytest.raises(HubRefusal, match="the Hub rejects the token"):
+        pushed(looked, hub, token="hf_ü")
+    assert not hub.requests
+
+
 @pytest.mark.parametrize(
     "answer", ["[]", "{}", "5", '{"name": "me", "orgs": [5]}', '{"name": "me", "auth": 5}', "<html>"]
 )

@@ -62,7 +62,7 @@ AttentionHeads = Annotated[
 
 
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="The type of the weights; auto keeps each as it is stored.")]
+StoredDtype = Annotated[Dtype, typer.Option(help="The type of the weights; auto keeps each as it is stored.")]
 MaxShardSize = Annotated[str, typer.Option(help="The size of the largest weights file, such as 5GB or 500MB.")]
 Head = Annotated[
     str | None,
@@ -87,7 +87,7 @@ def convert(
     source: Source,
     output: Output,
     data: Data = None,
-    dtype: DtypeOption = Dtype.auto,
+    dtype: StoredDtype = Dtype.auto,
     max_shard_size: MaxShardSize = "5GB",
     head: Head = None,
     encoder_only: EncoderOnly = False,
@@ -185,17 +185,13 @@ def verify(
 
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")]
-OutputOption = Annotated[
-    Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")]
 
 
 @app.command()
 def export(
     model_dir: ModelDir,
-    output: OutputOption,
-    overwrite: OverwriteOption = False,
+    output: Output,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -221,7 +217,7 @@ MaxMemory = Annotated[
         help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
     ),
 ]
-DtypeOptionOption = Annotated[
+PlannedDtype = Annotated[
     Dtype, typer.Option(help="The type of the weights; auto is the type in which they are stored.")
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
@@ -231,7 +227,7 @@ Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding inc
 def plan(
     model: Model,
     max_memory: MaxMemory = None,
-    dtype: DtypeOptionOption = Dtype.auto,
+    dtype: PlannedDtype = Dtype.auto,
     tokens: Tokens = DEFAULT_TOKENS,
     as_json: AsJson = False,
 ) -> None:
@@ -283,11 +279,11 @@ class StoreDtype(Enum):
     float16 = "float16"
 
 
-ModelOption = Annotated[
+AnyModel = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A Transformers folder, an id on the Hub, or what convert takes as SOURCE."),
 ]
-SourceOption = Annotated[
+Texts = Annotated[
     str,
     typer.Argument(
         metavar="INPUT",
@@ -295,7 +291,7 @@ SourceOption = Annotated[
         "these, a saved data set, an id of one on the Hub, or - for standard input.",
     ),
 ]
-OutputOptionOption = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")]
+FeaturesDir = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")]
 Column = Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")]
 IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="A column to copy into the output, as id.")]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of a data set, such as train.")]
@@ -309,11 +305,11 @@ Layers = Annotated[
     str,
     typer.Option(metavar="LIST", help="The layers to write, such as -1 (the features) or 0,6,12; 0 is the embeddings."),
 ]
-PoolOption = Annotated[
+Pooling = Annotated[
     Pool,
     typer.Option(help="How the vectors of a text's tokens become one vector; none keeps the vector of every token."),
 ]
-DtypeOptionOptionOption = Annotated[
+ComputeDtype = Annotated[
     Dtype,
     typer.Option(help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32."),
 ]
@@ -331,43 +327,43 @@ TokensPerBatch = Annotated[
 MaxLength = Annotated[
     int | None, typer.Option(min=3, help="Tokens of a text; by default the most that the model takes, such as 512.")
 ]
-OnLongOption = Annotated[OnLong, typer.Option(help="Whether longer texts are truncated, split, or an error.")]
-FileFormatOption = Annotated[FileFormat, typer.Option("--format", help="The format of the output files.")]
-StoreDtypeOption = Annotated[StoreDtype, typer.Option(help="The type of the features in the files.")]
+LongTexts = Annotated[OnLong, typer.Option(help="Whether longer texts are truncated, split, or an error.")]
+FeaturesFormat = Annotated[FileFormat, typer.Option("--format", help="The format of the output files.")]
+FeaturesDtype = Annotated[StoreDtype, typer.Option(help="The type of the features in the files.")]
 RowsPerShard = Annotated[int, typer.Option(min=1, help="Texts in each output file.")]
 Device = Annotated[
     str | None,
     typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an OUTPUT that is not finished.")]
-OverwriteOptionOption = Annotated[
+OverwriteFeatures = Annotated[
     bool, typer.Option("--overwrite", help="Replace an OUTPUT of an earlier run, once the first text was read.")
 ]
 
 
 @app.command()
 def extract(
-    model: ModelOption,
-    source: SourceOption,
-    output: OutputOptionOption,
+    model: AnyModel,
+    source: Texts,
+    output: FeaturesDir,
     column: Column = "text",
     id_column: IdColumn = None,
     split: Split = None,
     config: Config = None,
     max_row_size: MaxRowSize = "16MB",
     layers: Layers = "-1",
-    pool: PoolOption = Pool.mean,
-    dtype: DtypeOptionOptionOption = Dtype.auto,
+    pool: Pooling = Pool.mean,
+    dtype: ComputeDtype = Dtype.auto,
     emulate_dtype: EmulateDtype = False,
     tokens_per_batch: TokensPerBatch = None,
     max_length: MaxLength = None,
-    on_long: OnLongOption = OnLong.truncate,
-    file_format: FileFormatOption = FileFormat.parquet,
-    store_dtype: StoreDtypeOption = StoreDtype.float32,
+    on_long: LongTexts = OnLong.truncate,
+    file_format: FeaturesFormat = FileFormat.parquet,
+    store_dtype: FeaturesDtype = StoreDtype.float32,
     rows_per_shard: RowsPerShard = 8192,
     device: Device = None,
     resume: Resume = False,
-    overwrite: OverwriteOptionOption = False,
+    overwrite: OverwriteFeatures = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -116,13 +116,14 @@ def push(
 
     progress, is_shown = progress_of_command(shown=not quiet), not (as_json or quiet)
     check_names(repo_id, branch)
-    checks: dict[str, Any] = {
-        "include": include or (),
-        "allow_unverified": allow_unverified,
-        "despite_faults": despite_faults,
-    }
-    with _interrupts_told(repo_id):
-        looked = look_at(model_dir, progress=progress, **checks)
+    with _interrupts_shown(repo_id):
+        looked = look_at(
+            model_dir,
+            include=include or (),
+            allow_unverified=allow_unverified,
+            despite_faults=despite_faults,
+            progress=progress,
+        )
         try:
             plan = plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr)
         except HubRefusal:
@@ -139,7 +140,7 @@ def push(
 
 
 @contextmanager
-def _interrupts_told(repo_id: str) -> Iterator[None]:
+def _interrupts_shown(repo_id: str) -> Iterator[None]:
     """End the program at Ctrl-C, where Python would wait for threads of huggingface_hub, which wait for the Hub."""
     try:
         yield

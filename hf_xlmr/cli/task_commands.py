@@ -126,7 +126,7 @@ Evaluation = Annotated[
         "--eval", metavar="DATA", help="The data to score after training, by language; formats as for --train."
     ),
 ]
-ModeOption = Annotated[Mode, typer.Option(help="Train on English only, or on every language of --train.")]
+TrainingMode = Annotated[Mode, typer.Option(help="Train on English only, or on every language of --train.")]
 TrainSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: train.")]
 EvalSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")]
 LearningRate = Annotated[float | None, typer.Option(help="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")]
@@ -142,7 +142,7 @@ Warmup = Annotated[
     typer.Option(help="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
 ]
 WeightDecay = Annotated[float | None, typer.Option(help="0, 0.0001 for mlqa.")]
-OnMisalignedOption = Annotated[
+MisalignedTraining = Annotated[
     OnMisaligned,
     typer.Option(help="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
 ]
@@ -176,7 +176,7 @@ def finetune(
     train: Train,
     output: Output,
     evaluation: Evaluation = None,
-    mode: ModeOption = Mode.zero_shot,
+    mode: TrainingMode = Mode.zero_shot,
     train_split: TrainSplit = None,
     eval_split: EvalSplit = None,
     languages: Languages = None,
@@ -190,7 +190,7 @@ def finetune(
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
-    on_misaligned: OnMisalignedOption = OnMisaligned.error,
+    on_misaligned: MisalignedTraining = OnMisaligned.error,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     labels: Labels = None,
     lora: Lora = False,
@@ -270,7 +270,7 @@ def finetune(
 
 
 Data = Annotated[list[str], typer.Option("--data", metavar="DATA", help=DATA_HELP)]
-OutputOption = Annotated[
+ResultsDir = Annotated[
     Path | None,
     typer.Option(
         "--output",
@@ -282,13 +282,13 @@ Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of da
 Head = Annotated[
     str | None, typer.Option(metavar="NAME", help="The head to score, if the fairseq checkpoint has several.")
 ]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Texts or windows that a device computes at once.")]
-OnMisalignedOptionOption = Annotated[
+ScoringBatchSize = Annotated[int, typer.Option(min=1, help="Texts or windows that a device computes at once.")]
+MisalignedScoring = Annotated[
     OnMisalignedInScores,
     typer.Option(help="mlqa: score, skip or refuse questions whose answer is not at its answer_start."),
 ]
 References = Annotated[bool, typer.Option("--references", help="Also show the scores that the papers published.")]
-OverwriteOption = Annotated[
+OverwriteResults = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier evaluation in DIR once the new one is complete.")
 ]
 
@@ -297,21 +297,21 @@ def evaluate(
     task: Task,
     model: Model,
     data: Data,
-    output: OutputOption = None,
+    output: ResultsDir = None,
     split: Split = None,
     languages: Languages = None,
     head: Head = None,
-    batch_size: BatchSizeOption = 32,
+    batch_size: ScoringBatchSize = 32,
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
-    on_misaligned: OnMisalignedOptionOption = OnMisalignedInScores.score,
+    on_misaligned: MisalignedScoring = OnMisalignedInScores.score,
     on_unlabelled: Unlabelled = OnUnlabelled.skip,
     labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
     references: References = False,
-    overwrite: OverwriteOption = False,
+    overwrite: OverwriteResults = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

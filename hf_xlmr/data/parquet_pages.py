@@ -51,7 +51,7 @@ class Chunk:
 
     @classmethod
     def of(cls, column: Any) -> Chunk:
-        """Of a `ColumnChunk`. Raises KeyError, TypeError, AttributeError for what is no such structure."""
+        """Locate a `ColumnChunk`. Raises KeyError, TypeError, AttributeError if it is not such a structure."""
         facts = column[COLUMN]
         first, dictionary = facts[FIRST_PAGE], facts.get(DICTIONARY_PAGE, 0)
         start = dictionary if 0 < dictionary < first else first
@@ -161,7 +161,8 @@ class _Struct:
         count, kind = head >> 4, head & 15
         if count == 15:
             count = self._varint()
-        values = (self._value(3 if kind in (1, 2) else kind, wanted, depth) for _ in range(count))
+        kind = 3 if kind in (1, 2) else kind  # truth values take a byte each in a list, and none in a structure
+        values = (self._value(kind, wanted, depth) for _ in range(count))
         if wanted:
             return list(values)
         for _ in values:

@@ -19,7 +19,8 @@ from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMisma
 from hf_xlmr.files.atomic_write import replace_keeping
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_edits import with_fields
-from hf_xlmr.model.model_shape import FAMILIES, POSITION_OFFSET
+from hf_xlmr.model.families import FAMILIES
+from hf_xlmr.model.model_shape import POSITION_OFFSET
 from hf_xlmr.model.opened_folder import CARD, CONFIG
 from hf_xlmr.model.plain_config import plain_config, reaching_fields
 from hf_xlmr.model.provenance import changed_weights, other_network

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from hf_xlmr.errors import HfXlmrError
 from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
+from hf_xlmr.model.families import FAMILIES
 from hf_xlmr.model.folder_records import CONVERSION
-from hf_xlmr.model.model_shape import FAMILIES, shape_of_config
+from hf_xlmr.model.model_shape import shape_of_config
 from hf_xlmr.model.opened_folder import CONFIG, OpenedFolder
 from hf_xlmr.model.safetensors_files import file_header
 from hf_xlmr.placement.placed_loading import STORED_DTYPES, check_weights, files_of_weights

@@ -15,13 +15,11 @@ from hf_xlmr.model.families import BASE_SIZES, FAMILIES, LAYER_LINEARS, PRE_NORM
 
 __all__ = [
     "DTYPE_BYTES",
-    "FAMILIES",
     "HEAD_PARTS",
     "POSITION_OFFSET",
     "RELEASE_CONFIGS",
     "Block",
     "ModelShape",
-    "Task",
     "Tensor",
     "config_file",
     "count_of",

@@ -21,7 +21,7 @@ BLOCK: Final = 1 << 20
 
 
 class FileState(NamedTuple):
-    """By what a file shows that it was changed."""
+    """The size, time and inode of a file, which show whether it changed."""
 
     size: int
     changed_at: int
@@ -30,7 +30,7 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """Of a file as it is now, links followed. Raises OSError."""
+        """The state of a file as it is now, links followed. Raises OSError."""
         now = path.stat()
         return cls(now.st_size, now.st_mtime_ns, now.st_ino)
 

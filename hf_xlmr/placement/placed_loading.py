@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch, told_plainly
 from hf_xlmr.files.memory import CPU, DISK, Device
-from hf_xlmr.model.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of_folder
+from hf_xlmr.model.families import Task
+from hf_xlmr.model.model_shape import DTYPE_BYTES, ModelShape, shape_of_folder
 from hf_xlmr.model.plain_config import config_damage_told, plain_config, raise_if_adapter, raise_if_without_pooler
 from hf_xlmr.model.safetensors_files import file_header, shards_of
 from hf_xlmr.model.stored_weights import OffloadedWeights, StoredWeight, opened, present_name
