@@ -173,9 +173,9 @@ def _state(output: Path, *, new: dict[str, str], old: dict[str, str] | None) -> 
     return "new" if found == new else "old" if found == old else f"neither: {sorted(found)}"
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Every file of a folder with its checksum."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def contents(folder: Path, *, but: str | None = None) -> dict[str, str]:
+    """Every file of a folder with its checksum; those whose names end with `but` are not opened."""
+    files = sorted(path for path in folder.rglob("*") if not (but and path.name.endswith(but)) and path.is_file())
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
 
 

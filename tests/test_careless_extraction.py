@@ -154,8 +154,8 @@ def test_a_second_run_is_kept_out(
 
 
 def settled(folder: Path) -> dict[str, str]:
-    """What is not about to be written."""
-    return {name: content for name, content in contents(folder).items() if not name.endswith(".tmp")}
+    """What is not about to be written: another thread may rename a temporary file at any moment."""
+    return contents(folder, but=".tmp")
 
 
 class Doing:
