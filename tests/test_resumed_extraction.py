@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -102,11 +103,12 @@ def test_it_does_not_go_on_in_another_dtype_because_of_the_processor(
     begun(model, source, tmp_path / "out", replace(OPTIONS, dtype="bfloat16", emulate_dtype=True))
     before = contents(tmp_path / "out")
     with monkeypatch.context() as another:
-        another.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        limit = "SSE41" if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2" else "AVX2"
+        another.setenv("ONEDNN_MAX_CPU_ISA", limit)
         for dtype in ("bfloat16", "auto"):
             with pytest.raises(InputError, match=r"begun in bfloat16 on another processor \(cpu, .*no instructions"):
                 resumed(model, source, tmp_path / "out", replace(OPTIONS, dtype=dtype))
-        with pytest.raises(InputError, match=r'device was "cpu, .*" and is "cpu, .*=AVX2" now'):
+        with pytest.raises(InputError, match=rf'device was "cpu, .*" and is "cpu, .*={limit}.*" now'):
             resumed(model, source, tmp_path / "out", replace(OPTIONS, dtype="bfloat16", emulate_dtype=True))
     assert contents(tmp_path / "out") == before
     options = replace(OPTIONS, dtype="bfloat16", emulate_dtype=True)
