@@ -236,9 +236,9 @@ def _extractor(
     """
     import torch
 
+    from hf_xlmr.features.encoder_weights import TextEncoder
     from hf_xlmr.features.extraction import FeatureExtractor
-    from hf_xlmr.hub_interface.network import Placing, load_encoder
-    from hf_xlmr.hub_interface.xlmr import XLMR
+    from hf_xlmr.hub_interface.network import Placing, plan_loading
 
     Placing(device=options.device)  # raises InputError if the device does not exist
     memory = available_memory()
@@ -246,12 +246,11 @@ def _extractor(
     place = torch.device(options.device or ("cuda" if gpus else "cpu"))
     dtype = _dtype(options, place, processes, begun)
     placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
-    loaded = load_encoder(files, Placing(dtype=dtype, **placing))
-    xlmr = XLMR(files, loaded.encoder, device=loaded.device).eval()
+    model = TextEncoder.of_files(files, plan_loading(files, Placing(dtype=dtype, **placing)))
 
     def made(chosen: str | None) -> FeatureExtractor:
         return FeatureExtractor(
-            xlmr,
+            model,
             layers=options.layers,
             pool=options.pool,
             emulate_dtype=True,  # all processes agreed on this dtype

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +17,20 @@ import torch
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoined
+from hf_xlmr.features.encoder_weights import EncoderWeights, TextEncoder
 from hf_xlmr.features.kernel_choice import remembered_kernel
-from hf_xlmr.features.linear_kernels import KERNELS, offered_kernels
+from hf_xlmr.features.linear_kernels import ACTIVATIONS, KERNELS, offered_kernels
 from hf_xlmr.features.packed_network import PackedNetwork
 from hf_xlmr.features.packing import PackedBatch, pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
 from hf_xlmr.features.store.files import column_names
+from hf_xlmr.files.memory import CPU
 from hf_xlmr.model.precision import dtype_name, wanted_dtype, without_emulation
+from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from hf_xlmr.hub_interface.xlmr import XLMR
 
 __all__ = ["FeatureExtractor", "Features"]
@@ -34,6 +40,7 @@ Step = TypeVar("Step")
 
 TOKENS_PER_WINDOW: Final = 1 << 19
 TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # the vector of each is kept in memory
+CUDA: Final = "cuda"
 KEPT_BYTES: Final = 1 << 27  # the most bytes of the vectors of one text's tokens
 TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
 MOST_TOKENS: Final = 1 << 20  # in a batch: XLM-R base has 12 GB of intermediate values for so many
@@ -60,6 +67,19 @@ class Features:
         return len(self.rows)
 
 
+class ExtractorOptions(TypedDict, total=False):
+    """The options of FeatureExtractor, which describes them."""
+
+    layers: int | Sequence[int]
+    pool: Pooling | str
+    emulate_dtype: bool
+    tokens_per_batch: int | None
+    max_length: int | None
+    on_long: OnLong | str
+    column: str
+    kernel: str | None
+
+
 class FeatureExtractor:
     """XLM-R's features of any number of texts, as `XLMR.extract_features` gives them one by one, at full speed.
 
@@ -69,7 +89,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        xlmr: XLMR,
+        xlmr: XLMR | TextEncoder,
         *,
         layers: int | Sequence[int] = -1,
         pool: Pooling | str = Pooling.mean,
@@ -83,6 +103,8 @@ class FeatureExtractor:
     ) -> None:
         """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be deleted afterwards.
 
+        `from_pretrained` starts faster where nothing else needs an `XLMR`.
+
         `layers` are hidden states by index: 0 the embeddings, -1 the features. `dtype` is by default the model's;
         "auto" is bfloat16 if the device multiplies it natively. If the device has no instructions for a half type,
         float32 replaces it, with a warning in the log, unless `emulate_dtype`. A text may have `max_length` tokens,
@@ -90,22 +112,53 @@ class FeatureExtractor:
         `kernel` names one of linear_kernels.KERNELS that the device can run, instead of measuring which is fastest.
         Raises InputError.
         """
-        self.device = xlmr.device
+        model = xlmr if isinstance(xlmr, TextEncoder) else _encoder_of(xlmr)
+        self.device = model.weights.device
         self.pooling = _member(Pooling, "pool", pool)
         self.on_long = _member(OnLong, "on_long", on_long)
         self.column = column
         self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
-        self.network = _network(xlmr, _dtype(xlmr, dtype, emulate=emulate_dtype), kernel, self.tokens_per_batch)
+        chosen = _dtype(model.weights, dtype, emulate=emulate_dtype)
+        self.network = _network(model.weights, chosen, kernel, self.tokens_per_batch)
         self.is_one_layer = _is_number(layers)
         self.layers = _numbers(layers, self.network.layer_count + 1)
         self.texts = WindowMaker(
-            xlmr.tokenizer,
-            max_length=_within(max_length, "max_length", least=SHORTEST, most=xlmr.max_positions),
+            model.tokenizer,
+            max_length=_within(max_length, "max_length", least=SHORTEST, most=model.weights.longest_text),
             on_long=self.on_long,
             most_tokens=self._most_tokens(),
             with_spans=self.is_unpooled,
             most_kept=KEPT_BYTES // (4 * self.width * len(self.layers)) if self.is_unpooled else None,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        checkpoint_file: str | None = None,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | int | None = None,
+        device_map: str | Mapping[str, str | int] | None = None,
+        max_memory: Mapping[str | int, str | int | None] | None = None,
+        progress: Progress = SILENT,
+        **options: Unpack[ExtractorOptions],
+    ) -> FeatureExtractor:
+        """Load what `XLMR.from_pretrained` loads, for features alone: without Transformers' classes, so in less time.
+
+        The first layers compute while the last are still read. On a CPU the embeddings stay mapped from the folder's
+        files, which may not be overwritten in place meanwhile. `options` are those of the class. Raises InputError,
+        IntegrityError.
+        """
+        from hf_xlmr.hub_interface.loading import find_model
+        from hf_xlmr.hub_interface.network import Placing, plan_loading
+
+        Placing(dtype=dtype, device=device, device_map=device_map, max_memory=max_memory)  # before anything is read
+        wanted = wanted_dtype(dtype, torch.device(device or (CPU if device_map is None else CUDA)))
+        placing = Placing(dtype=wanted, device=device, device_map=device_map, max_memory=max_memory)
+        files = find_model(model_name_or_path, checkpoint_file=checkpoint_file, revision=revision, progress=progress)
+        return cls(TextEncoder.of_files(files, plan_loading(files, placing)), **options)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,7 +173,7 @@ class FeatureExtractor:
     @property
     def width(self) -> int:
         """The number of components of a vector."""
-        return int(self.network.config.hidden_size)
+        return self.network.weights.hidden
 
     @property
     def is_unpooled(self) -> bool:
@@ -327,34 +380,36 @@ def _sequence(texts: Any) -> list[str]:
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-def _dtype(xlmr: XLMR, dtype: torch.dtype | str | None, *, emulate: bool) -> torch.dtype:
+def _encoder_of(xlmr: XLMR) -> TextEncoder:
+    """The encoder and the tokenizer of `xlmr`. Raises InputError."""
+    weights = EncoderWeights.of_network(xlmr.model.base, device=xlmr.device, longest_text=xlmr.max_positions)
+    return TextEncoder(weights, xlmr.tokenizer)
+
+
+def _dtype(weights: EncoderWeights, dtype: torch.dtype | str | None, *, emulate: bool) -> torch.dtype:
     """The dtype of the computation. Raises InputError."""
-    stored = next(xlmr.model.base.parameters()).dtype
-    wanted = stored if dtype is None else wanted_dtype(dtype, xlmr.device)
-    return wanted if emulate else without_emulation(wanted, xlmr.device)
+    wanted = weights.dtype if dtype is None else wanted_dtype(dtype, weights.device)
+    return wanted if emulate else without_emulation(wanted, weights.device)
 
 
-def _network(xlmr: XLMR, dtype: torch.dtype, kernel: str | None, tokens: int) -> PackedNetwork:
-    """The network of `xlmr` for packed batches. Raises InputError."""
-    base, config = xlmr.model.base, xlmr.model.base.config
-    if any(parameter.is_meta for parameter in base.parameters()):
-        raise InputError(
-            "the model is offloaded to CPU or disk: features of many texts need its weights on the devices that "
-            "compute; use more devices, or a smaller dtype="
-        )
-    offered = offered_kernels(dtype, xlmr.device)
+def _network(weights: EncoderWeights, dtype: torch.dtype, kernel: str | None, tokens: int) -> PackedNetwork:
+    """The network for packed batches. Raises InputError."""
+    if weights.activation not in ACTIVATIONS:
+        known = ", ".join(name for name in ACTIVATIONS if name != "none")
+        raise InputError(f"hidden_act is {weights.activation!r:.40}: features are computed with {known}")
+    offered = offered_kernels(dtype, weights.device)
     if kernel not in (None, *offered):
         why = f"the processor cannot run it in {dtype_name(dtype)}; " if kernel in KERNELS else ""
         raise InputError(f"kernel={kernel!r:.40}: {why}give one of {', '.join(offered)}")
     chosen = kernel or remembered_kernel(
-        config.hidden_size,
-        config.intermediate_size,
+        weights.hidden,
+        weights.intermediate,
         tokens=tokens,
         dtype=dtype,
-        device=xlmr.device,
-        activation=config.hidden_act,
+        device=weights.device,
+        activation=weights.activation,
     )
-    return PackedNetwork(base, dtype=dtype, kernel=chosen)
+    return PackedNetwork(weights, dtype=dtype, kernel=chosen)
 
 
 def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from threading import Lock
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
+from hf_xlmr.features.background import prefetched
+from hf_xlmr.features.encoder_weights import EncoderWeights
 from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, Linear
 from hf_xlmr.features.packing import PackedBatch, Run
-from hf_xlmr.model.families import FAMILIES, Family
 
 __all__ = ["PackedNetwork"]
 
+LAYERS_AHEAD: Final = 2  # read before their turn
 ROUNDED_TO: Final = 32  # tokens: a kernel is compiled for each length of matrix, so there should be few lengths
 HALVES: Final = (torch.bfloat16, torch.float16)
 # Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
@@ -24,30 +27,39 @@ MOST_SCORES: Final = 1 << 24
 
 
 class PackedNetwork:
-    """Transformers' encoder of one of the three families, computed without padding and without gradients."""
+    """An encoder of one of the three families, computed without padding and without gradients."""
 
-    def __init__(self, base: torch.nn.Module, *, dtype: torch.dtype | None = None, kernel: str = PLAIN) -> None:
-        """Take the weights of `base`, in `dtype` (by default its own), for the kernel with the name `kernel`.
+    def __init__(self, weights: EncoderWeights, *, dtype: torch.dtype, kernel: str = PLAIN) -> None:
+        """Compute with `weights` in `dtype`, with the kernel of that name.
 
-        The plain kernel shares the weights of `base`; others hold re-ordered copies of the layers' weights, so that
-        `base` may be deleted.
+        The plain kernel shares weights that are in memory; others hold re-ordered copies of the layers' weights. What
+        is still in files is read by a thread while the first layers compute.
         """
-        network: Any = base
-        self.config = network.config
-        self.family = FAMILIES[self.config.model_type]
-        self.dtype = dtype or next(network.parameters()).dtype
-        self.kernel = kernel
+        self.weights, self.dtype, self.kernel = weights, dtype, kernel
+        self._growing = Lock()
         with torch.inference_mode():
-            self._embeddings = _Embeddings(network, self.family, self.dtype)
-            self._layers = [
-                _Layer(each, self.config, self.family, self.dtype, kernel) for each in network.encoder.layer
-            ]
-            self._final_norm = _Norm.of(network, self.family.final_norm, self.dtype)
+            self._embeddings = _Embeddings(weights, dtype)
+            self._final_norm = _Norm.of(weights, weights.family.final_norm, dtype)
+        self._layers = list(self._made()) if weights.is_in_memory else []
+        self._coming = prefetched(self._made(), depth=LAYERS_AHEAD)
+
+    def _made(self) -> Iterator[_Layer]:
+        for number in range(self.weights.layers):
+            with torch.inference_mode():
+                layer = _Layer(self.weights, f"encoder.layer.{number}.", self.dtype, self.kernel)
+            yield layer
+
+    def _layer(self, number: int) -> _Layer:
+        """Layer `number`, from 1, as soon as it and those before it are read."""
+        with self._growing:
+            while len(self._layers) < number:
+                self._layers.append(next(self._coming))
+        return self._layers[number - 1]
 
     @property
     def layer_count(self) -> int:
         """The number of layers, without the embeddings."""
-        return len(self._layers)
+        return self.weights.layers
 
     @torch.inference_mode()
     def hidden_states(
@@ -61,10 +73,10 @@ class PackedNetwork:
         tokens = batch.tokens
         values = self._embeddings(*(_rounded_up(each) for each in (ids, positions)))
         wanted, found = set(layers), {}
-        for number in range(len(self._layers) + 1):
+        for number in range(self.layer_count + 1):
             if number:
-                values = self._layers[number - 1](values, batch)
-            if number == len(self._layers) and self._final_norm is not None:
+                values = self._layer(number)(values, batch)
+            if number == self.layer_count and self._final_norm is not None:
                 values = self._final_norm(values)
             if number in wanted:
                 found[number] = values[:tokens]
@@ -78,42 +90,41 @@ def _rounded_up(values: torch.Tensor) -> torch.Tensor:
     return functional.pad(values, (0, -len(values) % ROUNDED_TO), value=1)
 
 
-def _submodule(module: torch.nn.Module, name: str) -> Any:
-    return module.get_submodule(name)
-
-
 class _Norm:
     """A layer norm."""
 
-    def __init__(self, norm: Any, dtype: torch.dtype) -> None:
-        self._shape, self._epsilon = tuple(norm.normalized_shape), norm.eps
-        self._weight, self._bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
+    def __init__(self, weights: EncoderWeights, name: str, dtype: torch.dtype) -> None:
+        self._shape, self._epsilon = (weights.hidden,), weights.epsilon
+        self._weight, self._bias = (weights.weight(f"{name}.{part}").to(dtype) for part in ("weight", "bias"))
 
     @classmethod
-    def of(cls, module: torch.nn.Module, name: str | None, dtype: torch.dtype) -> _Norm | None:
-        return None if name is None else cls(_submodule(module, name), dtype)
+    def of(cls, weights: EncoderWeights, name: str | None, dtype: torch.dtype) -> _Norm | None:
+        return None if name is None else cls(weights, name, dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self._weight.device
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        values = values.to(self._weight.device, non_blocking=True)  # the final norm may be on another device
+        values = values.to(self.device, non_blocking=True)  # the final norm may be on another device
         return functional.layer_norm(values, self._shape, self._weight, self._bias, self._epsilon)
 
 
 class _Embeddings:
     """The sum of the embeddings of tokens, positions and the one token type."""
 
-    def __init__(self, network: Any, family: Family, dtype: torch.dtype) -> None:
-        parts = network.embeddings
-        self._words = parts.word_embeddings.weight.detach()
-        types = parts.token_type_embeddings.weight[0]
-        self._positions = parts.position_embeddings.weight.detach()
-        self._type = types.detach()
-        self._dtype = dtype
-        self._norm = _Norm.of(network, family.embedding_norm, dtype)
+    def __init__(self, weights: EncoderWeights, dtype: torch.dtype) -> None:
+        self._words, self._positions, types = (
+            weights.table(f"embeddings.{name}_embeddings.weight") for name in ("word", "position", "token_type")
+        )
+        self._type = types[0].to(weights.dtype)
+        self._added_in, self._dtype = weights.dtype, dtype
+        self._norm = _Norm.of(weights, weights.family.embedding_norm, dtype)
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         device = self._words.device
-        words = functional.embedding(ids.to(device, non_blocking=True), self._words)
-        places = functional.embedding(positions.to(device, non_blocking=True), self._positions)
+        words = functional.embedding(ids.to(device, non_blocking=True), self._words).to(self._added_in)
+        places = functional.embedding(positions.to(device, non_blocking=True), self._positions).to(self._added_in)
         values = (words + self._type + places).to(self._dtype)
         return values if self._norm is None else self._norm(values)
 
@@ -121,20 +132,22 @@ class _Embeddings:
 class _Layer:
     """One layer of the encoder, on the device where its weights are."""
 
-    def __init__(self, layer: torch.nn.Module, config: Any, family: Family, dtype: torch.dtype, kernel: str) -> None:
+    def __init__(self, weights: EncoderWeights, prefix: str, dtype: torch.dtype, kernel: str) -> None:
         def linear(*names: str, activation: str = "none") -> Linear:
-            parts = [_submodule(layer, name) for name in names]
-            weights = [part.weight.detach().to(dtype) for part in parts]
-            return KERNELS[kernel](weights, [part.bias.detach().to(dtype) for part in parts], activation=activation)
+            matrices, biases = (
+                [weights.weight(f"{prefix}{name}.{part}").to(dtype) for name in names] for part in ("weight", "bias")
+            )
+            return KERNELS[kernel](matrices, biases, activation=activation)
 
+        family = weights.family
         self._norms_first = family.norms_first
-        self._heads = config.num_attention_heads
-        self._device = _submodule(layer, "output.dense").weight.device
-        self._attention_norm = _Norm(_submodule(layer, family.attention_norm), dtype)
-        self._feed_forward_norm = _Norm(_submodule(layer, family.feed_forward_norm), dtype)
+        self._heads = weights.heads
+        self._attention_norm = _Norm(weights, prefix + family.attention_norm, dtype)
+        self._feed_forward_norm = _Norm(weights, prefix + family.feed_forward_norm, dtype)
+        self._device = self._feed_forward_norm.device
         self._query_key_value = linear(*(f"attention.self.{name}" for name in ("query", "key", "value")))
         self._attention_output = linear("attention.output.dense")
-        self._up = linear("intermediate.dense", activation=config.hidden_act)
+        self._up = linear("intermediate.dense", activation=weights.activation)
         self._down = linear("output.dense")
 
     def __call__(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

@@ -32,7 +32,7 @@ from hf_xlmr.tokenizer.dictionary import PAD_INDEX
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoadedEncoder", "Placing", "check_loading", "load_encoder"]
+__all__ = ["LoadedEncoder", "LoadingPlan", "Placing", "check_loading", "load_encoder", "plan_loading"]
 
 AUTO = "auto"
 MOST_TOKENS = 1 << 31  # of a batch
@@ -84,7 +84,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
     and `load_state_dict` refuse.
     """
     with told_plainly(), files.named():
-        plan = _plan(files, placing)
+        plan = plan_loading(files, placing)
         warn_of_emulation(getattr(torch, plan.dtype), plan.main)
         network = _network(files, plan, placing.offload_folder)
         if any(weight.is_meta for weight in network.parameters()):
@@ -108,7 +108,7 @@ def check_loading(files: ModelFiles) -> None:
     check_network(files.folder, shape_held(files.folder, files.shape), config=files.config)
 
 
-def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) -> Any:
+def _network(files: ModelFiles, plan: LoadingPlan, offload_folder: str | Path | None) -> Any:
     """Transformers' network by the plan. Raises InputError, IntegrityError."""
     if not plan.is_spread:
         return load_whole(files.folder, device=plan.main, dtype=plan.dtype, shape=files.shape)
@@ -125,7 +125,7 @@ def _network(files: ModelFiles, plan: _Plan, offload_folder: str | Path | None) 
 # ---- the plan --------------------------------------------------------------------------------------------------------
 
 
-class _Plan(NamedTuple):
+class LoadingPlan(NamedTuple):
     """Which module goes where, in which dtype, and which device computes what is on CPU or disk."""
 
     device_map: Mapping[str, Any]
@@ -143,12 +143,12 @@ class _Plan(NamedTuple):
         return len(set(self.device_map.values())) > 1 or DISK in self.device_map.values()
 
 
-def _plan(files: ModelFiles, placing: Placing) -> _Plan:
+def plan_loading(files: ModelFiles, placing: Placing) -> LoadingPlan:
     """One device, the planner's layout for "auto", or the user's own. Raises DoesNotFit, InputError."""
     dtype = _named_dtype(files, placing.dtype)
     if placing.device_map is None:
         place = _device(placing.device)
-        return _Plan({"": place}, dtype, str(place))
+        return LoadingPlan({"": place}, dtype, str(place))
     shape = shape_held(files.folder, files.shape)
     if isinstance(placing.device_map, Mapping):
         places = check_device_map(without_absent(placing.device_map, shape), shape)
@@ -160,7 +160,7 @@ def _plan(files: ModelFiles, placing: Placing) -> _Plan:
     for device in places.values():
         if isinstance(device, int):
             _device(device, option="device_map")
-    return _Plan(places, dtype, main)
+    return LoadingPlan(places, dtype, main)
 
 
 def _named_dtype(files: ModelFiles, dtype: torch.dtype | str) -> str:

@@ -76,9 +76,10 @@ LAYER_LINEARS: Final = (
 
 # The defaults are those of the configuration classes of Transformers 5.
 BASE_SIZES: Final = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_BASE_DEFAULTS: Final = {**BASE_SIZES, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_BASE_FIELDS: Final = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_BASE_DEFAULTS: Final = {**BASE_SIZES, **_BASE_FIELDS, "hidden_act": "gelu"}
 _XL_SIZES: Final = {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 10240}
-_XL_POSITIONS: Final = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+_XL_FIELDS: Final = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
 
 POST_NORM: Final = Family(
     model_type="xlm-roberta",
@@ -100,7 +101,7 @@ PRE_NORM: Final = Family(
     feed_forward_norm="LayerNorm",
     embedding_norm=None,
     final_norm="encoder.LayerNorm",
-    defaults={**_XL_SIZES, **_XL_POSITIONS, "vocab_size": 250880},
+    defaults={**_XL_SIZES, **_XL_FIELDS, "vocab_size": 250880},
 )
 PRE_NORM_WITH_EMBEDDING_NORM: Final = Family(
     model_type="roberta-prelayernorm",

@@ -23,6 +23,7 @@ __all__ = [
     "raise_if_adapter",
     "raise_if_without_pooler",
     "reaching_fields",
+    "read_fields",
 ]
 
 CONFIG: Final = "config.json"
@@ -70,19 +71,28 @@ def plain_config(
     """
     import transformers
 
-    read = json_object(folder / CONFIG) if read is None else read
-    given = {name: value for name, value in read.items() if name not in REACHING}
+    given = read_fields(folder, read=read)
     model_type = given.pop("model_type", None)
-    for name, (what, holds) in FIELDS.items():
-        if name in given and not holds(given[name]):
-            raise IntegrityError(f"{folder / CONFIG} is damaged: {name} is {given[name]!r:.40}, which is not {what}")
-    if given.get("num_labels") is not None:
-        count_of(given, "num_labels", name=str(folder / CONFIG))
     with config_damage_told(folder / CONFIG):
         config: PreTrainedConfig = transformers.AutoConfig.for_model(
             str(model_type), **{**given, **fields, "name_or_path": str(folder), "attn_implementation": attention}
         )
     return config
+
+
+def read_fields(folder: Path, *, read: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """The fields of config.json in `folder` but those of `REACHING`, once those of `FIELDS` hold.
+
+    `read` is the file, where it was read already. Raises IntegrityError.
+    """
+    read = json_object(folder / CONFIG) if read is None else read
+    given = {name: value for name, value in read.items() if name not in REACHING}
+    for name, (what, holds) in FIELDS.items():
+        if name in given and not holds(given[name]):
+            raise IntegrityError(f"{folder / CONFIG} is damaged: {name} is {given[name]!r:.40}, which is not {what}")
+    if given.get("num_labels") is not None:
+        count_of(given, "num_labels", name=str(folder / CONFIG))
+    return given
 
 
 def reaching_fields(config: Mapping[str, object]) -> dict[str, str]:

@@ -205,10 +205,11 @@ class _ParquetShard:
         )
 
     def _table(self, group: FeatureGroup) -> Any:
+        import numpy as np
         import pyarrow as pa
 
-        rows = range(group.first_row, group.first_row + len(group.lengths))
-        columns: dict[str, Any] = {"row": pa.array(rows, pa.int64())}
+        rows = np.arange(group.first_row, group.first_row + len(group.lengths))
+        columns: dict[str, Any] = {"row": _arrow(rows)}
         if group.ids is not None:
             columns["id"] = pa.array(group.ids, pa.string() if isinstance(group.ids[0], str) else pa.int64())
         for layer, name in self._layout.columns.items():
@@ -221,12 +222,19 @@ class _ParquetShard:
         import numpy as np
         import pyarrow as pa
 
-        array = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        array = pa.FixedSizeListArray.from_arrays(_arrow(vectors.reshape(-1)), vectors.shape[1])
         if not self._layout.per_token:
             return array
         offsets = np.zeros(len(group.lengths) + 1, np.int32)
         np.cumsum(group.lengths, out=offsets[1:])
-        return pa.ListArray.from_arrays(pa.array(offsets), array)
+        return pa.ListArray.from_arrays(_arrow(offsets), array)
+
+
+def _arrow(values: NDArray[Any]) -> Any:
+    """The same numbers for Arrow: `pyarrow.array` would import pandas, if it is installed, which takes a second."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values.tobytes())])
 
 
 # ---- NumPy -----------------------------------------------------------------------------------------------------------
