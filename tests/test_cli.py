@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import io
 import json
 import os
@@ -25,6 +26,10 @@ from in_process import run
 from warm_processes import PROGRAM
 
 from hf_xlmr import __version__
+from hf_xlmr.cli import program, task_commands
+from hf_xlmr.features.bulk_extraction import ExtractionOptions
+from hf_xlmr.tasks.evaluation import EvaluationOptions
+from hf_xlmr.tasks.training import FinetuningOptions
 
 HEAVY = {"torch", "transformers", "numpy", "tokenizers", "sentencepiece", "datasets", "accelerate", "httpx2"}
 
@@ -329,6 +334,34 @@ def test_the_options_arrive(tmp_path: Path) -> None:
     assert config("--encoder-only", "--max-shard-size", "4KB")["architectures"] == ["XLMRobertaModel"]
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert config("--ema")["architectures"] == ["XLMRobertaForMaskedLM"], "the average has no head"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "renamed", "others"),
+    [
+        (program.extract, ExtractionOptions, {}, {"model", "source", "output", "resume"}),
+        (
+            task_commands.finetune,
+            FinetuningOptions,
+            {"split": "train_split"},
+            {"task", "model", "train", "output", "evaluation", "eval_split", "languages", "null_threshold", "resume"},
+        ),
+        (
+            task_commands.evaluate,
+            EvaluationOptions,
+            {"max_answer": None},  # for Python alone
+            {"task", "model", "data", "output", "references"},
+        ),
+    ],
+)
+def test_every_option_of_the_library_is_one_of_the_command(
+    command: Callable[..., None], kind: type, renamed: dict[str, str | None], others: set[str]
+) -> None:
+    """The program hands options over by their names: one that is called otherwise would be lost without a word."""
+    named = {"misaligned": "on_misaligned", "unlabelled": "on_unlabelled", **renamed}
+    fields = {named.get(name, name) for name in inspect.signature(kind).parameters} - {None}
+    assert set(inspect.signature(command).parameters) - fields == others | {"overwrite", "as_json", "quiet"}
+    assert fields <= set(inspect.signature(command).parameters)
 
 
 def test_names_that_no_terminal_can_show(tmp_path: Path) -> None:

@@ -1,20 +1,35 @@
-"""Output that all sub-commands share, and its options: progress, and results as JSON."""
+"""What all sub-commands share: their options as the library takes them, progress, and results as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from hf_xlmr.progress import Progress
 
-__all__ = ["AsJson", "Quiet", "print_json", "progress_of_command"]
+__all__ = ["AsJson", "Quiet", "options_of", "print_json", "progress_of_command"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+Options = TypeVar("Options")
+
+
+def options_of(kind: Callable[..., Options], given: Mapping[str, object], **others: object) -> Options:
+    """Options of the library as an object of `kind`: each from the option of its name in `given`, or from `others`."""
+    known = {**given, **others}
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in known.items()}
+    return kind(**{name: plain[name] for name in signature(kind).parameters if name in plain})
 
 
 def progress_of_command(*, shown: bool) -> Progress:
@@ -29,5 +44,9 @@ def progress_of_command(*, shown: bool) -> Progress:
 
 
 def print_json(result: object) -> None:
-    """Print `result` in ASCII, since names of files need not be UTF-8, with paths as strings."""
-    typer.echo(json.dumps(result, indent=2, default=str))
+    """Print `result` in ASCII, since names of files need not be UTF-8, with reports as objects and paths as strings."""
+    typer.echo(json.dumps(result, indent=2, default=_as_json))
+
+
+def _as_json(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

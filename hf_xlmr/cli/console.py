@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
@@ -28,6 +28,22 @@ from hf_xlmr.errors import printable
 from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.files.memory import device_label, format_size
 from hf_xlmr.progress import ProgressTask
+
+if TYPE_CHECKING:
+    from hf_xlmr.conversion.converting import ConversionReport
+    from hf_xlmr.conversion.exporting import ExportReport
+    from hf_xlmr.conversion.inspection import Inspection
+    from hf_xlmr.conversion.mapping.plan import Difference
+    from hf_xlmr.conversion.proof.parity import ParityReport
+    from hf_xlmr.conversion.proof.tokenizer_parity import TextClass
+    from hf_xlmr.conversion.sentence_transformers_folder import SentenceTransformersReport
+    from hf_xlmr.doctor.examination import Diagnosis, Finding
+    from hf_xlmr.features.bulk_extraction import ExtractionReport
+    from hf_xlmr.placement.planner import DeviceShare, Placement
+    from hf_xlmr.publishing.folder_to_push import FolderToPush
+    from hf_xlmr.publishing.pushing import PushReport
+    from hf_xlmr.tasks.fitting.finetuned_folder import FinetuningReport
+    from hf_xlmr.tasks.results_table import ResultsTable
 
 __all__ = [
     "Bars",
@@ -116,7 +132,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_WEIGHTS]) + more
 
 
-def _differences(differences: Iterable[Any]) -> list[str]:
+def _differences(differences: Iterable[Difference]) -> list[str]:
     """Why the output has more or fewer parameters than the checkpoint, a line for each reason."""
     return [
         f"{each.parameters:+,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
@@ -125,7 +141,7 @@ def _differences(differences: Iterable[Any]) -> list[str]:
     ]
 
 
-def show_conversion(report: Any) -> None:
+def show_conversion(report: ConversionReport) -> None:
     """Print a ConversionReport."""
     console = Console(highlight=False)
     shown = {
@@ -134,7 +150,7 @@ def show_conversion(report: Any) -> None:
         "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
         "proof": _proof(report.parity),
-        **({"tokenizer": _tokenizer(report.parity["tokenizer"])} if report.parity else {}),
+        **({"tokenizer": _tokenizer(report.parity)} if report.parity else {}),
     }
     console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
     for line in [*_differences(report.differences), *_reasons(report.dropped), *report.notes]:
@@ -150,8 +166,9 @@ def _proof(parity: JsonObject | None) -> str:
     )
 
 
-def _tokenizer(classes: Sequence[JsonObject]) -> str:
+def _tokenizer(parity: JsonObject) -> str:
     """How many generated texts of each class get other ids than in fairseq."""
+    classes = parity["tokenizer"]
     if not classes:
         return "none"
     different = [f"{each['different']} of {each['texts']} ({each['name']})" for each in classes if each["different"]]
@@ -159,21 +176,21 @@ def _tokenizer(classes: Sequence[JsonObject]) -> str:
     return f"{texts:,} texts of {len(classes)} classes; other ids than fairseq's: {', '.join(different) or 'none'}"
 
 
-def show_parity(report: Any) -> None:
+def show_parity(report: ParityReport) -> None:
     """Print a ParityReport."""
     console = Console(highlight=False)
     classes = {each.name: _class_of_texts(each) for each in report.tokenizer}
     console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
 
 
-def _class_of_texts(each: Any) -> str:
+def _class_of_texts(each: TextClass) -> str:
     text = f"{each.different} of {each.texts} texts get other ids"
     reasons = {"equal score": each.equal_score, "not expressible": each.limited}
     named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items() if count)
     return f"{text} ({named})" if named else text
 
 
-def show_export(report: Any) -> None:
+def show_export(report: ExportReport) -> None:
     """Print an ExportReport."""
     console = Console(highlight=False)
     shown = {
@@ -187,7 +204,7 @@ def show_export(report: Any) -> None:
         console.print(f"  - {_plain(line)}")
 
 
-def show_sentence_transformers(report: Any) -> None:
+def show_sentence_transformers(report: SentenceTransformersReport) -> None:
     """Print a SentenceTransformersReport."""
     console = Console(highlight=False)
     shown = {
@@ -197,7 +214,7 @@ def show_sentence_transformers(report: Any) -> None:
     console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
 
 
-def show_extraction(report: Any) -> None:
+def show_extraction(report: ExtractionReport) -> None:
     """Print an ExtractionReport."""
     layers = ", ".join(map(str, report.layers))
     speed = report.tokens / report.seconds if report.seconds else 0.0
@@ -213,13 +230,13 @@ def show_extraction(report: Any) -> None:
     Console(highlight=False).print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
 
 
-def _counted_here(report: Any) -> str:
+def _counted_here(report: ExtractionReport) -> str:
     """How many texts a process computed, of its share."""
     found = f"{report.texts:,} were computed now"
     return found if report.processes == 1 else f"{found} by the first of {report.processes} processes"
 
 
-def show_inspection(inspection: Any, flags: Mapping[str, Flag]) -> None:
+def show_inspection(inspection: Inspection, flags: Mapping[str, Flag]) -> None:
     """Print an Inspection, arguments in its sentences as `flags`."""
     console = Console(highlight=False)
     shown = {
@@ -244,7 +261,7 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _network(inspection: Any) -> str:
+def _network(inspection: Inspection) -> str:
     if inspection.class_name is None:
         return "unknown"
     return (
@@ -253,14 +270,14 @@ def _network(inspection: Any) -> str:
     )
 
 
-def _dictionary(inspection: Any) -> str:
+def _dictionary(inspection: Inspection) -> str:
     if inspection.dictionary_symbols is None:
         return "missing"
     symbols, rows = inspection.dictionary_symbols, inspection.embedding_rows
     return f"{symbols:,} symbols for {rows:,} rows, <mask> is {inspection.mask_id}"
 
 
-def show_placement(placement: Any) -> None:
+def show_placement(placement: Placement) -> None:
     """Print a Placement."""
     console = Console(highlight=False)
     title = f"{placement.model}, {placement.parameters:,} parameters, {placement.dtype}, {placement.tokens} tokens"
@@ -275,7 +292,7 @@ def show_placement(placement: Any) -> None:
         console.print(_plain(line), soft_wrap=True)
 
 
-def _parts(share: Any) -> str:
+def _parts(share: DeviceShare) -> str:
     """The modules of a device, its layers as a range."""
     layers = share.layers
     ends = sorted({layers[0], layers[-1]}) if layers else []
@@ -284,7 +301,7 @@ def _parts(share: Any) -> str:
     return ", ".join(shown) or "nothing"
 
 
-def show_results(tables: Iterable[Any]) -> None:
+def show_results(tables: Iterable[ResultsTable]) -> None:
     """Print ResultsTables; one that is wider than the terminal with its columns as rows."""
     console = Console(highlight=False)
     for number, each in enumerate(tables):
@@ -297,7 +314,7 @@ def show_results(tables: Iterable[Any]) -> None:
             console.print(_plain(note), style="dim")
 
 
-def _results(shown: Any, *, is_folded: bool = False) -> Table:
+def _results(shown: ResultsTable, *, is_folded: bool = False) -> Table:
     table = Table(title=_plain(shown.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for number, heading in enumerate(shown.columns):
         table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=not is_folded, overflow="fold")
@@ -311,7 +328,7 @@ def _results(shown: Any, *, is_folded: bool = False) -> Table:
     return table
 
 
-def show_finetuning(report: Any) -> None:
+def show_finetuning(report: FinetuningReport) -> None:
     """Print a FinetuningReport."""
     losses = list(report.losses.items())
     shown_losses = [
@@ -329,7 +346,7 @@ def show_finetuning(report: Any) -> None:
     Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
 
 
-def show_diagnosis(diagnosis: Any) -> None:
+def show_diagnosis(diagnosis: Diagnosis) -> None:
     """Print a Diagnosis: what was fixed, then what is left, each with its fix."""
     console = Console(highlight=False)
     state = f"{len(diagnosis.findings)} to fix" if diagnosis.findings else "healthy"
@@ -355,7 +372,7 @@ def show_diagnosis(diagnosis: Any) -> None:
     console.print(table)
 
 
-def show_push_plan(report: Any) -> None:
+def show_push_plan(report: PushReport) -> None:
     """Print a PushReport before anything is sent."""
     console = Console(highlight=False)
     kind = "private" if report.is_private else "public by default" if report.is_new else "public"
@@ -378,7 +395,7 @@ def show_push_plan(report: Any) -> None:
     console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
 
 
-def show_folder_to_push(looked: Any) -> None:
+def show_folder_to_push(looked: FolderToPush) -> None:
     """Print a FolderToPush if the Hub could not be asked."""
     shown = {
         "weights": looked.standing.value,
@@ -427,7 +444,7 @@ def _files_with_sizes(files: Mapping[str, int]) -> str:
     return "\n".join([total, *(f"  {name} {_size(size)}" for name, size in files.items())])
 
 
-def _faults(folder: Path, findings: Sequence[Any]) -> str:
+def _faults(folder: Path, findings: Sequence[Finding]) -> str:
     """How many faults there are, and the command that reports them."""
     if not findings:
         return ""
@@ -435,7 +452,7 @@ def _faults(folder: Path, findings: Sequence[Any]) -> str:
     return f"{len(findings)} to fix ({names}); hf-xlmr doctor {printable(str(folder))} says how"
 
 
-def show_push(report: Any, *, is_dry_run: bool) -> None:
+def show_push(report: PushReport, *, is_dry_run: bool) -> None:
     """Print how a push ended, with the address."""
     if report.commit is not None and not report.sent and not report.deleted:
         text = f"nothing to send, all is there: {report.address}"

@@ -8,17 +8,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, NoReturn, TextIO
 from urllib.parse import urlsplit
 
 import typer
 
 from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, sentence_transformers_command
-from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, options_of, print_json, progress_of_command
 from hf_xlmr.cli.flags import Flag, flags_of, in_flags
 from hf_xlmr.cli.task_commands import register
 from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
@@ -120,7 +119,7 @@ def convert(
         progress=progress_of_command(shown=not quiet),
     )
     if as_json:
-        _print_json(report)
+        print_json(report)
     elif not quiet:
         from hf_xlmr.cli.console import show_conversion
 
@@ -142,7 +141,7 @@ def inspect(
         source, data=data, ema=ema, attention_heads=attention_heads, progress=progress_of_command(shown=True)
     )
     if as_json:
-        _print_json(inspection)
+        print_json(inspection)
     else:
         from hf_xlmr.cli.console import show_inspection
 
@@ -177,7 +176,7 @@ def verify(
 
     found = run(source, folder, data=data, report=report, record=record, progress=progress_of_command(shown=not quiet))
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
         from hf_xlmr.cli.console import show_parity
 
@@ -200,7 +199,7 @@ def export(
 
     report = run(model_dir, output, overwrite=overwrite, progress=progress_of_command(shown=not quiet))
     if as_json:
-        _print_json(report)
+        print_json(report)
     elif not quiet:
         from hf_xlmr.cli.console import show_export
 
@@ -239,7 +238,7 @@ def plan(
     memory = available_memory() if max_memory is None else parse_max_memory(max_memory)
     placement = lay_out(shape_of(model), max_memory=memory, dtype=dtype.value, tokens=tokens)
     if as_json:
-        _print_json(placement)
+        print_json(placement)
     else:
         from hf_xlmr.cli.console import show_placement
 
@@ -368,27 +367,11 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Write the features of any number of texts, computed without padding; runs on many devices under torchrun."""
+    given = locals()
     from hf_xlmr.features.bulk_extraction import ExtractionOptions
     from hf_xlmr.features.bulk_extraction import extract as run
 
-    options = ExtractionOptions(
-        column=column,
-        id_column=id_column,
-        split=split,
-        config=config,
-        max_row_size=max_row_size,
-        layers=_numbers(layers),
-        pool=pool.value,
-        dtype=dtype.value,
-        emulate_dtype=emulate_dtype,
-        device=device,
-        tokens_per_batch=tokens_per_batch,
-        max_length=max_length,
-        on_long=on_long.value,
-        file_format=file_format.value,
-        store_dtype=store_dtype.value,
-        rows_per_shard=rows_per_shard,
-    )
+    options = options_of(ExtractionOptions, given, layers=_numbers(layers))
     is_first = os.environ.get("RANK", "0") == "0"  # one of several processes prints
     is_shown = is_first and not quiet
     report = run(
@@ -401,7 +384,7 @@ def extract(
         progress=progress_of_command(shown=is_shown),
     )
     if as_json and is_first:
-        _print_json(report)
+        print_json(report)
     elif is_shown:
         from hf_xlmr.cli.console import show_extraction
 
@@ -434,10 +417,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _print_json(result: Any) -> None:
-    print_json(asdict(result))
 
 
 def _check_endpoint() -> None:

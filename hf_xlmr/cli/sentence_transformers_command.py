@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +46,7 @@ def to_sentence_transformers(
 
     report = run(model_dir, output, pool=pool.value, overwrite=overwrite)
     if as_json:
-        print_json(asdict(report))
+        print_json(report)
     else:
         from hf_xlmr.cli.console import show_sentence_transformers
 

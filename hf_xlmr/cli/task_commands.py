@@ -6,18 +6,21 @@ import json
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, options_of, print_json, progress_of_command
 from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.tasks.kinds.registry import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hf_xlmr.files.json_files import JsonObject
+    from hf_xlmr.tasks.fitting.finetuned_folder import FinetuningReport
     from hf_xlmr.tasks.mlqa import Misalignment
+    from hf_xlmr.tasks.results import TaskResults
     from hf_xlmr.tasks.xnli import WithoutLabel
 
 __all__ = ["register"]
@@ -55,8 +58,8 @@ class OnMisalignedInScores(str, Enum):
     error = "error"
 
 
-MISALIGNMENTS: Mapping[str, Misalignment] = {"error": "refuse", "skip": "skip", "score": "keep"}
-UNLABELLED: Mapping[str, WithoutLabel] = {"error": "refuse", "skip": "skip"}
+MISALIGNMENTS: Mapping[object, Misalignment] = {"error": "refuse", "skip": "skip", "score": "keep"}
+UNLABELLED: Mapping[object, WithoutLabel] = {"error": "refuse", "skip": "skip"}
 MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
 DATA_HELP = (
     "A file, a 'pattern*', a saved data set, or owner/name (or owner/name@config) on the Hub. May be given several "
@@ -207,45 +210,14 @@ def finetune(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model for a task; runs on many devices under accelerate launch."""
+    given = _as_in_the_library(locals())
     from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.training import FinetuningOptions
     from hf_xlmr.tasks.training import finetune as run
 
-    options = FinetuningOptions(
-        mode=mode.value,
-        split=train_split,
-        misaligned=MISALIGNMENTS[on_misaligned.value],
-        unlabelled=UNLABELLED[on_unlabelled.value],
-        labels=_listed(labels),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_length=max_length,
-        stride=stride,
-        lora=lora,
-        lora_rank=lora_rank,
-        freeze_embeddings=freeze_embeddings,
-        activation_checkpointing=activation_checkpointing,
-        bf16=bf16,
-        seed=seed,
-        save_steps=save_steps,
-        cpu=cpu,
-    )
-    scoring = EvaluationOptions(
-        split=eval_split,
-        languages=_listed(languages),
-        max_length=max_length,
-        stride=stride,
-        null_threshold=null_threshold,
-        unlabelled=UNLABELLED[on_unlabelled.value],
-        labels=_listed(labels),
-        bf16=bf16,
-        cpu=cpu,
-    )
+    options = options_of(FinetuningOptions, given, split=train_split)
+    usual = {"misaligned": EvaluationOptions.misaligned, "batch_size": EvaluationOptions.batch_size}
+    scoring = options_of(EvaluationOptions, given, split=eval_split, **usual)
     report = run(
         task.value,
         model,
@@ -258,9 +230,14 @@ def finetune(
         overwrite=overwrite,
         progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
-    if as_json and is_first_of_all():
+    if is_first_of_all():
+        _show(report, as_json=as_json, quiet=quiet)
+
+
+def _show(report: FinetuningReport, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
         print_json({**asdict(report), "results": None if report.results is None else _as_object(report.results)})
-    elif not quiet and is_first_of_all():
+    elif not quiet:
         from hf_xlmr.cli.console import show_finetuning, show_results
         from hf_xlmr.tasks.results_table import tables_of
 
@@ -316,24 +293,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a fine-tuned model in each language; the model may be a checkpoint that fairseq fine-tuned."""
+    given = _as_in_the_library(locals())
     from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.evaluation import evaluate as run
     from hf_xlmr.tasks.results_table import published_scores, tables_of
 
-    options = EvaluationOptions(
-        split=split,
-        languages=_listed(languages),
-        misaligned=MISALIGNMENTS[on_misaligned.value],
-        unlabelled=UNLABELLED[on_unlabelled.value],
-        labels=_listed(labels),
-        head=head,
-        batch_size=batch_size,
-        max_length=max_length,
-        stride=stride,
-        null_threshold=null_threshold,
-        bf16=bf16,
-        cpu=cpu,
-    )
     results = run(
         task.value,
         model,
@@ -341,7 +305,7 @@ def evaluate(
         output=output,
         overwrite=overwrite,
         references=references,
-        options=options,
+        options=options_of(EvaluationOptions, given),
         progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
@@ -353,9 +317,21 @@ def evaluate(
         show_results(tables_of(results, references=references))
 
 
-def _listed(names: str | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(each.strip() for each in names.split(","))
+def _as_in_the_library(given: Mapping[str, object]) -> dict[str, object]:
+    """The options of a command, also those that the library names otherwise, or takes as a list."""
+    lists = {name: _listed(given[name]) for name in ("languages", "labels")}
+    return {
+        **given,
+        **lists,
+        "misaligned": MISALIGNMENTS[given["on_misaligned"]],
+        "unlabelled": UNLABELLED[given["on_unlabelled"]],
+    }
 
 
-def _as_object(results: Any) -> Any:
-    return json.loads(results.to_json())
+def _listed(names: object) -> tuple[str, ...] | None:
+    return None if names is None else tuple(each.strip() for each in str(names).split(","))
+
+
+def _as_object(results: TaskResults) -> JsonObject:
+    found: JsonObject = json.loads(results.to_json())
+    return found
