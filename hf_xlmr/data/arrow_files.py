@@ -7,9 +7,12 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError, printable
+
+if TYPE_CHECKING:
+    import pyarrow
 
 __all__ = ["arrow_batches", "arrow_schema", "errors_of_arrow", "rows_of_arrow", "size_of"]
 
@@ -28,7 +31,7 @@ def errors_of_arrow() -> tuple[type[Exception], ...]:
     return pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, UnicodeDecodeError, OSError
 
 
-def arrow_schema(path: Path) -> Any:
+def arrow_schema(path: Path) -> pyarrow.Schema:
     """The schema of a stream. Raises InputError, OSError."""
     import pyarrow
 
@@ -45,7 +48,7 @@ def rows_of_arrow(path: Path) -> int:
         return sum(_rows_of(message, path) for message in _messages(path, _mapped(file)))
 
 
-def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[Any]:
+def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[pyarrow.RecordBatch]:
     """Record batches of these columns, of at most so many rows, each safe to read. Raises InputError, OSError."""
     import pyarrow
 
@@ -69,7 +72,7 @@ def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[
                     held = 0
 
 
-def size_of(data: Any) -> int:
+def size_of(data: pyarrow.Array | pyarrow.RecordBatch) -> int:
     """The bytes of an array or record batch; with strings as views, of its buffers (pyarrow 21 measures no views)."""
     import pyarrow
 
@@ -86,7 +89,7 @@ def _mapped(file: IO[bytes]) -> mmap.mmap:
         raise InputError(printable(f"{file.name} is empty")) from error
 
 
-def _check_offsets(column: Any) -> None:
+def _check_offsets(column: pyarrow.Array) -> None:
     """Raise ArrowInvalid if strings are outside the data; whether they are UTF-8 is found when they are used."""
     import pyarrow
 
@@ -95,7 +98,7 @@ def _check_offsets(column: Any) -> None:
     (column if kind is None else column.view(kind)).validate(full=True)
 
 
-def _messages(path: Path, data: mmap.mmap) -> Iterator[Any]:
+def _messages(path: Path, data: mmap.mmap) -> Iterator[pyarrow.Message]:
     import pyarrow
 
     try:
@@ -104,7 +107,7 @@ def _messages(path: Path, data: mmap.mmap) -> Iterator[Any]:
         raise _no_stream(path, error) from error
 
 
-def _rows_of(message: Any, path: Path) -> int:
+def _rows_of(message: pyarrow.Message, path: Path) -> int:
     """The rows of a message, 0 for one that has none. Raises InputError if its buffers are compressed."""
     table = _Table.root(message.metadata.to_pybytes())
     kind = table.number(HEADER_TYPE, "<B")

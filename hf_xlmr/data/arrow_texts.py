@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of
 from hf_xlmr.data.parquet_pages import Chunk, DamagedPage, largest_page, row_groups
@@ -15,8 +15,16 @@ from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_
 from hf_xlmr.errors import InputError, IntegrityError, printable
 from hf_xlmr.files.json_files import json_object
 
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+    import pyarrow
+    from numpy.typing import NDArray
+    from pyarrow.parquet import ParquetFile
+
 __all__ = [
     "BATCH_ROWS",
+    "AnyDataSet",
     "DataSet",
     "SavedDataSet",
     "arrow_records",
@@ -30,6 +38,10 @@ __all__ = [
     "saved_data_set",
 ]
 
+Kind = TypeVar("Kind")
+AnyDataSet: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
+"""A data set on this disk, or one that is streamed."""
+
 BATCH_ROWS: Final = 512  # of Arrow data held at once
 BATCH_BYTES: Final = 1 << 26
 MOST_PAGE_BYTES: Final = 1 << 29  # of Parquet, unfolded: Arrow holds pages whole
@@ -39,8 +51,8 @@ SPLITS: Final = "dataset_dict.json"  # of a DatasetDict
 STATE: Final = "state.json"  # of a Dataset
 
 
-def open_parquet(path: Path) -> Any:
-    """The `pyarrow.parquet.ParquetFile` of `path`, to be read in little memory. Raises InputError."""
+def open_parquet(path: Path) -> ParquetFile:
+    """The Parquet file `path`, to be read in little memory. Raises InputError."""
     from pyarrow.parquet import ParquetFile
 
     with path.open("rb") as opened:
@@ -59,7 +71,7 @@ def open_parquet(path: Path) -> Any:
     return file
 
 
-def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[Any]:
+def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
     """The record batches of these columns, as large as bounded memory allows for them and their pages.
 
     Raises BadRow for pages that cannot, InputError, OSError.
@@ -108,7 +120,7 @@ def arrow_records(name: str, batches: Iterable[object], asked: Asked) -> Iterato
 
 
 def arrow_rows(
-    name: str, batches: Iterable[Any], columns: Sequence[str], *, most: int | None = None
+    name: str, batches: Iterable[pyarrow.RecordBatch], columns: Sequence[str], *, most: int | None = None
 ) -> Iterator[tuple[str, tuple[object, ...]]]:
     """The values of `columns` in every row of Arrow `batches`, with its place.
 
@@ -140,18 +152,19 @@ class _TooLong(Exception):
         self.column, self.most = column, most
 
 
-def _fitting_rows(columns: Sequence[Any], most: int | None) -> Iterator[tuple[object, ...]]:
+def _fitting_rows(columns: Sequence[pyarrow.Array], most: int | None) -> Iterator[tuple[object, ...]]:
     """The values of each row; if they are large, memory holds one row after another. Raises _TooLong."""
-    sizes = [None if most is None else _sizes(column, most) for column in columns]
-    fits = [len(columns[0]), *(int((each > most).argmax()) for each in sizes if each is not None and each.max() > most)]
-    is_large = sum(int(each.sum()) for each in sizes if each is not None) > BATCH_BYTES
-    values = _one_by_one if is_large else _values
-    yield from zip(*(values(column.slice(0, min(fits))) for column in columns), strict=True)
-    if most is not None and min(fits) < len(columns[0]):
-        raise _TooLong(next(n for n, each in enumerate(sizes) if each is not None and each[min(fits)] > most), most)
+    sizes = {} if most is None else {number: _sizes(column, most) for number, column in enumerate(columns)}
+    known = {number: each for number, each in sizes.items() if each is not None}
+    values = _one_by_one if sum(int(each.sum()) for each in known.values()) > BATCH_BYTES else _values
+    limit = most or 0  # if there is none, no sizes are known
+    fits = min([len(columns[0]), *(int((each > limit).argmax()) for each in known.values() if each.max() > limit)])
+    yield from zip(*(values(column.slice(0, fits)) for column in columns), strict=True)
+    if fits < len(columns[0]):
+        raise _TooLong(next(number for number, each in known.items() if each[fits] > limit), limit)
 
 
-def _sizes(column: Any, most: int) -> Any:
+def _sizes(column: pyarrow.Array, most: int) -> NDArray[np.int64] | None:
     """The bytes of each string in a column, as a NumPy array; None if it holds no strings, or all of it is small."""
     from pyarrow import compute, types
 
@@ -164,14 +177,14 @@ def _sizes(column: Any, most: int) -> Any:
     return lengths.fill_null(0).to_numpy(zero_copy_only=False) if len(lengths) else None
 
 
-def _plain(column: Any) -> Any:
+def _plain(column: pyarrow.Array) -> pyarrow.Array:
     """Strings in a form whose lengths Arrow says, which those of views are not."""
     import pyarrow
 
     return column.cast(pyarrow.large_string()) if pyarrow.types.is_string_view(column.type) else column
 
 
-def _values(column: Any) -> Iterable[object]:
+def _values(column: pyarrow.Array) -> Iterable[object]:
     """All values; if one is not UTF-8, one by one up to it."""
     try:
         values: list[object] = column.to_pylist()
@@ -180,11 +193,11 @@ def _values(column: Any) -> Iterable[object]:
     return values
 
 
-def _one_by_one(column: Any) -> Iterator[object]:
+def _one_by_one(column: pyarrow.Array) -> Iterator[object]:
     return (value.as_py() for value in column)
 
 
-def check_columns(name: str, schema: Any, asked: Asked) -> None:
+def check_columns(name: str, schema: pyarrow.Schema, asked: Asked) -> None:
     """Raise BadRow if a column is missing, or of a type that gives no texts or ids."""
     from pyarrow import types
 
@@ -199,20 +212,19 @@ def check_columns(name: str, schema: Any, asked: Asked) -> None:
         raise BadRow(name, f"the column {asked.id_column!r} holds {kind}; ids are strings or integers")
 
 
-def _is_string(kind: Any) -> bool:
+def _is_string(kind: pyarrow.DataType) -> bool:
     from pyarrow import types
 
     plain = kind.value_type if types.is_dictionary(kind) else kind
-    tests: tuple[Callable[[Any], bool], ...] = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(test(plain) for test in tests)
+    return any(test(plain) for test in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A `datasets.IterableDataset`, which is streamed."""
+    """A data set that is streamed."""
 
     name: str
-    data: Any
+    data: datasets.IterableDataset
     asked: Asked
 
     @property
@@ -260,7 +272,7 @@ class SavedDataSet:
         """Every row from the first on. Raises BadRow, OSError."""
         yield from arrow_records(self.name, self._batches(), self.asked)
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Iterator[pyarrow.RecordBatch]:
         for path in self.paths:
             yield from arrow_batches(path, self.asked.columns, rows=BATCH_ROWS)
 
@@ -282,7 +294,7 @@ def data_set_on_disk(folder: Path, asked: Asked) -> SavedDataSet:
     return SavedDataSet(folder.name, tuple(part / name for name in names), asked)
 
 
-def _written(path: Path, key: str, kind: type) -> list[Any]:
+def _written(path: Path, key: str, kind: type[Kind]) -> list[Kind]:
     """A list in a file that `datasets` wrote. Raises IntegrityError."""
     found = json_object(path).get(key)
     if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
@@ -295,15 +307,15 @@ def data_set_of_hub(name: str, asked: Asked) -> DataSet:
     return DataSet(name, hub_data_set(name, asked.split, config=asked.config, revision=asked.revision), asked)
 
 
-def saved_data_set(folder: Path, split: str | None) -> Any:
-    """The `datasets.Dataset` that `save_to_disk` wrote, or its `split`. Raises InputError."""
+def saved_data_set(folder: Path, split: str | None) -> datasets.Dataset:
+    """The data set that `save_to_disk` wrote, or its `split`. Raises InputError."""
     from datasets import load_from_disk
 
     return _split_of(str(folder), load_from_disk(str(folder)), split)
 
 
-def hub_data_set(name: str, split: str | None, *, config: str | None, revision: str | None) -> Any:
-    """The `datasets.IterableDataset` of a split of a data set of the Hub. Raises InputError."""
+def hub_data_set(name: str, split: str | None, *, config: str | None, revision: str | None) -> datasets.IterableDataset:
+    """A split of a data set of the Hub, streamed. Raises InputError."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -314,7 +326,7 @@ def hub_data_set(name: str, split: str | None, *, config: str | None, revision: 
     return _split_of(name, loaded, split)
 
 
-def _split_of(name: str, loaded: Any, split: str | None) -> Any:
+def _split_of(name: str, loaded: AnyDataSet | dict[str, AnyDataSet], split: str | None) -> AnyDataSet:
     """The split that was asked for; without asking, the only one."""
     if not isinstance(loaded, dict):
         if split not in (None, str(loaded.split)):

@@ -6,9 +6,9 @@ import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from hf_xlmr.data.arrow_texts import BATCH_ROWS, arrow_rows, hub_data_set, open_parquet, saved_data_set
+from hf_xlmr.data.arrow_texts import BATCH_ROWS, AnyDataSet, arrow_rows, hub_data_set, open_parquet, saved_data_set
 from hf_xlmr.data.delimited import Fields, delimited
 from hf_xlmr.data.text_files import is_hub_name, kind_name, text_lines
 from hf_xlmr.data.text_rows import BadRow, json_object
@@ -40,8 +40,8 @@ class Source:
     """The name in messages."""
     path: Path
     """The name of a data set of the Hub."""
-    data: Any = None
-    """The `datasets.Dataset` or IterableDataset, if it is one."""
+    data: AnyDataSet | None = None
+    """The data set, if it is one."""
 
     @property
     def kind(self) -> str:
@@ -61,7 +61,7 @@ class Source:
     @property
     def base_name(self) -> str:
         """What the publisher called it: the name of the file without `.gz`, or the config of the data set."""
-        if self.is_data_set:
+        if self.data is not None:
             return str(self.data.config_name or "")
         return self.path.stem if self.path.suffix.lower() == ".gz" else self.path.name
 
@@ -84,19 +84,19 @@ class Source:
 
     def table(self, columns: Iterable[str]) -> Iterator[Row]:
         """Every row of Arrow, with those of the `columns` that there are. Raises BadRow, InputError, OSError."""
-        if self.is_data_set:
-            yield from self._rows_of_data_set(columns)
+        if self.data is not None:
+            yield from self._rows_of_data_set(self.data, columns)
             return
         with open_parquet(self.path) as file:
             found = [name for name in columns if name in file.schema_arrow.names]
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found, use_threads=False)
             yield from self._rows(batches, found, file.schema_arrow.names)
 
-    def _rows_of_data_set(self, columns: Iterable[str]) -> Iterator[Row]:
+    def _rows_of_data_set(self, data: AnyDataSet, columns: Iterable[str]) -> Iterator[Row]:
         # some data sets of the Hub show their columns only in their rows
-        names = list(self.data.features or next(iter(self.data), ()))
+        names = list(data.features or next(iter(data), ()))
         found = [name for name in columns if name in names]
-        chosen = self.data.select_columns(found).with_format("arrow") if found else self.data
+        chosen = data.select_columns(found).with_format("arrow") if found else data
         yield from self._rows(chosen.iter(batch_size=BATCH_ROWS), found, names)
 
     def _rows(self, batches: Iterable[object], found: list[str], names: list[str]) -> Iterator[Row]:
@@ -121,7 +121,7 @@ class Source:
 
     def _features(self) -> Mapping[str, object]:
         """Those of `datasets`, in the form in which it writes them."""
-        if self.is_data_set:
+        if self.data is not None:
             return {} if self.data.features is None else dict(self.data.features.to_dict())
         with open_parquet(self.path) as file:
             written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")

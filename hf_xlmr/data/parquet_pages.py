@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final, TypeAlias
 
 __all__ = ["Chunk", "DamagedPage", "RowGroup", "largest_page", "row_groups"]
 
@@ -21,6 +21,8 @@ DEEPEST: Final = 16  # structures and lists within each other; parquet.thrift ha
 LONGEST_NUMBER: Final = 63  # bits
 
 Wanted = Mapping[int, "Wanted"]  # fields of a structure, and of the structures in them
+Value: TypeAlias = "int | Struct | list[Value] | None"
+Struct: TypeAlias = "dict[int, Value]"
 
 # fields in parquet.thrift
 PAGE_IN_MEMORY, PAGE_IN_FILE = 2, 3
@@ -50,12 +52,27 @@ class Chunk:
     end: int
 
     @classmethod
-    def of(cls, column: Any) -> Chunk:
-        """Locate a `ColumnChunk`. Raises KeyError, TypeError, AttributeError if it is not such a structure."""
-        facts = column[COLUMN]
-        first, dictionary = facts[FIRST_PAGE], facts.get(DICTIONARY_PAGE, 0)
+    def of(cls, column: Struct) -> Chunk:
+        """Locate a `ColumnChunk`. Raises KeyError, TypeError if it is not such a structure."""
+        (facts,) = _structs([column[COLUMN]])
+        first, dictionary = _number(facts[FIRST_PAGE]), _number(facts.get(DICTIONARY_PAGE, 0))
         start = dictionary if 0 < dictionary < first else first
-        return cls(start, start + facts[COMPRESSED])
+        return cls(start, start + _number(facts[COMPRESSED]))
+
+
+def _number(value: Value) -> int:
+    if not isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+def _structs(values: Value) -> list[Struct]:
+    if not isinstance(values, list):
+        raise TypeError(values)
+    found = [each for each in values if isinstance(each, dict)]
+    if len(found) < len(values):
+        raise TypeError(values)
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,9 +95,9 @@ def row_groups(path: Path, *, columns: int) -> Sequence[RowGroup]:
         file.seek(max(0, end - length))
         data = file.read(length)
     try:
-        found = _Struct(data).fields(FOOTER).get(ROW_GROUPS, [])
-        groups = [RowGroup(group[ROWS], [Chunk.of(column) for column in group[COLUMNS]]) for group in found]
-    except (IndexError, KeyError, TypeError, AttributeError) as error:
+        found = _structs(_Reader(data).fields(FOOTER).get(ROW_GROUPS, []))
+        groups = [RowGroup(_number(each[ROWS]), list(map(Chunk.of, _structs(each[COLUMNS])))) for each in found]
+    except (IndexError, KeyError, TypeError) as error:
         raise DamagedPage("the footer does not say where the columns are") from error
     for number, group in enumerate(groups):
         if len(group.chunks) != columns:
@@ -108,13 +125,13 @@ def _page_sizes(file: IO[bytes], chunk: Chunk) -> Iterator[int]:
         at += length + stored
 
 
-def _header(file: IO[bytes], at: int) -> tuple[dict[int, Any], int]:
+def _header(file: IO[bytes], at: int) -> tuple[Struct, int]:
     """The sizes in the header of a page by their fields, and the length of the header."""
     wanted = HEADER_BYTES
     while at >= 0 and wanted <= MOST_HEADER_BYTES:
         file.seek(at)
         data = file.read(wanted)
-        reader = _Struct(data)
+        reader = _Reader(data)
         try:
             return reader.fields(PAGE_HEADER), reader.at
         except IndexError:
@@ -124,16 +141,16 @@ def _header(file: IO[bytes], at: int) -> tuple[dict[int, Any], int]:
     raise DamagedPage(f"the header of the page at byte {at:,} does not end")
 
 
-class _Struct:
+class _Reader:
     """A structure in Thrift's compact protocol, of which some fields are read and the others are passed over."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
 
-    def fields(self, wanted: Wanted, depth: int = 0) -> dict[int, Any]:
+    def fields(self, wanted: Wanted, depth: int = 0) -> Struct:
         """The wanted fields: numbers, structures, and lists of them. Raises DamagedPage; IndexError if the data end."""
-        found: dict[int, Any] = {}
+        found: Struct = {}
         field = 0
         while head := self._byte():
             field = field + (head >> 4) if head >> 4 else self._number()
@@ -143,20 +160,19 @@ class _Struct:
                 self._value(head & 15, {}, depth)
         return found
 
-    def _value(self, kind: int, wanted: Wanted, depth: int) -> Any:
+    def _value(self, kind: int, wanted: Wanted, depth: int) -> Value:
         if kind in NUMBERS:
             return self._number()
-        if kind in FIXED:
-            return self._pass(FIXED[kind])
-        if kind == BINARY:
-            return self._pass(self._varint())
+        if kind in FIXED or kind == BINARY:
+            self._pass(FIXED[kind] if kind in FIXED else self._varint())
+            return None
         if kind == STRUCT and depth < DEEPEST:
             return self.fields(wanted, depth + 1)
         if kind in LISTS and depth < DEEPEST:
             return self._list(wanted, depth + 1)
         raise DamagedPage(f"what describes columns or pages has a field of type {kind}")
 
-    def _list(self, wanted: Wanted, depth: int) -> list[Any] | None:
+    def _list(self, wanted: Wanted, depth: int) -> list[Value] | None:
         head = self._byte()
         count, kind = head >> 4, head & 15
         if count == 15:

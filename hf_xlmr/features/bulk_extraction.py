@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.data.text_files import TextInput, open_texts
@@ -295,7 +295,7 @@ def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes
 
 def placing_for(
     shape: ModelShape, memory: Mapping[Device, int | None], processes: Processes, *, dtype: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The placement of a process's model, as options of `XLMR.from_pretrained`, with these budgets by device.
 
     If the model fits one GPU, each process loads it onto its own GPU; if not, one process spreads it over all GPUs.
@@ -354,7 +354,7 @@ def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids:
     )
 
 
-def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, Any]:
+def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, object]:
     """Everything except the texts that the features depend on."""
     import torch
 

@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hf_xlmr.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 __all__ = ["DeviceProcesses", "Processes", "is_first_of_all"]
 
@@ -65,7 +68,7 @@ class Processes:
         values: list[Shared] = broadcast_object_list([value])
         return values[0]
 
-    def _state(self) -> Any:
+    def _state(self) -> PartialState:
         from accelerate import PartialState
 
         return PartialState(cpu=True, timeout=PATIENCE)  # they communicate by gloo; each knows its own GPU
@@ -74,7 +77,7 @@ class Processes:
 class DeviceProcesses(Processes):
     """The same for training: the processes communicate by their devices' own backend, which Trainer then uses too."""
 
-    def _state(self) -> Any:
+    def _state(self) -> PartialState:
         from accelerate import PartialState
 
         state = PartialState()

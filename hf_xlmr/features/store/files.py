@@ -8,15 +8,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from hf_xlmr.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow
     from numpy.typing import NDArray
+    from pyarrow.parquet import ParquetWriter
 
-__all__ = ["FORMATS", "GROUP_BYTES", "FeatureGroup", "ShardFiles", "StoreLayout", "is_shard_name", "open_shard_files"]
+__all__ = [
+    *("FORMATS", "GROUP_BYTES", "FeatureGroup", "ShardFiles", "StoreLayout", "Vectors", "is_shard_name"),
+    "open_shard_files",
+]
 
 GROUP_BYTES: Final = 1 << 25  # of features in a row group of Parquet, which is kept in memory until it is full
 MOST_ROWS: Final = 10**9  # in a shard, which begins again after an interruption
@@ -25,6 +30,7 @@ SUFFIXES: Final = {"parquet": (".parquet",), "npy": (".npy", ".jsonl")}
 
 SHARD_NAME: Final = re.compile(r"(?:part|ids|offsets|spans|features(?:_\d+)?)-\d{5,}\.(?:parquet|npy|jsonl)")
 
+Vectors: TypeAlias = "NDArray[np.floating[Any]]"
 OpenFile = Callable[[str], IO[bytes]]  # opens a temporary file that will get this name
 
 
@@ -90,7 +96,7 @@ class FeatureGroup:
     first_row: int
     lengths: NDArray[np.int64]
     """The number of vectors of each row: 1 if each text has one vector."""
-    features: Mapping[int, NDArray[np.floating[Any]]]
+    features: Mapping[int, Vectors]
     """The vectors of each layer, (vectors, width)."""
     spans: NDArray[np.int32] | None
     """The spans of tokens, (vectors, 2); None if each text has one vector."""
@@ -166,7 +172,7 @@ class _ParquetShard:
     def __init__(self, number: int, layout: StoreLayout, open_file: OpenFile) -> None:
         self._layout = layout
         self._file = open_file(f"part-{number:05d}.parquet")
-        self._writer: Any = None
+        self._writer: ParquetWriter | None = None
 
     def append(self, group: FeatureGroup) -> None:
         """Write a row group. Raises OSError."""
@@ -177,7 +183,8 @@ class _ParquetShard:
 
     def finish(self) -> None:
         """Write the footer. Raises OSError."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def abandon(self) -> None:
         """Close the writer and ignore its error about data that it could not write."""
@@ -189,7 +196,7 @@ class _ParquetShard:
             except (OSError, ValueError, ArrowException):
                 self._writer.is_open = False  # otherwise it would write again when it is garbage-collected
 
-    def _new_writer(self, schema: object) -> Any:
+    def _new_writer(self, schema: pyarrow.Schema) -> ParquetWriter:
         """A Parquet writer that groups the bytes of floats by significance, without which compression gains little."""
         from pyarrow.parquet import ParquetWriter
 
@@ -204,12 +211,12 @@ class _ParquetShard:
             use_byte_stream_split=[f"{column}.{leaf}" for column in self._layout.columns.values()],
         )
 
-    def _table(self, group: FeatureGroup) -> Any:
+    def _table(self, group: FeatureGroup) -> pyarrow.Table:
         import numpy as np
         import pyarrow as pa
 
         rows = np.arange(group.first_row, group.first_row + len(group.lengths))
-        columns: dict[str, Any] = {"row": _arrow(rows)}
+        columns = {"row": _arrow(rows)}
         if group.ids is not None:
             columns["id"] = pa.array(group.ids, pa.string() if isinstance(group.ids[0], str) else pa.int64())
         for layer, name in self._layout.columns.items():
@@ -218,7 +225,7 @@ class _ParquetShard:
             columns["spans"] = self._vectors(group, group.spans)
         return pa.table(columns)
 
-    def _vectors(self, group: FeatureGroup, vectors: NDArray[Any]) -> Any:
+    def _vectors(self, group: FeatureGroup, vectors: Vectors | NDArray[np.int32]) -> pyarrow.Array:
         import numpy as np
         import pyarrow as pa
 
@@ -230,7 +237,7 @@ class _ParquetShard:
         return pa.ListArray.from_arrays(_arrow(offsets), array)
 
 
-def _arrow(values: NDArray[Any]) -> Any:
+def _arrow(values: NDArray[Any]) -> pyarrow.Array:
     """The same numbers for Arrow: `pyarrow.array` would import pandas, if it is installed, which takes a second."""
     import pyarrow as pa
 

@@ -10,16 +10,17 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.store.files import StoreLayout, is_shard_name
 from hf_xlmr.features.store.records import (
     JOB,
     MANIFEST,
-    RECORD_FIELDS,
     STATE,
     TEMPORARY,
+    JobRecord,
+    ShardRecord,
     checked_record,
     differences,
     read_record,
@@ -124,7 +125,7 @@ class FeatureStore(Shards):
         paths = [Path(folder) / name for name in (MANIFEST, JOB)]
         with told_with_place(Path(folder)):
             found = [read_record(path) if path.is_file() else {} for path in paths]
-        jobs = [each["job"] for each in found if isinstance(each.get("job"), dict)]
+        jobs = [job for each in found if isinstance(job := each.get("job"), dict)]
         notes = found[1].get("notes")
         return (jobs or [{}])[0], notes if isinstance(notes, dict) else {}
 
@@ -252,11 +253,11 @@ class FeatureStore(Shards):
         path = self.folder / name
         return is_shard_name(name) and path.is_file() and not path.is_symlink()
 
-    def _begun(self) -> dict[str, Any] | None:
+    def _begun(self) -> JobRecord | None:
         """The record of the job that the folder was begun for, None if it was not begun."""
         for name in (MANIFEST, JOB):
             if (self.folder / name).is_file():
-                found = checked_record(self.folder / name, read_record(self.folder / name), RECORD_FIELDS)
+                found = checked_record(self.folder / name, read_record(self.folder / name), JobRecord)
                 return {"job": found["job"], "layout": found["layout"]}
         return None
 
@@ -289,7 +290,7 @@ class FeatureStore(Shards):
         if not (self.folder / STATE / LOCK).exists():  # the run that held it has just removed it
             raise InputError(f"another run has just ended in {self.folder}; try again")
 
-    def _all_shards(self, rows: int) -> list[dict[str, Any]]:
+    def _all_shards(self, rows: int) -> list[ShardRecord]:
         """The states of all shards of an input of `rows` rows. Raises InputError."""
         size = self.layout.rows_per_shard
         wanted = range(-(-rows // size))

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, Any, Final
+from types import UnionType
+from typing import IO, Final, TypedDict, TypeVar, cast, get_origin, get_type_hints
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.fsync import flush, flush_path
 from hf_xlmr.files.json_files import strict_json
 
 __all__ = [
-    "JOB",
-    "MANIFEST",
-    "MANIFEST_FIELDS",
-    "RECORD_FIELDS",
-    "STATE",
-    "TEMPORARY",
+    *("JOB", "MANIFEST", "STATE", "TEMPORARY", "FileRecord", "JobRecord", "Manifest", "ShardRecord"),
     "checked_record",
     "checked_state",
     "differences",
@@ -35,32 +30,51 @@ STATE: Final = ".state"  # has a record for each finished shard, and temporary f
 TEMPORARY: Final = ".tmp"
 BLOCK: Final = 1 << 20
 
-# What the objects in our files hold
-RECORD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"job": dict, "layout": dict})
-MANIFEST_FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
-    {**RECORD_FIELDS, "rows": int, "counts": dict, "shards": list}
-)
-SHARD_FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        "number": int,
-        "first_row": int,
-        "rows": int,
-        "texts_sha256": str,
-        "id_type": (str, type(None)),
-        "files": list,
-        "counts": dict,
-    }
-)
-FILE_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({"name": str, "size": int, "sha256": str})
+Record = TypeVar("Record")
 
 
-def read_record(path: Path) -> dict[str, Any]:
+class FileRecord(TypedDict):
+    """One file of a shard."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class ShardRecord(TypedDict):
+    """A shard that is done."""
+
+    number: int
+    first_row: int
+    rows: int
+    texts_sha256: str
+    id_type: str | None
+    files: list[FileRecord]
+    counts: dict[str, int]
+
+
+class JobRecord(TypedDict):
+    """What a folder was begun for."""
+
+    job: dict[str, object]
+    layout: dict[str, object]
+
+
+class Manifest(JobRecord):
+    """A folder that is finished."""
+
+    rows: int
+    counts: dict[str, int]
+    shards: list[ShardRecord]
+
+
+def read_record(path: Path) -> dict[str, object]:
     """The object in the JSON file at `path`. Raises IntegrityError, OSError."""
     try:
         found: object = strict_json(path.read_bytes(), has_paths=True)
     except ValueError as error:
         raise _damage(path, str(error)) from error
-    return checked_record(path, found, {})
+    return _object(path, found)
 
 
 def scratch(path: Path) -> IO[bytes]:
@@ -83,25 +97,40 @@ def write_record(path: Path, content: Mapping[str, object]) -> None:
     flush_path(path.parent)
 
 
-def checked_record(path: Path, found: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """`found`, checked to be an object with values of these types. Raises IntegrityError."""
-    if not isinstance(found, dict):
-        raise _damage(path, f"it has {json.dumps(found):.40} instead of an object")
-    wrong = [name for name, kind in kinds.items() if name not in found or not isinstance(found[name], kind)]
-    if wrong:
-        raise _damage(path, f"{', '.join(wrong)} is missing or of another type")
-    return found
+def checked_record(path: Path, found: object, kind: type[Record]) -> Record:
+    """`found`, checked to be an object with the fields of `kind`, a TypedDict. Raises IntegrityError."""
+    content = _object(path, found)
+    kinds = get_type_hints(kind).items()
+    wrong = [name for name, each in kinds if name not in content or not isinstance(content[name], _class(each))]
+    _raise_if_any(path, wrong)
+    return cast("Record", content)
 
 
-def checked_state(path: Path, found: object, number: int) -> dict[str, Any]:
+def checked_state(path: Path, found: object, number: int) -> ShardRecord:
     """`found`, checked to be the record of shard `number`. Raises IntegrityError."""
-    state = checked_record(path, found, SHARD_FIELDS)
+    state = checked_record(path, found, ShardRecord)
     for file in state["files"]:
-        checked_record(path, file, FILE_FIELDS)
-    checked_record(path, state["counts"], dict.fromkeys(state["counts"], int))
+        checked_record(path, file, FileRecord)
+    _raise_if_any(path, [name for name, count in state["counts"].items() if not isinstance(count, int)])
     if state["number"] != number:
         raise _damage(path, f"it describes shard {state['number']} instead of {number}")
     return state
+
+
+def _class(kind: type | UnionType) -> type | UnionType:
+    """What `isinstance` takes for a type: `list` for `list[str]`."""
+    return kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+
+
+def _object(path: Path, found: object) -> dict[str, object]:
+    if not isinstance(found, dict):
+        raise _damage(path, f"it has {json.dumps(found):.40} instead of an object")
+    return found
+
+
+def _raise_if_any(path: Path, wrong: Sequence[str]) -> None:
+    if wrong:
+        raise _damage(path, f"{', '.join(wrong)} is missing or of another type")
 
 
 def _damage(path: Path, why: str) -> IntegrityError:

@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.store.files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, open_shard_files
+from hf_xlmr.features.store.files import GROUP_BYTES, FeatureGroup, ShardFiles, StoreLayout, Vectors, open_shard_files
 from hf_xlmr.features.store.records import (
     MANIFEST,
-    MANIFEST_FIELDS,
     STATE,
+    FileRecord,
+    Manifest,
+    ShardRecord,
     checked_record,
     checked_state,
     read_record,
@@ -24,11 +26,14 @@ from hf_xlmr.features.store.records import (
     write_record,
 )
 from hf_xlmr.files.fsync import flush, flush_path, told_with_place
-from hf_xlmr.files.json_files import JsonObject
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Given: TypeAlias = "Vectors | Sequence[Vectors]"
+"""The features of rows in one layer: a vector for each row, or for each token of it."""
+Spans: TypeAlias = "NDArray[np.integer[Any]]"
 
 __all__ = ["Row", "ShardWriter", "Shards", "TextsDigest"]
 
@@ -72,7 +77,7 @@ class Shards:
         """Open the shards of `folder`, whose features are in this `layout`."""
         self.folder = folder
         self.layout = layout
-        self._finished: dict[str, Any] | None = None
+        self._finished: Manifest | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -127,21 +132,21 @@ class Shards:
         """The path of the record that says that a shard is done."""
         return self.folder / STATE / f"{number:05d}.json"
 
-    def state(self, number: int) -> dict[str, Any] | None:
+    def state(self, number: int) -> ShardRecord | None:
         """The record of a finished shard, None if it is not finished. Raises IntegrityError."""
         if self.is_finished:
-            shards: list[dict[str, Any]] = self.manifest()["shards"]
+            shards = self.manifest()["shards"]
             return shards[number] if number < len(shards) else None
         path = self.state_path(number)
         with told_with_place(path):
             return checked_state(path, read_record(path), number) if path.is_file() else None
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """The manifest of a finished folder, read once. Raises IntegrityError."""
         if self._finished is None:
             path = self.folder / MANIFEST
             with told_with_place(path):
-                found = checked_record(path, read_record(path), MANIFEST_FIELDS)
+                found = checked_record(path, read_record(path), Manifest)
             for number, state in enumerate(found["shards"]):
                 checked_state(path, state, number)
             self._finished = found
@@ -152,7 +157,7 @@ class Shards:
         """Whether the folder is finished, and its files have the recorded sizes. Raises IntegrityError."""
         return self.is_finished and not any(map(self._wrong_files, self.manifest()["shards"]))
 
-    def _wrong_files(self, state: JsonObject) -> list[str]:
+    def _wrong_files(self, state: ShardRecord) -> list[str]:
         return [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
 
 
@@ -179,9 +184,9 @@ class ShardWriter:
     def write(
         self,
         rows: Sequence[Row],
-        features: Mapping[int, NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]]],
+        features: Mapping[int, Given],
         *,
-        spans: Sequence[NDArray[np.integer[Any]]] | None = None,
+        spans: Sequence[Spans] | None = None,
     ) -> None:
         """Append the next rows with the features of each layer, which may be overwritten afterwards.
 
@@ -194,7 +199,7 @@ class ShardWriter:
         with told_with_place(self._store.folder):
             self._take(group)
 
-    def _group(self, rows: Sequence[Row], features: Mapping[int, Any], spans: Sequence[Any] | None) -> FeatureGroup:
+    def _group(self, rows: Sequence[Row], features: Mapping[int, Given], spans: Sequence[Spans] | None) -> FeatureGroup:
         import numpy as np
 
         if [row.number for row in rows] != list(range(self._next, self._next + len(rows))):
@@ -215,7 +220,7 @@ class ShardWriter:
         flat = None if spans is None else np.concatenate([np.zeros((0, 2), np.int32), *spans]).astype(np.int32)
         return FeatureGroup(self._next, lengths, vectors, flat, self._ids(rows))
 
-    def _vectors(self, given: Any, rows: Sequence[Row]) -> NDArray[np.floating[Any]]:
+    def _vectors(self, given: Given, rows: Sequence[Row]) -> Vectors:
         """A copy of `given` in the dtype of the store, since the caller may overwrite `given`."""
         import numpy as np
 
@@ -289,7 +294,7 @@ class ShardWriter:
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
             flush_path(self._store.folder)
-            state = {
+            state: ShardRecord = {
                 "number": self._number,
                 "first_row": self._first,
                 "rows": self._next - self._first,
@@ -311,7 +316,7 @@ class ShardWriter:
                 file.close()
 
 
-def _facts(name: str, file: IO[bytes]) -> dict[str, Any]:
+def _facts(name: str, file: IO[bytes]) -> FileRecord:
     """The length and checksum of a file that is now on the disk."""
     flush(file)
     summed, size = hashlib.sha256(), 0
