@@ -54,7 +54,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     _pipeline_calls_generate = False
     modelcard = None  # Transformers 5.0 reads it as it saves, and sets it nowhere
 
-    def _sanitize_parameters(self, **given: object) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _sanitize_parameters(self, **given: object) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
         known = (("truncation", "max_length"), ("layers",), ("pool", "return_tensors", "layers"))
         if odd := sorted(set(given) - {name for names in known for name in names}):
             raise TypeError(
@@ -74,7 +74,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
 
     def preprocess(  # type: ignore[override]
         self, input_: object, truncation: bool = False, max_length: int | None = None
-    ) -> Any:
+    ) -> dict[str, torch.Tensor]:
         """The tokens of one text or pair. Raises ValueError for one that is too long, and for what is neither."""
         pair = _pair(input_)
         most = min(max_length or self.longest, self.longest)
@@ -89,8 +89,8 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _forward(  # type: ignore[override]
-        self, input_tensors: Any, layers: int | Sequence[int] = -1
-    ) -> Any:
+        self, input_tensors: dict[str, torch.Tensor], layers: int | Sequence[int] = -1
+    ) -> dict[str, torch.Tensor]:
         """The wanted hidden states, (batch, layers, tokens, width), and which tokens are real."""
         output = self.model(**input_tensors, output_hidden_states=True)
         wanted = [layers] if isinstance(layers, int) else list(layers)
@@ -108,11 +108,11 @@ class XLMRFeatureExtractionPipeline(Pipeline):
 
     def postprocess(  # type: ignore[override]
         self,
-        model_outputs: Any,
+        model_outputs: dict[str, torch.Tensor],
         pool: str = "none",
         return_tensors: bool = True,
         layers: int | Sequence[int] = -1,
-    ) -> Any:
+    ) -> object:
         """One text's vectors, padding left out."""
         is_real = model_outputs["attention_mask"][0].bool()
         rows = [POOLINGS[pool](layer[is_real]) for layer in model_outputs["hidden"][0]]
@@ -127,7 +127,7 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
 
 
-def _pair(given: object) -> tuple[Any, ...]:
+def _pair(given: object) -> tuple[str, ...]:
     """A text, or a text and its pair. Raises ValueError."""
     if isinstance(given, dict):
         if odd := [repr(name) for name in given if name not in PAIR]:

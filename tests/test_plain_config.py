@@ -84,9 +84,8 @@ def test_xlmr_answers_as_without_the_fields(clean: Path, tmp_path: Path) -> None
 
 def test_fields_of_the_caller_come_before_those_of_the_file(clean: Path) -> None:
     names = {0: "no", 1: "perhaps", 2: "yes"}
-    config = plain_config(
-        clean, num_labels=3, id2label=names, label2id={name: number for number, name in names.items()}
-    )
+    numbers = {name: number for number, name in names.items()}
+    config = plain_config(clean, fields={"num_labels": 3, "id2label": names, "label2id": numbers})
     assert config.id2label == names and config.num_labels == 3
 
 

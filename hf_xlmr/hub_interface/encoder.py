@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ OFFLOADED = (
     "nothing trains them; load it again on one device (device=) for that, or take model.classification_heads alone"
 )
 
+Extra: TypeAlias = dict[str, list[torch.Tensor] | None]
+"""What comes with features or logits: under `inner_states` the hidden states, if they were wanted."""
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.utils.get_activation_fn
     "gelu": functional.gelu,
     "gelu_accurate": partial(functional.gelu, approximate="tanh"),
@@ -112,10 +114,10 @@ class ClassificationHead(nn.Module):
         return logits
 
 
-def own_head_layers(network: Any) -> dict[str, Any]:
+def own_head_layers(network: nn.Module) -> dict[str, nn.Linear]:
     """Transformers' layers of a network's own head by fairseq's names: a classifier's, or those of multiple choice."""
     classifier: Any = getattr(network, "classifier", None)
-    pooler: Any = getattr(network.base_model, "pooler", None)
+    pooler = getattr(network.base_model, "pooler", None)
     if hasattr(classifier, "out_proj"):
         return {"dense": classifier.dense, "out_proj": classifier.out_proj}
     return {} if classifier is None or pooler is None else {"dense": pooler.dense, "out_proj": classifier}
@@ -240,7 +242,7 @@ class Encoder(nn.Module):
         classification_head_name: str | None = None,
         masked_tokens: torch.Tensor | None = None,
         **_unused: object,
-    ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor] | None]]:
+    ) -> tuple[torch.Tensor, Extra]:
         """Features (batch, length, width), logits over the vocabulary, or a head's logits; and the hidden states.
 
         The hidden states are under `inner_states`, (length, batch, width) each, as fairseq lays them out. What else is
@@ -253,9 +255,9 @@ class Encoder(nn.Module):
             return self.classified(classification_head_name, features), extra
         return (features if features_only else self.logits(features, masked_tokens)), extra
 
-    def extract_features(self, *args: object, **options: object) -> tuple[torch.Tensor, dict[str, Any]]:
+    def extract_features(self, *args: object, **options: object) -> tuple[torch.Tensor, Extra]:
         """What calling the model gives, as in fairseq: logits, unless `features_only`."""
-        found: tuple[torch.Tensor, dict[str, Any]] = self(*args, **options)
+        found: tuple[torch.Tensor, Extra] = self(*args, **options)
         return found
 
     def get_normalized_probs(
@@ -265,7 +267,7 @@ class Encoder(nn.Module):
         logits = net_output[0].float()
         return functional.log_softmax(logits, dim=-1) if log_probs else functional.softmax(logits, dim=-1)
 
-    def get_targets(self, sample: Mapping[str, object], net_output: object) -> Any:
+    def get_targets(self, sample: Mapping[str, object], net_output: object) -> object:
         """The `target` of a batch of fairseq's."""
         return sample["target"]
 
@@ -347,7 +349,7 @@ class Encoder(nn.Module):
     def _put_into_network(self, head: ClassificationHead) -> None:
         """Share the weights of `head` with the network, in place of its own head's weights."""
         for name, layer in own_head_layers(self.network).items():
-            fresh: Any = head.get_submodule(name)
+            fresh = {"dense": head.dense, "out_proj": head.out_proj}[name]
             layer.weight, layer.bias = fresh.weight, fresh.bias
             layer.out_features = fresh.out_features
         classes = head.out_proj.out_features
@@ -374,10 +376,12 @@ class Encoder(nn.Module):
         end = [each for name, each in parameters.items() if name.endswith("LayerNorm.weight")][-1]
         return end if end.device.type != "meta" else torch.empty(0, dtype=end.dtype)
 
-    def _zero_padding(self, _module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
+    def _zero_padding(
+        self, _module: nn.Module, args: Sequence[object], kwargs: Mapping[str, object], output: torch.Tensor
+    ) -> torch.Tensor:
         """Zero the embeddings of padding, as fairseq's TransformerSentenceEncoder does; Transformers leaves them."""
         tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        if tokens is None:  # the caller gave embeddings of his own
+        if not isinstance(tokens, torch.Tensor):  # the caller gave embeddings of his own
             return output
         zeroed: torch.Tensor = output * (tokens != self.pad_index).unsqueeze(-1).to(output)
         return zeroed
@@ -390,7 +394,7 @@ class Encoder(nn.Module):
         places = [self.base.embeddings, *self.layers]
 
         def keeper(number: int) -> Callable[..., None]:
-            def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+            def keep(_module: nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
                 if threading.get_ident() == thread:
                     hidden[number] = output[0] if isinstance(output, tuple) else output
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import torch
 from torch import nn
 
 from hf_xlmr.errors import InputAttributeError, InputIndexError, InputNotImplementedError, InputTypeError
 from hf_xlmr.model.families import FAMILIES, LAYER_LINEARS
+
+if TYPE_CHECKING:
+    from hf_xlmr.hub_interface.encoder import Encoder
 
 __all__ = ["Layers", "Options", "View", "view_of"]
 
@@ -48,9 +51,9 @@ class View:
     """
 
     _kind: str
-    _parts: Mapping[str, Any]
+    _parts: Mapping[str, object]
     _root: tuple[nn.Module, ...]
-    _call: Callable[..., Any] | None
+    _call: Callable[..., object] | None
     _instead: str
 
     def __init__(
@@ -181,7 +184,7 @@ def _parameters(parts: Mapping[str, object], prefix: str) -> Iterator[tuple[str,
             yield from part.named_parameters(f"{prefix}{name}")
 
 
-def view_of(model: Any) -> View:
+def view_of(model: Encoder) -> View:
     """The parts of an Encoder as fairseq's RobertaEncoder; without an LM head there is no `lm_head` in it."""
     parts = {"sentence_encoder": _sentence_encoder(model), "args": model.args, "max_positions": model.max_positions}
     root = [model.base]
@@ -189,11 +192,13 @@ def view_of(model: Any) -> View:
         parts["lm_head"] = _lm_head(model)
         root.append(model.network.lm_head)
 
-    def extract_features(src_tokens: torch.Tensor, return_all_hiddens: bool = False, **unused: Any) -> Any:
+    def extract_features(src_tokens: torch.Tensor, return_all_hiddens: bool = False, **unused: object) -> object:
         _raise_if_embedded(unused.get("token_embeddings"))
         return model(src_tokens, features_only=True, return_all_hiddens=return_all_hiddens)
 
-    def output_layer(features: torch.Tensor, masked_tokens: torch.Tensor | None = None, **_unused: Any) -> Any:
+    def output_layer(
+        features: torch.Tensor, masked_tokens: torch.Tensor | None = None, **_unused: object
+    ) -> torch.Tensor:
         return model.logits(features, masked_tokens)
 
     def forward(
@@ -201,15 +206,15 @@ def view_of(model: Any) -> View:
         features_only: bool = False,
         return_all_hiddens: bool = False,
         masked_tokens: torch.Tensor | None = None,
-        **_unused: Any,
-    ) -> Any:
+        **_unused: object,
+    ) -> object:
         return model(src_tokens, features_only, return_all_hiddens, masked_tokens=masked_tokens)
 
     parts |= {"extract_features": extract_features, "output_layer": output_layer, "forward": forward}
     return View("RobertaEncoder", parts, root=root, call=forward, instead="in xlmr.model.network")
 
 
-def _lm_head(model: Any) -> View:
+def _lm_head(model: Encoder) -> View:
     head = model.network.lm_head
     parts = {
         "weight": head.decoder.weight,
@@ -220,7 +225,7 @@ def _lm_head(model: Any) -> View:
     return View("RobertaLMHead", parts, root=[head], call=model.logits, instead="in xlmr.model.network.lm_head")
 
 
-def _sentence_encoder(model: Any) -> View:
+def _sentence_encoder(model: Encoder) -> View:
     base, config = model.base, model.network.config
     family = FAMILIES[config.model_type]
     names = {ours: theirs for ours, theirs, _ in LAYER_LINEARS} | family.layer_norms
@@ -245,7 +250,7 @@ def _sentence_encoder(model: Any) -> View:
         src_lengths: torch.Tensor | None = None,
         return_all_hiddens: bool = False,
         token_embeddings: torch.Tensor | None = None,
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, Sequence[torch.Tensor | None]]:
         _raise_if_embedded(token_embeddings)
         features, extra = model(src_tokens, features_only=True, return_all_hiddens=return_all_hiddens)
         is_padding = src_tokens.eq(model.pad_index)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -29,6 +29,9 @@ from hf_xlmr.placement.placed_loading import (
 )
 from hf_xlmr.placement.planner import DEFAULT_TOKENS, check_device_map, plan_placement
 from hf_xlmr.tokenizer.dictionary import PAD_INDEX
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +111,7 @@ def check_loading(files: ModelFiles) -> None:
     check_network(files.folder, shape_held(files.folder, files.shape), config=files.config)
 
 
-def _network(files: ModelFiles, plan: LoadingPlan, offload_folder: str | Path | None) -> Any:
+def _network(files: ModelFiles, plan: LoadingPlan, offload_folder: str | Path | None) -> PreTrainedModel:
     """Transformers' network by the plan. Raises InputError, IntegrityError."""
     if not plan.is_spread:
         return load_whole(files.folder, device=plan.main, dtype=plan.dtype, shape=files.shape)
@@ -128,7 +131,7 @@ def _network(files: ModelFiles, plan: LoadingPlan, offload_folder: str | Path | 
 class LoadingPlan(NamedTuple):
     """Which module goes where, in which dtype, and which device computes what is on CPU or disk."""
 
-    device_map: Mapping[str, Any]
+    device_map: Mapping[str, Device | torch.device]
     dtype: str
     main_device: Device
 
@@ -246,7 +249,7 @@ def _head_options(files: ModelFiles) -> HeadOptions:
 
 
 def _classification_heads(
-    files: ModelFiles, network: object, place: torch.device, options: HeadOptions
+    files: ModelFiles, network: PreTrainedModel, place: torch.device, options: HeadOptions
 ) -> dict[str, ClassificationHead]:
     """The heads by name, each reading what fairseq's code for its task reads."""
     found = _heads(files, network, place)
@@ -264,7 +267,7 @@ def _classification_heads(
     }
 
 
-def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+def _heads(files: ModelFiles, network: PreTrainedModel, place: torch.device) -> dict[str, dict[str, torch.Tensor]]:
     """The weights of the classification heads: those kept next to the folder, and the folder's own."""
     kept = {
         name: {part: weight.to(place, network.dtype) for part, weight in parts.items()}
@@ -281,7 +284,7 @@ def _heads(files: ModelFiles, network: Any, place: torch.device) -> dict[str, di
     return {**kept, files.head_name: own}
 
 
-def _own_head(network: object) -> dict[str, torch.Tensor]:
+def _own_head(network: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The parameters of Transformers' head under fairseq's names."""
     return {
         f"{layer}.{name}": weight

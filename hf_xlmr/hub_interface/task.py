@@ -22,6 +22,7 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer, text_of_symbols
 
 if TYPE_CHECKING:
     import torch
+    from sentencepiece import SentencePieceProcessor
 
 __all__ = ["FairseqTask", "SentencepieceBpe", "SourceDictionary"]
 
@@ -287,9 +288,10 @@ class SentencepieceBpe:
         self._find_tokenizer = find_tokenizer
 
     @property
-    def sp(self) -> Any:
+    def sp(self) -> SentencePieceProcessor:
         """The SentencePieceProcessor. Raises InputError if there is none."""
-        return self._find_tokenizer().processor
+        found: SentencePieceProcessor = self._find_tokenizer().processor
+        return found
 
     def encode(self, x: str) -> str:
         """The pieces of the text `x`, such as U+0085 too, where `encode_line` splits. Raises InputError."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
@@ -51,8 +52,11 @@ REACHING: Final[Mapping[str, str]] = {
     "transformers_weights": "names another file to read as the weights",
 }
 """Fields of config.json by which Transformers fetches or runs code or reads other files, and what each does."""
-FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
-    "layer_norm_eps": ("a number of 0 or more", lambda value: type(value) in (int, float) and value >= 0),
+FIELDS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
+    "layer_norm_eps": (
+        "a number of 0 or more",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+    ),
     "pad_token_id": ("a whole number or null", lambda value: value is None or type(value) is int),
 }
 """What must hold of a field that changes the answers.
@@ -62,7 +66,11 @@ Transformers 5.0 takes anything, later releases check some.
 
 
 def plain_config(
-    folder: Path, *, attention: str = "sdpa", read: Mapping[str, object] | None = None, **fields: object
+    folder: Path,
+    *,
+    attention: str = "sdpa",
+    read: Mapping[str, object] | None = None,
+    fields: Mapping[str, object] = MappingProxyType({}),
 ) -> PreTrainedConfig:
     """The configuration in `folder` with `fields` set and the fields of `REACHING` left out.
 

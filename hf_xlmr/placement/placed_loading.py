@@ -183,7 +183,7 @@ def _pooler(shape: ModelShape) -> set[str]:
     return {tensor.name for tensor in shape.tensors if tensor.name.startswith(f"{shape.base}pooler.")}
 
 
-def without_absent(device_map: Mapping[str, object], shape: ModelShape) -> dict[str, Any]:
+def without_absent(device_map: Mapping[str, object], shape: ModelShape) -> dict[str, object]:
     """The map without a pooler that the model does not have: a plan from the config alone cannot know."""
     pooler = f"{shape.base}pooler"
     return {key: device for key, device in device_map.items() if shape.has_pooler or key != pooler}
@@ -355,7 +355,7 @@ def _fill(
     model: PreTrainedModel,
     shape: ModelShape,
     sources: Mapping[str, StoredWeight],
-    places: Mapping[str, Any],
+    places: Mapping[str, Device | torch.device],
     dtype: str,
     progress: Progress,
     *,
@@ -376,7 +376,7 @@ def _fill(
         model.tie_weights()  # accelerate caches tied weights by address, which from disk is new each time
 
 
-def _placed(source: StoredWeight, place: Any, dtype: torch.dtype, *, is_own: bool) -> torch.Tensor:
+def _placed(source: StoredWeight, place: Device | torch.device, dtype: torch.dtype, *, is_own: bool) -> torch.Tensor:
     """A weight on its device; on the way to another one than the CPU it needs no further memory."""
     if str(place) == CPU:
         return source.on_cpu(dtype, is_own=is_own)
@@ -423,18 +423,19 @@ def _move_masks_once(model: PreTrainedModel) -> None:
     import torch
 
     network: Any = model.base_model
-    moved = threading.local()
+    moved = threading.local()  # the last tensor that was moved, and its copies by device
 
-    def on_device(value: Any, device: torch.device) -> Any:
+    def on_device(value: object, device: torch.device) -> object:
         if not isinstance(value, torch.Tensor) or value.device == device:
             return value
-        if getattr(moved, "source", None) is not value:
+        source: object = getattr(moved, "source", None)
+        if source is not value:
             moved.source, moved.copies = value, {}
         if device not in moved.copies:
             moved.copies[device] = value.to(device, non_blocking=True)
         return moved.copies[device]
 
-    def bring(layer: torch.nn.Module, args: tuple[object, ...], options: dict[str, object]) -> Any:
+    def bring(layer: torch.nn.Module, args: tuple[object, ...], options: dict[str, object]) -> object:
         device = next(layer.parameters()).device
         if device.type in ("cpu", "meta"):  # computed where accelerate brings its weights
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeVar
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, format_size, in_order
@@ -23,6 +23,7 @@ __all__ = [
     "plan_placement",
 ]
 
+Place = TypeVar("Place")
 DEFAULT_TOKENS: Final = 4096  # eight texts of the longest kind
 FEWEST_TOKENS: Final = 512  # one text: a plan for less is of no use
 MOST_TOKENS: Final = 10**12
@@ -498,7 +499,7 @@ def _is_within(name: str, key: str) -> bool:
     return not key or name == key or name.startswith(f"{key}.")
 
 
-def place_of(places: Mapping[str, Device], name: str) -> Device:
+def place_of(places: Mapping[str, Place], name: str) -> Place:
     """Where a checked map puts a weight: the longest key that covers its name decides."""
     return places[max((key for key in places if _is_within(name, key)), key=len)]
 

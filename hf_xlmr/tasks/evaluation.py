@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.folder_records import FINETUNING
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, collate
+from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, Row, collate
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder, predictions_folder, write_results
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
@@ -24,6 +24,10 @@ from hf_xlmr.tasks.kinds.task_data import TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.xnli import WithoutLabel
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedModel, Trainer
 
 __all__ = [
     "Evaluation",
@@ -140,7 +144,7 @@ class Evaluation:
     """What a model said, and what that is worth."""
 
     results: TaskResults
-    predictions: Mapping[str, Sequence[Any]]
+    predictions: Mapping[str, Sequence[object]]
     """The prediction for each example, by language: a label, an answer, or a tag for each word."""
 
 
@@ -160,7 +164,7 @@ def evaluate_data(
     scorer = _Scorer.of(task, files, options)
     for examples in data.examples.values():
         task.check_known(examples, scorer.coding.labels)
-    predictions: dict[str, Sequence[Any]] = {}
+    predictions: dict[str, Sequence[object]] = {}
     with progress.task("evaluating", total=sum(data.counts.values()), unit="examples") as bar:
         for language, examples in data.examples.items():
             predictions[language] = scorer.predictions(examples)
@@ -194,7 +198,7 @@ class _Scorer:
 
     task: AnyTask
     coding: Coding
-    predictor: Any
+    predictor: Trainer
 
     @classmethod
     def of(cls, task: AnyTask, files: ModelFiles, options: EvaluationOptions) -> _Scorer:
@@ -213,24 +217,25 @@ class _Scorer:
         network.requires_grad_(requires_grad=False)  # autocast keeps bfloat16 copies of all weights that are trained
         return cls(task, coding, _predictor(network, options))
 
-    def predictions(self, examples: Sequence[object]) -> list[Any]:
+    def predictions(self, examples: Sequence[object]) -> Sequence[object]:
         """What the network says of each example."""
         return self.task.predict(examples, self.coding, self._logits)
 
-    def _logits(self, rows: Iterable[Any]) -> list[Logits]:
+    def _logits(self, rows: Iterable[Row]) -> list[Logits]:
         """Each output of the network for each row, padding cut off if it has one for each token."""
         import numpy as np
 
         features, has_a_row_per_token = Features(rows), self.task.recipe.has_a_row_per_token
         order = sorted(range(len(features)), key=features.length, reverse=True)  # alike lengths need no padding
         with quiet_transformers():
-            outputs = self.predictor.predict(_Ordered(features, order)).predictions
+            outputs = self.predictor.predict(cast("Dataset[Row]", _Ordered(features, order))).predictions
         found = []
         for output in outputs if isinstance(outputs, tuple) else (outputs,):
-            placed: list[Any] = [None] * len(order)
-            for place, logits in zip(order, np.asarray(output), strict=True):
-                placed[place] = logits[: features.length(place)] if has_a_row_per_token else logits
-            found.append(placed)
+            placed = {
+                place: logits[: features.length(place)] if has_a_row_per_token else logits
+                for place, logits in zip(order, np.asarray(output), strict=True)
+            }
+            found.append([placed[place] for place in range(len(order))])
         return found
 
 
@@ -272,11 +277,11 @@ class _Ordered:
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Row:
         return {"input_ids": self.features[self.order[index]]["input_ids"]}
 
 
-def _predictor(network: Any, options: EvaluationOptions) -> Any:
+def _predictor(network: PreTrainedModel, options: EvaluationOptions) -> Trainer:
     """A Trainer that trains nothing: it knows devices, launchers and precision."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -299,7 +304,7 @@ def _predictor(network: Any, options: EvaluationOptions) -> Any:
     return predictor
 
 
-def _share_out(predictor: Any, network: Any) -> None:
+def _share_out(predictor: Trainer, network: PreTrainedModel) -> None:
     """Let each process hold a part of the weights: accelerate does so only with an optimizer, here one at rest."""
     import torch
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.data.text_rows import JSON_TYPES
 from hf_xlmr.errors import InputError, printable, told_plainly
@@ -135,7 +135,7 @@ KINDS: Final[Mapping[str, type]] = {
 }
 
 
-def _as_tuple(value: object) -> Any:
+def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 

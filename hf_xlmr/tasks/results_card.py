@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
 from hf_xlmr.errors import InputError, printable, told_plainly
@@ -25,6 +25,8 @@ PIPELINE_TAGS: Final = {name: task.card.pipeline_tag for name, task in TASKS.ite
 METADATA: Final = re.compile(r"\A---\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 INDEX: Final = re.compile(r"^model-index:.*?(?=^[^\s#\-]|\Z)", re.DOTALL | re.MULTILINE)
 DIGITS: Final = 4
+Entry: TypeAlias = dict[str, Any]
+"""A model of `model-index`, by which the Hub draws its widget."""
 
 
 def card_section(results: TaskResults, *, dataset: str | None = None, references: bool = False) -> str:
@@ -130,7 +132,7 @@ def _with_metadata(text: str, results: TaskResults, path: Path, *, dataset: str 
     return text[: found.start(1)] + block + text[found.end(1) :]
 
 
-def _index(block: str, path: Path) -> list[dict[str, Any]]:
+def _index(block: str, path: Path) -> list[Entry]:
     """The list `model-index` of the metadata. Raises InputError."""
     import yaml
 
@@ -149,9 +151,7 @@ def _index(block: str, path: Path) -> list[dict[str, Any]]:
     return list(index or [])
 
 
-def _renewed(
-    index: list[dict[str, Any]], results: TaskResults, *, name: str, dataset: str | None
-) -> list[dict[str, Any]]:
+def _renewed(index: list[Entry], results: TaskResults, *, name: str, dataset: str | None) -> list[Entry]:
     """The index with `results` in the first model's list, in the place of those that they replace, else last."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 

@@ -36,7 +36,7 @@ STYLE: Final[Any] = {
     "ytick.color": INK,
     "svg.hashsalt": "results",
 }
-HEADING: Final[Mapping[str, Any]] = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
+HEADING: Final[Mapping[str, object]] = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
 BAR_INCHES: Final = 0.27  # wide enough for its number
 GAP: Final = 0.9  # between groups, in bars; twice before the average
 MARK_STEP: Final = 0.32  # from mark to mark, in bars

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.features.processes import DeviceProcesses, Processes
@@ -40,6 +40,11 @@ from hf_xlmr.tasks.kinds.task import AnyTask, Coding, Recipe, Setting
 from hf_xlmr.tasks.kinds.task_data import MissingLanguages, TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.xnli import WithoutLabel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 __all__ = ["FinetuningOptions", "FinetuningReport", "finetune"]
 
@@ -255,7 +260,7 @@ class _Training:
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
         """Train, and write the finished folder."""
-        from transformers import set_seed
+        from transformers import PreTrainedModel, set_seed
 
         arguments = _arguments(self.task.recipe, self.options, self.settings, folder)
         self._tell_of_long_warmup()
@@ -272,13 +277,13 @@ class _Training:
             task=self.task.name,
             model=model,
             output=folder.path,
-            class_name=type(network.get_base_model() if self.options.lora else network).__name__,
+            class_name=type(network if isinstance(network, PreTrainedModel) else network.get_base_model()).__name__,
             mode=self.options.mode,
             trained_on=dict(self.data.counts),
             skipped=self.data.skipped,
             misaligned=self.data.misaligned,
             steps=trainer.state.global_step,
-            losses={each["step"]: each["loss"] for each in trainer.state.log_history if "loss" in each},
+            losses={int(each["step"]): each["loss"] for each in trainer.state.log_history if "loss" in each},
             parameters=sum(each.numel() for each in network.parameters()),
             trainable=trainable,
             settings=self.settings,
@@ -300,16 +305,18 @@ class _Training:
         epochs = float(self.settings.get("epochs", 0.0))
         return int(self.settings.get("max_steps", max(math.ceil(epochs * per_epoch), 1)))
 
-    def _network(self) -> Any:
+    def _network(self) -> PreTrainedModel | PeftModel:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
         network = load_network(self.files, self.task.recipe, self.head)
         if any(each.is_meta for each in network.parameters()):
             raise InputError(HOLLOW)
         if self.settings["freeze_embeddings"]:
-            network.base_model.embeddings.requires_grad_(requires_grad=False)
+            network.base_model.get_submodule("embeddings").requires_grad_(requires_grad=False)
         return with_adapters(network, self.task.recipe, rank=self.options.lora_rank) if self.options.lora else network
 
-    def _trainer(self, network: Any, arguments: Any, folder: FinetunedFolder, progress: Progress) -> Any:
+    def _trainer(
+        self, network: nn.Module, arguments: TrainingArguments, folder: FinetunedFolder, progress: Progress
+    ) -> Trainer:
         from transformers import PrinterCallback, Trainer
 
         from hf_xlmr.tasks.fitting.trainer_progress import CheckpointCallback, ProgressCallback
@@ -327,7 +334,7 @@ class _Training:
         trainer.model_accepts_loss_kwargs = False
         return trainer
 
-    def _write(self, trainer: Any, folder: FinetunedFolder, report: FinetuningReport) -> None:
+    def _write(self, trainer: Trainer, folder: FinetunedFolder, report: FinetuningReport) -> None:
         """Write the finished folder: weights gathered from all processes, adapters merged, the files for fairseq."""
         with folder.draft() as draft, quiet_transformers():
             accelerator = trainer.accelerator
@@ -403,7 +410,7 @@ def _features(
 
 def _arguments(
     recipe: Recipe, options: FinetuningOptions, settings: Mapping[str, Setting], folder: FinetunedFolder
-) -> Any:
+) -> TrainingArguments:
     """The arguments of Trainer. Raises InputError for a batch that cannot be shared out."""
     from transformers import TrainingArguments
 
@@ -452,18 +459,18 @@ def _checkpointing(arguments: type) -> str:
     return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
 
 
-def _check_finite(trainer: object, folder: FinetunedFolder) -> None:
+def _check_finite(trainer: Trainer, folder: FinetunedFolder) -> None:
     """Raise InputError if a training diverged: by a loss that was noted, or by a weight."""
     if reason := _not_finite(trainer):
         raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))
 
 
-def _not_finite(trainer: Any) -> str | None:
+def _not_finite(trainer: Trainer) -> str | None:
     """What is not a number, in words; None if all is well."""
     for each in trainer.state.log_history:
         if "loss" in each and not math.isfinite(each["loss"]):
             return f"the loss at step {each['step']} is {each['loss']}"
-    for name, weight in trainer.model.named_parameters():
+    for name, weight in () if trainer.model is None else trainer.model.named_parameters():
         held = weight.to_local() if hasattr(weight, "to_local") else weight  # a process may hold a part of it
         if not bool(held.isfinite().all()):
             return f"{name} is not finite after the last step"

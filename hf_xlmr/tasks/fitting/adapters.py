@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.model.model_shape import ModelShape
 from hf_xlmr.tasks.kinds.task import Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["ADAPTER_FILES", "LORA", "LoraRecipe", "check_peft", "check_rank", "merged", "with_adapters"]
 
@@ -50,7 +54,7 @@ def check_rank(rank: int, shape: ModelShape) -> None:
         )
 
 
-def with_adapters(network: Any, recipe: Recipe, *, rank: int) -> Any:
+def with_adapters(network: PreTrainedModel, recipe: Recipe, *, rank: int) -> PeftModel:
     """`network` with adapters of `rank` at each query and value, which are trained with the head alone."""
     from peft import LoraConfig, get_peft_model
 
@@ -65,7 +69,7 @@ def with_adapters(network: Any, recipe: Recipe, *, rank: int) -> Any:
         return get_peft_model(network, config)
 
 
-def merged(network: Any, folder: Path) -> Any:
+def merged(network: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """`network`, as it was before training, with the adapters in `folder` added to its weights and the trained head.
 
     The adapters' files are removed: what is left is a plain model.
@@ -73,7 +77,7 @@ def merged(network: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with _old_name_allowed():
-        plain = PeftModel.from_pretrained(network, folder).merge_and_unload()
+        plain: PreTrainedModel = PeftModel.from_pretrained(network, folder).merge_and_unload()
     for name in (*ADAPTER_FILES, "README.md"):
         (folder / name).unlink(missing_ok=True)
     return plain

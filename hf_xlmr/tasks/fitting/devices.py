@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 __all__ = ["check_bfloat16", "on_one_device"]
 
@@ -41,7 +44,7 @@ def _warn_once(*, cpu: bool) -> None:
         warn_of_emulation(torch.bfloat16, torch.device("cpu" if cpu else "cuda"))
 
 
-def on_one_device(arguments: Any) -> None:
+def on_one_device(arguments: TrainingArguments) -> None:
     """Let a process use one GPU at most: Trainer would wrap in DataParallel, and multiply the batch by all it sees."""
     # private: `n_gpu` only reads it, and CUDA_VISIBLE_DEVICES would speak for all of the process
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features.processes import Processes
@@ -294,7 +294,7 @@ def _change(name: str, begun: object, wanted: object) -> str:
     return f"{option} {begun}, now {wanted}"
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, object]:
     """A JSON object that hf_xlmr wrote. Raises IntegrityError."""
     try:
         return json_object(path, has_paths=True)

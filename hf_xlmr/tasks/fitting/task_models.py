@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
 from hf_xlmr.hub_interface.loading import ModelFiles
@@ -15,6 +15,10 @@ from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding.encoding import label_ids
 from hf_xlmr.tasks.kinds.task import AnyTask, Recipe
 from hf_xlmr.tokenizer.dictionary import FILLER, SPECIAL_SYMBOLS
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 __all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
 
@@ -30,7 +34,7 @@ class TaskHead:
 
     labels: tuple[str, ...] | None
     """The labels by number; None if the task has none."""
-    weights: Mapping[str, Any] | None = None
+    weights: Mapping[str, torch.Tensor] | None = None
     """The weights of fairseq's head by their names; None if the head is the folder's own, or new."""
     is_new: bool = False
 
@@ -130,7 +134,7 @@ def _names_by_number(names: object) -> tuple[str, ...]:
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
-def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> Any:
+def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> PreTrainedModel:
     """The Transformers network of the task in float32, with `head`; a new one is drawn by torch's random numbers.
 
     Raises WeightsMismatch with all weights that are missing, unknown or of another shape, InputError, IntegrityError.
@@ -142,10 +146,11 @@ def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> Any:
         loader = getattr(transformers, f"AutoModel{recipe.class_ending}")
         raise_if_adapter(files.folder)
         named = {} if head.labels is None else _named(head.labels)
+        network: PreTrainedModel
         with quiet_transformers():
             network, loading = loader.from_pretrained(
                 files.folder,
-                config=plain_config(files.folder, **named),
+                config=plain_config(files.folder, fields=named),
                 dtype=torch.float32,
                 output_loading_info=True,
                 local_files_only=True,
@@ -158,16 +163,17 @@ def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> Any:
     return network
 
 
-def _named(labels: Sequence[str]) -> dict[str, Any]:
+def _named(labels: Sequence[str]) -> dict[str, object]:
     numbers = label_ids(labels)
     return {"num_labels": len(labels), "label2id": numbers, "id2label": {v: k for k, v in numbers.items()}}
 
 
-def _raise_if_unbalanced(loading: Mapping[str, Any], *, made: str | None) -> None:
+def _raise_if_unbalanced(loading: Mapping[str, Iterable[object]], *, made: str | None) -> None:
     """Raise WeightsMismatch if anything but the head that is `made` would be drawn at random."""
-    missing = [name for name in sorted(loading["missing_keys"]) if made is None or not name.startswith(made)]
-    unexpected = [name for name in sorted(loading["unexpected_keys"]) if not _is_of_another_head(name)]
-    wrong = sorted(map(str, loading["mismatched_keys"]))
+    of_kinds = (sorted(map(str, loading[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched"))
+    missing, unexpected, wrong = of_kinds
+    missing = [name for name in missing if made is None or not name.startswith(made)]
+    unexpected = [name for name in unexpected if not _is_of_another_head(name)]
     if missing or unexpected or wrong:
         raise WeightsMismatch(missing=missing, unexpected=unexpected, wrong_shape=wrong)
 
@@ -177,11 +183,11 @@ def _is_of_another_head(name: str) -> bool:
     return bare.startswith(OF_OTHER_HEADS) or bare.endswith("position_ids")
 
 
-def _fill(network: Any, weights: Mapping[str, Any]) -> None:
+def _fill(network: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Put the weights of fairseq's head into Transformers' classifier, whose parts have the same names."""
     import torch
 
-    parameters = dict(network.classifier.named_parameters())
+    parameters = dict(network.get_submodule("classifier").named_parameters())
     wrong = [name for name in HEAD_PARTS if parameters[name].shape != weights[name].shape]
     if wrong:
         told = [f"{name} {list(weights[name].shape)}, expected {list(parameters[name].shape)}" for name in wrong]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TypeAlias
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from hf_xlmr.progress import Progress, ProgressTask
 
+Logs: TypeAlias = Mapping[str, float] | None
 __all__ = ["CheckpointCallback", "ProgressCallback"]
 
 
@@ -24,17 +25,17 @@ class ProgressCallback(TrainerCallback):
         self._loss = ""
         self._done = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         """Begin a bar."""
         if state.is_world_process_zero:
             self._bar = self._stack.enter_context(self._progress.task("training", total=state.max_steps, unit="steps"))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(self, args: object, state: object, control: object, logs: Logs = None, **_: object) -> None:
         """Remember the loss."""
         if logs and "loss" in logs:
             self._loss = f"loss {float(logs['loss']):.4f}"
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         """Move the bar on, at first over all that an earlier run did."""
         if self._bar is not None:
             self._bar.advance(state.global_step - self._done, note=self._loss)
@@ -52,6 +53,6 @@ class CheckpointCallback(TrainerCallback):
         """Keep what is called."""
         self._record = record
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         """Record the checkpoint."""
         self._record(state.global_step)

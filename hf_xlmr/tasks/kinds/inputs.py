@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.data.text_files import is_hub_name
 from hf_xlmr.files.own_names import DEMO, own_name
@@ -68,7 +68,7 @@ class Reading:
 class Gathered:
     """Examples, and what was wrong with others, by the key of their scores."""
 
-    examples: dict[str, list[Any]] = field(default_factory=dict)
+    examples: dict[str, list[object]] = field(default_factory=dict)
     misaligned: dict[str, list[str]] = field(default_factory=dict)
     """The ids of questions if an answer is not at the character that the data say."""
     skipped: Counter[str] = field(default_factory=Counter)

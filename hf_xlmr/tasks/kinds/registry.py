@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from hf_xlmr.tasks.kinds.task import AnyTask
 
 __all__ = ["TASKS", "check_options_of_task", "task_of"]
@@ -46,8 +48,8 @@ def task_of(name: str) -> AnyTask:
     return TASKS[name]
 
 
-def check_options_of_task(options: Any, task: str) -> None:
-    """Raise InputError for the first of the `options`, a dataclass, that was given and only other tasks have."""
+def check_options_of_task(options: DataclassInstance, task: str) -> None:
+    """Raise InputError for the first of the `options` that was given and only other tasks have."""
     for each in fields(options):
         with_it = [name for name, other in TASKS.items() if each.name in other.options]
         if with_it and task not in with_it and getattr(options, each.name) != each.default:

@@ -172,7 +172,7 @@ class Task(ABC, Generic[Example]):
         """What is trained on."""
 
     @abstractmethod
-    def predict(self, examples: Sequence[Example], coding: Coding, network: Network) -> list[Any]:
+    def predict(self, examples: Sequence[Example], coding: Coding, network: Network) -> Sequence[object]:
         """What a network says of each example: a label, an answer, or a tag for each word."""
 
     @abstractmethod

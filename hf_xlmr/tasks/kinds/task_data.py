@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from hf_xlmr.errors import InputError, printable
 from hf_xlmr.tasks.example_data import example_data
@@ -29,7 +28,7 @@ class TaskData:
     """Examples by language (in MLQA by pair), in the order of the inputs."""
 
     name: str
-    examples: Mapping[str, Sequence[Any]]
+    examples: Mapping[str, Sequence[object]]
     counts: dict[str, int]
     """How many examples there are, by language."""
     misaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -58,7 +57,7 @@ def read_task_data(task: str, sources: Sequence[str], reading: Reading) -> TaskD
 
 def _examples_of(
     languages: tuple[str, ...] | None, kind: AnyTask, name: str, gathered: Gathered
-) -> dict[str, list[Any]]:
+) -> dict[str, list[object]]:
     """The examples of the `languages`, in the order in which they are asked for. Raises InputError."""
     found = gathered.examples
     if not any(found.values()):
