@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
@@ -24,7 +24,7 @@ from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
 from hf_xlmr.files.digests import sha256_of
 from hf_xlmr.files.fsync import room_told
-from hf_xlmr.files.json_files import strict_json
+from hf_xlmr.files.json_files import JsonObject, strict_json
 from hf_xlmr.files.locks import locked
 from hf_xlmr.files.own_names import RELEASE_NAMES, own_name
 from hf_xlmr.model.model_shape import HEAD_PARTS
@@ -88,7 +88,7 @@ def _is_whole(entry: Path) -> bool:
     return whole
 
 
-def _is_as_made(path: Path, made: Mapping[str, Any]) -> bool:
+def _is_as_made(path: Path, made: JsonObject) -> bool:
     facts = _facts_of(path)
     return bool(facts == made["facts"] or (facts[0] == made["facts"][0] and sha256_of(path) == made["sha256"]))
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, open_model_folder, read_json
 from hf_xlmr.conversion.mapping.architecture import Architecture
@@ -113,7 +113,7 @@ def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[s
 # ---- fairseq's options -----------------------------------------------------------------------------------------------
 
 
-def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str, Any]:
+def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str, object]:
     """The flat arguments of a training with this network: those that convert kept, then what the folder says."""
     task, longest = TASKS[network.task], network.longest_text
     return {
@@ -158,7 +158,7 @@ def _arch(network: Architecture) -> str:
     return "roberta_large" if sizes == LARGE else "roberta_base"
 
 
-def _head_arguments(network: Architecture) -> dict[str, Any]:
+def _head_arguments(network: Architecture) -> dict[str, object]:
     """What the head's task wants; texts begin with `<s>` and are joined by `</s>`, as everywhere in XLM-R."""
     if network.head is None:
         return {}

@@ -17,7 +17,7 @@ class Text(NamedTuple):
     label: str
 
 
-class Moods(Task[Text]):
+class Moods(Task[Text, str]):
     """A line has a language, a label and a text, between tabs."""
 
     name = "moods"

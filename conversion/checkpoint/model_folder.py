@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.conversion.checkpoint.containers import StorageRecord
 from hf_xlmr.conversion.checkpoint.weights import Stored, Weight
@@ -58,7 +58,7 @@ def open_model_folder(path: Path) -> ModelFolder:
     return ModelFolder(path=path, config=config, weights=named)
 
 
-def read_json(path: Path, *, has_paths: bool = False) -> dict[str, Any] | None:
+def read_json(path: Path, *, has_paths: bool = False) -> JsonObject | None:
     """The JSON object in a file, None if there is no file. Raises IntegrityError, OSError."""
     if not path.is_file():
         return None

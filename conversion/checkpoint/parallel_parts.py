@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.conversion.checkpoint.templates import match
 from hf_xlmr.conversion.checkpoint.weights import JoinedColumns, JoinedRows, Stored, Weight
@@ -122,8 +122,8 @@ class _FlatParameter:
     path: str
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    numels: tuple[int, ...] | None
-    paddings: tuple[int, ...]
+    numels: tuple[object, ...] | None
+    paddings: tuple[object, ...]
     is_replicated: bool
 
 
@@ -146,7 +146,7 @@ def join_shards(shards: Sequence[Mapping[str, Weight]], metadata: Sequence[objec
     return whole
 
 
-def _of_rank(metadata: object) -> dict[str, Any]:
+def _of_rank(metadata: object) -> dict[str, object]:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("param_metadata"), list):
         raise ValueError("a shard without param_metadata")
     return metadata
@@ -170,28 +170,37 @@ def _sizes(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _flat_parameters(described: Sequence[Mapping[str, Any]]) -> Iterator[_FlatParameter]:
+def _flat_parameters(described: Sequence[Mapping[str, object]]) -> Iterator[_FlatParameter]:
     left = MOST_NAMES
-    for index, module in enumerate(described[0]["param_metadata"]):
+    for index, module in enumerate(map(_mapping, _listed(described[0]["param_metadata"]))):
         path = _text(module["fsdp_path"])
-        for key, about in _mapping(module["params"]).items():
-            left -= 1 + len(about["names"])
+        for key, value in _mapping(module["params"]).items():
+            about = _mapping(value)
+            names = _listed(about["names"])
+            left -= 1 + len(names)
             if left < 0:  # one long list can be referred to again and again
                 raise ValueError(f"more than {MOST_NAMES} parameters")
-            ranks = [_mapping(_mapping(each["param_metadata"][index]["params"])[key]) for each in described]
+            modules = [_mapping(_listed(each["param_metadata"])[index]) for each in described]
+            ranks = [_mapping(_mapping(each["params"])[key]) for each in modules]
             yield _FlatParameter(
                 key=f"{path}.{key}" if path else key,
                 path=path,
-                names=tuple(_names(_mapping(about)["names"])),
-                shapes=tuple(_sizes(shape) for shape in _mapping(about)["shapes"]),
-                numels=tuple(about["numels"]) if "numels" in about else None,
+                names=tuple(map(_text, names)),
+                shapes=tuple(map(_sizes, _listed(about["shapes"]))),
+                numels=tuple(_listed(about["numels"])) if "numels" in about else None,
                 paddings=tuple(rank["padding"] for rank in ranks),
                 is_replicated=bool(module.get("no_broadcast_optim_state", False)),
             )
 
 
-def _mapping(value: object) -> dict[str, Any]:
+def _mapping(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
+        raise ValueError("metadata of an unknown form")
+    return value
+
+
+def _listed(value: object) -> Sequence[object]:
+    if not isinstance(value, (list, tuple)):
         raise ValueError("metadata of an unknown form")
     return value
 
@@ -244,9 +253,9 @@ def _between(runs: Sequence[Stored], start: int, shape: tuple[int, ...]) -> Weig
     return JoinedRows(dtype=runs[0].dtype, shape=shape, parts=tuple(parts))
 
 
-def _shared(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _shared(metadata: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Pairs of names that share one parameter: the one that holds it, and the one that borrows it."""
-    for module in metadata["param_metadata"]:
+    for module in map(_mapping, _listed(metadata["param_metadata"])):
         path = _text(module["fsdp_path"])
         for source, copy in _pairs(module.get("shared_param_info", ())):
             yield (f"{path}.{source}", f"{path}.{copy}") if path else (source, copy)

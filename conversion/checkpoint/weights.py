@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.conversion.checkpoint.containers import ITEM_SIZES, StorageRecord
 from hf_xlmr.errors import InputError, IntegrityError
@@ -72,7 +72,9 @@ class Stored(Weight):
     offset: int = 0
 
     @classmethod
-    def view(cls, name: str, record: StorageRecord, dtype: str, geometry: tuple[Any, Any, int]) -> Stored:
+    def view(
+        cls, name: str, record: StorageRecord, dtype: str, geometry: tuple[Sequence[int], Sequence[int], int]
+    ) -> Stored:
         """The weight `name` of `geometry`: shape, stride, offset. Raises IntegrityError if it leaves its storage."""
         shape, stride, offset = geometry
         weight = cls(record=record, dtype=dtype, shape=tuple(shape), stride=tuple(stride), offset=offset)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.conversion.checkpoint.legacy_names import RESPELLED
 from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, read_json
@@ -27,6 +27,7 @@ from hf_xlmr.conversion.mapping.weight_map import (
     rows_of,
 )
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.model.families import FAMILIES, POST_NORM, Family, Task
 from hf_xlmr.model.model_shape import count_of, label_count
 
@@ -42,7 +43,7 @@ BAND_BYTES: Final = 1 << 20
 LARGEST_NUMBER: Final = 1e308  # of an option that is a floating-point number
 
 # What every family's PretrainedConfig fills in if config.json is silent (Transformers 5)
-DEFAULTS: Final[dict[str, Any]] = {
+DEFAULTS: Final[JsonObject] = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,

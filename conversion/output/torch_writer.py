@@ -72,7 +72,7 @@ class _Pickle:
         else:
             raise TypeError(f"a checkpoint does not hold a {type(value).__name__}")
 
-    def constant(self, value: Any) -> None:
+    def constant(self, value: bool | None) -> None:
         self._out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
 
     def integer(self, value: int) -> None:

@@ -57,8 +57,8 @@ def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
     odd += [fault for name in LISTS for fault in _faults(name, metadata.get(name), _is_text_or_texts)]
     if odd:
         return odd
-    given: Any = metadata.get("language") or ()
-    languages = [given] if isinstance(given, str) else given
+    given = metadata.get("language") or []
+    languages = given if isinstance(given, list) else [str(given)]
     odd = [ODD_LANGUAGE.format(each) for each in languages if not LANGUAGE.fullmatch(each)][:1]
     licence = metadata.get("license")
     if licence is not None and licence not in LICENCES:
@@ -66,7 +66,7 @@ def faults_of_metadata(metadata: Mapping[str, object]) -> list[str]:
     return [*odd, UNNAMED] if licence == OTHER and not metadata.get(NAME_OF_OTHER) else odd
 
 
-def card_fields(folder: Path) -> dict[str, Any]:
+def card_fields(folder: Path) -> JsonObject:
     """The fields of the card in `folder` that hold for any model made from it: languages, licence, base model.
 
     Empty if there is no card, or if the Hub would refuse it.

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from posixpath import normpath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from hf_xlmr.errors import printable
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 __all__ = ["as_code", "as_text", "as_yaml", "linked_files"]
 
@@ -85,7 +88,7 @@ class _Links(HTMLParser):
                 self.addresses += [each.split()[0] for each in value.split(",") if each.strip()]
 
 
-def _with_children(token: Any) -> Iterator[Any]:
+def _with_children(token: Token) -> Iterator[Token]:
     yield token
     for child in token.children or ():
         yield from _with_children(child)

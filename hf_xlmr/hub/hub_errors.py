@@ -7,9 +7,14 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from huggingface_hub.errors import HfHubHTTPError
 
 __all__ = [
     "SMALLER_FILES",
@@ -169,7 +174,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _answered(error: Any, repo_id: str) -> HubRefusal:
+def _answered(error: HfHubHTTPError, repo_id: str) -> HubRefusal:
     """The refusal for an answer, by its status; for a missing repository the Hub answers 401 without a valid token."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -201,7 +206,7 @@ def _first_lines(error: BaseException) -> str:
     return " ".join(lines[:2])[:LONGEST_TOLD] or type(error).__name__
 
 
-def hub_utils() -> Any:
+def hub_utils() -> ModuleType:
     """The module huggingface_hub.utils, some of whose functions have no types."""
     from huggingface_hub import utils
 

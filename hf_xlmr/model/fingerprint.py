@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from hf_xlmr.errors import told_plainly
 from hf_xlmr.model.safetensors_files import read_header
@@ -36,19 +36,19 @@ def fingerprint(folder: Path) -> str:
             total.update(hashlib.sha256(content).digest())
         for path in sorted(folder.glob("*.safetensors")):
             with path.open("rb") as file:
-                _add_weights(total, file, path)
+                _add_weights(total.update, file, path)
     return total.hexdigest()
 
 
-def _add_weights(total: Any, file: BinaryIO, path: Path) -> None:
+def _add_weights(add: Callable[[bytes], None], file: BinaryIO, path: Path) -> None:
     entries = read_header(file, path).values()
     data = min((entry.start for entry in entries), default=path.stat().st_size)
     file.seek(0)
-    total.update(struct.pack("<Q", path.stat().st_size) + file.read(data))
+    add(struct.pack("<Q", path.stat().st_size) + file.read(data))
     for entry in entries:
         for at, length in _parts(entry.start, entry.start + entry.nbytes):
             file.seek(at)
-            total.update(file.read(length))
+            add(file.read(length))
 
 
 def _parts(first: int, end: int) -> Iterator[tuple[int, int]]:

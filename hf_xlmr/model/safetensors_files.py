@@ -8,7 +8,7 @@ from itertools import accumulate
 from math import prod
 from operator import mul
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object, strict_json
@@ -113,10 +113,11 @@ def _entries(header: bytes, path: Path, *, start: int) -> Iterator[tuple[str, Te
         yield name, _entry(name, entry, path, start=start)
 
 
-def _entry(name: str, entry: Any, path: Path, *, start: int) -> TensorEntry:
+def _entry(name: str, entry: object, path: Path, *, start: int) -> TensorEntry:
     """One tensor of a header. Raises IntegrityError."""
+    facts = entry if isinstance(entry, dict) else {}
     try:
-        code, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        code, shape, (first, last) = facts["dtype"], facts["shape"], facts["data_offsets"]
         is_list = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and isinstance(code, str)
     except (KeyError, TypeError, ValueError):
         is_list = False

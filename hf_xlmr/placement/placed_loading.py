@@ -422,7 +422,7 @@ def _move_masks_once(model: PreTrainedModel) -> None:
     """
     import torch
 
-    network: Any = model.base_model
+    network: torch.nn.Module = model.base_model
     moved = threading.local()  # the last tensor that was moved, and its copies by device
 
     def on_device(value: object, device: torch.device) -> object:
@@ -435,7 +435,9 @@ def _move_masks_once(model: PreTrainedModel) -> None:
             moved.copies[device] = value.to(device, non_blocking=True)
         return moved.copies[device]
 
-    def bring(layer: torch.nn.Module, args: tuple[object, ...], options: dict[str, object]) -> object:
+    def bring(
+        layer: torch.nn.Module, args: tuple[object, ...], options: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
         device = next(layer.parameters()).device
         if device.type in ("cpu", "meta"):  # computed where accelerate brings its weights
             return None
@@ -444,7 +446,7 @@ def _move_masks_once(model: PreTrainedModel) -> None:
             name: on_device(value, device) for name, value in options.items()
         }
 
-    for layer in network.encoder.layer:
+    for layer in network.get_submodule("encoder.layer").children():
         layer.register_forward_pre_hook(bring, with_kwargs=True)
     network.register_forward_hook(lambda *_about: vars(moved).clear())
 

@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.hub.hub_errors import TOKENS, HubRefusal, NotOnTheHub, hub_utils, not_understood, told_by_the_hub
 from hf_xlmr.publishing.folder_to_push import WEIGHTS, LocalFile
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
 
 __all__ = ["MAIN", "Account", "Differences", "HubState", "RemoteFile", "Target", "account_of", "check_on_hub"]
 
@@ -70,10 +71,10 @@ class Target:
         with told_by_the_hub(self.repo_id):
             return method(self.repo_id, *arguments, **options)
 
-    def info(self, revision: str | None = None) -> Any:
+    def info(self, revision: str | None = None) -> ModelInfo | None:
         """The Hub's information on the repository or one of its revisions, None if it does not exist."""
         try:
-            return self.asked(self.api.repo_info, revision=revision)
+            return self.asked(self.api.model_info, revision=revision)
         except NotOnTheHub:
             return None
 
@@ -106,7 +107,7 @@ class Target:
             return refusal if refusal.status in (401, 403) else error
         return error
 
-    def _called(self, call: str, content: Mapping[str, object] | None = None) -> Any:
+    def _called(self, call: str, content: Mapping[str, object] | None = None) -> JsonObject:
         proposed = "?create_pr=1" if self.create_pr else ""
         path = f"models/{self.repo_id}/{call}/{quote(self.branch, safe='')}{proposed}"
         return _called(self.api, path, content, about=self.repo_id)
@@ -126,7 +127,7 @@ class Target:
         )
 
 
-def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, about: str) -> Any:
+def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, about: str) -> JsonObject:
     """The answer to a request for which huggingface_hub has no method. Raises HubRefusal."""
     from huggingface_hub import get_session
 
@@ -135,7 +136,8 @@ def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, abou
         method = "GET" if content is None else "POST"
         answer = get_session().request(method, f"{api.endpoint}/api/{path}", json=content, headers=headers)
         hub_utils().hf_raise_for_status(answer)
-        return answer.json()
+        content_of: JsonObject = answer.json()
+        return content_of
 
 
 def _understood(read: Callable[[], Read], otherwise: str) -> Read:
@@ -210,7 +212,7 @@ class Account(NamedTuple):
 def account_of(api: HfApi) -> Account:
     """The account of the token. Raises HubRefusal if there is no token, a wrong one, or one that may only read."""
     with told_by_the_hub("your account"):
-        about: Any = api.whoami()
+        about = api.whoami()
     account = _understood(lambda: _account(about), "it does not say whose token it is")
     if not account.may_write:
         raise HubRefusal(
@@ -220,7 +222,7 @@ def account_of(api: HfApi) -> Account:
     return account
 
 
-def _account(about: Any) -> Account:
+def _account(about: JsonObject) -> Account:
     role = ((about.get("auth") or {}).get("accessToken") or {}).get("role")
     return Account(str(about["name"]), tuple(str(each["name"]) for each in about.get("orgs") or ()), role != "read")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.hub.hub_errors import HubRefusal, told_by_the_hub
@@ -13,6 +13,9 @@ from hf_xlmr.hub.interruptible import interruptible
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.publishing.folder_to_push import WEIGHTS, LocalFile, raise_if_touched
 from hf_xlmr.publishing.hub_repository import MAIN, Differences, HubState, RemoteFile, Target
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
 
 __all__ = ["Published", "Upload"]
 
@@ -72,7 +75,7 @@ class Upload:
                 "remove the names from it on the Hub, or delete it"
             )
 
-    def _additions(self) -> dict[str, Any]:
+    def _additions(self) -> dict[str, CommitOperationAdd]:
         from huggingface_hub import CommitOperationAdd
 
         additions = {}
@@ -81,7 +84,7 @@ class Upload:
             additions[name].upload_info.sha256 = bytes.fromhex(self.files[name].sha256)  # saves reading the file again
         return additions
 
-    def _send_large(self, additions: Mapping[str, object], progress: Progress) -> None:
+    def _send_large(self, additions: Mapping[str, CommitOperationAdd], progress: Progress) -> None:
         """Send files that the Hub stores outside of git: weights one by one, equal contents once, known ones never."""
         weights = [name for name in additions if WEIGHTS.fullmatch(name)]
         others = [name for name in additions if name not in weights]
@@ -92,11 +95,17 @@ class Upload:
                 self._preupload([additions[name] for name in group])
                 task.advance(sum(self.files[name].size for name in group))
 
-    def _preupload(self, additions: list[Any]) -> None:
+    def _preupload(self, additions: list[CommitOperationAdd]) -> None:
         """Send the content of files, which stays invisible until the commit; Ctrl-C interrupts it."""
         target = self.target
-        options: dict[str, Any] = {"revision": target.branch, "create_pr": target.create_pr, "free_memory": False}
-        send = partial(target.api.preupload_lfs_files, target.repo_id, additions, **options)
+        send = partial(
+            target.api.preupload_lfs_files,
+            target.repo_id,
+            additions,
+            revision=target.branch,
+            create_pr=target.create_pr,
+            free_memory=False,
+        )
         try:
             with told_by_the_hub(target.repo_id):
                 interruptible(send)
@@ -111,7 +120,7 @@ class Upload:
 
         target = self.target
         operations = [*additions.values(), *map(CommitOperationDelete, self.differences.deleted)]
-        options: dict[str, Any] = {"revision": target.branch, "create_pr": target.create_pr}
+        options: dict[str, object] = {"revision": target.branch, "create_pr": target.create_pr}
         options |= {"commit_message": self.message, "parent_commit": self.state.head}
         try:
             info = target.asked(target.api.create_commit, operations, **options)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.cards.markdown import linked_files
 from hf_xlmr.errors import IntegrityError
@@ -82,7 +82,7 @@ class KnownFiles:
         """The folders of modules of sentence-transformers."""
         path = self.folder / MODULES
         try:
-            modules: Any = strict_json(path.read_bytes()) if path.is_file() else []
+            modules = strict_json(path.read_bytes()) if path.is_file() else []
             return frozenset(str(each["path"]).rstrip("/") for each in modules if each.get("path"))
         except (ValueError, TypeError, AttributeError, KeyError):
             return frozenset()  # doctor reports it
@@ -90,7 +90,7 @@ class KnownFiles:
     @cached_property
     def _code(self) -> frozenset[str]:
         """The Python files that the configurations name: code that was saved with a pipeline or a tokenizer."""
-        named: list[Any] = []
+        named: list[object] = []
         for config in map(self._object, CONFIGS):
             named += [each.get("impl") for each in _values(config.get("custom_pipelines")) if isinstance(each, dict)]
             for each in _values(config.get("auto_map")):
@@ -105,5 +105,5 @@ class KnownFiles:
             return {}
 
 
-def _values(mapping: object) -> list[Any]:
+def _values(mapping: object) -> list[object]:
     return list(mapping.values()) if isinstance(mapping, dict) else []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
 from hf_xlmr.hub_interface.loading import ModelFiles
@@ -202,7 +203,7 @@ def quiet_transformers() -> Iterator[None]:
     """Transformers without reports and bars; what matters of them is checked here."""
     import transformers.utils.logging
 
-    logging: Any = transformers.utils.logging
+    logging: ModuleType = transformers.utils.logging
 
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

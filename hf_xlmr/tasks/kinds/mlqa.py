@@ -42,7 +42,7 @@ def _published(model: str, average: tuple[float, float], scores: str, year: int)
 LARGE: Final = "80.6/67.8 74.1/56.0 68.5/53.6 63.1/43.5 69.2/51.6 71.3/50.9 68.0/45.4"
 
 
-class Mlqa(Task[QuestionExample]):
+class Mlqa(Task[QuestionExample, str]):
     """Questions about texts, scored for each pair of their languages."""
 
     name = "mlqa"

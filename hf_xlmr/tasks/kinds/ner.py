@@ -25,7 +25,7 @@ XTREME_LANGUAGES: Final = (
 )  # WikiANN's, as XTREME prints them
 
 
-class Ner(Task[NerExample]):
+class Ner(Task[NerExample, list[str]]):
     """Entities in sentences of words."""
 
     name = "ner"

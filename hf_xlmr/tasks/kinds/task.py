@@ -25,6 +25,7 @@ __all__ = [
 
 Setting = str | int | float | bool
 Example = TypeVar("Example")
+Prediction = TypeVar("Prediction")
 Logits: TypeAlias = "list[np.ndarray]"
 Network: TypeAlias = "Callable[[Iterable[Row]], list[Logits]]"
 """Each output of a network for each row, padding cut off if it has one for each token."""
@@ -121,7 +122,7 @@ class CardFacts:
     """The lines of the example that print its output."""
 
 
-class Task(ABC, Generic[Example]):
+class Task(ABC, Generic[Example, Prediction]):
     """A task; a subclass for each gives all facts, and defines at least the abstract methods."""
 
     name: str
@@ -172,11 +173,11 @@ class Task(ABC, Generic[Example]):
         """What is trained on."""
 
     @abstractmethod
-    def predict(self, examples: Sequence[Example], coding: Coding, network: Network) -> Sequence[object]:
+    def predict(self, examples: Sequence[Example], coding: Coding, network: Network) -> Sequence[Prediction]:
         """What a network says of each example: a label, an answer, or a tag for each word."""
 
     @abstractmethod
-    def score(self, key: str, examples: Sequence[Example], predictions: Sequence[Any]) -> dict[str, float]:
+    def score(self, key: str, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, float]:
         """The metrics of predictions in a language, in percent. Raises InputError."""
 
     def settings(self, coding: Coding) -> Mapping[str, Setting]:
@@ -192,12 +193,12 @@ class Task(ABC, Generic[Example]):
             raise InputError(f"{odd[0]!r:.80} is not a language by which a file of predictions can be called")
 
     @abstractmethod
-    def write(self, folder: Path, examples: ByKey[Example], predictions: ByKey[Any]) -> None:
+    def write(self, folder: Path, examples: ByKey[Example], predictions: ByKey[Prediction]) -> None:
         """Write predictions into a folder, as the official scripts read them."""
 
 
-AnyTask: TypeAlias = Task[Any]
-"""A task with examples of any type."""
+AnyTask: TypeAlias = Task[Any, Any]
+"""A task with examples and predictions of any type."""
 
 
 @dataclass(frozen=True)

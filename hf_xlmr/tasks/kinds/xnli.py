@@ -30,7 +30,7 @@ XL: Final = "91.1 87.2 88.1 87.0 87.4 87.8 85.3 85.2 85.3 86.2 83.8 85.3 83.1 79
 XXL: Final = "91.5 87.6 88.7 87.8 87.4 88.2 85.6 85.1 85.8 86.3 83.9 85.6 84.6 81.7 80.6"
 
 
-class Xnli(Task[XnliExample]):
+class Xnli(Task[XnliExample, str]):
     """A label for a premise and a hypothesis."""
 
     name = "xnli"
