@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from hf_xlmr.features.extraction import FeatureExtractor, Features
+    from hf_xlmr.features.encoder_weights import TextEncoder
 
 __all__ = ["ExtractionReport", "extract", "placing_for"]
 
@@ -234,19 +235,9 @@ def _extractor(
 
     `begun` is the job that is continued, if any. Raises InputError.
     """
-    import torch
-
-    from hf_xlmr.features.encoder_weights import TextEncoder
     from hf_xlmr.features.extraction import FeatureExtractor
-    from hf_xlmr.hub_interface.network import Placing, plan_loading
 
-    Placing(device=options.device)  # raises InputError if the device does not exist
-    memory = available_memory()
-    gpus = [each for each in memory if isinstance(each, int)]
-    place = torch.device(options.device or ("cuda" if gpus else "cpu"))
-    dtype = _dtype(options, place, processes, begun)
-    placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
-    model = TextEncoder.of_files(files, plan_loading(files, Placing(dtype=dtype, **placing)))
+    model = _encoder(files, processes, options, begun)
 
     def made(chosen: str | None) -> FeatureExtractor:
         return FeatureExtractor(
@@ -263,6 +254,22 @@ def _extractor(
     extractor = made(begun.get("kernel"))
     agreed = processes.agreed(extractor.kernel)
     return extractor if agreed == extractor.kernel else made(agreed)
+
+
+def _encoder(files: ModelFiles, processes: Processes, options: ExtractionOptions, begun: JsonObject) -> TextEncoder:
+    """The encoder on the device of this process. Raises InputError, IntegrityError."""
+    import torch
+
+    from hf_xlmr.features.encoder_weights import TextEncoder
+    from hf_xlmr.hub_interface.network import Placing, plan_loading
+
+    Placing(device=options.device)  # raises InputError if the device does not exist
+    memory = available_memory()
+    gpus = [each for each in memory if isinstance(each, int)]
+    place = torch.device(options.device or ("cuda" if gpus else "cpu"))
+    dtype = _dtype(options, place, processes, begun)
+    placing = {"device": options.device} if options.device else placing_for(files.shape, memory, processes, dtype=dtype)
+    return TextEncoder.of_files(files, plan_loading(files, Placing(dtype=dtype, **placing)))
 
 
 def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, object]) -> str:

@@ -133,10 +133,21 @@ def _converted(source: str | Path, data: str | Path | None, progress: Progress) 
 def _from_hub(model: str, revision: str | None) -> Path:
     """The snapshot of a repository on the Hub. Raises InputError."""
     from huggingface_hub import snapshot_download
+
+    with _told_of_the_hub(model):
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(WANTED_FROM_HUB)))
+    if not (folder / "config.json").is_file():
+        raise InputError(f"the repository {model} on the Hub holds no config.json: it is not a Transformers model.")
+    return folder
+
+
+@contextmanager
+def _told_of_the_hub(model: str) -> Iterator[None]:
+    """Raise InputError for what is not on the Hub, or a Hub that cannot be asked."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(WANTED_FROM_HUB)))
+        yield
     except HFValidationError:
         raise InputError(f"{model} is not a file or folder, no release of fairseq's, and no id on the Hub.") from None
     except LocalEntryNotFoundError as error:
@@ -157,9 +168,6 @@ def _from_hub(model: str, revision: str | None) -> Path:
             f"the Hub cannot be asked for {model} ({' '.join(str(error).split()):.200}): look at the proxies and "
             f"certificates in your environment ({given or 'none is set'})"
         ) from error
-    if not (folder / "config.json").is_file():
-        raise InputError(f"the repository {model} on the Hub holds no config.json: it is not a Transformers model.")
-    return folder
 
 
 def _with_the_dictionary(files: ModelFiles, data: str | Path | None) -> ModelFiles:

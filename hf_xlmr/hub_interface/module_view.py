@@ -231,6 +231,7 @@ def _sentence_encoder(model: Encoder) -> View:
     names = {ours: theirs for ours, theirs, _ in LAYER_LINEARS} | family.layer_norms
     norms = [path and base.get_submodule(path) for path in (family.embedding_norm, family.final_norm)]
     words = base.embeddings.word_embeddings
+    forward = _forward_of(model, words)
     parts = {
         "embed_tokens": words,
         "embed_positions": _positions(base.embeddings.position_embeddings, model.pad_index),
@@ -243,7 +244,13 @@ def _sentence_encoder(model: Encoder) -> View:
         "embed_scale": 1.0,
         "max_source_positions": model.max_positions(),
         "max_positions": model.max_positions,
+        "forward": forward,
     }
+    return View("TransformerEncoder", parts, root=[base], call=forward, instead="in xlmr.model.base")
+
+
+def _forward_of(model: Encoder, words: nn.Module) -> Callable[..., dict[str, Sequence[torch.Tensor | None]]]:
+    """What fairseq's TransformerEncoder gives; `words` are the embeddings."""
 
     def forward(
         src_tokens: torch.Tensor,
@@ -265,9 +272,7 @@ def _sentence_encoder(model: Encoder) -> View:
             "src_lengths": [(~is_padding).sum(dim=1, dtype=torch.int32).reshape(-1, 1)],
         }
 
-    parts["forward"] = forward
-    where = "in xlmr.model.base"
-    return View("TransformerEncoder", parts, root=[base], call=forward, instead=where)
+    return forward
 
 
 def _positions(embedding: nn.Embedding, pad_index: int) -> View:

@@ -279,9 +279,6 @@ def _copied_to(
 
     They are in a subfolder of `folder` for this model only; if it exists, it is used again.
     """
-    import torch
-    from safetensors.torch import save_file
-
     own = folder / _digest(sources, dtype)
     try:
         own.mkdir(parents=True, exist_ok=True)
@@ -291,15 +288,21 @@ def _copied_to(
         name: StoredWeight(own / f"{name}.safetensors", name) for name in sources if place_of(places, name) == DISK
     }
     for name, copy in copies.items():
-        if copy.file.is_file():
-            continue
-        part = own / f"{name}.{os.getpid()}.{threading.get_ident()}.part"
-        try:
-            save_file({name: sources[name].on_cpu(getattr(torch, dtype))}, part)
-            part.replace(copy.file)
-        finally:
-            part.unlink(missing_ok=True)
+        if not copy.file.is_file():
+            _write_copy(sources[name], copy, dtype)
     return copies
+
+
+def _write_copy(source: StoredWeight, copy: StoredWeight, dtype: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    part = copy.file.with_name(f"{copy.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        save_file({copy.name: source.on_cpu(getattr(torch, dtype))}, part)
+        part.replace(copy.file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _digest(sources: Mapping[str, StoredWeight], dtype: str) -> str:
@@ -420,20 +423,8 @@ def _move_masks_once(model: PreTrainedModel) -> None:
 
     accelerate's hooks move all that a layer is given, and each layer is given the mask where the embeddings are.
     """
-    import torch
-
     network: torch.nn.Module = model.base_model
-    moved = threading.local()  # the last tensor that was moved, and its copies by device
-
-    def on_device(value: object, device: torch.device) -> object:
-        if not isinstance(value, torch.Tensor) or value.device == device:
-            return value
-        source: object = getattr(moved, "source", None)
-        if source is not value:
-            moved.source, moved.copies = value, {}
-        if device not in moved.copies:
-            moved.copies[device] = value.to(device, non_blocking=True)
-        return moved.copies[device]
+    moved = _Moved()
 
     def bring(
         layer: torch.nn.Module, args: tuple[object, ...], options: dict[str, object]
@@ -442,13 +433,37 @@ def _move_masks_once(model: PreTrainedModel) -> None:
         if device.type in ("cpu", "meta"):  # computed where accelerate brings its weights
             return None
         states, *others = args
-        return (states, *(on_device(each, device) for each in others)), {
-            name: on_device(value, device) for name, value in options.items()
-        }
+        there = {name: moved.to(device, value) for name, value in options.items()}
+        return (states, *(moved.to(device, each) for each in others)), there
 
     for layer in network.get_submodule("encoder.layer").children():
         layer.register_forward_pre_hook(bring, with_kwargs=True)
-    network.register_forward_hook(lambda *_about: vars(moved).clear())
+    network.register_forward_hook(lambda *_about: moved.forget())
+
+
+class _Moved(threading.local):
+    """The tensor that this thread moved last, and its copies by device."""
+
+    source: object = None
+
+    def __init__(self) -> None:
+        self.copies: dict[torch.device, torch.Tensor] = {}
+
+    def to(self, device: torch.device, value: object) -> object:
+        """A tensor on `device`; another value as it is."""
+        import torch
+
+        if not isinstance(value, torch.Tensor) or value.device == device:
+            return value
+        if self.source is not value:
+            self.source, self.copies = value, {}
+        if device not in self.copies:
+            self.copies[device] = value.to(device, non_blocking=True)
+        return self.copies[device]
+
+    def forget(self) -> None:
+        """Let go of the tensors."""
+        self.source, self.copies = None, {}
 
 
 def _offloaded(

@@ -414,18 +414,11 @@ def _arguments(
     """The arguments of Trainer. Raises InputError for a batch that cannot be shared out."""
     from transformers import TrainingArguments
 
-    share, rest = divmod(int(settings["batch_size"]), folder.processes.count * options.accumulate)
-    if rest or not share:
-        raise InputError(
-            f"batch_size={settings['batch_size']} cannot be shared by {folder.processes.count} processes in "
-            f"{options.accumulate} parts each (accumulate=): give a multiple of "
-            f"{folder.processes.count * options.accumulate}"
-        )
     warmup = float(settings["warmup"])
     checkpointing: dict[str, Any] = {_checkpointing(TrainingArguments): options.activation_checkpointing}
     arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=share,
+        per_device_train_batch_size=_share_of_device(settings, options, folder.processes),
         gradient_accumulation_steps=options.accumulate,
         num_train_epochs=float(settings.get("epochs", 1.0)),
         max_steps=int(settings.get("max_steps", -1)),
@@ -451,6 +444,18 @@ def _arguments(
     )
     on_one_device(arguments)
     return arguments
+
+
+def _share_of_device(settings: Mapping[str, Setting], options: FinetuningOptions, processes: Processes) -> int:
+    """How many examples a device computes at once. Raises InputError for a batch that cannot be shared out."""
+    parts = processes.count * options.accumulate
+    share, rest = divmod(int(settings["batch_size"]), parts)
+    if rest or not share:
+        raise InputError(
+            f"batch_size={settings['batch_size']} cannot be shared by {processes.count} processes in "
+            f"{options.accumulate} parts each (accumulate=): give a multiple of {parts}"
+        )
+    return share
 
 
 def _checkpointing(arguments: type) -> str:
