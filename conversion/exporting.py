@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.conversion.checkpoint.model_folder import ModelFolder, open_model_folder, read_json
+from hf_xlmr.conversion.checkpoint.weights import main_dtype
 from hf_xlmr.conversion.mapping.architecture import Architecture
 from hf_xlmr.conversion.mapping.export_plan import ReversePlan, network_of, plan_export
 from hf_xlmr.conversion.output.export_files import KEPT, Companions, companions_of
 from hf_xlmr.conversion.output.torch_writer import write_checkpoint
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.files.json_files import JsonObject
-from hf_xlmr.files.staging import staged_folder
+from hf_xlmr.files.staging import sizes_in, staged_folder
 from hf_xlmr.model.families import POST_NORM, PRE_NORM, Task
 from hf_xlmr.model.folder_records import ConversionRecord
 from hf_xlmr.progress import SILENT, Progress
@@ -88,7 +88,7 @@ def export(
             write_checkpoint(draft / CHECKPOINT, _state(plan, arguments), progress=progress)
             _write_companions(companions, draft)
             report = _report(folder, network, plan, companions, arguments)
-            return replace(report, output=Path(output), files=_sizes(draft))
+            return replace(report, output=Path(output), files=sizes_in(draft))
 
 
 def _options(folder: ModelFolder) -> JsonObject:
@@ -206,11 +206,6 @@ def _write_companions(companions: Companions, draft: Path) -> None:
         (draft / name).write_bytes(data)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-
-
 def _report(
     folder: ModelFolder,
     network: Architecture,
@@ -218,16 +213,13 @@ def _report(
     companions: Companions,
     arguments: Mapping[str, object],
 ) -> ExportReport:
-    sizes: Counter[str] = Counter()
-    for weight in plan.storages:
-        sizes[weight.dtype] += weight.nbytes
     return ExportReport(
         output=Path(),
         source=folder.path,
         class_name=network.class_name,
         arch=str(arguments["arch"]),
         task=str(arguments["task"]),
-        dtype=sizes.most_common(1)[0][0],
+        dtype=main_dtype(plan.storages),
         parameters=sum(weight.count for weight in plan.storages),
         loaded_by=("0.10.2", "0.12.2") if network.family is POST_NORM else ("0.12.2",),
         files={},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
+from hf_xlmr.conversion.checkpoint.weights import main_dtype
 from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, beside_heads, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch, printable, told_plainly
@@ -46,7 +46,10 @@ def preview_config(source: str | Path, *, progress: Progress = SILENT) -> dict[s
     with told_plainly(), open_checkpoint(source, progress=progress) as checkpoint:
         architecture = _architecture(checkpoint, str(source))
         return config_of(
-            architecture, vocabulary=architecture.vocabulary, ids=SpecialIds(), dtype=_main_dtype(checkpoint)
+            architecture,
+            vocabulary=architecture.vocabulary,
+            ids=SpecialIds(),
+            dtype=main_dtype(checkpoint.weights.values()),
         )
 
 
@@ -62,11 +65,3 @@ def _architecture(checkpoint: FairseqCheckpoint, source: str) -> Architecture:
         why = "; ".join(refusal.reasons) if isinstance(refusal, UnsupportedCheckpoint) else str(refusal)
         logger.warning(WITHOUT_HEAD, found.class_name, source, printable(why))
         return found
-
-
-def _main_dtype(checkpoint: FairseqCheckpoint) -> str:
-    """The dtype that most bytes have."""
-    sizes: Counter[str] = Counter()
-    for weight in checkpoint.weights.values():
-        sizes[weight.dtype] += weight.nbytes
-    return sizes.most_common(1)[0][0]

@@ -13,7 +13,7 @@ from hf_xlmr.conversion.checkpoint.model_folder import INDEX, SINGLE, open_model
 from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transformers_card
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.files.fsync import copy_contents
-from hf_xlmr.files.staging import staged_folder
+from hf_xlmr.files.staging import sizes_in, staged_folder
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.model_shape import ModelShape, shape_of_config
 from hf_xlmr.placement.placed_loading import checked_sources, shape_held
@@ -100,7 +100,7 @@ def to_sentence_transformers(
                 pool=pool,
                 width=shape.hidden,
                 max_length=shape.longest_text,
-                files=_sizes(draft),
+                files=sizes_in(draft),
             )
 
 
@@ -184,8 +184,3 @@ def _write_settings(draft: Path, shape: ModelShape, pool: str) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}

@@ -24,6 +24,7 @@ __all__ = [
     "UnsupportedCheckpoint",
     "WeightsMismatch",
     "as_named",
+    "first_of",
     "in_words",
     "printable",
     "told_plainly",
@@ -119,6 +120,12 @@ def printable(text: str) -> str:
     """`text` with what a terminal would obey or cannot show spelled out, line ends too: names come out of files."""
     cut = f" ... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:LONGEST_SHOWN]) + cut
+
+
+def first_of(names: Sequence[object], most: int) -> str:
+    """The first `most` of `names`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ __all__ = [
     "JoinedRows",
     "Stored",
     "Weight",
+    "main_dtype",
     "read_array",
     "read_rows",
 ]
@@ -59,6 +61,14 @@ class Weight(ABC):
     def nbytes(self) -> int:
         """The number of bytes of all blocks together."""
         return self.count * ITEM_SIZES[self.dtype]
+
+
+def main_dtype(weights: Iterable[Weight]) -> str:
+    """The dtype that most bytes have."""
+    sizes: Counter[str] = Counter()
+    for weight in weights:
+        sizes[weight.dtype] += weight.nbytes
+    return sizes.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)

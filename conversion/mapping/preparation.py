@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
+from hf_xlmr.conversion.checkpoint.weights import main_dtype
 from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.conversion.mapping.plan import WeightPlan, plan_weights
@@ -47,7 +47,7 @@ def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
         architecture,
         vocabulary=architecture.vocabulary + extra,
         ids=SpecialIds(bos=vocabulary.bos_index, pad=vocabulary.pad_index, eos=vocabulary.eos_index),
-        dtype=_main_dtype(plan),
+        dtype=main_dtype(plan.weights.values()),
         labels=labels_of(checkpoint, architecture),
     )
     return Prepared(checkpoint, wanted, architecture, vocabulary, plan, config)
@@ -79,11 +79,3 @@ def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tupl
     if len(names) < architecture.labels:
         raise InputError(f"{file.name} names {len(names)} labels, but the head has {architecture.labels} classes")
     return names[: architecture.labels]
-
-
-def _main_dtype(plan: WeightPlan) -> str:
-    """The dtype that most bytes have."""
-    sizes: Counter[str] = Counter()
-    for weight in plan.weights.values():
-        sizes[weight.dtype] += weight.nbytes
-    return sizes.most_common(1)[0][0]

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Literal, cast
 from hf_xlmr.conversion.source.other_formats import OF_TRAINERS, is_hub_id, kind_of_file, kind_of_folder
 from hf_xlmr.conversion.source.releases import download, out_of_room, require_room
 from hf_xlmr.conversion.source.slices import FileSlice
-from hf_xlmr.errors import InputError, IntegrityError, as_named
+from hf_xlmr.errors import InputError, IntegrityError, as_named, first_of
 from hf_xlmr.files.digests import sha256_of
 from hf_xlmr.files.own_names import DEMO, NAMES, is_there, own_name
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
@@ -229,7 +229,9 @@ def _with_data(files: SourceFiles, data: Path) -> SourceFiles:
             raise InputError(f"{data}, where dict.txt should be, is not a folder.")
     beside = _gather(data.name, "folder", (), (listing := _listing(data)), lambda name: _whole(data / name))
     if beside.dictionary is None:
-        raise InputError(f"the folder {data} holds no dict.txt, nor input0/dict.txt (it has {_shown(list(listing))}).")
+        raise InputError(
+            f"the folder {data} holds no dict.txt, nor input0/dict.txt (it has {first_of(list(listing), SHOWN)})."
+        )
     return replace(
         files,
         dictionary=beside.dictionary,
@@ -250,7 +252,8 @@ def _choose(names: Collection[str], where: Path) -> tuple[str, ...]:
     candidates = {_Candidate.of(name): name for name in _checkpoint_names(names)}
     left = [one for one in candidates if not any(other.outranks(one) for other in candidates)]
     if len(left) > 1:
-        raise InputError(f"{where} holds several checkpoints ({_shown([candidates[one] for one in left])}): pass one.")
+        several = first_of([candidates[one] for one in left], SHOWN)
+        raise InputError(f"{where} holds several checkpoints ({several}): pass one.")
     return _files_of(left[0], names, where)
 
 
@@ -298,13 +301,8 @@ def _sentencepiece(names: Collection[str]) -> str | None:
     known = next((name for name in SENTENCEPIECE_NAMES if name in names), None)
     others = sorted(name for name in names if name.endswith(".model") and "/" not in name)
     if known is None and len(others) > 1:
-        logger.warning("none of %s is taken for the SentencePiece model: there are several", _shown(others))
+        logger.warning("none of %s is taken for the SentencePiece model: there are several", first_of(others, SHOWN))
     return known or (others[0] if len(others) == 1 else None)
-
-
-def _shown(names: list[str]) -> str:
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
 
 
 # ---- archives
@@ -384,7 +382,7 @@ def _home(members: Collection[str], path: Path, seen: Collection[str]) -> str:
             raise InputError(f"the archive {path} is {kind}.")
         raise InputError(f"the archive {path} holds no checkpoint: model.pt, or one other .pt file.")
     if "" not in homes and len(homes) > 1:
-        raise InputError(f"the archive {path} holds checkpoints in several folders ({_shown(sorted(homes))}).")
+        raise InputError(f"the archive {path} holds checkpoints in several folders ({first_of(sorted(homes), SHOWN)}).")
     return "" if "" in homes else homes.pop()
 
 

@@ -24,7 +24,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from hf_xlmr.cli.flags import Flag, in_flags
-from hf_xlmr.errors import printable
+from hf_xlmr.errors import first_of, printable
 from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.files.memory import device_label, format_size
 from hf_xlmr.progress import ProgressTask
@@ -124,19 +124,14 @@ def _reasons(names: Mapping[str, str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, reason in names.items():
         groups.setdefault(reason, []).append(name)
-    return [f"{len(group)} left behind: {reason} ({_few(group)})" for reason, group in groups.items()]
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_WEIGHTS} more" if len(names) > MOST_WEIGHTS else ""
-    return ", ".join(names[:MOST_WEIGHTS]) + more
+    return [f"{len(group)} left behind: {reason} ({first_of(group, MOST_WEIGHTS)})" for reason, group in groups.items()]
 
 
 def _differences(differences: Iterable[Difference]) -> list[str]:
     """Why the output has more or fewer parameters than the checkpoint, a line for each reason."""
     return [
         f"{each.parameters:+,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
-        f"({_few(each.names)})"
+        f"({first_of(each.names, MOST_WEIGHTS)})"
         for each in differences
     ]
 
@@ -386,7 +381,7 @@ def show_push_plan(report: PushReport) -> None:
         "to send": _files_with_sizes(report.sent),
         "there already": _files_with_sizes(report.unchanged).partition("\n")[0],
         "to delete": "\n".join(report.deleted),
-        "stays there": _named(report.stays),
+        "stays there": first_of([*map(printable, report.stays)], MOST_NAMED),
         "not asked for": _unknown(report.unknown),
         "left out": _left_out(report.left_out),
         "doctor": _faults(report.folder, report.findings),
@@ -412,12 +407,6 @@ def show_folder_to_push(looked: FolderToPush) -> None:
 
 def _left_out(names: Mapping[str, str]) -> str:
     return "\n".join(f"{printable(name)}: {why}" for name, why in names.items())
-
-
-def _named(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(map(printable, names[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _held(held: Collection[str], files: Iterable[str]) -> str:

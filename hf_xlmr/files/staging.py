@@ -17,7 +17,7 @@ from hf_xlmr.errors import InputError, as_named
 from hf_xlmr.files.fsync import flush_path, room_told
 from hf_xlmr.files.locks import locked
 
-__all__ = ["staged_folder"]
+__all__ = ["sizes_in", "staged_folder"]
 
 LOCK: Final = "lock"
 DRAFT: Final = "draft"
@@ -81,6 +81,12 @@ def _locked_scratch(output: Path, stack: ExitStack) -> Path:
 
 def _prefix(output: Path) -> str:
     return f".{output.name}.hf-xlmr-"
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """The bytes of every file in a folder, by its name with slashes."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
 def _clear_leftovers(output: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, TypeVar
 
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, first_of
 from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, format_size, in_order
 from hf_xlmr.model.model_shape import DTYPE_BYTES, Block, ModelShape
 
@@ -473,10 +473,12 @@ def check_device_map(device_map: Mapping[str, object], shape: ModelShape) -> dic
     places = {key: _plain_device(key, device) for key, device in device_map.items()}
     unknown = [key for key in places if key and not any(_is_within(name, key) for name in names)]
     if unknown:
-        raise InputError(f"{shape.class_name} has no {_listed(unknown)}, which the device map places")
+        raise InputError(f"{shape.class_name} has no {first_of(unknown, MOST_LISTED)}, which the device map places")
     missing = [name for name in names if not any(_is_within(name, key) for key in places)]
     if missing:
-        raise InputError(f"the device map leaves out {_listed(_modules_of(missing))} of {shape.class_name}")
+        raise InputError(
+            f"the device map leaves out {first_of(_modules_of(missing), MOST_LISTED)} of {shape.class_name}"
+        )
     apart = [name for name in shape.tied_tensors if place_of(places, name) != place_of(places, shape.tied_to(name))]
     if apart:
         raise InputError(
@@ -507,8 +509,3 @@ def place_of(places: Mapping[str, Place], name: str) -> Place:
 def _modules_of(names: list[str]) -> list[str]:
     """The names shortened to the module that holds them, each once."""
     return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + more

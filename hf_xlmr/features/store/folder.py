@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, first_of
 from hf_xlmr.features.store.files import StoreLayout, is_shard_name
 from hf_xlmr.features.store.records import (
     JOB,
@@ -297,9 +297,11 @@ class FeatureStore(Shards):
         found = {int(path.stem) for path in (self.folder / STATE).glob("*.json") if path.stem.isdecimal()}
         missing = [number for number in wanted if number not in found or not self.is_done(number)]
         if missing:
-            raise InputError(f"{self.folder} is not complete: {_listed(missing)} of {len(wanted)} shards missing")
+            lacking = first_of(missing, MOST_LISTED)
+            raise InputError(f"{self.folder} is not complete: {lacking} of {len(wanted)} shards missing")
         if beyond := sorted(found.difference(wanted)):
-            raise InputError(f"{self.folder} has more than the {rows} rows of the input: {_listed(beyond)} too much")
+            more = first_of(beyond, MOST_LISTED)
+            raise InputError(f"{self.folder} has more than the {rows} rows of the input: {more} too much")
         shards = [state for state in map(self.state, wanted) if state is not None]
         for shard in shards:
             expected = min(size, rows - shard["first_row"])
@@ -308,8 +310,3 @@ class FeatureStore(Shards):
         if len({shard["id_type"] for shard in shards}) > 1:
             raise InputError("the ids are integers in some shards and strings in others; make them all strings")
         return shards
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
-    return ", ".join(map(str, numbers[:MOST_LISTED])) + more

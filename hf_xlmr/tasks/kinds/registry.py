@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from hf_xlmr.errors import InputError
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
+    from hf_xlmr.tasks.evaluation import EvaluationOptions
     from hf_xlmr.tasks.kinds.task import AnyTask
+    from hf_xlmr.tasks.training import FinetuningOptions
 
 __all__ = ["TASKS", "check_options_of_task", "task_of"]
 
@@ -48,7 +48,7 @@ def task_of(name: str) -> AnyTask:
     return TASKS[name]
 
 
-def check_options_of_task(options: DataclassInstance, task: str) -> None:
+def check_options_of_task(options: FinetuningOptions | EvaluationOptions, task: str) -> None:
     """Raise InputError for the first of the `options` that was given and only other tasks have."""
     for each in fields(options):
         with_it = [name for name, other in TASKS.items() if each.name in other.options]
