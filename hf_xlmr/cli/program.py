@@ -40,13 +40,7 @@ SOURCE_HELP = (
 )
 
 
-class Dtype(str, Enum):
-    """The values of --dtype."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+Dtype = Enum("Dtype", {"auto": "auto", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}, type=str)
 
 
 DATA_HELP = "The folder with dict.txt and label/dict.txt, if they are not next to the checkpoint (a data-bin)."
@@ -247,35 +241,16 @@ def plan(
         raise typer.Exit(InputError.exit_code)
 
 
-class Pool(Enum):
-    """The values of --pool."""
-
-    mean = "mean"
-    cls = "cls"
-    max = "max"
-    none = "none"
+Pool = Enum("Pool", {"mean": "mean", "cls": "cls", "max": "max", "none": "none"})
 
 
-class OnLong(Enum):
-    """The values of --on-long."""
-
-    truncate = "truncate"
-    split = "split"
-    error = "error"
+OnLong = Enum("OnLong", {"truncate": "truncate", "split": "split", "error": "error"})
 
 
-class FileFormat(Enum):
-    """The values of --format."""
-
-    parquet = "parquet"
-    npy = "npy"
+FileFormat = Enum("FileFormat", {"parquet": "parquet", "npy": "npy"})
 
 
-class StoreDtype(Enum):
-    """The values of --store-dtype."""
-
-    float32 = "float32"
-    float16 = "float16"
+StoreDtype = Enum("StoreDtype", {"float32": "float32", "float16": "float16"})
 
 
 AnyModel = Annotated[

@@ -13,12 +13,7 @@ from hf_xlmr.cli.command_output import AsJson, print_json
 __all__ = ["register"]
 
 
-class SentencePool(str, Enum):
-    """The values of --pool."""
-
-    mean = "mean"
-    cls = "cls"
-    max = "max"
+SentencePool = Enum("SentencePool", {"mean": "mean", "cls": "cls", "max": "max"}, type=str)
 
 
 def register(app: typer.Typer) -> None:

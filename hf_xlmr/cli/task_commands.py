@@ -29,33 +29,16 @@ __all__ = ["register"]
 TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
 
 
-class Mode(str, Enum):
-    """The values of --mode."""
-
-    zero_shot = "zero-shot"
-    translate_train_all = "translate-train-all"
+Mode = Enum("Mode", {"zero_shot": "zero-shot", "translate_train_all": "translate-train-all"}, type=str)
 
 
-class OnUnlabelled(str, Enum):
-    """The values of --on-unlabelled."""
-
-    skip = "skip"
-    error = "error"
+OnUnlabelled = Enum("OnUnlabelled", {"skip": "skip", "error": "error"}, type=str)
 
 
-class OnMisaligned(str, Enum):
-    """The values of --on-misaligned in training."""
-
-    error = "error"
-    skip = "skip"
+OnMisaligned = Enum("OnMisaligned", {"error": "error", "skip": "skip"}, type=str)
 
 
-class OnMisalignedInScores(str, Enum):
-    """The values of --on-misaligned in evaluation."""
-
-    score = "score"
-    skip = "skip"
-    error = "error"
+OnMisalignedInScores = Enum("OnMisalignedInScores", {"score": "score", "skip": "skip", "error": "error"}, type=str)
 
 
 MISALIGNMENTS: Mapping[object, Misalignment] = {"error": "refuse", "skip": "skip", "score": "keep"}
