@@ -16,7 +16,6 @@ __all__ = ["fingerprint"]
 SMALL: Final = 1 << 20  # bytes of a tensor that is read in whole: every bias and norm, which some train alone
 SAMPLES: Final = 16  # of each larger tensor, evenly spread from its first byte to its last: training changes all of it
 SAMPLE_BYTES: Final = 4096
-LONGEST_HEADER: Final = 100 << 20
 WHOLE: Final = (
     *("config.json", "tokenizer.json", "sentencepiece.bpe.model"),
     *("fairseq/dict.txt", "fairseq/sentencepiece.bpe.model"),
