@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from hf_xlmr.progress import Progress
 
-__all__ = ["AsJson", "Quiet", "options_of", "print_json", "progress_of_command"]
+__all__ = ["AsJson", "Quiet", "options_of", "print_json", "print_result", "progress_of_command"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
 Options = TypeVar("Options")
+Result = TypeVar("Result")
 
 
 def options_of(kind: Callable[..., Options], given: Mapping[str, object], **others: object) -> Options:
@@ -41,6 +42,14 @@ def progress_of_command(*, shown: bool) -> Progress:
     from hf_xlmr.cli.console import Bars
 
     return Bars()
+
+
+def print_result(result: Result, show: Callable[[Result], None], *, as_json: bool, quiet: bool = False) -> None:
+    """Print `result` as JSON or as `show` prints it, or if `quiet` not at all."""
+    if as_json:
+        print_json(result)
+    elif not quiet:
+        show(result)
 
 
 def print_json(result: object) -> None:

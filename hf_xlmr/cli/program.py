@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import typer
 
 from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, sentence_transformers_command
-from hf_xlmr.cli.command_output import AsJson, Quiet, options_of, print_json, progress_of_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, options_of, print_result, progress_of_command
 from hf_xlmr.cli.flags import Flag, flags_of, in_flags
 from hf_xlmr.cli.task_commands import register
 from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
@@ -94,6 +95,7 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert a fairseq XLM-R checkpoint into a folder that Transformers loads."""
+    from hf_xlmr.cli.console import show_conversion
     from hf_xlmr.conversion import convert as run
 
     report = run(
@@ -112,12 +114,7 @@ def convert(
         verify=verify,
         progress=progress_of_command(shown=not quiet),
     )
-    if as_json:
-        print_json(report)
-    elif not quiet:
-        from hf_xlmr.cli.console import show_conversion
-
-        show_conversion(report)
+    print_result(report, show_conversion, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -129,17 +126,13 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Report what a checkpoint holds and what it would become, without reading its tensors."""
+    from hf_xlmr.cli.console import show_inspection
     from hf_xlmr.conversion import inspect as run
 
     inspection = run(
         source, data=data, ema=ema, attention_heads=attention_heads, progress=progress_of_command(shown=True)
     )
-    if as_json:
-        print_json(inspection)
-    else:
-        from hf_xlmr.cli.console import show_inspection
-
-        show_inspection(inspection, _flags())
+    print_result(inspection, partial(show_inspection, flags=_flags()), as_json=as_json)
 
 
 Folder = Annotated[
@@ -166,15 +159,11 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Prove that a converted folder equals its checkpoint, or that an exported checkpoint equals its folder."""
+    from hf_xlmr.cli.console import show_parity
     from hf_xlmr.conversion import verify as run
 
     found = run(source, folder, data=data, report=report, record=record, progress=progress_of_command(shown=not quiet))
-    if as_json:
-        print_json(found)
-    elif not quiet:
-        from hf_xlmr.cli.console import show_parity
-
-        show_parity(found)
+    print_result(found, show_parity, as_json=as_json, quiet=quiet)
 
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")]
@@ -189,15 +178,11 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a Transformers folder into a checkpoint that fairseq loads."""
+    from hf_xlmr.cli.console import show_export
     from hf_xlmr.conversion import export as run
 
     report = run(model_dir, output, overwrite=overwrite, progress=progress_of_command(shown=not quiet))
-    if as_json:
-        print_json(report)
-    elif not quiet:
-        from hf_xlmr.cli.console import show_export
-
-        show_export(report)
+    print_result(report, show_export, as_json=as_json, quiet=quiet)
 
 
 Model = Annotated[
@@ -225,18 +210,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Report which layer would go on which device; if the model does not fit (exit code 2), what would fit."""
+    from hf_xlmr.cli.console import show_placement
     from hf_xlmr.conversion.preview import shape_of
     from hf_xlmr.files.memory import available_memory, parse_max_memory
     from hf_xlmr.placement.planner import lay_out
 
     memory = available_memory() if max_memory is None else parse_max_memory(max_memory)
     placement = lay_out(shape_of(model), max_memory=memory, dtype=dtype.value, tokens=tokens)
-    if as_json:
-        print_json(placement)
-    else:
-        from hf_xlmr.cli.console import show_placement
-
-        show_placement(placement)
+    print_result(placement, show_placement, as_json=as_json)
     if not placement.fits:
         raise typer.Exit(InputError.exit_code)
 
@@ -343,12 +324,12 @@ def extract(
 ) -> None:
     """Write the features of any number of texts, computed without padding; runs on many devices under torchrun."""
     given = locals()
+    from hf_xlmr.cli.console import show_extraction
     from hf_xlmr.features.bulk_extraction import ExtractionOptions
     from hf_xlmr.features.bulk_extraction import extract as run
 
     options = options_of(ExtractionOptions, given, layers=_numbers(layers))
     is_first = os.environ.get("RANK", "0") == "0"  # one of several processes prints
-    is_shown = is_first and not quiet
     report = run(
         model,
         source,
@@ -356,14 +337,10 @@ def extract(
         options=options,
         resume=resume,
         overwrite=overwrite,
-        progress=progress_of_command(shown=is_shown),
+        progress=progress_of_command(shown=is_first and not quiet),
     )
-    if as_json and is_first:
-        print_json(report)
-    elif is_shown:
-        from hf_xlmr.cli.console import show_extraction
-
-        show_extraction(report)
+    if is_first:
+        print_result(report, show_extraction, as_json=as_json, quiet=quiet)
 
 
 register(app)

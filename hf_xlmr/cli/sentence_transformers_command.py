@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hf_xlmr.cli.command_output import AsJson, print_json
+from hf_xlmr.cli.command_output import AsJson, print_result
 
 __all__ = ["register"]
 
@@ -37,12 +37,8 @@ def to_sentence_transformers(
     as_json: AsJson = False,
 ) -> None:
     """Make a folder that sentence-transformers loads, with the same vectors as extract, from a Transformers folder."""
+    from hf_xlmr.cli.console import show_sentence_transformers
     from hf_xlmr.conversion import to_sentence_transformers as run
 
     report = run(model_dir, output, pool=pool.value, overwrite=overwrite)
-    if as_json:
-        print_json(report)
-    else:
-        from hf_xlmr.cli.console import show_sentence_transformers
-
-        show_sentence_transformers(report)
+    print_result(report, show_sentence_transformers, as_json=as_json)
