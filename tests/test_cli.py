@@ -27,6 +27,7 @@ from warm_processes import PROGRAM
 
 from hf_xlmr import __version__
 from hf_xlmr.cli import program, task_commands
+from hf_xlmr.conversion import convert
 from hf_xlmr.features.bulk_extraction import ExtractionOptions
 from hf_xlmr.tasks.evaluation import EvaluationOptions
 from hf_xlmr.tasks.training import FinetuningOptions
@@ -339,28 +340,29 @@ def test_the_options_arrive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "kind", "renamed", "others"),
     [
-        (program.extract, ExtractionOptions, {}, {"model", "source", "output", "resume"}),
+        (program.convert, convert, {"progress": None}, ""),
+        (program.extract, ExtractionOptions, {}, "model source output resume overwrite"),
         (
             task_commands.finetune,
             FinetuningOptions,
             {"split": "train_split"},
-            {"task", "model", "train", "output", "evaluation", "eval_split", "languages", "null_threshold", "resume"},
+            "task model train output evaluation eval_split languages null_threshold resume overwrite",
         ),
         (
             task_commands.evaluate,
             EvaluationOptions,
             {"max_answer": None},  # for Python alone
-            {"task", "model", "data", "output", "references"},
+            "task model data output references overwrite",
         ),
     ],
 )
 def test_every_option_of_the_library_is_one_of_the_command(
-    command: Callable[..., None], kind: type, renamed: dict[str, str | None], others: set[str]
+    command: Callable[..., None], kind: Callable[..., object], renamed: dict[str, str | None], others: str
 ) -> None:
     """The program hands options over by their names: one that is called otherwise would be lost without a word."""
     named = {"misaligned": "on_misaligned", "unlabelled": "on_unlabelled", **renamed}
     fields = {named.get(name, name) for name in inspect.signature(kind).parameters} - {None}
-    assert set(inspect.signature(command).parameters) - fields == others | {"overwrite", "as_json", "quiet"}
+    assert set(inspect.signature(command).parameters) - fields == {*others.split(), "as_json", "quiet"}
     assert fields <= set(inspect.signature(command).parameters)
 
 

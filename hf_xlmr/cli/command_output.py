@@ -16,21 +16,20 @@ if TYPE_CHECKING:
 
     from hf_xlmr.progress import Progress
 
-__all__ = ["AsJson", "Quiet", "options_of", "print_json", "print_result", "progress_of_command"]
+__all__ = ["AsJson", "Quiet", "called_with", "print_json", "print_result", "progress_of_command"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
-Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 
-def options_of(kind: Callable[..., Options], given: Mapping[str, object], **others: object) -> Options:
-    """Options of the library as an object of `kind`: each from the option of its name in `given`, or from `others`."""
+def called_with(function: Callable[..., Result], given: Mapping[str, object], **others: object) -> Result:
+    """Call the library with a command's options: with those `given` that are named as its parameters, and `others`."""
     known = {**given, **others}
     plain = {name: value.value if isinstance(value, Enum) else value for name, value in known.items()}
-    return kind(**{name: plain[name] for name in signature(kind).parameters if name in plain})
+    return function(**{name: plain[name] for name in signature(function).parameters if name in plain})
 
 
 def progress_of_command(*, shown: bool) -> Progress:

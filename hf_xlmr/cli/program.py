@@ -18,7 +18,7 @@ import typer
 
 from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, sentence_transformers_command
-from hf_xlmr.cli.command_output import AsJson, Quiet, options_of, print_result, progress_of_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, called_with, print_result, progress_of_command
 from hf_xlmr.cli.flags import Flag, flags_of, in_flags
 from hf_xlmr.cli.task_commands import register
 from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
@@ -95,25 +95,12 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert a fairseq XLM-R checkpoint into a folder that Transformers loads."""
+    given = locals()
     from hf_xlmr.cli.console import show_conversion
     from hf_xlmr.conversion import convert as run
 
-    report = run(
-        source,
-        output,
-        data=data,
-        dtype=dtype.value,
-        max_shard_size=max_shard_size,
-        head=head,
-        encoder_only=encoder_only,
-        attention_heads=attention_heads,
-        ema=ema,
-        languages=languages or (),
-        licence=licence,
-        overwrite=overwrite,
-        verify=verify,
-        progress=progress_of_command(shown=not quiet),
-    )
+    progress = progress_of_command(shown=not quiet)
+    report = called_with(run, given, languages=languages or (), progress=progress)
     print_result(report, show_conversion, as_json=as_json, quiet=quiet)
 
 
@@ -328,7 +315,7 @@ def extract(
     from hf_xlmr.features.bulk_extraction import ExtractionOptions
     from hf_xlmr.features.bulk_extraction import extract as run
 
-    options = options_of(ExtractionOptions, given, layers=_numbers(layers))
+    options = called_with(ExtractionOptions, given, layers=_numbers(layers))
     is_first = os.environ.get("RANK", "0") == "0"  # one of several processes prints
     report = run(
         model,

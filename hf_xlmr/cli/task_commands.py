@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_xlmr.cli.command_output import AsJson, Quiet, options_of, print_json, progress_of_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, called_with, print_json, progress_of_command
 from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.tasks.kinds.registry import TASKS
 
@@ -198,9 +198,9 @@ def finetune(
     from hf_xlmr.tasks.training import FinetuningOptions
     from hf_xlmr.tasks.training import finetune as run
 
-    options = options_of(FinetuningOptions, given, split=train_split)
+    options = called_with(FinetuningOptions, given, split=train_split)
     usual = {"misaligned": EvaluationOptions.misaligned, "batch_size": EvaluationOptions.batch_size}
-    scoring = options_of(EvaluationOptions, given, split=eval_split, **usual)
+    scoring = called_with(EvaluationOptions, given, split=eval_split, **usual)
     report = run(
         task.value,
         model,
@@ -288,7 +288,7 @@ def evaluate(
         output=output,
         overwrite=overwrite,
         references=references,
-        options=options_of(EvaluationOptions, given),
+        options=called_with(EvaluationOptions, given),
         progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
