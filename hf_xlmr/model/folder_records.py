@@ -102,18 +102,20 @@ class ConversionRecord:
     @property
     def weights(self) -> Mapping[str, str]:
         """The SHA-256 of the weights that were proved, by the names of their files."""
-        parity = self.fields.get("parity")
-        recorded = parity.get("output_sha256") if isinstance(parity, dict) else None
-        if not isinstance(recorded, dict):
+        recorded = self._proved("output_sha256")
+        if recorded is None:
             raise self._damage("it does not say which weights were verified")
         return recorded
 
     @property
     def source_weights(self) -> Mapping[str, str]:
         """The SHA-256 of the checkpoint's files that were proved; none if the record does not say."""
+        return self._proved("source_sha256") or {}
+
+    def _proved(self, files: str) -> Mapping[str, str] | None:
         parity = self.fields.get("parity")
-        recorded = parity.get("source_sha256") if isinstance(parity, dict) else None
-        return recorded if isinstance(recorded, dict) else {}
+        found = parity.get(files) if isinstance(parity, dict) else None
+        return found if isinstance(found, dict) else None
 
     @property
     def written(self) -> Mapping[str, str]:

@@ -476,9 +476,8 @@ def check_device_map(device_map: Mapping[str, object], shape: ModelShape) -> dic
         raise InputError(f"{shape.class_name} has no {first_of(unknown, MOST_LISTED)}, which the device map places")
     missing = [name for name in names if not any(_is_within(name, key) for key in places)]
     if missing:
-        raise InputError(
-            f"the device map leaves out {first_of(_modules_of(missing), MOST_LISTED)} of {shape.class_name}"
-        )
+        modules = list(dict.fromkeys(name.rpartition(".")[0] for name in missing))
+        raise InputError(f"the device map leaves out {first_of(modules, MOST_LISTED)} of {shape.class_name}")
     apart = [name for name in shape.tied_tensors if place_of(places, name) != place_of(places, shape.tied_to(name))]
     if apart:
         raise InputError(
@@ -504,8 +503,3 @@ def _is_within(name: str, key: str) -> bool:
 def place_of(places: Mapping[str, Place], name: str) -> Place:
     """Where a checked map puts a weight: the longest key that covers its name decides."""
     return places[max((key for key in places if _is_within(name, key)), key=len)]
-
-
-def _modules_of(names: list[str]) -> list[str]:
-    """The names shortened to the module that holds them, each once."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))

@@ -133,7 +133,7 @@ class XnliInput:
         with told_plainly():
             for source in self.sources:
                 told = _stated_language(source, languages.takes_names_of(self.sources))
-                names = self.labels or _class_names(source)
+                names = self.labels or (source.class_names("label") if source.is_arrow else None)
                 for row in _rows(source):
                     for each in _examples(row, told, names, languages):
                         if isinstance(each, Unlabelled) and self.unlabelled == "refuse":
@@ -192,11 +192,6 @@ def _stated_language(source: Source, takes_name: bool) -> str | None:
             return str(found[1] or found[2])
     name = source.base_name if source.is_data_set else source.path.parent.name
     return name if source.is_arrow and name in XNLI_LANGUAGES else None
-
-
-def _class_names(source: Source) -> Sequence[str] | None:
-    """What the numbers of labels mean, if a data set says it."""
-    return source.class_names("label") if source.is_arrow else None
 
 
 def _rows(source: Source) -> Iterator[Row]:
