@@ -30,6 +30,7 @@ from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, fastest_kernel, offe
 from hf_xlmr.features.packing import pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch
 from hf_xlmr.model.precision import device_name, is_native, native_dtype
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 TOLERANCE = 1e-5
 NAMES = {path.name: path for path in sorted(FIXTURES.iterdir()) if (path / "golden.npz").is_file()}
@@ -346,19 +347,23 @@ def test_windows_of_few_tokens_lose_no_text(demo: XLMR, monkeypatch: pytest.Monk
     np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_padding_in_a_text_is_nothing(demo: XLMR) -> None:
+def test_padding_in_a_text_is_nothing(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token attends to it, and it has no vector; positions go on without it."""
     tokens = demo.encode("Hello world!").tolist()
     maker = WindowMaker(demo.tokenizer, max_length=512, on_long=OnLong.truncate, most_tokens=1000, with_spans=True)
-    padded = maker._without_padding(
-        [*tokens[:3], 1, *tokens[3:]], [(place, place + 1) for place in range(len(tokens) + 1)]
-    )
-    assert padded.ids == tokens
-    assert padded.spans == [(place, place + 1) for place in range(len(tokens) + 1) if place != 3]
+    rows = [[*tokens[:3], 1, *tokens[3:]], tokens]
+    ids, lengths = np.concatenate(rows), np.array([len(row) for row in rows])
+    spans = [[(place, place + 1) for place in range(len(row))] for row in rows]
+    monkeypatch.setattr(ExactTokenizer, "flat_ids", lambda *_texts, threads: (ids, lengths))
+    monkeypatch.setattr(ExactTokenizer, "spans", lambda _self, text: spans[int(text)][1:-1])
+    (window,) = maker.windows([("a", "0"), ("b", "1")])
+    assert window.ids.tolist() == [*tokens, *tokens] and window.lengths.tolist() == [len(tokens)] * 2
+    assert window.spans[0][1:-1] == [each for each in spans[0][1:-1] if each[0] != 3]
+    assert window.spans[1][1:-1] == spans[1][1:-1]
 
 
 def test_means_of_long_texts_are_summed_in_float32() -> None:
-    batch = next(pack([5000], tokens_per_batch=5000))
+    batch = next(pack(np.array([5000]), tokens_per_batch=5000))
     values = torch.full((5000, 1), 1.001, dtype=torch.bfloat16)
     assert pooled_batch(values, batch, Pooling.mean).item() == pytest.approx(values[0].item(), abs=1e-4)
 
@@ -432,15 +437,14 @@ def test_an_offloaded_model_is_refused(tmp_path: Path, demo: XLMR) -> None:
 
 def test_batches_hold_every_text_once_within_their_budget() -> None:
     lengths = [5, 3, 700, 5, 1, 30, 30, 30, 2] * 3
-    batches = list(pack(lengths, tokens_per_batch=64))
+    batches = list(pack(np.array(lengths), tokens_per_batch=64))
     assert sorted(number for batch in batches for number in batch.texts) == list(range(len(lengths)))
     for batch in batches:
         assert batch.tokens == sum(lengths[number] for number in batch.texts)
         assert batch.tokens <= 64 or len(batch.texts) == 1
-        assert [end - start for start, end in zip(batch.boundaries, batch.boundaries[1:], strict=False)] == [
-            lengths[number] for number in batch.texts
-        ]
-        assert batch.positions() == [place for number in batch.texts for place in range(2, 2 + lengths[number])]
+        own = [lengths[number] for number in batch.texts]
+        assert np.diff(batch.boundaries).tolist() == own == [run.length for run in batch.runs for _ in range(run.texts)]
+        assert batch.positions.tolist() == [place for length in own for place in range(2, 2 + length)]
 
 
 def test_a_kernel_that_is_not_faster_is_not_chosen() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -46,7 +47,14 @@ class VirtualGPUs(TorchFunctionMode):
         self.count, self.memory = count, memory
         self.moves: Counter[tuple[str, str]] = Counter()
         """How many tensors went from one device to another, without those of no dimension."""
+        self.waits = 0
+        """How many times the host waited for what was copied."""
+        event = SimpleNamespace(synchronize=self._waited)
+        self.stream = SimpleNamespace(record_event=lambda: event, wait_stream=lambda _other: None)
         self._labels: dict[int, tuple[torch.UntypedStorage, int]] = {}
+
+    def _waited(self) -> None:
+        self.waits += 1
 
     # ---- the mode
 
@@ -234,11 +242,10 @@ def _patches(gpus: VirtualGPUs) -> Iterator[Any]:
         "get_device_name": lambda *_device: "virtual",
         "get_device_properties": lambda *_device: total,
         "is_bf16_supported": lambda *_any, **_options: False,
-        "current_stream": lambda *_device: SimpleNamespace(record_event=lambda: SimpleNamespace(synchronize=_nothing)),
+        "current_stream": lambda *_device: gpus.stream,
+        "Stream": lambda *_device: gpus.stream,
+        "stream": lambda _stream: nullcontext(),
     }
     for name, answer in answers.items():
         yield mock.patch.object(torch.cuda, name, answer)
-
-
-def _nothing() -> None:
-    return None
+    yield mock.patch.object(torch.Tensor, "record_stream", lambda _values, _stream: None)

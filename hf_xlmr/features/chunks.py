@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from functools import cached_property
+from itertools import chain, compress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SHORTEST", "BadText", "OnLong", "TextTooLong", "Window", "WindowMaker", "rejoined"]
 
 TEXTS_PER_WINDOW: Final = 4096  # sorted by length together
-TEXTS_AT_ONCE: Final = 256  # tokenized together
+TEXTS_AT_ONCE: Final = 1024  # tokenized together; the first window has so many
 CHARACTERS_AT_ONCE: Final = 1 << 20
 LONG: Final = 1 << 16  # characters from which on only the beginning of a text that is cut is tokenized
 LARGE: Final = 1 << 20  # characters from which on the size of the normalized text is measured
@@ -65,22 +67,55 @@ Text: TypeAlias = tuple[Any, str]
 """A row or number, which stays with the text's tokens, and the text."""
 
 
-class _Encoded(NamedTuple):
-    """The tokens of a text, and their spans in it."""
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """The tokens of some texts."""
 
-    ids: Sequence[int]
-    spans: list[Span] | None
-    is_cut: bool = False
+    rows: list[Any]
+    ids: np.ndarray
+    """The ids of all texts, laid end to end, in int32."""
+    lengths: np.ndarray
+    """The number of each text's tokens."""
+    spans: list[list[Span]] | None
+    is_cut: np.ndarray
+    """Whether each text was truncated."""
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """The token after the last of each text."""
+        return np.cumsum(self.lengths)
+
+    def part(self, start: int, stop: int) -> _Encoded:
+        """The texts from `start` to before `stop`."""
+        first, last = (int(self.ends[each - 1]) if each else 0 for each in (start, stop))
+        spans = None if self.spans is None else self.spans[start:stop]
+        rows, lengths, is_cut = (each[start:stop] for each in (self.rows, self.lengths, self.is_cut))
+        return _Encoded(rows, self.ids[first:last], lengths, spans, is_cut)
+
+    def of_tokens(self, kept: np.ndarray) -> _Encoded:
+        """The same texts with only those tokens that `kept` marks."""
+        if kept.all():
+            return self
+        counts = np.concatenate(([0], np.cumsum(kept)))
+        starts = self.ends - self.lengths
+        spans = self.spans and [
+            list(compress(each, kept[start:end]))
+            for each, start, end in zip(self.spans, starts, self.ends, strict=True)
+        ]
+        return replace(self, ids=self.ids[kept], lengths=counts[self.ends] - counts[starts], spans=spans)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
     """Texts as sequences of tokens; a text that was split has several."""
 
     rows: list[Any]
     """The row or number of each text."""
-    sequences: list[Sequence[int]]
-    owners: list[int]
+    ids: np.ndarray
+    """The ids of all sequences, laid end to end, in int32."""
+    lengths: np.ndarray
+    """The number of each sequence's tokens."""
+    owners: np.ndarray
     """The text of each sequence, by its number in the window."""
     pieces: dict[int, range]
     """The sequences of each text that was split."""
@@ -97,7 +132,17 @@ class Window:
     @property
     def tokens(self) -> int:
         """The number of tokens of all sequences."""
-        return sum(map(len, self.sequences))
+        return len(self.ids)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The first token of each sequence."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """The first sequence of each text."""
+        return np.flatnonzero(np.diff(self.owners, prepend=-1))
 
     def starts_within(self, sequence: int) -> bool:
         """Whether a sequence continues the text of the one before, so that its `<s>` is not the text's."""
@@ -107,9 +152,9 @@ class Window:
         """Whether the next sequence continues its text, so that its `</s>` is not the text's."""
         return sequence < self.pieces.get(self.owners[sequence], range(sequence + 1)).stop - 1
 
-    def has_pieces(self, sequences: Iterable[int]) -> bool:
+    def has_pieces(self, sequences: np.ndarray) -> bool:
         """Whether one of these sequences belongs to a text that was split."""
-        return bool(self.pieces) and any(self.owners[sequence] in self.pieces for sequence in sequences)
+        return bool(self.pieces) and any(owner in self.pieces for owner in self.owners[sequences].tolist())
 
 
 @dataclass(frozen=True)
@@ -125,43 +170,61 @@ class WindowMaker:
     """The largest normalized text that is tokenized as a whole, since SentencePiece needs some 50 times its memory."""
     most_kept: int | None = None
     """The most tokens of a text whose vectors are all kept."""
+    threads: int = 1
+    """The number of threads that tokenize together."""
 
     def windows(self, texts: Iterable[Text]) -> Iterator[Window]:
-        """Yield all texts in order; the same texts give the same windows. Raises BadText."""
-        held: list[tuple[Any, _Encoded]] = []
-        tokens = 0
-        for row, each in chain.from_iterable(map(self._encoded, _portions(texts))):
-            if held and tokens + len(each.ids) > self.most_tokens:
-                yield self._window(held)
-                held, tokens = [], 0
-            held.append((row, each))
-            tokens += len(each.ids)
-            if len(held) == TEXTS_PER_WINDOW:
-                yield self._window(held)
-                held, tokens = [], 0
+        """Yield all texts in order; the same texts give the same windows, of which the first are small. Raises BadText.
+
+        So the computation begins soon, and is never without work while later texts are tokenized.
+        """
+        most_texts = min(TEXTS_AT_ONCE, TEXTS_PER_WINDOW)
+        held: list[_Encoded] = []
+        room, places = self.most_tokens, most_texts
+        for encoded in map(self._encoded, _portions(texts)):
+            start = 0
+            while start < len(encoded.rows):
+                begun = encoded.ends[start] - encoded.lengths[start]
+                stop = min(start + places, int(np.searchsorted(encoded.ends, begun + room, side="right")))
+                if not held:
+                    stop = max(stop, start + 1)
+                if stop > start:
+                    held.append(encoded.part(start, stop))
+                    room, places = room - len(held[-1].ids), places - (stop - start)
+                if stop < len(encoded.rows) or not places:
+                    yield self._window(held)
+                    most_texts = min(2 * most_texts, TEXTS_PER_WINDOW)
+                    held, room, places = [], self.most_tokens, most_texts
+                start = stop
         if held:
             yield self._window(held)
 
-    def _encoded(self, some: list[Text]) -> Iterator[tuple[Any, _Encoded]]:
-        """Yield the tokens of some texts without `<pad>`; nothing of them is kept when the next texts are read."""
-        needed = [(row, self._needed(text, row)) for row, text in some]
-        for (row, text), ids in zip(needed, self._tokens(needed), strict=True):
-            spans = [NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] if self.with_spans else None
-            yield row, self._cut(self._without_padding(ids, spans), row)
+    def _encoded(self, some: list[Text]) -> _Encoded:
+        """The tokens of some texts without `<pad>`, truncated if they are too many. Raises BadText."""
+        rows, texts = [row for row, _text in some], [self._needed(text, row) for row, text in some]
+        ids, lengths = self._tokens(rows, texts)
+        spans = [[NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] for text in texts] if self.with_spans else None
+        encoded = _Encoded(rows, ids, lengths, spans, np.zeros(len(rows), dtype=bool))
+        return self._cut(encoded.of_tokens(ids != self.tokenizer.dictionary.pad_index))
 
-    def _cut(self, encoded: _Encoded, row: object) -> _Encoded:
-        """`encoded`, truncated if it has too many tokens. Raises BadText."""
-        ids, spans = encoded.ids, encoded.spans
-        if len(ids) <= self.max_length:
+    def _cut(self, encoded: _Encoded) -> _Encoded:
+        """`encoded`, its texts truncated if they have too many tokens. Raises BadText."""
+        lengths = encoded.lengths
+        is_long = lengths > self.max_length
+        if not is_long.any():
             return encoded
-        if self.on_long is OnLong.error:
-            raise TextTooLong(row, len(ids), self.max_length)
         if self.on_long is OnLong.truncate:
-            end = self.max_length - 1
-            return _Encoded([*ids[:end], ids[-1]], spans and [*spans[:end], NO_SPAN], is_cut=True)
-        if self.most_kept is not None and len(ids) > self.most_kept:
-            raise BadText(row, f"the text has {len(ids):,} tokens, and vectors of at most {self.most_kept:,} are kept")
-        return _Encoded(array("i", ids), spans)
+            places = np.arange(len(encoded.ids)) - np.repeat(encoded.ends - lengths, lengths)
+            kept = (places < self.max_length - 1) | (places == np.repeat(lengths - 1, lengths))
+            return replace(encoded.of_tokens(kept), is_cut=is_long)
+        most = self.max_length if self.on_long is OnLong.error else self.most_kept
+        if most is not None and (lengths > most).any():
+            first = int(np.argmax(lengths > most))
+            row, tokens = encoded.rows[first], int(lengths[first])
+            if self.on_long is OnLong.error:
+                raise TextTooLong(row, tokens, most)
+            raise BadText(row, f"the text has {tokens:,} tokens, and vectors of at most {most:,} are kept")
+        return encoded
 
     def _needed(self, text: str, row: object) -> str:
         """The part of a text that must be tokenized: a beginning if a long text is truncated. Raises BadText."""
@@ -177,19 +240,12 @@ class WindowMaker:
                 )
         return text
 
-    def _without_padding(self, ids: list[int], spans: list[Span] | None) -> _Encoded:
-        pad = self.tokenizer.dictionary.pad_index
-        if pad not in ids:
-            return _Encoded(ids, spans)
-        kept = [place for place, token in enumerate(ids) if token != pad]
-        return _Encoded([ids[place] for place in kept], None if spans is None else [spans[place] for place in kept])
-
-    def _tokens(self, texts: list[Text]) -> list[list[int]]:
-        """The ids of each text. Raises BadText."""
+    def _tokens(self, rows: list[Any], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts, end to end, and the number of each text's ids. Raises BadText."""
         try:
-            return self.tokenizer.encode_batch([text for _row, text in texts])
+            return self.tokenizer.flat_ids(texts, threads=self.threads)
         except InputError:
-            for row, text in texts:
+            for row, text in zip(rows, texts, strict=True):
                 try:
                     self.tokenizer.encode_batch([text])
                 except InputError as error:
@@ -197,32 +253,40 @@ class WindowMaker:
                     raise BadText(row, reason, message=f"text {row} {reason}") from None
             raise
 
-    def _window(self, held: Sequence[tuple[object, _Encoded]]) -> Window:
-        sequences: list[Sequence[int]] = []
+    def _window(self, held: Sequence[_Encoded]) -> Window:
+        ids, lengths = (np.concatenate(each) for each in zip(*((one.ids, one.lengths) for one in held), strict=True))
+        rows = list(chain.from_iterable(each.rows for each in held))
+        spans = list(chain.from_iterable(each.spans or () for each in held)) if self.with_spans else None
+        truncated = sum(int(each.is_cut.sum()) for each in held)
+        whole = Window(rows, ids, lengths, np.arange(len(rows)), {}, truncated, spans)
+        return whole if (lengths <= self.max_length).all() else self._split(whole)
+
+    def _split(self, whole: Window) -> Window:
+        """A window with its texts in sequences that fit the model."""
+        sequences: list[np.ndarray] = []
         pieces: dict[int, range] = {}
-        owners: list[int] = []
-        spans: list[list[Span]] = []
-        truncated = 0
-        for number, (_row, each) in enumerate(held):
-            fitting = self._pieces(each.ids)
-            truncated += each.is_cut
-            if each.spans is not None:
-                spans.append(each.spans)
+        counts = []
+        for number, ids in enumerate(np.split(whole.ids, whole.starts[1:])):
+            fitting = self._pieces(ids)
             if len(fitting) > 1:
                 pieces[number] = range(len(sequences), len(sequences) + len(fitting))
             sequences += fitting
-            owners += [number] * len(fitting)
-        return Window(
-            [row for row, _each in held], sequences, owners, pieces, truncated, spans if self.with_spans else None
+            counts.append(len(fitting))
+        return replace(
+            whole,
+            ids=np.concatenate(sequences),
+            lengths=np.array([len(each) for each in sequences]),
+            owners=np.repeat(whole.owners, counts),
+            pieces=pieces,
         )
 
-    def _pieces(self, ids: Sequence[int]) -> list[Sequence[int]]:
+    def _pieces(self, ids: np.ndarray) -> list[np.ndarray]:
         """The tokens of a text in sequences that fit the model."""
         if len(ids) <= self.max_length:
             return [ids]
-        last, step = len(ids) - 1, self.max_length - 2
-        starts = range(1, last, step)
-        return [array("i", [ids[0], *ids[start : min(start + step, last)], ids[-1]]) for start in starts]
+        step = self.max_length - 2
+        inner = np.split(ids[1:-1], range(step, len(ids) - 2, step))
+        return [np.concatenate((ids[:1], each, ids[-1:])) for each in inner]
 
 
 def _portions(texts: Iterable[Text]) -> Iterator[list[Text]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, TypeGuard, TypeVar
@@ -20,7 +21,7 @@ from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoi
 from hf_xlmr.features.encoder_weights import EncoderWeights, TextEncoder
 from hf_xlmr.features.kernel_choice import remembered_kernel
 from hf_xlmr.features.linear_kernels import ACTIVATIONS, KERNELS, offered_kernels
-from hf_xlmr.features.packed_network import PackedNetwork
+from hf_xlmr.features.packed_network import PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import PackedBatch, pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
 from hf_xlmr.features.store.files import column_names
@@ -129,6 +130,7 @@ class FeatureExtractor:
             most_tokens=self._most_tokens(),
             with_spans=self.is_unpooled,
             most_kept=KEPT_BYTES // (4 * self.width * len(self.layers)) if self.is_unpooled else None,
+            threads=torch.get_num_threads(),
         )
 
     @classmethod
@@ -246,14 +248,15 @@ class FeatureExtractor:
 
     def _computed(self, window: Window) -> _Computation:
         """Start the computation of a window; on CUDA this does not wait for results."""
-        batches = list(pack([len(sequence) for sequence in window.sequences], tokens_per_batch=self.tokens_per_batch))
-        return _Computation(window, [(batch, self._batch(batch, window)) for batch in batches])
-
-    def _batch(self, batch: PackedBatch, window: Window) -> dict[int, _Fetch]:
-        inputs = (batch.ids(window.sequences), batch.positions())
-        ids, positions = (_sent(torch.tensor(values), self.device) for values in inputs)
-        found = self.network.hidden_states(batch, ids, positions, layers=self.layers)
-        return {number: _Fetch(self._reduced(values, batch, window)) for number, values in found.items()}
+        batches = list(pack(window.lengths, tokens_per_batch=self.tokens_per_batch))
+        rows = window.tokens if self.is_unpooled else len(window.lengths)
+        fetched = {number: _Fetch(rows) for number in self.layers}
+        starts = window.starts
+        for batch in batches:
+            inputs = PackedInputs(batch, batch.of(window.ids, starts), self.device)
+            for number, values in self.network.hidden_states(inputs, layers=self.layers).items():
+                fetched[number].add(self._reduced(values, batch, window))
+        return _Computation(window, batches, fetched)
 
     def _reduced(self, values: torch.Tensor, batch: PackedBatch, window: Window) -> torch.Tensor:
         """Pool `values`, (tokens, width), to (sequences, width), one vector each; unpooled, return them all."""
@@ -261,16 +264,18 @@ class FeatureExtractor:
             return values.float()
         if not window.has_pieces(batch.texts):
             return pooled_batch(values, batch, self.pooling)
-        parts = [
-            values[start + window.starts_within(each) : end - window.ends_within(each)]
-            for each, (start, end) in self._places(batch)
-        ]
-        return torch.stack([pooled_part(part, self.pooling) for part in parts])
+        vectors = []
+        for each, (start, end) in self._places(batch):
+            part = values[start + window.starts_within(each) : end - window.ends_within(each)]
+            vectors.append(pooled_part(part, self.pooling))
+            if window.owners[each] not in window.pieces:
+                vectors[-1] = pooled_parts(vectors[-1][None], self.pooling, tokens=end - start)
+        return torch.stack(vectors)
 
     @staticmethod
     def _places(batch: PackedBatch) -> Iterator[tuple[int, tuple[int, int]]]:
         """The sequences of a batch, each with its first token and the one after its last."""
-        return zip(batch.texts, pairwise(batch.boundaries), strict=True)
+        return zip(batch.texts.tolist(), pairwise(batch.boundaries.tolist()), strict=True)
 
     def _features(self, computation: _Computation) -> Features:
         """The features of a computed window, in the order of its texts."""
@@ -286,63 +291,74 @@ class FeatureExtractor:
 
     def _in_order(self, computation: _Computation, layer: int) -> Any:
         """One layer's features in the order of the texts: (texts, width), unpooled a list of (tokens, width)."""
-        window = computation.window
-        vectors: list[Any] = [None] * window.texts
-        parts: dict[int, torch.Tensor] = {}
-        for batch, fetched in computation.batches:
-            values = fetched[layer].tensor()
-            if self.is_unpooled:
-                parts |= {sequence: values[start:end] for sequence, (start, end) in self._places(batch)}
-            elif window.has_pieces(batch.texts):
-                parts |= zip(batch.texts, values.unbind(), strict=True)
-            else:
-                for row, sequence in zip(values.unbind(), batch.texts, strict=True):
-                    vectors[window.owners[sequence]] = row
-        for sequence in parts:
-            number = window.owners[sequence]
-            if vectors[number] is None:
-                vectors[number] = self._joined([*window.pieces.get(number, (sequence,))], parts, window)
+        window, found = computation.window, computation.layers[layer].parts()
+        batches = zip(computation.batches, found, strict=True)
         if self.is_unpooled:
-            return [each.numpy() for each in vectors]
-        return torch.stack(vectors).numpy()
+            parts = {each: values[a:b] for batch, values in batches for each, (a, b) in self._places(batch)}
+            firsts = enumerate(window.firsts.tolist())
+            sequences = [window.pieces.get(number, range(first, first + 1)) for number, first in firsts]
+            return [rejoined([parts[each] for each in some]).numpy() for some in sequences]
+        rows = torch.empty(len(window.lengths), self.width)
+        for batch, values in batches:
+            rows.index_copy_(0, torch.from_numpy(batch.texts), values)
+        return self._of_texts(rows, window).numpy()
 
-    def _joined(self, sequences: list[int], parts: Mapping[int, torch.Tensor], window: Window) -> torch.Tensor:
-        """Combine the sequences of one text: (width,), unpooled (tokens, width)."""
-        found = [parts[each] for each in sequences]
-        if self.is_unpooled:
-            return rejoined(found)
-        tokens = sum(len(window.sequences[each]) for each in sequences) - 2 * (len(sequences) - 1)
-        return pooled_parts(found, self.pooling, tokens=tokens)
+    def _of_texts(self, rows: torch.Tensor, window: Window) -> torch.Tensor:
+        """The vectors of the texts, (texts, width), from those of their sequences."""
+        if not window.pieces:
+            return rows
+        vectors = rows[torch.from_numpy(window.firsts)]
+        for number, each in window.pieces.items():
+            tokens = int(window.lengths[each.start : each.stop].sum()) - 2 * (len(each) - 1)
+            vectors[number] = pooled_parts(rows[each.start : each.stop], self.pooling, tokens=tokens)
+        return vectors
 
 
 class _Computation(NamedTuple):
-    """A window, and for each of its batches the layers that are being copied to the host."""
+    """A window, its batches, and the layers that are being copied to the host."""
 
     window: Window
-    batches: list[tuple[PackedBatch, dict[int, _Fetch]]]
+    batches: list[PackedBatch]
+    layers: dict[int, _Fetch]
 
 
 class _Fetch:
-    """A tensor that is being copied to the host, while the host continues."""
+    """The rows of a layer, batch by batch, which are copied to the host while the device computes the next batch."""
 
-    def __init__(self, values: torch.Tensor) -> None:
-        self._event = None
-        self._values = values
-        if values.is_cuda:
-            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
-            self._event = torch.cuda.current_stream(values.device).record_event()
+    def __init__(self, rows: int) -> None:
+        """Expect `rows` rows of all batches together."""
+        self._rows = rows
+        self._parts: list[torch.Tensor] = []
+        self._rest: torch.Tensor | None = None
+        self._event: torch.cuda.Event | None = None
 
-    def tensor(self) -> torch.Tensor:
-        """Wait for the copy and return it."""
+    def add(self, values: torch.Tensor) -> None:
+        """Begin to copy the rows of the next batch, (rows, width) in float32."""
+        self._parts.append(self._copied(values) if values.is_cuda else values)
+
+    def parts(self) -> list[torch.Tensor]:
+        """Wait for the copies and return the rows of each batch."""
         if self._event is not None:
             self._event.synchronize()
-        return self._values
+        return self._parts
+
+    def _copied(self, values: torch.Tensor) -> torch.Tensor:
+        if self._rest is None:
+            self._rest = torch.empty(self._rows, values.shape[-1], pin_memory=True)
+        part, self._rest = self._rest.tensor_split([len(values)])
+        stream = _copying_stream(values.device)
+        stream.wait_stream(torch.cuda.current_stream(values.device))
+        with torch.cuda.stream(stream):
+            part.copy_(values, non_blocking=True)
+            self._event = stream.record_event()
+        values.record_stream(stream)  # its memory is used again only after the copy
+        return part
 
 
-def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy `values` to the device without waiting."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+@cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that copies from `device` to the host."""
+    return torch.cuda.Stream(device)
 
 
 def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[int, Any]:

@@ -53,12 +53,17 @@ FUSED: Final = {  # ACTIVATIONS that oneDNN computes on its way, by its name and
 
 
 class PlainLinear:
-    """PyTorch's own product with the weights in their own memory, one after another if there are several."""
+    """PyTorch's own product with the weights in their own memory; on a GPU several are joined, so that one call starts.
+
+    On a CPU several are multiplied one after another.
+    """
 
     def __init__(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str = "none"
     ) -> None:
         """Multiply with `weights`, (out, in) each, side by side."""
+        if weights[0].is_cuda and len(weights) > 1:
+            weights, biases = [torch.cat(tuple(weights))], [torch.cat(tuple(biases))]
         self._parts = list(zip(weights, biases, strict=True))
         self._activation = ACTIVATIONS[activation]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from itertools import pairwise
 from threading import Lock
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -14,16 +16,44 @@ from hf_xlmr.features.encoder_weights import EncoderWeights
 from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, Linear
 from hf_xlmr.features.packing import PackedBatch, Run
 
-__all__ = ["PackedNetwork"]
+__all__ = ["PackedInputs", "PackedNetwork"]
 
 LAYERS_AHEAD: Final = 2  # read before their turn
 ROUNDED_TO: Final = 32  # tokens: a kernel is compiled for each length of matrix, so there should be few lengths
+PADDING: Final = 1  # the id and the position of the tokens that are added for it
 HALVES: Final = (torch.bfloat16, torch.float16)
 # Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
 # each text and head by itself. In bfloat16 they would be too, but oneDNN keeps code for each shape that it meets, which
 # takes a gigabyte over many texts (tests/benchmarks/RESULTS.md). Scores beyond MOST_SCORES are not written out.
 SHORT: Final = {torch.float32: 96}
 MOST_SCORES: Final = 1 << 24
+
+
+class PackedInputs:
+    """What the network reads of a batch, in one block of int32 that is copied to the device once, without waiting."""
+
+    def __init__(self, batch: PackedBatch, ids: np.ndarray, device: torch.device) -> None:
+        """Copy the batch, whose tokens are `ids`, with padding at the end up to a multiple of ROUNDED_TO."""
+        self.batch = batch
+        rows = -(-batch.tokens // ROUNDED_TO) * ROUNDED_TO
+        self.longest = max(int(batch.lengths[0]), rows - batch.tokens)
+        """The most tokens of a text, or of the padding, which is one more text."""
+        size = 2 * rows + len(batch.boundaries) + 1
+        host = torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
+        places = (0, rows, 2 * rows, size)
+        parts = ((ids, PADDING), (batch.positions, PADDING), (batch.boundaries, rows))
+        for (start, end), (values, rest) in zip(pairwise(places), parts, strict=True):
+            part = host.numpy()[start:end]
+            part[: len(values)], part[len(values) :] = values, rest
+        self.ids, self.positions, ends = host.to(device, non_blocking=True).tensor_split(places[1:3])
+        self._boundaries = {ends.device: ends}
+
+    def boundaries(self, device: torch.device) -> torch.Tensor:
+        """The first token of each text and of the padding, and the end, on `device`: copied once to each."""
+        if device not in self._boundaries:
+            first = next(iter(self._boundaries.values()))
+            self._boundaries[device] = first.to(device, non_blocking=True)
+        return self._boundaries[device]
 
 
 class PackedNetwork:
@@ -62,32 +92,24 @@ class PackedNetwork:
         return self.weights.layers
 
     @torch.inference_mode()
-    def hidden_states(
-        self, batch: PackedBatch, ids: torch.Tensor, positions: torch.Tensor, *, layers: Collection[int]
-    ) -> dict[int, torch.Tensor]:
+    def hidden_states(self, inputs: PackedInputs, *, layers: Collection[int]) -> dict[int, torch.Tensor]:
         """The hidden states of `layers`, (tokens, width) each, on the device where they were computed.
 
-        `ids` and `positions` are the batch's, 1-D. Layer 0 is the embeddings, n the output of layer n, and the last
-        one the features: in a model that normalises before its layers, after the final norm.
+        Layer 0 is the embeddings, n the output of layer n, and the last one the features: in a model that normalises
+        before its layers, after the final norm.
         """
-        tokens = batch.tokens
-        values = self._embeddings(*(_rounded_up(each) for each in (ids, positions)))
+        values = self._embeddings(inputs.ids, inputs.positions)
         wanted, found = set(layers), {}
         for number in range(self.layer_count + 1):
             if number:
-                values = self._layer(number)(values, batch)
+                values = self._layer(number)(values, inputs)
             if number == self.layer_count and self._final_norm is not None:
                 values = self._final_norm(values)
             if number in wanted:
-                found[number] = values[:tokens]
+                found[number] = values[: inputs.batch.tokens]
             if number == max(wanted):
                 break
         return found
-
-
-def _rounded_up(values: torch.Tensor) -> torch.Tensor:
-    """`values` with padding tokens at the end, up to a multiple of ROUNDED_TO."""
-    return functional.pad(values, (0, -len(values) % ROUNDED_TO), value=1)
 
 
 class _Norm:
@@ -150,20 +172,20 @@ class _Layer:
         self._up = linear("intermediate.dense", activation=weights.activation)
         self._down = linear("output.dense")
 
-    def __call__(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    def __call__(self, values: torch.Tensor, inputs: PackedInputs) -> torch.Tensor:
         values = values.to(self._device, non_blocking=True)
         if self._norms_first:
-            attended = self._attended(self._attention_norm(values), batch)
+            attended = self._attended(self._attention_norm(values), inputs)
             values = self._attention_output.plus(attended, values)
             return self._down.plus(self._up(self._feed_forward_norm(values)), values)
-        values = self._attention_norm(self._attention_output.plus(self._attended(values, batch), values))
+        values = self._attention_norm(self._attention_output.plus(self._attended(values, inputs), values))
         return self._feed_forward_norm(self._down.plus(self._up(values), values))
 
-    def _attended(self, values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    def _attended(self, values: torch.Tensor, inputs: PackedInputs) -> torch.Tensor:
         """The attention of each token over the tokens of its text, all heads side by side: (tokens, width)."""
         joined = self._query_key_value(values)
         attend = _by_kernel if _has_kernel(joined, self._heads) else _by_run
-        return attend(joined, batch, self._heads)
+        return attend(joined, inputs, self._heads)
 
 
 def _has_kernel(joined: torch.Tensor, heads: int) -> bool:
@@ -173,11 +195,12 @@ def _has_kernel(joined: torch.Tensor, heads: int) -> bool:
     return fits and torch.cuda.get_device_capability(joined.device) >= (8, 0)
 
 
-def _by_run(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tensor:
+def _by_run(joined: torch.Tensor, inputs: PackedInputs, heads: int) -> torch.Tensor:
     """Attention of texts of one length at a time; `joined` is queries, keys and values, (tokens, 3 times width)."""
     width = joined.shape[-1] // 3
-    found = joined.new_zeros(len(joined), width)
-    for run in batch.runs:
+    found = joined.new_empty(len(joined), width)
+    found[inputs.batch.tokens :] = 0
+    for run in inputs.batch.runs:
         parts = joined[run.start : run.end].view(run.texts, run.length, 3, heads, width // heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = _chosen(run, query)(query, key, value)
@@ -201,16 +224,13 @@ def _by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) ->
     return torch.bmm(scores.softmax(dim=-1), values).view(query.shape)
 
 
-def _by_kernel(joined: torch.Tensor, batch: PackedBatch, heads: int) -> torch.Tensor:
+def _by_kernel(joined: torch.Tensor, inputs: PackedInputs, heads: int) -> torch.Tensor:
     """Attention of all texts in one call of FlashAttention's kernel for texts of unequal lengths."""
     from torch.nn.attention.varlen import varlen_attn
 
     width = joined.shape[-1] // 3
-    parts = joined[: batch.tokens].view(batch.tokens, 3, heads, width // heads)
-    ends = torch.tensor(batch.boundaries, dtype=torch.int32).pin_memory().to(joined.device, non_blocking=True)
-    longest = max(run.length for run in batch.runs)
-    query, key, value = parts.unbind(1)
+    query, key, value = joined.view(len(joined), 3, heads, width // heads).unbind(1)
+    ends, longest = inputs.boundaries(joined.device), inputs.longest
     attended: Any = varlen_attn(query, key, value, ends, ends, longest, longest)
-    found = joined.new_zeros(len(joined), width)
-    found[: batch.tokens].view(batch.tokens, heads, -1).copy_(attended)
+    found: torch.Tensor = attended.reshape(len(joined), width)
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
 from typing import NamedTuple
+
+import numpy as np
 
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 
@@ -26,59 +27,59 @@ class Run(NamedTuple):
         return self.start + self.texts * self.length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedBatch:
     """Texts laid end to end, the longest first; texts of one length are a run."""
 
-    texts: tuple[int, ...]
+    texts: np.ndarray
     """The numbers of the texts, in the order in which they are packed."""
-    runs: tuple[Run, ...]
+    lengths: np.ndarray
+    """The number of tokens of each of these texts."""
 
     @property
     def tokens(self) -> int:
         """The number of tokens of all texts."""
-        return self.runs[-1].end
+        return int(self.boundaries[-1])
 
     @cached_property
-    def boundaries(self) -> list[int]:
+    def boundaries(self) -> np.ndarray:
         """The first token of each text in the batch, and the end of the last text."""
-        starts = [run.start + number * run.length for run in self.runs for number in range(run.texts)]
-        return [*starts, self.tokens]
+        return np.concatenate(([0], np.cumsum(self.lengths)))
 
-    def ids(self, texts: Sequence[Sequence[int]]) -> list[int]:
-        """The tokens of the batch, out of all the texts that were packed."""
-        return [token for number in self.texts for token in texts[number]]
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The texts of each length."""
+        changes = np.flatnonzero(np.diff(self.lengths)) + 1
+        firsts = np.concatenate(([0], changes))
+        counts = np.diff(firsts, append=len(self.lengths))
+        columns = (self.boundaries[firsts], counts, self.lengths[firsts])
+        return tuple(Run(*each) for each in zip(*(column.tolist() for column in columns), strict=True))
 
-    def positions(self) -> list[int]:
+    @property
+    def positions(self) -> np.ndarray:
         """The position of each token in its own text, from 2 on, as fairseq and Transformers count."""
-        return [
-            position
-            for run in self.runs
-            for position in (*range(POSITION_OFFSET, POSITION_OFFSET + run.length),) * run.texts
-        ]
+        return self._counted_from(np.full(len(self.texts), POSITION_OFFSET))
+
+    def of(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """The batch's tokens out of `values`, those of all texts that were packed, which begin at `starts`."""
+        return values[self._counted_from(starts[self.texts])]
+
+    def _counted_from(self, starts: np.ndarray) -> np.ndarray:
+        """For each token the start of its text and the number of tokens before it in the text."""
+        return np.arange(self.tokens) + np.repeat(starts - self.boundaries[:-1], self.lengths)
 
 
-def pack(lengths: Sequence[int], *, tokens_per_batch: int) -> Iterator[PackedBatch]:
+def pack(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[PackedBatch]:
     """Batches of at most `tokens_per_batch` tokens, or of one text that is longer, for texts of these lengths.
 
     The longest texts come first, so that a device with too little memory fails at once. The same lengths give the same
     batches.
     """
-    in_order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    texts: list[int] = []
-    tokens = 0
-    for number in in_order:
-        if texts and tokens + lengths[number] > tokens_per_batch:
-            yield _batch(texts, lengths)
-            texts, tokens = [], 0
-        texts.append(number)
-        tokens += lengths[number]
-    if texts:
-        yield _batch(texts, lengths)
-
-
-def _batch(texts: Sequence[int], lengths: Sequence[int]) -> PackedBatch:
-    groups = [(length, len(list(group))) for length, group in groupby(texts, key=lambda number: lengths[number])]
-    starts = accumulate((length * count for length, count in groups), initial=0)
-    runs = tuple(Run(start, count, length) for start, (length, count) in zip(starts, groups, strict=False))
-    return PackedBatch(tuple(texts), runs)
+    order = np.argsort(-lengths, kind="stable")
+    in_order = lengths[order]
+    ends = np.cumsum(in_order)
+    start = tokens = 0
+    while start < len(order):
+        stop = max(start + 1, int(np.searchsorted(ends, tokens + tokens_per_batch, side="right")))
+        yield PackedBatch(order[start:stop], in_order[start:stop])
+        start, tokens = stop, int(ends[stop - 1])

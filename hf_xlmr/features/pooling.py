@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -47,8 +47,8 @@ def pooled_part(values: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     return REDUCTIONS[pooling](values).float()
 
 
-def pooled_parts(parts: Sequence[torch.Tensor], pooling: Pooling, *, tokens: int) -> torch.Tensor:
-    """One vector, (width,), of all pieces of a text in their order, which have `tokens` tokens together."""
+def pooled_parts(parts: torch.Tensor, pooling: Pooling, *, tokens: int) -> torch.Tensor:
+    """One vector, (width,), of all pieces of a text in their order, (pieces, width), which have `tokens` tokens."""
     if pooling is Pooling.mean:
-        return torch.stack(list(parts)).sum(dim=0) / tokens
-    return REDUCTIONS[pooling](torch.stack(list(parts)))
+        return parts.sum(dim=0) / tokens
+    return REDUCTIONS[pooling](parts)
