@@ -49,11 +49,10 @@ class VirtualGPUs(TorchFunctionMode):
         """How many tensors went from one device to another, without those of no dimension."""
         self.waits = 0
         """How many times the host waited for what was copied."""
-        event = SimpleNamespace(synchronize=self._waited)
-        self.stream = SimpleNamespace(record_event=lambda: event, wait_stream=lambda _other: None)
         self._labels: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
-    def _waited(self) -> None:
+    def wait(self) -> None:
+        """What an event's `synchronize` does."""
         self.waits += 1
 
     # ---- the mode
@@ -227,6 +226,17 @@ def _is_cuda(device: torch.device) -> bool:
 
 def _patches(gpus: VirtualGPUs) -> Iterator[Any]:
     """What asks the driver, not a tensor."""
+
+    class Stream:
+        def __init__(self, *_device: object) -> None:
+            """Nothing is done later."""
+
+        def record_event(self) -> Any:
+            return SimpleNamespace(synchronize=gpus.wait)
+
+        def wait_stream(self, _other: Stream) -> None:
+            """What the other does is done."""
+
     total = SimpleNamespace(total_memory=gpus.memory, name="virtual", major=7, minor=5)
     answers: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
@@ -242,8 +252,8 @@ def _patches(gpus: VirtualGPUs) -> Iterator[Any]:
         "get_device_name": lambda *_device: "virtual",
         "get_device_properties": lambda *_device: total,
         "is_bf16_supported": lambda *_any, **_options: False,
-        "current_stream": lambda *_device: gpus.stream,
-        "Stream": lambda *_device: gpus.stream,
+        "current_stream": lambda *_device: Stream(),
+        "Stream": Stream,
         "stream": lambda _stream: nullcontext(),
     }
     for name, answer in answers.items():

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["SHORTEST", "BadText", "OnLong", "TextTooLong", "Window", "WindowMaker", "rejoined"]
 
 TEXTS_PER_WINDOW: Final = 4096  # sorted by length together
-TEXTS_AT_ONCE: Final = 1024  # tokenized together; the first window has so many
-CHARACTERS_AT_ONCE: Final = 1 << 20
+FIRST_TEXTS: Final = 1024  # of the first window
+CHARACTERS_AT_ONCE: Final = 1 << 20  # tokenized together
 LONG: Final = 1 << 16  # characters from which on only the beginning of a text that is cut is tokenized
 LARGE: Final = 1 << 20  # characters from which on the size of the normalized text is measured
 SHORTEST: Final = 3  # tokens of a text that is not empty: <s>, a piece, </s>
@@ -88,9 +88,13 @@ class _Encoded:
     def part(self, start: int, stop: int) -> _Encoded:
         """The texts from `start` to before `stop`."""
         first, last = (int(self.ends[each - 1]) if each else 0 for each in (start, stop))
-        spans = None if self.spans is None else self.spans[start:stop]
-        rows, lengths, is_cut = (each[start:stop] for each in (self.rows, self.lengths, self.is_cut))
-        return _Encoded(rows, self.ids[first:last], lengths, spans, is_cut)
+        return _Encoded(
+            rows=self.rows[start:stop],
+            ids=self.ids[first:last],
+            lengths=self.lengths[start:stop],
+            spans=None if self.spans is None else self.spans[start:stop],
+            is_cut=self.is_cut[start:stop],
+        )
 
     def of_tokens(self, kept: np.ndarray) -> _Encoded:
         """The same texts with only those tokens that `kept` marks."""
@@ -137,7 +141,8 @@ class Window:
     @property
     def starts(self) -> np.ndarray:
         """The first token of each sequence."""
-        return np.cumsum(self.lengths) - self.lengths
+        starts: np.ndarray = np.cumsum(self.lengths) - self.lengths
+        return starts
 
     @property
     def firsts(self) -> np.ndarray:
@@ -174,13 +179,10 @@ class WindowMaker:
     """The number of threads that tokenize together."""
 
     def windows(self, texts: Iterable[Text]) -> Iterator[Window]:
-        """Yield all texts in order; the same texts give the same windows, of which the first are small. Raises BadText.
-
-        So the computation begins soon, and is never without work while later texts are tokenized.
-        """
-        most_texts = min(TEXTS_AT_ONCE, TEXTS_PER_WINDOW)
+        """Yield all texts in order; the same texts give the same windows. Raises BadText."""
         held: list[_Encoded] = []
-        room, places = self.most_tokens, most_texts
+        sizes = _growing()
+        room, places = self.most_tokens, next(sizes)
         for encoded in map(self._encoded, _portions(texts)):
             start = 0
             while start < len(encoded.rows):
@@ -193,15 +195,16 @@ class WindowMaker:
                     room, places = room - len(held[-1].ids), places - (stop - start)
                 if stop < len(encoded.rows) or not places:
                     yield self._window(held)
-                    most_texts = min(2 * most_texts, TEXTS_PER_WINDOW)
-                    held, room, places = [], self.most_tokens, most_texts
+                    held, room, places = [], self.most_tokens, next(sizes)
                 start = stop
         if held:
             yield self._window(held)
 
-    def _encoded(self, some: list[Text]) -> _Encoded:
-        """The tokens of some texts without `<pad>`, truncated if they are too many. Raises BadText."""
-        rows, texts = [row for row, _text in some], [self._needed(text, row) for row, text in some]
+    def _encoded(self, some: tuple[list[Any], list[str]]) -> _Encoded:
+        """The tokens of some rows' texts without `<pad>`, truncated if they are too many. Raises BadText."""
+        rows, texts = some
+        if any(map(_is_long, texts)):
+            texts = [self._needed(text, row) if _is_long(text) else text for row, text in zip(rows, texts, strict=True)]
         ids, lengths = self._tokens(rows, texts)
         spans = [[NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] for text in texts] if self.with_spans else None
         encoded = _Encoded(rows, ids, lengths, spans, np.zeros(len(rows), dtype=bool))
@@ -227,9 +230,7 @@ class WindowMaker:
         return encoded
 
     def _needed(self, text: str, row: object) -> str:
-        """The part of a text that must be tokenized: a beginning if a long text is truncated. Raises BadText."""
-        if not isinstance(text, str) or len(text) <= LONG:
-            return text
+        """The part of a long text that must be tokenized: a beginning if it is truncated. Raises BadText."""
         if self.on_long is OnLong.truncate:
             text = self.tokenizer.beginning(text, self.max_length)
         if self.most_bytes is not None and len(text) > LARGE:
@@ -289,18 +290,33 @@ class WindowMaker:
         return [np.concatenate((ids[:1], each, ids[-1:])) for each in inner]
 
 
-def _portions(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    """Yield some texts at a time, few if they are long; later texts are read only after that."""
-    some: list[Text] = []
-    characters = 0
+def _growing() -> Iterator[int]:
+    """Yield the most texts of each window: few at first, so that the computation begins soon."""
+    size = min(FIRST_TEXTS, TEXTS_PER_WINDOW)
+    while True:
+        yield size
+        size = min(2 * size, TEXTS_PER_WINDOW)
+
+
+def _portions(texts: Iterable[Text]) -> Iterator[tuple[list[Any], list[str]]]:
+    """Yield some rows and their texts at a time, few if they are long; later ones are read only after that."""
+    sizes = _growing()
+    rows: list[Any] = []
+    some: list[str] = []
+    characters, most = 0, next(sizes)
     for row, text in texts:
-        some.append((row, text))
+        rows.append(row)
+        some.append(text)
         characters += len(text) if isinstance(text, str) else 0  # tokenizing refuses other types
-        if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
-            yield some
-            some, characters = [], 0
+        if len(some) == most or characters >= CHARACTERS_AT_ONCE:
+            yield rows, some
+            rows, some, characters, most = [], [], 0, next(sizes)
     if some:
-        yield some
+        yield rows, some
+
+
+def _is_long(text: object) -> bool:
+    return isinstance(text, str) and len(text) > LONG
 
 
 def rejoined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:

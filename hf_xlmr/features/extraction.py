@@ -298,19 +298,18 @@ class FeatureExtractor:
             firsts = enumerate(window.firsts.tolist())
             sequences = [window.pieces.get(number, range(first, first + 1)) for number, first in firsts]
             return [rejoined([parts[each] for each in some]).numpy() for some in sequences]
-        rows = torch.empty(len(window.lengths), self.width)
+        rows = np.empty((len(window.lengths), self.width), np.float32)
         for batch, values in batches:
-            rows.index_copy_(0, torch.from_numpy(batch.texts), values)
-        return self._of_texts(rows, window).numpy()
+            rows[batch.texts] = values.numpy()
+        return self._of_texts(rows, window) if window.pieces else rows
 
-    def _of_texts(self, rows: torch.Tensor, window: Window) -> torch.Tensor:
+    def _of_texts(self, rows: np.ndarray, window: Window) -> np.ndarray:
         """The vectors of the texts, (texts, width), from those of their sequences."""
-        if not window.pieces:
-            return rows
-        vectors = rows[torch.from_numpy(window.firsts)]
+        vectors: np.ndarray = rows[window.firsts]
         for number, each in window.pieces.items():
+            parts = torch.from_numpy(rows[each.start : each.stop])
             tokens = int(window.lengths[each.start : each.stop].sum()) - 2 * (len(each) - 1)
-            vectors[number] = pooled_parts(rows[each.start : each.stop], self.pooling, tokens=tokens)
+            vectors[number] = pooled_parts(parts, self.pooling, tokens=tokens)
         return vectors
 
 
@@ -358,7 +357,9 @@ class _Fetch:
 @cache
 def _copying_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream that copies from `device` to the host."""
-    return torch.cuda.Stream(device)
+    make: Any = torch.cuda.Stream
+    stream: torch.cuda.Stream = make(device)
+    return stream
 
 
 def _joined(windows: Sequence[Features], extractor: FeatureExtractor) -> dict[int, Any]:

@@ -62,11 +62,13 @@ class PackedBatch:
 
     def of(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The batch's tokens out of `values`, those of all texts that were packed, which begin at `starts`."""
-        return values[self._counted_from(starts[self.texts])]
+        found: np.ndarray = values[self._counted_from(starts[self.texts])]
+        return found
 
     def _counted_from(self, starts: np.ndarray) -> np.ndarray:
         """For each token the start of its text and the number of tokens before it in the text."""
-        return np.arange(self.tokens) + np.repeat(starts - self.boundaries[:-1], self.lengths)
+        counted: np.ndarray = np.arange(self.tokens) + np.repeat(starts - self.boundaries[:-1], self.lengths)
+        return counted
 
 
 def pack(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[PackedBatch]:

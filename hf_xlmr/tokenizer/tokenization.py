@@ -151,14 +151,14 @@ class ExactTokenizer:
                 )
         return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
-    def flat_ids(self, texts: Sequence[str], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of `encode_batch` end to end, in int32, and the number of each text's ids. Raises InputError.
+    def flat_ids(self, texts: list[str], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `encode_batch` end to end, in int32, and the number of each text's ids, all at once.
 
-        Up to `threads` threads work together.
+        Up to `threads` threads work together. Raises InputError.
         """
         import numpy as np
 
-        rows = self._rows(texts, threads=threads)
+        rows = self._some_rows(texts, 0, threads=threads)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows)) + 2
         framed = zip(repeat((self.dictionary.bos_index,)), rows, repeat((self.dictionary.eos_index,)))
         ids = chain.from_iterable(chain.from_iterable(framed))
@@ -197,19 +197,17 @@ class ExactTokenizer:
             return names[index]
         return self.dictionary.symbols[index] if index < len(self.dictionary) else UNK
 
-    def _rows(
-        self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = (), threads: int = 1
-    ) -> list[list[int]]:
+    def _rows(self, texts: Sequence[str], *, start: Sequence[int] = (), stop: Sequence[int] = ()) -> list[list[int]]:
         """The ids of each text, as `ids` gives them, with `start` before and `stop` after. Raises InputError."""
         if isinstance(texts, (str, bytes)):
             raise InputError("Give a list of texts, or use encode for one.")
         rows: list[list[int]] = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
-            some = self._some_rows(list(texts[first : first + TEXTS_AT_ONCE]), first, threads=threads)
+            some = self._some_rows(list(texts[first : first + TEXTS_AT_ONCE]), first)
             rows += [[*start, *row, *stop] for row in some] if start or stop else some
         return rows
 
-    def _some_rows(self, texts: list[str], first: int, *, threads: int) -> list[list[int]]:
+    def _some_rows(self, texts: list[str], first: int, *, threads: int = 1) -> list[list[int]]:
         """The ids of some texts, by SentencePiece's numbers, which are fast; by strings if a text needs them."""
         used = max(1, min(threads, len(texts) // TEXTS_PER_THREAD))
         try:
