@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import count, islice
 from pathlib import Path
@@ -333,6 +335,38 @@ def test_windows_do_not_change_what_comes_out(demo: XLMR, monkeypatch: pytest.Mo
     extractor = FeatureExtractor(demo)
     assert len(list(extractor.windows(texts))) == -(-len(texts) // 7)
     np.testing.assert_allclose(extractor(texts), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_first_windows_are_small_so_that_the_computation_begins_soon(demo: XLMR) -> None:
+    read = count()
+    windows = FeatureExtractor(demo).texts.windows((number, "a" * (number % 7)) for number in read)
+    assert [(next(windows).texts, next(read)) for _ in range(4)] == [
+        (1024, 1024),
+        (2048, 3073),
+        (4096, 7170),
+        (4096, 11267),
+    ]
+
+
+@pytest.mark.parametrize("on_long", ["truncate", "split"])
+def test_windows_hold_the_same_tokens_however_texts_are_read(demo: XLMR, on_long: str) -> None:
+    """A portion of texts that are tokenized together may end within a window, and a window within a portion."""
+    chance = random.Random(3)
+    texts = [" ".join(["word"] * round(chance.lognormvariate(2, 1.5))) for _ in range(3000)]
+    maker = replace(FeatureExtractor(demo, on_long=on_long, max_length=40).texts, most_tokens=3000, with_spans=True)
+    windows = list(maker.windows(enumerate(texts)))
+    assert [row for window in windows for row in window.rows] == list(range(len(texts)))
+    ids = demo.tokenizer.encode_batch(texts)
+    for window in windows:
+        parts = [each.tolist() for each in np.split(window.ids, window.starts[1:])]
+        for number, first in enumerate(window.firsts.tolist()):
+            own, pieces = ids[window.rows[number]], window.pieces.get(number, range(first, first + 1))
+            inner = [token for each in pieces for token in parts[each][1:-1]]
+            assert inner == (own[1:-1] if on_long == "split" else own[1:-1][:38])
+            assert all((parts[each][0], parts[each][-1]) == (0, 2) and len(parts[each]) <= 40 for each in pieces)
+            assert len(window.spans[number]) == len(inner) + 2
+        kept = sum(len(each) for each in window.spans)
+        assert kept <= 3000 or window.texts == 1
 
 
 def test_windows_of_few_tokens_lose_no_text(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:

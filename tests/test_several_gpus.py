@@ -210,6 +210,49 @@ def test_packed_batches_cross_each_border_once(over: Over, folders: dict[str, Pa
         assert dict(gpus.moves) == {("cpu", "cuda:0"): 1, (f"cuda:{used[-1]}", "cpu"): 1, **borders}
 
 
+def attention_of_unequal_lengths(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, _ends: object, *longest: int
+) -> torch.Tensor:
+    """What torch.nn.attention.varlen.varlen_attn computes, text by text; all are (tokens, heads, width of a head)."""
+    assert ends.device == query.device and ends.dtype == torch.int32 and int(ends[-1]) == len(query)
+    assert int(ends.diff().max()) == longest[0] == longest[1]
+    found = torch.empty_like(query)
+    for start, end in pairwise(ends.clone().tolist()):
+        parts = (each[start:end].transpose(0, 1) for each in (query, key, value))
+        if end > start:
+            found[start:end] = torch.nn.functional.scaled_dot_product_attention(*parts).transpose(0, 1)
+    return found
+
+
+@pytest.mark.parametrize("has_kernel", [False, True])
+@pytest.mark.parametrize("name", list(SOURCES)[:3])
+def test_a_batch_takes_one_pinned_block_and_one_copy_and_the_host_waits_only_at_the_end(
+    over: Over, whole: dict[str, XLMR], name: str, has_kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also its boundaries, which every layer's attention reads, cross once to each device."""
+    texts = [text * repeats for repeats in range(1, 30) for text in TEXTS]
+    options: dict[str, Any] = {"kernel": "plain", "tokens_per_batch": 300}
+    expected = FeatureExtractor(whole[name], **options)(texts)
+    monkeypatch.setattr("hf_xlmr.features.packed_network._has_kernel", lambda *_joined: has_kernel)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attention_of_unequal_lengths)
+    gpus, xlmr = over(name, 2, spread)
+    with gpus:
+        extractor = FeatureExtractor(xlmr, **options)
+        (window,) = extractor.texts.windows(enumerate(texts))
+        gpus.moves.clear()
+        pinned, waits = gpus.pinned, gpus.waits
+        computation = extractor._computed(window)
+        batches = len(computation.batches)
+        if not has_kernel:
+            between = {("cuda:0", "cuda:1"): batches}
+            assert dict(gpus.moves) == {("cpu", "cuda:0"): batches, **between, ("cuda:1", "cpu"): batches}
+        assert gpus.moves["cpu", "cuda:0"] == batches > 10
+        assert (gpus.pinned, gpus.waits) == (pinned + batches + 1, waits), "one block is the results' of the window"
+        found = extractor._features(computation).layers[extractor.layers[0]]
+        assert gpus.waits == waits + 1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 # ---- the packed network ----------------------------------------------------------------------------------------------
 
 

@@ -212,7 +212,9 @@ def fixture_tokenizer(name: str) -> ExactTokenizer:
 
 def assert_ids_are_fairseqs(tokenizer: ExactTokenizer, rule: FairseqRule, texts: list[str]) -> None:
     expected = [rule.encode(text) for text in texts]
-    for encoded in (tokenizer.encode_batch(texts), [tokenizer.encode(text) for text in texts]):
+    flat, lengths = tokenizer.flat_ids(texts, threads=2)
+    split = [each.tolist() for each in np.split(flat, np.cumsum(lengths))][:-1]
+    for encoded in (tokenizer.encode_batch(texts), [tokenizer.encode(text) for text in texts], split):
         assert [(t, a) for t, a, e in zip(texts, encoded, expected, strict=True) if a != e] == []
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -42,18 +42,22 @@ FRESH = {  # functions that make a tensor on `device=`, or on the CPU
 class VirtualGPUs(TorchFunctionMode):
     """`count` CUDA devices with `memory` bytes each, for all that runs inside the block."""
 
+    waits: ClassVar = 0
+    """How many times the host waited for what was copied, whichever GPUs: streams outlive a block."""
+
     def __init__(self, count: int, *, memory: int = GIB) -> None:
         super().__init__()
         self.count, self.memory = count, memory
         self.moves: Counter[tuple[str, str]] = Counter()
         """How many tensors went from one device to another, without those of no dimension."""
-        self.waits = 0
-        """How many times the host waited for what was copied."""
+        self.pinned = 0
+        """How many times memory of the host was pinned."""
         self._labels: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
-    def wait(self) -> None:
+    @classmethod
+    def wait(cls) -> None:
         """What an event's `synchronize` does."""
-        self.waits += 1
+        cls.waits += 1
 
     # ---- the mode
 
@@ -81,6 +85,7 @@ class VirtualGPUs(TorchFunctionMode):
         if func == IS_CUDA.__get__:
             return self.device_of(args[0]).type == "cuda"
         if func is torch.Tensor.pin_memory:
+            self.pinned += 1
             return args[0]
         if func is torch.Tensor.is_pinned:
             return False
@@ -94,7 +99,7 @@ class VirtualGPUs(TorchFunctionMode):
             self._count(self.device_of(args[0]), CPU)
         if func is torch._has_compatible_shallow_copy_type and self.device_of(args[0]) != self.device_of(args[1]):
             return False
-        options.pop("pin_memory", None)
+        self.pinned += bool(options.pop("pin_memory", False))
         return self._computed(func, args, options)
 
     # ---- labels
@@ -232,7 +237,7 @@ def _patches(gpus: VirtualGPUs) -> Iterator[Any]:
             """Nothing is done later."""
 
         def record_event(self) -> Any:
-            return SimpleNamespace(synchronize=gpus.wait)
+            return SimpleNamespace(synchronize=VirtualGPUs.wait)
 
         def wait_stream(self, _other: Stream) -> None:
             """What the other does is done."""
