@@ -1,14 +1,16 @@
-"""Models of XL's and XXL's shape on a GPU: loading, answers, what was planned, speed, and training; in one run.
+"""Models on a GPU: features beside sentence-transformers, and of XL's and XXL's shape loading, plans, speed, training.
 
     python tests/benchmarks/gpu.py [--size xl|xxl] [--steps load extract ...] --tokenizer FOLDER [--work FOLDER]
 
-The weights are random, in bfloat16, written once into shards of 2 GB. Each row is a process of its own. `load` answers
-a batch with the model loaded by Transformers' `from_pretrained` and by `load_placed`: whole on the GPU, and with a part
-on the CPU that the planner leaves there; answers of one number type must be the same bit for bit. `plan` holds the
-memory that the planner promised beside PyTorch's own peak, for a batch of so many tokens. `extract` is the speed of
-`FeatureExtractor` over texts of 400 tokens, beside the padded batches of Transformers and the rate of the model's
-matrix products alone. `lora` and `full` fine-tune with the program (`--tokenizer` is a converted folder whose tokenizer
-the model gets), `fsdp` under accelerate's FSDP with the configuration that is shipped.
+The weights are random, in bfloat16, written once into shards of 2 GB. Each row is a process of its own. `base` is
+extract.py over a model of base's shape, short and long texts: tokens per second, and how many times as fast as
+sentence-transformers, beside what is wanted. `load` answers a batch with the model loaded by Transformers'
+`from_pretrained` and by `load_placed`: whole on the GPU, and with a part on the CPU that the planner leaves there;
+answers of one number type must be the same bit for bit. `plan` holds the memory that the planner promised beside
+PyTorch's own peak, for a batch of so many tokens. `extract` is the speed of `FeatureExtractor` over texts of 400
+tokens, beside the padded batches of Transformers and the rate of the model's matrix products alone. `lora` and `full`
+fine-tune with the program (`--tokenizer` is a converted folder whose tokenizer the model gets), `fsdp` under
+accelerate's FSDP with the configuration that is shipped.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ TRAININGS = {
     "fsdp": ["--bf16"],
     "fsdp-lora": ["--lora", "--bf16"],
 }
-STEPS = ("load", "plan", "extract", *TRAININGS)
+STEPS = ("base", "load", "plan", "extract", *TRAININGS)
+BASE_CASES = ("hf_xlmr float32", "hf_xlmr bfloat16", "sentence-transformers bfloat16", "rate bfloat16")
+BASE_TIMES = 40  # as many texts as extract.py has for a CPU
+WANTED = {"short": {"tokens/s": 1_200_000, "times as fast": 2.5}, "long": {"times as fast": 1.3}}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -59,7 +64,7 @@ def allocated() -> int:
 
 def part_on_the_cpu(folder: Path) -> Any:
     """A placement with GPU memory for some 60% of the weights."""
-    from hf_xlmr.model_shape import shape_of
+    from hf_xlmr.model.model_shape import shape_of
     from hf_xlmr.placement.planner import plan_placement
 
     shape = shape_of(folder)
@@ -118,7 +123,7 @@ def plan(tokens: int, folder: Path) -> dict[str, object]:
     """What the planner promises of GPU 0 with a batch of `tokens`, and what PyTorch held at most."""
     import torch
 
-    from hf_xlmr.model_shape import shape_of
+    from hf_xlmr.model.model_shape import shape_of
     from hf_xlmr.placement.placed_loading import load_placed
     from hf_xlmr.placement.planner import plan_placement
 
@@ -273,6 +278,26 @@ def tell(step: str, what: str, row: object) -> None:
     print(json.dumps({"step": step, "what": what, "row": row}), flush=True)
 
 
+def base(work: Path) -> None:
+    """One row for each case and each kind of texts, and one for each kind of how far what is wanted is reached."""
+    from extract import tokens_of
+
+    command = [sys.executable, Path(__file__).with_name("extract.py"), "--device", "cuda", "--times", BASE_TIMES]
+    command += ["--work", work, "--json", work / "base.json", "--only", *BASE_CASES]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        tell("base", "all", {"failed": done.stderr.strip().splitlines()[-3:]})
+        return
+    rows = json.loads((work / "base.json").read_text(encoding="utf-8"))
+    seconds = {(row["texts"], row["case"]): row["seconds"] for row in rows}
+    for row in rows:
+        tell("base", f"{row['case']}, {row['texts']}", row)
+    for kind, count in tokens_of(work / "base-model", BASE_TIMES).items():
+        ours, theirs = (seconds[kind, f"{name} bfloat16"] for name in ("hf_xlmr", "sentence-transformers"))
+        found = {"tokens": count, "tokens/s": round(count / ours), "times as fast": round(theirs / ours, 2)}
+        tell("base", f"{kind} texts", {**found, "wanted": WANTED[kind]})
+
+
 def all_steps(options: argparse.Namespace, folder: Path, work: Path) -> None:
     if "load" in options.steps:
         for way in LOADS:
@@ -314,13 +339,17 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=10, help="of each training")
     parser.add_argument("--limit", type=int, default=600, help="seconds that a training may take")
     parser.add_argument("--outputs", type=Path, help="where trainings write, and what is removed; else with the model")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a converted folder whose tokenizer is taken")
+    parser.add_argument("--tokenizer", type=Path, help="a converted folder whose tokenizer is taken, of all but `base`")
     parser.add_argument("--work", type=Path, help="where the model is written, and removed")
     options = parser.parse_args()
     from loading import write_model
 
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         work, folder = Path(temporary), Path(temporary) / "model"
+        if "base" in options.steps:
+            base(work)
+        if set(options.steps) <= {"base"}:
+            return
         start = time.perf_counter()
         write_model(folder, size=options.size, dtype="bfloat16", shard_bytes=2_000_000_000, device="cuda")
         with_tokenizer(folder, options.tokenizer)
