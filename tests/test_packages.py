@@ -39,10 +39,12 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.cli.task_commands": {"typer"},
     "hf_xlmr.extraction": {"numpy", "torch"},  # the door of the next
     "hf_xlmr.transformers_tokenizer": {"transformers"},
+    "hf_xlmr.features.chunks": {"numpy"},
     "hf_xlmr.features.extraction": {"numpy", "torch"},
     "hf_xlmr.features.kernel_choice": {"torch"},
     "hf_xlmr.features.linear_kernels": {"torch"},
-    "hf_xlmr.features.packed_network": {"torch"},
+    "hf_xlmr.features.packed_network": {"numpy", "torch"},
+    "hf_xlmr.features.packing": {"numpy"},
     "hf_xlmr.features.pooling": {"torch"},
     "hf_xlmr.hub_interface.encoder": {"torch"},
     "hf_xlmr.hub_interface.module_view": {"torch"},

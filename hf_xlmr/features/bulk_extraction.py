@@ -16,7 +16,6 @@ from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow, TextRow
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import handed_over
-from hf_xlmr.features.chunks import BadText, Window, WindowMaker
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.folder import FeatureStore
@@ -32,6 +31,7 @@ from hf_xlmr.progress import SILENT, Progress
 if TYPE_CHECKING:
     import torch
 
+    from hf_xlmr.features.chunks import Window, WindowMaker
     from hf_xlmr.features.extraction import FeatureExtractor, Features
     from hf_xlmr.features.encoder_weights import TextEncoder
 
@@ -498,6 +498,8 @@ class _Reader:
         return _Passed(rows, is_done=True)
 
     def _shard(self, shard: Iterator[TextRow]) -> Iterator[Window | _ShardEnd]:
+        from hf_xlmr.features.chunks import BadText
+
         digest = TextsDigest()
         try:
             while (first := next(shard, None)) is not None:
