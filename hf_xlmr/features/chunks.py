@@ -183,7 +183,7 @@ class WindowMaker:
         held: list[_Encoded] = []
         sizes = _growing()
         room, places = self.most_tokens, next(sizes)
-        for encoded in map(self._encoded, _portions(texts)):
+        for encoded in map(self._encoded, self._portions(texts)):
             start = 0
             while start < len(encoded.rows):
                 begun = encoded.ends[start] - encoded.lengths[start]
@@ -200,11 +200,26 @@ class WindowMaker:
         if held:
             yield self._window(held)
 
+    def _portions(self, texts: Iterable[Text]) -> Iterator[tuple[list[Any], list[str]]]:
+        """Yield some rows and their texts at a time, few if they are long; later ones are read only after that."""
+        sizes = _growing()
+        rows: list[Any] = []
+        some: list[str] = []
+        characters, most = 0, next(sizes)
+        for row, text in texts:
+            length = len(text) if isinstance(text, str) else 0  # tokenizing refuses other types
+            characters += length
+            rows.append(row)
+            some.append(text if length <= LONG else self._needed(text, row))
+            if len(some) == most or characters >= CHARACTERS_AT_ONCE:
+                yield rows, some
+                rows, some, characters, most = [], [], 0, next(sizes)
+        if some:
+            yield rows, some
+
     def _encoded(self, some: tuple[list[Any], list[str]]) -> _Encoded:
         """The tokens of some rows' texts without `<pad>`, truncated if they are too many. Raises BadText."""
         rows, texts = some
-        if any(map(_is_long, texts)):
-            texts = [self._needed(text, row) if _is_long(text) else text for row, text in zip(rows, texts, strict=True)]
         ids, lengths = self._tokens(rows, texts)
         spans = [[NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] for text in texts] if self.with_spans else None
         encoded = _Encoded(rows, ids, lengths, spans, np.zeros(len(rows), dtype=bool))
@@ -296,27 +311,6 @@ def _growing() -> Iterator[int]:
     while True:
         yield size
         size = min(2 * size, TEXTS_PER_WINDOW)
-
-
-def _portions(texts: Iterable[Text]) -> Iterator[tuple[list[Any], list[str]]]:
-    """Yield some rows and their texts at a time, few if they are long; later ones are read only after that."""
-    sizes = _growing()
-    rows: list[Any] = []
-    some: list[str] = []
-    characters, most = 0, next(sizes)
-    for row, text in texts:
-        rows.append(row)
-        some.append(text)
-        characters += len(text) if isinstance(text, str) else 0  # tokenizing refuses other types
-        if len(some) == most or characters >= CHARACTERS_AT_ONCE:
-            yield rows, some
-            rows, some, characters, most = [], [], 0, next(sizes)
-    if some:
-        yield rows, some
-
-
-def _is_long(text: object) -> bool:
-    return isinstance(text, str) and len(text) > LONG
 
 
 def rejoined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
