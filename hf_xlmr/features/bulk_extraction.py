@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import torch
 
     from hf_xlmr.features.chunks import Window, WindowMaker
-    from hf_xlmr.features.extraction import FeatureExtractor, Features
     from hf_xlmr.features.encoder_weights import TextEncoder
+    from hf_xlmr.features.extraction import FeatureExtractor, Features
 
 __all__ = ["ExtractionReport", "extract", "placing_for"]
 
