@@ -19,6 +19,16 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoined
 from hf_xlmr.features.encoder_weights import EncoderWeights, TextEncoder
+from hf_xlmr.features.int8_linear import raise_if_no_int8
+from hf_xlmr.features.int8_network import (
+    INT8,
+    LEAST_COSINE,
+    Int8Quality,
+    TooFarFromFloat32,
+    quality,
+    quantized_network,
+    sample_inputs,
+)
 from hf_xlmr.features.kernel_choice import remembered_kernel
 from hf_xlmr.features.linear_kernels import ACTIVATIONS, KERNELS, offered_kernels
 from hf_xlmr.features.packed_network import PackedInputs, PackedNetwork
@@ -79,6 +89,8 @@ class ExtractorOptions(TypedDict, total=False):
     on_long: OnLong | str
     column: str
     kernel: str | None
+    sample: Sequence[str] | None
+    least_cosine: float
 
 
 class FeatureExtractor:
@@ -101,6 +113,8 @@ class FeatureExtractor:
         on_long: OnLong | str = OnLong.truncate,
         column: str = "text",
         kernel: str | None = None,
+        sample: Sequence[str] | None = None,
+        least_cosine: float = LEAST_COSINE,
     ) -> None:
         """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be deleted afterwards.
 
@@ -111,7 +125,9 @@ class FeatureExtractor:
         float32 replaces it, with a warning in the log, unless `emulate_dtype`. A text may have `max_length` tokens,
         `<s>` and `</s>` included, by default the model's most. `column` is the texts' column in batches of datasets.
         `kernel` names one of linear_kernels.KERNELS that the device can run, instead of measuring which is fastest.
-        Raises InputError.
+        `dtype` "int8" multiplies 8-bit integers on a CPU, all else stays in float32. The first 64 texts of `sample`, by
+        default sentences in 16 languages, determine how inputs are scaled, and how near the vectors are to float32's
+        (`int8`). Raises InputError, TooFarFromFloat32 if a cosine is below `least_cosine`.
         """
         model = xlmr if isinstance(xlmr, TextEncoder) else _encoder_of(xlmr)
         self.device = model.weights.device
@@ -119,10 +135,16 @@ class FeatureExtractor:
         self.on_long = _member(OnLong, "on_long", on_long)
         self.column = column
         self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
-        chosen = _dtype(model.weights, dtype, emulate=emulate_dtype)
-        self.network = _network(model.weights, chosen, kernel, self.tokens_per_batch)
         self.is_one_layer = _is_number(layers)
-        self.layers = _numbers(layers, self.network.layer_count + 1)
+        self.layers = _numbers(layers, model.weights.layers + 1)
+        self.int8: Int8Quality | None = None
+        if dtype == INT8:
+            self.network, self.int8 = self._int8(model, sample)
+            if self.int8.lowest < least_cosine:
+                raise TooFarFromFloat32(self.int8, least_cosine)
+        else:
+            chosen = _dtype(model.weights, dtype, emulate=emulate_dtype)
+            self.network = _network(model.weights, chosen, kernel, self.tokens_per_batch)
         self.texts = WindowMaker(
             model.tokenizer,
             max_length=_within(max_length, "max_length", least=SHORTEST, most=model.weights.longest_text),
@@ -156,16 +178,18 @@ class FeatureExtractor:
         from hf_xlmr.hub_interface.loading import find_model
         from hf_xlmr.hub_interface.network import Placing, plan_loading
 
-        Placing(dtype=dtype, device=device, device_map=device_map, max_memory=max_memory)  # before anything is read
-        wanted = wanted_dtype(dtype, torch.device(device or (CPU if device_map is None else CUDA)))
+        is_int8 = dtype == INT8
+        main = torch.device(device or (CPU if device_map is None else CUDA))
+        wanted = torch.float32 if is_int8 else wanted_dtype(dtype, main)
         placing = Placing(dtype=wanted, device=device, device_map=device_map, max_memory=max_memory)
         files = find_model(model_name_or_path, checkpoint_file=checkpoint_file, revision=revision, progress=progress)
-        return cls(TextEncoder.of_files(files, plan_loading(files, placing)), **options)
+        model = TextEncoder.of_files(files, plan_loading(files, placing))
+        return cls(model, dtype=INT8 if is_int8 else None, **options)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the computation."""
-        return self.network.dtype
+        """The dtype of the computation, int8 if only the layers' products are in it."""
+        return torch.int8 if self.int8 else self.network.dtype
 
     @property
     def kernel(self) -> str:
@@ -243,6 +267,21 @@ class FeatureExtractor:
         if self.is_unpooled or self.on_long is OnLong.split:
             return TOKENS_PER_WINDOW_UNPOOLED // len(self.layers)
         return TOKENS_PER_WINDOW
+
+    def _int8(self, model: TextEncoder, sample: Sequence[str] | None) -> tuple[PackedNetwork, Int8Quality]:
+        """The network in int8, and how near its vectors of the sample are to float32's."""
+        raise_if_no_int8(self.device)
+        inputs = sample_inputs(model.tokenizer, sample, self.device)
+        network, exact, losses = quantized_network(model.weights, inputs, layers=self.layers)
+        near = network.hidden_states(inputs, layers=self.layers)
+
+        def vectors(values: torch.Tensor) -> torch.Tensor:
+            return values if self.is_unpooled else pooled_batch(values, inputs.batch, self.pooling)
+
+        cosines = [
+            torch.nn.functional.cosine_similarity(vectors(exact[each]), vectors(near[each])) for each in self.layers
+        ]
+        return network, quality(losses, cosines)
 
     # ---- sequences to features
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from hf_xlmr.features.encoder_weights import EncoderWeights
 from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, Linear
 from hf_xlmr.features.packing import PackedBatch, Run
 
-__all__ = ["PackedInputs", "PackedNetwork"]
+__all__ = ["Layer", "PackedInputs", "PackedNetwork"]
 
 LAYERS_AHEAD: Final = 2  # read before their turn
 ROUNDED_TO: Final = 32  # tokens: a kernel is compiled for each length of matrix, so there should be few lengths
@@ -59,8 +59,10 @@ class PackedInputs:
 class PackedNetwork:
     """An encoder of one of the three families, computed without padding and without gradients."""
 
-    def __init__(self, weights: EncoderWeights, *, dtype: torch.dtype, kernel: str = PLAIN) -> None:
-        """Compute with `weights` in `dtype`, with the kernel of that name.
+    def __init__(
+        self, weights: EncoderWeights, *, dtype: torch.dtype, kernel: str = PLAIN, layers: list[Layer] | None = None
+    ) -> None:
+        """Compute with `weights` in `dtype`, with the kernel of that name, or with `layers` that were made already.
 
         The plain kernel shares weights that are in memory; others hold re-ordered copies of the layers' weights. What
         is still in files is read by a thread while the first layers compute.
@@ -70,16 +72,26 @@ class PackedNetwork:
         with torch.inference_mode():
             self._embeddings = _Embeddings(weights, dtype)
             self._final_norm = _Norm.of(weights, weights.family.final_norm, dtype)
-        self._layers = list(self._made()) if weights.is_in_memory else []
+        self._layers = layers or (list(self._made()) if weights.is_in_memory and layers is None else [])
         self._coming = prefetched(self._made(), depth=LAYERS_AHEAD)
 
-    def _made(self) -> Iterator[_Layer]:
-        for number in range(self.weights.layers):
+    def _made(self) -> Iterator[Layer]:
+        for number in range(1, self.weights.layers + 1):
             with torch.inference_mode():
-                layer = _Layer(self.weights, f"encoder.layer.{number}.", self.dtype, self.kernel)
+                layer = Layer(self.weights, number, self.dtype, self._linear)
             yield layer
 
-    def _layer(self, number: int) -> _Layer:
+    def _linear(
+        self, name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str
+    ) -> Linear:
+        del name  # all products of a layer have one kernel
+        return KERNELS[self.kernel](matrices, biases, activation=activation)
+
+    def append(self, layer: Layer) -> None:
+        """Compute with `layer` after those that are there."""
+        self._layers.append(layer)
+
+    def _layer(self, number: int) -> Layer:
         """Layer `number`, from 1, as soon as it and those before it are read."""
         with self._growing:
             while len(self._layers) < number:
@@ -98,18 +110,22 @@ class PackedNetwork:
         Layer 0 is the embeddings, n the output of layer n, and the last one the features: in a model that normalises
         before its layers, after the final norm.
         """
-        values = self._embeddings(inputs.ids, inputs.positions)
-        wanted, found = set(layers), {}
-        for number in range(self.layer_count + 1):
+        values = self.embedded(inputs)
+        found = {}
+        for number in range(max(layers) + 1):
             if number:
                 values = self._layer(number)(values, inputs)
-            if number == self.layer_count and self._final_norm is not None:
-                values = self._final_norm(values)
-            if number in wanted:
-                found[number] = values[: inputs.batch.tokens]
-            if number == max(wanted):
-                break
+            if number in layers:
+                found[number] = self.finished(values, number)[: inputs.batch.tokens]
         return found
+
+    def embedded(self, inputs: PackedInputs) -> torch.Tensor:
+        """What the first layer takes, (tokens, width), padding included."""
+        return self._embeddings(inputs.ids, inputs.positions)
+
+    def finished(self, values: torch.Tensor, number: int) -> torch.Tensor:
+        """The hidden states after layer `number`, of which `values` came: for the last one, after the final norm."""
+        return self._final_norm(values) if number == self.layer_count and self._final_norm is not None else values
 
 
 class _Norm:
@@ -151,15 +167,28 @@ class _Embeddings:
         return values if self._norm is None else self._norm(values)
 
 
-class _Layer:
+class LinearMaker(Protocol):
+    """Makes a product of a layer."""
+
+    def __call__(
+        self, name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str
+    ) -> Linear:
+        """The product called `name` with `matrices`, (out, in) each, side by side."""
+
+
+class Layer:
     """One layer of the encoder, on the device where its weights are."""
 
-    def __init__(self, weights: EncoderWeights, prefix: str, dtype: torch.dtype, kernel: str) -> None:
-        def linear(*names: str, activation: str = "none") -> Linear:
+    def __init__(self, weights: EncoderWeights, number: int, dtype: torch.dtype, make: LinearMaker) -> None:
+        """Take the weights of layer `number`, from 1, for products that `make` makes."""
+        prefix = f"encoder.layer.{number - 1}."
+
+        def linear(name: str, *modules: str, activation: str = "none") -> Linear:
             matrices, biases = (
-                [weights.weight(f"{prefix}{name}.{part}").to(dtype) for name in names] for part in ("weight", "bias")
+                [weights.weight(f"{prefix}{module}.{part}").to(dtype) for module in modules]
+                for part in ("weight", "bias")
             )
-            return KERNELS[kernel](matrices, biases, activation=activation)
+            return make(name, matrices, biases, activation=activation)
 
         family = weights.family
         self._norms_first = family.norms_first
@@ -167,12 +196,13 @@ class _Layer:
         self._attention_norm = _Norm(weights, prefix + family.attention_norm, dtype)
         self._feed_forward_norm = _Norm(weights, prefix + family.feed_forward_norm, dtype)
         self._device = self._feed_forward_norm.device
-        self._query_key_value = linear(*(f"attention.self.{name}" for name in ("query", "key", "value")))
-        self._attention_output = linear("attention.output.dense")
-        self._up = linear("intermediate.dense", activation=weights.activation)
-        self._down = linear("output.dense")
+        self._query_key_value = linear("attention", *(f"attention.self.{each}" for each in ("query", "key", "value")))
+        self._attention_output = linear("attention output", "attention.output.dense")
+        self._up = linear("up", "intermediate.dense", activation=weights.activation)
+        self._down = linear("down", "output.dense")
 
     def __call__(self, values: torch.Tensor, inputs: PackedInputs) -> torch.Tensor:
+        """The hidden states after the layer, of those before it: (tokens, width)."""
         values = values.to(self._device, non_blocking=True)
         if self._norms_first:
             attended = self._attended(self._attention_norm(values), inputs)

@@ -1,0 +1,206 @@
+"""Products of 8-bit integers on a CPU: weights by output channel, inputs by token, both scaled, summed exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import torch
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.features.linear_kernels import ACTIVATIONS, Linear
+
+__all__ = ["InputRange", "Int8Linear", "Recorder", "raise_if_no_int8"]
+
+BAND: Final = 512  # rows that are quantized, multiplied and scaled while they are in the cache
+FULL: Final = 127  # the largest weight where sums of two products fit the processor's registers
+HALVED: Final = 64  # the largest weight where they must fit 16 bits: 2 * 255 * 64 is less than 2**15
+LEVELS: Final = 255  # of an input
+SYMMETRIC: Final = 128  # the input that stands for 0, unless inputs are nearly all above 0
+SHARE: Final = 0.5  # of the difference between channels that goes from the inputs to the weights (SmoothQuant's alpha)
+SMALLEST: Final = 1e-12
+PROBE: Final = (32, 256, 256)  # rows, out, in of the product by which a processor is tried
+TRIALS: Final = 5
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """The lowest and the largest value of each input channel of a product, (in,), on a sample."""
+
+    lowest: torch.Tensor
+    largest: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor) -> InputRange:
+        """The range of `values`, (tokens, in)."""
+        return cls(values.amin(0), values.amax(0))
+
+
+class Recorder:
+    """A product that keeps what it is given, to see how an 8-bit product of the same would differ."""
+
+    def __init__(self, linear: Linear, inputs: list[torch.Tensor]) -> None:
+        """Compute by `linear`, and add the inputs of each call to `inputs`."""
+        self._linear, self._inputs = linear, inputs
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The activation of the product, (tokens, out)."""
+        self._inputs.append(values)
+        return self._linear(values)
+
+    def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The product and `residual` together, without an activation."""
+        self._inputs.append(values)
+        return self._linear.plus(values, residual)
+
+
+class Int8Linear:
+    """oneDNN's product of 8-bit integers: a scale for each output channel, and one for each token as it comes.
+
+    Channels whose inputs are large on a sample are divided by a factor, and their weights multiplied by it, so that
+    no channel takes the levels of all others (SmoothQuant, arXiv 2211.10438, equation 4 with alpha 0.5).
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activation: str = "none",
+        inputs: InputRange,
+    ) -> None:
+        """Quantize `weights`, (out, in) each, side by side, for inputs in the range of the sample."""
+        joined = torch.cat([each.float() for each in weights])
+        self._bias = torch.cat([each.float() for each in biases])
+        self._activation = activation
+        factors = _factors(joined, inputs)
+        self._inverse = 1 / factors
+        self._zero = _zero_point(inputs.lowest * self._inverse, inputs.largest * self._inverse)
+        quantized, self._scales = _quantized(joined.mul_(factors))
+        self._operations: Any = torch.ops.onednn
+        self._weight = self._operations.qlinear_prepack(quantized, [BAND, joined.shape[1]])
+        self._zeros = torch.zeros(len(joined), dtype=torch.int32)
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The activation of the product, (tokens, out)."""
+        if self._activation == "gelu":
+            return self._by_band(values, lambda part, _rows: torch.ops.aten.gelu.out(part, out=part))
+        return ACTIVATIONS[self._activation](self._by_band(values))
+
+    def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The product and `residual` together, without an activation."""
+        return self._by_band(values, lambda part, rows: part.add_(residual[rows]))
+
+    def _by_band(
+        self, values: torch.Tensor, then: Callable[[torch.Tensor, slice], object] | None = None
+    ) -> torch.Tensor:
+        found = values.new_empty(len(values), len(self._bias))
+        for start in range(0, len(values), BAND):
+            rows = slice(start, start + BAND)
+            self._product(values[rows], found[rows])
+            if then is not None:
+                then(found[rows], rows)
+        return found
+
+    def _product(self, values: torch.Tensor, found: torch.Tensor) -> None:
+        values = values * self._inverse
+        above, below = values.amax(1, keepdim=True), values.amin(1, keepdim=True)
+        scales = torch.maximum(above / (LEVELS - self._zero), below / -self._zero).clamp_(min=SMALLEST)
+        integers = values.mul_(scales.reciprocal()).add_(self._zero + 0.5).to(torch.uint8)  # rounded: all are above 0
+        sums = _product(integers, self._zero, self._weight, self._scales, self._zeros)
+        torch.mul(sums, scales, out=found).add_(self._bias)
+
+
+def _product(
+    integers: torch.Tensor, zero: int, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
+) -> torch.Tensor:
+    operations: Any = torch.ops.onednn
+    product: torch.Tensor = operations.qlinear_pointwise(
+        integers, 1.0, zero, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return product
+
+
+def _factors(weight: torch.Tensor, inputs: InputRange) -> torch.Tensor:
+    """What each input channel is divided by, (in,); 1 where a channel or its weights are 0."""
+    largest = torch.maximum(inputs.largest, -inputs.lowest)
+    factors = largest.pow(SHARE) / weight.abs().amax(0).pow(1 - SHARE)
+    return torch.where(torch.isfinite(factors) & (factors > 0), factors, 1)
+
+
+def _zero_point(lowest: torch.Tensor, largest: torch.Tensor) -> int:
+    """The level that stands for 0: in the middle, or low for inputs such as GELU's, which are nearly all above 0."""
+    below, above = -float(lowest.min()), float(largest.max())
+    if not 0 < below < above / 2:
+        return SYMMETRIC
+    return max(1, round(LEVELS * below / (below + above)))
+
+
+def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`weight` in int8, and the scale of each output channel."""
+    scales = weight.abs().amax(1).clamp_(min=SMALLEST) / _largest_weight()
+    return (weight / scales[:, None]).round_().to(torch.int8), scales
+
+
+# ---- what the processor can do ---------------------------------------------------------------------------------------
+
+
+def raise_if_no_int8(device: torch.device) -> None:
+    """Raise InputError unless the device multiplies 8-bit integers exactly, and faster than float32."""
+    if device.type != "cpu":
+        raise InputError(f"int8 is for CPUs, and the model is on {device}: use bfloat16 there")
+    if _largest_weight() == 0:
+        raise InputError("this build of PyTorch cannot multiply 8-bit integers here: use float32 or bfloat16")
+    if not _is_fast():
+        raise InputError(
+            "oneDNN has no fast product of 8-bit integers for this processor's instructions: use float32, or older "
+            "instructions, which have one on some processors (ONEDNN_MAX_CPU_ISA=AVX2 in the environment)"
+        )
+
+
+@cache
+def _largest_weight() -> int:
+    """The largest weight whose products are summed exactly; 0 if there are no such products.
+
+    Processors without VNNI add two products in 16 bits, which saturate
+    (https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html).
+    """
+    return next((largest for largest in (FULL, HALVED) if _is_exact(largest)), 0)
+
+
+def _is_exact(weight: int) -> bool:
+    rows, out, into = PROBE
+    try:
+        with torch.inference_mode():
+            packed = torch.ops.onednn.qlinear_prepack(torch.full((out, into), weight, dtype=torch.int8), [rows, into])
+            integers = torch.full((rows, into), LEVELS, dtype=torch.uint8)
+            sums = _product(integers, 0, packed, torch.ones(out), torch.zeros(out, dtype=torch.int32))
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((sums == LEVELS * weight * into).all())
+
+
+@cache
+def _is_fast() -> bool:
+    """Whether a small product takes less time than in float32, as the shortest of some trials."""
+    rows, out, into = PROBE
+    with torch.inference_mode():
+        packed = torch.ops.onednn.qlinear_prepack(torch.ones(out, into, dtype=torch.int8), [rows, into])
+        scales, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int32)
+        integers = torch.ones(rows, into, dtype=torch.uint8)
+        numbers, matrix = torch.ones(rows, into), torch.ones(out, into)
+        eight = _shortest(lambda: _product(integers, 0, packed, scales, zeros))
+        return eight < 2 * _shortest(lambda: torch.nn.functional.linear(numbers, matrix))
+
+
+def _shortest(run: Callable[[], object]) -> float:
+    run()
+    took = []
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - start)
+    return min(took)

@@ -1,0 +1,163 @@
+"""Makes an encoder whose layers multiply 8-bit integers, and compares it with float32 on a sample of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from hf_xlmr.errors import InputError
+from hf_xlmr.features.encoder_weights import EncoderWeights
+from hf_xlmr.features.int8_linear import InputRange, Int8Linear, Recorder
+from hf_xlmr.features.linear_kernels import Linear, PlainLinear
+from hf_xlmr.features.packed_network import Layer, PackedInputs, PackedNetwork
+from hf_xlmr.features.packing import pack
+from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+
+__all__ = ["INT8", "LEAST_COSINE", "Int8Quality", "TooFarFromFloat32", "quality", "quantized_network", "sample_inputs"]
+
+INT8: Final = "int8"
+SAMPLE_TEXTS: Final = 64
+SAMPLE_LENGTH: Final = 64  # tokens of a text that are compared
+LARGEST_ERROR: Final = 0.05  # of a product's outputs, relative; a product with more stays in float32
+LEAST_COSINE: Final = 0.99
+SENTENCES: Final = (  # Universal Declaration of Human Rights, article 1
+    "All human beings are born free and equal in dignity and rights.",
+    "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
+    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "Todos los seres humanos nacen libres e iguales en dignidad y derechos.",
+    "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق.",
+    "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
+    "人人生而自由,在尊严和权利上一律平等。",
+    "すべての人間は、生れながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+    "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar.",
+    "Binadamu wote huzaliwa huru, hadhi na haki zao ni sawa.",
+    "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm và quyền.",
+    "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα.",
+    "כל בני האדם נולדו בני חורין ושווים בערכם ובזכויותיהם.",
+    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ",
+)
+
+
+class TooFarFromFloat32(InputError):
+    """An encoder in int8 whose vectors differ from float32's by more than was allowed."""
+
+    def __init__(self, quality: Int8Quality, least_cosine: float) -> None:
+        """Carry what was measured, and the lowest cosine that was allowed."""
+        self.quality, self.least_cosine = quality, least_cosine
+        super().__init__(
+            f"in int8 the lowest cosine to float32 is {quality.lowest:.4f} on {quality.vectors} vectors of the sample "
+            f"(mean {quality.mean:.4f}), and {least_cosine:g} was asked for; most is lost in layer "
+            f"{quality.worst_layer}: use float32, or allow a lower cosine"
+        )
+
+
+@dataclass(frozen=True)
+class Int8Quality:
+    """How near the vectors of a sample in int8 are to those in float32."""
+
+    mean: float
+    """The mean cosine."""
+    lowest: float
+    """The lowest cosine."""
+    vectors: int
+    """The number of vectors that were compared."""
+    worst_layer: int
+    """The layer, from 1, that adds most to the difference."""
+    float32_products: tuple[str, ...]
+    """The products that stayed in float32, such as `3.down`, since int8 would have changed their outputs too much."""
+
+
+@dataclass
+class _Losses:
+    """What was found while an encoder was quantized."""
+
+    by_layer: list[float] = field(default_factory=list)
+    """1 - cosine to float32 after each layer, the mean over the sample's tokens."""
+    float32_products: list[str] = field(default_factory=list)
+
+    def worst_layer(self) -> int:
+        """The layer, from 1, after which the difference has grown most; 0 if only embeddings were asked for."""
+        return int(np.argmax(np.diff([0.0, *self.by_layer]))) + 1 if self.by_layer else 0
+
+
+def sample_inputs(tokenizer: ExactTokenizer, texts: Sequence[str] | None, device: torch.device) -> PackedInputs:
+    """The first tokens of the first texts of a sample, by default of sentences in sixteen languages.
+
+    Raises InputError for a text that the tokenizer refuses.
+    """
+    ids, lengths = tokenizer.flat_ids(list(texts or SENTENCES)[:SAMPLE_TEXTS])
+    rows = [row[:SAMPLE_LENGTH] for row in np.split(ids, np.cumsum(lengths)[:-1])]
+    sizes = np.array([len(row) for row in rows])
+    (batch,) = pack(sizes, tokens_per_batch=int(sizes.sum()))
+    return PackedInputs(batch, np.concatenate([rows[text] for text in batch.texts]), device)
+
+
+def quantized_network(
+    weights: EncoderWeights, sample: PackedInputs, *, layers: Collection[int]
+) -> tuple[PackedNetwork, dict[int, torch.Tensor], _Losses]:
+    """The encoder in int8, layer by layer as its weights are read; float32's hidden states of the sample; the losses.
+
+    Memory holds the network in int8 and one layer in float32. Raises IntegrityError.
+    """
+    network = PackedNetwork(weights, dtype=torch.float32, kernel=INT8, layers=[])
+    losses, found = _Losses(), {}
+    with torch.inference_mode():
+        exact = near = network.embedded(sample)
+        tokens = sample.batch.tokens
+        if 0 in layers:
+            found[0] = exact[:tokens]
+        for number in range(1, max(layers) + 1):
+            inputs: dict[str, list[torch.Tensor]] = {}
+            exact = _recording(weights, number, inputs)(exact, sample)
+            layer = _quantized(weights, number, inputs, losses)
+            near = layer(near, sample)
+            network.append(layer)
+            losses.by_layer.append(float(1 - functional.cosine_similarity(exact[:tokens], near[:tokens]).mean()))
+            if number in layers:
+                found[number] = network.finished(exact, number)[:tokens]
+    return network, found, losses
+
+
+def _recording(weights: EncoderWeights, number: int, inputs: dict[str, list[torch.Tensor]]) -> Layer:
+    """Layer `number` in float32, which keeps the inputs of its products by their names."""
+
+    def make(name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str) -> Linear:
+        linear = PlainLinear(matrices, biases, activation=activation)
+        return Recorder(linear, inputs.setdefault(name, []))
+
+    return Layer(weights, number, torch.float32, make)
+
+
+def _quantized(weights: EncoderWeights, number: int, inputs: dict[str, list[torch.Tensor]], losses: _Losses) -> Layer:
+    """Layer `number` in int8, but for products whose outputs would change too much."""
+
+    def make(name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str) -> Linear:
+        (values,) = inputs.pop(name)
+        exact = PlainLinear(matrices, biases, activation=activation)
+        linear = Int8Linear(matrices, biases, activation=activation, inputs=InputRange.of(values))
+        wanted = exact(values)
+        if float((linear(values) - wanted).norm()) <= LARGEST_ERROR * float(wanted.norm()):
+            return linear
+        losses.float32_products.append(f"{number}.{name}")
+        return exact
+
+    return Layer(weights, number, torch.float32, make)
+
+
+def quality(losses: _Losses, cosines: Sequence[torch.Tensor]) -> Int8Quality:
+    """What the losses and the cosines of the sample's vectors say."""
+    found = torch.cat(tuple(cosines))
+    return Int8Quality(
+        mean=float(found.mean()),
+        lowest=float(found.min()),
+        vectors=len(found),
+        worst_layer=losses.worst_layer(),
+        float32_products=tuple(losses.float32_products),
+    )
