@@ -26,7 +26,6 @@ from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import CONVERSION, conversion_record_text
 from hf_xlmr.model.safetensors_files import raise_if_not_text
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tokenizer.dictionary import Dictionary
 
 __all__ = ["ConversionReport", "card_text", "convert", "kept_options", "record_of"]
 
@@ -197,12 +196,8 @@ def _write_records(prepared: Prepared, report: ConversionReport, draft: Path, to
 
 
 def card_text(prepared: Prepared, record: Mapping[str, object], stated: CardMetadata) -> str:
-    """The model card of a conversion; `record` is what conversion.json holds. Raises InputError."""
-    part = prepared.checkpoint.files.dictionary
-    if part is None:
-        raise InputError("there is no dict.txt")
-    dictionary = Dictionary.parse(part.read(), expected_rows=prepared.architecture.vocabulary, name=part.name)
-    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, stated=stated)
+    """The model card of a conversion; `record` is what conversion.json holds."""
+    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, stated=stated)
 
 
 def record_of(prepared: Prepared) -> dict[str, object]:

@@ -23,7 +23,6 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.files.own_names import RELEASE_NAMES
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
-from hf_xlmr.tokenizer.dictionary import Dictionary
 
 EXAMPLE = FIXTURES / "demo-card.md"
 FIGURE = re.compile(r"\b\d\.\de[+-]\d\d\b")  # of rounding, which is another on another processor
@@ -149,8 +148,7 @@ def card_from(folder: Path, told: CardMetadata, **source: str) -> str:
     record["source"] |= source
     with open_checkpoint("demo") as checkpoint:
         prepared = prepare(checkpoint, Wanted())
-    dictionary = Dictionary.parse((folder / "fairseq" / "dict.txt").read_bytes(), name="dict.txt")
-    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, dictionary=dictionary, stated=told)
+    return card_of(record, prepared.config, vocabulary=prepared.vocabulary, stated=told)
 
 
 @pytest.mark.parametrize("name", RELEASE_NAMES)

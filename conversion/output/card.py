@@ -16,7 +16,7 @@ from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.hub.licences import OTHER
-from hf_xlmr.tokenizer.dictionary import FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
+from hf_xlmr.tokenizer.dictionary import FILLER, MASK, SPECIAL_SYMBOLS
 
 __all__ = ["CardMetadata", "card_of", "checked_metadata"]
 
@@ -97,7 +97,6 @@ def card_of(
     config: Mapping[str, object],
     *,
     vocabulary: Vocabulary,
-    dictionary: Dictionary,
     stated: CardMetadata,
 ) -> str:
     """The text of `README.md`; `record` is what conversion.json holds, `stated` what the user says of the model."""
@@ -122,7 +121,7 @@ def card_of(
         sources=_sources(record["source"]["files"], parity),
         unhashed="" if parity else "; the weights have none, because the conversion was not verified",
         parity=_parity(parity, record["asked"]["dtype"]),
-        dictionary=_bullets(list(_dictionary(vocabulary, dictionary)), ""),
+        dictionary=_bullets(list(_dictionary(vocabulary)), ""),
         tokenizer=_tokenizer(vocabulary, parity),
         notes=_bullets([as_text(note) for note in record["notes"]], "Nothing unusual."),
         head=_head(record, config),
@@ -244,9 +243,9 @@ def _parity(parity: JsonObject | None, dtype: str) -> str:
 # ---- dictionary and tokenizer ----------------------------------------------------------------------------------------
 
 
-def _dictionary(vocabulary: Vocabulary, dictionary: Dictionary) -> Iterator[str]:
+def _dictionary(vocabulary: Vocabulary) -> Iterator[str]:
     """What the ids mean, a sentence each."""
-    names = dictionary if vocabulary.mask_index is None else dictionary.with_mask()
+    names = vocabulary.names
     yield f"{len(names):,} names, of which {len(SPECIAL_SYMBOLS)} are special symbols; ids are fairseq's."
     if vocabulary.agrees_with_sentencepiece:
         yield "They are in the order of the SentencePiece model, as in the released XLM-R."
@@ -256,7 +255,7 @@ def _dictionary(vocabulary: Vocabulary, dictionary: Dictionary) -> Iterator[str]
         yield f"There is no `{MASK}`."
     else:
         yield f"`{MASK}` has the id {vocabulary.mask_index}."
-    fillers = sum(symbol.startswith(FILLER) for symbol in dictionary.symbols)
+    fillers = sum(symbol.startswith(FILLER) for symbol in names.symbols)
     if fillers:
         yield f"{_counted(fillers, 'filler word')} (`{FILLER}0000` and so on)."
     else:

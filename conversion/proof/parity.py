@@ -29,7 +29,6 @@ from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.safetensors_files import TensorEntry, file_header, read_header, shards_of
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tokenizer.dictionary import Dictionary
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
@@ -208,11 +207,9 @@ def _compare_config(prepared: Prepared, folder: Path) -> None:
 def exact_tokenizer(prepared: Prepared) -> ExactTokenizer | None:
     """The rule of fairseq itself, from the source's files; None if the source or the output has no tokenizer."""
     files = prepared.checkpoint.files
-    if prepared.vocabulary.tokenizer is None or files.dictionary is None or files.sentencepiece is None:
+    if prepared.vocabulary.tokenizer is None or files.sentencepiece is None:
         return None
-    rows = prepared.vocabulary.rows
-    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
-    return ExactTokenizer(dictionary.with_mask(), files.sentencepiece.read())
+    return ExactTokenizer(prepared.vocabulary.names.with_mask(), files.sentencepiece.read())
 
 
 def _compare_tokenizer(prepared: Prepared, exact: ExactTokenizer, folder: Path) -> tuple[TextClass, ...]:

@@ -47,12 +47,26 @@ class Rule:
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The rules of runs that begin with any of `firsts`: what each tail makes; `base` is as in Rule."""
+
+    firsts: frozenset[str]
+    base: str
+    tails: dict[str, str]
+    """Shared by branches that lead to the same place."""
+
+    def rules(self) -> Iterator[Rule]:
+        """The same rules, each by itself."""
+        return (Rule(self.firsts, tail, self.base, value) for tail, value in self.tails.items())
+
+
 @dataclass(frozen=True)
 class Charsmap:
     """The rules of a precompiled charsmap: for single characters, and for longer runs."""
 
     singles: dict[str, str] = field(repr=False)
-    runs: tuple[Rule, ...] = field(repr=False)
+    branches: tuple[Branch, ...] = field(repr=False)
 
     @classmethod
     def parse(cls, data: bytes) -> Charsmap:
@@ -60,25 +74,39 @@ class Charsmap:
         try:
             trie = Trie(data)
             singles, branches = trie.roots()
-            return cls(singles=singles, runs=tuple(_runs(trie, singles, branches)))
+            return cls(singles=singles, branches=tuple(_branches(trie, singles, branches)))
         except (IndexError, ValueError, struct.error, RecursionError):
             raise IntegrityError("its normalisation rules do not parse.") from None
 
+    @property
+    def runs(self) -> tuple[Rule, ...]:
+        """All rules for longer runs, which are many."""
+        return tuple(rule for branch in self.branches for rule in branch.rules())
+
     def splits_into_characters(self) -> bool:
         """Whether mapping single characters and then joining by NFC gives what the rules give."""
-        tails = {(rule.firsts, rule.tail) for rule in self.runs}
-        closed = all((rule.firsts, rule.tail[:-1]) in tails for rule in self.runs if len(rule.tail) > 1)
-        return closed and len(self.exceptions) <= TOLERATED * len(self.runs) and not any(self._changed_by_nfc())
+        shared = {id(branch.tails): branch.tails for branch in self.branches}.values()
+        closed = all(tail[:-1] in tails for tails in shared for tail in tails if len(tail) > 1)
+        count = sum(len(branch.tails) for branch in self.branches)
+        return closed and len(self.exceptions) <= TOLERATED * count and not self._is_changed_by_nfc()
 
     @cached_property
     def exceptions(self) -> tuple[Rule, ...]:
         """The rules for runs that NFC does not follow."""
-        return tuple(rule for rule in self.runs if self._joined(rule) != rule.value)
+        normalize, find = unicodedata.normalize, self.singles.get
+        tails = {tail for branch in self.branches for tail in branch.tails}
+        mapped = {tail: "".join(find(char, char) for char in tail) for tail in tails}
+        return tuple(
+            Rule(branch.firsts, tail, branch.base, value)
+            for branch in self.branches
+            for tail, value in branch.tails.items()
+            if normalize("NFC", branch.base + mapped[tail]) != value
+        )
 
     def joining_class(self) -> str:
         """The inside of a character class: what can join the character before it, in a grapheme or by a rule."""
         marks = {char for char, value in self.singles.items() if value and unicodedata.combining(value[0])}
-        tails = {char for rule in self.runs for char in rule.tail}
+        tails = {char for branch in self.branches for char in "".join(branch.tails)}
         return r"\p{M}" + char_class({*JOINING, *JAMO, *marks, *tails})
 
     def seam_pattern(self) -> str:
@@ -86,18 +114,14 @@ class Charsmap:
 
         Never at the start of a text: there is nothing to join there, and NFC in tokenizers fails on it.
         """
-        unjoined = f"(?!{'|'.join(_alternatives(self.runs))})" if self.runs else ""
+        unjoined = f"(?!{'|'.join(_alternatives(self.branches))})" if self.branches else ""
         return rf"(?!\A)(?=[{self.joining_class()}]){unjoined}"
 
-    def _joined(self, rule: Rule) -> str:
-        return unicodedata.normalize("NFC", rule.base + "".join(self.singles.get(char, char) for char in rule.tail))
-
-    def _changed_by_nfc(self) -> Iterator[str]:
-        """Characters that NFC would change after they have been mapped."""
-        for code in range(0x80, 0x30000):
-            char = chr(code)
-            if not unicodedata.is_normalized("NFC", self.singles.get(char, char)):
-                yield char
+    def _is_changed_by_nfc(self) -> bool:
+        """Whether NFC would change a character after it has been mapped; nothing joins or crosses a line feed."""
+        chars = set(map(chr, range(0x80, 0x30000)))
+        mapped = [value for char, value in self.singles.items() if char in chars]
+        return not unicodedata.is_normalized("NFC", "\n".join((*mapped, *chars.difference(self.singles))))
 
 
 class Trie:
@@ -111,6 +135,7 @@ class Trie:
         (size,) = struct.unpack_from("<I", data)
         self.units: array[int] = array("I", struct.unpack_from(f"<{size // 4}I", data, 4))
         self.strings = data[4 + size :]
+        self.known_tails: dict[int, dict[str, str]] = {}
         self.children: dict[int, list[int]] = defaultdict(list)
         for place, unit in enumerate(self.units):
             label = unit & 0x800000FF
@@ -134,17 +159,22 @@ class Trie:
                 branches[self.branch(place)].append(char)
         return singles, branches
 
-    def tails(self, branch: int) -> Iterator[tuple[str, str]]:
-        """All runs below a branch, with what they become."""
+    def tails(self, branch: int) -> dict[str, str]:
+        """All runs below a branch, with what they become. Raises RecursionError if one leads to itself."""
+        if branch not in self.known_tails:
+            self.known_tails[branch] = dict(self._tails(branch))
+        return self.known_tails[branch]
+
+    def _tails(self, branch: int) -> Iterator[tuple[str, str]]:
         for char, place in self.characters(branch):
             value = self.value(place)
             if value is not None:
                 yield sys.intern(char), value
             below = self.branch(place)
             if below in self.children:
-                for tail, below_value in self.tails(below):
-                    self.spend(1)
-                    yield sys.intern(char + tail), below_value
+                tails = self.tails(below)
+                self.spend(len(tails))
+                yield from [(sys.intern(char + tail), below_value) for tail, below_value in tails.items()]
 
     def characters(self, branch: int) -> Iterator[tuple[str, int]]:
         """The next characters below a branch, byte by byte, and where each ends."""
@@ -176,27 +206,27 @@ _BYTES = [bytes([value]) for value in range(256)]
 _LENGTHS = [1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 for lead in range(256)]  # of UTF-8
 
 
-def _runs(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -> Iterator[Rule]:
+def _branches(trie: Trie, singles: dict[str, str], branches: dict[int, list[str]]) -> Iterator[Branch]:
     """The rules for runs, those with the same branch and the same base together."""
     for branch, chars in branches.items():
-        tails = list(trie.tails(branch))
+        tails = trie.tails(branch)
         bases = defaultdict(set)
         for char in chars:
             bases[singles.get(char, char)].add(char)
         for base, firsts in bases.items():
-            shared = frozenset(firsts)
             trie.spend(len(tails))
-            yield from (Rule(firsts=shared, tail=tail, base=base, value=value) for tail, value in tails)
+            yield Branch(frozenset(firsts), base, tails)
 
 
-def _alternatives(runs: Iterable[Rule]) -> list[str]:
+def _alternatives(branches: Iterable[Branch]) -> list[str]:
     """What is around a place inside a run: a look back and the next character; few patterns for many rules."""
-    firsts: dict[tuple[str, str], set[str]] = defaultdict(set)  # by (between, last)
-    for rule in runs:
-        firsts[rule.tail[:-1], rule.tail[-1]] |= rule.firsts
+    firsts: dict[str, set[str]] = defaultdict(set)  # by tail
+    for branch in branches:
+        for tail in branch.tails:
+            firsts[tail] |= branch.firsts
     lasts: dict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
-    for (between, last), chars in firsts.items():
-        lasts[between, frozenset(chars)].add(last)
+    for tail, chars in firsts.items():
+        lasts[tail[:-1], frozenset(chars)].add(tail[-1])
     betweens: dict[tuple[frozenset[str], frozenset[str]], set[str]] = defaultdict(set)
     for (between, starts), ends in lasts.items():
         betweens[starts, frozenset(ends)].add(between)

@@ -116,7 +116,7 @@ def _seams_of(rules: bytes) -> Seams | None:
     return Seams(
         seam=charsmap.seam_pattern(),
         gap=gap,
-        joins=bool(charsmap.runs),
+        joins=bool(charsmap.branches),
         exceptions=charsmap.exceptions,
         deleted=frozenset(made[""]),
         spaces=frozenset({" ", *made[" "]}),

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count, islice
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,6 +33,7 @@ RELEASED_MASK_INDEX = 250001  # XLM-R as released
 # XL and XXL have 250880 rows. Any other surplus means that the dictionary is another model's.
 PADDING_FACTORS = (8, 16, 32, 64, 128, 256, 512, 1024)
 KEPT_DICTIONARY = "fairseq/dict.txt"  # in the output
+LINES_AT_ONCE = 4096
 SPECIALS = frozenset((*SPECIAL_SYMBOLS, MASK))
 
 
@@ -50,6 +52,7 @@ def build_vocabulary(
         bos_index=names.bos_index,
         eos_index=names.eos_index,
         mask_index=names.mask_index,
+        names=names,
         row_notes=tuple(_row_notes(names, kind, rows=rows)),
     )
     obstacle = _obstacle(model)
@@ -169,7 +172,7 @@ class Slots:
         """The Unigram score of each slot: SentencePiece's, or one that changes nothing."""
         known = self.coverage.scores
         floor = min(known.values(), default=0.0)
-        scores = array("d", (known.get(name, floor) for name in self.names))
+        scores = array("d", [known.get(name, floor) for name in self.names])
         # Worse than any way to spell the name in single characters, so that it never wins.
         longest = max((len(self.names[slot]) for slot in self.low), default=0)
         for slot in self.low:
@@ -255,6 +258,8 @@ class Vocabulary:
     bos_index: int
     eos_index: int
     mask_index: int | None
+    names: Dictionary = field(repr=False)
+    """The dictionary as the model's task completed it, with `<mask>` if the embedding has a row for it."""
     extra_unk_rows: int = 0
     agrees_with_sentencepiece: bool = False
     missing_pieces: tuple[str, ...] = field(default=(), repr=False)
@@ -274,12 +279,14 @@ def _name_slots(names: Dictionary, coverage: Coverage) -> Slots:
     """The slots of the dictionary's rows."""
     owners = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # the two that no overwrite moves
     slots = Slots(dictionary=names, coverage=coverage)
-    known, index_of = coverage.scores, names.index
-    for index, symbol in enumerate(names.symbols):
-        if symbol in known and symbol not in owners and index_of(symbol) == index:  # as nearly every row
-            slots.names.append(symbol)
-        else:
-            slots.add(symbol, owned=owners.get(symbol, index_of(symbol)) == index)
+    known, symbols = coverage.scores, names.symbols
+    rows = zip(symbols, names.indices(symbols), strict=True)
+    odd = [row for row, (symbol, own) in enumerate(rows) if symbol not in known or symbol in owners or own != row]
+    for row in odd:
+        symbol = symbols[row]
+        slots.names += symbols[len(slots.names) : row]  # these keep their names, as nearly all rows do
+        slots.add(symbol, owned=owners.get(symbol, names.index(symbol)) == row)
+    slots.names += symbols[len(slots.names) :]
     return slots
 
 
@@ -450,14 +457,13 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
     if plan.scores is not None:
         file.write(f'"model": {{"type": "Unigram", "unk_id": {unk_index}, ')
         file.write(f'"byte_fallback": {_json(plan.model.byte_fallback)}, "vocab": [\n')
-        pairs = zip(plan.names, plan.scores, strict=True)
-        _write_lines(file, (f"[{encode_basestring(name)},{score!r}]" for name, score in pairs))
+        _write_lines(file, map("[{},{!r}]".format, map(encode_basestring, plan.names), plan.scores))
         file.write("]}\n")
         return
     file.write('"model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, ')
     file.write('"end_of_word_suffix": null, "fuse_unk": true, ')
     file.write(f'"byte_fallback": {_json(plan.model.byte_fallback)}, "ignore_merges": false, "vocab": {{\n')
-    _write_lines(file, (f"{encode_basestring(name)}: {index}" for index, name in enumerate(plan.names)))
+    _write_lines(file, map("{}: {}".format, map(encode_basestring, plan.names), count()))
     file.write('}, "merges": [\n')
     _write_lines(file, map(encode_basestring, plan.merges or ()))
     file.write("]}\n")
@@ -465,9 +471,9 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
 
 def _write_lines(file: TextIO, entries: Iterable[str]) -> None:
     """The entries with commas between them."""
-    separator = ""
-    for entry in entries:
-        file.write(separator + entry)
+    waiting, separator = iter(entries), ""
+    while some := ",\n".join(islice(waiting, LINES_AT_ONCE)):
+        file.write(separator + some)
         separator = ",\n"
     file.write("\n")
 

@@ -8,14 +8,16 @@ import re
 import sys
 import warnings
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from hashlib import sha256
 from importlib import import_module
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Final
+from weakref import WeakValueDictionary
 
 from hf_xlmr.errors import InputError, IntegrityError
 
@@ -28,7 +30,8 @@ FLOAT_MIN = 2.0**-126  # C++'s FLT_MIN, with which SentencePiece starts its sear
 LARGEST_CHARSMAP: Final = 1 << 20  # bytes; nmt_nfkc_cf, the largest known, has 243,000
 LONGEST_VALUE: Final = 256  # bytes that one rule of a charsmap makes; U+FDFA becomes 33
 ALL_BYTES: Final = frozenset(f"<0x{value:02X}>" for value in range(256))
-GAP: Final = b"<gap%d>"
+GAP: Final = "<gap%d>"
+PIECE_TAG: Final = b"\n"  # of field 1 of a model, before the length of a piece
 SILENT: Final = 4  # a level of absl's logging above FATAL, the highest level of a message
 
 FILE_NAME: Final = "sentencepiece.bpe.model"
@@ -106,13 +109,20 @@ class SentencePieceModel:
         SentencePiece loads every model that is accepted here. Raises InputError if the file is something else,
         IntegrityError if it is damaged.
         """
+        digest = sha256(data).digest()
+        known = _KNOWN.get(digest)
+        if known is None:
+            known = _KNOWN[digest] = cls._parsed(data, name=name)
+        return known if known.name == name else replace(known, name=name)
+
+    @classmethod
+    def _parsed(cls, data: bytes, *, name: str) -> SentencePieceModel:
         message = _message(data, name=name)
-        rows = [(piece.piece, piece.score, piece.type) for piece in message.pieces]
         message.DiscardUnknownFields()
         model = cls(
-            pieces=_texts([text for text, _score, _kind in rows], name=name),
-            scores=array("f", [score for _text, score, _kind in rows]),
-            types=_types([kind for _text, _score, kind in rows], name=name),
+            pieces=_texts([piece.piece for piece in message.pieces], name=name),
+            scores=array("f", (piece.score for piece in message.pieces)),
+            types=_types((piece.type for piece in message.pieces), name=name),
             model_type=_model_type(message, name=name),
             normalization=_normalization(message.normalizer_spec),
             treat_whitespace_as_suffix=message.trainer_spec.treat_whitespace_as_suffix,
@@ -136,14 +146,17 @@ class SentencePieceModel:
 
     def _renumbered(self, ids: Sequence[int]) -> bytes:
         """The model with its pieces in the order of `ids`; a piece that occurs in no text fills each unused id."""
-        message = _message_class()()
-        message.ParseFromString(self.as_read)
-        places = dict(zip((piece.encode() for piece in self.pieces), ids, strict=True))
-        names = (name for number in count() if (name := GAP % number) not in places)
-        for index in sorted({*range(max(ids))}.difference(ids)):
-            places[message.pieces.add(piece=next(names), score=0, type=PieceType.CONTROL).piece] = index
-        message.pieces.sort(key=lambda piece: places[piece.piece])
-        return bytes(message.SerializeToString())
+        fields = [self.as_read[start:stop] for start, stop in _fields(self.as_read)]
+        pieces = [field for field in fields if field[:1] == PIECE_TAG]
+        others = [field for field in fields if field[:1] != PIECE_TAG]
+        taken = {piece for piece in self.pieces if piece.startswith("<gap")}
+        names = (name for number in count() if (name := GAP % number) not in taken)
+        ordered: list[bytes] = [b""] * (max(ids) + 1)
+        for index, piece in zip(ids, pieces, strict=True):
+            ordered[index] = piece
+        for index in (index for index, piece in enumerate(ordered) if not piece):
+            ordered[index] = _gap(next(names))
+        return b"".join((*ordered, *others))
 
     @property
     def unk_id(self) -> int:
@@ -188,6 +201,9 @@ class SentencePieceModel:
         return len(self.pieces)
 
 
+_KNOWN: Final[WeakValueDictionary[bytes, SentencePieceModel]] = WeakValueDictionary()  # by the SHA-256 of the file
+
+
 def check_models_of(folder: Path) -> None:
     """Read every SentencePiece model of a Transformers folder. Raises InputError, IntegrityError, OSError."""
     for path in (folder / place / FILE_NAME for place in PLACES):
@@ -207,7 +223,7 @@ def import_sentencepiece() -> ModuleType:
     return module
 
 
-def _types(kinds: list[int], *, name: str) -> bytes:
+def _types(kinds: Iterable[int], *, name: str) -> bytes:
     """The types of all pieces. Raises IntegrityError."""
     try:
         return bytes(kinds)
@@ -233,15 +249,30 @@ def _raise_if_endless(data: bytes, *, name: str) -> None:
 
 def _count_fields(data: bytes) -> int:
     """The number of fields of a message; MOST_PIECES + 1 if there are more, or if one is not length-delimited."""
-    place, number = 0, 0
-    while place < len(data) and data[place] & 7 == 2 and number <= MOST_PIECES:
-        place, size, shift = place + 1, 0, 0
+    number, end = 0, 0
+    for number, (_start, end) in enumerate(islice(_fields(data), MOST_PIECES + 1), start=1):  # noqa: B007
+        pass
+    return number if end >= len(data) else MOST_PIECES + 1
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int]]:
+    """The beginning and the end of each field of a message, up to one that is not length-delimited."""
+    place = 0
+    while place < len(data) and data[place] & 7 == 2:
+        start, place, size, shift = place, place + 1, 0, 0
         while place < len(data) and shift < 35:
             size, shift, place = size | (data[place] & 0x7F) << shift, shift + 7, place + 1
             if data[place - 1] < 0x80:
                 break
-        place, number = place + size, number + 1
-    return number if place >= len(data) else MOST_PIECES + 1
+        place += size
+        yield start, place
+
+
+def _gap(name: str) -> bytes:
+    """The field of a piece that occurs in no text."""
+    message = _message_class()()
+    message.pieces.add(piece=name.encode(), score=0, type=PieceType.CONTROL)
+    return bytes(message.SerializeToString())
 
 
 def _message(data: bytes, *, name: str) -> Any:

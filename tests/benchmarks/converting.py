@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -55,12 +56,14 @@ class Case:
 
 
 BASE = Shape(250002, 768, 12, 12, 3072, "float32", is_pre_norm=False)
+XLMV = Shape(901629, 768, 12, 12, 3072, "float32", is_pre_norm=False)
 XL = Shape(250880, 2560, 36, 32, 10240, "float16", is_pre_norm=True)
 CASES = (
     Case("base-zip", BASE, is_zip=True),
     Case("base-legacy", BASE, is_zip=False),
     Case("base-zip-float16", BASE, is_zip=True, options=("--dtype", "float16")),
     Case("base-zip-bfloat16", BASE, is_zip=True, options=("--dtype", "bfloat16")),
+    Case("xlmv-zip", XLMV, is_zip=True),
     Case("xl-zip", XL, is_zip=True),
     Case("xl-legacy", XL, is_zip=False),
     Case("xl-zip-float32", XL, is_zip=True, options=("--dtype", "float32")),
@@ -108,7 +111,7 @@ def weights_of(shape: Shape) -> Iterator[tuple[str, torch.Tensor]]:
 
 def made(case: Case, folder: Path) -> Path:
     """The checkpoint folder of the case's shape and container, made once, in a process of its own."""
-    there = folder / f"{'xl' if case.shape is XL else 'base'}-{'zip' if case.is_zip else 'legacy'}"
+    there = folder / "-".join(case.name.split("-")[:2])  # shape and container
     if not there.exists():
         subprocess.run([sys.executable, __file__, "--make", case.name, str(there)], check=True)
     return there
@@ -125,8 +128,31 @@ def make(case: Case, there: Path) -> None:
     state = {"args": options, "model": OrderedDict(weights_of(case.shape))}
     torch.save(state, draft / "model.pt", _use_new_zipfile_serialization=case.is_zip)
     for name in ("dict.txt", "sentencepiece.bpe.model"):
-        shutil.copy(VOCABULARY / name, draft)
+        shutil.copyfile(VOCABULARY / name, draft / name)
+    if case.shape is XLMV:
+        enlarge_vocabulary(draft, case.shape.rows)
     draft.rename(there)
+
+
+def enlarge_vocabulary(folder: Path, rows: int) -> None:
+    """Join pieces of XLM-R's vocabulary to new ones until the embedding's `rows` all have a name."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((folder / "sentencepiece.bpe.model").read_bytes())
+    old = [piece.piece for piece in model.pieces[3:]]
+    inner = [piece for piece in old if not piece.startswith("\u2581")]
+    chance, joined, known = random.Random(0), [], set(old)
+    while len(joined) < rows - len(old) - 5:  # 4 special symbols and <mask>
+        new = chance.choice(old) + chance.choice(inner)
+        if len(new) <= 16 and new not in known:
+            known.add(new)
+            joined.append(new)
+    for number, piece in enumerate(joined):
+        model.pieces.add(piece=piece, score=model.pieces[len(old)].score - number / len(joined))
+    (folder / "sentencepiece.bpe.model").write_bytes(model.SerializeToString())
+    with (folder / "dict.txt").open("a", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{piece} 1\n" for piece in joined)
 
 
 def timed(action: Callable[[], object], clear: Path) -> float:
