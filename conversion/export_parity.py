@@ -18,12 +18,11 @@ from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
 from hf_xlmr.conversion.output.export_files import DICTIONARY, LABELS, Companions, companions_of
 from hf_xlmr.conversion.proof.parity import (
     Behaviour,
+    FileHashes,
     ParityError,
     ParityReport,
     compare_behaviour,
     exact_tokenizer,
-    output_hashes,
-    source_hashes,
 )
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import ConversionRecord
@@ -36,12 +35,12 @@ POOLER: Final = "pooler."
 
 
 def verify_export(
-    checkpoint: FairseqCheckpoint, path: Path, *, progress: Progress = SILENT
+    checkpoint: FairseqCheckpoint, path: Path, *, hashes: FileHashes, progress: Progress = SILENT
 ) -> tuple[Prepared, ParityReport]:
     """Prove that `checkpoint` is what an export of the Transformers folder `path` writes, and computes the same.
 
-    Also returns what the checkpoint would become. Raises ParityError, which names the first weight, file or
-    step that departs, InputError where the folder cannot be exported, IntegrityError for damage.
+    Also returns what the checkpoint would become; `hashes` are those of both. Raises ParityError, which names the
+    first weight, file or step that departs, InputError where the folder cannot be exported, IntegrityError for damage.
     """
     folder, record = open_model_folder(path), ConversionRecord.of(path)
     network = network_of_folder(folder, record)
@@ -64,8 +63,8 @@ def verify_export(
         tolerance=behaviour.tolerance,
         steps=behaviour.steps,
         tokenizer=(),
-        source_sha256=source_hashes(checkpoint),
-        output_sha256=output_hashes(path),
+        source_sha256=hashes.source,
+        output_sha256=hashes.output,
     )
 
 

@@ -17,11 +17,10 @@ from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
 from hf_xlmr.conversion.output.card import CardMetadata
 from hf_xlmr.conversion.proof.html_report import page_of
 from hf_xlmr.conversion.proof.parity import (
+    FileHashes,
     ParityError,
     ParityReport,
     compare_companions,
-    output_hashes,
-    source_hashes,
     verify_folder,
 )
 from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
@@ -68,14 +67,17 @@ def verify(
     with told_plainly():
         noted = ConversionRecord.of(folder)
         wanted = _wanted(noted)
-        with open_checkpoint(source, data=data, ema=wanted.ema, progress=progress) as checkpoint:
-            is_conversion = _is_conversion(noted, folder, checkpoint)
+        with (
+            open_checkpoint(source, data=data, ema=wanted.ema, progress=progress) as checkpoint,
+            FileHashes(checkpoint, folder) as hashes,
+        ):
+            is_conversion = _is_conversion(noted, folder, checkpoint, hashes)
             if is_conversion:
                 prepared = prepare(checkpoint, wanted)
                 compare_companions(prepared, folder)
-                found = verify_folder(prepared, folder, progress=progress)
+                found = verify_folder(prepared, folder, hashes=hashes, progress=progress)
             else:
-                prepared, found = _verified_export(checkpoint, folder, noted, progress)
+                prepared, found = _verified_export(checkpoint, folder, noted, hashes, progress)
             if report is not None:
                 _write_page(Path(report), _encoded(page_of(prepared, found)))
             if record and is_conversion:
@@ -86,11 +88,11 @@ def verify(
 
 
 def _verified_export(
-    checkpoint: FairseqCheckpoint, folder: Path, noted: ConversionRecord, progress: Progress
+    checkpoint: FairseqCheckpoint, folder: Path, noted: ConversionRecord, hashes: FileHashes, progress: Progress
 ) -> tuple[Prepared, ParityReport]:
     """The proof of an export. Raises ParityError, which says why it is taken for one."""
     try:
-        return verify_export(checkpoint, folder, progress=progress)
+        return verify_export(checkpoint, folder, hashes=hashes, progress=progress)
     except ParityError as error:
         why = f"was changed since {CONVERSION} was written" if noted.is_there else f"has no {CONVERSION}"
         told = f"{folder} {why}, so an export of it was compared with {checkpoint.files.name}: {error}"
@@ -106,7 +108,7 @@ def _pair(one: str | Path, other: str | Path) -> tuple[str | Path, Path]:
     raise InputError(f"neither {one} nor {other} is a Transformers folder: one of them must have a {CONFIG}")
 
 
-def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqCheckpoint) -> bool:
+def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqCheckpoint, hashes: FileHashes) -> bool:
     """Whether the record speaks of the folder as it is: what changed is damage only next to its own source.
 
     Raises IntegrityError.
@@ -114,7 +116,7 @@ def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqChe
     if not noted.is_there:
         return False
     if noted.is_verified and noted.source_weights:
-        return source_hashes(checkpoint) == noted.source_weights or output_hashes(folder) == noted.weights
+        return hashes.source == noted.source_weights or hashes.output == noted.weights
     sizes = {Path(part.name).name: part.length for part in checkpoint.files.checkpoint}
     return sizes.items() <= noted.source_sizes.items() or json_object(folder / CONFIG) == noted.config
 

@@ -108,7 +108,7 @@ def _begin_alike(one: Weight, other: Weight, left: int) -> bool:
     while left > 0:
         mine, yours = mine or next(ours), yours or next(theirs)
         size = min(len(mine), len(yours))
-        if mine[:size] != yours[:size]:
+        if bytes(mine[:size]) != bytes(yours[:size]):  # views compare element by element
             return False
         mine, yours, left = mine[size:], yours[size:], left - size
     return True

@@ -384,9 +384,10 @@ def _from_float32(values: np.ndarray, dtype: str) -> np.ndarray:
 
 def _joined(weight: Weight) -> bytearray:
     """All bytes of a weight; each block is copied before the next one takes its place."""
-    data = bytearray()
+    data, filled = bytearray(weight.nbytes), 0
     for block in weight.blocks():
-        data += block
+        data[filled : filled + len(block)] = block
+        filled += len(block)
     return data
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +16,7 @@ from hf_xlmr.model.stored_weights import present_name
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["WeightFiles", "layerwise_network"]
+__all__ = ["TallProduct", "WeightFiles", "layerwise_network", "tall_product"]
 
 BAND: Final = 1 << 14  # rows of a tall matrix that are in memory at a time
 
@@ -46,7 +46,7 @@ def layerwise_network(folder: Path, class_name: str, **options: object) -> torch
             if module is network.get_input_embeddings():
                 _look_up_rows(module, readers["weight"])
             elif _is_tall(module):
-                module.forward = _banded(readers["weight"], readers.get("bias"))
+                module.forward = TallProduct(readers["weight"], readers.get("bias"))
             else:
                 _read_when_called(module, readers, buffers)
     network.eval()
@@ -190,16 +190,44 @@ def _look_up_rows(module: torch.nn.Module, reader: _Reader) -> None:
     module.register_forward_hook(empty)
 
 
-def _banded(weight: _Reader, bias: _Reader | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(values: torch.Tensor) -> torch.Tensor:
+class TallProduct:
+    """The product with the matrix before the logits, a band of its rows at a time.
+
+    Where `is_postponed`, a call computes nothing: it keeps its input as `values` and returns `stand_in`, zeros of the
+    right shape, for whoever asks for one `band` after another.
+    """
+
+    def __init__(self, weight: _Reader, bias: _Reader | None) -> None:
+        """Multiply with `weight` and add `bias`, as the files hold them."""
         import torch
 
-        offset = None if bias is None else bias.band(0, bias.height())
-        height = weight.height()
-        product = torch.empty(*values.shape[:-1], height)
-        for first in range(0, height, BAND):
-            last = min(first + BAND, height)
-            product[..., first:last] = values @ weight.band(first, last).T
-        return product if offset is None else product.add_(offset)
+        self.is_postponed = False
+        self.values, self.stand_in = torch.empty(0), torch.empty(0)
+        self._weight, self._height = weight, weight.height()
+        self._bias = None if bias is None else bias.band(0, bias.height())
 
-    return forward
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The whole product, or its stand-in."""
+        import torch
+
+        if self.is_postponed:
+            self.values, self.stand_in = values, torch.zeros(()).expand(*values.shape[:-1], self._height)
+            return self.stand_in
+        product = torch.empty(*values.shape[:-1], self._height)
+        for first in range(0, self._height, BAND):
+            last = min(first + BAND, self._height)
+            product[..., first:last] = self.band(values, first, last)
+        return product
+
+    def band(self, values: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """The columns from `first` to before `last` of the product with `values`."""
+        from torch.nn.functional import linear
+
+        bias = None if self._bias is None else self._bias[first:last]
+        return linear(values, self._weight.band(first, last), bias)
+
+
+def tall_product(network: torch.nn.Module) -> TallProduct | None:
+    """What computes the logits of a layer-wise network in bands; None if no matrix of it is that tall."""
+    computed = (module.forward for module in network.modules())
+    return next((forward for forward in computed if isinstance(forward, TallProduct)), None)

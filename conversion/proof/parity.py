@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from math import sqrt
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
@@ -19,9 +23,10 @@ from hf_xlmr.conversion.mapping.architecture import Architecture
 from hf_xlmr.conversion.mapping.plan import WeightPlan
 from hf_xlmr.conversion.mapping.preparation import Prepared
 from hf_xlmr.conversion.output.safetensors_writer import DTYPE_NAMES
-from hf_xlmr.conversion.proof.layerwise import WeightFiles, layerwise_network
-from hf_xlmr.conversion.proof.reference import EPS, Reference, Step
+from hf_xlmr.conversion.proof.layerwise import WeightFiles, layerwise_network, tall_product
+from hf_xlmr.conversion.proof.reference import EPS, Reference
 from hf_xlmr.conversion.proof.tokenizer_parity import EXACT_CLASSES, TextClass, compare_tokenizers
+from hf_xlmr.conversion.source.slices import FileSlice
 from hf_xlmr.conversion.tokenizer_json.vocabulary import write_tokenizer
 from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.files.fsync import room_told
@@ -36,14 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Behaviour",
+    "FileHashes",
     "ParityError",
     "ParityReport",
     "StepDifference",
     "compare_behaviour",
     "compare_companions",
     "exact_tokenizer",
-    "output_hashes",
-    "source_hashes",
     "verify_folder",
 ]
 
@@ -51,7 +55,8 @@ SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 LABELS: Final = "label/dict.txt"
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
 COARSE_TOLERANCE: Final = 1e-2  # if values that fairseq computes as it runs are kept in half precision
-BLOCK: Final = 1 << 20
+HASHED_AT_ONCE: Final = 1 << 23  # bytes; the interpreter is asked for between blocks, and may be busy
+FIGURED_AT_ONCE: Final = 1 << 17  # numbers, which then stay in the processor's cache
 PAD: Final = 1
 UNK: Final = 3
 NEVER_CHOSEN: Final = 1000.0  # below every bias of fairseq's
@@ -108,8 +113,16 @@ class ParityReport:
     output_sha256: Mapping[str, str]
 
 
-def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILENT) -> ParityReport:
-    """Prove that `folder` holds what was prepared. Raises ParityError if they differ, IntegrityError."""
+def verify_folder(
+    prepared: Prepared, folder: Path, *, hashes: FileHashes | None = None, progress: Progress = SILENT
+) -> ParityReport:
+    """Prove that `folder` holds what was prepared. Raises ParityError if they differ, IntegrityError.
+
+    `hashes` are those of the checkpoint and the folder, if they are taken already.
+    """
+    if hashes is None:
+        with FileHashes(prepared.checkpoint, folder) as hashes:
+            return verify_folder(prepared, folder, hashes=hashes, progress=progress)
     plan = prepared.plan
     _compare_config(prepared, folder)
     _compare_index(folder)
@@ -126,19 +139,50 @@ def verify_folder(prepared: Prepared, folder: Path, *, progress: Progress = SILE
         tolerance=behaviour.tolerance,
         steps=behaviour.steps,
         tokenizer=() if exact is None else _compare_tokenizer(prepared, exact, folder),
-        source_sha256=source_hashes(prepared.checkpoint),
-        output_sha256=output_hashes(folder),
+        source_sha256=hashes.source,
+        output_sha256=hashes.output,
     )
 
 
-def source_hashes(checkpoint: FairseqCheckpoint) -> dict[str, str]:
-    """The SHA-256 of the checkpoint's files. Raises OSError."""
-    return {Path(part.name).name: _sha256(part.blocks()) for part in checkpoint.files.checkpoint}
+class FileHashes:
+    """The SHA-256 of a checkpoint's files and of a folder's files of weights, taken while other things are compared."""
 
+    def __init__(self, checkpoint: FairseqCheckpoint, folder: Path) -> None:
+        """Begin to read the files, until the block ends that this is the context of."""
+        weights = (FileSlice.whole(path) for path in sorted(folder.glob("*.safetensors")))
+        self._is_over, self._thread = Event(), ThreadPoolExecutor(1)
+        self._source = self._thread.submit(self._taken, checkpoint.files.checkpoint)
+        self._output = self._thread.submit(self._taken, tuple(weights))
 
-def output_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of the folder's files of weights. Raises OSError."""
-    return {path.name: _sha256(_file_blocks(path)) for path in sorted(folder.glob("*.safetensors"))}
+    @property
+    def source(self) -> dict[str, str]:
+        """Those of the checkpoint's files, by their names. Raises OSError."""
+        return self._source.result()
+
+    @property
+    def output(self) -> dict[str, str]:
+        """Those of the folder's files, by their names. Raises OSError."""
+        return self._output.result()
+
+    def _taken(self, parts: Iterable[FileSlice]) -> dict[str, str]:
+        return {Path(part.name).name: self._sha256(part.blocks(HASHED_AT_ONCE)) for part in parts}
+
+    def _sha256(self, blocks: Iterator[bytes]) -> str:
+        summed = sha256()
+        for block in blocks:
+            if self._is_over.is_set():
+                break
+            summed.update(block)
+        return summed.hexdigest()
+
+    def __enter__(self) -> FileHashes:
+        """Give this object, whose files are read until the block ends."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop, wherever the reading is."""
+        self._is_over.set()
+        self._thread.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -307,21 +351,8 @@ def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file:
         told = "dtype {}, shape {}, {} bytes"
         raise ParityError(name, f"{name} is kept as {told.format(*found)}, not {told.format(*expected)}")
     for block in planned.blocks():
-        if file.read(len(block)) != block:
+        if file.read(len(block)) != bytes(block):  # a view would be compared element by element
             raise ParityError(name, f"{name} differs from the source")
-
-
-def _file_blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            yield block
-
-
-def _sha256(blocks: Iterator[bytes]) -> str:
-    summed = sha256()
-    for block in blocks:
-        summed.update(block)
-    return summed.hexdigest()
 
 
 # ---- behaviour -------------------------------------------------------------------------------------------------------
@@ -383,21 +414,26 @@ def _compare_behaviour(
     )
     if has_rows:
         _compare_embedding(reference, folder)
-    worst: dict[str, StepDifference] = {}
     has_lm_head = architecture.task is Task.MASKED_LM
     through_heads = sum(probe.through_head for probe in probes) * (has_lm_head or architecture.head is not None)
     total = len(probes) * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
+    figures: dict[str, list[_Figures]] = {}
     with torch.no_grad(), progress.task("compare outputs", total=total, unit="steps") as task:
-        for probe in probes:
-            theirs = _transformers_steps(folder, architecture, probe, bare)
-            head = architecture.head if probe.through_head else None
-            for step in reference.steps(probe.ids, head=head, has_lm_head=has_lm_head and probe.through_head):
-                task.advance(1)
+        theirs = _transformers_steps(folder, architecture, probes, bare)
+        texts = [ids[ids != PAD] for probe in probes for ids in probe.ids]
+        first = sum(len(probe.ids) for probe in probes if probe.through_head)
+        steps = reference.steps(texts, head=architecture.head, has_lm_head=has_lm_head, through_head=first)
+        for step in steps:
+            outputs, start = theirs.get(step.name, ()), 0  # none for the last layer, whose values are the features
+            if step.first == 0:
                 _give_memory_back()
-                if step.name in theirs:
-                    found = _difference(step, theirs.pop(step.name), probe.ids != PAD)
-                    worst[step.name] = max(found, worst.get(step.name, found), key=_severity)
-    return tuple(worst.values())
+                task.advance(len(outputs) or len(probes))
+                figures |= {step.name: [_Figures() for _ in outputs]} if outputs else {}
+            for found, probe in zip(figures.get(step.name, ()), outputs, strict=True):
+                other = probe.columns(step.first, step.first + step.values.shape[-1])
+                found.add(step.values[start : start + len(other)], other)
+                start += len(other)
+    return tuple(max((each.difference(name) for each in found), key=_severity) for name, found in figures.items())
 
 
 def _compare_embedding(reference: Reference, folder: Path) -> None:
@@ -412,7 +448,7 @@ def _compare_embedding(reference: Reference, folder: Path) -> None:
     first = 0
     for band in reference.embedding_bands():
         theirs = embedding.band(first, first + len(band))
-        if not band.allclose(theirs, rtol=COARSE_TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        if not band.equal(theirs) and not band.allclose(theirs, rtol=COARSE_TOLERANCE, atol=TOLERANCE, equal_nan=True):
             raise ParityError("embeddings", f"the embedding departs from fairseq's in the rows from {first} on")
         first += len(band)
     if not bool((embedding.band(first, embedding.height()) == unknown).all()):
@@ -449,64 +485,102 @@ def _rounding(plan: WeightPlan) -> Any:
     return lambda weight: Cast.to(dtype, weight, name="a weight")
 
 
+@dataclass(frozen=True)
+class _Output:
+    """What Transformers gives for one probe at one step, (tokens without padding, width) or (texts, labels)."""
+
+    columns: Callable[[int, int], torch.Tensor]
+    """Those from one number to before another; logits are computed when they are asked for."""
+
+
 def _transformers_steps(
-    folder: Path, architecture: Architecture, probe: _Probe, bare: Mapping[str, object]
-) -> dict[str, torch.Tensor]:
+    folder: Path, architecture: Architecture, probes: Sequence[_Probe], bare: Mapping[str, object]
+) -> dict[str, list[_Output]]:
     """Hidden states and outputs of the folder as plain Transformers loads it, each layer when it is used."""
+    steps: dict[str, list[_Output]] = defaultdict(list)
+    hidden = ["embeddings", *(f"layer {number}" for number in architecture.layers[:-1]), "features"]
     with _quiet_transformers():
-        network = _network(folder, architecture, bare, probe)
-        is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head
-        given = probe.ids.unsqueeze(1) if is_choice else probe.ids
-        output = network(given, attention_mask=(given != PAD).long(), output_hidden_states=True)
-    names = ["embeddings", *(f"layer {number}" for number in architecture.layers[:-1]), "features"]
-    steps = dict(zip(names, output.hidden_states, strict=True))
-    if architecture.task is Task.MASKED_LM and probe.through_head:
-        steps["logits"] = output.logits
-    elif architecture.head is not None and probe.through_head:
-        steps[f"head {architecture.head}"] = output.logits
+        network = _network(folder, architecture, bare)
+        for probe in probes:
+            output, logits = _answer(network, architecture, probe)
+            for name, values in zip(hidden, output.hidden_states, strict=True):
+                steps[name].append(_kept(values[probe.ids != PAD]))
+            if probe.through_head and architecture.task is Task.MASKED_LM:
+                steps["logits"].append(logits)
+            elif probe.through_head and architecture.head is not None:
+                steps[f"head {architecture.head}"].append(_kept(output.logits))
     return steps
 
 
-def _network(folder: Path, architecture: Architecture, bare: Mapping[str, object], probe: _Probe) -> Any:
-    """Transformers' network, or its encoder alone. Raises IntegrityError if Transformers refuses the folder."""
+def _kept(values: torch.Tensor) -> _Output:
+    return _Output(lambda first, last: values[:, first:last])
+
+
+def _answer(network: Any, architecture: Architecture, probe: _Probe) -> tuple[Any, _Output]:
+    """Transformers' output for a probe, of the encoder alone if it goes through no head, and the logits.
+
+    The product before the logits is put off, unless Transformers computes with its result.
+    """
+    is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head
+    given, real = probe.ids.unsqueeze(1) if is_choice else probe.ids, probe.ids != PAD
+    called = partial(
+        network if probe.through_head else network.base_model,
+        given,
+        attention_mask=(given != PAD).long(),
+        output_hidden_states=True,
+    )
+    product = tall_product(network) if probe.through_head else None
+    if product is not None:
+        product.is_postponed = True
+        output = called()
+        if output.logits is product.stand_in:
+            return output, _Output(partial(product.band, product.values[real]))
+        product.is_postponed = False
+    output = called()
+    return output, _kept(output.logits[real] if architecture.task is Task.MASKED_LM and probe.through_head else real)
+
+
+def _network(folder: Path, architecture: Architecture, bare: Mapping[str, object]) -> Any:
+    """Transformers' network. Raises IntegrityError if Transformers refuses the folder."""
     try:
-        model = layerwise_network(folder, architecture.class_name, **bare)
+        return layerwise_network(folder, architecture.class_name, **bare)
     except HfXlmrError:
         raise
     except Exception as error:  # Transformers, huggingface_hub and safetensors each have their own errors
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise IntegrityError(f"Transformers does not load {folder}: {told[0]}") from error
-    return model if probe.through_head else model.base_model
 
 
-def _difference(step: Step, theirs: torch.Tensor, real: torch.Tensor) -> StepDifference:
-    import torch
+class _Figures:
+    """What makes a StepDifference, gathered from one part of the values after another."""
 
-    width = step.values.shape[-1]
-    texts = zip(_texts(step.values, real), _texts(theirs[..., :width], real), strict=True)
-    figures = torch.stack([_figures(ours.double(), theirs.double()) for ours, theirs in texts])
-    largest, largest_value = figures[:, :2].amax(dim=0).tolist()  # NaN if there is one
-    ours_squared, theirs_squared, product = figures[:, 2:].sum(dim=0).tolist()
-    return StepDifference(
-        name=step.name,
-        largest=largest,
-        relative=largest / max(1.0, largest_value),
-        cosine=product / max(sqrt(ours_squared * theirs_squared), sys.float_info.min),
-    )
+    def __init__(self) -> None:
+        """Begin with no values."""
+        import torch
 
+        self._largest = torch.zeros(2)  # difference and value; NaN if there is one
+        self._products = torch.zeros(3, dtype=torch.float64)  # ours and ours, theirs and theirs, ours and theirs
 
-def _texts(values: torch.Tensor, real: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What belongs to each text in turn, padding left out; logits of a whole batch are too large to copy."""
-    for text, is_real in zip(values, real, strict=True):
-        yield text[is_real] if values.dim() == 3 else text
+    def add(self, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        """Add values of both sides, (rows, width) each."""
+        import torch
 
+        step = max(1, FIGURED_AT_ONCE // max(1, ours.shape[1]))
+        for one, other in zip(ours.split(step), theirs.split(step), strict=True):
+            largest = torch.stack([(one - other).abs().max(), one.abs().max()])
+            self._largest = torch.maximum(self._largest, largest)
+            a, b = one.double().flatten(), other.double().flatten()
+            self._products += torch.stack([a.dot(a), b.dot(b), a.dot(b)])
 
-def _figures(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """For one text: the largest difference, the largest value, and the three products that make the cosine."""
-    import torch
-
-    largest = (ours - theirs).abs().max(), ours.abs().max()
-    return torch.stack([*largest, (ours * ours).sum(), (theirs * theirs).sum(), (ours * theirs).sum()])
+    def difference(self, name: str) -> StepDifference:
+        """The difference at the step `name`."""
+        (largest, largest_value), (ours, theirs, product) = self._largest.tolist(), self._products.tolist()
+        return StepDifference(
+            name=name,
+            largest=largest,
+            relative=largest / max(1.0, largest_value),
+            cosine=product / max(sqrt(ours * theirs), sys.float_info.min),
+        )
 
 
 @contextmanager

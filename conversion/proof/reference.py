@@ -5,7 +5,7 @@ Follows fairseq/models/roberta/model.py and fairseq/modules/transformer_layer.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.conversion.checkpoint.weights import Weight, read_array, read_rows
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 __all__ = ["Reference", "Step"]
@@ -24,10 +25,14 @@ BAND: Final = 8192
 
 @dataclass(frozen=True)
 class Step:
-    """One value that fairseq defines: `name` says which; `values` is (batch, length, width) or (batch, labels)."""
+    """What fairseq defines under a `name`: `values` is (tokens of all texts, width), or (texts, labels) of a head.
+
+    Logits, which are large, come in bands of columns, of which `first` is the first.
+    """
 
     name: str
     values: torch.Tensor
+    first: int = 0
 
 
 class Reference:
@@ -57,32 +62,39 @@ class Reference:
         self.layers = layers
         self.rounded = rounded
 
-    def steps(self, ids: torch.Tensor, *, head: str | None, has_lm_head: bool) -> Iterator[Step]:
-        """Every hidden state, the features, then the LM head's logits or the named head's; `ids` is (batch, length)."""
-        is_pad = ids == PAD
-        hidden = self._embedded(ids, is_pad)
+    def steps(
+        self, texts: Sequence[torch.Tensor], *, head: str | None, has_lm_head: bool, through_head: int | None = None
+    ) -> Iterator[Step]:
+        """Every hidden state, the features, then the LM head's logits or the named head's.
+
+        `texts` are the ids of each, without padding; the first `through_head` of them go through the head, all for
+        None. fairseq pads texts to one length, which changes nothing: attention leaves padding out.
+        """
+        import torch
+
+        lengths = [len(text) for text in texts]
+        hidden = self._embedded(texts)
         yield Step("embeddings", hidden)
         for number in self.layers:
-            hidden = self._layer(f"sentence_encoder.layers.{number}.", hidden, is_pad)
+            hidden = self._layer(f"sentence_encoder.layers.{number}.", hidden, lengths)
             yield Step(f"layer {number}", hidden)
         if self._has("sentence_encoder.layer_norm.weight"):
             hidden = self._norm("sentence_encoder.layer_norm", hidden)
         yield Step("features", hidden)
+        chosen = hidden.split(lengths)[:through_head]
         if head is not None:
-            yield Step(f"head {head}", self._classified(f"{self.outer}classification_heads.{head}.", hidden))
+            firsts = torch.stack([text[0] for text in chosen])
+            yield Step(f"head {head}", self._classified(f"{self.outer}classification_heads.{head}.", firsts))
         elif has_lm_head:
-            yield Step("logits", self._logits(hidden))
+            yield from self._logits(hidden[: sum(map(len, chosen))])
 
     def embedding_bands(self) -> Iterator[torch.Tensor]:
         """The whole token embedding, some rows at a time, scaled as fairseq scales it."""
-        import numpy as np
-        import torch
-
         table = self.rounded(self.weights[self.root + "sentence_encoder.embed_tokens.weight"])
         scale = sqrt(table.shape[1]) if self.options.get("no_scale_embedding") is False else 1.0
         for first in range(0, table.shape[0], BAND):
-            band = read_rows(table, first, min(first + BAND, table.shape[0]))
-            yield torch.from_numpy(band.astype(np.float32)) * scale
+            band = _float32(read_rows(table, first, min(first + BAND, table.shape[0])))
+            yield band if scale == 1.0 else band * scale
 
     # ---- weights by name
 
@@ -93,10 +105,7 @@ class Reference:
         return self._read(self.root + name)
 
     def _read(self, full_name: str) -> torch.Tensor:
-        import numpy as np
-        import torch
-
-        return torch.from_numpy(read_array(self.rounded(self.weights[full_name])).astype(np.float32))
+        return _float32(read_array(self.rounded(self.weights[full_name])))
 
     def _looked_up(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Rows of a table by their numbers; only those rows are read."""
@@ -106,20 +115,7 @@ class Reference:
         wanted, places = torch.unique(rows, return_inverse=True)
         table = self.rounded(self.weights[self.root + name])
         read = np.concatenate([read_rows(table, number, number + 1) for number in wanted.tolist()])
-        return torch.from_numpy(read.astype(np.float32))[places]
-
-    def _product_with_matrix(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """`values` times a tall matrix transposed, a band of its rows at a time."""
-        import numpy as np
-        import torch
-
-        matrix = self.rounded(self.weights[self.root + name])
-        height = matrix.shape[0]
-        product = torch.empty(*values.shape[:-1], height)
-        for first in range(0, height, BAND):
-            band = read_rows(matrix, first, min(first + BAND, height))
-            product[..., first : first + BAND] = values @ torch.from_numpy(band.astype(np.float32)).T
-        return product
+        return _float32(read)[places]
 
     def _linear(self, name: str, values: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import linear
@@ -134,19 +130,23 @@ class Reference:
 
     # ---- the network
 
-    def _embedded(self, ids: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
-        hidden = self._looked_up("sentence_encoder.embed_tokens.weight", ids)
+    def _embedded(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        hidden = self._looked_up("sentence_encoder.embed_tokens.weight", torch.cat(tuple(texts)))
         if self.options.get("no_scale_embedding") is False:
             hidden = hidden * sqrt(hidden.shape[-1])
-        hidden = hidden + self._positions(is_pad, hidden.shape[-1])
+        hidden = hidden + self._positions(texts, hidden.shape[-1])
         for name in ("emb_layer_norm", "layernorm_embedding"):
             if self._has(f"sentence_encoder.{name}.weight"):
                 hidden = self._norm(f"sentence_encoder.{name}", hidden)
-        return hidden * (~is_pad).unsqueeze(-1)
+        return hidden
 
-    def _positions(self, is_pad: torch.Tensor, width: int) -> torch.Tensor | float:
+    def _positions(self, texts: Sequence[torch.Tensor], width: int) -> torch.Tensor | float:
         """Positions count what is not padding, from padding_idx + 1 on (fairseq/utils.py: make_positions)."""
-        numbers = (~is_pad).long().cumsum(1) * ~is_pad + PAD
+        import torch
+
+        numbers = torch.cat([torch.arange(len(text)) + PAD + 1 for text in texts])
         if self._has("sentence_encoder.embed_positions.weight"):
             return self._looked_up("sentence_encoder.embed_positions.weight", numbers)
         if self.options.get("no_token_positional_embeddings") is True:
@@ -161,29 +161,31 @@ class Reference:
         angles = numbers.unsqueeze(-1) * torch.exp(torch.arange(half) * -(log(10000) / (half - 1)))
         return torch.cat([angles.sin(), angles.cos(), torch.zeros(*numbers.shape, width % 2)], dim=-1)
 
-    def _layer(self, name: str, hidden: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+    def _layer(self, name: str, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """One layer; with a norm at the encoder's end the layers normalise before their work, otherwise after it."""
         first, second = (f"{name}self_attn_layer_norm", f"{name}final_layer_norm")
         if not self._has(f"{first}.weight"):
             first, second = f"{name}layer_norms.0", f"{name}layer_norms.1"
         if self._has("sentence_encoder.layer_norm.weight"):
-            hidden = hidden + self._attention(f"{name}self_attn.", self._norm(first, hidden), is_pad)
+            hidden = hidden + self._attention(f"{name}self_attn.", self._norm(first, hidden), lengths)
             return hidden + self._feed_forward(name, self._norm(second, hidden))
-        hidden = self._norm(first, hidden + self._attention(f"{name}self_attn.", hidden, is_pad))
+        hidden = self._norm(first, hidden + self._attention(f"{name}self_attn.", hidden, lengths))
         return self._norm(second, hidden + self._feed_forward(name, hidden))
 
-    def _attention(self, name: str, hidden: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+    def _attention(self, name: str, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """The attention of each text to its own tokens."""
+        import torch
         from torch.nn.functional import linear
 
-        batch, length, width = hidden.shape
-        query, key, value = (
-            linear(hidden, weight, bias).view(batch, length, self.heads, -1).transpose(1, 2)
+        queries, keys, values = (
+            linear(hidden, weight, bias).view(len(hidden), self.heads, -1).transpose(0, 1).split(lengths, dim=1)
             for weight, bias in self._projections(name)
         )
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        scores = scores.masked_fill(is_pad[:, None, None, :], float("-inf"))
-        mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, length, width)
-        return self._linear(f"{name}out_proj", mixed)
+        mixed = []
+        for query, key, value in zip(queries, keys, values, strict=True):
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+            mixed.append((scores.softmax(dim=-1) @ value).transpose(0, 1).flatten(1))
+        return self._linear(f"{name}out_proj", torch.cat(mixed))
 
     def _projections(self, name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Weight and bias of query, key and value, in each of the three ways that fairseq has kept them."""
@@ -216,17 +218,22 @@ class Reference:
         chosen: Callable[[torch.Tensor], torch.Tensor] = table[str(self.options.get("activation_fn") or "gelu")]
         return chosen
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _logits(self, hidden: torch.Tensor) -> Iterator[Step]:
         """fairseq/models/roberta/model.py: RobertaLMHead."""
-        hidden = self._norm("lm_head.layer_norm", self._activation()(self._linear("lm_head.dense", hidden)))
-        matrix = "lm_head.weight" if self._has("lm_head.weight") else "sentence_encoder.embed_tokens.weight"
-        return self._product_with_matrix(matrix, hidden).add_(self._tensor("lm_head.bias"))
+        from torch.nn.functional import linear
 
-    def _classified(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = self._norm("lm_head.layer_norm", self._activation()(self._linear("lm_head.dense", hidden)))
+        tied = "lm_head.weight" if self._has("lm_head.weight") else "sentence_encoder.embed_tokens.weight"
+        matrix, bias = self.rounded(self.weights[self.root + tied]), self._tensor("lm_head.bias")
+        for first in range(0, matrix.shape[0], BAND):
+            last = min(first + BAND, matrix.shape[0])
+            yield Step("logits", linear(hidden, _float32(read_rows(matrix, first, last)), bias[first:last]), first)
+
+    def _classified(self, name: str, firsts: torch.Tensor) -> torch.Tensor:
         """fairseq/models/roberta/model.py: RobertaClassificationHead, with spectral norm if the file has it."""
         from torch.nn.functional import linear
 
-        pooled = linear(hidden[:, 0], self._read(f"{name}dense.weight"), self._read(f"{name}dense.bias")).tanh()
+        pooled = linear(firsts, self._read(f"{name}dense.weight"), self._read(f"{name}dense.bias")).tanh()
         if f"{name}out_proj.weight" in self.weights:
             matrix = self._read(f"{name}out_proj.weight")
         else:
@@ -234,3 +241,10 @@ class Reference:
             scale = self._read(f"{name}out_proj.weight_u") @ (original @ self._read(f"{name}out_proj.weight_v"))
             matrix = original / scale
         return linear(pooled, matrix, self._read(f"{name}out_proj.bias"))
+
+
+def _float32(values: np.ndarray) -> torch.Tensor:
+    """The values in float32, as they are if they are in it already; PyTorch converts on all cores."""
+    import torch
+
+    return torch.from_numpy(values).float()

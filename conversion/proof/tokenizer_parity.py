@@ -14,12 +14,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.conversion.tokenizer_json.vocabulary import TokenizerPlan, Vocabulary
 from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, UNK, UNK_INDEX
-from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
+from hf_xlmr.tokenizer.plain_tokenizer import tokenizer_damage_told
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
@@ -106,12 +107,22 @@ def _spells_a_special(text: str) -> bool:
 
 
 def compare_tokenizers(vocabulary: Vocabulary, exact: ExactTokenizer, folder: Path, *, count: int) -> list[TextClass]:
-    """Encode texts of every class with plain Transformers and by fairseq's rule, and count where the ids differ."""
-    exported = plain_tokenizer(folder)
+    """Encode texts of every class with plain Transformers and by fairseq's rule, and count where the ids differ.
+
+    The folder's rules are taken to be those that convert writes, which cannot make a text explode.
+    """
+    from transformers import AutoTokenizer
+
     comparison = _Comparison(vocabulary, exact)
+    classes = texts_by_class(comparison.pieces, count=count)
+    texts = [text for each in classes.values() for text in each]
+    with tokenizer_damage_told(folder):
+        exported = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    encoded = iter(exported(texts, return_attention_mask=False)["input_ids"])
+    right = iter(exact.encode_batch(texts))
     return [
-        comparison.of(name, texts, exported(texts)["input_ids"] if texts else [])
-        for name, texts in texts_by_class(comparison.pieces, count=count).items()
+        comparison.of(name, each, list(islice(encoded, len(each))), list(islice(right, len(each))))
+        for name, each in classes.items()
     ]
 
 
@@ -127,10 +138,12 @@ class _Comparison:
         not_text = {*SPECIAL_SYMBOLS, MASK, *self.plan.slots.coverage.byte_pieces}
         self.pieces = [symbol for symbol in exact.dictionary.symbols if symbol not in not_text and symbol.strip()]
 
-    def of(self, name: str, texts: Sequence[str], encoded: Sequence[Sequence[int]]) -> TextClass:
-        """Count the texts of a class; `encoded` is what the exported tokenizer gives for them."""
-        rows = zip(texts, encoded, self.exact.encode_batch(texts), strict=True)
-        wrong = {text: ids for text, ids, right in rows if self._in_rows(ids) != right}
+    def of(
+        self, name: str, texts: Sequence[str], encoded: Sequence[Sequence[int]], right: Sequence[list[int]]
+    ) -> TextClass:
+        """Count the texts of a class; `encoded` is what the exported tokenizer gives for them, `right` what fairseq."""
+        rows = zip(texts, encoded, right, strict=True)
+        wrong = {text: ids for text, ids, expected in rows if self._in_rows(ids) != expected}
         equal = {text for text, ids in wrong.items() if self._is_of_equal_score(text, ids)}
         limited = {text for text in wrong.keys() - equal if self._is_limited(text)}
         by_reason = sorted(wrong, key=lambda text: text in equal or text in limited)  # stable: the first of each
