@@ -382,20 +382,26 @@ def _from_float32(values: np.ndarray, dtype: str) -> np.ndarray:
     return rounded
 
 
-def _joined(weight: Weight) -> bytearray:
-    """All bytes of a weight; each block is copied before the next one takes its place."""
-    data, filled = bytearray(weight.nbytes), 0
+def _joined(weight: Weight) -> np.ndarray:
+    """All bytes of a weight; a run of a file is read to where it stays, blocks are copied one after another."""
+    import numpy as np
+
+    data = np.empty(weight.nbytes, dtype="u1")
+    if isinstance(weight, Stored) and weight.is_contiguous:
+        _check(weight.record)
+        where = weight.record.where
+        with where.path.open("rb", buffering=0) as file:
+            _fill(file.fileno(), data.data, where.offset + weight.offset * ITEM_SIZES[weight.dtype], where.name)
+        return data
+    filled = 0
     for block in weight.blocks():
-        data[filled : filled + len(block)] = block
+        data[filled : filled + len(block)] = np.frombuffer(block, dtype="u1")
         filled += len(block)
     return data
 
 
 def _raw_array(weight: Stored) -> np.ndarray:
-    import numpy as np
-
-    data = _joined(weight)
-    return np.frombuffer(data, dtype=f"V{ITEM_SIZES[weight.dtype]}").reshape(weight.shape)
+    return _joined(weight).view(f"V{ITEM_SIZES[weight.dtype]}").reshape(weight.shape)
 
 
 def read_array(weight: Weight) -> np.ndarray:
@@ -403,10 +409,7 @@ def read_array(weight: Weight) -> np.ndarray:
 
     Raises IntegrityError, OSError.
     """
-    import numpy as np
-
-    data = _joined(weight)
-    return _as_float(np.frombuffer(data, dtype=_NUMPY_DTYPES[weight.dtype]), weight.dtype).reshape(weight.shape)
+    return _as_float(_joined(weight).view(_NUMPY_DTYPES[weight.dtype]), weight.dtype).reshape(weight.shape)
 
 
 def read_rows(weight: Weight, first: int, last: int) -> np.ndarray:

@@ -61,9 +61,10 @@ def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
             f"there is no dict.txt next to {files.checkpoint[0].name}, which names its {rows} embedding rows; put it "
             "there, or name its folder (data=FOLDER)"
         )
-    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, name=files.dictionary.name)
-    pieces = files.sentencepiece
+    pieces, name = files.sentencepiece, files.dictionary.name
     model = None if pieces is None else SentencePieceModel.parse(pieces.read(), name=pieces.name)
+    like = () if model is None else model.pieces[3:]
+    dictionary = Dictionary.parse(files.dictionary.read(), expected_rows=rows, like=like, name=name)
     return build_vocabulary(dictionary, model, rows=rows, bpe=checkpoint.options.get("bpe"))
 
 

@@ -566,7 +566,7 @@ class _Figures:
         import torch
 
         step = max(1, FIGURED_AT_ONCE // max(1, ours.shape[1]))
-        for one, other in zip(ours.split(step), theirs.split(step), strict=True):
+        for one, other in zip(torch.split(ours, step), torch.split(theirs, step), strict=True):
             largest = torch.stack([(one - other).abs().max(), one.abs().max()])
             self._largest = torch.maximum(self._largest, largest)
             a, b = one.double().flatten(), other.double().flatten()

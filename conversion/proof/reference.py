@@ -20,7 +20,7 @@ __all__ = ["Reference", "Step"]
 
 PAD: Final = 1
 EPS: Final = 1e-5
-BAND: Final = 8192
+BAND: Final = 2048  # rows of a tall matrix that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Reference:
         if self._has("sentence_encoder.layer_norm.weight"):
             hidden = self._norm("sentence_encoder.layer_norm", hidden)
         yield Step("features", hidden)
-        chosen = hidden.split(lengths)[:through_head]
+        chosen = torch.split(hidden, lengths)[:through_head]
         if head is not None:
             firsts = torch.stack([text[0] for text in chosen])
             yield Step(f"head {head}", self._classified(f"{self.outer}classification_heads.{head}.", firsts))
@@ -161,7 +161,7 @@ class Reference:
         angles = numbers.unsqueeze(-1) * torch.exp(torch.arange(half) * -(log(10000) / (half - 1)))
         return torch.cat([angles.sin(), angles.cos(), torch.zeros(*numbers.shape, width % 2)], dim=-1)
 
-    def _layer(self, name: str, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    def _layer(self, name: str, hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """One layer; with a norm at the encoder's end the layers normalise before their work, otherwise after it."""
         first, second = (f"{name}self_attn_layer_norm", f"{name}final_layer_norm")
         if not self._has(f"{first}.weight"):
@@ -172,13 +172,13 @@ class Reference:
         hidden = self._norm(first, hidden + self._attention(f"{name}self_attn.", hidden, lengths))
         return self._norm(second, hidden + self._feed_forward(name, hidden))
 
-    def _attention(self, name: str, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    def _attention(self, name: str, hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """The attention of each text to its own tokens."""
         import torch
         from torch.nn.functional import linear
 
         queries, keys, values = (
-            linear(hidden, weight, bias).view(len(hidden), self.heads, -1).transpose(0, 1).split(lengths, dim=1)
+            torch.split(linear(hidden, weight, bias).view(len(hidden), self.heads, -1).transpose(0, 1), lengths, dim=1)
             for weight, bias in self._projections(name)
         )
         mixed = []

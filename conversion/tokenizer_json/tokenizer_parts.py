@@ -194,8 +194,8 @@ def pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, Any] | Non
     removed = WHITE_SPACE & coverage.chars if coverage.byte_pieces else WHITE_SPACE
     if removed:
         splits.append(_split({"Regex": f"[{char_class(removed)}]"}, behavior="Removed"))
-    inner = "".join(piece[:-1] if suffixed else piece[1:] for piece in coverage.scores)
-    if SPACE in coverage.chars and SPACE not in inner:
+    inner = slice(None, -1) if suffixed else slice(1, None)
+    if SPACE in coverage.chars and not any(SPACE in piece[inner] for piece in coverage.scores):
         splits.append(_split({"String": SPACE}, behavior="MergedWithPrevious" if suffixed else "MergedWithNext"))
     return {"type": "Sequence", "pretokenizers": splits} if splits else None
 

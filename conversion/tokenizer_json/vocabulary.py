@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count, islice
+from itertools import chain, count, islice
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TextIO
@@ -315,9 +315,8 @@ def _missing(names: Dictionary, coverage: Coverage) -> tuple[str, ...]:
 
     Pieces with white space inside are left out: texts are cut at it first (see `pre_tokenizer`).
     """
-    candidates = (*coverage.scores, *sorted(coverage.byte_pieces))
-    lacking = set(candidates).difference(names.symbols)
-    return tuple(piece for piece in candidates if piece in lacking and WHITE_SPACE.isdisjoint(piece))
+    candidates = chain(coverage.scores, sorted(coverage.byte_pieces))
+    return tuple(piece for piece in candidates if piece not in names and WHITE_SPACE.isdisjoint(piece))
 
 
 def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
