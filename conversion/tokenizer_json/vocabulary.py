@@ -280,8 +280,12 @@ def _name_slots(names: Dictionary, coverage: Coverage) -> Slots:
     owners = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # the two that no overwrite moves
     slots = Slots(dictionary=names, coverage=coverage)
     known, symbols = coverage.scores, names.symbols
-    rows = zip(symbols, names.indices(symbols), strict=True)
-    odd = [row for row, (symbol, own) in enumerate(rows) if symbol not in known or symbol in owners or own != row]
+    has_doubles = len(names.rows) < len(symbols)
+    odd = [
+        row
+        for row, symbol in enumerate(symbols)
+        if symbol not in known or symbol in owners or (has_doubles and names.index(symbol) != row)
+    ]
     for row in odd:
         symbol = symbols[row]
         slots.names += symbols[len(slots.names) : row]  # these keep their names, as nearly all rows do
@@ -456,7 +460,8 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
     if plan.scores is not None:
         file.write(f'"model": {{"type": "Unigram", "unk_id": {unk_index}, ')
         file.write(f'"byte_fallback": {_json(plan.model.byte_fallback)}, "vocab": [\n')
-        _write_lines(file, map("[{},{!r}]".format, map(encode_basestring, plan.names), plan.scores))
+        pairs = zip(map(encode_basestring, plan.names), map(repr, plan.scores), strict=True)
+        _write_lines(file, map(",".join, pairs), around="[]")
         file.write("]}\n")
         return
     file.write('"model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, ')
@@ -468,11 +473,11 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
     file.write("]}\n")
 
 
-def _write_lines(file: TextIO, entries: Iterable[str]) -> None:
-    """The entries with commas between them."""
-    waiting, separator = iter(entries), ""
-    while some := ",\n".join(islice(waiting, LINES_AT_ONCE)):
-        file.write(separator + some)
+def _write_lines(file: TextIO, entries: Iterable[str], *, around: Sequence[str] = ("", "")) -> None:
+    """The entries with commas between them, each between the two strings `around`."""
+    waiting, (opened, closed), separator = iter(entries), around, ""
+    while some := f"{closed},\n{opened}".join(islice(waiting, LINES_AT_ONCE)):
+        file.write(f"{separator}{opened}{some}{closed}")
         separator = ",\n"
     file.write("\n")
 
