@@ -53,6 +53,27 @@ def test_only_the_last_space_of_a_line_divides_it(line: str, symbol: str) -> Non
     assert parse(f"x 1\n{line}\ny 1\n").symbols[4:] == ("x", symbol, "y")
 
 
+@pytest.mark.parametrize(
+    "odd", ["b 2  ", "b 2\r", "b -2", "b 2 #fairseq:overwrite", "b 12345678901234567890", "b \u0663"]
+)
+def test_an_unusual_line_changes_no_other(odd: str) -> None:
+    """Files of usual lines alone are read at once; the last line may end without a line feed."""
+    lines = ["a b 1", "\x85 1", " 1", "1 1 1", "\u2028 3", "\x0b 1"]
+    usual = parse("\n".join(lines) + "\n")
+    for text in ("\n".join([*lines, odd]), "\n".join([*lines, odd, ""])):
+        assert parse(text).symbols == (*usual.symbols, "b")
+        counts = parse(text).counts
+        assert counts is not None
+        assert counts[:-1] == usual.counts == (1, 1, 1, 1, 1, 1, 1, 1, 3, 1)
+
+
+def test_equal_strings_are_held_once() -> None:
+    like = tuple("".join(letters) for letters in ("ab", "cd"))
+    dictionary = Dictionary.parse(b"ab 2\ncd 1\n", like=like, name="dict.txt")
+    assert all(one is other for one, other in zip(dictionary.symbols[4:], like, strict=True))
+    assert Dictionary.parse(b"cd 2\nab 1\n", like=like, name="dict.txt").symbols[4:] == ("cd", "ab")
+
+
 def test_lines_end_at_universal_newlines_only() -> None:
     assert parse("a 1\r\nb 1\rc 1\n\x85 1\nd\x0b 1\n").symbols[4:] == ("a", "b", "c", "\x85", "d\x0b")
 

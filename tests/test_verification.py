@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from hf_xlmr.conversion.checkpoint.weights import JoinedRows, Stored, Weight
 from hf_xlmr.conversion.mapping.architecture import Wanted
 from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
 from hf_xlmr.conversion.output.safetensors_writer import write_weights
-from hf_xlmr.conversion.proof.parity import verify_folder
+from hf_xlmr.conversion.proof import layerwise, reference
+from hf_xlmr.conversion.proof.parity import FileHashes, verify_folder
 from hf_xlmr.conversion.tokenizer_json.vocabulary import build_vocabulary, write_tokenizer
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model.opened_folder import OpenedFolder
@@ -99,6 +102,58 @@ def test_a_mistake_of_the_map_is_caught_where_it_begins(mistake: str, folder: Pa
         with pytest.raises(ParityError) as caught:
             verify_folder(wrong, wrong_folder)
     assert caught.value.where == where
+
+
+def shift_bias(prepared: Prepared) -> Weights:
+    bias = prepared.plan.weights["lm_head.bias"]
+    assert isinstance(bias, Stored)
+    parts = (bias.rows(1, bias.shape[0]), bias.rows(0, 1))
+    return {**prepared.plan.weights, "lm_head.bias": JoinedRows(bias.dtype, bias.shape, parts)}
+
+
+MISTAKES_OF_THE_HEAD = {"none": None, "shifted": shift_bias, "swapped": swap("layer_norm.weight", "layer_norm.bias")}
+
+
+@pytest.mark.parametrize("bands", [(7, 5), (1 << 14, 1 << 14)], ids=["in bands", "whole"])
+@pytest.mark.parametrize("mistake", MISTAKES_OF_THE_HEAD)
+def test_a_mistake_in_the_logits_is_caught_in_any_bands(
+    mistake: str, bands: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layerwise, "BAND", bands[0])
+    monkeypatch.setattr(reference, "BAND", bands[1])
+    folder = convert("demo", tmp_path / "model", verify=False).output
+    change = MISTAKES_OF_THE_HEAD[mistake]
+    with open_checkpoint("demo") as checkpoint:
+        prepared = prepare(checkpoint, Wanted())
+        if change is None:
+            assert verify_folder(prepared, folder).steps[-1].name == "logits"
+            return
+        wrong = replace(prepared, plan=replace(prepared.plan, weights=change(prepared)))
+        write_weights(wrong.plan.weights, folder, max_shard_size=10**9)
+        with pytest.raises(ParityError) as caught:
+            verify_folder(wrong, folder)
+    assert caught.value.where == "logits"
+
+
+def test_logits_that_transformers_changes_at_the_end_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only the product is compared, though it is put off."""
+    from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLMHead
+
+    monkeypatch.setattr(layerwise, "BAND", 7)
+    forward = XLMRobertaLMHead.forward
+    monkeypatch.setattr(XLMRobertaLMHead, "forward", lambda self, values: forward(self, values) * 2)
+    with pytest.raises(ParityError) as caught:
+        convert("demo", tmp_path / "model")
+    assert caught.value.where == "logits"
+
+
+def test_hashes_are_those_of_the_files_and_end_with_their_block(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    with open_checkpoint(CLASSIFIER) as checkpoint:
+        with FileHashes(checkpoint, folder) as hashes:
+            assert hashes.output == {weights.name: sha256(weights.read_bytes()).hexdigest()}
+            assert hashes.source == {"model.pt": sha256((CLASSIFIER / "model.pt").read_bytes()).hexdigest()}
+        assert not any(thread.name.startswith("hashes") for thread in threading.enumerate())
 
 
 # ---- damage of the folder --------------------------------------------------------------------------------------------

@@ -109,11 +109,11 @@ class _Reader:
             return torch.cat([table[number : number + 1] for number in numbers]).float()
 
     def band(self, first: int, last: int) -> torch.Tensor:
-        """The rows from `first` to before `last`, in float32."""
+        """The rows from `first` to before `last`, as they are stored."""
         from safetensors import safe_open
 
         with safe_open(self.path, framework="pt") as file:
-            return file.get_slice(self.name)[first:last].float()  # type: ignore[no-any-return]
+            return file.get_slice(self.name)[first:last]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class TallProduct:
         self.is_postponed = False
         self.values, self.stand_in = torch.empty(0), torch.empty(0)
         self._weight, self._height = weight, weight.height()
-        self._bias = None if bias is None else bias.band(0, bias.height())
+        self._bias = None if bias is None else bias.band(0, bias.height()).float()
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """The whole product, or its stand-in."""
@@ -224,7 +224,7 @@ class TallProduct:
         from torch.nn.functional import linear
 
         bias = None if self._bias is None else self._bias[first:last]
-        return linear(values, self._weight.band(first, last), bias)
+        return linear(values, self._weight.band(first, last).float(), bias)
 
 
 def tall_product(network: torch.nn.Module) -> TallProduct | None:

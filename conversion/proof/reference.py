@@ -89,12 +89,14 @@ class Reference:
             yield from self._logits(hidden[: sum(map(len, chosen))])
 
     def embedding_bands(self) -> Iterator[torch.Tensor]:
-        """The whole token embedding, some rows at a time, scaled as fairseq scales it."""
+        """The whole token embedding, some rows at a time, scaled as fairseq scales it; as it is stored if it is not."""
+        import torch
+
         table = self.rounded(self.weights[self.root + "sentence_encoder.embed_tokens.weight"])
         scale = sqrt(table.shape[1]) if self.options.get("no_scale_embedding") is False else 1.0
         for first in range(0, table.shape[0], BAND):
-            band = _float32(read_rows(table, first, min(first + BAND, table.shape[0])))
-            yield band if scale == 1.0 else band * scale
+            band = read_rows(table, first, min(first + BAND, table.shape[0]))
+            yield torch.from_numpy(band) if scale == 1.0 else _float32(band) * scale
 
     # ---- weights by name
 
