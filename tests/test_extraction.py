@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ from patience import until
 from places import FIXTURES, SHARED_CHECKPOINTS
 
 from hf_xlmr import XLMR, FeatureExtractor
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import HfXlmrError, InputError
 from hf_xlmr.features.background import handed_over, prefetched
 from hf_xlmr.features.chunks import OnLong, TextTooLong, WindowMaker
 from hf_xlmr.features.kernel_choice import remembered_kernel
@@ -250,7 +253,7 @@ def test_a_kernel_that_the_processor_cannot_run_is_neither_offered_nor_taken(cac
     environment = {"HF_XLMR_CACHE": str(cache_folder), "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
     done = warm_processes.run([sys.executable, "-c", KERNELS_OF_AVX2], env=environment, check=True)
     assert done.stdout.splitlines() == [
-        "float32 plain onednn",
+        "float32 plain onednn onednn-separate",
         "onednn (1, 64)",
         "bfloat16 plain",
         "kernel='onednn': the processor cannot run it in bfloat16; give one of plain",
@@ -538,3 +541,87 @@ def test_what_is_handed_over_is_taken_in_order_and_errors_meet() -> None:
         hand_over(1)
         raise ValueError("a bad row")
     assert published == []  # what was begun is not taken for the whole
+
+
+# ---- straight from the files
+
+STORED = {**{name: NAMES[name] for name in NAMES if not name.startswith("shared-")}, "demo": "demo"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", STORED)
+def test_weights_from_files_give_the_bits_of_a_loaded_network(name: str, dtype: str) -> None:
+    xlmr = XLMR.from_pretrained(STORED[name], dtype=dtype).eval()
+    options: dict[str, Any] = {"layers": (0, 1, -1), "pool": "none", "kernel": "plain", "emulate_dtype": True}
+    expected = FeatureExtractor(xlmr, **options)(TEXTS)
+    found = FeatureExtractor.from_pretrained(STORED[name], dtype=dtype, **options)(TEXTS)
+    for layer in expected:
+        for one, other in zip(found[layer], expected[layer], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("parts", ["sharded", "in float16", "the bare encoder"])
+def test_weights_are_found_however_a_folder_holds_them(demo: XLMR, parts: str, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    loads = AutoModel if parts == "the bare encoder" else AutoModelForMaskedLM
+    dtype = torch.float16 if parts == "in float16" else torch.float32
+    network = loads.from_pretrained(demo.files.folder, dtype=dtype)
+    network.save_pretrained(tmp_path, max_shard_size="500KB" if parts == "sharded" else "5GB")
+    shutil.copytree(demo.files.folder / "fairseq", tmp_path / "fairseq")
+    expected = FeatureExtractor(XLMR.from_pretrained(tmp_path).eval(), kernel="plain")(TEXTS)
+    np.testing.assert_array_equal(FeatureExtractor.from_pretrained(tmp_path, kernel="plain")(TEXTS), expected)
+
+
+ALONE = """
+import sys
+from hf_xlmr import FeatureExtractor
+print(FeatureExtractor.from_pretrained("demo")(["Hello world!"]).shape, "transformers" in sys.modules)
+"""
+
+
+def test_weights_from_files_need_nothing_of_transformers(cache_folder: Path) -> None:
+    environment = {**os.environ, "HF_XLMR_CACHE": str(cache_folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 64) False\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("hidden_act", "silu", r"hidden_act is 'silu': features are computed with gelu"),
+        ("num_attention_heads", 3, r"hidden_size is 64, which is not a multiple of num_attention_heads \(3\)"),
+        ("layer_norm_eps", "small", r"layer_norm_eps is 'small', which is not a number"),
+        ("num_hidden_layers", 5, r"encoder\.layer\.4"),
+        ("intermediate_size", 8, r"intermediate\.dense\.weight \[\d+, 64\], expected \[8, 64\]"),
+    ],
+)
+def test_a_configuration_that_is_not_of_the_weights_is_refused(
+    demo: XLMR, field: str, value: object, told: str, tmp_path: Path
+) -> None:
+    shutil.copytree(demo.files.folder, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), field: value}))
+    with pytest.raises(HfXlmrError, match=told):
+        FeatureExtractor.from_pretrained(tmp_path / "model")
+
+
+def test_damage_in_a_layer_is_an_error_of_the_first_batch(demo: XLMR, tmp_path: Path) -> None:
+    """The layers are read by a thread while the first ones compute; its errors reach the caller."""
+    shutil.copytree(demo.files.folder, tmp_path / "model")
+    extractor = FeatureExtractor.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        extractor(TEXTS)
+
+
+def test_two_threads_may_use_one_extractor(demo: XLMR) -> None:
+    expected = FeatureExtractor(demo, kernel="plain")(TEXTS)
+    extractor = FeatureExtractor.from_pretrained(demo.files.folder, kernel="plain")
+    found: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: found.append(extractor(TEXTS))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(np.array_equal(each, expected) for each in found)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hf_xlmr.conversion.sentence_transformers_folder import SentenceTransformersReport
     from hf_xlmr.doctor.examination import Diagnosis, Finding
     from hf_xlmr.features.bulk_extraction import ExtractionReport
+    from hf_xlmr.features.int8_quality import Int8Quality
     from hf_xlmr.placement.planner import DeviceShare, Placement
     from hf_xlmr.publishing.folder_to_push import FolderToPush
     from hf_xlmr.publishing.pushing import PushReport
@@ -220,9 +221,18 @@ def show_extraction(report: ExtractionReport) -> None:
         "features": f"layer {layers}, {'every token' if report.pool == 'none' else f'pooled by {report.pool}'}",
         "computed in": f"{report.dtype} on {report.device} ({report.kernel} kernel)",
     }
+    if report.int8:
+        shown["cosine to float32"] = _compared(report.int8)
     if not report.truncated:
         del shown["cut off"]
     Console(highlight=False).print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
+
+
+def _compared(quality: Int8Quality) -> str:
+    """The cosines of int8's vectors, on how many they were measured, and what stayed in float32."""
+    found = f"mean {quality.mean:.5f}, lowest {quality.lowest:.5f}, on {quality.vectors} vectors of the first texts"
+    kept = len(quality.float32_products)
+    return f"{found}; {kept} products stayed in float32" if kept else found
 
 
 def _counted_here(report: ExtractionReport) -> str:

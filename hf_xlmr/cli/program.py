@@ -42,6 +42,11 @@ SOURCE_HELP = (
 
 
 Dtype = Enum("Dtype", {"auto": "auto", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}, type=str)
+ExtractDtype = Enum(
+    "ExtractDtype",
+    {"auto": "auto", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8"},
+    type=str,
+)
 
 
 DATA_HELP = "The folder with dict.txt and label/dict.txt, if they are not next to the checkpoint (a data-bin)."
@@ -183,7 +188,11 @@ MaxMemory = Annotated[
     ),
 ]
 PlannedDtype = Annotated[
-    Dtype, typer.Option(help="The type of the weights; auto is the type in which they are stored.")
+    ExtractDtype,
+    typer.Option(
+        help="The type of the weights; auto is the type in which they are stored, int8 what extract computes in on a "
+        "CPU."
+    ),
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
 
@@ -192,7 +201,7 @@ Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding inc
 def plan(
     model: Model,
     max_memory: MaxMemory = None,
-    dtype: PlannedDtype = Dtype.auto,
+    dtype: PlannedDtype = ExtractDtype.auto,
     tokens: Tokens = DEFAULT_TOKENS,
     as_json: AsJson = False,
 ) -> None:
@@ -252,8 +261,15 @@ Pooling = Annotated[
     typer.Option(help="How the vectors of a text's tokens become one vector; none keeps the vector of every token."),
 ]
 ComputeDtype = Annotated[
-    Dtype,
-    typer.Option(help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32."),
+    ExtractDtype,
+    typer.Option(
+        help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32. int8 is "
+        "for CPUs: it is compared with float32 on the first 64 texts."
+    ),
+]
+LeastCosine = Annotated[
+    float,
+    typer.Option(min=-1, max=1, help="With int8: the lowest cosine to float32 that a vector of these texts may have."),
 ]
 EmulateDtype = Annotated[
     bool,
@@ -295,7 +311,8 @@ def extract(
     max_row_size: MaxRowSize = "16MB",
     layers: Layers = "-1",
     pool: Pooling = Pool.mean,
-    dtype: ComputeDtype = Dtype.auto,
+    dtype: ComputeDtype = ExtractDtype.auto,
+    least_cosine: LeastCosine = 0.99,
     emulate_dtype: EmulateDtype = False,
     tokens_per_batch: TokensPerBatch = None,
     max_length: MaxLength = None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +18,7 @@ from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow, TextRow
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import handed_over
+from hf_xlmr.features.int8_quality import INT8, LEAST_COSINE, SAMPLE_TEXTS, Int8Quality
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.folder import FeatureStore
@@ -68,6 +71,8 @@ class ExtractionReport:
     kernel: str
     device: str
     processes: int
+    int8: Int8Quality | None
+    """In int8: how near the vectors of the first texts are to those in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,8 @@ class ExtractionOptions:
     layers: tuple[int, ...] = (-1,)
     pool: str = "mean"
     dtype: str = "auto"
+    least_cosine: float = LEAST_COSINE
+    """In int8: the lowest cosine to float32 that a vector of the first texts may have."""
     emulate_dtype: bool = False
     """Compute in `dtype` also if the processor has no instructions for it, instead of in float32."""
     device: str | None = None
@@ -123,13 +130,13 @@ def extract(
     texts = _opened(source, options)
     _raise_if_read_once(texts, processes, resume=resume)
     _raise_if_within(output, texts)
-    rows = _begun_rows(texts)
+    sample, rows = _begun_rows(texts, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
     _set_threads(notes.get("threads"))
-    extractor = _extractor(files, processes, options, begun=job)
+    extractor = _extractor(files, processes, options, [row.text for row in sample], begun=job)
     layout = _layout(options, extractor, has_ids=texts.has_ids)
-    store = _store(output, _job(files, extractor), layout, processes, resume=resume, overwrite=overwrite)
+    store = _store(output, _job(files, extractor, sample), layout, processes, resume=resume, overwrite=overwrite)
     reader = _Reader(rows, Shards(store.folder, store.layout), _window_maker(extractor, options), processes)
     with _closed_in_the_end(store, processes):
         tally = _made(reader, store, extractor, total=_share_of(texts, processes), progress=progress)
@@ -169,6 +176,7 @@ def _report(
         kernel=extractor.kernel,
         device=str(extractor.device),
         processes=processes.count,
+        int8=extractor.int8,
     )
 
 
@@ -196,10 +204,11 @@ def _share_of(texts: TextInput, processes: Processes) -> int | None:
     return None if texts.count is None else -(-texts.count // processes.count)
 
 
-def _begun_rows(texts: TextInput) -> Iterator[TextRow]:
-    """All rows, the first already read, so that an unreadable input leaves no output behind. Raises BadRow."""
+def _begun_rows(texts: TextInput, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
+    """The first `count` rows and all rows; an unreadable input is found before there is an output. Raises BadRow."""
     rows = iter(texts)
-    return chain(list(islice(rows, 1)), rows)
+    first = list(islice(rows, count))
+    return first, chain(first, rows)
 
 
 def _raise_if_within(output: str | Path, texts: TextInput) -> None:
@@ -229,14 +238,22 @@ def _set_threads(count: object) -> None:
 
 
 def _extractor(
-    files: ModelFiles, processes: Processes, options: ExtractionOptions, *, begun: JsonObject
+    files: ModelFiles,
+    processes: Processes,
+    options: ExtractionOptions,
+    sample: list[str],
+    *,
+    begun: JsonObject,
 ) -> FeatureExtractor:
     """The extractor on the device of this process, with the dtype and the kernel that the first process chose.
 
-    `begun` is the job that is continued, if any. Raises InputError.
+    `sample` are texts to compare int8 on, `begun` is the job that is continued, if any. Raises InputError.
     """
     from hf_xlmr.features.extraction import FeatureExtractor
 
+    is_int8 = options.dtype == INT8
+    if begun.get("dtype") == INT8 and not is_int8:
+        raise InputError("the output was begun in int8: continue it with dtype=int8")
     model = _encoder(files, processes, options, begun)
 
     def made(chosen: str | None) -> FeatureExtractor:
@@ -244,6 +261,9 @@ def _extractor(
             model,
             layers=options.layers,
             pool=options.pool,
+            dtype=INT8 if is_int8 else None,
+            sample=sample if is_int8 else None,
+            least_cosine=options.least_cosine,
             emulate_dtype=True,  # all processes agreed on this dtype
             tokens_per_batch=options.tokens_per_batch,
             max_length=options.max_length,
@@ -274,9 +294,11 @@ def _encoder(files: ModelFiles, processes: Processes, options: ExtractionOptions
 
 def _dtype(options: ExtractionOptions, place: torch.device, processes: Processes, begun: Mapping[str, object]) -> str:
     """The name of the dtype of all processes, and of the job that is continued, if any. Raises InputError."""
+    import torch
+
     from hf_xlmr.model.precision import DTYPES, device_name, dtype_name, is_native, wanted_dtype, without_emulation
 
-    wanted = wanted_dtype(options.dtype, place)
+    wanted = torch.float32 if options.dtype == INT8 else wanted_dtype(options.dtype, place)
 
     def is_refused(name: object) -> bool:
         dtype = DTYPES.get(name) if isinstance(name, str) else None
@@ -361,8 +383,8 @@ def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids:
     )
 
 
-def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, object]:
-    """Everything except the texts that the features depend on."""
+def _job(files: ModelFiles, extractor: FeatureExtractor, sample: list[TextRow]) -> dict[str, object]:
+    """Everything except the texts that the features depend on; in int8 they depend on its sample too."""
     import torch
 
     from hf_xlmr.model.precision import device_name, dtype_name
@@ -378,7 +400,13 @@ def _job(files: ModelFiles, extractor: FeatureExtractor) -> dict[str, object]:
         "on_long": extractor.texts.on_long.value,
         "hf_xlmr": __version__,
         "torch": torch.__version__,
+        **({"sample": _digest(sample)} if extractor.int8 else {}),
     }
+
+
+def _digest(sample: list[TextRow]) -> str:
+    """The SHA-256 of the texts of a sample."""
+    return sha256(json.dumps([row.text for row in sample]).encode()).hexdigest()
 
 
 # ---- from rows to shards ---------------------------------------------------------------------------------------------

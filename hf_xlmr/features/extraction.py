@@ -20,15 +20,8 @@ from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoined
 from hf_xlmr.features.encoder_weights import EncoderWeights, TextEncoder
 from hf_xlmr.features.int8_linear import raise_if_no_int8
-from hf_xlmr.features.int8_network import (
-    INT8,
-    LEAST_COSINE,
-    Int8Quality,
-    TooFarFromFloat32,
-    quality,
-    quantized_network,
-    sample_inputs,
-)
+from hf_xlmr.features.int8_network import quality, quantized_network, sample_inputs
+from hf_xlmr.features.int8_quality import INT8, LEAST_COSINE, Int8Quality, TooFarFromFloat32
 from hf_xlmr.features.kernel_choice import remembered_kernel
 from hf_xlmr.features.linear_kernels import ACTIVATIONS, KERNELS, offered_kernels
 from hf_xlmr.features.packed_network import PackedInputs, PackedNetwork

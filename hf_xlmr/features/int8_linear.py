@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +22,6 @@ SYMMETRIC: Final = 128  # the input that stands for 0, unless inputs are nearly 
 SHARE: Final = 0.5  # of the difference between channels that goes from the inputs to the weights (SmoothQuant's alpha)
 SMALLEST: Final = 1e-12
 PROBE: Final = (32, 256, 256)  # rows, out, in of the product by which a processor is tried
-TRIALS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Int8Linear:
         """Quantize `weights`, (out, in) each, side by side, for inputs in the range of the sample."""
         joined = torch.cat([each.float() for each in weights])
         self._bias = torch.cat([each.float() for each in biases])
-        self._activation = activation
+        self._activation = ACTIVATIONS[activation]
         factors = _factors(joined, inputs)
         self._inverse = 1 / factors
         self._zero = _zero_point(inputs.lowest * self._inverse, inputs.largest * self._inverse)
@@ -86,23 +84,18 @@ class Int8Linear:
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """The activation of the product, (tokens, out)."""
-        if self._activation == "gelu":
-            return self._by_band(values, lambda part, _rows: torch.ops.aten.gelu.out(part, out=part))
-        return ACTIVATIONS[self._activation](self._by_band(values))
+        return self._by_band(values, lambda part, _rows: self._activation(part))
 
     def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """The product and `residual` together, without an activation."""
         return self._by_band(values, lambda part, rows: part.add_(residual[rows]))
 
-    def _by_band(
-        self, values: torch.Tensor, then: Callable[[torch.Tensor, slice], object] | None = None
-    ) -> torch.Tensor:
+    def _by_band(self, values: torch.Tensor, then: Callable[[torch.Tensor, slice], object]) -> torch.Tensor:
         found = values.new_empty(len(values), len(self._bias))
         for start in range(0, len(values), BAND):
             rows = slice(start, start + BAND)
             self._product(values[rows], found[rows])
-            if then is not None:
-                then(found[rows], rows)
+            then(found[rows], rows)
         return found
 
     def _product(self, values: torch.Tensor, found: torch.Tensor) -> None:
@@ -149,16 +142,11 @@ def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def raise_if_no_int8(device: torch.device) -> None:
-    """Raise InputError unless the device multiplies 8-bit integers exactly, and faster than float32."""
+    """Raise InputError unless the device is a CPU on which PyTorch multiplies 8-bit integers."""
     if device.type != "cpu":
         raise InputError(f"int8 is for CPUs, and the model is on {device}: use bfloat16 there")
     if _largest_weight() == 0:
         raise InputError("this build of PyTorch cannot multiply 8-bit integers here: use float32 or bfloat16")
-    if not _is_fast():
-        raise InputError(
-            "oneDNN has no fast product of 8-bit integers for this processor's instructions: use float32, or older "
-            "instructions, which have one on some processors (ONEDNN_MAX_CPU_ISA=AVX2 in the environment)"
-        )
 
 
 @cache
@@ -181,26 +169,3 @@ def _is_exact(weight: int) -> bool:
     except (AttributeError, RuntimeError):
         return False
     return bool((sums == LEVELS * weight * into).all())
-
-
-@cache
-def _is_fast() -> bool:
-    """Whether a small product takes less time than in float32, as the shortest of some trials."""
-    rows, out, into = PROBE
-    with torch.inference_mode():
-        packed = torch.ops.onednn.qlinear_prepack(torch.ones(out, into, dtype=torch.int8), [rows, into])
-        scales, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int32)
-        integers = torch.ones(rows, into, dtype=torch.uint8)
-        numbers, matrix = torch.ones(rows, into), torch.ones(out, into)
-        eight = _shortest(lambda: _product(integers, 0, packed, scales, zeros))
-        return eight < 2 * _shortest(lambda: torch.nn.functional.linear(numbers, matrix))
-
-
-def _shortest(run: Callable[[], object]) -> float:
-    run()
-    took = []
-    for _ in range(TRIALS):
-        start = time.perf_counter()
-        run()
-        took.append(time.perf_counter() - start)
-    return min(took)

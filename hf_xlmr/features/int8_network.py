@@ -10,21 +10,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hf_xlmr.errors import InputError
 from hf_xlmr.features.encoder_weights import EncoderWeights
 from hf_xlmr.features.int8_linear import InputRange, Int8Linear, Recorder
+from hf_xlmr.features.int8_quality import INT8, SAMPLE_TEXTS, Int8Quality
 from hf_xlmr.features.linear_kernels import Linear, PlainLinear
 from hf_xlmr.features.packed_network import Layer, PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import pack
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
-__all__ = ["INT8", "LEAST_COSINE", "Int8Quality", "TooFarFromFloat32", "quality", "quantized_network", "sample_inputs"]
+__all__ = ["quality", "quantized_network", "sample_inputs"]
 
-INT8: Final = "int8"
-SAMPLE_TEXTS: Final = 64
 SAMPLE_LENGTH: Final = 64  # tokens of a text that are compared
 LARGEST_ERROR: Final = 0.05  # of a product's outputs, relative; a product with more stays in float32
-LEAST_COSINE: Final = 0.99
 SENTENCES: Final = (  # Universal Declaration of Human Rights, article 1
     "All human beings are born free and equal in dignity and rights.",
     "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
@@ -43,35 +40,6 @@ SENTENCES: Final = (  # Universal Declaration of Human Rights, article 1
     "כל בני האדם נולדו בני חורין ושווים בערכם ובזכויותיהם.",
     "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ",
 )
-
-
-class TooFarFromFloat32(InputError):
-    """An encoder in int8 whose vectors differ from float32's by more than was allowed."""
-
-    def __init__(self, quality: Int8Quality, least_cosine: float) -> None:
-        """Carry what was measured, and the lowest cosine that was allowed."""
-        self.quality, self.least_cosine = quality, least_cosine
-        super().__init__(
-            f"in int8 the lowest cosine to float32 is {quality.lowest:.4f} on {quality.vectors} vectors of the sample "
-            f"(mean {quality.mean:.4f}), and {least_cosine:g} was asked for; most is lost in layer "
-            f"{quality.worst_layer}: use float32, or allow a lower cosine"
-        )
-
-
-@dataclass(frozen=True)
-class Int8Quality:
-    """How near the vectors of a sample in int8 are to those in float32."""
-
-    mean: float
-    """The mean cosine."""
-    lowest: float
-    """The lowest cosine."""
-    vectors: int
-    """The number of vectors that were compared."""
-    worst_layer: int
-    """The layer, from 1, that adds most to the difference."""
-    float32_products: tuple[str, ...]
-    """The products that stayed in float32, such as `3.down`, since int8 would have changed their outputs too much."""
 
 
 @dataclass

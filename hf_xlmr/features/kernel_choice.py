@@ -36,11 +36,12 @@ def remembered_kernel(
     tokens = min(tokens, MEASURED)
     if device.type != "cpu" or hidden * intermediate * tokens < TOO_SMALL:
         return PLAIN
-    facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation]
+    offered = offered_kernels(dtype, device)
+    facts = [device_name(device), torch.__version__, hidden, intermediate, tokens, str(dtype), activation, offered]
     path = cache_folder() / KERNELS / sha256(json.dumps(facts).encode()).hexdigest()
     try:
         kernel = str(strict_json(path.read_bytes())["kernel"])
-        if kernel in offered_kernels(dtype, device):
+        if kernel in offered:
             return kernel
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -16,6 +16,8 @@ from hf_xlmr.model.families import BASE_SIZES, FAMILIES, LAYER_LINEARS, PRE_NORM
 __all__ = [
     "DTYPE_BYTES",
     "HEAD_PARTS",
+    "INT8",
+    "PLANNED_BYTES",
     "POSITION_OFFSET",
     "RELEASE_CONFIGS",
     "Block",
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+INT8: Final = "int8"
+PLANNED_BYTES: Final = {**DTYPE_BYTES, INT8: 4}
+"""Also of what is not a product, where the products of layers are in int8."""
 HEAD_PARTS: Final = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
 """The weights of a classification head as fairseq names them."""
 CONFIG: Final = "config.json"
@@ -54,8 +59,15 @@ class Tensor(NamedTuple):
         return prod(self.sizes)
 
     def nbytes(self, dtype: str) -> int:
-        """Its bytes with weights of `dtype`."""
-        return self.numbers * (BUFFER_BYTES if self.is_buffer else DTYPE_BYTES[dtype])
+        """Its bytes with weights of `dtype`; in int8 the matrices of layers have a scale for each row and column."""
+        if dtype == INT8 and self.is_product:
+            return self.numbers + PLANNED_BYTES[INT8] * sum(self.sizes)
+        return self.numbers * (BUFFER_BYTES if self.is_buffer else PLANNED_BYTES[dtype])
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a matrix of a layer."""
+        return ".layer." in self.name and len(self.sizes) == 2
 
 
 class Block(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 
 from hf_xlmr.errors import InputError, first_of
 from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, format_size, in_order
-from hf_xlmr.model.model_shape import DTYPE_BYTES, Block, ModelShape
+from hf_xlmr.model.families import Task
+from hf_xlmr.model.model_shape import DTYPE_BYTES, INT8, PLANNED_BYTES, Block, ModelShape
 
 __all__ = [
     "DEFAULT_TOKENS",
@@ -134,17 +135,23 @@ def lay_out(
     cannot hold to the disk; such blocks are computed on the first GPU, which then keeps room for the largest of them.
     Without GPUs, or where no GPU holds the embeddings, the CPU computes.
 
-    `dtype` auto is the stored one, `tokens` are those of a batch, padding included, `attention` is sdpa or eager.
+    `dtype` auto is the stored one; int8 is what FeatureExtractor computes in, the bare encoder on the CPU alone.
+    `tokens` are those of a batch, padding included, `attention` is sdpa or eager.
     Raises InputError.
     """
     wanted = shape.dtype if dtype == "auto" else dtype
-    if wanted not in DTYPE_BYTES:
-        raise InputError(f"{wanted:.40} is none of the dtypes auto, {', '.join(DTYPE_BYTES)}")
+    if wanted not in PLANNED_BYTES:
+        raise InputError(f"{wanted:.40} is none of the dtypes auto, {', '.join(PLANNED_BYTES)}")
     if not 1 <= tokens <= MOST_TOKENS:
         raise InputError(f"a batch has from 1 to {MOST_TOKENS:,} tokens, not {tokens!s:.40}")
     if attention not in ("sdpa", "eager"):
         raise InputError(f"{attention:.40} is none of the ways of attention sdpa and eager")
     budgets = in_order(max_memory)
+    if wanted == INT8:
+        shape = replace(shape, task=Task.ENCODER, has_pooler=False)
+        budgets = {device: budget for device, budget in budgets.items() if device == CPU}
+        if not budgets:
+            raise InputError("int8 is computed on a CPU, and max_memory has none")
     if len(budgets) > MOST_DEVICES:
         raise InputError(f"{len(budgets)} devices are given; hf-xlmr plans for at most {MOST_DEVICES}")
     task = _Task(shape, wanted, tokens, attention)
@@ -161,7 +168,7 @@ def activation_bytes(shape: ModelShape, *, tokens: int, dtype: str, attention: s
     keeps no scores; eager attention takes 2nSAs more in attention, nSAs in the feed-forward and s times the mask.
     The head takes (nV + 4nH)s. All are upper bounds of what PyTorch keeps alive at once.
     """
-    item, length = DTYPE_BYTES[dtype], min(tokens, shape.longest_text)
+    item, length = PLANNED_BYTES[dtype], min(tokens, shape.longest_text)
     states, mask = tokens * shape.hidden * item, tokens * length * (1 if attention == "sdpa" else item)
     scores = 0 if attention == "sdpa" else tokens * length * shape.attention_heads * item
     feed_forward = 5 * states + 2 * tokens * shape.intermediate * item + scores
@@ -410,7 +417,7 @@ def _suggestions(task: _Task, budgets: _Budgets) -> Iterator[str]:
     """Each single change that makes it fit, and each with half the bytes if none does; all were tried."""
     changes = list(_changes(task, budgets))
     half = replace(task, dtype=HALF)
-    if DTYPE_BYTES[task.dtype] > DTYPE_BYTES[HALF]:
+    if task.dtype != INT8 and DTYPE_BYTES[task.dtype] > DTYPE_BYTES[HALF]:
         if _lay_out(half, budgets).fits:
             changes.insert(0, f"It fits in {HALF} ({format_size(half.shape.nbytes(HALF))} of weights).")
         elif tokens := _fewer_tokens(half, budgets):
