@@ -42,6 +42,8 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.features.chunks": {"numpy"},
     "hf_xlmr.features.extraction": {"numpy", "torch"},
     "hf_xlmr.features.kernel_choice": {"torch"},
+    "hf_xlmr.features.int8_linear": {"torch"},
+    "hf_xlmr.features.int8_network": {"numpy", "torch"},
     "hf_xlmr.features.linear_kernels": {"torch"},
     "hf_xlmr.features.packed_network": {"numpy", "torch"},
     "hf_xlmr.features.packing": {"numpy"},
