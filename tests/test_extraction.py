@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
+import pickle
 import random
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -610,9 +613,47 @@ def test_damage_in_a_layer_is_an_error_of_the_first_batch(demo: XLMR, tmp_path: 
     """The layers are read by a thread while the first ones compute; its errors reach the caller."""
     shutil.copytree(demo.files.folder, tmp_path / "model")
     extractor = FeatureExtractor.from_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(OSError, match=r"model\.safetensors"):
-        extractor(TEXTS)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"model\.safetensors"):
+            extractor(TEXTS)
+    (tmp_path / "elsewhere").rename(weights)
+    np.testing.assert_array_equal(extractor(TEXTS), FeatureExtractor.from_pretrained(tmp_path / "model")(TEXTS))
+
+
+def test_an_extractor_holds_no_loaded_network_and_no_thread(demo: XLMR) -> None:
+    xlmr = XLMR.from_pretrained(demo.files.folder).eval()
+    network = weakref.ref(xlmr.model.base)
+    extractor = FeatureExtractor(xlmr, kernel="plain")
+    del xlmr
+    gc.collect()
+    assert network() is None and extractor(["a"]).shape == (1, 64)
+    part = FeatureExtractor.from_pretrained(demo.files.folder, layers=1)
+    part(["a"])
+    held = weakref.ref(part.network)
+    del part
+    gc.collect()
+    assert held() is None
+    until(lambda: all(thread.name != "prefetch" for thread in threading.enumerate()), otherwise="a thread still reads")
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_copy_of_an_extractor_computes_the_same(demo: XLMR, read: bool) -> None:
+    """`datasets` makes one for a fingerprint, and for each of its processes."""
+    extractor = FeatureExtractor.from_pretrained(demo.files.folder, kernel="plain")
+    if read:
+        extractor(["a"])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(extractor))(TEXTS), extractor(TEXTS))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float64", "float16"])
+def test_from_pretrained_takes_the_dtypes_of_the_device(demo: XLMR, dtype: str) -> None:
+    wanted = native_dtype(CPU) if dtype == "auto" else getattr(torch, dtype)
+    found = FeatureExtractor.from_pretrained(
+        demo.files.folder, dtype=dtype, device_map="auto", max_memory={"cpu": "1GB"}
+    )
+    assert found.dtype == (wanted if is_native(wanted, CPU) else torch.float32)
 
 
 def test_two_threads_may_use_one_extractor(demo: XLMR) -> None:

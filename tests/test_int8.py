@@ -156,6 +156,29 @@ def test_vectors_that_are_too_far_from_float32_are_refused_with_the_numbers() ->
     assert caught.value.least_cosine == 1.0 and caught.value.quality.worst_layer in range(1, 5)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"least_cosine": float("nan")}, r"least_cosine=nan: give a number from -1 to 1"),
+        ({"least_cosine": "0.9"}, r"least_cosine='0.9': give a number"),
+        ({"sample": "one text"}, r"give a list of texts, not one text"),
+        ({"sample": []}, r"sample: give at least one text"),
+        ({"kernel": "plain"}, r"kernel='plain': products in int8 have a kernel of their own"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        FeatureExtractor.from_pretrained("demo", dtype="int8", **options)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    xlmr = XLMR.from_pretrained("demo").eval()
+    with torch.no_grad():
+        xlmr.model.base.encoder.layer[0].output.dense.weight[0, 0] = float("nan")
+    with pytest.raises(TooFarFromFloat32, match=r"the lowest cosine to float32 is nan"):
+        FeatureExtractor(xlmr, dtype="int8", least_cosine=-1)
+
+
 def test_the_embeddings_alone_are_exact() -> None:
     extractor = FeatureExtractor.from_pretrained("demo", dtype="int8", layers=(0,))
     assert extractor.int8 is not None and extractor.int8.lowest > 1 - 1e-6

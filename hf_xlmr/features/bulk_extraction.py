@@ -262,7 +262,7 @@ def _extractor(
             layers=options.layers,
             pool=options.pool,
             dtype=INT8 if is_int8 else None,
-            sample=sample if is_int8 else None,
+            sample=sample or None,
             least_cosine=options.least_cosine,
             emulate_dtype=True,  # all processes agreed on this dtype
             tokens_per_batch=options.tokens_per_batch,

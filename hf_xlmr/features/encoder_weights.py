@@ -145,11 +145,13 @@ class _StoredEncoder:
 
     def weight(self, name: str) -> torch.Tensor:
         source, place = self._place(name)
-        return source.on_cpu(self.dtype) if str(place) == CPU else source.mapped().to(place, self.dtype)
+        with told_plainly():
+            return source.on_cpu(self.dtype) if str(place) == CPU else source.mapped().to(place, self.dtype)
 
     def table(self, name: str) -> torch.Tensor:
         source, place = self._place(name)
-        return source.mapped() if str(place) == CPU else self.weight(name)
+        with told_plainly():
+            return source.mapped() if str(place) == CPU else self.weight(name)
 
     def _place(self, name: str) -> tuple[StoredWeight, Any]:
         return self.sources[self.base + name], place_of(self.device_map, self.base + name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from itertools import pairwise
@@ -28,8 +28,7 @@ from hf_xlmr.features.packed_network import PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import PackedBatch, pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
 from hf_xlmr.features.store.files import column_names
-from hf_xlmr.files.memory import CPU
-from hf_xlmr.model.precision import dtype_name, wanted_dtype, without_emulation
+from hf_xlmr.model.precision import dtype_name, native_dtype, wanted_dtype, without_emulation
 from hf_xlmr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ Step = TypeVar("Step")
 
 TOKENS_PER_WINDOW: Final = 1 << 19
 TOKENS_PER_WINDOW_UNPOOLED: Final = 1 << 16  # the vector of each is kept in memory
-CUDA: Final = "cuda"
+AUTO: Final = "auto"
 KEPT_BYTES: Final = 1 << 27  # the most bytes of the vectors of one text's tokens
 TOKENS_PER_BATCH: Final = {"cpu": 2048, "cuda": 16384}
 MOST_TOKENS: Final = 1 << 20  # in a batch: XLM-R base has 12 GB of intermediate values for so many
@@ -131,13 +130,14 @@ class FeatureExtractor:
         self.is_one_layer = _is_number(layers)
         self.layers = _numbers(layers, model.weights.layers + 1)
         self.int8: Int8Quality | None = None
+        _raise_if_not_computed(model.weights.activation)
         if dtype == INT8:
-            self.network, self.int8 = self._int8(model, sample)
-            if self.int8.lowest < least_cosine:
+            self.network, self.int8 = self._int8(model, sample, kernel)
+            if not self.int8.lowest >= _cosine(least_cosine):  # nor if it is no number, as of weights that are none
                 raise TooFarFromFloat32(self.int8, least_cosine)
         else:
             chosen = _dtype(model.weights, dtype, emulate=emulate_dtype)
-            self.network = _network(model.weights, chosen, kernel, self.tokens_per_batch)
+            self.network = _network(model.weights, chosen, kernel, self.tokens_per_batch, most=max(self.layers))
         self.texts = WindowMaker(
             model.tokenizer,
             max_length=_within(max_length, "max_length", least=SHORTEST, most=model.weights.longest_text),
@@ -165,18 +165,21 @@ class FeatureExtractor:
         """Load what `XLMR.from_pretrained` loads, for features alone: without Transformers' classes, so in less time.
 
         The first layers compute while the last are still read. On a CPU the embeddings stay mapped from the folder's
-        files, which may not be overwritten in place meanwhile. `options` are those of the class. Raises InputError,
-        IntegrityError.
+        files, which may not be overwritten in place meanwhile. `dtype` "auto" is what the device multiplies natively,
+        as in `extract`; `options` are those of the class. Raises InputError, IntegrityError.
         """
         from hf_xlmr.hub_interface.loading import find_model
         from hf_xlmr.hub_interface.network import Placing, plan_loading
 
-        is_int8 = dtype == INT8
-        main = torch.device(device or (CPU if device_map is None else CUDA))
-        wanted = torch.float32 if is_int8 else wanted_dtype(dtype, main)
-        placing = Placing(dtype=wanted, device=device, device_map=device_map, max_memory=max_memory)
+        is_int8, is_auto = dtype == INT8, dtype == AUTO
+        given = torch.float32 if is_int8 or is_auto else dtype
+        placing = Placing(dtype=given, device=device, device_map=device_map, max_memory=max_memory)
         files = find_model(model_name_or_path, checkpoint_file=checkpoint_file, revision=revision, progress=progress)
-        model = TextEncoder.of_files(files, plan_loading(files, placing))
+        plan = plan_loading(files, placing)
+        wanted = native_dtype(plan.main) if is_auto else getattr(torch, plan.dtype)
+        if not options.get("emulate_dtype"):
+            wanted = without_emulation(wanted, plan.main)
+        model = TextEncoder.of_files(files, plan_loading(files, replace(placing, dtype=wanted)))
         return cls(model, dtype=INT8 if is_int8 else None, **options)
 
     @property
@@ -192,7 +195,7 @@ class FeatureExtractor:
     @property
     def width(self) -> int:
         """The number of components of a vector."""
-        return self.network.weights.hidden
+        return self.network.width
 
     @property
     def is_unpooled(self) -> bool:
@@ -261,9 +264,16 @@ class FeatureExtractor:
             return TOKENS_PER_WINDOW_UNPOOLED // len(self.layers)
         return TOKENS_PER_WINDOW
 
-    def _int8(self, model: TextEncoder, sample: Sequence[str] | None) -> tuple[PackedNetwork, Int8Quality]:
-        """The network in int8, and how near its vectors of the sample are to float32's."""
+    def _int8(
+        self, model: TextEncoder, sample: Sequence[str] | None, kernel: str | None
+    ) -> tuple[PackedNetwork, Int8Quality]:
+        """The network in int8, and how near its vectors of the sample are to float32's. Raises InputError."""
         raise_if_no_int8(self.device)
+        if kernel not in (None, INT8):
+            raise InputError(f"kernel={kernel!r:.40}: products in int8 have a kernel of their own, leave it out")
+        sample = None if sample is None else _sequence(sample)
+        if sample == []:
+            raise InputError("sample: give at least one text, or leave it out")
         inputs = sample_inputs(model.tokenizer, sample, self.device)
         network, exact, losses = quantized_network(model.weights, inputs, layers=self.layers)
         near = network.hidden_states(inputs, layers=self.layers)
@@ -441,11 +451,23 @@ def _dtype(weights: EncoderWeights, dtype: torch.dtype | str | None, *, emulate:
     return wanted if emulate else without_emulation(wanted, weights.device)
 
 
-def _network(weights: EncoderWeights, dtype: torch.dtype, kernel: str | None, tokens: int) -> PackedNetwork:
-    """The network for packed batches. Raises InputError."""
-    if weights.activation not in ACTIVATIONS:
-        known = ", ".join(name for name in ACTIVATIONS if name != "none")
-        raise InputError(f"hidden_act is {weights.activation!r:.40}: features are computed with {known}")
+def _raise_if_not_computed(activation: str) -> None:
+    known = [name for name in ACTIVATIONS if name != "none"]
+    if activation not in known:
+        raise InputError(f"hidden_act is {activation!r:.40}: features are computed with {', '.join(known)}")
+
+
+def _cosine(value: object) -> float:
+    """`value`, the lowest cosine that is allowed. Raises InputError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value <= 1:
+        raise InputError(f"least_cosine={value!r:.40}: give a number from -1 to 1")
+    return value
+
+
+def _network(
+    weights: EncoderWeights, dtype: torch.dtype, kernel: str | None, tokens: int, *, most: int
+) -> PackedNetwork:
+    """The network for packed batches, up to layer `most`. Raises InputError."""
     offered = offered_kernels(dtype, weights.device)
     if kernel not in (None, *offered):
         why = f"the processor cannot run it in {dtype_name(dtype)}; " if kernel in KERNELS else ""
@@ -458,7 +480,7 @@ def _network(weights: EncoderWeights, dtype: torch.dtype, kernel: str | None, to
         device=weights.device,
         activation=weights.activation,
     )
-    return PackedNetwork(weights, dtype=dtype, kernel=chosen)
+    return PackedNetwork(weights, dtype=dtype, kernel=chosen, most=most)
 
 
 def _member(choices: type[Choice], option: str, value: Choice | str) -> Choice:

@@ -60,7 +60,7 @@ def sample_inputs(tokenizer: ExactTokenizer, texts: Sequence[str] | None, device
 
     Raises InputError for a text that the tokenizer refuses.
     """
-    ids, lengths = tokenizer.flat_ids(list(texts or SENTENCES)[:SAMPLE_TEXTS])
+    ids, lengths = tokenizer.flat_ids(list(SENTENCES if texts is None else texts)[:SAMPLE_TEXTS])
     rows = [row[:SAMPLE_LENGTH] for row in np.split(ids, np.cumsum(lengths)[:-1])]
     sizes = np.array([len(row) for row in rows])
     (batch,) = pack(sizes, tokens_per_batch=int(sizes.sum()))
@@ -74,7 +74,8 @@ def quantized_network(
 
     Memory holds the network in int8 and one layer in float32. Raises IntegrityError.
     """
-    network = PackedNetwork(weights, dtype=torch.float32, kernel=INT8, layers=[])
+    made: list[Layer] = []
+    network = PackedNetwork(weights, dtype=torch.float32, kernel=INT8, layers=made)
     losses, found = _Losses(), {}
     with torch.inference_mode():
         exact = near = network.embedded(sample)
@@ -86,7 +87,7 @@ def quantized_network(
             exact = _recording(weights, number, inputs)(exact, sample)
             layer = _quantized(weights, number, inputs, losses)
             near = layer(near, sample)
-            network.append(layer)
+            made.append(layer)
             losses.by_layer.append(float(1 - functional.cosine_similarity(exact[:tokens], near[:tokens]).mean()))
             if number in layers:
                 found[number] = network.finished(exact, number)[:tokens]

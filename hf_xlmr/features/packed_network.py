@@ -56,52 +56,78 @@ class PackedInputs:
         return self._boundaries[device]
 
 
+class ComingLayers:
+    """The layers of an encoder whose weights are in files: a thread reads the next ones while the last one computes."""
+
+    def __init__(self, weights: EncoderWeights, dtype: torch.dtype, kernel: str, most: int) -> None:
+        """Make up to `most` layers."""
+        self._weights, self._dtype, self._kernel, self._most = weights, dtype, kernel, most
+        self._ready: list[Layer] = []
+        self._coming: Iterator[Layer] | None = None
+        self._lock = Lock()
+
+    def __getitem__(self, index: int) -> Layer:
+        """Layer `index`, from 0, as soon as it and those before it are read. Raises IntegrityError."""
+        with self._lock:
+            while len(self._ready) <= index:
+                self._coming = self._coming or prefetched(self.made(len(self._ready) + 1), depth=LAYERS_AHEAD)
+                try:
+                    self._ready.append(next(self._coming))
+                except BaseException:
+                    self._coming = None  # it has ended: the next call reads on
+                    raise
+            return self._ready[index]
+
+    def __reduce__(self) -> tuple[type[list[Layer]], tuple[list[Layer]]]:
+        """A copy in another process has all layers."""
+        self[self._most - 1]
+        return list, (self._ready,)
+
+    def made(self, first: int) -> Iterator[Layer]:
+        """Make the layers from `first` on, one at a time."""
+        return _made(self._weights, self._dtype, self._kernel, range(first, self._most + 1))
+
+
+def _made(weights: EncoderWeights, dtype: torch.dtype, kernel: str, numbers: range) -> Iterator[Layer]:
+    """Layers by number; the thread that iterates over them holds no network, so that one that is deleted ends it."""
+
+    def make(name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str) -> Linear:
+        del name  # all products of a layer have one kernel
+        return KERNELS[kernel](matrices, biases, activation=activation)
+
+    for number in numbers:
+        with torch.inference_mode():
+            layer = Layer(weights, number, dtype, make)
+        yield layer
+
+
 class PackedNetwork:
     """An encoder of one of the three families, computed without padding and without gradients."""
 
     def __init__(
-        self, weights: EncoderWeights, *, dtype: torch.dtype, kernel: str = PLAIN, layers: list[Layer] | None = None
+        self,
+        weights: EncoderWeights,
+        *,
+        dtype: torch.dtype,
+        kernel: str = PLAIN,
+        most: int | None = None,
+        layers: list[Layer] | None = None,
     ) -> None:
-        """Compute with `weights` in `dtype`, with the kernel of that name, or with `layers` that were made already.
+        """Compute with `weights` in `dtype` up to layer `most`, with the kernel of that name, or with ready `layers`.
 
         The plain kernel shares weights that are in memory; others hold re-ordered copies of the layers' weights. What
         is still in files is read by a thread while the first layers compute.
         """
-        self.weights, self.dtype, self.kernel = weights, dtype, kernel
-        self._growing = Lock()
+        self.width, self.layer_count = weights.hidden, weights.layers
+        """The number of layers does not count the embeddings."""
+        self.dtype, self.kernel = dtype, kernel
         with torch.inference_mode():
             self._embeddings = _Embeddings(weights, dtype)
             self._final_norm = _Norm.of(weights, weights.family.final_norm, dtype)
-        self._layers = layers or (list(self._made()) if weights.is_in_memory and layers is None else [])
-        self._coming = prefetched(self._made(), depth=LAYERS_AHEAD)
-
-    def _made(self) -> Iterator[Layer]:
-        for number in range(1, self.weights.layers + 1):
-            with torch.inference_mode():
-                layer = Layer(self.weights, number, self.dtype, self._linear)
-            yield layer
-
-    def _linear(
-        self, name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str
-    ) -> Linear:
-        del name  # all products of a layer have one kernel
-        return KERNELS[self.kernel](matrices, biases, activation=activation)
-
-    def append(self, layer: Layer) -> None:
-        """Compute with `layer` after those that are there."""
-        self._layers.append(layer)
-
-    def _layer(self, number: int) -> Layer:
-        """Layer `number`, from 1, as soon as it and those before it are read."""
-        with self._growing:
-            while len(self._layers) < number:
-                self._layers.append(next(self._coming))
-        return self._layers[number - 1]
-
-    @property
-    def layer_count(self) -> int:
-        """The number of layers, without the embeddings."""
-        return self.weights.layers
+        coming = ComingLayers(weights, dtype, kernel, weights.layers if most is None else most)
+        if layers is None:
+            layers = list(coming.made(1)) if weights.is_in_memory else None
+        self._layers: list[Layer] | ComingLayers = coming if layers is None else layers
 
     @torch.inference_mode()
     def hidden_states(self, inputs: PackedInputs, *, layers: Collection[int]) -> dict[int, torch.Tensor]:
@@ -114,7 +140,7 @@ class PackedNetwork:
         found = {}
         for number in range(max(layers) + 1):
             if number:
-                values = self._layer(number)(values, inputs)
+                values = self._layers[number - 1](values, inputs)
             if number in layers:
                 found[number] = self.finished(values, number)[: inputs.batch.tokens]
         return found

@@ -57,6 +57,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
         "a number of 0 or more",
         lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
     ),
+    "hidden_act": ("a name", lambda value: isinstance(value, str)),
     "pad_token_id": ("a whole number or null", lambda value: value is None or type(value) is int),
 }
 """What must hold of a field that changes the answers.

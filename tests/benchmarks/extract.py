@@ -164,12 +164,63 @@ def exported(folder: Path) -> Path:
 
 
 def onnx_runtime(folder: Path, dtype: str, device: str) -> Encode:
+    return in_onnx_runtime(folder, exported(folder))
+
+
+def in_onnx_runtime(folder: Path, file: Path) -> Encode:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-    session = onnxruntime.InferenceSession(exported(folder), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return in_sorted_batches(folder, lambda inputs: session.run(None, inputs)[0])
+
+
+def fused_onnx_runtime(folder: Path, dtype: str, device: str) -> Encode:
+    """ONNX Runtime over a graph that its own optimizer for transformers has fused."""
+    from onnxruntime.transformers import optimizer
+
+    file = folder.parent / "encoder-fused.onnx"
+    if not file.exists():
+        fused = optimizer.optimize_model(str(exported(folder)), "bert", num_heads=12, hidden_size=768, opt_level=0)
+        print(fused.get_fused_operator_statistics(), file=sys.stderr)
+        fused.save_model_to_file(str(file), use_external_data_format=True)
+    return in_onnx_runtime(folder, file)
+
+
+def onnx_runtime_int8(folder: Path, dtype: str, device: str) -> Encode:
+    """ONNX Runtime's dynamic quantization, with a scale for each output channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    file = folder.parent / "encoder-int8.onnx"
+    if not file.exists():
+        quantize_dynamic(
+            exported(folder),
+            file,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["MatMul"],
+            use_external_data_format=True,
+            extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
+        )
+    return in_onnx_runtime(folder, file)
+
+
+def torch_int8(folder: Path, dtype: str, device: str) -> Encode:
+    """PyTorch's dynamic quantization of the linear layers, a scale for each tensor of inputs."""
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa").eval()
+    model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+    def infer(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(each) for name, each in inputs.items()}
+            vectors: np.ndarray = model(**tensors)[0].numpy()
+            return vectors
+
+    return in_sorted_batches(folder, infer)
 
 
 def open_vino(folder: Path, dtype: str, device: str) -> Encode:
@@ -192,6 +243,7 @@ PEERS = {
     "ONNX Runtime": onnx_runtime,
     "transformers pipeline": transformers_pipeline,
 }
+IN_INT8 = {"hf_xlmr": hf_xlmr_extractor, "ONNX Runtime": onnx_runtime_int8, "torch dynamic": torch_int8}
 OF_CPUS = ("OpenVINO", "ONNX Runtime")
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
 
@@ -200,7 +252,11 @@ def cases_of(device: str) -> dict[str, tuple[str, str]]:
     """The peers and types that are measured on a device, by what rows are called."""
     left_out = {("ONNX Runtime", "bfloat16")} | ({("transformers pipeline", "bfloat16")} if device == "cpu" else set())
     every = [(name, dtype) for name in PEERS for dtype in DTYPES[device] if device == "cpu" or name not in OF_CPUS]
-    return {f"{name} {dtype}": (name, dtype) for name, dtype in every if (name, dtype) not in left_out}
+    cases = {f"{name} {dtype}": (name, dtype) for name, dtype in every if (name, dtype) not in left_out}
+    if device == "cpu":
+        cases["fused ONNX Runtime float32"] = ("fused ONNX Runtime", "float32")
+        cases |= {f"{name} int8": (name, "int8") for name in IN_INT8}
+    return cases
 
 
 # ---- the limit -------------------------------------------------------------------------------------------------------
@@ -282,7 +338,8 @@ def measure(case: str, folder: Path, options: argparse.Namespace, vectors: Path)
         print(json.dumps(found))
         return
     name, dtype = cases_of(options.device)[case]
-    encode = PEERS[name](folder, dtype, options.device)
+    makers = IN_INT8 if dtype == "int8" else PEERS | {"fused ONNX Runtime": fused_onnx_runtime}
+    encode = makers[name](folder, dtype, options.device)
     seconds: dict[str, list[float]] = {}
     for kind in options.texts_of:
         texts = texts_of(folder, options.times)[kind]
