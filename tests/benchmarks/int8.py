@@ -63,7 +63,7 @@ def compare(work: Path, options: argparse.Namespace) -> None:
 
 
 def write_shape(folder: Path, base: Path, release: str, layers: int) -> None:
-    """A folder with the shape of a release, random weights in bfloat16, a file for each layer, and `base`'s tokenizer."""
+    """A folder with the shape of a release, random bfloat16 weights, a file a layer, and `base`'s tokenizer."""
     import shutil
 
     import torch
