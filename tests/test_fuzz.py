@@ -165,10 +165,9 @@ def test_the_command_saves_what_it_finds(tmp_path: Path) -> None:
     planted = tmp_path / "sitecustomize.py"
     planted.write_text(
         "import hf_xlmr.tokenizer.dictionary as d\n"
-        "def lines(data, *, name):\n"
+        "def parse(content, *, name, **options):\n"
         "    raise KeyError(name)\n"
-        "    yield\n"
-        "d._lines = lines\n"
+        "d.Dictionary.parse = staticmethod(parse)\n"
     )
     command = [sys.executable, program, "--kind", "labels", "--count", "2", "--findings", tmp_path / "found"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
