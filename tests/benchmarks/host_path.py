@@ -27,6 +27,7 @@ from tokenizing import Texts, copies, read_vocabulary, told
 
 from hf_xlmr import FeatureExtractor
 from hf_xlmr.features import extraction
+from hf_xlmr.features.encoder_weights import TextEncoder
 from hf_xlmr.features.packed_network import PackedInputs
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
@@ -39,7 +40,7 @@ class Zeros:
     """A network that takes no time."""
 
     layer_count, kernel, dtype = 12, "none", torch.float32
-    config = SimpleNamespace(hidden_size=WIDTH)
+    width = WIDTH
 
     def __init__(self) -> None:
         self.tokens, self.first = 0, 0.0
@@ -54,15 +55,15 @@ class Zeros:
 def extractor_over(network: Zeros, tokenizer: ExactTokenizer, tokens_per_batch: int) -> FeatureExtractor:
     """The extractor over such a network, whose vectors are pooled already."""
     zeros = torch.zeros(tokens_per_batch, WIDTH)
-    xlmr: Any = SimpleNamespace(device=CPU, tokenizer=tokenizer, max_positions=LONGEST)
+    weights: Any = SimpleNamespace(device=CPU, layers=network.layer_count, longest_text=LONGEST, activation="gelu")
     parts: dict[str, Any] = {
         "_dtype": lambda *_any, **_options: torch.float32,
-        "_network": lambda *_any: network,
+        "_network": lambda *_any, **_options: network,
         "pooled_batch": lambda _values, batch, _pooling: zeros[: len(batch.texts)],
     }
     for name, part in parts.items():
         setattr(extraction, name, part)
-    return FeatureExtractor(xlmr, tokens_per_batch=tokens_per_batch)
+    return FeatureExtractor(TextEncoder(weights, tokenizer), tokens_per_batch=tokens_per_batch)
 
 
 def text_of(texts: Texts, chance: random.Random) -> str:

@@ -70,7 +70,7 @@ def write_shape(folder: Path, base: Path, release: str, layers: int) -> None:
     from safetensors.torch import save_file
 
     from hf_xlmr.model.families import FAMILIES, Task
-    from hf_xlmr.model_shape import RELEASE_CONFIGS, shape_of_config
+    from hf_xlmr.model.model_shape import RELEASE_CONFIGS, shape_of_config
 
     config = {**RELEASE_CONFIGS[release], "num_hidden_layers": layers, "vocab_size": VOCABULARY, "dtype": "bfloat16"}
     shape = shape_of_config(config).without_pooler()
