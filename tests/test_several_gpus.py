@@ -19,6 +19,7 @@ from virtual_gpus import VirtualGPUs
 from hf_xlmr import XLMR, FeatureExtractor, collate_tokens
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
+from hf_xlmr.features.linear_kernels import PlainLinear
 from hf_xlmr.model_shape import ModelShape, shape_of, shape_of_config
 from hf_xlmr.pipeline import TASK
 from hf_xlmr.placement.placed_loading import load_placed
@@ -251,6 +252,19 @@ def test_a_batch_takes_one_pinned_block_and_one_copy_and_the_host_waits_only_at_
         found = extractor._features(computation).layers[extractor.layers[0]]
         assert gpus.waits == waits + 1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_small_projections_are_joined_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large ones keep to the memory of the model itself."""
+    with VirtualGPUs(1):
+        weights = [torch.randn(4, 3, device="cuda:0") for _ in range(3)]
+        biases = [torch.randn(4, device="cuda:0") for _ in range(3)]
+        values = torch.randn(5, 3, device="cuda:0")
+        joined = PlainLinear(weights, biases)
+        monkeypatch.setattr("hf_xlmr.features.linear_kernels.JOINED_BYTES", 3 * 4 * 3 * 4 - 1)
+        apart = PlainLinear(weights, biases)
+        assert torch.allclose(joined(values), apart(values))
+    assert (len(joined._parts), len(apart._parts)) == (1, 3)
 
 
 # ---- the packed network ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ PLAIN: Final = "plain"
 ONEDNN: Final = "onednn"
 SEPARATE: Final = "onednn-separate"
 TRIALS: Final = 7
+JOINED_BYTES: Final = 1 << 24  # base's and large's; for more, the copy would take memory that a plan has not promised
 WORTH_A_COPY: Final = 0.97  # a kernel that copies the weights must take less than this share of the time
 
 
@@ -62,16 +63,16 @@ FUSED: Final = {  # ACTIVATIONS that oneDNN computes on its way, by its name and
 
 
 class PlainLinear:
-    """PyTorch's own product with the weights in their own memory; on a GPU several are joined, so that one call starts.
+    """PyTorch's own product with the weights in their own memory, one after another if there are several.
 
-    On a CPU several are multiplied one after another.
+    On a GPU, several that are small are joined to one, since starting a product takes longer than computing it.
     """
 
     def __init__(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str = "none"
     ) -> None:
         """Multiply with `weights`, (out, in) each, side by side."""
-        if weights[0].is_cuda and len(weights) > 1:
+        if len(weights) > 1 and weights[0].is_cuda and sum(each.nbytes for each in weights) <= JOINED_BYTES:
             weights, biases = [torch.cat(tuple(weights))], [torch.cat(tuple(biases))]
         self._parts = list(zip(weights, biases, strict=True))
         self._activation = ACTIVATIONS[activation]
