@@ -21,7 +21,7 @@ from hf_xlmr.conversion.output.card import CardMetadata, card_of, checked_metada
 from hf_xlmr.conversion.output.safetensors_writer import parse_size, write_weights
 from hf_xlmr.conversion.tokenizer_json.vocabulary import write_tokenizer
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
-from hf_xlmr.files.staging import staged_folder
+from hf_xlmr.files.staging import sizes_in, staged_folder
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.folder_records import CONVERSION, conversion_record_text
 from hf_xlmr.model.safetensors_files import raise_if_not_text
@@ -119,7 +119,7 @@ def convert(
         if verify:
             report = replace(report, parity=_verified(prepared, draft, progress))
         _write_records(prepared, report, draft, told)
-        return replace(report, files=_sizes(draft))
+        return replace(report, files=sizes_in(draft))
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def record_of(prepared: Prepared) -> dict[str, object]:
 
 def _hashes(draft: Path) -> dict[str, str]:
     """The SHA-256 of what nobody edits; the verification has those of the weights."""
-    names = (name for name in _sizes(draft) if name not in EDITED and not name.endswith(WEIGHTS))
+    names = (name for name in sizes_in(draft) if name not in EDITED and not name.endswith(WEIGHTS))
     return {name: sha256((draft / name).read_bytes()).hexdigest() for name in names}
 
 
@@ -293,11 +293,6 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         yield "A text can have several of the classes: each has its own probability, the sigmoid of its logit."
     for contradiction in checkpoint.contradictions:
         yield f"The options were left out, since they are those of another network: {contradiction}."
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
 def _verified(prepared: Prepared, draft: Path, progress: Progress) -> Mapping[str, object]:

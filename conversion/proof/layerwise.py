@@ -113,7 +113,7 @@ class _Reader:
         from safetensors import safe_open
 
         with safe_open(self.path, framework="pt") as file:
-            return file.get_slice(self.name)[first:last]  # type: ignore[no-any-return]
+            return file.get_slice(self.name)[first:last]  # type: ignore[no-any-return]  # safetensors has no types
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -405,8 +403,11 @@ def _job(files: ModelFiles, extractor: FeatureExtractor, sample: list[TextRow]) 
 
 
 def _digest(sample: list[TextRow]) -> str:
-    """The SHA-256 of the texts of a sample."""
-    return sha256(json.dumps([row.text for row in sample]).encode()).hexdigest()
+    """The checksum of the texts of a sample."""
+    digest = TextsDigest()
+    for row in sample:
+        digest.add(row.text, None)
+    return digest.hexdigest()
 
 
 # ---- from rows to shards ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.memory import CPU, DISK
 from hf_xlmr.model.families import FAMILIES, Family
 from hf_xlmr.model.plain_config import raise_if_adapter, read_fields
-from hf_xlmr.placement.placed_loading import checked_sources, shape_held
+from hf_xlmr.placement.placed_loading import checked_sources, shape_held, weight_on
 from hf_xlmr.placement.planner import place_of
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class _StoredEncoder:
     def weight(self, name: str) -> torch.Tensor:
         source, place = self._place(name)
         with told_plainly():
-            return source.on_cpu(self.dtype) if str(place) == CPU else source.mapped().to(place, self.dtype)
+            return weight_on(place, source, self.dtype)
 
     def table(self, name: str) -> torch.Tensor:
         source, place = self._place(name)

@@ -133,7 +133,7 @@ class FeatureExtractor:
         _raise_if_not_computed(model.weights.activation)
         if dtype == INT8:
             self.network, self.int8 = self._int8(model, sample, kernel)
-            if not self.int8.lowest >= _cosine(least_cosine):  # nor if it is no number, as of weights that are none
+            if not self.int8.lowest >= _cosine(least_cosine):  # a NaN is refused too
                 raise TooFarFromFloat32(self.int8, least_cosine)
         else:
             chosen = _dtype(model.weights, dtype, emulate=emulate_dtype)
@@ -275,14 +275,13 @@ class FeatureExtractor:
         if sample == []:
             raise InputError("sample: give at least one text, or leave it out")
         inputs = sample_inputs(model.tokenizer, sample, self.device)
-        network, exact, losses = quantized_network(model.weights, inputs, layers=self.layers)
-        near = network.hidden_states(inputs, layers=self.layers)
+        network, found, losses = quantized_network(model.weights, inputs, layers=self.layers)
 
         def vectors(values: torch.Tensor) -> torch.Tensor:
             return values if self.is_unpooled else pooled_batch(values, inputs.batch, self.pooling)
 
         cosines = [
-            torch.nn.functional.cosine_similarity(vectors(exact[each]), vectors(near[each])) for each in self.layers
+            torch.nn.functional.cosine_similarity(vectors(exact), vectors(near)) for exact, near in found.values()
         ]
         return network, quality(losses, cosines)
 

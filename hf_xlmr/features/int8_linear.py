@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import torch
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.linear_kernels import ACTIVATIONS, Linear
+from hf_xlmr.features.linear_kernels import ACTIVATIONS, Linear, PlainLinear
 
-__all__ = ["InputRange", "Int8Linear", "Recorder", "raise_if_no_int8"]
+__all__ = ["CalibratedLinear", "InputRange", "Int8Linear", "raise_if_no_int8"]
 
 BAND: Final = 512  # rows that are quantized, multiplied and scaled while they are in the cache
 FULL: Final = 127  # the largest weight where sums of two products fit the processor's registers
 HALVED: Final = 64  # the largest weight where they must fit 16 bits: 2 * 255 * 64 is less than 2**15
 LEVELS: Final = 255  # of an input
-SYMMETRIC: Final = 128  # the input that stands for 0, unless inputs are nearly all above 0
+SYMMETRIC: Final = 128  # the level that means 0, unless nearly all inputs are positive
 SHARE: Final = 0.5  # of the difference between channels that goes from the inputs to the weights (SmoothQuant's alpha)
 SMALLEST: Final = 1e-12
 PROBE: Final = (32, 256, 256)  # rows, out, in of the product by which a processor is tried
@@ -37,22 +37,40 @@ class InputRange:
         return cls(values.amin(0), values.amax(0))
 
 
-class Recorder:
-    """A product that keeps what it is given, to see how an 8-bit product of the same would differ."""
+class CalibratedLinear:
+    """A product in float32 until it has computed a sample, and then in int8 if that is near enough."""
 
-    def __init__(self, linear: Linear, inputs: list[torch.Tensor]) -> None:
-        """Compute by `linear`, and add the inputs of each call to `inputs`."""
-        self._linear, self._inputs = linear, inputs
+    def __init__(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str = "none"
+    ) -> None:
+        """Multiply with `weights`, (out, in) each, side by side."""
+        self._linear: Linear = PlainLinear(weights, biases, activation=activation)
+        self._in_int8: Callable[..., Int8Linear] | None = partial(Int8Linear, weights, biases, activation=activation)
+        self._sample: tuple[torch.Tensor, ...] = ()
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """The activation of the product, (tokens, out)."""
-        self._inputs.append(values)
-        return self._linear(values)
+        found = self._linear(values)
+        if self._in_int8 is not None:
+            self._sample = (values, found)
+        return found
 
     def plus(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """The product and `residual` together, without an activation."""
-        self._inputs.append(values)
-        return self._linear.plus(values, residual)
+        return self._linear.plus(values, residual) if self._in_int8 is None else self(values) + residual
+
+    def quantize(self, *, largest_error: float) -> bool:
+        """Compute in int8 from now on, unless the sample's outputs would change by more than `largest_error`.
+
+        Return whether it does. The error is relative; what the sample gave is let go.
+        """
+        assert self._in_int8 is not None
+        values, exact = self._sample
+        linear = self._in_int8(inputs=InputRange.of(values))
+        is_near = float((linear(values) - exact).norm()) <= largest_error * float(exact.norm())
+        self._linear = linear if is_near else self._linear
+        self._in_int8, self._sample = None, ()
+        return is_near
 
 
 class Int8Linear:
@@ -78,8 +96,7 @@ class Int8Linear:
         self._inverse = 1 / factors
         self._zero = _zero_point(inputs.lowest * self._inverse, inputs.largest * self._inverse)
         quantized, self._scales = _quantized(joined.mul_(factors))
-        self._operations: Any = torch.ops.onednn
-        self._weight = self._operations.qlinear_prepack(quantized, [BAND, joined.shape[1]])
+        self._weight = _packed(quantized, rows=BAND)
         self._zeros = torch.zeros(len(joined), dtype=torch.int32)
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
@@ -107,6 +124,13 @@ class Int8Linear:
         torch.mul(sums, scales, out=found).add_(self._bias)
 
 
+def _packed(weight: torch.Tensor, *, rows: int) -> torch.Tensor:
+    """`weight`, (out, in) in int8, in the order in which oneDNN multiplies so many rows."""
+    operations: Any = torch.ops.onednn
+    packed: torch.Tensor = operations.qlinear_prepack(weight, [rows, weight.shape[1]])
+    return packed
+
+
 def _product(
     integers: torch.Tensor, zero: int, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
 ) -> torch.Tensor:
@@ -125,7 +149,7 @@ def _factors(weight: torch.Tensor, inputs: InputRange) -> torch.Tensor:
 
 
 def _zero_point(lowest: torch.Tensor, largest: torch.Tensor) -> int:
-    """The level that stands for 0: in the middle, or low for inputs such as GELU's, which are nearly all above 0."""
+    """The level that means 0: the middle, or a low one for inputs that are nearly all positive, such as GELU's."""
     below, above = -float(lowest.min()), float(largest.max())
     if not 0 < below < above / 2:
         return SYMMETRIC
@@ -163,7 +187,7 @@ def _is_exact(weight: int) -> bool:
     rows, out, into = PROBE
     try:
         with torch.inference_mode():
-            packed = torch.ops.onednn.qlinear_prepack(torch.full((out, into), weight, dtype=torch.int8), [rows, into])
+            packed = _packed(torch.full((out, into), weight, dtype=torch.int8), rows=rows)
             integers = torch.full((rows, into), LEVELS, dtype=torch.uint8)
             sums = _product(integers, 0, packed, torch.ones(out), torch.zeros(out, dtype=torch.int32))
     except (AttributeError, RuntimeError):

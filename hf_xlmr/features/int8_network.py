@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from hf_xlmr.features.encoder_weights import EncoderWeights
-from hf_xlmr.features.int8_linear import InputRange, Int8Linear, Recorder
+from hf_xlmr.features.int8_linear import CalibratedLinear
 from hf_xlmr.features.int8_quality import INT8, SAMPLE_TEXTS, Int8Quality
-from hf_xlmr.features.linear_kernels import Linear, PlainLinear
+from hf_xlmr.features.linear_kernels import Linear
 from hf_xlmr.features.packed_network import Layer, PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import pack
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
@@ -69,55 +69,40 @@ def sample_inputs(tokenizer: ExactTokenizer, texts: Sequence[str] | None, device
 
 def quantized_network(
     weights: EncoderWeights, sample: PackedInputs, *, layers: Collection[int]
-) -> tuple[PackedNetwork, dict[int, torch.Tensor], _Losses]:
-    """The encoder in int8, layer by layer as its weights are read; float32's hidden states of the sample; the losses.
+) -> tuple[PackedNetwork, dict[int, tuple[torch.Tensor, torch.Tensor]], _Losses]:
+    """The encoder in int8, made layer by layer as its weights are read, what it gives for the sample, and the losses.
 
-    Memory holds the network in int8 and one layer in float32. Raises IntegrityError.
+    For each of `layers` that is the hidden states of the sample in float32 and in int8, (tokens, width). Memory holds
+    the network in int8 and one layer in float32. Raises IntegrityError.
     """
     made: list[Layer] = []
     network = PackedNetwork(weights, dtype=torch.float32, kernel=INT8, layers=made)
-    losses, found = _Losses(), {}
+    losses, found, tokens = _Losses(), {}, sample.batch.tokens
     with torch.inference_mode():
         exact = near = network.embedded(sample)
-        tokens = sample.batch.tokens
-        if 0 in layers:
-            found[0] = exact[:tokens]
-        for number in range(1, max(layers) + 1):
-            inputs: dict[str, list[torch.Tensor]] = {}
-            exact = _recording(weights, number, inputs)(exact, sample)
-            layer = _quantized(weights, number, inputs, losses)
-            near = layer(near, sample)
-            made.append(layer)
-            losses.by_layer.append(float(1 - functional.cosine_similarity(exact[:tokens], near[:tokens]).mean()))
+        for number in range(max(layers) + 1):
+            if number:
+                layer, products = _calibrated(weights, number)
+                exact = layer(exact, sample)
+                kept = [name for name, each in products.items() if not each.quantize(largest_error=LARGEST_ERROR)]
+                losses.float32_products += [f"{number}.{name}" for name in kept]
+                near = layer(near, sample)
+                made.append(layer)
+                losses.by_layer.append(float(1 - functional.cosine_similarity(exact[:tokens], near[:tokens]).mean()))
             if number in layers:
-                found[number] = network.finished(exact, number)[:tokens]
+                found[number] = (network.finished(exact, number)[:tokens], network.finished(near, number)[:tokens])
     return network, found, losses
 
 
-def _recording(weights: EncoderWeights, number: int, inputs: dict[str, list[torch.Tensor]]) -> Layer:
-    """Layer `number` in float32, which keeps the inputs of its products by their names."""
+def _calibrated(weights: EncoderWeights, number: int) -> tuple[Layer, dict[str, CalibratedLinear]]:
+    """Layer `number` in float32, and its products, which can be quantized once they have computed a sample."""
+    products: dict[str, CalibratedLinear] = {}
 
     def make(name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str) -> Linear:
-        linear = PlainLinear(matrices, biases, activation=activation)
-        return Recorder(linear, inputs.setdefault(name, []))
+        products[name] = CalibratedLinear(matrices, biases, activation=activation)
+        return products[name]
 
-    return Layer(weights, number, torch.float32, make)
-
-
-def _quantized(weights: EncoderWeights, number: int, inputs: dict[str, list[torch.Tensor]], losses: _Losses) -> Layer:
-    """Layer `number` in int8, but for products whose outputs would change too much."""
-
-    def make(name: str, matrices: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, activation: str) -> Linear:
-        (values,) = inputs.pop(name)
-        exact = PlainLinear(matrices, biases, activation=activation)
-        linear = Int8Linear(matrices, biases, activation=activation, inputs=InputRange.of(values))
-        wanted = exact(values)
-        if float((linear(values) - wanted).norm()) <= LARGEST_ERROR * float(wanted.norm()):
-            return linear
-        losses.float32_products.append(f"{number}.{name}")
-        return exact
-
-    return Layer(weights, number, torch.float32, make)
+    return Layer(weights, number, torch.float32, make), products
 
 
 def quality(losses: _Losses, cosines: Sequence[torch.Tensor]) -> Int8Quality:

@@ -35,6 +35,7 @@ __all__ = [
     "read_weights",
     "shape_held",
     "stored_dtype",
+    "weight_on",
     "without_absent",
 ]
 
@@ -372,14 +373,16 @@ def _fill(
     placed = [name for name in sources if place_of(places, name) != DISK]
     with progress.task("loading", total=sum(sizes[name] for name in placed)) as task:
         for name in placed:
-            tensor = _placed(sources[name], place_of(places, name), getattr(torch, dtype), is_own=is_own)
+            tensor = weight_on(place_of(places, name), sources[name], getattr(torch, dtype), is_own=is_own)
             set_module_tensor_to_device(model, name, place_of(places, name), value=tensor, dtype=tensor.dtype)
             task.advance(sizes[name])
     if not any(place_of(places, name) == DISK for name in shape.tied_tensors):
         model.tie_weights()  # accelerate caches tied weights by address, which from disk is new each time
 
 
-def _placed(source: StoredWeight, place: Device | torch.device, dtype: torch.dtype, *, is_own: bool) -> torch.Tensor:
+def weight_on(
+    place: Device | torch.device, source: StoredWeight, dtype: torch.dtype, *, is_own: bool = False
+) -> torch.Tensor:
     """A weight on its device; on the way to another one than the CPU it needs no further memory."""
     if str(place) == CPU:
         return source.on_cpu(dtype, is_own=is_own)

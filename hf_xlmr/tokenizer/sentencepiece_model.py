@@ -250,7 +250,7 @@ def _raise_if_endless(data: bytes, *, name: str) -> None:
 def _count_fields(data: bytes) -> int:
     """The number of fields of a message; MOST_PIECES + 1 if there are more, or if one is not length-delimited."""
     number, end = 0, 0
-    for number, (_start, end) in enumerate(islice(_fields(data), MOST_PIECES + 1), start=1):  # noqa: B007
+    for number, (_start, end) in enumerate(islice(_fields(data), MOST_PIECES + 1), start=1):  # noqa: B007 - the last end is read below
         pass
     return number if end >= len(data) else MOST_PIECES + 1
 

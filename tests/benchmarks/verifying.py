@@ -55,7 +55,7 @@ def main() -> None:
                 subprocess.run([PROGRAM, "convert", source, output, "--no-verify", "--quiet"], check=True)
                 seconds, copied, processor, peaks = [], [], [], []
                 for _ in range(options.rounds):
-                    copied.append(timed(lambda: copy(source, scratch, synced=True), scratch))  # noqa: B023
+                    copied.append(timed(lambda: copy(source, scratch, synced=True), scratch))  # noqa: B023 - called here
                     wall, (found, peak) = measured(VERIFY, source, output)
                     spent, found = found.split(maxsplit=1)
                     seconds.append(wall)
