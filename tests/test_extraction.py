@@ -33,8 +33,8 @@ from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import HfXlmrError, InputError
 from hf_xlmr.features.background import handed_over, prefetched
 from hf_xlmr.features.chunks import OnLong, TextTooLong, WindowMaker
-from hf_xlmr.features.kernel_choice import remembered_kernel
-from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, fastest_kernel, offered_kernels
+from hf_xlmr.features.packed.kernel_choice import remembered_kernel
+from hf_xlmr.features.packed.linear_kernels import KERNELS, PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.features.packing import pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch
 from hf_xlmr.model.precision import device_name, is_native, native_dtype
@@ -238,7 +238,7 @@ KERNELS_OF_AVX2 = """
 import sys, torch
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.linear_kernels import offered_kernels
+from hf_xlmr.features.packed.linear_kernels import offered_kernels
 
 xlmr = XLMR.from_pretrained("demo").eval()
 for dtype in ("float32", "bfloat16", "float16"):
@@ -497,15 +497,15 @@ def test_a_kernel_is_measured_once_on_a_machine(monkeypatch: pytest.MonkeyPatch,
     """Otherwise a run that goes on after a break might round otherwise than before it."""
     asked = {"tokens": 2048, "dtype": torch.float32, "device": torch.device("cpu"), "activation": "gelu"}
     answers = iter(["onednn", "plain"])
-    monkeypatch.setattr("hf_xlmr.features.kernel_choice.fastest_kernel", lambda *_sizes, **_more: next(answers))
+    monkeypatch.setattr("hf_xlmr.features.packed.kernel_choice.fastest_kernel", lambda *_sizes, **_more: next(answers))
     assert remembered_kernel(1024, 4096, **asked) == remembered_kernel(1024, 4096, **asked) == "onednn"
     assert remembered_kernel(1024, 8192, **asked) == "plain"
     assert remembered_kernel(64, 256, **asked) == PLAIN  # too small to matter
-    monkeypatch.setattr("hf_xlmr.features.kernel_choice.offered_kernels", lambda *_given: (PLAIN,))
-    monkeypatch.setattr("hf_xlmr.features.kernel_choice.fastest_kernel", lambda *_sizes, **_more: PLAIN)
+    monkeypatch.setattr("hf_xlmr.features.packed.kernel_choice.offered_kernels", lambda *_given: (PLAIN,))
+    monkeypatch.setattr("hf_xlmr.features.packed.kernel_choice.fastest_kernel", lambda *_sizes, **_more: PLAIN)
     assert remembered_kernel(1024, 4096, **asked) == PLAIN  # the cache is of a machine that runs others
     monkeypatch.setenv("HF_XLMR_CACHE", "/proc/nowhere")
-    monkeypatch.setattr("hf_xlmr.features.kernel_choice.fastest_kernel", lambda *_sizes, **_more: "onednn")
+    monkeypatch.setattr("hf_xlmr.features.packed.kernel_choice.fastest_kernel", lambda *_sizes, **_more: "onednn")
     assert remembered_kernel(1024, 4096, **asked) == "onednn"
 
 

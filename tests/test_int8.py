@@ -17,10 +17,10 @@ from places import FIXTURES
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import InputError
-from hf_xlmr.features import int8_network
 from hf_xlmr.features.bulk_extraction import extract
-from hf_xlmr.features.int8_linear import InputRange, Int8Linear, raise_if_no_int8
-from hf_xlmr.features.int8_quality import TooFarFromFloat32
+from hf_xlmr.features.packed import int8_network
+from hf_xlmr.features.packed.int8_linear import InputRange, Int8Linear, raise_if_no_int8
+from hf_xlmr.features.packed.int8_quality import TooFarFromFloat32
 from hf_xlmr.model.model_shape import shape_of_config
 from hf_xlmr.placement.planner import lay_out
 
@@ -61,7 +61,7 @@ def test_a_product_is_near_the_exact_one(rows: int) -> None:
 
 SATURATING = """
 import torch
-from hf_xlmr.features.int8_linear import Int8Linear, InputRange
+from hf_xlmr.features.packed.int8_linear import Int8Linear, InputRange
 inputs, weight = torch.full((4, 256), 3.0), torch.full((32, 256), 0.7)
 linear = Int8Linear([weight], [torch.zeros(32)], inputs=InputRange(torch.full((256,), -3.0), torch.full((256,), 3.0)))
 with torch.inference_mode():

@@ -19,7 +19,7 @@ from virtual_gpus import VirtualGPUs
 from hf_xlmr import XLMR, FeatureExtractor, collate_tokens
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.linear_kernels import PlainLinear
+from hf_xlmr.features.packed.linear_kernels import PlainLinear
 from hf_xlmr.model_shape import ModelShape, shape_of, shape_of_config
 from hf_xlmr.pipeline import TASK
 from hf_xlmr.placement.placed_loading import load_placed
@@ -234,7 +234,7 @@ def test_a_batch_takes_one_pinned_block_and_one_copy_and_the_host_waits_only_at_
     texts = [text * repeats for repeats in range(1, 30) for text in TEXTS]
     options: dict[str, Any] = {"kernel": "plain", "tokens_per_batch": 300}
     expected = FeatureExtractor(whole[name], **options)(texts)
-    monkeypatch.setattr("hf_xlmr.features.packed_network._has_kernel", lambda *_joined: has_kernel)
+    monkeypatch.setattr("hf_xlmr.features.packed.packed_network._has_kernel", lambda *_joined: has_kernel)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attention_of_unequal_lengths)
     gpus, xlmr = over(name, 2, spread)
     with gpus:
@@ -261,7 +261,7 @@ def test_small_projections_are_joined_on_a_gpu(monkeypatch: pytest.MonkeyPatch) 
         biases = [torch.randn(4, device="cuda:0") for _ in range(3)]
         values = torch.randn(5, 3, device="cuda:0")
         joined = PlainLinear(weights, biases)
-        monkeypatch.setattr("hf_xlmr.features.linear_kernels.JOINED_BYTES", 3 * 4 * 3 * 4 - 1)
+        monkeypatch.setattr("hf_xlmr.features.packed.linear_kernels.JOINED_BYTES", 3 * 4 * 3 * 4 - 1)
         apart = PlainLinear(weights, biases)
         assert torch.allclose(joined(values), apart(values))
     assert (len(joined._parts), len(apart._parts)) == (1, 3)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hf_xlmr.conversion.sentence_transformers_folder import SentenceTransformersReport
     from hf_xlmr.doctor.examination import Diagnosis, Finding
     from hf_xlmr.features.bulk_extraction import ExtractionReport
-    from hf_xlmr.features.int8_quality import Int8Quality
+    from hf_xlmr.features.packed.int8_quality import Int8Quality
     from hf_xlmr.placement.planner import DeviceShare, Placement
     from hf_xlmr.publishing.folder_to_push import FolderToPush
     from hf_xlmr.publishing.pushing import PushReport

@@ -16,7 +16,7 @@ from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow, TextRow
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import handed_over
-from hf_xlmr.features.int8_quality import INT8, LEAST_COSINE, SAMPLE_TEXTS, Int8Quality
+from hf_xlmr.features.packed.int8_quality import INT8, LEAST_COSINE, SAMPLE_TEXTS, Int8Quality
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.folder import FeatureStore
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import torch
 
     from hf_xlmr.features.chunks import Window, WindowMaker
-    from hf_xlmr.features.encoder_weights import TextEncoder
     from hf_xlmr.features.extraction import FeatureExtractor, Features
+    from hf_xlmr.features.packed.encoder_weights import TextEncoder
 
 __all__ = ["ExtractionReport", "extract", "placing_for"]
 
@@ -278,7 +278,7 @@ def _encoder(files: ModelFiles, processes: Processes, options: ExtractionOptions
     """The encoder on the device of this process. Raises InputError, IntegrityError."""
     import torch
 
-    from hf_xlmr.features.encoder_weights import TextEncoder
+    from hf_xlmr.features.packed.encoder_weights import TextEncoder
     from hf_xlmr.hub_interface.network import Placing, plan_loading
 
     Placing(device=options.device)  # raises InputError if the device does not exist

@@ -18,13 +18,13 @@ import torch
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.chunks import SHORTEST, OnLong, Window, WindowMaker, rejoined
-from hf_xlmr.features.encoder_weights import EncoderWeights, TextEncoder
-from hf_xlmr.features.int8_linear import raise_if_no_int8
-from hf_xlmr.features.int8_network import quality, quantized_network, sample_inputs
-from hf_xlmr.features.int8_quality import INT8, LEAST_COSINE, Int8Quality, TooFarFromFloat32
-from hf_xlmr.features.kernel_choice import remembered_kernel
-from hf_xlmr.features.linear_kernels import ACTIVATIONS, KERNELS, offered_kernels
-from hf_xlmr.features.packed_network import PackedInputs, PackedNetwork
+from hf_xlmr.features.packed.encoder_weights import EncoderWeights, TextEncoder
+from hf_xlmr.features.packed.int8_linear import raise_if_no_int8
+from hf_xlmr.features.packed.int8_network import quality, quantized_network, sample_inputs
+from hf_xlmr.features.packed.int8_quality import INT8, LEAST_COSINE, Int8Quality, TooFarFromFloat32
+from hf_xlmr.features.packed.kernel_choice import remembered_kernel
+from hf_xlmr.features.packed.linear_kernels import ACTIVATIONS, KERNELS, offered_kernels
+from hf_xlmr.features.packed.packed_network import PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import PackedBatch, pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
 from hf_xlmr.features.store.files import column_names

@@ -27,8 +27,8 @@ from tokenizing import Texts, copies, read_vocabulary, told
 
 from hf_xlmr import FeatureExtractor
 from hf_xlmr.features import extraction
-from hf_xlmr.features.encoder_weights import TextEncoder
-from hf_xlmr.features.packed_network import PackedInputs
+from hf_xlmr.features.packed.encoder_weights import TextEncoder
+from hf_xlmr.features.packed.packed_network import PackedInputs
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 CPU = torch.device("cpu")

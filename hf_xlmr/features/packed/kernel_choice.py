@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from hf_xlmr.features.linear_kernels import PLAIN, fastest_kernel, offered_kernels
+from hf_xlmr.features.packed.linear_kernels import PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import cache_folder, make_cache_folder
 from hf_xlmr.files.json_files import strict_json

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hf_xlmr.features.encoder_weights import EncoderWeights
-from hf_xlmr.features.int8_linear import CalibratedLinear
-from hf_xlmr.features.int8_quality import INT8, SAMPLE_TEXTS, Int8Quality
-from hf_xlmr.features.linear_kernels import Linear
-from hf_xlmr.features.packed_network import Layer, PackedInputs, PackedNetwork
+from hf_xlmr.features.packed.encoder_weights import EncoderWeights
+from hf_xlmr.features.packed.int8_linear import CalibratedLinear
+from hf_xlmr.features.packed.int8_quality import INT8, SAMPLE_TEXTS, Int8Quality
+from hf_xlmr.features.packed.linear_kernels import Linear
+from hf_xlmr.features.packed.packed_network import Layer, PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import pack
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from hf_xlmr.features.background import prefetched
-from hf_xlmr.features.encoder_weights import EncoderWeights
-from hf_xlmr.features.linear_kernels import KERNELS, PLAIN, Linear
+from hf_xlmr.features.packed.encoder_weights import EncoderWeights
+from hf_xlmr.features.packed.linear_kernels import KERNELS, PLAIN, Linear
 from hf_xlmr.features.packing import PackedBatch, Run
 
 __all__ = ["Layer", "PackedInputs", "PackedNetwork"]

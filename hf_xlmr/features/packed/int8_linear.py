@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.linear_kernels import ACTIVATIONS, Linear, PlainLinear
+from hf_xlmr.features.packed.linear_kernels import ACTIVATIONS, Linear, PlainLinear
 
 __all__ = ["CalibratedLinear", "InputRange", "Int8Linear", "raise_if_no_int8"]
 

@@ -1,0 +1,1 @@
+"""The encoder over packed batches: its weights, linear layers by the fastest kernel, and int8."""
