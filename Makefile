@@ -11,6 +11,7 @@ READY := $(VENV)/ready
 TYPES := build/types
 PACKAGED := build/packaged
 TESTS ?= tests
+SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 NO_VECTORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
@@ -56,14 +57,16 @@ elsewhere: $(READY)
 	for loop in 1 2; do (while :; do :; done) & loops="$$loops $$!"; done; trap "kill $$loops" EXIT INT TERM; \
 		OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-# what users install, and packagers run: tests of the source distribution over the wheel, in an environment of its own
+# what users install, and packagers run: tests of the source distribution over the wheel, in an environment of its own, which finds
+# what hf_xlmr depends on in .venv (a line of a .pth file; the checkout, which .venv knows by a hook of its own, stays unknown)
 packaged: $(READY)
 	rm -rf $(PACKAGED) && mkdir -p $(PACKAGED)/elsewhere
 	$(BIN)/python -m build --outdir $(PACKAGED)/dist .
 	tar --extract --gzip --file $(PACKAGED)/dist/*.tar.gz --directory $(PACKAGED)
-	$(PYTHON) -m venv $(PACKAGED)/env
-	$(PACKAGED)/env/bin/pip install --quiet torch==2.13.0
-	$(PACKAGED)/env/bin/pip install --quiet "$$(ls $(PACKAGED)/dist/*.whl)[test]"
+	$(PYTHON) -m venv --without-pip $(PACKAGED)/env
+	$(BIN)/pip --python $(PACKAGED)/env/bin/python install --quiet --no-deps $(PACKAGED)/dist/*.whl
+	echo "$$($(BIN)/python -c "$(SITE)")" > "$$($(PACKAGED)/env/bin/python -c "$(SITE)")/dependencies.pth"
+	$(PACKAGED)/env/bin/python -m pip check
 	cd $(PACKAGED)/elsewhere && OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 		../env/bin/python -m pytest -n 2 --dist loadfile $(addprefix ../hf_xlmr-*/,$(TESTS))
 
