@@ -362,7 +362,7 @@ def test_every_option_of_the_library_is_one_of_the_command(
     """The program hands options over by their names: one that is called otherwise would be lost without a word."""
     named = {"misaligned": "on_misaligned", "unlabelled": "on_unlabelled", **renamed}
     fields = {named.get(name, name) for name in inspect.signature(kind).parameters} - {None}
-    assert set(inspect.signature(command).parameters) - fields == {*others.split(), "as_json", "quiet"}
+    assert set(inspect.signature(command).parameters) - fields == {*others.split(), "as_json", "quiet", "verbose"}
     assert fields <= set(inspect.signature(command).parameters)
 
 

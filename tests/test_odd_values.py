@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -77,7 +76,7 @@ def options_of_the_program() -> Iterator[Option]:
             kind, facts = get_args(hints[name])[:2]
             kinds = [each for each in (get_args(kind) or (kind,)) if each is not type(None)]
             kind = get_args(kinds[0])[0] if get_origin(kinds[0]) is list else kinds[0]
-            if type(facts).__name__ == "OptionInfo" and kind is not bool and not issubclass(kind, Enum):
+            if type(facts).__name__ == "OptionInfo" and kind is not bool and "|" not in str(facts.metavar):
                 command = (registered.name or function.__name__).replace("_", "-")
                 yield Option(command, flag_of(name, facts), name, kind)
 

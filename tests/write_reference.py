@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+from hf_xlmr.cli.command_help import EXAMPLES
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REFERENCE = CHECKOUT / "notebooks" / "reference"
@@ -87,7 +88,8 @@ def _command(command: Any) -> str:
         rows = [(f"`{each.metavar}`", _line(each.help)) for each in arguments]
         parts.append(_table(("argument", ""), rows))
     rows = [(_spelled(each, kinds[each.name]), _default(each), _line(each.help)) for each in options]
-    return "\n\n".join([*parts, _table(("option", "default", ""), rows)])
+    examples = "\n".join(EXAMPLES[command.name])
+    return "\n\n".join([*parts, _table(("option", "default", ""), rows), f"```\n{examples}\n```"])
 
 
 def _spelled(option: Any, kind: Any) -> str:
@@ -96,11 +98,9 @@ def _spelled(option: Any, kind: Any) -> str:
 
 
 def _metavar(parameter: Any, kind: Any) -> str:
-    """What stands for the value: the name that it was given, its choices, or its type."""
+    """What stands for the value: the name or the choices that it was given, or its type."""
     if parameter.metavar:
         return str(parameter.metavar)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "|".join(str(each.value) for each in kind)
     return {int: "N", float: "F", Path: "PATH"}.get(kind, "TEXT")
 
 
@@ -118,7 +118,7 @@ def _kinds(command: Any) -> dict[str, Any]:
 def _default(option: Any) -> str:
     if option.required:
         return "required"
-    value = getattr(option.default, "value", option.default)
+    value = option.default
     if option.is_flag and option.secondary_opts and value is not None:
         return f"`{option.opts[0] if value else option.secondary_opts[0]}`"
     return "" if value in (None, False, ()) else f"`{value}`"

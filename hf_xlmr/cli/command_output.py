@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import asdict, is_dataclass
-from enum import Enum
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -16,10 +16,32 @@ if TYPE_CHECKING:
 
     from hf_xlmr.progress import Progress
 
-__all__ = ["AsJson", "Quiet", "called_with", "print_json", "print_result", "progress_of_command"]
+__all__ = [
+    *("INTERRUPTED", "LOGGER", "AsJson", "Quiet", "Verbose", "called_with", "is_verbose"),
+    *("print_json", "print_result", "progress_of_command"),
+]
+
+INTERRUPTED: Final = 130  # what shells give for Ctrl-C
+LOGGER: Final = logging.getLogger("hf_xlmr")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def _show_all(wanted: bool) -> None:
+    if wanted:
+        LOGGER.setLevel(logging.DEBUG)
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", callback=_show_all, help="Also print what is logged, and where a refused run ended."),
+]
+
+
+def is_verbose() -> bool:
+    """Whether the command was given `--verbose`."""
+    return LOGGER.level == logging.DEBUG
 
 
 Result = TypeVar("Result")
@@ -28,8 +50,7 @@ Result = TypeVar("Result")
 def called_with(function: Callable[..., Result], given: Mapping[str, object], **others: object) -> Result:
     """Call the library with a command's options: with those `given` that are named as its parameters, and `others`."""
     known = {**given, **others}
-    plain = {name: value.value if isinstance(value, Enum) else value for name, value in known.items()}
-    return function(**{name: plain[name] for name in signature(function).parameters if name in plain})
+    return function(**{name: known[name] for name in signature(function).parameters if name in known})
 
 
 def progress_of_command(*, shown: bool) -> Progress:

@@ -6,9 +6,9 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
@@ -17,20 +17,34 @@ from urllib.parse import urlsplit
 import typer
 
 from hf_xlmr import __version__
-from hf_xlmr.cli import publish_commands, sentence_transformers_command
-from hf_xlmr.cli.command_output import AsJson, Quiet, called_with, print_result, progress_of_command
+from hf_xlmr.cli import publish_commands, sentence_transformers_command, task_commands
+from hf_xlmr.cli.command_help import add_command
+from hf_xlmr.cli.command_output import (
+    INTERRUPTED,
+    LOGGER,
+    AsJson,
+    Quiet,
+    Verbose,
+    called_with,
+    is_verbose,
+    print_result,
+    progress_of_command,
+)
 from hf_xlmr.cli.flags import Flag, flags_of, in_flags
-from hf_xlmr.cli.task_commands import register
+from hf_xlmr.cli.values import decimal, one_of, whole
 from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
+from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.placement.planner import DEFAULT_TOKENS
 
 __all__ = ["app", "main"]
+
+WIDEST_HELP = 120
 
 app = typer.Typer(
     name="hf-xlmr",
     help="fairseq XLM-R checkpoints, exactly, in Hugging Face Transformers: no fairseq, no pickle run.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -41,12 +55,8 @@ SOURCE_HELP = (
 )
 
 
-Dtype = Enum("Dtype", {"auto": "auto", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}, type=str)
-ExtractDtype = Enum(
-    "ExtractDtype",
-    {"auto": "auto", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8"},
-    type=str,
-)
+STORED_DTYPES = ("auto", "float32", "float16", "bfloat16")
+COMPUTED_DTYPES = (*STORED_DTYPES, "int8")
 
 
 DATA_HELP = "The folder with dict.txt and label/dict.txt, if they are not next to the checkpoint (a data-bin)."
@@ -56,12 +66,12 @@ Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=DATA_HE
 Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights (--store-ema of fairseq).")]
 AttentionHeads = Annotated[
     int | None,
-    typer.Option("--attention-heads", min=1, help="Heads per layer, if the checkpoint has no options that say it."),
+    whole("--attention-heads", least=1, about="Heads per layer, if the checkpoint has no options that say it."),
 ]
 
 
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")]
-StoredDtype = Annotated[Dtype, typer.Option(help="The type of the weights; auto keeps each as it is stored.")]
+StoredDtype = Annotated[str, one_of(*STORED_DTYPES, about="The type of the weights; auto keeps each as it is stored.")]
 MaxShardSize = Annotated[str, typer.Option(help="The size of the largest weights file, such as 5GB or 500MB.")]
 Head = Annotated[
     str | None,
@@ -81,12 +91,11 @@ Verify = Annotated[
 ]
 
 
-@app.command()
 def convert(
     source: Source,
     output: Output,
     data: Data = None,
-    dtype: StoredDtype = Dtype.auto,
+    dtype: StoredDtype = "auto",
     max_shard_size: MaxShardSize = "5GB",
     head: Head = None,
     encoder_only: EncoderOnly = False,
@@ -98,6 +107,7 @@ def convert(
     verify: Verify = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Convert a fairseq XLM-R checkpoint into a folder that Transformers loads."""
     given = locals()
@@ -109,13 +119,13 @@ def convert(
     print_result(report, show_conversion, as_json=as_json, quiet=quiet)
 
 
-@app.command()
 def inspect(
     source: Source,
     data: Data = None,
     ema: Ema = False,
     attention_heads: AttentionHeads = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Report what a checkpoint holds and what it would become, without reading its tensors."""
     from hf_xlmr.cli.console import show_inspection
@@ -140,7 +150,6 @@ Record = Annotated[
 ]
 
 
-@app.command()
 def verify(
     source: Source,
     folder: Folder,
@@ -149,6 +158,7 @@ def verify(
     record: Record = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prove that a converted folder equals its checkpoint, or that an exported checkpoint equals its folder."""
     from hf_xlmr.cli.console import show_parity
@@ -161,13 +171,13 @@ def verify(
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, fine-tuned or not.")]
 
 
-@app.command()
 def export(
     model_dir: ModelDir,
     output: Output,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Export a Transformers folder into a checkpoint that fairseq loads."""
     from hf_xlmr.cli.console import show_export
@@ -188,22 +198,23 @@ MaxMemory = Annotated[
     ),
 ]
 PlannedDtype = Annotated[
-    ExtractDtype,
-    typer.Option(
-        help="The type of the weights; auto is the type in which they are stored, int8 what extract computes in on a "
-        "CPU."
+    str,
+    one_of(
+        *COMPUTED_DTYPES,
+        about="The type of the weights; auto is the type in which they are stored, int8 what extract computes in on a "
+        "CPU.",
     ),
 ]
-Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
+Tokens = Annotated[int, whole(least=1, about="Tokens of a batch, padding included.")]
 
 
-@app.command()
 def plan(
     model: Model,
     max_memory: MaxMemory = None,
-    dtype: PlannedDtype = ExtractDtype.auto,
+    dtype: PlannedDtype = "auto",
     tokens: Tokens = DEFAULT_TOKENS,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Report which layer would go on which device; if the model does not fit (exit code 2), what would fit."""
     from hf_xlmr.cli.console import show_placement
@@ -212,22 +223,10 @@ def plan(
     from hf_xlmr.placement.planner import lay_out
 
     memory = available_memory() if max_memory is None else parse_max_memory(max_memory)
-    placement = lay_out(shape_of(model), max_memory=memory, dtype=dtype.value, tokens=tokens)
+    placement = lay_out(shape_of(model), max_memory=memory, dtype=dtype, tokens=tokens)
     print_result(placement, show_placement, as_json=as_json)
     if not placement.fits:
         raise typer.Exit(InputError.exit_code)
-
-
-Pool = Enum("Pool", {"mean": "mean", "cls": "cls", "max": "max", "none": "none"})
-
-
-OnLong = Enum("OnLong", {"truncate": "truncate", "split": "split", "error": "error"})
-
-
-FileFormat = Enum("FileFormat", {"parquet": "parquet", "npy": "npy"})
-
-
-StoreDtype = Enum("StoreDtype", {"float32": "float32", "float16": "float16"})
 
 
 AnyModel = Annotated[
@@ -257,19 +256,26 @@ Layers = Annotated[
     typer.Option(metavar="LIST", help="The layers to write, such as -1 (the features) or 0,6,12; 0 is the embeddings."),
 ]
 Pooling = Annotated[
-    Pool,
-    typer.Option(help="How the vectors of a text's tokens become one vector; none keeps the vector of every token."),
+    str,
+    one_of(
+        "mean",
+        "cls",
+        "max",
+        "none",
+        about="How the vectors of a text's tokens become one vector; none keeps the vector of every token.",
+    ),
 ]
 ComputeDtype = Annotated[
-    ExtractDtype,
-    typer.Option(
-        help="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32. int8 is "
-        "for CPUs: it is compared with float32 on the first 64 texts."
+    str,
+    one_of(
+        *COMPUTED_DTYPES,
+        about="The type to compute in; auto is bfloat16 if the hardware multiplies it natively, else float32. int8 is "
+        "for CPUs: it is compared with float32 on the first 64 texts.",
     ),
 ]
 LeastCosine = Annotated[
     float,
-    typer.Option(min=-1, max=1, help="With int8: the lowest cosine to float32 that a vector of these texts may have."),
+    decimal(least=-1, most=1, about="With int8: the lowest cosine to float32 that a vector of these texts may have."),
 ]
 EmulateDtype = Annotated[
     bool,
@@ -280,15 +286,17 @@ EmulateDtype = Annotated[
     ),
 ]
 TokensPerBatch = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of a batch; by default 2048 on a CPU, 16384 on a GPU.")
+    int | None, whole(least=1, about="Tokens of a batch; by default 2048 on a CPU, 16384 on a GPU.")
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(min=3, help="Tokens of a text; by default the most that the model takes, such as 512.")
+    int | None, whole(least=3, about="Tokens of a text; by default the most that the model takes, such as 512.")
 ]
-LongTexts = Annotated[OnLong, typer.Option(help="Whether longer texts are truncated, split, or an error.")]
-FeaturesFormat = Annotated[FileFormat, typer.Option("--format", help="The format of the output files.")]
-FeaturesDtype = Annotated[StoreDtype, typer.Option(help="The type of the features in the files.")]
-RowsPerShard = Annotated[int, typer.Option(min=1, help="Texts in each output file.")]
+LongTexts = Annotated[
+    str, one_of("truncate", "split", "error", about="Whether longer texts are truncated, split, or an error.")
+]
+FeaturesFormat = Annotated[str, one_of("parquet", "npy", flag="--format", about="The format of the output files.")]
+FeaturesDtype = Annotated[str, one_of("float32", "float16", about="The type of the features in the files.")]
+RowsPerShard = Annotated[int, whole(least=1, about="Texts in each output file.")]
 Device = Annotated[
     str | None,
     typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
@@ -299,7 +307,6 @@ OverwriteFeatures = Annotated[
 ]
 
 
-@app.command()
 def extract(
     model: AnyModel,
     source: Texts,
@@ -310,21 +317,22 @@ def extract(
     config: Config = None,
     max_row_size: MaxRowSize = "16MB",
     layers: Layers = "-1",
-    pool: Pooling = Pool.mean,
-    dtype: ComputeDtype = ExtractDtype.auto,
+    pool: Pooling = "mean",
+    dtype: ComputeDtype = "auto",
     least_cosine: LeastCosine = 0.99,
     emulate_dtype: EmulateDtype = False,
     tokens_per_batch: TokensPerBatch = None,
     max_length: MaxLength = None,
-    on_long: LongTexts = OnLong.truncate,
-    file_format: FeaturesFormat = FileFormat.parquet,
-    store_dtype: FeaturesDtype = StoreDtype.float32,
+    on_long: LongTexts = "truncate",
+    file_format: FeaturesFormat = "parquet",
+    store_dtype: FeaturesDtype = "float32",
     rows_per_shard: RowsPerShard = 8192,
     device: Device = None,
     resume: Resume = False,
     overwrite: OverwriteFeatures = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write the features of any number of texts, computed without padding; runs on many devices under torchrun."""
     given = locals()
@@ -333,21 +341,37 @@ def extract(
     from hf_xlmr.features.bulk_extraction import extract as run
 
     options = called_with(ExtractionOptions, given, layers=_numbers(layers))
-    is_first = os.environ.get("RANK", "0") == "0"  # one of several processes prints
-    report = run(
-        model,
-        source,
-        output,
-        options=options,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress_of_command(shown=is_first and not quiet),
-    )
+    is_first = is_first_of_all()  # one of several processes prints
+    with _way_on_shown(output, shown=is_first):
+        report = run(
+            model,
+            source,
+            output,
+            options=options,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress_of_command(shown=is_first and not quiet),
+        )
     if is_first:
         print_result(report, show_extraction, as_json=as_json, quiet=quiet)
 
 
-register(app)
+@contextmanager
+def _way_on_shown(output: Path, *, shown: bool) -> Iterator[None]:
+    """At Ctrl-C, say what stays and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stays = f"the finished shards stay in {output}; the same command with --resume continues"
+        found = stays if output.exists() else f"no shard was finished, so that there is no {output}"
+        if shown:
+            typer.echo(f"hf-xlmr: interrupted: {printable(found)}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+for command in (convert, inspect, verify, export, plan, extract):
+    add_command(app, command)
+task_commands.register(app)
 publish_commands.register(app)
 sentence_transformers_command.register(app)
 
@@ -399,7 +423,7 @@ def main() -> NoReturn:
     """Run the program. The exit code is 0 for success, 2 for what the user can fix, 1 for damage."""
     _open_standard_streams()
     try:
-        with _warnings_shown():
+        with _log_shown():
             _check_endpoint()
             app()
     except HfXlmrError as error:
@@ -435,13 +459,19 @@ class _Warnings(logging.Handler):
 
 
 @contextmanager
-def _warnings_shown() -> Iterator[None]:
-    logger, handler = logging.getLogger("hf_xlmr"), _Warnings(logging.WARNING)
-    logger.addHandler(handler)
+def _log_shown() -> Iterator[None]:
+    """Print warnings of the library, and with `--verbose` all that it logs, and where it refused."""
+    usual, handler = LOGGER.level, _Warnings()
+    LOGGER.addHandler(handler)
     try:
         yield
+    except HfXlmrError as error:
+        if is_verbose():  # without what libraries said before: it may hold what must not be shown
+            typer.echo("".join(traceback.format_exception(error, chain=False)), err=True)
+        raise
     finally:
-        logger.removeHandler(handler)
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(usual)
 
 
 def _open_standard_streams() -> None:

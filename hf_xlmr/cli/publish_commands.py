@@ -12,19 +12,19 @@ from typing import Annotated
 
 import typer
 
-from hf_xlmr.cli.command_output import AsJson, Quiet, print_json, progress_of_command
+from hf_xlmr.cli.command_help import add_command
+from hf_xlmr.cli.command_output import INTERRUPTED, AsJson, Quiet, Verbose, print_json, progress_of_command
 from hf_xlmr.errors import InputError
 
 __all__ = ["register"]
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, converted or not.")]
-INTERRUPTED = 130  # what shells give for Ctrl-C
 
 
 def register(app: typer.Typer) -> None:
     """Add the sub-commands to the program."""
-    app.command()(doctor)
-    app.command()(push)
+    add_command(app, doctor)
+    add_command(app, push)
 
 
 def doctor(
@@ -46,6 +46,7 @@ def doctor(
         ),
     ] = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find the faults that published XLM-R folders often have, and say how to fix each (exit code 2 if any is left)."""
     from hf_xlmr.doctor.examination import examine
@@ -106,6 +107,7 @@ def push(
     despite_faults: DespiteFaults = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Publish a folder on the Hub: check it, send it in one commit; after a break the same command resumes."""
     from hf_xlmr.cli.console import show_folder_to_push, show_push, show_push_plan

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_xlmr.cli.command_output import AsJson, print_result
+from hf_xlmr.cli.command_help import add_command
+from hf_xlmr.cli.command_output import AsJson, Verbose, print_result
+from hf_xlmr.cli.values import one_of
 
 __all__ = ["register"]
 
 
-SentencePool = Enum("SentencePool", {"mean": "mean", "cls": "cls", "max": "max"}, type=str)
-
-
 def register(app: typer.Typer) -> None:
     """Add the sub-command to the program."""
-    app.command()(to_sentence_transformers)
+    add_command(app, to_sentence_transformers)
 
 
 def to_sentence_transformers(
@@ -29,16 +27,17 @@ def to_sentence_transformers(
         Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")
     ],
     pool: Annotated[
-        SentencePool, typer.Option(help="How the vectors of a text's tokens become one vector, as in extract.")
-    ] = SentencePool.mean,
+        str, one_of("mean", "cls", "max", about="How the vectors of a text's tokens become one vector, as in extract.")
+    ] = "mean",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")
     ] = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Make a folder that sentence-transformers loads, with the same vectors as extract, from a Transformers folder."""
     from hf_xlmr.cli.console import show_sentence_transformers
     from hf_xlmr.conversion import to_sentence_transformers as run
 
-    report = run(model_dir, output, pool=pool.value, overwrite=overwrite)
+    report = run(model_dir, output, pool=pool, overwrite=overwrite)
     print_result(report, show_sentence_transformers, as_json=as_json)

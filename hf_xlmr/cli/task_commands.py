@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_xlmr.cli.command_output import AsJson, Quiet, called_with, print_json, progress_of_command
+from hf_xlmr.cli.command_help import add_command
+from hf_xlmr.cli.command_output import AsJson, Quiet, Verbose, called_with, print_json, progress_of_command
+from hf_xlmr.cli.values import argument_of, decimal, one_of, whole
 from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.tasks.kinds.registry import TASKS
 
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
-
-
-Mode = Enum("Mode", {"zero_shot": "zero-shot", "translate_train_all": "translate-train-all"}, type=str)
-
-
-OnUnlabelled = Enum("OnUnlabelled", {"skip": "skip", "error": "error"}, type=str)
-
-
-OnMisaligned = Enum("OnMisaligned", {"error": "error", "skip": "skip"}, type=str)
-
-
-OnMisalignedInScores = Enum("OnMisalignedInScores", {"score": "score", "skip": "skip", "error": "error"}, type=str)
-
-
 MISALIGNMENTS: Mapping[object, Misalignment] = {"error": "refuse", "skip": "skip", "score": "keep"}
 UNLABELLED: Mapping[object, WithoutLabel] = {"error": "refuse", "skip": "skip"}
 MODEL_HELP = "A Transformers folder, an id on the Hub, or what convert takes as SOURCE."
@@ -53,31 +39,31 @@ DATA_HELP = (
 )
 LIST_HELP = "Such as en,de,zh; for mlqa also pairs such as en-de (context, question). By default all in the data."
 
-Task = Annotated[TaskName, typer.Argument(metavar="|".join(TASKS), help="The task.")]
+Task = Annotated[str, argument_of(*TASKS, about="The task.")]
 Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
 Languages = Annotated[
     str | None, typer.Option("--languages", metavar="LIST", help=f"The languages to score. {LIST_HELP}")
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(
+    whole(
         "--max-length",
-        help="Tokens of a text, in mlqa of a window: 128, 384 for mlqa; in evaluate the value of the training.",
+        about="Tokens of a text, in mlqa of a window: 128, 384 for mlqa; in evaluate the value of the training.",
     ),
 ]
 Stride = Annotated[
     int | None,
-    typer.Option("--stride", min=1, help="mlqa: the distance between the windows over a long text, in tokens: 128."),
+    whole("--stride", least=1, about="mlqa: the distance between the windows over a long text, in tokens: 128."),
 ]
 NullThreshold = Annotated[
     float | None,
-    typer.Option(
-        help="mlqa: allow no answer, if its score is higher than that of the best answer by more than this, such as 0."
+    decimal(
+        about="mlqa: allow no answer, if its score is higher than that of the best answer by more than this, such as 0."
     ),
 ]
 Unlabelled = Annotated[
-    OnUnlabelled,
-    typer.Option(help="xnli: skip pairs without an agreed label (marked - or -1), or refuse the data."),
+    str,
+    one_of("skip", "error", about="xnli: skip pairs without an agreed label (marked - or -1), or refuse the data."),
 ]
 Labels = Annotated[
     str | None,
@@ -93,8 +79,8 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is a
 
 def register(app: typer.Typer) -> None:
     """Add the sub-commands to the program."""
-    app.command()(finetune)
-    app.command()(evaluate)
+    add_command(app, finetune)
+    add_command(app, evaluate)
 
 
 Train = Annotated[list[str], typer.Option("--train", metavar="DATA", help=DATA_HELP)]
@@ -112,31 +98,33 @@ Evaluation = Annotated[
         "--eval", metavar="DATA", help="The data to score after training, by language; formats as for --train."
     ),
 ]
-TrainingMode = Annotated[Mode, typer.Option(help="Train on English only, or on every language of --train.")]
+TrainingMode = Annotated[
+    str, one_of("zero-shot", "translate-train-all", about="Train on English only, or on every language of --train.")
+]
 TrainSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: train.")]
 EvalSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")]
-LearningRate = Annotated[float | None, typer.Option(help="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")]
-Epochs = Annotated[float | None, typer.Option(help="5 for xnli, 3 for mlqa, 10 for ner.")]
-MaxSteps = Annotated[int | None, typer.Option(help="The number of updates, in place of --epochs.")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples of an update, over all devices: 32.")]
+LearningRate = Annotated[float | None, decimal(about="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")]
+Epochs = Annotated[float | None, decimal(about="5 for xnli, 3 for mlqa, 10 for ner.")]
+MaxSteps = Annotated[int | None, whole(about="The number of updates, in place of --epochs.")]
+BatchSize = Annotated[int | None, whole(about="Examples of an update, over all devices: 32.")]
 Accumulate = Annotated[
     int,
-    typer.Option(help="The number of steps in which a device computes its share of a batch (gradient accumulation)."),
+    whole(about="The number of steps in which a device computes its share of a batch (gradient accumulation)."),
 ]
 Warmup = Annotated[
     float | None,
-    typer.Option(help="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
+    decimal(about="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
 ]
-WeightDecay = Annotated[float | None, typer.Option(help="0, 0.0001 for mlqa.")]
+WeightDecay = Annotated[float | None, decimal(about="0, 0.0001 for mlqa.")]
 MisalignedTraining = Annotated[
-    OnMisaligned,
-    typer.Option(help="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
+    str,
+    one_of("error", "skip", about="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
 ]
 Lora = Annotated[
     bool,
     typer.Option("--lora", help="Train only low-rank adapters and the head; the adapters are merged at the end."),
 ]
-LoraRank = Annotated[int, typer.Option(min=1, help="The rank of the adapters.")]
+LoraRank = Annotated[int, whole(least=1, about="The rank of the adapters.")]
 FreezeEmbeddings = Annotated[
     bool | None,
     typer.Option(
@@ -150,8 +138,8 @@ ActivationCheckpointing = Annotated[
         "--activation-checkpointing", help="Compute activations again in the backward pass: less memory, more time."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="The random seed of the new head, the order of examples, and dropout.")]
-SaveSteps = Annotated[int, typer.Option(help="The number of updates between checkpoints; the last two are kept.")]
+Seed = Annotated[int, whole(least=0, about="The random seed of the new head, the order of examples, and dropout.")]
+SaveSteps = Annotated[int, whole(about="The number of updates between checkpoints; the last two are kept.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a training that is not finished.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier training in DIR.")]
 
@@ -162,7 +150,7 @@ def finetune(
     train: Train,
     output: Output,
     evaluation: Evaluation = None,
-    mode: TrainingMode = Mode.zero_shot,
+    mode: TrainingMode = "zero-shot",
     train_split: TrainSplit = None,
     eval_split: EvalSplit = None,
     languages: Languages = None,
@@ -176,8 +164,8 @@ def finetune(
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
-    on_misaligned: MisalignedTraining = OnMisaligned.error,
-    on_unlabelled: Unlabelled = OnUnlabelled.skip,
+    on_misaligned: MisalignedTraining = "error",
+    on_unlabelled: Unlabelled = "skip",
     labels: Labels = None,
     lora: Lora = False,
     lora_rank: LoraRank = 8,
@@ -191,6 +179,7 @@ def finetune(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Fine-tune a model for a task; runs on many devices under accelerate launch."""
     given = _as_in_the_library(locals())
@@ -202,7 +191,7 @@ def finetune(
     usual = {"misaligned": EvaluationOptions.misaligned, "batch_size": EvaluationOptions.batch_size}
     scoring = called_with(EvaluationOptions, given, split=eval_split, **usual)
     report = run(
-        task.value,
+        task,
         model,
         train,
         output,
@@ -242,10 +231,12 @@ Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of da
 Head = Annotated[
     str | None, typer.Option(metavar="NAME", help="The head to score, if the fairseq checkpoint has several.")
 ]
-ScoringBatchSize = Annotated[int, typer.Option(min=1, help="Texts or windows that a device computes at once.")]
+ScoringBatchSize = Annotated[int, whole(least=1, about="Texts or windows that a device computes at once.")]
 MisalignedScoring = Annotated[
-    OnMisalignedInScores,
-    typer.Option(help="mlqa: score, skip or refuse questions whose answer is not at its answer_start."),
+    str,
+    one_of(
+        "score", "skip", "error", about="mlqa: score, skip or refuse questions whose answer is not at its answer_start."
+    ),
 ]
 References = Annotated[bool, typer.Option("--references", help="Also show the scores that the papers published.")]
 OverwriteResults = Annotated[
@@ -265,8 +256,8 @@ def evaluate(
     max_length: MaxLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
-    on_misaligned: MisalignedScoring = OnMisalignedInScores.score,
-    on_unlabelled: Unlabelled = OnUnlabelled.skip,
+    on_misaligned: MisalignedScoring = "score",
+    on_unlabelled: Unlabelled = "skip",
     labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
@@ -274,6 +265,7 @@ def evaluate(
     overwrite: OverwriteResults = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Score a fine-tuned model in each language; the model may be a checkpoint that fairseq fine-tuned."""
     given = _as_in_the_library(locals())
@@ -282,7 +274,7 @@ def evaluate(
     from hf_xlmr.tasks.results_table import published_scores, tables_of
 
     results = run(
-        task.value,
+        task,
         model,
         data,
         output=output,
@@ -292,7 +284,7 @@ def evaluate(
         progress=progress_of_command(shown=not quiet and is_first_of_all()),
     )
     if as_json and is_first_of_all():
-        published = {"published": published_scores(task.value)} if references else {}
+        published = {"published": published_scores(task)} if references else {}
         print_json({**_as_object(results), **published})
     elif not quiet and is_first_of_all():
         from hf_xlmr.cli.console import show_results

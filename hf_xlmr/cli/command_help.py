@@ -1,0 +1,57 @@
+"""What `hf-xlmr --help` says of each sub-command, and the examples that the sub-command's own help ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import typer
+
+__all__ = ["EXAMPLES", "SUMMARIES", "add_command"]
+
+SUMMARIES: Final[Mapping[str, str]] = {
+    "convert": "Convert a fairseq checkpoint, and prove it.",
+    "inspect": "Report what a checkpoint would become.",
+    "verify": "Prove that a folder equals its checkpoint.",
+    "export": "Go back to a checkpoint that fairseq loads.",
+    "plan": "Report which layer goes on which device.",
+    "extract": "Write the features of any number of texts.",
+    "finetune": "Fine-tune for XNLI, MLQA or named entities.",
+    "evaluate": "Score a fine-tuned model in each language.",
+    "doctor": "Find and fix the faults of a model folder.",
+    "push": "Publish a folder on the Hub.",
+    "to-sentence-transformers": "Make a folder for sentence-transformers.",
+}
+"""Sentences that fit beside the names in 80 columns."""
+
+EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "convert": (
+        "hf-xlmr convert xlmr.base xlmr-base",
+        "hf-xlmr convert checkpoint_best.pt my-model --data data-bin --head xnli",
+    ),
+    "inspect": ("hf-xlmr inspect checkpoint_best.pt",),
+    "verify": ("hf-xlmr verify xlmr.base.tar.gz xlmr-base --report proof.html",),
+    "export": ("hf-xlmr export xlmr-base for-fairseq",),
+    "plan": ("hf-xlmr plan xlmr.xxl --max-memory 0=24GiB,1=24GiB,cpu=64GiB --dtype float16",),
+    "extract": (
+        "hf-xlmr extract xlmr-base texts.jsonl features --id-column id",
+        "zcat texts.gz | hf-xlmr extract demo - features --pool cls --format npy",
+        "torchrun --nproc-per-node 8 -m hf_xlmr extract xlmr-base texts.parquet features --resume",
+    ),
+    "finetune": (
+        "hf-xlmr finetune xnli --model xlmr-base --train facebook/xnli@all_languages --output xnli-model",
+        "hf-xlmr finetune ner --model demo --train demo --eval demo --output ner-model --max-steps 10",
+    ),
+    "evaluate": ("hf-xlmr evaluate xnli --model xnli-model --data facebook/xnli@all_languages --references",),
+    "doctor": ("hf-xlmr doctor xlmr-base", "hf-xlmr doctor old-folder --fix"),
+    "push": ("hf-xlmr push xlmr-base me/xlmr-base --dry-run", "hf-xlmr push xlmr-base me/xlmr-base --private"),
+    "to-sentence-transformers": ("hf-xlmr to-sentence-transformers xlmr-base sentence-model --pool mean",),
+}
+VERBATIM: Final = "\b\n"  # typer keeps the lines of a paragraph that begins so
+
+
+def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Add a sub-command, named as its function, with its summary and its examples."""
+    name = command.__name__.replace("_", "-")
+    examples = "\n".join(["Examples:", *(f"  {line}" for line in EXAMPLES[name])])
+    app.command(name, short_help=SUMMARIES[name], epilog=VERBATIM + examples)(command)

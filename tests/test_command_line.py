@@ -1,0 +1,127 @@
+"""What users of command lines expect of `hf-xlmr`: help that fits, examples, near misses, its other names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from in_process import run
+from warm_processes import PROGRAM
+
+from hf_xlmr.cli.command_help import EXAMPLES, SUMMARIES
+from hf_xlmr.cli.program import app
+
+COMMANDS: Any = typer.main.get_command(app)
+NARROW = 80
+COMMON_WORDS = ("Value error", "Input should", "pydantic", "unable to parse")
+
+
+def test_at_80_columns_no_summary_is_cut_off(tmp_path: Path) -> None:
+    shown = run("--help", cwd=tmp_path, COLUMNS=str(NARROW)).stdout
+    assert all(f"{name} " in shown and summary in shown for name, summary in SUMMARIES.items())
+    assert "..." not in shown.partition("Commands:")[2]
+    assert set(SUMMARIES) == set(EXAMPLES) == set(COMMANDS.commands)
+
+
+def test_help_uses_the_width_of_the_terminal(tmp_path: Path) -> None:
+    narrow, wide = (run("extract", "-h", cwd=tmp_path, COLUMNS=str(width)).stdout for width in (NARROW, 120))
+    assert max(map(len, narrow.splitlines())) <= NARROW + len("hf-xlmr extract")  # examples stay whole
+    assert len(wide.splitlines()) < len(narrow.splitlines())
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_help_ends_with_examples(name: str, tmp_path: Path) -> None:
+    shown = run(name, "-h", cwd=tmp_path).stdout
+    assert all(line in shown for line in EXAMPLES[name])
+    assert shown == run(name, "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_the_program_takes_every_example(line: str) -> None:
+    _, _, called = line.rpartition("hf-xlmr ") if "hf-xlmr " in line else line.rpartition("-m hf_xlmr ")
+    name, *rest = shlex.split(called)
+    assert COMMANDS.commands[name].make_context(name, rest).params
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--dtype", "fp16", "did you mean float16?"),
+        ("--dtype", "bf16", "did you mean bfloat16?"),
+        ("--pool", "Mean", "did you mean mean?"),
+        ("--pool", "x", "'x' is not one of mean, cls, max, none"),
+        ("--format", "parket", "did you mean parquet?"),
+        ("--rows-per-shard", "many", "'many' is not a whole number"),
+        ("--rows-per-shard", "0", "'0' is below 1, the lowest value"),
+        ("--least-cosine", "1.5", "'1.5' is above 1, the highest value"),
+        ("--least-cosine", "nan", "'nan' is below -1, the lowest value"),
+    ],
+)
+def test_a_value_that_is_not_taken_is_told_with_what_is(option: str, value: str, told: str, tmp_path: Path) -> None:
+    done = run("extract", "demo", "-", tmp_path / "out", option, value, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(told) and option in done.stderr
+    assert not any(words in done.stderr for words in COMMON_WORDS)
+
+
+def test_a_misspelt_task_is_told_with_the_near_one(tmp_path: Path) -> None:
+    done = run("finetune", "xnil", "--model", "demo", "--train", "demo", "--output", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean xnli?" in done.stderr
+
+
+def test_verbose_shows_where_a_run_was_refused(tmp_path: Path) -> None:
+    quiet = run("inspect", "nothing-here", cwd=tmp_path)
+    told = run("inspect", "nothing-here", "--verbose", cwd=tmp_path)
+    assert quiet.returncode == told.returncode == 2
+    assert "Traceback" not in quiet.stderr
+    assert told.stderr.startswith("Traceback") and told.stderr.endswith(quiet.stderr)
+    assert "Traceback" not in run("inspect", "nothing-here", cwd=tmp_path).stderr  # the next run is quiet again
+
+
+def test_completion_knows_commands_and_choices(tmp_path: Path) -> None:
+    def completed(line: str) -> list[str]:
+        environment = {**os.environ, "_HF_XLMR_COMPLETE": "complete_bash", "COMP_WORDS": line}
+        environment["COMP_CWORD"] = str(len(line.split(" ")) - 1)
+        done = subprocess.run([PROGRAM], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+        return done.stdout.split()
+
+    assert completed("hf-xlmr ex") == ["export", "extract"]
+    assert completed("hf-xlmr extract demo - out --pool m") == ["mean", "max"]
+
+
+def test_the_module_is_the_program_outside_a_checkout(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_xlmr", "inspect", "demo", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert json.loads(done.stdout) == json.loads(run("inspect", "demo", "--json", cwd=tmp_path).stdout)
+
+
+def test_hf_runs_it_as_an_extension(tmp_path: Path) -> None:
+    """`hf extensions install` puts a package with a console script `hf-NAME` into a folder of this form."""
+    folder = tmp_path / ".local" / "share" / "hf" / "extensions" / "hf-xlmr"
+    folder.mkdir(parents=True)
+    manifest = {"owner": "somebody", "repo": "hf-xlmr", "repo_id": "somebody/hf-xlmr", "short_name": "xlmr"}
+    manifest |= {"executable_path": str(PROGRAM), "type": "python", "installed_at": "2026-01-01T00:00:00+00:00"}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    environment = {**os.environ, "HOME": str(tmp_path), "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_OFFLINE": "1"}
+    hf = Path(PROGRAM).with_name("hf")
+
+    def answered(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([hf, "xlmr", *words], capture_output=True, text=True, env=environment, check=False)
+
+    shown = answered("inspect", "demo", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["class_name"] == "XLMRobertaForMaskedLM"
+    assert answered("inspect", "nothing-here").returncode == 2
