@@ -85,6 +85,7 @@ COMMANDS = (
     "extract",
     "finetune",
     "evaluate",
+    "adopt",
     "doctor",
     "to-sentence-transformers",
     "push",

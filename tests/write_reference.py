@@ -21,6 +21,7 @@ PLACES = {"hf_xlmr.conversion": CHECKOUT / "conversion", "hf_xlmr": CHECKOUT / "
 PUBLIC = (
     "hf_xlmr",
     "hf_xlmr.conversion",
+    "hf_xlmr.adopting",
     "hf_xlmr.errors",
     "hf_xlmr.extraction",
     "hf_xlmr.bulk_extraction",

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from hf_xlmr.placement.planner import DeviceShare, Placement
     from hf_xlmr.publishing.folder_to_push import FolderToPush
     from hf_xlmr.publishing.pushing import PushReport
+    from hf_xlmr.tasks.fitting.adopting import Adoption
     from hf_xlmr.tasks.fitting.finetuned_folder import FinetuningReport
     from hf_xlmr.tasks.results_table import ResultsTable
 
@@ -208,6 +209,15 @@ def show_sentence_transformers(report: SentenceTransformersReport) -> None:
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
     }
     console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+
+
+def show_adoption(report: Adoption) -> None:
+    """Print an Adoption."""
+    shown = {"class": report.class_name, "labels": _plain(", ".join(report.labels)), "added": ", ".join(report.added)}
+    if report.kept:
+        shown["kept as it was"] = ", ".join(report.kept)
+    title = f"{_plain(report.folder)}, trained from {_plain(report.model)}"
+    Console(highlight=False).print(_rows(title, {name: value for name, value in shown.items() if value}))
 
 
 def show_extraction(report: ExtractionReport) -> None:

@@ -1,4 +1,4 @@
-"""The sub-commands that train and score models: `hf-xlmr finetune` and `hf-xlmr evaluate`."""
+"""The sub-commands about training: `hf-xlmr finetune`, `hf-xlmr evaluate` and `hf-xlmr adopt`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_xlmr.cli.command_help import add_command
-from hf_xlmr.cli.command_output import AsJson, Quiet, Verbose, called_with, print_json, progress_of_command
+from hf_xlmr.cli.command_output import (
+    AsJson,
+    Quiet,
+    Verbose,
+    called_with,
+    print_json,
+    print_result,
+    progress_of_command,
+)
 from hf_xlmr.cli.values import argument_of, decimal, one_of, whole
 from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.tasks.kinds.registry import TASKS
@@ -81,6 +89,7 @@ def register(app: typer.Typer) -> None:
     """Add the sub-commands to the program."""
     add_command(app, finetune)
     add_command(app, evaluate)
+    add_command(app, adopt)
 
 
 Train = Annotated[list[str], typer.Option("--train", metavar="DATA", help=DATA_HELP)]
@@ -290,6 +299,32 @@ def evaluate(
         from hf_xlmr.cli.console import show_results
 
         show_results(tables_of(results, references=references))
+
+
+OwnFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL_DIR", help="The folder that your Trainer saved (save_model, save_pretrained).")
+]
+TrainedFrom = Annotated[
+    str, typer.Option("--from", metavar="MODEL", help=f"The converted model that it was trained from. {MODEL_HELP}")
+]
+
+
+def adopt(
+    model_dir: OwnFolder,
+    converted: TrainedFrom,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Complete a folder of your own Trainer with what the converted model has: dictionary, tokenizer, record, card.
+
+    Weights and config.json stay as they are. Then doctor, export, verify, to-sentence-transformers and push take it.
+    """
+    from hf_xlmr.cli.console import show_adoption
+    from hf_xlmr.tasks.fitting.adopting import adopt as run
+
+    report = run(model_dir, converted, progress=progress_of_command(shown=not quiet))
+    print_result(report, show_adoption, as_json=as_json, quiet=quiet)
 
 
 def _as_in_the_library(given: Mapping[str, object]) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
@@ -13,7 +13,7 @@ from hf_xlmr.hub.hub_errors import hub_utils
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
 
-__all__ = ["base_model_of", "finetuned_card"]
+__all__ = ["adopted_card", "base_model_of", "finetuned_card"]
 
 CARD: Final = """---
 {metadata}---
@@ -42,9 +42,8 @@ ADAPTERS: Final = (
     " Adapters (LoRA) were trained and merged into the weights: the folder loads like any other model, without peft."
 )
 TOKENIZED: Final = (
-    "The training texts were tokenized as in fairseq. `hf_xlmr.XLMRTokenizer` gives the same tokens, and so does the\n"
-    "folder's `tokenizer.json`, except for special symbols that are typed in a text. `fairseq/` holds the dictionary\n"
-    "and the SentencePiece model."
+    "{}`hf_xlmr.XLMRTokenizer` gives the tokens of fairseq, and so does the folder's `tokenizer.json`, except for\n"
+    "special symbols that are typed in a text. `fairseq/` holds the dictionary and the SentencePiece model."
 )
 BLOCK: Final = """import torch
 from transformers import {loader}, AutoTokenizer
@@ -55,6 +54,71 @@ batch = tokenizer({texts}, return_tensors="pt")
 with torch.no_grad():
     output = model(**batch)
 {shown}"""
+
+
+ADOPTED: Final = """---
+{metadata}---
+
+# {name}
+
+`{class_name}`, trained from {origin} by a script of its author. `hf-xlmr adopt` added what {origin} has of
+fairseq: the dictionary, the SentencePiece model and the options.
+
+## Use
+
+The code runs in this folder, without hf_xlmr; from elsewhere, replace `"."` by the path of the folder or its id on the
+Hub.
+
+```python
+{block}
+```
+{labels}
+{tokenized}
+"""
+
+
+class _Use(NamedTuple):
+    """How a class is used: what the Hub calls its kind of task, and the example of a card."""
+
+    pipeline_tag: str
+    texts: str
+    shown: str
+
+
+USES: Final[Mapping[str, _Use]] = {
+    "ForSequenceClassification": _Use("text-classification", '"The train leaves at night."', "print(output.logits)"),
+    "ForTokenClassification": _Use(*(TASKS["ner"].card.pipeline_tag, TASKS["ner"].card.texts, TASKS["ner"].card.shown)),
+    "ForQuestionAnswering": _Use(
+        *(TASKS["mlqa"].card.pipeline_tag, TASKS["mlqa"].card.texts, TASKS["mlqa"].card.shown)
+    ),
+    "ForMaskedLM": _Use(
+        "fill-mask",
+        '"The train leaves at <mask>."',
+        "place = batch.input_ids[0].tolist().index(tokenizer.mask_token_id)\n"
+        "print(tokenizer.decode(output.logits[0, place].argmax()))",
+    ),
+}
+OF_AN_ENCODER: Final = _Use("feature-extraction", '"The train leaves at night."', "print(output.last_hidden_state)")
+
+
+def adopted_card(folder: Path, source: Path, *, model: str, class_name: str) -> str:
+    """The text of `README.md` for a folder of the class `class_name` that its author trained from the one in `source`.
+
+    `model` is how the user named that.
+    """
+    origin, config = card_fields(source), json_object(folder / "config.json")
+    base = base_model_of(model, origin)
+    ending = next((each for each in USES if class_name.endswith(each)), "")
+    use = USES.get(ending, OF_AN_ENCODER)
+    return ADOPTED.format(
+        metadata=_metadata(use.pipeline_tag, {**origin, "base_model": base}, str(config["model_type"])),
+        name=as_text(folder.resolve().name),
+        class_name=class_name,
+        origin=as_code(base) if base == model else as_text(Path(model).name),
+        block=_block(folder, f"AutoModel{ending}", texts=use.texts, shown=use.shown),
+        labels=_labels(config) if "Classification" in ending else "",
+        tokenized=TOKENIZED.format(""),
+    )
 
 
 def finetuned_card(
@@ -76,9 +140,10 @@ def finetuned_card(
     """
     origin = card_fields(source)
     base, config = base_model_of(model, origin), json_object(folder / "config.json")
+    loader = f"AutoModel{TASKS[task].recipe.class_ending}"
     rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
     return CARD.format(
-        metadata=_metadata(task, {**origin, "base_model": base}, str(config["model_type"])),
+        metadata=_metadata(TASKS[task].card.pipeline_tag, {**origin, "base_model": base}, str(config["model_type"])),
         model=as_text(Path(model).name),
         task=TASKS[task].card.name,
         class_name=class_name,
@@ -89,9 +154,9 @@ def finetuned_card(
         languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in trained_on.items()),
         adapters=ADAPTERS if settings.get("lora") else "",
         settings="\n".join(rows),
-        block=_block(folder, task),
+        block=_block(folder, loader, texts=TASKS[task].card.texts, shown=TASKS[task].card.shown),
         labels=_labels(config),
-        tokenized=TOKENIZED,
+        tokenized=TOKENIZED.format("The training texts were tokenized as in fairseq. "),
     )
 
 
@@ -108,11 +173,11 @@ def base_model_of(model: str, origin: Mapping[str, object]) -> object:
     return model
 
 
-def _metadata(task: str, fields_of_card: Mapping[str, object], model_type: str) -> str:
+def _metadata(pipeline_tag: str, fields_of_card: Mapping[str, object], model_type: str) -> str:
     fields = {
         **{name: fields_of_card.get(name) for name in ("language", "license", "license_name", "license_link")},
         "library_name": "transformers",
-        "pipeline_tag": TASKS[task].card.pipeline_tag,
+        "pipeline_tag": pipeline_tag,
         "base_model": fields_of_card.get("base_model"),  # from which the Hub concludes that this is a fine-tuned model
         "tags": list(dict.fromkeys(["xlm-roberta", model_type, "fairseq", "hf_xlmr"])),
     }
@@ -120,12 +185,11 @@ def _metadata(task: str, fields_of_card: Mapping[str, object], model_type: str) 
     return as_yaml(given)
 
 
-def _block(folder: Path, task: str) -> str:
+def _block(folder: Path, loader: str, *, texts: str, shown: str) -> str:
     """The code that uses the folder; if there are no tokenizer files, the code that loads it."""
-    loader, facts = f"AutoModel{TASKS[task].recipe.class_ending}", TASKS[task].card
     if not (folder / "tokenizer.json").is_file():
         return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()'
-    return BLOCK.format(loader=loader, texts=facts.texts, shown=facts.shown)
+    return BLOCK.format(loader=loader, texts=texts, shown=shown)
 
 
 def _labels(config: JsonObject) -> str:
