@@ -118,6 +118,7 @@ def arguments(model: str, data: str, trained: str, *, task: str = "xnli") -> dic
         "extract": [model, data, NEW],
         "finetune": [task, "--model", model, "--train", data, "--output", NEW],
         "evaluate": [task, "--model", trained, "--data", data, "--output", NEW],
+        "adopt": [trained, "--from", model],
         "doctor": [model],
         "push": [model, "somebody/something", "--dry-run"],
         "to-sentence-transformers": [model, NEW],
