@@ -776,7 +776,7 @@ def test_a_dry_run_without_a_token_shows_the_folder_alone(folder: Path, hub: Loc
     (folder / "notes.bak").write_text("old", encoding="utf-8")
     (folder / "notes.txt").write_text("new", encoding="utf-8")
     done = run(folder, REPO, "--dry-run", token="")
-    assert done.returncode == 2 and done.stderr.startswith("hf-xlmr: there is no token")
+    assert done.returncode == 3 and done.stderr.startswith("hf-xlmr: there is no token")
     assert (
         all(name in done.stdout for name in contents(folder))
         and "notes.bak: a copy from before a change" in done.stdout
@@ -785,7 +785,12 @@ def test_a_dry_run_without_a_token_shows_the_folder_alone(folder: Path, hub: Loc
     assert "not asked for" in done.stdout and "notes.txt 3 B" in done.stdout and "--include NAME" in done.stdout
     assert "verified when converted, and unchanged since" in " ".join(done.stdout.split())
     silent = run(folder, REPO, "--dry-run", "--json", token="")
-    assert silent.returncode == 2 and not silent.stdout and silent.stderr == done.stderr
+    assert silent.returncode == 3 and not silent.stdout and silent.stderr == done.stderr
+
+
+def test_a_dry_run_tells_a_refused_folder_from_a_hub_that_was_not_asked(folder: Path, hub: LocalHub) -> None:
+    (folder / "README.md").unlink()
+    assert run(folder, REPO, "--dry-run", token="").returncode == 2
 
 
 @pytest.mark.parametrize("step", ["GET .*/whoami-v2", "POST .*/commit/main"])

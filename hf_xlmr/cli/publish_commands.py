@@ -18,6 +18,9 @@ from hf_xlmr.errors import InputError
 
 __all__ = ["register"]
 
+FOLDER_ALONE = 3
+"""The exit code of a dry run that found nothing against the folder and could not ask the Hub."""
+
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, converted or not.")]
 
 
@@ -75,7 +78,7 @@ DryRun = Annotated[
     typer.Option(
         "--dry-run",
         help="Check everything, show what would be sent, and send nothing. If the Hub cannot be asked, only the "
-        "folder is checked.",
+        "folder is checked: the exit code is then 3, and 2 if the folder is refused.",
     ),
 ]
 Include = Annotated[
@@ -128,9 +131,11 @@ def push(
         )
         try:
             plan = plan_upload(looked, repo_id, private=private, branch=branch, create_pr=create_pr)
-        except HubRefusal:
-            if dry_run and is_shown:  # the folder's part of the plan needs no Hub
-                show_folder_to_push(looked)
+        except HubRefusal as refusal:
+            if dry_run:  # the folder's part of the plan needs no Hub
+                refusal.exit_code = FOLDER_ALONE
+                if is_shown:
+                    show_folder_to_push(looked)
             raise
         if is_shown:
             show_push_plan(plan.report)
