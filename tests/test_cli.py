@@ -346,13 +346,13 @@ def test_the_options_arrive(tmp_path: Path) -> None:
             task_commands.finetune,
             FinetuningOptions,
             {"split": "train_split"},
-            "task model train output evaluation eval_split languages null_threshold resume overwrite",
+            "task model train output evaluation eval_split languages null_threshold device resume overwrite",
         ),
         (
             task_commands.evaluate,
             EvaluationOptions,
             {"max_answer": None},  # for Python alone
-            "task model data output references overwrite",
+            "task model data output device references overwrite",
         ),
     ],
 )

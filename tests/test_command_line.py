@@ -15,6 +15,7 @@ import typer
 from in_process import run
 from warm_processes import PROGRAM
 
+from hf_xlmr.cli import task_commands
 from hf_xlmr.cli.command_help import EXAMPLES, SUMMARIES
 from hf_xlmr.cli.program import app
 
@@ -125,3 +126,44 @@ def test_hf_runs_it_as_an_extension(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert json.loads(shown.stdout)["class_name"] == "XLMRobertaForMaskedLM"
     assert answered("inspect", "nothing-here").returncode == 2
+
+
+def asked_device(*words: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    data = ("finetune", "xnli", "--model", "demo", "--train", "demo", "--output", "out", "--max-steps", "1")
+    return run(*data, *words, cwd=folder, **variables)
+
+
+@pytest.mark.parametrize(
+    ("device", "variables", "told"),
+    [
+        ("gpu", {}, "give cpu, cuda or one GPU such as cuda:1"),
+        ("cuda:1,2", {}, "give cpu, cuda or one GPU such as cuda:1"),
+        ("cuda:0", {"WORLD_SIZE": "2"}, "each has its own GPU"),
+        ("cuda:2", {"CUDA_VISIBLE_DEVICES": "4,7"}, "CUDA_VISIBLE_DEVICES names 2 of them"),
+    ],
+)
+def test_a_device_of_a_training_that_cannot_be_is_refused(
+    device: str, variables: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    done = asked_device("--device", device, folder=tmp_path, **variables)
+    assert done.returncode == 2 and told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("seen", "device", "left"), [("", "cuda:3", "3"), ("4,7", "cuda:1", "7"), ("", "cuda", "0")])
+def test_a_training_sees_the_one_gpu_that_was_asked_for(
+    seen: str, device: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert task_commands._uses_gpu(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+
+
+def test_without_such_a_gpu_nothing_is_trained_on_the_cpu_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = asked_device("--device", "cuda:1", folder=tmp_path)
+    assert done.returncode == 2 and "no such GPU" in done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +22,7 @@ from hf_xlmr.cli.command_output import (
     progress_of_command,
 )
 from hf_xlmr.cli.values import argument_of, decimal, one_of, whole
+from hf_xlmr.errors import InputError
 from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.tasks.kinds.registry import TASKS
 
@@ -45,6 +48,7 @@ DATA_HELP = (
     "three columns as XTREME writes; with CSV's quotes or without, as the content shows), .jsonl; mlqa SQuAD's .json, "
     ".jsonl; ner a word and its tag on each line, .jsonl; every task .parquet. All but .parquet may be gzipped (.gz)."
 )
+GPU = re.compile(r"cuda(?::(?P<number>\d{1,3}))?")
 LIST_HELP = "Such as en,de,zh; for mlqa also pairs such as en-de (context, question). By default all in the data."
 
 Task = Annotated[str, argument_of(*TASKS, about="The task.")]
@@ -83,6 +87,9 @@ Labels = Annotated[
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is a GPU.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The device to compute on: cpu, cuda or one GPU such as cuda:1.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -184,6 +191,7 @@ def finetune(
     seed: Seed = 1,
     save_steps: SaveSteps = 500,
     cpu: Cpu = False,
+    device: Device = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -270,6 +278,7 @@ def evaluate(
     labels: Labels = None,
     bf16: Bf16 = False,
     cpu: Cpu = False,
+    device: Device = None,
     references: References = False,
     overwrite: OverwriteResults = False,
     as_json: AsJson = False,
@@ -333,9 +342,34 @@ def _as_in_the_library(given: Mapping[str, object]) -> dict[str, object]:
     return {
         **given,
         **lists,
+        "cpu": given["cpu"] or not _uses_gpu(given["device"]),
         "misaligned": MISALIGNMENTS[given["on_misaligned"]],
         "unlabelled": UNLABELLED[given["on_unlabelled"]],
     }
+
+
+def _uses_gpu(device: object) -> bool:
+    """Let this process see only the GPU `device`, and say whether it is one; None is what the machine has.
+
+    Trainer and accelerate take the first GPU that they see. Raises InputError.
+    """
+    if device is None or device == "cpu":
+        return device is None
+    found = GPU.fullmatch(str(device))
+    if found is None:
+        raise InputError(f"--device {device!s:.40}: give cpu, cuda or one GPU such as cuda:1")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError(f"--device {device}: of several processes each has its own GPU; leave it out")
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    number = int(found["number"] or 0)
+    if seen and number >= len(seen):
+        raise InputError(f"--device {device}: CUDA_VISIBLE_DEVICES names {len(seen)} of them, counted from 0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen[number] if seen else str(number)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(f"--device {device}: this machine has no such GPU")
+    return True
 
 
 def _listed(names: object) -> tuple[str, ...] | None:
