@@ -1249,13 +1249,15 @@ def modes(folder):
 
 model, out = sys.argv[1], Path(sys.argv[2])
 options = FinetuningOptions(max_steps=2, batch_size=8, warmup=0, max_length=32, cpu=True, save_steps=1)
-for limit in (20, 900, 30_000, 42_000):  # bytes of a file: the note, a text, the weights, the optimizer
+for limit in (10, 20, 900, 30_000, 42_000):  # bytes of a file: rows, the note, a text, the weights, the optimizer
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         finetune("xnli", model, ["demo"], out, options=options, resume=limit > 20)
     except InputError as error:
         print(f"{limit} {error}")
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if limit == 10:
+        finetune("xnli", model, ["demo"], f"{out}.other", options=options)  # leaves its rows in the cache
 finetune("xnli", model, ["demo"], out, options=options, resume=True)
 print(modes(out))
 os.umask(0o077)
@@ -1269,6 +1271,9 @@ def test_a_disk_that_is_full_is_told_and_files_are_for_whom_the_user_says(tmp_pa
     done = run([sys.executable, "-c", f"import os; os.umask(0o022)\n{WRITES}", FIXTURES / "earlier" / "masked-lm", out])
     assert done.returncode == 0, done.stderr
     *told_of, shared, private = done.stdout.splitlines()
-    assert [line.partition(" ")[0] for line in told_of] == ["20", "900", "30000", "42000"]
-    assert all(str(out) in line for line in told_of) and "make room on the disk" in told_of[-1]
+    assert [line.partition(" ")[0] for line in told_of] == ["10", "20", "900", "30000", "42000"]
+    cache = os.environ["HF_XLMR_CACHE"]
+    sentence = f"the cache {cache}, where encoded training data are kept, cannot be written to (File too large)"
+    assert sentence in told_of[0] and "set HF_XLMR_CACHE to a folder on another disk" in told_of[0]
+    assert all(str(out) in line for line in told_of[1:]) and "make room on the disk" in told_of[-1]
     assert (shared, private) == (str([0o644]), str([0o600]))

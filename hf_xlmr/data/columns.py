@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,11 @@ from hf_xlmr.data.delimited import Fields, delimited
 from hf_xlmr.data.text_files import is_hub_name, kind_name, text_lines
 from hf_xlmr.data.text_rows import BadRow, json_object
 from hf_xlmr.errors import InputError, printable
+from hf_xlmr.files.digests import sha256_of
 from hf_xlmr.files.json_files import strict_json
+from hf_xlmr.hub.hub_errors import HubRefusal, told_by_the_hub
 
-__all__ = ["JSON_LINES", "PARQUET", "Languages", "Row", "Source", "find_sources"]
+__all__ = ["JSON_LINES", "PARQUET", "Languages", "Row", "Source", "find_sources", "identity_of"]
 
 JSON_LINES: Final = (".jsonl", ".ndjson", ".json")  # the last as `Dataset.to_json` writes it
 PARQUET: Final = ".parquet"
@@ -143,7 +146,7 @@ def find_sources(
     path, asked = Path(source), {"split": split, "config": config, "revision": revision}
     if path.is_dir():
         return (_saved(path, asked),)
-    paths = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(source)))]  # noqa: PTH207
+    paths = _files_of(path)
     if not paths and is_hub_name(str(source)):
         return (Source(str(source), path, hub_data_set(str(source), split, config=config, revision=revision)),)
     if not paths:
@@ -153,6 +156,33 @@ def find_sources(
     if folders := [each for each in paths if each.is_dir()]:
         raise InputError(f"{folders[0]} is a folder; {source} must name files alone")
     return tuple(Source(each.name if len(paths) == 1 else str(each), each) for each in paths)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file, those of a folder, or those of a pattern."""
+    if path.is_dir():
+        return sorted(each for each in path.rglob("*") if each.is_file())
+    return [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(path)))]  # noqa: PTH207
+
+
+def identity_of(source: str) -> tuple[object, ...] | None:
+    """What tells the content of `source` from any other, wherever it is; None if only reading it would tell.
+
+    That is the SHA-256 of each file, with its name and its folder's, which can say a language; of a data set on the Hub
+    its commit. Raises InputError, OSError.
+    """
+    if files := _files_of(Path(source)):
+        if not all(each.is_file() for each in files):
+            return None  # a pipe
+        return tuple((each.parent.name, each.name, sha256_of(each)) for each in files)
+    if not is_hub_name(source):
+        return None
+    from huggingface_hub import dataset_info
+
+    with suppress(HubRefusal), told_by_the_hub(source):
+        commit = dataset_info(source).sha
+        return None if commit is None else (source, commit)
+    return None
 
 
 def _saved(folder: Path, asked: Mapping[str, str | None]) -> Source:

@@ -12,7 +12,7 @@ from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.folder_records import FINETUNING
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, Row, collate
+from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, Row, batches_of, collate
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder, predictions_folder, write_results
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
@@ -225,7 +225,7 @@ class _Scorer:
         """Each output of the network for each row, padding cut off if it has one for each token."""
         import numpy as np
 
-        features, has_a_row_per_token = Features(rows), self.task.recipe.has_a_row_per_token
+        features, has_a_row_per_token = Features(batches_of(rows)), self.task.recipe.has_a_row_per_token
         order = sorted(range(len(features)), key=features.length, reverse=True)  # alike lengths need no padding
         with quiet_transformers():
             outputs = self.predictor.predict(cast("Dataset[Row]", _Ordered(features, order))).predictions

@@ -15,7 +15,7 @@ from hf_xlmr.features.processes import DeviceProcesses, Processes
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding.encoding import Features, collate
+from hf_xlmr.tasks.encoding.encoding import collate
 from hf_xlmr.tasks.evaluation import (
     EvaluationOptions,
     evaluate_data,
@@ -25,6 +25,7 @@ from hf_xlmr.tasks.evaluation import (
 from hf_xlmr.tasks.fitting.adapters import LORA, check_peft, check_rank, merged, with_adapters
 from hf_xlmr.tasks.fitting.checkpoints import resumed_from
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
+from hf_xlmr.tasks.fitting.encoded_data import EncodedData, encoded_data
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.fitting.task_models import (
     TaskHead,
@@ -37,7 +38,7 @@ from hf_xlmr.tasks.fitting.task_models import (
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
 from hf_xlmr.tasks.kinds.task import AnyTask, Coding, Recipe, Setting
-from hf_xlmr.tasks.kinds.task_data import MissingLanguages, TaskData, read_task_data
+from hf_xlmr.tasks.kinds.task_data import MissingLanguages
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.xnli import WithoutLabel
 
@@ -174,7 +175,7 @@ def finetune(
         folder.check(resume=resume, overwrite=overwrite)
         scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
         files = find_model(model, revision=revision, progress=progress)
-        training = _Training.of(kind, files, _training_data(task, train, chosen), chosen)
+        training = _Training.of(kind, files, train, chosen, folder.processes, progress)
         for examples in scored.examples.values() if scored else ():
             kind.check_known(examples, training.head.labels or ())
         if resume and folder.is_finished:
@@ -214,7 +215,14 @@ def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
-def _training_data(task: str, train: Sequence[str], options: FinetuningOptions) -> TaskData:
+def _training_data(
+    task: AnyTask,
+    train: Sequence[str],
+    coding: Coding,
+    options: FinetuningOptions,
+    processes: Processes,
+    progress: Progress,
+) -> EncodedData:
     """What is trained on: English alone, or every language. Raises InputError."""
     wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
     reading = Reading(
@@ -225,7 +233,7 @@ def _training_data(task: str, train: Sequence[str], options: FinetuningOptions) 
         labels=options.labels,
     )
     try:
-        return read_task_data(task, train, reading)
+        return encoded_data(task, train, reading, coding, processes=processes, progress=progress)
     except MissingLanguages as error:
         message = f"{error}; mode='zero-shot' trains on English, mode='translate-train-all' on all languages"
         raise MissingLanguages(message, error.languages) from error
@@ -240,23 +248,27 @@ class _Training:
 
     task: AnyTask
     files: ModelFiles
-    data: TaskData
-    """Without its examples, which nobody reads once they are encoded."""
+    encoded: EncodedData
     head: TaskHead
-    features: Features
     options: FinetuningOptions
     settings: Mapping[str, Setting]
 
     @classmethod
-    def of(cls, task: AnyTask, files: ModelFiles, data: TaskData, options: FinetuningOptions) -> _Training:
-        """Encode the data. Raises InputError."""
+    def of(
+        cls,
+        task: AnyTask,
+        files: ModelFiles,
+        train: Sequence[str],
+        options: FinetuningOptions,
+        processes: Processes,
+        progress: Progress,
+    ) -> _Training:
+        """Encode the data, or find them encoded. Raises InputError."""
         check_rank(options.lora_rank if options.lora else 1, files.shape)
-        examples = [each for several in data.examples.values() for each in several]
-        labels = task.recipe.labels or options.labels
-        head = head_of(files, task) or TaskHead(labels or task.labels_in(examples), is_new=True)
-        settings = _settings(task, files, options)
-        features = _features(task, files, head, examples, settings)
-        return cls(task, files, replace(data, examples={}), head, features, options, settings)
+        settings, found = _settings(task, files, options), head_of(files, task)
+        labels = found.labels if found else task.recipe.labels or options.labels
+        encoded = _training_data(task, train, _coding(files, labels, settings), options, processes, progress)
+        return cls(task, files, encoded, found or TaskHead(encoded.labels, is_new=True), options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
         """Train, and write the finished folder."""
@@ -279,9 +291,9 @@ class _Training:
             output=folder.path,
             class_name=type(network if isinstance(network, PreTrainedModel) else network.get_base_model()).__name__,
             mode=self.options.mode,
-            trained_on=dict(self.data.counts),
-            skipped=self.data.skipped,
-            misaligned=self.data.misaligned,
+            trained_on=self.encoded.data.counts,
+            skipped=self.encoded.data.skipped,
+            misaligned=self.encoded.data.misaligned,
             steps=trainer.state.global_step,
             losses={int(each["step"]): each["loss"] for each in trainer.state.log_history if "loss" in each},
             parameters=sum(each.numel() for each in network.parameters()),
@@ -301,7 +313,7 @@ class _Training:
 
     def _steps(self) -> int:
         """How many updates are made."""
-        per_epoch = math.ceil(len(self.features) / int(self.settings["batch_size"]))
+        per_epoch = math.ceil(len(self.encoded.features) / int(self.settings["batch_size"]))
         epochs = float(self.settings.get("epochs", 0.0))
         return int(self.settings.get("max_steps", max(math.ceil(epochs * per_epoch), 1)))
 
@@ -325,7 +337,7 @@ class _Training:
             trainer = Trainer(
                 model=network,
                 args=arguments,
-                train_dataset=self.features,
+                train_dataset=self.encoded.features,
                 data_collator=collate,
                 callbacks=[ProgressCallback(progress), CheckpointCallback(folder.record_checkpoint)],
             )
@@ -352,7 +364,7 @@ class _Training:
         return {
             "task": self.task.name,
             "model": fingerprint(self.files.folder),
-            "data": self.features.digest(),
+            "data": self.encoded.digest,
             "labels": list(self.head.labels or ()),
             **_deciding(self.options),
             **self.settings,
@@ -398,14 +410,11 @@ def _settings(task: AnyTask, files: ModelFiles, options: FinetuningOptions) -> d
     return settings
 
 
-def _features(
-    task: AnyTask, files: ModelFiles, head: TaskHead, examples: Sequence[object], settings: Mapping[str, Setting]
-) -> Features:
-    """The examples as the network takes them. Raises InputError."""
+def _coding(files: ModelFiles, labels: tuple[str, ...] | None, settings: Mapping[str, Setting]) -> Coding:
+    """How the examples become numbers. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")
     questions = question_options(max_length, EvaluationOptions(stride=None if stride is None else int(stride)))
-    coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions)
-    return Features(task.encode(examples, coding))
+    return Coding(files.needed_tokenizer(), labels or (), max_length, questions)
 
 
 def _arguments(

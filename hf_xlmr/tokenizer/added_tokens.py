@@ -77,6 +77,10 @@ class AddedTokens:
             if not self.names.keys().isdisjoint(encoding.ids):
                 yield number, CutText(list(encoding.ids), list(encoding.offsets))
 
+    def as_json(self) -> str:
+        """All that the tokenization of a text with an added token depends on."""
+        return str(self._tokenizer.to_str())
+
     def extended(self, dictionary: Dictionary) -> Dictionary:
         """`dictionary` with the added tokens at their ids; rows without a name are named madeupword0000, ..."""
         symbols = list(dictionary.symbols)

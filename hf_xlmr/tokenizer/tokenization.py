@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
@@ -163,6 +165,13 @@ class ExactTokenizer:
         framed = zip(repeat((self.dictionary.bos_index,)), rows, repeat((self.dictionary.eos_index,)))
         ids = chain.from_iterable(chain.from_iterable(framed))
         return np.fromiter(ids, np.int32, int(lengths.sum())), lengths
+
+    def digest(self) -> str:
+        """A SHA-256 over all that ids depend on, SentencePiece's release too."""
+        total = sha256(json.dumps([import_sentencepiece().__version__, self.dictionary.symbols]).encode())
+        total.update(sha256(self._as_read).digest())
+        total.update(b"" if self.added is None else self.added.as_json().encode())
+        return total.hexdigest()
 
     def decode(self, ids: Sequence[int]) -> str | list[str]:
         """The text of `ids`, by `text_of_ids`. Raises InputIndexError."""

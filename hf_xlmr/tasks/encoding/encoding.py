@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.ner import NerExample
@@ -16,6 +17,7 @@ from hf_xlmr.tokenizer.dictionary import PAD_INDEX
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
+    import pyarrow
     import torch
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "Features",
     "Row",
     "TaggedSpan",
+    "batches_of",
     "collate",
+    "digest_of",
     "encode_pairs",
     "encode_words",
     "label_ids",
@@ -42,52 +46,64 @@ TEXTS_AT_ONCE: Final = 1024
 
 
 class Features:
-    """Rows of numbers, laid end to end: some 250 bytes for a pair of sentences; lists would take thousands."""
+    """Rows of numbers in Arrow's record batches, which may be a file that is mapped: it takes no memory of its own."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        """Keep all `rows`, which have the same names."""
-        self._columns: dict[str, array[int]] = {}
-        self._ends: dict[str, array[int]] = {}
-        self._scalars: set[str] = set()
-        for row in rows:
-            for name, value in row.items():
-                self._append(name, value)
-
-    def _append(self, name: str, value: list[int] | int) -> None:
-        column = self._columns.setdefault(name, array("i"))
-        ends = self._ends.setdefault(name, array("q", [0]))
-        if isinstance(value, int):
-            self._scalars.add(name)
-            column.append(value)
-        else:
-            column.extend(value)
-        ends.append(len(column))
+    def __init__(self, batches: Iterable[pyarrow.RecordBatch]) -> None:
+        """Look at all `batches`, which have the same columns: numbers, or lists of them."""
+        self._batches = list(batches)
+        self._starts: list[int] = list(accumulate((each.num_rows for each in self._batches), initial=0))
 
     def __len__(self) -> int:
-        return max(len(self._ends.get("input_ids", ())) - 1, 0)
+        return self._starts[-1]
 
     def __getitem__(self, index: int) -> dict[str, list[int] | int]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        found: dict[str, list[int] | int] = {}
-        for name, column in self._columns.items():
-            ends = self._ends[name]
-            values = column[ends[index] : ends[index + 1]].tolist()
-            found[name] = values[0] if name in self._scalars else values
-        return found
+        batch, row = self._place(index)
+        names = batch.schema.names
+        return {name: column[row].as_py() for name, column in zip(names, batch.columns, strict=True)}
 
     def length(self, index: int) -> int:
         """The tokens of a row."""
-        ends = self._ends["input_ids"]
-        return ends[index + 1] - ends[index]
+        batch, row = self._place(index)
+        return len(batch.column("input_ids")[row])
 
-    def digest(self) -> str:
-        """A SHA-256 over all numbers."""
-        total = hashlib.sha256()
-        for name, column in self._columns.items():
-            for part in (name.encode(), self._ends[name].tobytes(), column.tobytes()):
-                total.update(hashlib.sha256(part).digest())
-        return total.hexdigest()
+    def _place(self, index: int) -> tuple[pyarrow.RecordBatch, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self._starts, index) - 1
+        return self._batches[number], index - self._starts[number]
+
+
+def batches_of(rows: Iterable[Row]) -> Iterator[pyarrow.RecordBatch]:
+    """Record batches of `rows` with the same names, in int32: some 250 bytes for a pair of sentences."""
+    import pyarrow
+
+    for chunk in _chunks(rows, TEXTS_AT_ONCE):
+        number = pyarrow.int32()
+        kinds = {name: number if isinstance(value, int) else pyarrow.list_(number) for name, value in chunk[0].items()}
+        yield pyarrow.RecordBatch.from_pylist(chunk, schema=pyarrow.schema(kinds))
+
+
+def digest_of(batches: Iterable[pyarrow.RecordBatch]) -> str:
+    """A SHA-256 over all numbers, however they are shared out among `batches`, which are read once."""
+    import numpy as np
+
+    names: list[str] = []
+    sums: dict[str, tuple[Any, Any]] = {}
+    ends: Counter[str] = Counter()
+    for batch in batches:
+        names = batch.schema.names
+        for name, column in zip(names, batch.columns, strict=True):
+            of_ends, of_values = sums.setdefault(name, (hashlib.sha256(np.int64(0)), hashlib.sha256()))
+            is_list = hasattr(column, "value_lengths")
+            lengths = column.value_lengths().to_numpy() if is_list else np.ones(len(column))
+            of_ends.update(ends[name] + np.cumsum(lengths, dtype=np.int64))
+            ends[name] += int(lengths.sum())
+            of_values.update((column.flatten() if is_list else column).to_numpy())
+    total = hashlib.sha256()
+    for name in names:
+        for part in (hashlib.sha256(name.encode()), *sums[name]):
+            total.update(part.digest())
+    return total.hexdigest()
 
 
 def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -66,13 +67,16 @@ class Reading:
 
 @dataclass
 class Gathered:
-    """Examples, and what was wrong with others, by the key of their scores."""
+    """How many examples there are, and what was wrong with others, by the key of their scores."""
 
-    examples: dict[str, list[object]] = field(default_factory=dict)
+    take: Callable[[str, object], None]
+    """What is done with each example and its key."""
+    counts: Counter[str] = field(default_factory=Counter)
     misaligned: dict[str, list[str]] = field(default_factory=dict)
     """The ids of questions if an answer is not at the character that the data say."""
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, key: str, example: object) -> None:
         """Add an example in the order in which it was read."""
-        self.examples.setdefault(key, []).append(example)
+        self.counts[key] += 1
+        self.take(key, example)

@@ -89,10 +89,10 @@ class Ner(Task[NerExample, list[str]]):
         for example in examples:
             tag_ids(example, numbers)
 
-    def labels_in(self, examples: Sequence[NerExample]) -> tuple[str, ...]:
+    def labels_in(self, examples: Sequence[NerExample], known: Iterable[str] = ()) -> tuple[str, ...]:
         """All tags of the data, `O` first and the parts of a type together."""
-        tags = {tag for each in examples for tag in each.tags}
-        return tuple(sorted(tags | {"O"}, key=lambda tag: (tag != "O", tag.partition("-")[2], tag)))
+        tags = {"O", *known, *(tag for each in examples for tag in each.tags)}
+        return tuple(sorted(tags, key=lambda tag: (tag != "O", tag.partition("-")[2], tag)))
 
     def encode(self, examples: Sequence[NerExample], coding: Coding) -> Iterable[Row]:
         """A row for each sentence, or several for a long one."""

@@ -164,13 +164,13 @@ class Task(ABC, Generic[Example, Prediction]):
         """Raise InputError for an example whose labels a model with `labels` does not have."""
         return
 
-    def labels_in(self, examples: Sequence[Example]) -> tuple[str, ...] | None:
-        """The labels of a new head, from the examples; None if the recipe has them, or there are none."""
+    def labels_in(self, examples: Sequence[Example], known: Iterable[str] = ()) -> tuple[str, ...] | None:
+        """The labels of a new head, from the examples and those `known`; None if the recipe has them, or has none."""
         return None
 
     @abstractmethod
     def encode(self, examples: Sequence[Example], coding: Coding) -> Iterable[Row]:
-        """What is trained on."""
+        """What is trained on; of many examples it is called for some at a time."""
 
     @abstractmethod
     def predict(self, examples: Sequence[Example], coding: Coding, network: Network) -> Sequence[Prediction]:
