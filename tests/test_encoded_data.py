@@ -182,21 +182,35 @@ def test_datasets_maps_the_rows_too(coding: Coding, tmp_path: Path, cache: Path)
     assert list(Dataset.from_file(str(cache / "training" / entry / "rows.arrow"))) == rows_in(found.features)
 
 
+def write_rows_of_questions(path: Path, count: int) -> str:
+    """As `Dataset.to_json` writes them, with much that is not needed."""
+    row = {"title": "Zug" * 5000, "context": "der Zug", "question": "?", "answers": {"text": [], "answer_start": []}}
+    rows = ({"id": f"q{number}", "is_impossible": True, **row} for number in range(count))
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return f"de={path}"
+
+
+@pytest.mark.parametrize(
+    ("task", "write"),
+    [("xnli", write_xnli), ("ner", write_ner), ("mlqa", write_rows_of_questions)],
+)
 def test_memory_does_not_grow_with_the_examples(
-    coding: Coding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, write: Callable[[Path, int], str], coding: Coding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that Python holds at once, for ten times as many pairs."""
-    monkeypatch.setattr(module, "AT_ONCE", 32)
-    encoded(write_xnli(tmp_path / "x.tsv", 8), coding)
-    peaks = []
-    for count in (100, 1000):
-        source = write_xnli(tmp_path / f"{count}.tsv", count)
+    """All that Python holds at once, for ten times as many."""
+    monkeypatch.setattr(module, "AT_ONCE", 8)
+    given, peaks, counts = coding if task == "xnli" else replace(coding, labels=()), [], []
+    encoded(write(tmp_path / "x.json", 8) if task == "mlqa" else write(tmp_path / "x.tsv", 8), given, task=task)
+    fewest = {"xnli": 40, "ner": 20, "mlqa": 120}[task]  # ten times as many are more than a block of a file
+    for count in (fewest, 10 * fewest):
+        source = write(tmp_path / f"{count}.{'json' if task == 'mlqa' else 'tsv'}", count)
         tracemalloc.start()
-        found, made = encoded(source, coding)
+        made = encoded(source, given, task=task)[1]
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert len(found.features) == made == count * len(LANGUAGES)
-    assert peaks[1] < 1.5 * peaks[0]
+        counts.append(made)
+    assert counts[1] == 10 * counts[0] == len(LANGUAGES if task != "mlqa" else "1") * 10 * fewest
+    assert peaks[1] - peaks[0] < 200 * (counts[1] - counts[0]), "an example takes some 500 bytes, an id less than 200"
 
 
 # ---- once, and again
@@ -284,6 +298,7 @@ def test_a_pipe_is_read_once_and_leaves_nothing(coding: Coding, tmp_path: Path, 
         found, count = encoded(str(tmp_path / "pipe.tsv"), coding)
         writer.join()
         assert count == 20 and rows_in(found.features) == expected
+    assert "does not exist" in told(encoded, str(tmp_path / "nothing.tsv"), coding)
     assert len(list((cache / "training").iterdir())) == 1
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -286,6 +288,8 @@ def _document(source: Source) -> dict[str, object] | None:
     """What a file of JSON holds; None if it is JSON Lines: an object, and more after it."""
     import json
 
+    if _begins_as_lines(source):
+        return None
     text = "\n".join(line for _, line in source.lines())
     if not text.strip():
         raise InputError(printable(f"{source.name} is empty"))
@@ -300,6 +304,16 @@ def _document(source: Source) -> dict[str, object] | None:
     if not isinstance(document, dict):
         raise BadRow(source.name, f"SQuAD's JSON is an object, not {JSON_TYPES[type(document)]}")
     return document
+
+
+def _begins_as_lines(source: Source) -> bool:
+    """Whether the first line is an object and others follow it: such a file is not held in memory."""
+    import json
+
+    first, second = islice(chain((line for _, line in source.lines() if line.strip()), ("", "")), 2)
+    with suppress(ValueError, RecursionError):
+        return bool(second) and isinstance(json.loads(first), dict)
+    return False
 
 
 def _listed(row: Row, name: str) -> Iterator[Row]:

@@ -46,14 +46,14 @@ def write_data(vocabulary: Path, folder: Path, pairs: int) -> None:
     dictionary, _ = read_vocabulary(vocabulary)
     samples = json.loads(gzip.decompress((vocabulary / "encode-sample.json.gz").read_bytes()))
     texts = Texts([row["text"] for row in samples["encode"]], list(dictionary.symbols[4:-1]), [])
-    chance = random.Random(0)
+    chance, scripts = random.Random(0), [(words, texts.weights[: len(words)]) for words in texts.words]
     for language in LANGUAGES:
         with (folder / f"multinli.train.{language}.tsv").open("w", encoding="utf-8") as file:
             file.write("premise\thypo\tlabel\n")
             for _ in range(pairs // len(LANGUAGES)):
-                words = chance.choice(texts.words)
+                words, weights = chance.choice(scripts)
                 premise, hypothesis = (
-                    " ".join(chance.choices(words, cum_weights=texts.weights[: len(words)], k=chance.randint(*span)))
+                    " ".join(chance.choices(words, cum_weights=weights, k=chance.randint(*span)))
                     for span in ((10, 30), (5, 15))
                 )
                 file.write(f"{premise}\t{hypothesis}\t{chance.choice(PUBLISHED_LABELS)}\n")

@@ -6,7 +6,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -81,23 +81,35 @@ def encoded_data(
     """
     name = ", ".join(sources)
     key = processes.agreed(_key(task, sources, reading, coding) or f"{ONCE}{secrets.token_hex(16)}")
-    with _told_with_the_cache():
-        entry = make_cache_folder(f"{ENTRIES}/{key}")
-        with locked(entry / LOCK):
-            encoded = _opened(entry, name)
-            if encoded is None:
-                with progress.task("encoding", unit="examples") as bar:
-                    _write(entry, _Draft(task, coding, reading, bar.advance), sources)
-                if not key.startswith(ONCE) and _key(task, sources, reading, coding) not in (key, None):
-                    (entry / FACTS).unlink()
-                    raise InputError(printable(CHANGED.format(name)))
+    entry = cache_folder() / ENTRIES / key
+    is_found_again = not key.startswith(ONCE)
+    with _told_with_the_cache(), nullcontext() if is_found_again else _kept_for_now(entry, processes):
+        encoded = _opened(entry, name)
+        if encoded is None:
+            make_cache_folder(f"{ENTRIES}/{key}")
+            with locked(entry / LOCK):
                 encoded = _opened(entry, name)
+                if encoded is None:
+                    make_cache_folder(f"{ENTRIES}/{key}")  # if a process that failed has removed it
+                    with progress.task("encoding", unit="examples") as bar:
+                        _write(entry, _Draft(task, coding, reading, bar.advance), sources)
+                    if is_found_again and _key(task, sources, reading, coding) not in (key, None):
+                        (entry / FACTS).unlink()
+                        raise InputError(printable(CHANGED.format(name)))
+                    encoded = _opened(entry, name)
     if encoded is None:
         raise InputError(f"{entry} was changed while it was written: start again")
-    if key.startswith(ONCE):
-        processes.wait()  # until each of them has mapped the rows
-        shutil.rmtree(entry, ignore_errors=True)
     return encoded
+
+
+@contextmanager
+def _kept_for_now(entry: Path, processes: Processes) -> Iterator[None]:
+    """Remove an entry when each process has mapped its rows, which stay readable, or one has failed."""
+    try:
+        yield
+        processes.wait()
+    finally:
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 @contextmanager
