@@ -278,6 +278,13 @@ def test_checkpoints_are_too(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o664}
 
 
+def cache_for_all(home: Path) -> Path:
+    """A cache that every user may write to, so that nothing else is refused than what a test is about."""
+    (home / "cache").mkdir()
+    (home / "cache").chmod(0o777)
+    return home / "cache"
+
+
 @contextmanager
 def without_permission(*folders: Path) -> Iterator[None]:
     """Let folders be such in which this process may not write: as another user where it may become one."""
@@ -297,12 +304,13 @@ def without_permission(*folders: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_place_where_nothing_may_be_written_is_told(
-    name: str, given: Given, usual: Callable[[str], dict[str, str]], opened: Path
+    name: str, given: Given, usual: Callable[[str], dict[str, str]], opened: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder that OUTPUT would be in."""
     case, home = CASES[name], Path(tempfile.mkdtemp(dir=opened))
     home.chmod(0o755)
     usual(name)
+    monkeypatch.setenv("HF_XLMR_CACHE", str(cache_for_all(home)))
     place = prepared(case, given, home / "place")
     before = contents(place)
     with without_permission(place, *(path for path in place.iterdir() if path.is_dir())):
@@ -317,11 +325,12 @@ def test_a_place_where_nothing_may_be_written_is_told(
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "out" in case.words(EXAMPLE)])
 def test_an_output_of_another_user_is_told(
-    name: str, given: Given, usual: Callable[[str], dict[str, str]], opened: Path
+    name: str, given: Given, usual: Callable[[str], dict[str, str]], opened: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, home = CASES[name], Path(tempfile.mkdtemp(dir=opened))
     home.chmod(0o755)
     usual(name)
+    monkeypatch.setenv("HF_XLMR_CACHE", str(cache_for_all(home)))
     place = prepared(case, given, home / "place")
     place.chmod(0o777)
     (place / "out").mkdir(exist_ok=True)
