@@ -26,6 +26,8 @@ from hf_xlmr.model.provenance import Standing
 from hf_xlmr.publishing.folder_to_push import look_at
 from hf_xlmr.tasks.training import FinetuningOptions, finetune
 
+pytestmark = pytest.mark.usefixtures("cache_folder")
+
 EARLIER = FIXTURES / "earlier"
 SOURCES = {"masked-lm": FIXTURES / "v0102", "classifier": FIXTURES / "v0122twoheads"}
 APPENDED = {"masked-lm": 84, "classifier": 10}  # rows, for pieces that the dictionary lacks
