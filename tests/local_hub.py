@@ -468,7 +468,7 @@ ROUTES = (
     (r"GET /api/whoami-v2", "whoami"),
     (r"POST /api/validate-yaml", "validate_yaml"),
     (r"POST /api/repos/create", "create"),
-    (rf"GET /api/models/{REPO}", "info"),
+    (rf"GET /api/(?:models|datasets)/{REPO}", "info"),
     (rf"GET /api/models/{REPO}/revision/([^/]+)", "info"),
     (rf"GET /api/models/{REPO}/tree/([^/]+)(?:/(.+))?", "tree"),
     (rf"GET /api/models/{REPO}/discussions", "discussions"),

@@ -16,8 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from datasets import Dataset
+from local_hub import Repository, running_hub
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
 from warm_processes import run, run_two
 
@@ -286,6 +288,19 @@ def test_the_identity_of_what_only_reading_shows_is_unknown(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "pipe")
     assert identity_of(str(tmp_path / "pipe")) is None
     assert identity_of(str(tmp_path / "nothing")) is None
+
+
+def test_a_data_set_on_the_hub_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_hub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", os.devnull)
+        repository = hub.repositories["me/pairs"] = Repository(private=False)
+        commits = [repository.commit("main", {})]
+        assert identity_of("me/pairs") == identity_of("me/pairs") == ("me/pairs", commits[0])
+        commits.append(repository.commit("main", {}))
+        assert identity_of("me/pairs") == ("me/pairs", commits[1]) != ("me/pairs", commits[0])
+        assert identity_of("me/nothing") is None
+    assert identity_of("me/pairs") is None, "the Hub cannot be reached"
 
 
 def test_a_pipe_is_read_once_and_leaves_nothing(coding: Coding, tmp_path: Path, cache: Path) -> None:

@@ -177,10 +177,10 @@ def identity_of(source: str) -> tuple[object, ...] | None:
         return tuple((each.parent.name, each.name, sha256_of(each)) for each in files)
     if not is_hub_name(source):
         return None
-    from huggingface_hub import dataset_info
+    from huggingface_hub import HfApi
 
     with suppress(HubRefusal), told_by_the_hub(source):
-        commit = dataset_info(source).sha
+        commit = HfApi().dataset_info(source).sha
         return None if commit is None else (source, commit)
     return None
 
