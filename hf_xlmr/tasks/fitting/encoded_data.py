@@ -81,21 +81,20 @@ def encoded_data(
     """
     name = ", ".join(sources)
     key = processes.agreed(_key(task, sources, reading, coding) or f"{ONCE}{secrets.token_hex(16)}")
-    entry = cache_folder() / ENTRIES / key
-    is_found_again = not key.startswith(ONCE)
+    entry, is_found_again = cache_folder() / ENTRIES / key, not key.startswith(ONCE)
+
+    def check() -> None:
+        if is_found_again and _key(task, sources, reading, coding) not in (key, None):
+            raise InputError(printable(CHANGED.format(name)))
+
     with _told_with_the_cache(), nullcontext() if is_found_again else _kept_for_now(entry, processes):
-        encoded = _opened(entry, name)
-        if encoded is None:
+        if (encoded := _opened(entry, name)) is None:
             make_cache_folder(f"{ENTRIES}/{key}")
             with locked(entry / LOCK):
-                encoded = _opened(entry, name)
-                if encoded is None:
+                if (encoded := _opened(entry, name)) is None:
                     make_cache_folder(f"{ENTRIES}/{key}")  # if a process that failed has removed it
                     with progress.task("encoding", unit="examples") as bar:
-                        _write(entry, _Draft(task, coding, reading, bar.advance), sources)
-                    if is_found_again and _key(task, sources, reading, coding) not in (key, None):
-                        (entry / FACTS).unlink()
-                        raise InputError(printable(CHANGED.format(name)))
+                        _write(entry, _Draft(task, coding, reading, bar.advance), sources, check)
                     encoded = _opened(entry, name)
     if encoded is None:
         raise InputError(f"{entry} was changed while it was written: start again")
@@ -169,8 +168,11 @@ def _digest(path: Path) -> str:
         return digest_of(pyarrow.ipc.open_stream(file))
 
 
-def _write(entry: Path, draft: _Draft, sources: Sequence[str]) -> None:
-    """Fill an entry with the rows of all `sources`. Raises what `gather` and the task raise, OSError."""
+def _write(entry: Path, draft: _Draft, sources: Sequence[str], check: Callable[[], None]) -> None:
+    """Fill an entry with the rows of all `sources`, which is whole if `check` then raises nothing.
+
+    Raises what `gather`, the task and `check` raise, OSError.
+    """
     for name in (FACTS, ROWS):  # of an entry that is damaged, which others may have mapped: never written over
         (entry / name).unlink(missing_ok=True)
     try:
@@ -179,6 +181,7 @@ def _write(entry: Path, draft: _Draft, sources: Sequence[str]) -> None:
         with (entry / ROWS).open("wb") as file:
             draft.copy_in_order(entry / DRAFT, file, data.counts)
             flush(file)
+        check()
     except BaseException:
         (entry / ROWS).unlink(missing_ok=True)
         raise
