@@ -10,8 +10,8 @@ memory as the process' resident size grows.
 
 The second table: `finetune` in all languages, of a network of width 16 with XLM-R's vocabulary, for two steps: with 100
 pairs, with all in a new cache, and with all again. Each is a process of its own (with --processes 2, two of torchrun).
-Seconds from the start of the process to the end of its first optimizer step, those of imports apart; memory is the
-largest resident size, and what it is above that with 100 pairs.
+Seconds from the start of the command to the end of the first optimizer step, those of imports apart, as the process
+that shows progress sees it; memory is the largest resident size, and what it is above that with 100 pairs.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ def measure_training(vocabulary: Path, folder: Path, processes: int) -> None:
             found = json.loads(line)
             peak = found["peak"] / 1e6
             least = peak if least is None else least
-            took = found["first step"] - found["imports"]
-            print(f"| {name} | {found['imports']:.1f} | {took:.1f} | {peak:,.0f} | {peak - least:,.0f} |")
+            took = f"{found['first step'] - found['imports']:.1f}" if found["first step"] > 0 else ""
+            print(f"| {name} | {found['imports']:.1f} | {took} | {peak:,.0f} | {peak - least:,.0f} |")
 
 
 def main() -> None:
