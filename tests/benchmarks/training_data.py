@@ -94,7 +94,7 @@ def ours(vocabulary: Path, folder: Path) -> dict[str, float]:
         return {
             "read and encoded, s": made - begin,
             "found again, s": time.perf_counter() - made,
-            "features, bytes a pair": (held - before) / pairs,
+            "memory grows by, MB": (held - before) / 1e6,
             "on the disk, bytes a pair": on_disk / pairs,
         }
 
@@ -115,9 +115,10 @@ def peer(vocabulary: Path, folder: Path) -> dict[str, float]:
             remove_columns=["premise", "hypo"],
         )
         encoded = time.perf_counter()
+        assert len(mapped) == len(data)
         return {
             "read and encoded, s": encoded - begin,
-            "features, bytes a pair": (resident() - before) / len(mapped),
+            "memory grows by, MB": (resident() - before) / 1e6,
         }
 
 
