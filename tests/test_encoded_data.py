@@ -288,6 +288,7 @@ def test_the_identity_of_what_only_reading_shows_is_unknown(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "pipe")
     assert identity_of(str(tmp_path / "pipe")) is None
     assert identity_of(str(tmp_path / "nothing")) is None
+    assert identity_of(str(tmp_path)) is None, "no data set: none of what may be in there is read"
 
 
 def test_a_data_set_on_the_hub_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,8 +159,8 @@ def find_sources(
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The file, those of a folder, or those of a pattern."""
-    if path.is_dir():
+    """The file, those of a data set, or those of a pattern."""
+    if _is_saved(path):
         return sorted(each for each in path.rglob("*") if each.is_file())
     return [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(path)))]  # noqa: PTH207
 
@@ -173,7 +173,7 @@ def identity_of(source: str) -> tuple[object, ...] | None:
     """
     if files := _files_of(Path(source)):
         if not all(each.is_file() for each in files):
-            return None  # a pipe
+            return None  # a pipe, or a folder, which will be refused
         return tuple((each.parent.name, each.name, sha256_of(each)) for each in files)
     if not is_hub_name(source):
         return None
@@ -185,8 +185,12 @@ def identity_of(source: str) -> tuple[object, ...] | None:
     return None
 
 
+def _is_saved(folder: Path) -> bool:
+    return any((folder / mark).is_file() for mark in DATA_SET_MARKS)
+
+
 def _saved(folder: Path, asked: Mapping[str, str | None]) -> Source:
-    if not any((folder / mark).is_file() for mark in DATA_SET_MARKS):
+    if not _is_saved(folder):
         raise InputError(f"{folder} holds no data set; name the file in it that is meant, or a pattern of several")
     if asked["config"] or asked["revision"]:
         raise InputError(f"{folder} is a data set on this disk, so it has no config or revision")
