@@ -27,7 +27,7 @@ from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.fsync import told_with_place
 from hf_xlmr.files.json_files import JsonObject, json_object
-from hf_xlmr.model.folder_records import CONVERSION, ConversionRecord, conversion_record_text
+from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, conversion_record_text
 from hf_xlmr.model.opened_folder import CARD
 from hf_xlmr.model.safetensors_files import raise_if_not_text
 from hf_xlmr.progress import SILENT, Progress
@@ -113,7 +113,7 @@ def _is_conversion(noted: ConversionRecord, folder: Path, checkpoint: FairseqChe
 
     Raises IntegrityError.
     """
-    if not noted.is_there:
+    if not noted.is_there or (folder / FINETUNING).is_file():
         return False
     if noted.is_verified and noted.source_weights:
         return hashes.source == noted.source_weights or hashes.output == noted.weights

@@ -19,10 +19,12 @@ from hf_xlmr import XLMR
 from hf_xlmr.adopting import adopt, adopting_callback
 from hf_xlmr.conversion import convert, export, verify
 from hf_xlmr.doctor import examine
-from hf_xlmr.errors import HfXlmrError, InputError
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.digests import sha256_of
+from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.model.provenance import Standing, standing_of
+from hf_xlmr.publishing.folder_to_push import look_at
 from hf_xlmr.tasks.fitting import adopting
 
 HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM")
@@ -167,13 +169,19 @@ def an_adapter(folder: Path) -> None:
     ("change", "told"),
     [
         (more_rows, "its embedding has 2,409 rows, and 2,402 there"),
-        (lambda folder: changed_config(folder, layer_norm_eps=1e-12), "layer_norm_eps is 1e-12, and 1e-05 there"),
-        (lambda folder: changed_config(folder, hidden_act="relu"), "hidden_act is 'relu', and 'gelu' there"),
+        (lambda folder: changed_config(folder, layer_norm_eps=1e-12), "layer_norm_eps is 1e-12, and was 1e-05"),
+        (lambda folder: changed_config(folder, hidden_act="relu"), "hidden_act is 'relu', and was 'gelu'"),
         (lambda folder: changed_config(folder, model_type="xlm-roberta-xl"), "XLMRobertaForMaskedLM"),
         (of_another_tokenizer, "has other pieces"),
         (without_a_weight, "do not add up"),
+        (lambda folder: changed_config(folder, bos_token_id=5), "bos_token_id is 5, and was 0"),
+        (lambda folder: changed_config(folder, id2label=["a", "b"]), "id2label does not give names by number"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"model": {"vocab": 5}}'), "has no list of pieces"),
+        (lambda folder: (folder / "fairseq").symlink_to(folder.parent / "base" / "fairseq"), "is a link or a file"),
+        (lambda folder: (folder / "tokenizer.json").mkdir(), "is a folder, and becomes a file"),
+        (lambda folder: (folder / "finetuning.json").write_text("{}"), "if your own training came after"),
         (an_adapter, "merge it into the weights"),
-        (lambda folder: shutil.rmtree(folder), "no config.json"),
+        (lambda folder: shutil.rmtree(folder), "does not exist"),
     ],
 )
 def test_what_does_not_belong_together_is_refused_and_left_alone(change: Any, told: str, tmp_path: Path) -> None:
@@ -190,14 +198,98 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
     convert(FIXTURES / "v0122", tmp_path / "small", verify=False)
     convert(FIXTURES / "v0122prenorm", tmp_path / "wide", verify=False)
     folder = saved(tmp_path / "small", tmp_path / "mine", "MaskedLM")
-    with pytest.raises(InputError, match="model_type is 'xlm-roberta', and 'xlm-roberta-xl' there"):
+    with pytest.raises(InputError, match="model_type is 'xlm-roberta', and was 'xlm-roberta-xl'"):
         adopt(folder, tmp_path / "wide")
 
 
-def test_a_conversion_is_not_adopted(tmp_path: Path) -> None:
+def test_a_model_is_not_trained_from_itself(tmp_path: Path) -> None:
     convert("demo", tmp_path / "base", verify=False)
-    with pytest.raises(InputError, match="conversion itself"):
-        adopt(tmp_path / "base", "demo")
+    shutil.copytree(tmp_path / "base", tmp_path / "copy")
+    with pytest.raises(InputError, match="the model itself"):
+        adopt(tmp_path / "base", tmp_path / "base")
+    with pytest.raises(InputError, match="nothing was trained"):
+        adopt(tmp_path / "copy", tmp_path / "base")
+
+
+def test_a_model_without_what_is_fairseqs_has_nothing_to_give(tmp_path: Path) -> None:
+    convert("demo", tmp_path / "base", verify=False)
+    saved(tmp_path / "base", tmp_path / "plain", "MaskedLM")
+    saved(tmp_path / "base", tmp_path / "mine", "TokenClassification")
+    with pytest.raises(InputError, match=r"has no fairseq/dict\.txt"):
+        adopt(tmp_path / "mine", tmp_path / "plain")
+
+
+def test_a_training_over_a_copy_of_the_model_is_adopted(tmp_path: Path) -> None:
+    convert("demo", tmp_path / "base", verify=False)
+    shutil.copytree(tmp_path / "base", tmp_path / "mine")
+    (tmp_path / "mine" / "fairseq" / "label").mkdir()
+    (tmp_path / "mine" / "fairseq" / "label" / "dict.txt").write_text("of another head 1\n", encoding="utf-8")
+    saved(tmp_path / "base", tmp_path / "mine", "SequenceClassification", num_labels=3)
+    assert adopt(tmp_path / "mine", tmp_path / "base").removed == ("fairseq/label/dict.txt",)
+    assert examine(tmp_path / "mine").is_healthy
+
+
+def test_appended_rows_that_were_trained_are_named_or_reset(tmp_path: Path) -> None:
+    """convert appends rows for pieces that are `<unk>` to fairseq; Transformers' tokenizer gives their ids."""
+    convert(FIXTURES / "v0122rare", tmp_path / "base", verify=False)
+    rows = ModelFiles(tmp_path / "base").appended_rows
+    assert rows
+    network = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    with torch.no_grad():
+        network.get_input_embeddings().weight[rows.start] += 1
+    network.save_pretrained(tmp_path / "mine")
+    with pytest.raises(InputError, match=f"rows {rows.start} to {rows.stop - 1} of the embedding were trained"):
+        adopt(tmp_path / "mine", tmp_path / "base")
+    adopt(tmp_path / "mine", tmp_path / "base", reset_appended_rows=True)
+    weight = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "mine").get_input_embeddings().weight
+    assert all(torch.equal(weight[row], weight[3]) for row in rows)
+
+
+def test_weights_that_changed_after_it_are_not_pushed(tmp_path: Path) -> None:
+    convert("demo", tmp_path / "base", verify=False)
+    folder = saved(tmp_path / "base", tmp_path / "mine", "MaskedLM")
+    adopt(folder, tmp_path / "base")
+    look_at(folder)
+    changed = {name: weight + 1 for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match="adopt it once more"):
+        look_at(folder)
+    adopt(folder, tmp_path / "base")
+    look_at(folder)
+
+
+def test_its_own_card_is_written_again_and_an_edited_one_stays(tmp_path: Path) -> None:
+    convert("demo", tmp_path / "base", verify=False)
+    shutil.copytree(tmp_path / "base", tmp_path / "other")
+    folder = saved(tmp_path / "base", tmp_path / "mine", "MaskedLM")
+    adopt(folder, tmp_path / "base")
+    assert adopt(folder, tmp_path / "other").kept == ()
+    assert "trained from other" in (folder / "README.md").read_text(encoding="utf-8")
+    with (folder / "README.md").open("a", encoding="utf-8") as card:
+        card.write("More.\n")
+    assert adopt(folder, tmp_path / "base").kept == ("README.md",)
+
+
+def test_a_checkpoint_that_cannot_be_adopted_does_not_end_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    convert("demo", tmp_path / "base", verify=False)
+    network = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    network.resize_token_embeddings(network.config.vocab_size + 7, mean_resizing=False)
+    trained(network, tmp_path, [adopting_callback(tmp_path / "base")])
+    assert (tmp_path / "out" / "checkpoint-2").is_dir()
+    assert "is not adopted: " in caplog.text and "2,409 rows, and 2,402 there" in caplog.text
+    with pytest.raises(InputError):
+        adopting_callback(tmp_path / "nowhere")
+
+
+def trained(network: Any, folder: Path, callbacks: list[Any]) -> None:
+    ids = XLMR.from_pretrained(folder / "base").encode("Hello world!").tolist()
+    options = transformers.TrainingArguments(
+        str(folder / "out"), max_steps=2, save_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
+    )
+    rows = [{"input_ids": ids, "labels": ids}] * 8
+    transformers.Trainer(network, options, train_dataset=rows, callbacks=callbacks).train()
 
 
 def test_a_tokenizer_with_added_tokens_stays(tmp_path: Path) -> None:
@@ -217,13 +309,7 @@ def test_a_tokenizer_with_added_tokens_stays(tmp_path: Path) -> None:
 def test_checkpoints_are_adopted_when_they_are_saved(tmp_path: Path) -> None:
     convert("demo", tmp_path / "base", verify=False)
     network = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
-    ids = XLMR.from_pretrained(tmp_path / "base").encode("Hello world!").tolist()
-    options = transformers.TrainingArguments(
-        str(tmp_path / "out"), max_steps=2, save_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
-    )
-    rows = [{"input_ids": ids, "labels": ids}] * 8
-    callbacks = [adopting_callback(tmp_path / "base")]
-    transformers.Trainer(network, options, train_dataset=rows, callbacks=callbacks).train()
+    trained(network, tmp_path, [adopting_callback(tmp_path / "base")])
     assert all(examine(tmp_path / "out" / f"checkpoint-{step}").is_healthy for step in (1, 2))
 
 
@@ -233,6 +319,6 @@ def test_the_program_says_what_was_added(tmp_path: Path) -> None:
     done = run("adopt", "mine", "--from", "base", cwd=tmp_path)
     assert done.returncode == 0
     assert "mine, trained from base" in done.stdout and "fairseq/dict.txt" in done.stdout
-    assert json.loads(run("adopt", "mine", "--from", "base", "--json", cwd=tmp_path).stdout)["kept"] == ["README.md"]
-    refused = run("adopt", "base", "--from", "base", cwd=tmp_path)
-    assert refused.returncode == 2 and "nothing to adopt" in refused.stderr
+    assert json.loads(run("adopt", "mine", "--from", "base", "--json", cwd=tmp_path).stdout)["kept"] == []
+    refused = run("adopt", "mine", "--from", "", cwd=tmp_path)
+    assert refused.returncode == 2 and refused.stderr.startswith("hf-xlmr: --from")

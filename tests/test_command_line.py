@@ -62,7 +62,8 @@ def test_the_program_takes_every_example(line: str) -> None:
         ("--rows-per-shard", "many", "'many' is not a whole number"),
         ("--rows-per-shard", "0", "'0' is below 1, the lowest value"),
         ("--least-cosine", "1.5", "'1.5' is above 1, the highest value"),
-        ("--least-cosine", "nan", "'nan' is below -1, the lowest value"),
+        ("--least-cosine", "nan", "'nan' is not a number"),
+        ("--rows-per-shard", "1_0", "'1_0' is not a whole number"),
     ],
 )
 def test_a_value_that_is_not_taken_is_told_with_what_is(option: str, value: str, told: str, tmp_path: Path) -> None:
@@ -139,13 +140,14 @@ def asked_device(*words: str, folder: Path, **variables: str) -> subprocess.Comp
         ("gpu", {}, "give cpu, cuda or one GPU such as cuda:1"),
         ("cuda:1,2", {}, "give cpu, cuda or one GPU such as cuda:1"),
         ("cuda:0", {"WORLD_SIZE": "2"}, "each has its own GPU"),
+        ("cuda:0 --cpu", {}, "exclude each other"),
         ("cuda:2", {"CUDA_VISIBLE_DEVICES": "4,7"}, "CUDA_VISIBLE_DEVICES names 2 of them"),
     ],
 )
 def test_a_device_of_a_training_that_cannot_be_is_refused(
     device: str, variables: dict[str, str], told: str, tmp_path: Path
 ) -> None:
-    done = asked_device("--device", device, folder=tmp_path, **variables)
+    done = asked_device("--device", *device.split(), folder=tmp_path, **variables)
     assert done.returncode == 2 and told in done.stderr
     assert not (tmp_path / "out").exists()
 

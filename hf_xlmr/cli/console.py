@@ -213,9 +213,12 @@ def show_sentence_transformers(report: SentenceTransformersReport) -> None:
 
 def show_adoption(report: Adoption) -> None:
     """Print an Adoption."""
-    shown = {"class": report.class_name, "labels": _plain(", ".join(report.labels)), "added": ", ".join(report.added)}
-    if report.kept:
-        shown["kept as it was"] = ", ".join(report.kept)
+    shown = {
+        "class": report.class_name,
+        "labels": _plain(", ".join(report.labels)),
+        "written": ", ".join(report.written),
+    }
+    shown |= {"removed": ", ".join(report.removed), "kept as it was": ", ".join(report.kept)}
     title = f"{_plain(report.folder)}, trained from {_plain(report.model)}"
     Console(highlight=False).print(_rows(title, {name: value for name, value in shown.items() if value}))
 

@@ -358,12 +358,17 @@ def extract(
 
 @contextmanager
 def _way_on_shown(output: Path, *, shown: bool) -> Iterator[None]:
-    """At Ctrl-C, say what stays and how to continue."""
+    """At Ctrl-C, say what is there and how to continue."""
+    from hf_xlmr.features.store.records import MANIFEST
+
     try:
         yield
     except KeyboardInterrupt:
-        stays = f"the finished shards stay in {output}; the same command with --resume continues"
-        found = stays if output.exists() else f"no shard was finished, so that there is no {output}"
+        found = f"the finished shards stay in {output}; continue with --resume (in place of --overwrite)"
+        if not output.exists():
+            found = f"no shard was finished, so there is no {output}"
+        elif (output / MANIFEST).is_file():
+            found = f"{output} is that of the earlier run"
         if shown:
             typer.echo(f"hf-xlmr: interrupted: {printable(found)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -395,6 +400,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     pass
 

@@ -318,21 +318,36 @@ TrainedFrom = Annotated[
 ]
 
 
+ResetRows = Annotated[
+    bool,
+    typer.Option(
+        "--reset-appended-rows",
+        help="Make rows that convert appended to the embedding what <unk> is, if your training changed them.",
+    ),
+]
+
+
 def adopt(
     model_dir: OwnFolder,
     converted: TrainedFrom,
+    reset_appended_rows: ResetRows = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Complete a folder of your own Trainer with what the converted model has: dictionary, tokenizer, record, card.
 
-    Weights and config.json stay as they are. Then doctor, export, verify, to-sentence-transformers and push take it.
+    Weights and config.json stay as they are. Then doctor, export, to-sentence-transformers and push take the folder.
     """
     from hf_xlmr.cli.console import show_adoption
     from hf_xlmr.tasks.fitting.adopting import adopt as run
 
-    report = run(model_dir, converted, progress=progress_of_command(shown=not quiet))
+    report = run(
+        model_dir,
+        converted,
+        reset_appended_rows=reset_appended_rows,
+        progress=progress_of_command(shown=not quiet),
+    )
     print_result(report, show_adoption, as_json=as_json, quiet=quiet)
 
 
@@ -342,19 +357,21 @@ def _as_in_the_library(given: Mapping[str, object]) -> dict[str, object]:
     return {
         **given,
         **lists,
-        "cpu": given["cpu"] or not _uses_gpu(given["device"]),
+        "cpu": not _uses_gpu(given["device"], cpu=given["cpu"] is True),
         "misaligned": MISALIGNMENTS[given["on_misaligned"]],
         "unlabelled": UNLABELLED[given["on_unlabelled"]],
     }
 
 
-def _uses_gpu(device: object) -> bool:
+def _uses_gpu(device: object, *, cpu: bool = False) -> bool:
     """Let this process see only the GPU `device`, and say whether it is one; None is what the machine has.
 
     Trainer and accelerate take the first GPU that they see. Raises InputError.
     """
     if device is None or device == "cpu":
-        return device is None
+        return device is None and not cpu
+    if cpu:
+        raise InputError(f"--device {device!s:.40} and --cpu exclude each other")
     found = GPU.fullmatch(str(device))
     if found is None:
         raise InputError(f"--device {device!s:.40}: give cpu, cuda or one GPU such as cuda:1")

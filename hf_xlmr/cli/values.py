@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar
@@ -12,6 +13,7 @@ __all__ = ["argument_of", "decimal", "one_of", "whole"]
 
 Number = TypeVar("Number", int, float)
 LONGEST_SHOWN: Final = 60  # characters of a value in a message
+ASCII_NUMBER: Final = re.compile(r"[-+.\deEinfINF]+", re.ASCII)  # without the _ that Python takes
 NEAR: Final = 0.54  # fp16 and float16, but not x and max
 
 
@@ -56,7 +58,9 @@ def _parser(
         try:
             found = kind(text)
         except ValueError:
-            raise typer.BadParameter(f"{_shown(text)} is not {called}") from None
+            found = None
+        if found is None or found != found or not ASCII_NUMBER.fullmatch(str(text)):  # nan is not equal to itself
+            raise typer.BadParameter(f"{_shown(text)} is not {called}")
         if least is not None and not found >= least:
             raise typer.BadParameter(f"{_shown(text)} is below {least}, the lowest value")
         if most is not None and not found <= most:

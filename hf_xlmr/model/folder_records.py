@@ -13,6 +13,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import JsonObject, object_of
 
 __all__ = [
+    "ADOPTED",
     "CONVERSION",
     "FINETUNING",
     "ConversionRecord",
@@ -24,6 +25,8 @@ __all__ = [
 
 CONVERSION: Final = "fairseq/conversion.json"
 FINETUNING: Final = "finetuning.json"
+ADOPTED: Final = "adopted"
+"""The field of FINETUNING by which `adopt` says what it completed; `finetune` writes none."""
 FORMAT: Final = "format"
 NEWEST: Final[Mapping[str, int]] = {CONVERSION: 1, FINETUNING: 1}
 """Raised where an earlier hf_xlmr would misread what is written; a field that it may pass over raises nothing.

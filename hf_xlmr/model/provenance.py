@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.model.folder_records import CONVERSION, FINETUNING
+from hf_xlmr.model.folder_records import ADOPTED, CONVERSION, FINETUNING
 from hf_xlmr.model.opened_folder import CONFIG, OpenedFolder
 
-__all__ = ["Standing", "changed_weights", "held_to_record", "holds_recorded_weights", "other_network", "standing_of"]
+__all__ = [
+    "Standing",
+    "changed_weights",
+    "deciding_differences",
+    "held_to_record",
+    "holds_recorded_weights",
+    "other_network",
+    "standing_of",
+]
 
 KEPT: Final = "fairseq/"
 OF_CLASSES: Final = "fairseq/label/"
@@ -82,6 +90,7 @@ def held_to_record(folder: OpenedFolder, hashes: Mapping[str, str], *, with_conf
     recorded = record.written
     if standing is Standing.verified:
         _raise_if_other_weights(folder.path, hashes, record.weights)
+    _raise_if_trained_on(folder, hashes)
     if standing is Standing.finetuned:
         recorded = {
             name: known for name, known in recorded.items() if name.startswith(KEPT) and not name.startswith(OF_CLASSES)
@@ -149,6 +158,15 @@ def _raise_if_other_weights(folder: Path, hashes: Mapping[str, str], recorded: M
         raise IntegrityError(f"{folder} holds other weights than those that were verified ({told}): {OTHERWISE}")
 
 
+def _raise_if_trained_on(folder: OpenedFolder, hashes: Mapping[str, str]) -> None:
+    """Raise IntegrityError if the weights are others than those that `adopt` recorded."""
+    told = folder.training.get(ADOPTED)
+    recorded = told.get("weights_sha256") if isinstance(told, dict) else None
+    held = {name: known for name, known in hashes.items() if _is_shard(name)}
+    if isinstance(recorded, dict) and recorded != held:
+        raise IntegrityError(f"{folder.path} holds other weights than those that adopt recorded: adopt it once more")
+
+
 def _is_shard(name: str) -> bool:
     return name.startswith("model") and name.endswith(".safetensors") and "/" not in name
 
@@ -162,14 +180,17 @@ def _raise_if_other_files(folder: Path, hashes: Mapping[str, str], recorded: Map
 
 
 def _raise_if_other_config(folder: OpenedFolder, recorded: Mapping[str, object]) -> None:
-    if told := list(_differences(folder.config, recorded)):
+    if told := list(deciding_differences(folder.config, recorded)):
         raise IntegrityError(
             f"{folder.path / CONFIG} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}"
         )
 
 
-def _differences(given: Mapping[str, object], recorded: Mapping[str, object]) -> Iterator[str]:
+def deciding_differences(
+    given: Mapping[str, object], recorded: Mapping[str, object], *, without: Collection[str] = ()
+) -> Iterator[str]:
+    """The fields of `DECIDING`, but for those in `without`, that `given` has otherwise than `recorded`, in words."""
     for name in DECIDING:
         now, then = given.get(name), recorded.get(name)
-        if now != then and not (now in SILENT and then in SILENT):
+        if name not in without and now != then and not (now in SILENT and then in SILENT):
             yield f"{name} is {now!r:.60}, and was {then!r:.60}"
