@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_xlmr.data import arrow_texts
+from hf_xlmr.data.cuts import Cuts
 from hf_xlmr.data.parquet_pages import DamagedPage, row_groups
 from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow
@@ -677,3 +678,105 @@ def test_a_streamed_data_set_is_read_like_any_other(tmp_path: Path, data: Any) -
     assert [(row.place, row.text, row.id) for row in opened] == expected
     assert [(row.place, row.text, row.id) for row in opened] == expected
     assert opened.count is None
+
+
+# ---- shards of the rows ----------------------------------------------------------------------------------------------
+
+
+def write_rows_of_many_forms(folder: Path, ending: str) -> Path:
+    """Lines of several lengths, blank ones, records over several lines, uneven row groups of which some are empty."""
+    texts = [text * (number % 5) for number, text in enumerate(TEXTS * 4)]
+    if ending == ".parquet":
+        with pq.ParquetWriter(folder / "texts.parquet", table_of([""]).schema) as writer:
+            for first, last in ((0, 5), (5, 5), (5, 6), (6, 20), (20, 20), (20, len(texts))):
+                writer.write_table(table_of(texts).slice(first, last - first), row_group_size=9)
+        return folder / "texts.parquet"
+    if ending == "data set":
+        save(folder / "set", table_of(texts).to_batches(max_chunksize=7))
+        return folder / "set"
+    path = written(folder, ending, texts if ending == ".txt" else [*texts, *CUT])
+    if ending != ".txt":
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"\xef\xbb\xbf" + b"".join(line + b"\n" * (line.startswith(b"id7")) for line in lines) + b"\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv", ".tsv", ".parquet", "data set"])
+def test_shards_have_the_rows_of_the_whole(tmp_path: Path, kind: str) -> None:
+    opened = open_texts(write_rows_of_many_forms(tmp_path, kind))
+    rows = list(opened)
+    for every in (1, 3, 7, len(rows) - 1, len(rows), 1000):
+        cuts = opened.cuts(every)
+        assert cuts is not None
+        assert Cuts.of_json(json.loads(json.dumps(cuts.as_json()))) == cuts
+        assert [list(opened.rows_of(cuts, shard)) for shard in range(len(cuts))] == [
+            rows[first : first + every] for first in range(0, len(rows), every)
+        ]
+
+
+def test_shards_go_on_over_files(tmp_path: Path) -> None:
+    for number, size in enumerate((0, 3, 1, 0, 12, 5, 0)):
+        write_csv(tmp_path / f"{number}.csv", [f"text {number} {each}" for each in range(size)])
+    opened = open_texts(tmp_path, id_column="id")
+    rows, cuts = list(opened), opened.cuts(4)
+    assert cuts is not None
+    assert [row for shard in range(len(cuts)) for row in opened.rows_of(cuts, shard)] == rows
+    assert len(rows) == cuts.rows == 21
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n", b"\xef\xbb\xbf\n\na", b"a\n" * 9000 + b"b" * 40_000])
+def test_lines_are_counted_as_they_are_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "texts.txt").write_bytes(content)
+    opened = open_texts(tmp_path / "texts.txt")
+    rows, cuts = list(opened), opened.cuts(1234)
+    assert cuts is not None
+    assert [row for shard in range(len(cuts)) for row in opened.rows_of(cuts, shard)] == rows
+
+
+def test_what_can_only_be_streamed_has_no_cuts(tmp_path: Path, ending: str) -> None:
+    assert (open_texts(written(tmp_path, ending, TEXTS)).cuts(2) is None) == ending.endswith(".gz")
+    assert open_texts("-").cuts(2) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"a\nb\nc\n\xff\ne\nf\n"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n{"text": 4}\n'),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n"' + b"x" * 200 + b'"\n{"text": "e"}\n'),
+        ("a.csv", b'text\na\nb\nc\n"d\nopen'),
+        ("a.csv", b"text\na\nb\nc\n" + b"d" * 200 + b"\ne\n"),
+        ("a.csv", b"text\na\nb\nc\nd,d\ne\n"),
+    ],
+)
+def test_a_bad_row_is_met_in_its_shard_alone(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / f"b{(tmp_path / name).suffix}").write_bytes(content)
+    opened = open_texts(tmp_path, max_row_size=100)
+    with pytest.raises(BadRow) as of_all:
+        list(opened)
+    cuts = opened.cuts(2)
+    assert cuts is not None
+    assert [row.text for row in opened.rows_of(cuts, 0)] == ["a", "b"]
+    with pytest.raises(BadRow) as of_shard:
+        list(opened.rows_of(cuts, 1))
+    assert str(of_shard.value) == str(of_all.value)
+
+
+def test_a_shard_of_a_file_that_changed_is_refused(tmp_path: Path) -> None:
+    write_txt(tmp_path / "texts.txt", TEXTS)
+    opened = open_texts(tmp_path / "texts.txt")
+    cuts = opened.cuts(3)
+    assert cuts is not None
+    write_txt(tmp_path / "texts.txt", [*TEXTS, "more"])
+    with pytest.raises(InputError, match="changed while it was read"):
+        next(opened.rows_of(cuts, 0))
+
+
+@pytest.mark.parametrize("change", [{"rows": -1}, {"cuts": [[0, 0]]}, {"every": "2"}, {"files": 1}, {"format": 0}])
+def test_what_are_not_cuts_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    write_txt(tmp_path / "texts.txt", TEXTS[:2])
+    cuts = open_texts(tmp_path / "texts.txt").cuts(3)
+    assert cuts is not None
+    with pytest.raises(ValueError, match="cuts"):
+        Cuts.of_json({**cuts.as_json(), **change})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ from hf_xlmr.errors import InputError, printable
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["arrow_batches", "arrow_schema", "errors_of_arrow", "rows_of_arrow", "size_of"]
+__all__ = ["arrow_batches", "arrow_schema", "errors_of_arrow", "rows_of_arrow", "size_of", "without_first"]
 
 HELD_BYTES: Final = 1 << 26  # of a mapped file, before its pages are let go of
 # Fields of the tables in Arrow's Message.fbs and Schema.fbs, by their numbers
@@ -48,8 +48,11 @@ def rows_of_arrow(path: Path) -> int:
         return sum(_rows_of(message, path) for message in _messages(path, _mapped(file)))
 
 
-def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[pyarrow.RecordBatch]:
-    """Record batches of these columns, of at most so many rows, each safe to read. Raises InputError, OSError."""
+def arrow_batches(path: Path, columns: Sequence[str], *, rows: int, skipped: int = 0) -> Iterator[pyarrow.RecordBatch]:
+    """Record batches of these columns, of at most so many rows, each safe to read; the `skipped` first rows are not.
+
+    Raises InputError, OSError.
+    """
     import pyarrow
 
     rows_of_arrow(path)  # nothing that is compressed comes below
@@ -57,7 +60,7 @@ def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[
         data = _mapped(file)
         reader = pyarrow.ipc.open_stream(pyarrow.BufferReader(pyarrow.py_buffer(data)))
         held = 0
-        for whole in reader:
+        for whole in without_first(reader, skipped):
             batch = whole.select(list(columns))
             for first in range(0, batch.num_rows, rows):
                 if os.fstat(file.fileno()).st_size < len(data):  # what was cut off cannot be looked at
@@ -70,6 +73,15 @@ def arrow_batches(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[
                 if held > HELD_BYTES:
                     data.madvise(mmap.MADV_DONTNEED)
                     held = 0
+
+
+def without_first(batches: Iterable[pyarrow.RecordBatch], rows: int) -> Iterator[pyarrow.RecordBatch]:
+    """The batches without so many rows at their beginning, which are not looked at."""
+    for batch in batches:
+        rest = batch.slice(min(rows, batch.num_rows))
+        rows -= batch.num_rows - rest.num_rows
+        if rest.num_rows:
+            yield rest
 
 
 def size_of(data: pyarrow.Array | pyarrow.RecordBatch) -> int:

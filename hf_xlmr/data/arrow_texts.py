@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of
+from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of, without_first
+from hf_xlmr.data.cuts import BEGINNING, Start, Starts, arrow_starts
 from hf_xlmr.data.parquet_pages import Chunk, DamagedPage, largest_page, row_groups
 from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_utf8, why_too_long
 from hf_xlmr.errors import InputError, IntegrityError, printable
@@ -71,10 +73,13 @@ def open_parquet(path: Path) -> ParquetFile:
     return file
 
 
-def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
+def parquet_batches(
+    path: Path, name: str, columns: Sequence[str], *, skipped: int = 0
+) -> Iterator[pyarrow.RecordBatch]:
     """The record batches of these columns, as large as bounded memory allows for them and their pages.
 
-    Raises BadRow for pages that cannot, InputError, OSError.
+    Without the `skipped` first rows, whose row groups are not read. Raises BadRow for pages that cannot, InputError,
+    OSError.
     """
     with open_parquet(path) as file:
         paths = [file.schema.column(number).path for number in range(len(file.schema))]
@@ -85,10 +90,10 @@ def parquet_batches(path: Path, name: str, columns: Sequence[str]) -> Iterator[p
         with _damage(name):
             groups = row_groups(path, columns=len(paths))
         for number, group in enumerate(groups):
-            if not group.rows:  # its columns have no pages
-                continue
-            rows = _rows_at_once(path, f"{name}, row {first}", [group.chunks[leaf] for leaf in leaves])
-            yield from file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False)
+            if group.rows and first + group.rows > skipped:  # without rows, its columns have no pages
+                rows = _rows_at_once(path, f"{name}, row {first}", [group.chunks[leaf] for leaf in leaves])
+                batches = file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False)
+                yield from without_first(batches, max(0, skipped - first))
             first += group.rows
 
 
@@ -113,20 +118,28 @@ def _rows_at_once(path: Path, place: str, chunks: Sequence[Chunk]) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, unfolded)))
 
 
-def arrow_records(name: str, batches: Iterable[object], asked: Asked) -> Iterator[Record]:
-    """The text and the id of every row of Arrow `batches`, with its place. Raises BadRow, OSError."""
-    for place, values in arrow_rows(name, batches, asked.columns, most=asked.max_row_size):
+def arrow_records(name: str, batches: Iterable[object], asked: Asked, *, first: int = 0) -> Iterator[Record]:
+    """The text and the id of every row of Arrow `batches`, with its place; `first` is the number of the first one.
+
+    Raises BadRow, OSError.
+    """
+    for place, values in arrow_rows(name, batches, asked.columns, most=asked.max_row_size, first=first):
         yield place, values[0], values[-1] if asked.has_ids else None
 
 
 def arrow_rows(
-    name: str, batches: Iterable[pyarrow.RecordBatch], columns: Sequence[str], *, most: int | None = None
+    name: str,
+    batches: Iterable[pyarrow.RecordBatch],
+    columns: Sequence[str],
+    *,
+    most: int | None = None,
+    first: int = 0,
 ) -> Iterator[tuple[str, tuple[object, ...]]]:
     """The values of `columns` in every row of Arrow `batches`, with its place.
 
     Raises BadRow, also for a string of more than `most` bytes, OSError.
     """
-    number = 0
+    number = first
     try:
         for batch in batches:
             for values in _fitting_rows([batch.column(column) for column in columns], most):
@@ -241,7 +254,16 @@ class DataSet:
         """None: only reading all rows would show it."""
         return None
 
-    def records(self) -> Iterator[Record]:
+    @property
+    def has_starts(self) -> bool:
+        """It is read from the first row on."""
+        return False
+
+    def starts(self, every: int, skipped: int) -> Starts:
+        """None can be entered."""
+        raise NotImplementedError
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
         """Every row from the first on. Raises BadRow, OSError."""
         chosen = self.data.select_columns(self.asked.columns).with_format("arrow")
         try:
@@ -264,17 +286,33 @@ class SavedDataSet:
         for path in self.paths:
             check_columns(self.name, arrow_schema(path), self.asked)
 
+    @cached_property
+    def _rows(self) -> tuple[int, ...]:
+        """How many rows each file has."""
+        return tuple(map(rows_of_arrow, self.paths))
+
     def count(self) -> int | None:
         """How many rows there are."""
-        return sum(rows_of_arrow(path) for path in self.paths)
+        return sum(self._rows)
 
-    def records(self) -> Iterator[Record]:
-        """Every row from the first on. Raises BadRow, OSError."""
-        yield from arrow_records(self.name, self._batches(), self.asked)
+    @property
+    def has_starts(self) -> bool:
+        """It can be entered anywhere."""
+        return True
 
-    def _batches(self) -> Iterator[pyarrow.RecordBatch]:
-        for path in self.paths:
-            yield from arrow_batches(path, self.asked.columns, rows=BATCH_ROWS)
+    def starts(self, every: int, skipped: int) -> Starts:
+        """The starts of every n-th row."""
+        return arrow_starts(sum(self._rows), every, skipped)
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        """Every row from `start` on, at least up to `end`. Raises BadRow, OSError."""
+        yield from arrow_records(self.name, self._batches(start.at), self.asked, first=start.at)
+
+    def _batches(self, skipped: int) -> Iterator[pyarrow.RecordBatch]:
+        for path, rows in zip(self.paths, self._rows, strict=True):
+            if skipped < rows:
+                yield from arrow_batches(path, self.asked.columns, rows=BATCH_ROWS, skipped=skipped)
+            skipped = max(0, skipped - rows)
 
 
 def data_set_on_disk(folder: Path, asked: Asked) -> SavedDataSet:

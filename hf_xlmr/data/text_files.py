@@ -6,12 +6,12 @@ import codecs
 import glob
 import os
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -23,17 +23,21 @@ from hf_xlmr.data.arrow_texts import (
     open_parquet,
     parquet_batches,
 )
+from hf_xlmr.data.cuts import BEGINNING, Cut, Cuts, Start, Starts, arrow_starts, line_starts
+from hf_xlmr.data.sections import opened_part
 from hf_xlmr.data.text_rows import (
     DEFAULT_COLUMN,
     LONGEST_LINE,
     LONGEST_ROW,
     Asked,
     BadRow,
+    Identity,
     Ids,
     Record,
     TextRow,
     checked_text,
     decoded,
+    identity,
     json_object,
     unchanged,
     why_no_column,
@@ -62,8 +66,15 @@ class _Source(Protocol):
     def count(self) -> int | None:
         """How many rows there are, None if only reading them all would show it."""
 
-    def records(self) -> Iterator[Record]:
-        """Every row from the first on. Raises BadRow, OSError."""
+    @property
+    def has_starts(self) -> bool:
+        """Whether it can be entered in the middle."""
+
+    def starts(self, every: int, skipped: int) -> Starts:
+        """Where the row after the `skipped` first, and each `every`-th after it, begins. Raises OSError."""
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        """Every row from `start` on, at least up to `end`, where another of its starts is. Raises BadRow, OSError."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +102,64 @@ class TextInput:
 
     def __iter__(self) -> Iterator[TextRow]:
         """Every row, each checked when it is reached. Raises BadRow, InputError."""
-        numbers, ids = count(), Ids()
         with told_plainly():
-            for source in self.sources:
+            yield from self._checked(self._records(), first=0)
+
+    def _records(self) -> Iterator[Record]:
+        for source in self.sources:
+            with unchanged(source.paths):
+                yield from source.records()
+
+    def _checked(self, records: Iterator[Record], *, first: int) -> Iterator[TextRow]:
+        ids = Ids()
+        for number, (place, text, id_) in enumerate(records, first):
+            text = checked_text(place, text)
+            if self.has_ids:
+                ids.check(place, id_)
+            yield TextRow(number, place, text, id_)
+
+    def identities(self) -> tuple[Identity | None, ...]:
+        """What changes with each of its files; None for one that nothing identifies."""
+        return tuple(map(identity, self.paths))
+
+    def cuts(self, every: int) -> Cuts | None:
+        """Where each `every`-th row begins, found in one pass; None if the input cannot be entered in the middle.
+
+        A row that cannot be told from what follows it is the last one. Raises InputError.
+        """
+        if not all(source.has_starts for source in self.sources):
+            return None
+        files, rows, found = self.identities(), 0, list[Cut]()
+        with told_plainly():
+            for number, source in enumerate(self.sources):
                 with unchanged(source.paths):
-                    for place, text, id_ in source.records():
-                        text = checked_text(place, text)
-                        if self.has_ids:
-                            ids.check(place, id_)
-                        yield TextRow(next(numbers), place, text, id_)
+                    part = source.starts(every, -rows % every)
+                found += [Cut(number, *start) for start in part.found]
+                rows += part.rows
+                if not part.is_whole:
+                    break
+        return Cuts(rows, every, tuple(found), files)
+
+    def rows_of(self, cuts: Cuts, shard: int) -> Iterator[TextRow]:
+        """The rows of one shard, as iterating over all gives them; reads no other part of the input.
+
+        Raises BadRow, InputError, also if a file is not the one that was cut.
+        """
+        with told_plainly():
+            yield from self._checked(self._records_of(cuts, shard), first=shard * cuts.every)
+
+    def _records_of(self, cuts: Cuts, shard: int) -> Iterator[Record]:
+        begin, *after = cuts.cuts[shard : shard + 2]
+        start, left, files = Start(begin.at, begin.line), cuts.rows_in(shard), iter(cuts.files)
+        for number, source in enumerate(self.sources):
+            known = list(islice(files, len(source.paths)))
+            if left and number >= begin.source:
+                end = after[0].at if after and after[0].source == number else None
+                with unchanged(source.paths, known):
+                    for record in islice(source.records(start, end), left):
+                        left -= 1
+                        yield record
+                start = BEGINNING
 
 
 def open_texts(
@@ -223,39 +283,53 @@ class _File(ABC):
         return None
 
     @abstractmethod
-    def records(self) -> Iterator[Record]:
-        """Every row from the first on. Raises BadRow, OSError."""
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        """Every row from `start` on, at least up to `end`. Raises BadRow, OSError."""
 
     @property
-    def is_countable(self) -> bool:
-        """Whether a look at the file is enough, and does not use it up."""
+    def has_starts(self) -> bool:
+        """Whether a look at the file does not use it up, and its bytes are those of its lines."""
         return self.path.is_file() and not self._is_gzipped
+
+    def starts(self, every: int, skipped: int) -> Starts:
+        """Where every n-th row begins. Raises OSError."""
+        found = Starts(every, skipped)
+        try:
+            for start in self._row_starts():
+                found.add(start)
+        except BadRow:  # which is for whoever reads that row
+            found.is_whole = False
+        return found
+
+    def _row_starts(self) -> Iterator[Start]:
+        """Where each row begins, a bad one too. Raises BadRow after the start of one that has no end, OSError."""
+        raise NotImplementedError
 
     @property
     def _is_gzipped(self) -> bool:
         return self.path.suffix.lower() == ".gz"
 
-    def lines(self) -> Iterator[bytes]:
-        """Every line with its end, less a byte order mark. Raises BadRow, OSError."""
-        number, most = 0, self.asked.max_row_size
+    def lines(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[tuple[Start, bytes]]:
+        """Every line with its end, less a byte order mark, and where it begins. Raises BadRow, OSError."""
+        (at, number), most = start, self.asked.max_row_size
         damage = _gzip_errors() if self._is_gzipped else ()  # not looked up when a reader is let go of as Python ends
         try:
-            with self._open() as file:
-                for number in count(1):
-                    line = file.readline(most + len(LONGEST_END) + 1)
-                    if number == 1:
-                        line = line.removeprefix(codecs.BOM_UTF8)
-                    if not line:
-                        return
+            with self._open(at, end) as file:
+                while line := file.readline(most + len(LONGEST_END) + 1):
+                    if number == 1 and line.startswith(codecs.BOM_UTF8):
+                        at, line = at + len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
+                        if not line:
+                            return
                     if len(line) > most and len(_without_end(line)) > most:
                         raise BadRow(f"{self.name}, line {number}", why_too_long("the line", most))
-                    yield line
+                    yield Start(at, number), line
+                    at, number = at + len(line), number + 1
         except damage as error:
             raise BadRow(f"{self.name}, line {number}", f"the gzip file is damaged: {error}") from error
 
-    def _open(self) -> IO[bytes]:
+    def _open(self, start: int = 0, end: int | None = None) -> IO[bytes]:
         if not self._is_gzipped:
-            return self.path.open("rb", buffering=BLOCK)
+            return opened_part(self.path.open("rb", buffering=0), start, end)
         from isal import igzip
 
         open_gzip: Callable[..., IO[bytes]] = igzip.open
@@ -285,18 +359,17 @@ class _Text(_File):
 
     def count(self) -> int | None:
         """The line feeds, and one for a last line without."""
-        if not self.is_countable:
+        if not self.has_starts:
             return None
-        feeds, last = 0, b"\n"
-        with self._open() as file:
-            block = file.read(BLOCK).removeprefix(codecs.BOM_UTF8)
-            while block:
-                feeds, last = feeds + block.count(b"\n"), block[-1:]
-                block = file.read(BLOCK)
-        return feeds + (last != b"\n")
+        return self.starts(sys.maxsize, 0).rows
 
-    def records(self) -> Iterator[Record]:
-        for number, line in enumerate(self.lines(), 1):
+    def starts(self, every: int, skipped: int) -> Starts:
+        """Where every n-th line begins."""
+        with self._open() as file:
+            return line_starts(file, every, skipped)
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        for (_, number), line in self.lines(start, end):
             yield f"{self.name}, line {number}", decoded(_without_end(line), self.name, number), None
 
 
@@ -308,15 +381,11 @@ class _StandardInput(_Text):
         return ()
 
     def check(self) -> None:
-        import sys
-
         super().check()
         if sys.stdin is None:
             raise InputError("standard input is closed: pipe texts into it, or give a file")
 
-    def _open(self) -> IO[bytes]:
-        import sys
-
+    def _open(self, start: int = 0, end: int | None = None) -> IO[bytes]:
         if sys.stdin is None or sys.stdin.buffer.closed:
             raise InputError("standard input can be read only once")
         # A reader of our own: Python aborts if a thread still waits for sys.stdin's when the program ends
@@ -329,12 +398,22 @@ class _JsonLines(_File):
     """An object per line; blank lines are none."""
 
     def count(self) -> int | None:
-        with suppress(BadRow):  # which is for whoever reads that far
-            return sum(not line.isspace() for line in self.lines()) if self.is_countable else None
-        return None
+        starts = self.starts(sys.maxsize, 0) if self.has_starts else None
+        return starts.rows if starts and starts.is_whole else None
 
-    def records(self) -> Iterator[Record]:
-        for number, line in enumerate(self.lines(), 1):
+    def _row_starts(self) -> Iterator[Start]:
+        following = BEGINNING
+        try:
+            for start, line in self.lines():
+                following = Start(start.at + len(line), start.line + 1)
+                if not line.isspace():
+                    yield start
+        except BadRow:
+            yield following
+            raise
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        for (_, number), line in self.lines(start, end):
             if not line.isspace():
                 yield self._record(f"{self.name}, line {number}", decoded(line, self.name, number))
 
@@ -358,9 +437,18 @@ class _Csv(_File):
         if self.path.is_file():
             self._header(self._rows())
 
-    def records(self) -> Iterator[Record]:
-        rows = self._rows()
-        width, text_at, id_at = self._header(rows)
+    def _row_starts(self) -> Iterator[Start]:
+        lines = _CsvLines(self)
+        try:
+            for _ in islice(self._fields(lines), 1, None):
+                yield lines.start
+        except BadRow:
+            yield lines.start
+            raise
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        rows = self._rows(start, end)
+        width, text_at, id_at = self._header(rows if start == BEGINNING else self._rows())
         for place, fields in rows:
             if len(fields) != width:
                 raise BadRow(place, f"{len(fields)} fields are below a header of {width}")
@@ -372,14 +460,17 @@ class _Csv(_File):
         text_at, *id_at = (self._index(column, names, place) for column in self.asked.columns)
         return len(names), text_at, (id_at or [text_at])[0] if self.asked.has_ids else None
 
-    def _rows(self) -> Iterator[tuple[str, list[str]]]:
+    def _rows(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[tuple[str, list[str]]]:
         """Every row that is not blank, with the line that it begins on."""
+        lines = _CsvLines(self, start, end)
+        return ((lines.place, fields) for fields in self._fields(lines))
+
+    def _fields(self, lines: _CsvLines) -> Iterator[list[str]]:
         import csv
 
-        most = self.asked.max_row_size
+        most, before = self.asked.max_row_size, lines.start.line - 1
         if csv.field_size_limit() < most:
             csv.field_size_limit(most)  # one for the whole process; texts are longer than what it begins with
-        lines = _CsvLines(self)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         while True:
             lines.begin()
@@ -388,10 +479,10 @@ class _Csv(_File):
             except StopIteration:
                 return
             except csv.Error as error:
-                why = f"the row that begins here is not CSV: {error} (line {reader.line_num})"
+                why = f"the row that begins here is not CSV: {error} (line {before + reader.line_num})"
                 raise BadRow(lines.place, why) from error
             if fields:
-                yield lines.place, fields
+                yield fields
 
     @staticmethod
     def _index(name: str, header: list[str], place: str) -> int:
@@ -405,27 +496,32 @@ class _Csv(_File):
 class _CsvLines:
     """The lines of a file for a reader of CSV, of which those of one record must not be too many bytes."""
 
-    def __init__(self, file: _File) -> None:
-        self.place = ""
-        """The place of the record."""
+    def __init__(self, file: _File, start: Start = BEGINNING, end: int | None = None) -> None:
+        self.start = self._following = start
+        """Where the record begins."""
         self._name, self._most = file.name, file.asked.max_row_size
-        self._lines = file.lines()
-        self._number = self._bytes = 0
+        self._lines = file.lines(start, end)
+        self._bytes = 0
+
+    @property
+    def place(self) -> str:
+        """The place of the record."""
+        return f"{self._name}, line {self.start.line}"
 
     def begin(self) -> None:
         """What follows is of the next record."""
-        self.place, self._bytes = f"{self._name}, line {self._number + 1}", 0
+        self.start, self._bytes = self._following, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
-        self._number += 1
+        start, line = next(self._lines)
         if self._bytes + len(_without_end(line)) > self._most:
             raise BadRow(self.place, why_too_long("the row that begins here", self._most))
         self._bytes += len(line)
-        return decoded(line, self._name, self._number)
+        self._following = Start(start.at + len(line), start.line + 1)
+        return decoded(line, self._name, start.line)
 
 
 class _Tsv(_Csv):
@@ -446,8 +542,12 @@ class _Parquet(_File):
         with open_parquet(self.path) as file:
             return int(file.metadata.num_rows)
 
-    def records(self) -> Iterator[Record]:
-        yield from arrow_records(self.name, parquet_batches(self.path, self.name, self.asked.columns), self.asked)
+    def starts(self, every: int, skipped: int) -> Starts:
+        return arrow_starts(self.count() or 0, every, skipped)
+
+    def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
+        batches = parquet_batches(self.path, self.name, self.asked.columns, skipped=start.at)
+        yield from arrow_records(self.name, batches, self.asked, first=start.at)
 
 
 KINDS: Final[Mapping[str, type[_File]]] = {

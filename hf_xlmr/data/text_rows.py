@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeGuard
+from typing import Final, TypeAlias, TypeGuard
 
 from hf_xlmr.errors import InputError, printable
 
@@ -20,11 +20,13 @@ __all__ = [
     "LONGEST_ROW",
     "Asked",
     "BadRow",
+    "Identity",
     "Ids",
     "Record",
     "TextRow",
     "checked_text",
     "decoded",
+    "identity",
     "json_object",
     "unchanged",
     "why_no_column",
@@ -48,6 +50,7 @@ JSON_TYPES: Final[Mapping[type, str]] = {
     dict: "an object",
 }
 
+Identity: TypeAlias = Sequence[object]
 Record = tuple[str, object, object]  # a row as it is found: its place, its text and its id, both unchecked
 
 
@@ -98,12 +101,14 @@ class Asked:
 
 
 @contextmanager
-def unchanged(paths: Sequence[Path]) -> Iterator[None]:
-    """Raise InputError if a file is not the same at the end of the block as it was at its beginning.
+def unchanged(paths: Sequence[Path], known: Sequence[Identity | None] | None = None) -> Iterator[None]:
+    """Raise InputError if a file is not the same at the end of the block as it was at its beginning, or as `known`.
 
     A pipe, which cannot be looked at without being used up, is not watched.
     """
-    before = [_identity(path) for path in paths]
+    before = [_content_of(each) for each in (map(identity, paths) if known is None else known)]
+    if known is not None:
+        _raise_if_changed(paths, before, None)
     try:
         yield
     except (InputError, OSError) as error:
@@ -112,22 +117,27 @@ def unchanged(paths: Sequence[Path]) -> Iterator[None]:
     _raise_if_changed(paths, before, None)
 
 
-def _raise_if_changed(paths: Sequence[Path], before: Sequence[tuple[int, ...] | None], error: Exception | None) -> None:
+def _raise_if_changed(paths: Sequence[Path], before: Sequence[Identity | None], error: Exception | None) -> None:
     for path, known in zip(paths, before, strict=True):
-        if known is not None and _identity(path) != known:
+        if known is not None and _content_of(identity(path)) != known:
             why = "changed while it was read; give an input that stays as it is until the end"
             raise InputError(printable(f"{path} {why}")) from error
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """What changes with the content of a file; None if it is not a regular file, or is gone."""
+def identity(path: Path) -> Identity | None:
+    """What changes with a file; None if it is not a regular file, or is gone."""
     try:
         found = os.stat(path)  # noqa: PTH116  # in one call
     except OSError:
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _content_of(found: Identity | None) -> Identity | None:
+    """The part of an identity that only another content changes: another name or mode changes the time of the inode."""
+    return None if found is None else tuple(found[:3])
 
 
 def checked_text(place: str, value: object, *, what: str = "the text") -> str:
