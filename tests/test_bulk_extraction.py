@@ -287,7 +287,7 @@ def test_processes_that_cannot_compute_as_the_first_one_are_refused(
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     second = Processes(rank=1, count=2)
     monkeypatch.setattr(Processes, "current", lambda: second)
-    monkeypatch.setattr(Processes, "agreed", lambda _self, _own: "bfloat16")
+    monkeypatch.setattr(Processes, "agreed", lambda _self, own: "bfloat16" if isinstance(own, str) else own)
     with pytest.raises(InputError, match=r"computes in bfloat16, .* process 1 .* has no instructions: .*float32"):
         extract("demo", source, tmp_path / "out", options=ExtractionOptions(dtype="bfloat16"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import IO, Final, NamedTuple
 
 from hf_xlmr.data.text_rows import Identity
@@ -70,6 +70,8 @@ class Cuts:
     cuts: tuple[Cut, ...]
     files: tuple[Identity | None, ...]
     """What identified the files when they were cut; None if nothing does."""
+    is_whole: bool = True
+    """Whether all rows could be told apart; otherwise the last one is bad."""
 
     def __len__(self) -> int:
         """How many shards there are."""
@@ -82,7 +84,7 @@ class Cuts:
     def as_json(self) -> dict[str, object]:
         """The same in types of JSON."""
         cuts, files = list(map(list, self.cuts)), [None if each is None else list(each) for each in self.files]
-        return {"format": FORMAT, "rows": self.rows, "every": self.every, "cuts": cuts, "files": files}
+        return {"format": FORMAT, **asdict(self), "cuts": cuts, "files": files}
 
     @classmethod
     def of_json(cls, found: Mapping[str, object]) -> Cuts:
@@ -97,7 +99,7 @@ class Cuts:
             raise ValueError("these are not cuts") from error
         if min(numbers) < 0 or every < 1 or len(cuts) != -(-rows // every):
             raise ValueError("these are not cuts")
-        return cls(rows, every, cuts, files)
+        return cls(rows, every, cuts, files, found.get("is_whole") is True)
 
 
 def arrow_starts(rows: int, every: int, skipped: int) -> Starts:

@@ -8,7 +8,7 @@ from typing import IO, Final
 
 __all__ = ["opened_part"]
 
-FIRST_BYTES: Final = 1 << 13
+FIRST_BYTES: Final = 1 << 10
 BLOCK: Final = 1 << 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import glob
+import json
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
@@ -36,6 +38,7 @@ from hf_xlmr.data.text_rows import (
     Record,
     TextRow,
     checked_text,
+    content_of,
     decoded,
     identity,
     json_object,
@@ -55,6 +58,10 @@ HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 class _Source(Protocol):
     """One of the files, or the data set, that an input consists of."""
+
+    @property
+    def asked(self) -> Asked:
+        """What is read of it."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -118,8 +125,19 @@ class TextInput:
                 ids.check(place, id_)
             yield TextRow(number, place, text, id_)
 
-    def identities(self) -> tuple[Identity | None, ...]:
-        """What changes with each of its files; None for one that nothing identifies."""
+    def fingerprint(self) -> str | None:
+        """A checksum that changes with the files and with what is read of them; None if nothing identifies them."""
+        files = self._identities()
+        if None in files or any(not source.paths for source in self.sources):
+            return None
+        asked = [(type(source).__name__, *source.asked.what) for source in self.sources]
+        return sha256(json.dumps([asked, files]).encode()).hexdigest()
+
+    def is_cut_by(self, cuts: Cuts) -> bool:
+        """Whether these are cuts of the files as they are now."""
+        return [content_of(each) for each in cuts.files] == [content_of(each) for each in self._identities()]
+
+    def _identities(self) -> tuple[Identity | None, ...]:
         return tuple(map(identity, self.paths))
 
     def cuts(self, every: int) -> Cuts | None:
@@ -129,16 +147,17 @@ class TextInput:
         """
         if not all(source.has_starts for source in self.sources):
             return None
-        files, rows, found = self.identities(), 0, list[Cut]()
+        files, rows, found, is_whole = self._identities(), 0, list[Cut](), True
         with told_plainly():
             for number, source in enumerate(self.sources):
                 with unchanged(source.paths):
                     part = source.starts(every, -rows % every)
                 found += [Cut(number, *start) for start in part.found]
                 rows += part.rows
-                if not part.is_whole:
+                is_whole = part.is_whole
+                if not is_whole:
                     break
-        return Cuts(rows, every, tuple(found), files)
+        return Cuts(rows, every, tuple(found), files, is_whole)
 
     def rows_of(self, cuts: Cuts, shard: int) -> Iterator[TextRow]:
         """The rows of one shard, as iterating over all gives them; reads no other part of the input.

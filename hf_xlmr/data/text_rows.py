@@ -25,6 +25,7 @@ __all__ = [
     "Record",
     "TextRow",
     "checked_text",
+    "content_of",
     "decoded",
     "identity",
     "json_object",
@@ -95,6 +96,11 @@ class Asked:
         return [self.column] if self.id_column in (None, self.column) else [self.column, str(self.id_column)]
 
     @property
+    def what(self) -> tuple[str | None, ...]:
+        """What the texts and ids depend on, besides the files."""
+        return self.column, self.id_column, self.split
+
+    @property
     def has_ids(self) -> bool:
         """Whether a column of ids was asked for."""
         return self.id_column is not None
@@ -106,7 +112,7 @@ def unchanged(paths: Sequence[Path], known: Sequence[Identity | None] | None = N
 
     A pipe, which cannot be looked at without being used up, is not watched.
     """
-    before = [_content_of(each) for each in (map(identity, paths) if known is None else known)]
+    before = [content_of(each) for each in (map(identity, paths) if known is None else known)]
     if known is not None:
         _raise_if_changed(paths, before, None)
     try:
@@ -119,7 +125,7 @@ def unchanged(paths: Sequence[Path], known: Sequence[Identity | None] | None = N
 
 def _raise_if_changed(paths: Sequence[Path], before: Sequence[Identity | None], error: Exception | None) -> None:
     for path, known in zip(paths, before, strict=True):
-        if known is not None and _content_of(identity(path)) != known:
+        if known is not None and content_of(identity(path)) != known:
             why = "changed while it was read; give an input that stays as it is until the end"
             raise InputError(printable(f"{path} {why}")) from error
 
@@ -135,7 +141,7 @@ def identity(path: Path) -> Identity | None:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _content_of(found: Identity | None) -> Identity | None:
+def content_of(found: Identity | None) -> Identity | None:
     """The part of an identity that only another content changes: another name or mode changes the time of the inode."""
     return None if found is None else tuple(found[:3])
 

@@ -18,6 +18,7 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.features.background import handed_over
 from hf_xlmr.features.packed.int8_quality import INT8, LEAST_COSINE, SAMPLE_TEXTS, Int8Quality
 from hf_xlmr.features.processes import Processes
+from hf_xlmr.features.shares import Passed, Share, share_of
 from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.folder import FeatureStore
 from hf_xlmr.features.store.shards import Shards, ShardWriter, TextsDigest
@@ -126,19 +127,23 @@ def extract(
         raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
     processes = Processes.current()
     texts = _opened(source, options)
-    _raise_if_read_once(texts, processes, resume=resume)
+    made_from = texts.fingerprint()
+    _raise_if_read_once(texts, resume=resume)
     _raise_if_within(output, texts)
-    sample, rows = _begun_rows(texts, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
+    sample, rows = _begun_rows(texts, processes, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
     _set_threads(notes.get("threads"))
     extractor = _extractor(files, processes, options, [row.text for row in sample], begun=job)
     layout = _layout(options, extractor, has_ids=texts.has_ids)
     store = _store(output, _job(files, extractor, sample), layout, processes, resume=resume, overwrite=overwrite)
-    reader = _Reader(rows, Shards(store.folder, store.layout), _window_maker(extractor, options), processes)
+    shards = partial(Shards, store.folder, store.layout, made_from=made_from)
     with _closed_in_the_end(store, processes):
-        tally = _made(reader, store, extractor, total=_share_of(texts, processes), progress=progress)
-        processes.wait()
+        with share_of(texts, rows, shards(), processes, is_whole=store.is_whole) as share:
+            steps = _Reader(share, _window_maker(extractor, options)).steps()
+            tally = _made(steps, shards(), extractor, total=share.own_rows, progress=progress)
+            processes.wait()
+        tally.rows = processes.agreed(share.rows)
         if processes.is_first:
             store.finish(rows=tally.rows)
         processes.wait()
@@ -197,16 +202,14 @@ def _max_row_size(size: str | int) -> int:
     return found
 
 
-def _share_of(texts: TextInput, processes: Processes) -> int | None:
-    """The approximate number of this process's texts; None if unknown."""
-    return None if texts.count is None else -(-texts.count // processes.count)
+def _begun_rows(texts: TextInput, processes: Processes, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
+    """The first `count` rows, which the first process reads, and there all rows.
 
-
-def _begun_rows(texts: TextInput, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
-    """The first `count` rows and all rows; an unreadable input is found before there is an output. Raises BadRow."""
-    rows = iter(texts)
+    An unreadable input is found before there is an output. Raises BadRow.
+    """
+    rows = iter(texts) if processes.is_first else iter(())
     first = list(islice(rows, count))
-    return first, chain(first, rows)
+    return processes.agreed(first), chain(first, rows)
 
 
 def _raise_if_within(output: str | Path, texts: TextInput) -> None:
@@ -217,11 +220,9 @@ def _raise_if_within(output: str | Path, texts: TextInput) -> None:
             raise InputError(f"{path} is an input, and is in {output}, the folder for features; choose another folder")
 
 
-def _raise_if_read_once(texts: TextInput, processes: Processes, *, resume: bool) -> None:
-    if not texts.is_repeatable and (resume or processes.count > 1):
-        raise InputError(
-            f"{texts.name} can be read only once, so it cannot be resumed, and processes cannot share it: use a file"
-        )
+def _raise_if_read_once(texts: TextInput, *, resume: bool) -> None:
+    if resume and not texts.is_repeatable:
+        raise InputError(f"{texts.name} can be read only once, so it cannot be resumed: use a file")
 
 
 def _set_threads(count: object) -> None:
@@ -436,40 +437,35 @@ class _ShardEnd:
     texts_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Passed:
-    """Rows that were read but not computed: another process computes them, or an earlier run did."""
-
-    rows: int
-    is_done: bool
-
-
 @dataclass
 class _Tally:
-    """Counts of what was read and computed so far; only the computing thread changes them."""
+    """Counts of what was computed so far; only the computing thread changes them."""
 
     rows: int = 0
+    """The number of rows of the whole input, in the end."""
     shards: int = 0
     texts: int = 0
     tokens: int = 0
     truncated: int = 0
     seconds: float = 0.0
 
-    def add(self, step: Features | _ShardEnd | _Passed) -> None:
+    def add(self, step: Features | _ShardEnd | Passed) -> None:
         """Add the next step to the counts."""
-        if isinstance(step, _Passed):
-            self.rows += step.rows
-        elif isinstance(step, _ShardEnd):
+        if isinstance(step, _ShardEnd):
             self.shards += 1
-        else:
-            self.rows += step.texts
+        elif not isinstance(step, Passed):
             self.texts += step.texts
             self.tokens += step.tokens
             self.truncated += step.truncated
 
 
 def _made(
-    reader: _Reader, store: FeatureStore, extractor: FeatureExtractor, *, total: int | None, progress: Progress
+    steps: Iterator[Window | _ShardEnd | Passed],
+    shards: Shards,
+    extractor: FeatureExtractor,
+    *,
+    total: int | None,
+    progress: Progress,
 ) -> _Tally:
     """Make every missing shard; one is written while the next is computed. Raises InputError, BadRow."""
     from hf_xlmr.model.precision import dtype_name
@@ -477,13 +473,13 @@ def _made(
     tally, start = _Tally(), time.perf_counter()
     with (
         progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=total, unit="texts") as task,
-        handed_over(partial(_write, Shards(store.folder, store.layout)), depth=1) as hand_over,
+        handed_over(partial(_write, shards), depth=1) as hand_over,
     ):
-        steps: Iterator[Features | _ShardEnd | _Passed] = extractor.computed(reader.steps())
-        for step in steps:
+        done: Iterator[Features | _ShardEnd | Passed] = extractor.computed(steps)
+        for step in done:
             tally.add(step)
-            if isinstance(step, _Passed):
-                task.advance(step.rows if step.is_done else 0)
+            if isinstance(step, Passed):
+                task.advance(step.rows)
                 continue
             hand_over(step)
             if not isinstance(step, _ShardEnd):
@@ -500,31 +496,18 @@ def _window_maker(extractor: FeatureExtractor, options: ExtractionOptions) -> Wi
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns the rows of the input into the windows of the shards that this process makes."""
+    """Turns the rows of the shards that this process makes into windows."""
 
-    rows: Iterator[TextRow]
-    shards: Shards
+    share: Share
     texts: WindowMaker
-    processes: Processes
 
-    def steps(self) -> Iterator[Window | _ShardEnd | _Passed]:
+    def steps(self) -> Iterator[Window | _ShardEnd | Passed]:
         """Yield all rows, shard by shard; the next shard is read only after this one was yielded. Raises BadRow."""
-        size = self.shards.layout.rows_per_shard
-        while (first := next(self.rows, None)) is not None:
-            number, shard = first.number // size, chain([first], islice(self.rows, size - 1))
-            if number % self.processes.count != self.processes.rank:
-                yield _Passed(sum(1 for _ in shard), is_done=False)
-            elif self.shards.is_done(number):
-                yield self._checked(number, shard)
+        for part in self.share.parts():
+            if isinstance(part, Passed):
+                yield part
             else:
-                yield from self._shard(shard)
-
-    def _checked(self, number: int, shard: Iterator[TextRow]) -> _Passed:
-        """The number of rows of a finished shard. Raises InputError if the shard was made from other texts."""
-        digest = TextsDigest()
-        rows = sum(1 for _ in _texts(shard, digest))
-        self.shards.check(number, digest.hexdigest())
-        return _Passed(rows, is_done=True)
+                yield from self._shard(part.rows)
 
     def _shard(self, shard: Iterator[TextRow]) -> Iterator[Window | _ShardEnd]:
         from hf_xlmr.features.chunks import BadText

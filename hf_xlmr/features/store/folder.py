@@ -15,6 +15,7 @@ from typing import Final
 from hf_xlmr.errors import InputError, first_of
 from hf_xlmr.features.store.files import StoreLayout, is_shard_name
 from hf_xlmr.features.store.records import (
+    CUTS,
     JOB,
     MANIFEST,
     STATE,
@@ -112,6 +113,7 @@ class FeatureStore(Shards):
         """Remove the output if this run began it and no shard of it is done; else only let others continue it."""
         with suppress(OSError):
             if self._begins and self._names() == [JOB] and not any((self.folder / STATE).glob("*.json")):
+                (self.folder / STATE / CUTS).unlink(missing_ok=True)
                 (self.folder / JOB).unlink()
                 self._unmake()
         self.close()
@@ -213,7 +215,7 @@ class FeatureStore(Shards):
     def _remove_all(self) -> None:
         """Remove shards and their records; the files that identify the folder as an output go last."""
         for path in (self.folder / STATE).iterdir():
-            if path.name.endswith((".json", TEMPORARY)):
+            if path.name.endswith((".json", TEMPORARY)) or path.name == CUTS:
                 path.unlink()
         for name in sorted(self._names(), key=lambda name: name in (JOB, MANIFEST)):
             (self.folder / name).unlink()

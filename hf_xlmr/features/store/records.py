@@ -15,7 +15,7 @@ from hf_xlmr.files.fsync import flush, flush_path
 from hf_xlmr.files.json_files import strict_json
 
 __all__ = [
-    *("JOB", "MANIFEST", "STATE", "TEMPORARY", "FileRecord", "JobRecord", "Manifest", "ShardRecord"),
+    *("CUTS", "JOB", "MANIFEST", "STATE", "TEMPORARY", "FileRecord", "JobRecord", "Manifest", "ShardRecord"),
     "checked_record",
     "checked_state",
     "differences",
@@ -28,6 +28,7 @@ MANIFEST: Final = ".manifest.json"  # exists when all is done; readers of data s
 JOB: Final = ".job.json"  # exists until then
 STATE: Final = ".state"  # has a record for each finished shard, and temporary files
 TEMPORARY: Final = ".tmp"
+CUTS: Final = "input.cuts"  # where the shards begin in the input
 BLOCK: Final = 1 << 20
 
 Record = TypeVar("Record")

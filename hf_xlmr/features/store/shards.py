@@ -38,6 +38,7 @@ Spans: TypeAlias = "NDArray[np.integer[Any]]"
 __all__ = ["Row", "ShardWriter", "Shards", "TextsDigest"]
 
 BLOCK: Final = 1 << 20
+MADE_FROM: Final = "made_from"  # in the record of a shard
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -73,10 +74,14 @@ class TextsDigest:
 class Shards:
     """The finished shards of a folder, by their records, and writers for others; each thread has its own object."""
 
-    def __init__(self, folder: Path, layout: StoreLayout) -> None:
-        """Open the shards of `folder`, whose features are in this `layout`."""
+    def __init__(self, folder: Path, layout: StoreLayout, *, made_from: str | None = None) -> None:
+        """Open the shards of `folder`, whose features are in this `layout`.
+
+        `made_from` identifies the input as it is now; None if nothing does.
+        """
         self.folder = folder
         self.layout = layout
+        self.made_from = made_from
         self._finished: Manifest | None = None
 
     @property
@@ -99,10 +104,28 @@ class Shards:
             _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
         return not wrong
 
+    def is_current(self, number: int) -> bool:
+        """Whether a finished shard was made from the input as it is now, or compared with it. Raises IntegrityError."""
+        path = self.state_path(number)
+        if self.made_from is None or self.is_finished:
+            return False
+        with told_with_place(path):
+            return read_record(path).get(MADE_FROM) == self.made_from
+
+    def record(self, state: ShardRecord) -> None:
+        """Record that a shard is done, and from which input."""
+        made_from = {} if self.made_from is None else {MADE_FROM: self.made_from}
+        write_record(self.state_path(state["number"]), {**state, **made_from})
+
     def check(self, number: int, texts_sha256: str) -> None:
         """Check that a finished shard was made from these texts. Raises InputError naming its rows."""
         state = self.state(number)
-        if state is None or state["texts_sha256"] == texts_sha256:
+        if state is None:
+            return
+        if state["texts_sha256"] == texts_sha256:
+            if self.made_from is not None and not self.is_finished:
+                with told_with_place(self.folder):
+                    self.record(state)
             return
         first, rows = state["first_row"], state["rows"]
         raise self.another_input(
@@ -139,7 +162,11 @@ class Shards:
             return shards[number] if number < len(shards) else None
         path = self.state_path(number)
         with told_with_place(path):
-            return checked_state(path, read_record(path), number) if path.is_file() else None
+            found = read_record(path) if path.is_file() else None
+        if found is None:
+            return None
+        found.pop(MADE_FROM, None)  # of this run, while the manifest is the same whenever the files were written
+        return checked_state(path, found, number)
 
     def manifest(self) -> Manifest:
         """The manifest of a finished folder, read once. Raises IntegrityError."""
@@ -303,7 +330,7 @@ class ShardWriter:
                 "files": files,
                 "counts": dict(self.counts),
             }
-            write_record(self._store.state_path(self._number), state)
+            self._store.record(state)
             self._files = None
 
     def close(self) -> None:
