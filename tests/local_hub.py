@@ -460,7 +460,10 @@ class Answers(BaseHTTPRequestHandler):
         blob = repository.commits[commit].get(name)
         if blob is None:
             raise NO_ENTRY
-        raise Answer(200, blob.content, ETag=f'"{sha(blob.content)}"', X_Repo_Commit=commit)
+        marks = {"ETag": f'"{sha(blob.content)}"', "X_Repo_Commit": commit}
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            raise Answer(206, blob.content[int(asked[1]) : int(asked[2]) + 1], **marks)
+        raise Answer(200, blob.content, **marks)
 
 
 REPO = r"([\w.-]+/[\w.-]+)"

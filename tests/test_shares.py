@@ -90,6 +90,12 @@ def gzipped(folder: Path) -> Path:
     return folder / "texts.txt.gz"
 
 
+def zstd(folder: Path) -> Path:
+    with pa.CompressedOutputStream(folder / "texts.txt.zst", "zstd") as file:
+        file.write(lines(folder).read_bytes())
+    return folder / "texts.txt.zst"
+
+
 CUT: dict[str, Callable[[Path], Path]] = {
     "txt": lines,
     "jsonl": objects,
@@ -99,7 +105,7 @@ CUT: dict[str, Callable[[Path], Path]] = {
     "folder": several,
     "data set": saved,
 }
-STREAMED: dict[str, Callable[[Path], Path]] = {"gz": gzipped}
+STREAMED: dict[str, Callable[[Path], Path]] = {"gz": gzipped, "zst": zstd}
 INPUTS = CUT | STREAMED
 
 
@@ -226,7 +232,7 @@ def test_a_bad_row_is_met_by_one_process(
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
-def interrupted(model: Path, source: Path, output: Path, at: int, **options: Any) -> None:
+def interrupted(model: Path, source: Path | str, output: Path, at: int, **options: Any) -> None:
     """What a run leaves that ends in shard `at`, of an input that stays as it is."""
     record = shares.Shards.record
 

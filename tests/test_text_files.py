@@ -96,20 +96,28 @@ WRITERS: dict[str, Callable[[Path, list[str]], None]] = {
 ZIPPED = [name for name in WRITERS if name != ".parquet"]
 
 
-@pytest.fixture(params=[*WRITERS, *(f"{name}.gz" for name in ZIPPED)])
+@pytest.fixture(params=[*WRITERS, *(f"{name}.gz" for name in ZIPPED), ".txt.zst", ".csv.zst"])
 def ending(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 def written(folder: Path, ending: str, texts: list[str]) -> Path:
-    kind = ending.removesuffix(".gz")
+    kind = ending.removesuffix(".gz").removesuffix(".zst")
     path = folder / f"texts{kind}"
     WRITERS[kind](path, texts)
     if kind == ending:
         return path
     zipped = folder / f"texts{ending}"
-    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    zipped.write_bytes((gzip.compress if ending.endswith(".gz") else zstd)(path.read_bytes()))
     return zipped
+
+
+def zstd(content: bytes) -> bytes:
+    """One frame."""
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "zstd") as file:
+        file.write(content)
+    return bytes(packed.getvalue())
 
 
 # ---- every kind ------------------------------------------------------------------------------------------------------
@@ -136,7 +144,7 @@ def test_ids_come_along(tmp_path: Path, ending: str) -> None:
 
 
 def test_rows_are_counted_where_that_is_cheap(tmp_path: Path, ending: str) -> None:
-    is_cheap = not ending.endswith((".gz", ".csv", ".tsv"))
+    is_cheap = not ending.endswith((".gz", ".zst", ".csv", ".tsv"))
     assert open_texts(written(tmp_path, ending, TEXTS)).count == (len(TEXTS) if is_cheap else None)
 
 
@@ -298,7 +306,7 @@ print(rows, opened.count, peak() - early)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
-@pytest.mark.parametrize("kind", [".txt", ".txt.gz", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("kind", [".txt", ".txt.gz", ".txt.zst", ".jsonl", ".csv", ".parquet"])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind: str) -> None:
     texts = [f"{number} " + "some words of a text " * 10 for number in range(100_000)]  # 20 MB
     path = written(tmp_path, kind, texts)
@@ -525,6 +533,32 @@ def test_damaged_files_are_told(tmp_path: Path, damage: slice) -> None:
             texts_of(path)
 
 
+def test_frames_of_zstd_follow_each_other(tmp_path: Path) -> None:
+    """As parallel compressors write them, with what is to be skipped between them."""
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip"
+    (tmp_path / "a.txt.zst").write_bytes(zstd(b"one\ntw") + skipped + zstd(b"") + zstd(b"o\nthree"))
+    assert texts_of(tmp_path / "a.txt.zst") == ["one", "two", "three"]
+    (tmp_path / "a.txt.zst").write_bytes(b"")
+    assert texts_of(tmp_path / "a.txt.zst") == []
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "begun", "more", "other"])
+def test_damaged_zstd_is_a_bad_row(tmp_path: Path, damage: str) -> None:
+    content = "".join(f"{number * 7919} text\n" for number in range(50_000)).encode()
+    whole, middle = zstd(content), len(zstd(content)) // 2
+    changed = whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 64]) + whole[middle + 64 :]
+    damaged = {
+        "cut off": whole[:-20],
+        "changed": changed,
+        "begun": whole[:7],
+        "more": whole + b"more",
+        "other": b"a\nb\n",
+    }
+    (tmp_path / "a.txt.zst").write_bytes(damaged[damage])
+    error = bad_row(tmp_path / "a.txt.zst")
+    assert error.reason.startswith("the zstd file is damaged: ") and "\n" not in str(error)
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,text\na,b\n", encoding="utf-8")
     assert "there are 2 columns 'text'" in bad_row(tmp_path / "a.csv").reason
@@ -734,7 +768,7 @@ def test_lines_are_counted_as_they_are_read(tmp_path: Path, content: bytes) -> N
 
 
 def test_what_can_only_be_streamed_has_no_cuts(tmp_path: Path, ending: str) -> None:
-    assert (open_texts(written(tmp_path, ending, TEXTS)).cuts(2) is None) == ending.endswith(".gz")
+    assert (open_texts(written(tmp_path, ending, TEXTS)).cuts(2) is None) == ending.endswith((".gz", ".zst"))
     assert open_texts("-").cuts(2) is None
 
 

@@ -237,8 +237,8 @@ Texts = Annotated[
     str,
     typer.Argument(
         metavar="INPUT",
-        help="Texts: .txt (one per line), .jsonl, .csv, .tsv, .parquet, gzipped too, a folder or 'pattern*' of "
-        "these, a saved data set, an id of one on the Hub, or - for standard input.",
+        help="Texts: .txt (one per line), .jsonl, .csv, .tsv, .parquet, also as .gz or .zst, a folder or 'pattern*' of "
+        "these, a URL (hf://, s3://, https://), a saved data set, an id of one on the Hub, or - for standard input.",
     ),
 ]
 FeaturesDir = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")]

@@ -46,7 +46,8 @@ DATA_HELP = (
     "times. If the data do not name their language, write de=FILE, or en-de=FILE for the languages of contexts and "
     "questions. demo is small data that comes with the program. Formats: xnli .tsv, .csv, .txt (with a header, or "
     "three columns as XTREME writes; with CSV's quotes or without, as the content shows), .jsonl; mlqa SQuAD's .json, "
-    ".jsonl; ner a word and its tag on each line, .jsonl; every task .parquet. All but .parquet may be gzipped (.gz)."
+    ".jsonl; ner a word and its tag on each line, .jsonl; every task .parquet. All but .parquet may be "
+    "compressed (.gz, .zst)."
 )
 GPU = re.compile(r"cuda(?::(?P<number>\d{1,3}))?")
 LIST_HELP = "Such as en,de,zh; for mlqa also pairs such as en-de (context, question). By default all in the data."

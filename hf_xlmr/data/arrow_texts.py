@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of, without_first
+from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arrow, rows_of_arrow, size_of
 from hf_xlmr.data.cuts import BEGINNING, Start, Starts, arrow_starts
 from hf_xlmr.data.parquet_pages import Chunk, DamagedPage, largest_page, row_groups
-from hf_xlmr.data.text_rows import Asked, BadRow, Record, why_no_column, why_no_utf8, why_too_long
+from hf_xlmr.data.remote_files import RemoteFile
+from hf_xlmr.data.text_rows import Asked, BadRow, Record, content_of, identity, why_no_column, why_no_utf8, why_too_long
 from hf_xlmr.errors import InputError, IntegrityError, printable
 from hf_xlmr.files.json_files import json_object
 
@@ -28,6 +31,7 @@ __all__ = [
     "BATCH_ROWS",
     "AnyDataSet",
     "DataSet",
+    "ParquetRows",
     "SavedDataSet",
     "arrow_records",
     "arrow_rows",
@@ -36,7 +40,6 @@ __all__ = [
     "data_set_on_disk",
     "hub_data_set",
     "open_parquet",
-    "parquet_batches",
     "saved_data_set",
 ]
 
@@ -53,7 +56,7 @@ SPLITS: Final = "dataset_dict.json"  # of a DatasetDict
 STATE: Final = "state.json"  # of a Dataset
 
 
-def open_parquet(path: Path) -> ParquetFile:
+def open_parquet(path: Path | RemoteFile) -> ParquetFile:
     """The Parquet file `path`, to be read in little memory. Raises InputError."""
     from pyarrow.parquet import ParquetFile
 
@@ -64,7 +67,7 @@ def open_parquet(path: Path) -> ParquetFile:
     if MOST_FOOTER_BYTES < footer < end:
         raise InputError(printable(f"{path} has {footer:,} bytes about its columns; {MOST_FOOTER_BYTES:,} are read"))
     try:  # with a buffer, pages are read one by one instead of a row group's whole column
-        file = ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
+        file = ParquetFile(path if isinstance(path, Path) else path.open(), buffer_size=BLOCK, pre_buffer=False)
         file.schema_arrow.names  # noqa: B018  # decoded here
     except errors_of_arrow() as error:
         if isinstance(error, OSError) and error.errno is not None:  # else Arrow's own word for damage
@@ -73,28 +76,58 @@ def open_parquet(path: Path) -> ParquetFile:
     return file
 
 
-def parquet_batches(
-    path: Path, name: str, columns: Sequence[str], *, skipped: int = 0
-) -> Iterator[pyarrow.RecordBatch]:
-    """The record batches of these columns, as large as bounded memory allows for them and their pages.
+class ParquetRows:
+    """The rows of a Parquet file in batches; rows that follow those that were given before are read once."""
 
-    Without the `skipped` first rows, whose row groups are not read. Raises BadRow for pages that cannot, InputError,
-    OSError.
-    """
-    with open_parquet(path) as file:
-        paths = [file.schema.column(number).path for number in range(len(file.schema))]
-        leaves = [
+    def __init__(self, path: Path | RemoteFile, name: str, columns: Sequence[str]) -> None:
+        """Open the file, to read these columns. Raises BadRow, InputError, OSError."""
+        self.path, self.identity = path, content_of(identity(path))
+        self._name, self._columns = name, list(columns)
+        self._file = open_parquet(path)
+        paths = [self._file.schema.column(number).path for number in range(len(self._file.schema))]
+        self._leaves = [
             n for n, leaf in enumerate(paths) if leaf in columns or leaf.startswith(tuple(f"{c}." for c in columns))
         ]
-        first = 0
         with _damage(name):
             groups = row_groups(path, columns=len(paths))
-        for number, group in enumerate(groups):
-            if group.rows and first + group.rows > skipped:  # without rows, its columns have no pages
-                rows = _rows_at_once(path, f"{name}, row {first}", [group.chunks[leaf] for leaf in leaves])
-                batches = file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False)
-                yield from without_first(batches, max(0, skipped - first))
-            first += group.rows
+        ends = list(accumulate(group.rows for group in groups))
+        self._groups = [
+            each for each in zip(ends, count(), groups, strict=False) if each[-1].rows
+        ]  # the others have no pages
+        self._at = -1
+        """The row group that is being read, by its place in this list."""
+        self._batches: Iterator[pyarrow.RecordBatch] = iter(())
+        self._batch: pyarrow.RecordBatch | None = None
+        self._first = 0
+        """The row that the batch begins with, or the next one if there is none."""
+
+    def batches(self, first: int) -> Iterator[pyarrow.RecordBatch]:
+        """Batches from row `first` on, as large as bounded memory allows for them and their pages.
+
+        Raises BadRow for pages that cannot, InputError, OSError.
+        """
+        group = bisect_right(self._groups, first, key=lambda each: each[0])
+        if group != self._at or first < self._first:
+            self._enter(group)
+        while self._at < len(self._groups):
+            if self._batch is not None:
+                rest = self._batch.slice(max(0, min(first - self._first, self._batch.num_rows)))
+                if rest.num_rows:
+                    yield rest
+                self._first += self._batch.num_rows
+            self._batch = next(self._batches, None)
+            if self._batch is None:
+                self._enter(self._at + 1)
+
+    def _enter(self, group: int) -> None:
+        self._at, self._batch, self._batches = group, None, iter(())
+        if group < len(self._groups):
+            end, number, facts = self._groups[group]
+            self._first = end - facts.rows
+            chunks = [facts.chunks[leaf] for leaf in self._leaves]
+            rows = _rows_at_once(self.path, f"{self._name}, row {self._first}", chunks)
+            options = {"row_groups": [number], "columns": self._columns, "use_threads": False}
+            self._batches = self._file.iter_batches(rows, **options)
 
 
 @contextmanager
@@ -105,7 +138,7 @@ def _damage(place: str) -> Iterator[None]:
         raise BadRow(place, f"this or what follows is damaged: {error}") from error
 
 
-def _rows_at_once(path: Path, place: str, chunks: Sequence[Chunk]) -> int:
+def _rows_at_once(path: Path | RemoteFile, place: str, chunks: Sequence[Chunk]) -> int:
     """How many rows of these column chunks make a batch: no value is larger than the largest page. Raises BadRow."""
     with _damage(place):
         unfolded = sum(largest_page(path, chunk) for chunk in chunks)

@@ -11,7 +11,7 @@ from typing import Final
 
 from hf_xlmr.data.arrow_texts import BATCH_ROWS, AnyDataSet, arrow_rows, hub_data_set, open_parquet, saved_data_set
 from hf_xlmr.data.delimited import Fields, delimited
-from hf_xlmr.data.text_files import is_hub_name, kind_name, text_lines
+from hf_xlmr.data.text_files import PACKED, is_hub_name, kind_name, text_lines
 from hf_xlmr.data.text_rows import BadRow, json_object
 from hf_xlmr.errors import InputError, printable
 from hf_xlmr.files.digests import sha256_of
@@ -48,7 +48,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """The ending of a file, that before `.gz` if it has one; empty for a data set."""
+        """The ending of a file, that before `.gz` or `.zst` if it has one; empty for a data set."""
         return "" if self.is_data_set else kind_name(self.path)
 
     @property
@@ -63,10 +63,10 @@ class Source:
 
     @property
     def base_name(self) -> str:
-        """What the publisher called it: the name of the file without `.gz`, or the config of the data set."""
+        """What the publisher called it: the name of the file without `.gz` or `.zst`, or the config of the data set."""
         if self.data is not None:
             return str(self.data.config_name or "")
-        return self.path.stem if self.path.suffix.lower() == ".gz" else self.path.name
+        return self.path.stem if self.path.suffix.lower() in PACKED else self.path.name
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Every line of a text file, less its end, and its place. Raises BadRow, OSError."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
+from hf_xlmr.data.remote_files import RemoteFile
+
 __all__ = ["Chunk", "DamagedPage", "RowGroup", "largest_page", "row_groups"]
 
 HEADER_BYTES: Final = 1 << 12  # of a page's header are read at first
@@ -83,7 +85,7 @@ class RowGroup:
     chunks: Sequence[Chunk]
 
 
-def row_groups(path: Path, *, columns: int) -> Sequence[RowGroup]:
+def row_groups(path: Path | RemoteFile, *, columns: int) -> Sequence[RowGroup]:
     """The row groups of a Parquet file of so many `columns`, counted as leaves of its schema.
 
     Raises DamagedPage, OSError.
@@ -105,7 +107,7 @@ def row_groups(path: Path, *, columns: int) -> Sequence[RowGroup]:
     return groups
 
 
-def largest_page(path: Path, chunk: Chunk) -> int:
+def largest_page(path: Path | RemoteFile, chunk: Chunk) -> int:
     """The bytes that the largest page of one column in one row group takes in memory.
 
     A dictionary is a page, too; no value is larger than the page that it is in. Raises DamagedPage, OSError.

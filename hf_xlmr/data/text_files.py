@@ -9,7 +9,8 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -17,15 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
+from hf_xlmr.data.arrow_files import errors_of_arrow
 from hf_xlmr.data.arrow_texts import (
+    ParquetRows,
     arrow_records,
     check_columns,
     data_set_of_hub,
     data_set_on_disk,
     open_parquet,
-    parquet_batches,
 )
 from hf_xlmr.data.cuts import BEGINNING, Cut, Cuts, Start, Starts, arrow_starts, line_starts
+from hf_xlmr.data.remote_files import RemoteFile, is_url, remote_place
 from hf_xlmr.data.sections import opened_part
 from hf_xlmr.data.text_rows import (
     DEFAULT_COLUMN,
@@ -48,7 +51,7 @@ from hf_xlmr.data.text_rows import (
 )
 from hf_xlmr.errors import InputError, told_plainly
 
-__all__ = ["STANDARD_INPUT", "TextInput", "is_hub_name", "kind_name", "open_texts", "text_lines"]
+__all__ = ["PACKED", "STANDARD_INPUT", "TextInput", "is_hub_name", "kind_name", "open_texts", "text_lines"]
 
 STANDARD_INPUT: Final = "-"
 BLOCK: Final = 1 << 20
@@ -64,8 +67,8 @@ class _Source(Protocol):
         """What is read of it."""
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """Its files, if they are on this disk."""
+    def paths(self) -> tuple[Path | RemoteFile, ...]:
+        """Its files, as far as they are known."""
 
     def check(self) -> None:
         """Raise InputError if it is plain beforehand that no row can be read."""
@@ -96,7 +99,11 @@ class TextInput:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that it consists of."""
+        """The files of this disk that it consists of."""
+        return tuple(path for path in self._files if isinstance(path, Path))
+
+    @property
+    def _files(self) -> tuple[Path | RemoteFile, ...]:
         return tuple(path for source in self.sources for path in source.paths)
 
     @cached_property
@@ -127,7 +134,8 @@ class TextInput:
 
     def fingerprint(self) -> str | None:
         """A checksum that changes with the files and with what is read of them; None if nothing identifies them."""
-        files = self._identities()
+        with told_plainly():
+            files = self._identities()
         if None in files or any(not source.paths for source in self.sources):
             return None
         asked = [(type(source).__name__, *source.asked.what) for source in self.sources]
@@ -138,14 +146,20 @@ class TextInput:
         return [content_of(each) for each in cuts.files] == [content_of(each) for each in self._identities()]
 
     def _identities(self) -> tuple[Identity | None, ...]:
-        return tuple(map(identity, self.paths))
+        return tuple(map(identity, self._files))
+
+    @cached_property
+    def has_cuts(self) -> bool:
+        """Whether the input can be entered in the middle."""
+        with told_plainly():
+            return all(source.has_starts for source in self.sources)
 
     def cuts(self, every: int) -> Cuts | None:
         """Where each `every`-th row begins, found in one pass; None if the input cannot be entered in the middle.
 
         A row that cannot be told from what follows it is the last one. Raises InputError.
         """
-        if not all(source.has_starts for source in self.sources):
+        if not self.has_cuts:
             return None
         files, rows, found, is_whole = self._identities(), 0, list[Cut](), True
         with told_plainly():
@@ -194,11 +208,13 @@ def open_texts(
     """The texts of a file, a folder, a pattern such as `texts/*.jsonl`, a data set, or standard input (`-`).
 
     The ending says the kind of a file: `.txt` (a text per line), `.jsonl`, `.ndjson` and `.json` (an object per
-    line), `.csv` and `.tsv` (with a header), `.parquet`; all but the last may also be gzipped (`.gz`). Only a line feed
-    ends a line, with or without a carriage return before it. A folder is what `Dataset.save_to_disk` wrote, or files of
-    one kind, taken in the order of their names. What is neither, and looks like `owner/name`, is streamed from the Hub
-    by `datasets.load_dataset`, which alone knows `config` and `revision`; `split` is for data sets. `column` holds
-    the text, and `id_column` what is copied to the output. A line, a record of CSV or a value of Arrow beyond
+    line), `.csv` and `.tsv` (with a header), `.parquet`; all but the last may also be compressed (`.gz`, `.zst`). Only
+    a line feed ends a line, with or without a carriage return before it. A folder is what `Dataset.save_to_disk` wrote,
+    or files of one kind, taken in the order of their names. A URL such as `hf://datasets/owner/name/*.parquet` or
+    `s3://bucket/texts.jsonl` is read through fsspec, if the package for it is installed; patterns and folders too, if
+    they can be listed there. What is neither, and looks like `owner/name`, is streamed from the Hub by
+    `datasets.load_dataset`, which alone knows `config` and `revision`; `split` is for data sets. `column` holds the
+    text, and `id_column` what is copied to the output. A line, a record of CSV or a value of Arrow beyond
     `max_row_size` bytes is a bad row: memory stays bounded, whatever a small file unfolds to.
 
     Raises InputError, also for columns that a header, schema or data set does not have.
@@ -220,6 +236,8 @@ def _opened(source: str, asked: Asked) -> TextInput:
     path = Path(source)
     if source == STANDARD_INPUT:
         return _from_files(source, [_StandardInput("standard input", Path(), asked)], asked)
+    if is_url(source):
+        return _from_url(source, asked)
     if path.is_dir():
         return _from_folder(path, asked)
     if path.exists():
@@ -247,8 +265,12 @@ def _from_files(name: str, files: list[_File], asked: Asked) -> TextInput:
 def _from_folder(folder: Path, asked: Asked) -> TextInput:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return TextInput(str(folder), (data_set_on_disk(folder, asked),), asked.has_ids)
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    known = [path for path in paths if kind_name(path) in KINDS]
+    return _from_listed(str(folder), [path for path in sorted(folder.iterdir()) if path.is_file()], asked)
+
+
+def _from_listed(folder: str, paths: Sequence[Path | RemoteFile], asked: Asked) -> TextInput:
+    """The files of a known kind in a folder."""
+    known = [path for path in paths if kind_name(path) in KINDS and not path.name.startswith(".")]
     kinds = sorted({kind_name(path) for path in known})
     if not known:
         raise InputError(f"{folder} holds no data set and none of the files {_kinds_listed()}")
@@ -256,26 +278,41 @@ def _from_folder(folder: Path, asked: Asked) -> TextInput:
         raise InputError(
             f"{folder} holds files of several kinds ({', '.join(kinds)}); say which, as {folder}/*{kinds[0]}"
         )
-    return _from_files(str(folder), [_file(path, path.name, asked) for path in known], asked)
+    return _from_files(folder, [_file(path, path.name, asked) for path in known], asked)
 
 
-def _file(path: Path, name: str, asked: Asked) -> _File:
+def _from_url(url: str, asked: Asked) -> TextInput:
+    place = remote_place(url)
+    if isinstance(place, str):  # file://
+        return _opened(place, asked)
+    if place.is_pattern:
+        found = place.matches()
+        if not found:
+            raise InputError(f"{place.name} matches no file")
+        return _from_files(place.name, [_file(each, str(each), asked) for each in found], asked)
+    if place.is_folder(is_named_as_file=kind_name(place.file) in KINDS):
+        return _from_listed(place.name.rstrip("/"), place.listed(), asked)
+    return _from_files(place.name, [_file(place.file, place.file.name, asked)], asked)
+
+
+def _file(path: Path | RemoteFile, name: str, asked: Asked) -> _File:
     kind = KINDS.get(kind_name(path))
     if kind is None:
         raise InputError(f"{path} is of no known kind; texts are read from {_kinds_listed()}")
     return kind(name, path, asked)
 
 
-def kind_name(path: Path) -> str:
-    """The ending that says the kind of a file: the one before `.gz`, which Parquet has no use for."""
+def kind_name(path: Path | RemoteFile) -> str:
+    """The ending that says the kind of a file: the one before `.gz` or `.zst`, which Parquet has no use for."""
     endings = [ending.lower() for ending in path.suffixes[-2:]]
-    kind = endings[0] if endings[1:] == [".gz"] else "".join(endings[-1:])
-    return "" if kind == ".parquet" and endings[-1] == ".gz" else kind
+    is_packed = endings[-1:] != endings[:1] and endings[-1] in PACKED
+    kind = endings[0] if is_packed else "".join(endings[-1:])
+    return "" if kind == ".parquet" and is_packed else kind
 
 
 def _kinds_listed() -> str:
     zipped = [name for name in KINDS if name != ".parquet"]
-    return f"{', '.join(zipped)} (also with .gz) and .parquet"
+    return f"{', '.join(zipped)} (also with .gz or .zst) and .parquet"
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -286,11 +323,11 @@ class _File(ABC):
     """A file of one kind; `name` is what messages call it."""
 
     name: str
-    path: Path
+    path: Path | RemoteFile
     asked: Asked
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path | RemoteFile, ...]:
         return (self.path,)
 
     def check(self) -> None:
@@ -308,7 +345,9 @@ class _File(ABC):
     @property
     def has_starts(self) -> bool:
         """Whether a look at the file does not use it up, and its bytes are those of its lines."""
-        return self.path.is_file() and not self._is_gzipped
+        if isinstance(self.path, RemoteFile) and not self.path.is_random:
+            return False
+        return self.path.is_file() and self._packing is None
 
     def starts(self, every: int, skipped: int) -> Starts:
         """Where every n-th row begins. Raises OSError."""
@@ -325,13 +364,14 @@ class _File(ABC):
         raise NotImplementedError
 
     @property
-    def _is_gzipped(self) -> bool:
-        return self.path.suffix.lower() == ".gz"
+    def _packing(self) -> _Packing | None:
+        return PACKED.get(self.path.suffix.lower())
 
     def lines(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[tuple[Start, bytes]]:
         """Every line with its end, less a byte order mark, and where it begins. Raises BadRow, OSError."""
         (at, number), most = start, self.asked.max_row_size
-        damage = _gzip_errors() if self._is_gzipped else ()  # not looked up when a reader is let go of as Python ends
+        packing = self._packing
+        damage = packing.errors() if packing else ()  # not looked up when a reader is let go of as Python ends
         try:
             with self._open(at, end) as file:
                 while line := file.readline(most + len(LONGEST_END) + 1):
@@ -344,19 +384,35 @@ class _File(ABC):
                     yield Start(at, number), line
                     at, number = at + len(line), number + 1
         except damage as error:
-            raise BadRow(f"{self.name}, line {number}", f"the gzip file is damaged: {error}") from error
+            if packing is None or (isinstance(error, OSError) and error.errno is not None):  # the system's own
+                raise
+            raise BadRow(f"{self.name}, line {number}", f"the {packing.name} file is damaged: {error}") from error
 
     def _open(self, start: int = 0, end: int | None = None) -> IO[bytes]:
-        if not self._is_gzipped:
-            return opened_part(self.path.open("rb", buffering=0), start, end)
-        from isal import igzip
-
-        open_gzip: Callable[..., IO[bytes]] = igzip.open
-        return open_gzip(self.path, "rb")
+        if self._packing is not None:
+            return self._packing.opened(self.path)
+        return opened_part(self.path.open("rb", buffering=0), start, end)
 
 
 def _without_end(line: bytes) -> bytes:
     return line[:-2] if line.endswith(LONGEST_END) else line.removesuffix(b"\n")
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """A form of compressed files."""
+
+    name: str
+    opened: Callable[[Path | RemoteFile], IO[bytes]]
+    errors: Callable[[], tuple[type[Exception], ...]]
+    """What damage raises."""
+
+
+def _opened_gzip(path: Path | RemoteFile) -> IO[bytes]:
+    from isal import igzip
+
+    open_gzip: Callable[..., IO[bytes]] = igzip.open
+    return open_gzip(path if isinstance(path, Path) else opened_part(path.open()), "rb")
 
 
 def _gzip_errors() -> tuple[type[Exception], ...]:
@@ -366,6 +422,18 @@ def _gzip_errors() -> tuple[type[Exception], ...]:
 
     isal_error: Any = IsalError  # a class, whatever its stub says
     return BadGzipFile, EOFError, isal_error
+
+
+def _opened_zstd(path: Path | RemoteFile) -> IO[bytes]:
+    import pyarrow
+
+    return opened_part(pyarrow.CompressedInputStream(opened_part(path.open("rb", buffering=0)), "zstd"))
+
+
+PACKED: Final[Mapping[str, _Packing]] = {
+    ".gz": _Packing("gzip", _opened_gzip, _gzip_errors),
+    ".zst": _Packing("zstd", _opened_zstd, errors_of_arrow),
+}
 
 
 class _Text(_File):
@@ -565,8 +633,20 @@ class _Parquet(_File):
         return arrow_starts(self.count() or 0, every, skipped)
 
     def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
-        batches = parquet_batches(self.path, self.name, self.asked.columns, skipped=start.at)
-        yield from arrow_records(self.name, batches, self.asked, first=start.at)
+        rows = self._left_open() or ParquetRows(self.path, self.name, self.asked.columns)
+        try:
+            yield from arrow_records(self.name, rows.batches(start.at), self.asked, first=start.at)
+        except GeneratorExit:  # at the end of a shard
+            self.asked.left_open[:] = [rows]
+            raise
+
+    def _left_open(self) -> ParquetRows | None:
+        """What reads this file, if it was left open at the end of a shard."""
+        with suppress(IndexError):
+            rows: ParquetRows = self.asked.left_open.pop()
+            if rows.path == self.path and rows.identity == content_of(identity(self.path)):
+                return rows
+        return None
 
 
 KINDS: Final[Mapping[str, type[_File]]] = {

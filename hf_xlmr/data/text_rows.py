@@ -7,10 +7,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 
+from hf_xlmr.data.remote_files import RemoteFile
 from hf_xlmr.errors import InputError, printable
 
 __all__ = [
@@ -89,6 +90,8 @@ class Asked:
     revision: str | None = None
     max_row_size: int = LONGEST_ROW
     """Bytes of a line, or of a value if there are no lines."""
+    left_open: list[Any] = field(default_factory=list, compare=False, repr=False)
+    """What reads a Parquet file, at most one, from the end of a shard to the beginning of the next."""
 
     @property
     def columns(self) -> list[str]:
@@ -107,7 +110,7 @@ class Asked:
 
 
 @contextmanager
-def unchanged(paths: Sequence[Path], known: Sequence[Identity | None] | None = None) -> Iterator[None]:
+def unchanged(paths: Sequence[Path | RemoteFile], known: Sequence[Identity | None] | None = None) -> Iterator[None]:
     """Raise InputError if a file is not the same at the end of the block as it was at its beginning, or as `known`.
 
     A pipe, which cannot be looked at without being used up, is not watched.
@@ -123,15 +126,19 @@ def unchanged(paths: Sequence[Path], known: Sequence[Identity | None] | None = N
     _raise_if_changed(paths, before, None)
 
 
-def _raise_if_changed(paths: Sequence[Path], before: Sequence[Identity | None], error: Exception | None) -> None:
+def _raise_if_changed(
+    paths: Sequence[Path | RemoteFile], before: Sequence[Identity | None], error: Exception | None
+) -> None:
     for path, known in zip(paths, before, strict=True):
         if known is not None and content_of(identity(path)) != known:
             why = "changed while it was read; give an input that stays as it is until the end"
             raise InputError(printable(f"{path} {why}")) from error
 
 
-def identity(path: Path) -> Identity | None:
-    """What changes with a file; None if it is not a regular file, or is gone."""
+def identity(path: Path | RemoteFile) -> Identity | None:
+    """What changes with a file; None if it is not a regular file, or is gone, or its file system says nothing."""
+    if isinstance(path, RemoteFile):
+        return path.identity()
     try:
         found = os.stat(path)  # noqa: PTH116  # in one call
     except OSError:

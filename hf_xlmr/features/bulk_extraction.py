@@ -117,10 +117,11 @@ def extract(
     """Write the features of every text in `source` into the folder `output`, in the order of the input.
 
     `model` is what `XLMR.from_pretrained` accepts, `source` what `text_files.open_texts` accepts. Under `torchrun` or
-    `accelerate launch` each process makes its share of the shards; the folder has the same bytes as with one process,
-    and with or without interruptions. `output` appears when the first text has been read; if no shard was finished, it
-    is removed. `resume` keeps what is already there, `overwrite` first removes what an earlier extraction made. Raises
-    InputError, BadRow naming the line, IntegrityError.
+    `accelerate launch` each process makes its share of the shards, and reads no others if the input can be entered in
+    the middle; the folder has the same bytes as with one process, and with or without interruptions. `output` appears
+    when the first text has been read; if no shard was finished, it is removed. `resume` keeps what is already there and
+    does not read it again while the input's files are the same, `overwrite` first removes what an earlier extraction
+    made. Raises InputError, BadRow naming the line, IntegrityError.
     """
     options = options or ExtractionOptions()
     if resume and overwrite:
@@ -203,13 +204,13 @@ def _max_row_size(size: str | int) -> int:
 
 
 def _begun_rows(texts: TextInput, processes: Processes, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
-    """The first `count` rows, which the first process reads, and there all rows.
+    """The first `count` rows, which the first process reads, and there all rows of an input that has no cuts.
 
     An unreadable input is found before there is an output. Raises BadRow.
     """
     rows = iter(texts) if processes.is_first else iter(())
     first = list(islice(rows, count))
-    return processes.agreed(first), chain(first, rows)
+    return processes.agreed(first), iter(()) if texts.has_cuts else chain(first, rows)
 
 
 def _raise_if_within(output: str | Path, texts: TextInput) -> None:

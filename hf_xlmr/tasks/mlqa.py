@@ -194,7 +194,7 @@ def open_questions(
         if not each.is_arrow and each.kind not in JSON_LINES:
             kinds = ", ".join(JSON_LINES)
             raise InputError(
-                f"{each.path} is of no known kind; questions are read from {kinds} (also with .gz) and {PARQUET}"
+                f"{each.path} is of no known kind; questions are read from {kinds} (also with .gz, .zst) and {PARQUET}"
             )
     wanted = tuple(each and each.lower() for each in (context_language, question_language))
     with told_plainly():

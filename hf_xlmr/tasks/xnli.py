@@ -172,7 +172,7 @@ def open_xnli(
         if not each.is_arrow and each.kind not in (*TABULATED, *JSON_LINES):
             kinds = ", ".join((*TABULATED, *JSON_LINES))
             raise InputError(
-                f"{each.path} is of no known kind; XNLI is read from {kinds} (also with .gz) and {PARQUET}"
+                f"{each.path} is of no known kind; XNLI is read from {kinds} (also with .gz or .zst) and {PARQUET}"
             )
     order = None if labels is None else tuple(LABEL_OF[each] for each in labels)
     return XnliInput(str(source), sources, language, unlabelled, order)
