@@ -283,10 +283,6 @@ class DataSet:
         if self.data.features is not None:
             check_columns(self.name, self.data.features.arrow_schema, self.asked)
 
-    def count(self) -> int | None:
-        """None: only reading all rows would show it."""
-        return None
-
     @property
     def has_starts(self) -> bool:
         """It is read from the first row on."""
@@ -323,10 +319,6 @@ class SavedDataSet:
     def _rows(self) -> tuple[int, ...]:
         """How many rows each file has."""
         return tuple(map(rows_of_arrow, self.paths))
-
-    def count(self) -> int | None:
-        """How many rows there are."""
-        return sum(self._rows)
 
     @property
     def has_starts(self) -> bool:

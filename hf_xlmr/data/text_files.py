@@ -73,9 +73,6 @@ class _Source(Protocol):
     def check(self) -> None:
         """Raise InputError if it is plain beforehand that no row can be read."""
 
-    def count(self) -> int | None:
-        """How many rows there are, None if only reading them all would show it."""
-
     @property
     def has_starts(self) -> bool:
         """Whether it can be entered in the middle."""
@@ -105,14 +102,6 @@ class TextInput:
     @property
     def _files(self) -> tuple[Path | RemoteFile, ...]:
         return tuple(path for source in self.sources for path in source.paths)
-
-    @cached_property
-    def count(self) -> int | None:
-        """How many rows there are, None if only reading them all would show it."""
-        with told_plainly():
-            counts = [source.count() for source in self.sources]
-        known = [each for each in counts if each is not None]
-        return sum(known) if len(known) == len(counts) else None
 
     def __iter__(self) -> Iterator[TextRow]:
         """Every row, each checked when it is reached. Raises BadRow, InputError."""
@@ -335,9 +324,6 @@ class _File(ABC):
         if self.path.is_file():
             self.path.open("rb").close()
 
-    def count(self) -> int | None:
-        return None
-
     @abstractmethod
     def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
         """Every row from `start` on, at least up to `end`. Raises BadRow, OSError."""
@@ -444,12 +430,6 @@ class _Text(_File):
         if self.asked.has_ids or self.asked.column != DEFAULT_COLUMN:
             raise InputError(f"{self.name} has no columns: every line of it is a text")
 
-    def count(self) -> int | None:
-        """The line feeds, and one for a last line without."""
-        if not self.has_starts:
-            return None
-        return self.starts(sys.maxsize, 0).rows
-
     def starts(self, every: int, skipped: int) -> Starts:
         """Where every n-th line begins."""
         with self._open() as file:
@@ -483,10 +463,6 @@ class _StandardInput(_Text):
 
 class _JsonLines(_File):
     """An object per line; blank lines are none."""
-
-    def count(self) -> int | None:
-        starts = self.starts(sys.maxsize, 0) if self.has_starts else None
-        return starts.rows if starts and starts.is_whole else None
 
     def _row_starts(self) -> Iterator[Start]:
         following = BEGINNING
@@ -625,12 +601,9 @@ class _Parquet(_File):
         with open_parquet(self.path) as file:
             check_columns(self.name, file.schema_arrow, self.asked)
 
-    def count(self) -> int | None:
-        with open_parquet(self.path) as file:
-            return int(file.metadata.num_rows)
-
     def starts(self, every: int, skipped: int) -> Starts:
-        return arrow_starts(self.count() or 0, every, skipped)
+        with open_parquet(self.path) as file:
+            return arrow_starts(int(file.metadata.num_rows), every, skipped)
 
     def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
         rows = self._left_open() or ParquetRows(self.path, self.name, self.asked.columns)
