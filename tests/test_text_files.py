@@ -810,6 +810,15 @@ def test_a_bad_row_is_met_in_its_shard_alone(tmp_path: Path, name: str, content:
     assert str(of_shard.value) == str(of_all.value)
 
 
+def test_ids_of_all_shards_are_of_one_type(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"id": {each}, "text": ""}}\n' for each in (1, 2, '"3"', '"4"')))
+    opened = open_texts(tmp_path / "a.jsonl", id_column="id")
+    cuts = opened.cuts(2)
+    assert cuts is not None and [row.id for row in opened.rows_of(cuts, 0)] == [1, 2]
+    with pytest.raises(BadRow, match=r"^a\.jsonl, line 3: the id is a string, those before are not$"):
+        list(opened.rows_of(cuts, 1))
+
+
 def test_a_shard_of_a_file_that_changed_is_refused(tmp_path: Path) -> None:
     write_txt(tmp_path / "texts.txt", TEXTS)
     opened = open_texts(tmp_path / "texts.txt")
@@ -820,7 +829,9 @@ def test_a_shard_of_a_file_that_changed_is_refused(tmp_path: Path) -> None:
         next(opened.rows_of(cuts, 0))
 
 
-@pytest.mark.parametrize("change", [{"rows": -1}, {"cuts": [[0, 0]]}, {"every": "2"}, {"files": 1}, {"format": 0}])
+@pytest.mark.parametrize(
+    "change", [{"rows": -1}, {"cuts": [[0, 0]]}, {"every": "2"}, {"files": 1}, {"format": 0}, {"rows": 3}]
+)
 def test_what_are_not_cuts_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     write_txt(tmp_path / "texts.txt", TEXTS[:2])
     cuts = open_texts(tmp_path / "texts.txt").cuts(3)

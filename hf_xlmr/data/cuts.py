@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import IO, Final, NamedTuple
 
 from hf_xlmr.data.text_rows import Identity
@@ -84,14 +86,16 @@ class Cuts:
     def as_json(self) -> dict[str, object]:
         """The same in types of JSON."""
         cuts, files = list(map(list, self.cuts)), [None if each is None else list(each) for each in self.files]
-        return {"format": FORMAT, **asdict(self), "cuts": cuts, "files": files}
+        found = {"format": FORMAT, **asdict(self), "cuts": cuts, "files": files}
+        return {**found, "sha256": _checksum(found)}
 
     @classmethod
     def of_json(cls, found: Mapping[str, object]) -> Cuts:
         """The cuts that `as_json` wrote. Raises ValueError if it did not write this."""
         try:
-            if found["format"] != FORMAT:
-                raise ValueError("the cuts have another format")
+            own = {key: found[key] for key in ("format", "rows", "every", "cuts", "files", "is_whole")}
+            if own["format"] != FORMAT or found["sha256"] != _checksum(own):
+                raise ValueError("the cuts have another format, or are damaged")
             rows, every, *_ = numbers = _integers([found["rows"], found["every"]])
             cuts = tuple(Cut(*_integers(each)) for each in _lists(found["cuts"]))
             files = tuple(None if each is None else tuple(_listed(each)) for each in _listed(found["files"]))
@@ -99,7 +103,11 @@ class Cuts:
             raise ValueError("these are not cuts") from error
         if min(numbers) < 0 or every < 1 or len(cuts) != -(-rows // every):
             raise ValueError("these are not cuts")
-        return cls(rows, every, cuts, files, found.get("is_whole") is True)
+        return cls(rows, every, cuts, files, found["is_whole"] is True)
+
+
+def _checksum(found: Mapping[str, object]) -> str:
+    return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def arrow_starts(rows: int, every: int, skipped: int) -> Starts:

@@ -106,15 +106,14 @@ class TextInput:
     def __iter__(self) -> Iterator[TextRow]:
         """Every row, each checked when it is reached. Raises BadRow, InputError."""
         with told_plainly():
-            yield from self._checked(self._records(), first=0)
+            yield from self._checked(self._records(), Ids(), first=0)
 
     def _records(self) -> Iterator[Record]:
         for source in self.sources:
             with unchanged(source.paths):
                 yield from source.records()
 
-    def _checked(self, records: Iterator[Record], *, first: int) -> Iterator[TextRow]:
-        ids = Ids()
+    def _checked(self, records: Iterator[Record], ids: Ids, *, first: int) -> Iterator[TextRow]:
         for number, (place, text, id_) in enumerate(records, first):
             text = checked_text(place, text)
             if self.has_ids:
@@ -168,7 +167,12 @@ class TextInput:
         Raises BadRow, InputError, also if a file is not the one that was cut.
         """
         with told_plainly():
-            yield from self._checked(self._records_of(cuts, shard), first=shard * cuts.every)
+            yield from self._checked(self._records_of(cuts, shard), Ids(self._id_type), first=shard * cuts.every)
+
+    @cached_property
+    def _id_type(self) -> type | None:
+        """The type of the first id, and so of all."""
+        return type(next(iter(self)).id) if self.has_ids else None
 
     def _records_of(self, cuts: Cuts, shard: int) -> Iterator[Record]:
         begin, *after = cuts.cuts[shard : shard + 2]

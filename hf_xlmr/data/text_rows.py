@@ -183,8 +183,9 @@ def _why_no_text(value: object, what: str) -> str:
 class Ids:
     """Sees to it that ids are all strings or all integers, as one column of the output must be."""
 
-    def __init__(self) -> None:
-        self._type: type | None = None
+    def __init__(self, kind: type | None = None) -> None:
+        """See to it that they are of this type, or else of that of the first one."""
+        self._type = kind
 
     def check(self, place: str, value: object) -> None:
         """Raise BadRow if an id is neither, or not what those before were."""

@@ -118,11 +118,14 @@ def resumed(model: str, source: Path, output: Path) -> tuple[int, int, float, fl
 
 def resume(model: str, folder: Path, kind: str, count: int) -> None:
     """Print what going on reads, and when it begins."""
+    import torch
+
     from hf_xlmr.errors import InputError
     from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract
     from hf_xlmr.features.store.shards import Shards
 
     source, options = write_input(folder / f"texts.{kind}", count), ExtractionOptions(dtype="float32", device="cpu")
+    torch.set_num_threads(1)
     last, record = -(-count // options.rows_per_shard) * 9 // 10, Shards.record
 
     def ending(self: Shards, state: Any) -> None:
