@@ -5,9 +5,10 @@
 
 `shares`: the extraction by one process and by several (torchrun), each with one thread, in turns: seconds from the
 first text read to the last shard written, as the program reports them, and the ratio in each round. `resume`: a run is
-ended when 90 % of its shards are there, and goes on; bytes are those that the process read (rchar of Linux) less those
-over an input of one text and the size of the shards that it made; seconds are those from the start of the process, and
-from the loaded model, to the first missing shard. Texts have lognormal lengths (median 11 words, sigma 0.8).
+ended when 90 % of its shards are there, and goes on; bytes are those that files of lines gave, and for Parquet all that
+the process read (rchar of Linux) less those over an input of one text and the size of the shards that it made, an upper
+bound; seconds are those from the start of the process, and from the loaded model, to the first missing shard. Texts
+have lognormal lengths (median 11 words, sigma 0.8).
 """
 
 from __future__ import annotations
@@ -43,11 +44,21 @@ def watched(self):
             times.append(time.time())
         yield part
 shares.cuts_of, shares._Cut.parts = counted_from, watched
-options = ExtractionOptions(dtype="float32", device="cpu")
+class Counted:
+    def __init__(self, file):
+        self.seek, self.close, self.file = file.seek, file.close, file
+    def read(self, size):
+        data = self.file.read(size)
+        seen.append(len(data))
+        return data
+from hf_xlmr.data import text_files
+seen, opened = [], text_files.opened_part
+text_files.opened_part = lambda file, *more: opened(Counted(file), *more)
+options = ExtractionOptions(dtype="float32", device="cpu", rows_per_shard=1024)
 report = extract(sys.argv[1], sys.argv[2], sys.argv[3], options=options, resume=True)
 read = next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("rchar"))
 started = float(sys.argv[4])
-print(json.dumps([read, report.texts, times[1] - started, times[1] - times[0]]))
+print(json.dumps([sum(seen), read, report.texts, times[1] - started, times[1] - times[0]]))
 """
 
 
@@ -106,14 +117,14 @@ def shares(model: str, folder: Path, kind: str, count: int, processes: int, roun
     print(f"{kind}: 1 process {one:.1f} s, {processes} processes {several:.1f} s, {told} times as fast", flush=True)
 
 
-def resumed(model: str, source: Path, output: Path) -> tuple[int, int, float, float]:
-    """The bytes that were read, the texts that were made, and the two times."""
+def resumed(model: str, source: Path, output: Path) -> tuple[int, int, int, float, float]:
+    """The bytes of lines, all bytes that were read, the texts that were made, and the two times."""
     import time
 
     arguments = [model, str(source), str(output), str(time.time())]
     done = subprocess.run([sys.executable, "-c", RESUMED, *arguments], capture_output=True, text=True, check=True)
-    read, texts, total, since_model = json.loads(done.stdout)
-    return read, texts, total, since_model
+    lines, read, texts, total, since_model = json.loads(done.stdout)
+    return lines, read, texts, total, since_model
 
 
 def resume(model: str, folder: Path, kind: str, count: int) -> None:
@@ -124,7 +135,10 @@ def resume(model: str, folder: Path, kind: str, count: int) -> None:
     from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract
     from hf_xlmr.features.store.shards import Shards
 
-    source, options = write_input(folder / f"texts.{kind}", count), ExtractionOptions(dtype="float32", device="cpu")
+    source, options = (
+        write_input(folder / f"texts.{kind}", count),
+        ExtractionOptions(dtype="float32", device="cpu", rows_per_shard=1024),
+    )
     torch.set_num_threads(1)
     last, record = -(-count // options.rows_per_shard) * 9 // 10, Shards.record
 
@@ -141,11 +155,14 @@ def resume(model: str, folder: Path, kind: str, count: int) -> None:
     finally:
         Shards.record = record  # type: ignore[method-assign]
     (folder / "small").mkdir(exist_ok=True)
-    without = resumed(model, write_input(folder / "small" / f"one.{kind}", 1), folder / f"one-{kind}")[0]
+    without = resumed(model, write_input(folder / "small" / f"one.{kind}", 1), folder / f"one-{kind}")[1]
     before = {path.name for path in (folder / kind).glob("part-*")}
-    read, texts, total, since_model = resumed(model, source, folder / kind)
+    lines, read, texts, total, since_model = resumed(model, source, folder / kind)
     made = sum(path.stat().st_size for path in (folder / kind).glob("part-*") if path.name not in before)
-    size, of_input = source.stat().st_size, read - made - without  # what was made is read again, for its checksum
+    size, of_input = (
+        source.stat().st_size,
+        lines or read - made - without,
+    )  # what was made is read again, for its checksum
     share = f"{of_input:,} of {size:,} bytes read ({of_input / size:.1%})"
     print(f"{kind}: {texts:,} texts left, {share}, begins after {total:.1f} s, {since_model:.2f} s after the model")
 
