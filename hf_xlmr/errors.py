@@ -39,6 +39,10 @@ class HfXlmrError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the message and the fields, whatever `__init__` takes: errors come from other processes, too."""
+        return _restored, (type(self), self.args, self.__dict__)
+
 
 class InputError(HfXlmrError):
     """A fault that the user can fix: a wrong path, dictionary or option."""
@@ -114,6 +118,13 @@ class WeightsMismatch(IntegrityError):
         groups = (("missing", self.missing), ("unexpected", self.unexpected), ("wrong shape", self.wrong_shape))
         told = [f"{label}: {', '.join(names)}" for label, names in groups if names]
         super().__init__(f"the weights do not add up ({'; '.join(told)})")
+
+
+def _restored(kind: type[HfXlmrError], args: tuple[object, ...], fields: dict[str, object]) -> HfXlmrError:
+    """An error as it was pickled."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 def printable(text: str) -> str:
