@@ -127,28 +127,28 @@ def extract(
     if resume and overwrite:
         raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
     processes = Processes.current()
-    texts = _opened(source, options)
+    texts = opened(source, options)
     made_from = texts.fingerprint()
-    _raise_if_read_once(texts, resume=resume)
-    _raise_if_within(output, texts)
-    sample, rows = _begun_rows(texts, processes, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
+    raise_if_read_once(texts, resume=resume)
+    raise_if_within(output, texts)
+    sample, rows = begun_rows(texts, processes, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
-    _set_threads(notes.get("threads"))
-    extractor = _extractor(files, processes, options, [row.text for row in sample], begun=job)
-    layout = _layout(options, extractor, has_ids=texts.has_ids)
-    store = _store(output, _job(files, extractor, sample), layout, processes, resume=resume, overwrite=overwrite)
+    set_threads(notes.get("threads"))
+    extractor = extractor_of(files, processes, options, [row.text for row in sample], begun=job)
+    layout = layout_of(options, extractor, has_ids=texts.has_ids)
+    store = _store(output, job_of(files, extractor, sample), layout, processes, resume=resume, overwrite=overwrite)
     shards = partial(Shards, store.folder, store.layout, made_from=made_from)
     with _closed_in_the_end(store, processes):
         with share_of(texts, rows, shards(), processes, is_whole=store.is_whole) as share:
-            steps = _Reader(share, _window_maker(extractor, options)).steps()
+            steps = _Reader(share, window_maker(extractor, options)).steps()
             tally = _made(steps, shards(), extractor, total=share.own_rows, progress=progress)
             processes.wait()
         tally.rows = processes.agreed(share.rows)
         if processes.is_first:
             store.finish(rows=tally.rows)
         processes.wait()
-    return _report(str(model), texts.name, str(output), extractor, tally, processes)
+    return report_of(str(model), texts.name, str(output), extractor, tally, processes)
 
 
 @contextmanager
@@ -164,8 +164,8 @@ def _closed_in_the_end(store: FeatureStore, processes: Processes) -> Iterator[No
         store.close()
 
 
-def _report(
-    model: str, source: str, output: str, extractor: FeatureExtractor, tally: _Tally, processes: Processes
+def report_of(
+    model: str, source: str, output: str, extractor: FeatureExtractor, tally: Tally, processes: Processes
 ) -> ExtractionReport:
     from hf_xlmr.model.precision import dtype_name
 
@@ -184,7 +184,7 @@ def _report(
     )
 
 
-def _opened(source: str | Path, options: ExtractionOptions) -> TextInput:
+def opened(source: str | Path, options: ExtractionOptions) -> TextInput:
     return open_texts(
         source,
         column=options.column,
@@ -203,7 +203,7 @@ def _max_row_size(size: str | int) -> int:
     return found
 
 
-def _begun_rows(texts: TextInput, processes: Processes, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
+def begun_rows(texts: TextInput, processes: Processes, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
     """The first `count` rows, which the first process reads, and there all rows of an input that has no cuts.
 
     An unreadable input is found before there is an output. Raises BadRow.
@@ -213,7 +213,7 @@ def _begun_rows(texts: TextInput, processes: Processes, *, count: int) -> tuple[
     return processes.agreed(first), iter(()) if texts.has_cuts else chain(first, rows)
 
 
-def _raise_if_within(output: str | Path, texts: TextInput) -> None:
+def raise_if_within(output: str | Path, texts: TextInput) -> None:
     """Raise InputError if a file of the input is in the output, which may remove it."""
     folder = Path(output).resolve()
     for path in texts.paths:
@@ -221,12 +221,12 @@ def _raise_if_within(output: str | Path, texts: TextInput) -> None:
             raise InputError(f"{path} is an input, and is in {output}, the folder for features; choose another folder")
 
 
-def _raise_if_read_once(texts: TextInput, *, resume: bool) -> None:
+def raise_if_read_once(texts: TextInput, *, resume: bool) -> None:
     if resume and not texts.is_repeatable:
         raise InputError(f"{texts.name} can be read only once, so it cannot be resumed: use a file")
 
 
-def _set_threads(count: object) -> None:
+def set_threads(count: object) -> None:
     """Use as many threads as the interrupted run: with another number, sums may round differently."""
     import torch
 
@@ -237,7 +237,7 @@ def _set_threads(count: object) -> None:
 # ---- the model -------------------------------------------------------------------------------------------------------
 
 
-def _extractor(
+def extractor_of(
     files: ModelFiles,
     processes: Processes,
     options: ExtractionOptions,
@@ -370,7 +370,7 @@ def _store(
     return FeatureStore.join(output, job, layout=layout)
 
 
-def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids: bool) -> StoreLayout:
+def layout_of(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids: bool) -> StoreLayout:
     """The layout of the output. Raises InputError."""
     return StoreLayout(
         layers=extractor.layers,
@@ -383,7 +383,7 @@ def _layout(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids:
     )
 
 
-def _job(files: ModelFiles, extractor: FeatureExtractor, sample: list[TextRow]) -> dict[str, object]:
+def job_of(files: ModelFiles, extractor: FeatureExtractor, sample: list[TextRow]) -> dict[str, object]:
     """Everything except the texts that the features depend on; in int8 they depend on its sample too."""
     import torch
 
@@ -432,14 +432,14 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _ShardEnd:
+class ShardEnd:
     """The mark after all rows of a shard."""
 
     texts_sha256: str
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Counts of what was computed so far; only the computing thread changes them."""
 
     rows: int = 0
@@ -450,9 +450,9 @@ class _Tally:
     truncated: int = 0
     seconds: float = 0.0
 
-    def add(self, step: Features | _ShardEnd | Passed) -> None:
+    def add(self, step: Features | ShardEnd | Passed) -> None:
         """Add the next step to the counts."""
-        if isinstance(step, _ShardEnd):
+        if isinstance(step, ShardEnd):
             self.shards += 1
         elif not isinstance(step, Passed):
             self.texts += step.texts
@@ -461,35 +461,35 @@ class _Tally:
 
 
 def _made(
-    steps: Iterator[Window | _ShardEnd | Passed],
+    steps: Iterator[Window | ShardEnd | Passed],
     shards: Shards,
     extractor: FeatureExtractor,
     *,
     total: int | None,
     progress: Progress,
-) -> _Tally:
+) -> Tally:
     """Make every missing shard; one is written while the next is computed. Raises InputError, BadRow."""
     from hf_xlmr.model.precision import dtype_name
 
-    tally, start = _Tally(), time.perf_counter()
+    tally, start = Tally(), time.perf_counter()
     with (
         progress.task(f"extracting in {dtype_name(extractor.dtype)}", total=total, unit="texts") as task,
         handed_over(partial(_write, shards), depth=1) as hand_over,
     ):
-        done: Iterator[Features | _ShardEnd | Passed] = extractor.computed(steps)
+        done: Iterator[Features | ShardEnd | Passed] = extractor.computed(steps)
         for step in done:
             tally.add(step)
             if isinstance(step, Passed):
                 task.advance(step.rows)
                 continue
             hand_over(step)
-            if not isinstance(step, _ShardEnd):
+            if not isinstance(step, ShardEnd):
                 task.advance(step.texts, note=f"{tally.tokens / (time.perf_counter() - start):,.0f} tokens/s")
     tally.seconds = round(time.perf_counter() - start, 3)
     return tally
 
 
-def _window_maker(extractor: FeatureExtractor, options: ExtractionOptions) -> WindowMaker:
+def window_maker(extractor: FeatureExtractor, options: ExtractionOptions) -> WindowMaker:
     """The extractor's window maker, with a limit that refuses texts that would take too much memory."""
     most = _max_row_size(options.max_row_size)
     return replace(extractor.texts, most_bytes=most // 8 if extractor.is_unpooled else most)
@@ -502,24 +502,26 @@ class _Reader:
     share: Share
     texts: WindowMaker
 
-    def steps(self) -> Iterator[Window | _ShardEnd | Passed]:
+    def steps(self) -> Iterator[Window | ShardEnd | Passed]:
         """Yield all rows, shard by shard; the next shard is read only after this one was yielded. Raises BadRow."""
         for part in self.share.parts():
             if isinstance(part, Passed):
                 yield part
             else:
-                yield from self._shard(part.rows)
+                yield from shard_windows(part.rows, self.texts)
 
-    def _shard(self, shard: Iterator[TextRow]) -> Iterator[Window | _ShardEnd]:
-        from hf_xlmr.features.chunks import BadText
 
-        digest = TextsDigest()
-        try:
-            while (first := next(shard, None)) is not None:
-                yield from self.texts.windows(_texts(_few_ids(chain([first], shard)), digest))
-        except BadText as error:
-            raise BadRow(error.index.place, error.reason) from None
-        yield _ShardEnd(digest.hexdigest())
+def shard_windows(rows: Iterator[TextRow], texts: WindowMaker) -> Iterator[Window | ShardEnd]:
+    """The windows of the rows of one shard, and its end. Raises BadRow."""
+    from hf_xlmr.features.chunks import BadText
+
+    digest = TextsDigest()
+    try:
+        while (first := next(rows, None)) is not None:
+            yield from texts.windows(_texts(_few_ids(chain([first], rows)), digest))
+    except BadText as error:
+        raise BadRow(error.index.place, error.reason) from None
+    yield ShardEnd(digest.hexdigest())
 
 
 def _texts(rows: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[_Row, str]]:
@@ -539,18 +541,18 @@ def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
             return
 
 
-def _write(shards: Shards, items: Iterator[Features | _ShardEnd]) -> None:
-    """Write all shards, each of which ends with its _ShardEnd. Raises InputError."""
+def _write(shards: Shards, items: Iterator[Features | ShardEnd]) -> None:
+    """Write all shards, each of which ends with its ShardEnd. Raises InputError."""
     for first in items:
-        if not isinstance(first, _ShardEnd):
+        if not isinstance(first, ShardEnd):
             with shards.shard(first.rows[0].number // shards.layout.rows_per_shard) as writer:
-                writer.texts_sha256 = _written(writer, chain([first], items))
+                writer.texts_sha256 = written(writer, chain([first], items))
 
 
-def _written(writer: ShardWriter, items: Iterator[Features | _ShardEnd]) -> str:
+def written(writer: ShardWriter, items: Iterator[Features | ShardEnd]) -> str:
     """Write the items up to the end of a shard, and return the checksum of its texts; empty if the end is missing."""
     for each in items:
-        if isinstance(each, _ShardEnd):
+        if isinstance(each, ShardEnd):
             return each.texts_sha256
         writer.write(each.rows, each.layers, spans=each.spans)
         writer.counts["truncated"] += each.truncated

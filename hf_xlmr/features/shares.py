@@ -22,7 +22,7 @@ from hf_xlmr.features.store.records import CUTS, STATE, TEMPORARY, read_record, 
 from hf_xlmr.features.store.shards import Shards, TextsDigest
 from hf_xlmr.files.fsync import told_with_place
 
-__all__ = ["Passed", "ShardRows", "Share", "cuts_of", "share_of"]
+__all__ = ["Passed", "ShardRows", "Share", "cuts_of", "own_cuts", "share_of"]
 
 AHEAD: Final = 2  # shards of each process that are handed out before it takes them
 POLL_SECONDS: Final = 0.05
@@ -52,6 +52,8 @@ class Share(ABC):
     """How many rows the whole input has, when all parts were given."""
     own_rows: int | None = None
     """How many of them are of this process, if that is known beforehand."""
+    cuts: Cuts | None = None
+    """Where each shard begins, if the input can be entered there."""
 
     def __init__(self, shards: Shards) -> None:
         """Give out what is missing of these shards."""
@@ -77,6 +79,7 @@ class _Cut(Share):
     def __init__(self, shards: Shards, texts: TextInput, cuts: Cuts, processes: Processes) -> None:
         super().__init__(shards)
         self._texts, self._cuts, self.rows = texts, cuts, cuts.rows
+        self.cuts = cuts
         self._numbers = range(processes.rank, len(cuts), processes.count)
         self.own_rows = sum(map(cuts.rows_in, self._numbers))
 
@@ -258,13 +261,16 @@ def cuts_of(texts: TextInput, shards: Shards, processes: Processes) -> Cuts | No
     Raises InputError.
     """
     found = processes.agreed(_kept_cuts(texts, shards) if processes.is_first else None)
-    if found is None:
-        return None
+    return None if found is None else own_cuts(texts, found, name=f"process {processes.rank}")
+
+
+def own_cuts(texts: TextInput, found: Cuts, *, name: str) -> Cuts:
+    """The cuts that another process found, or those of this machine's copy of the files. Raises InputError."""
     if texts.is_cut_by(found):
         return found
-    own = texts.cuts(found.every)  # of this machine's copy of the files
+    own = texts.cuts(found.every)
     if own is None or own.rows != found.rows:
-        raise InputError(f"process {processes.rank} sees another input as {texts.name} than the first process")
+        raise InputError(f"{name} sees another input as {texts.name} than the first process")
     return own
 
 
