@@ -24,9 +24,10 @@ class _Last(NamedTuple):
 class _Channel(Generic[Item]):
     """A queue between two threads: one puts items in, the other iterates over them, and may close it before the end."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, idle: Callable[[], None] | None = None) -> None:
         self._items: queue.Queue[Item | _Last] = queue.Queue(maxsize=depth)
         self._is_closed = threading.Event()
+        self._idle = idle
 
     def put(self, item: Item | _Last) -> bool:
         """Put `item` in as soon as there is room; return False if the other thread closed the queue before that."""
@@ -43,18 +44,29 @@ class _Channel(Generic[Item]):
         self._is_closed.set()
 
     def __iter__(self) -> Iterator[Item]:
-        while not isinstance(item := self._items.get(), _Last):
+        while not isinstance(item := self._next(), _Last):
             yield item
         if item.error is not None:
             raise item.error
 
+    def _next(self) -> Item | _Last:
+        while True:
+            try:
+                return self._items.get(timeout=None if self._idle is None else POLL_SECONDS)
+            except queue.Empty:
+                if self._idle is not None:
+                    self._idle()
 
-def prefetched(items: Iterable[Item], *, depth: int) -> Generator[Item, None, None]:
+
+def prefetched(
+    items: Iterable[Item], *, depth: int, idle: Callable[[], None] | None = None
+) -> Generator[Item, None, None]:
     """Yield the same items in order, made by a thread that is at most `depth` items ahead.
 
-    An error is raised after the items before it. Closing the generator ends the thread after its current item.
+    An error is raised after the items before it. Closing the generator ends the thread after its current item. While
+    an item is not there yet, `idle` is called again and again.
     """
-    channel = _Channel[Item](depth)
+    channel = _Channel[Item](depth, idle=idle)
 
     def work() -> None:
         try:
