@@ -30,7 +30,7 @@ NEXT_PYTHON = "3.14"
 SHOWN = ("torch", "transformers", "tokenizers", "sentencepiece", "accelerate", "datasets", "pyarrow", "huggingface_hub")
 TOOLS = ("pytest>=8", "pytest-xdist>=3", "markdown-it-py>=3")
 EXTRA = "train"
-OPTIONAL = ("words", "ray", "train", "benchmarks")
+OPTIONAL = ("words", "ray", "datatrove", "train", "benchmarks")
 SOURCE_ONLY = ("seqeval",)  # no Python has a wheel of it
 PARTNERS = ("sentence-transformers>=5.2",)  # what users load folders with, and hf_xlmr does not need
 

@@ -341,7 +341,12 @@ def test_the_options_arrive(tmp_path: Path) -> None:
     ("command", "kind", "renamed", "others"),
     [
         (program.convert, convert, {"progress": None}, ""),
-        (program.extract, ExtractionOptions, {}, "model source output resume overwrite"),
+        (
+            program.extract,
+            ExtractionOptions,
+            {},
+            "model source output resume overwrite ray actors gpus_per_actor cpus_per_actor",
+        ),
         (
             task_commands.finetune,
             FinetuningOptions,

@@ -49,6 +49,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.extraction": {"numpy", "torch"},  # the door of the next
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.features.chunks": {"numpy"},
+    "hf_xlmr.features.datatrove": {"datatrove"},
     "hf_xlmr.features.extraction": {"numpy", "torch"},
     "hf_xlmr.features.packed.kernel_choice": {"torch"},
     "hf_xlmr.features.packed.int8_linear": {"torch"},

@@ -25,6 +25,7 @@ PUBLIC = (
     "hf_xlmr.errors",
     "hf_xlmr.extraction",
     "hf_xlmr.bulk_extraction",
+    "hf_xlmr.features.datatrove",
     "hf_xlmr.dictionary",
     "hf_xlmr.doctor",
     "hf_xlmr.model_shape",

@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 from urllib.parse import urlsplit
 
 import typer
@@ -35,6 +35,9 @@ from hf_xlmr.cli.values import decimal, one_of, whole
 from hf_xlmr.errors import HfXlmrError, InputError, in_words, printable
 from hf_xlmr.features.processes import is_first_of_all
 from hf_xlmr.placement.planner import DEFAULT_TOKENS
+
+if TYPE_CHECKING:
+    from hf_xlmr.features.bulk_extraction import ExtractionReport
 
 __all__ = ["app", "main"]
 
@@ -305,6 +308,28 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an OUTPUT that 
 OverwriteFeatures = Annotated[
     bool, typer.Option("--overwrite", help="Replace an OUTPUT of an earlier run, once the first text was read.")
 ]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Compute with the actors of a Ray: local starts one on this machine, auto is the cluster of RAY_ADDRESS "
+        "or of this machine; or an address such as 10.0.0.1:6379. All nodes must share INPUT and OUTPUT.",
+    ),
+]
+Actors = Annotated[
+    int | None,
+    whole(
+        least=1,
+        about="With --ray: the copies of the model; by default as many as there is room for, without GPUs and "
+        "--cpus-per-actor one on each machine.",
+    ),
+]
+GpusPerActor = Annotated[
+    int | None, whole(least=0, about="With --ray: the GPUs of each; by default 1 if there are any.")
+]
+CpusPerActor = Annotated[
+    int | None, whole(least=1, about="With --ray: the threads of each; by default the most that all can have.")
+]
 
 
 def extract(
@@ -330,28 +355,24 @@ def extract(
     device: Device = None,
     resume: Resume = False,
     overwrite: OverwriteFeatures = False,
+    ray: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
+    cpus_per_actor: CpusPerActor = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the features of any number of texts, computed without padding; runs on many devices under torchrun."""
+    """Write the features of any number of texts, computed without padding; on many devices under torchrun or Ray."""
     given = locals()
     from hf_xlmr.cli.console import show_extraction
     from hf_xlmr.features.bulk_extraction import ExtractionOptions
-    from hf_xlmr.features.bulk_extraction import extract as run
 
     options = called_with(ExtractionOptions, given, layers=_numbers(layers))
     is_first = is_first_of_all()  # one of several processes prints
+    shown = progress_of_command(shown=is_first and not quiet)
     with _way_on_shown(output, shown=is_first):
-        report = run(
-            model,
-            source,
-            output,
-            options=options,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress_of_command(shown=is_first and not quiet),
-        )
+        report = called_with(_extract_with(given), given, options=options, progress=shown)
     if is_first:
         print_result(report, show_extraction, as_json=as_json, quiet=quiet)
 
@@ -372,6 +393,21 @@ def _way_on_shown(output: Path, *, shown: bool) -> Iterator[None]:
         if shown:
             typer.echo(f"hf-xlmr: interrupted: {printable(found)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _extract_with(given: Mapping[str, object]) -> Callable[..., ExtractionReport]:
+    """The function that extracts, for these options: on Ray, or in this process. Raises InputError."""
+    from hf_xlmr.features.bulk_extraction import extract as run
+    from hf_xlmr.features.on_ray import RayCluster, extract_on_ray
+
+    of_ray = ("actors", "gpus_per_actor", "cpus_per_actor")
+    if given["ray"] is None:
+        if unused := [name for name in of_ray if given[name] is not None]:
+            raise InputError(f"{unused[0]}={given[unused[0]]} is for actors of Ray: give ray=local or an address, too")
+        return run
+    if "RANK" in os.environ:
+        raise InputError(f"ray={given['ray']}: Ray starts its processes itself; run the command without torchrun")
+    return partial(extract_on_ray, cluster=called_with(RayCluster, given, address=given["ray"]))
 
 
 for command in (convert, inspect, verify, export, plan, extract):
