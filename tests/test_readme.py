@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from local_hub import GOOD_TOKEN, running_hub
 from places import CHECKOUT
 from warm_processes import PROGRAM, run
+
+from hf_xlmr.conversion.source.releases import RELEASE_NAMES
+from hf_xlmr.model_shape import shape_of
+from hf_xlmr.sharding import plan_placement
 
 README = CHECKOUT / "README.md"
 GUIDES = sorted((CHECKOUT / "notebooks" / "guide").glob("*.md"))
@@ -35,11 +40,15 @@ def commands(page: Path) -> list[tuple[list[str], list[str]]]:
 
 
 def type_all(page: Path, folder: Path) -> None:
-    environment = {**os.environ, "HF_XLMR_CACHE": str(folder / "cache")}
-    for command, printed in commands(page):
-        done = run(command, cwd=folder, env=environment)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        assert not printed or done.stdout.splitlines() == printed, command
+    """Each command in turn, with a Hub and a token for it, and the program where a shell finds it."""
+    path = os.pathsep.join((str(PROGRAM.parent), os.environ["PATH"]))
+    with running_hub() as hub:
+        ours = {"HF_XLMR_CACHE": str(folder / "cache"), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": GOOD_TOKEN}
+        environment = {**os.environ, **ours, "HF_HUB_DISABLE_XET": "1", "PATH": path}
+        for command, printed in commands(page):
+            done = run(command, cwd=folder, env=environment)
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+            assert not printed or done.stdout.splitlines() == printed, command
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +83,22 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_readme_leads_to_every_guide() -> None:
     assert all(f"](notebooks/guide/{page.name})" in text_of(README) for page in GUIDES)
+
+
+def test_the_table_of_the_releases_is_what_plan_computes() -> None:
+    rows = re.findall(
+        r"^\| `(xlmr\.\w+)` \| (\d.* GB) \|$", text_of(CHECKOUT / "notebooks/guide/releases.md"), flags=re.M
+    )
+    planned = [row for row in rows if "+" in row[1]]
+    assert [name for name, _ in planned] == [name for name in RELEASE_NAMES if not name.endswith(".v0")]
+    for name, cells in planned:
+        plans = [
+            plan_placement(shape_of(name), max_memory=memory, dtype=dtype)
+            for dtype, memory in (("float32", {0: "80GiB"}), ("bfloat16", {0: "80GiB"}), ("int8", {"cpu": "80GiB"}))
+        ]
+        room = [sum(share.weights for share in plan.shares) for plan in plans]
+        more = [sum(share.activations for share in plan.shares) for plan in plans]
+        assert cells == " | ".join(f"{a / 1e9:.1f} + {b / 1e9:.1f} GB" for a, b in zip(room, more, strict=True))
 
 
 COMMANDS = (

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/converting.py [--rounds 3] [--proof] [--only base-zip ...] [--work FOLDER]
 
-Files are written with torch.save from random weights (base 1.1 GB in float32, XL 7 GB in float16), with XLM-R's
+Files are written with torch.save from random weights (base 1.1 GB and large 2.2 GB in float32, XL 7 GB in float16), with XLM-R's
 vocabulary from `../shared/data/xlmr-vocabulary`; xlmv is base with 901,629 rows (3.1 GB), whose further pieces join
 XLM-R's, and xl9 is XL with 9 of its layers (2.7 GB). Every file is read once before it is timed, so that all see a
 warm page cache. `cp` is timed as it is, and with `sync` of the copy, since converting ends with fsync. With
@@ -58,6 +58,7 @@ class Case:
 
 
 BASE = Shape(250002, 768, 12, 12, 3072, "float32", is_pre_norm=False)
+LARGE = Shape(250002, 1024, 24, 16, 4096, "float32", is_pre_norm=False)
 XLMV = Shape(901629, 768, 12, 12, 3072, "float32", is_pre_norm=False)
 XL = Shape(250880, 2560, 36, 32, 10240, "float16", is_pre_norm=True)
 XL9 = replace(XL, layers=9)
@@ -66,6 +67,7 @@ CASES = (
     Case("base-legacy", BASE, is_zip=False),
     Case("base-zip-float16", BASE, is_zip=True, options=("--dtype", "float16")),
     Case("base-zip-bfloat16", BASE, is_zip=True, options=("--dtype", "bfloat16")),
+    Case("large-zip", LARGE, is_zip=True),
     Case("xlmv-zip", XLMV, is_zip=True),
     Case("xl-zip", XL, is_zip=True),
     Case("xl9-zip", XL9, is_zip=True),
