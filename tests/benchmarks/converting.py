@@ -2,10 +2,10 @@
 
     python tests/benchmarks/converting.py [--rounds 3] [--proof] [--only base-zip ...] [--work FOLDER]
 
-Files are written with torch.save from random weights (base 1.1 GB and large 2.2 GB in float32, XL 7 GB in float16), with XLM-R's
-vocabulary from `../shared/data/xlmr-vocabulary`; xlmv is base with 901,629 rows (3.1 GB), whose further pieces join
-XLM-R's, and xl9 is XL with 9 of its layers (2.7 GB). Every file is read once before it is timed, so that all see a
-warm page cache. `cp` is timed as it is, and with `sync` of the copy, since converting ends with fsync. With
+Files are written with torch.save from random weights (base 1.1 GB and large 2.2 GB in float32, XL 7 GB in float16),
+with XLM-R's vocabulary from `../shared/data/xlmr-vocabulary`; xlmv is base with 901,629 rows (3.1 GB), whose further
+pieces join XLM-R's, and xl9 is XL with 9 of its layers (2.7 GB). Every file is read once before it is timed, so that
+all see a warm page cache. `cp` is timed as it is, and with `sync` of the copy, since converting ends with fsync. With
 `--proof` the conversion is proved, otherwise it is not. Medians of the rounds; processor seconds and peak memory are
 what the system counts for the program (ru_utime and ru_stime, ru_maxrss).
 """
