@@ -61,6 +61,8 @@ __all__ = [
     "show_results",
 ]
 
+MEANINGS: Final = {"special-looking text": ": <mask> and the like, which fairseq reads as plain text"}
+
 WIDEST: Final = 10_000  # characters: more than any table has
 MOST_WEIGHTS: Final = 3  # by name, of many with one reason
 MOST_NAMED: Final = 8  # files of somebody else's
@@ -168,7 +170,11 @@ def _tokenizer(parity: JsonObject) -> str:
     classes = parity["tokenizer"]
     if not classes:
         return "none"
-    different = [f"{each['different']} of {each['texts']} ({each['name']})" for each in classes if each["different"]]
+    different = [
+        f"{each['different']} of {each['texts']} ({each['name']}{MEANINGS.get(each['name'], '')})"
+        for each in classes
+        if each["different"]
+    ]
     texts = sum(each["texts"] for each in classes)
     return f"{texts:,} texts of {len(classes)} classes; other ids than fairseq's: {', '.join(different) or 'none'}"
 
@@ -176,7 +182,7 @@ def _tokenizer(parity: JsonObject) -> str:
 def show_parity(report: ParityReport) -> None:
     """Print a ParityReport."""
     console = Console(highlight=False)
-    classes = {each.name: _class_of_texts(each) for each in report.tokenizer}
+    classes = {each.name: f"{_class_of_texts(each)}{MEANINGS.get(each.name, '')}" for each in report.tokenizer}
     console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
 
 
