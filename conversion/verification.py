@@ -57,10 +57,10 @@ def verify(
     The Transformers folder may be either of the two. What the conversion was asked for is read from its
     `fairseq/conversion.json`. A folder that others made, or that was trained since, is proved against an export of it:
     every weight that `export` writes, the dictionary, the labels, and the outputs. `data` is the folder with the
-    dictionaries, where that was given too; `report` is where a page for people goes. `record` notes the proof of a
-    conversion in `fairseq/conversion.json` and in a model card that nobody has edited, as `convert` does where it
-    verifies. Raises ParityError, which names the first weight or step that departs, IntegrityError for damage, and
-    InputError.
+    dictionaries, where that was given too; `report` is where a page for people goes, which has the date
+    (SOURCE_DATE_EPOCH, if that is set). `record` notes the proof of a conversion in `fairseq/conversion.json` and in a
+    model card that nobody has edited, as `convert` does where it verifies. Raises ParityError, which names the first
+    weight or step that departs, IntegrityError for damage, and InputError.
     """
     source, folder = _pair(source, folder)
     raise_if_not_text(folder)
@@ -79,7 +79,7 @@ def verify(
             else:
                 prepared, found = _verified_export(checkpoint, folder, noted, hashes, progress)
             if report is not None:
-                _write_page(Path(report), _encoded(page_of(prepared, found)))
+                _write_page(Path(report), _encoded(page_of(prepared, found, folder)))
             if record and is_conversion:
                 _record(prepared, folder, found)
             elif record:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,21 @@ def test_the_page_shows_what_was_found_and_loads_nothing(folder: Path, tmp_path:
     assert "0.12.2" in text, "the decoys are told with their reason"
     assert not re.search(r"(src|href)=|@import|url\(", text)
     assert text.count("<td") == text.count("<td data-column=") > 20, "on a telephone each cell stands on a line"
+
+
+def test_the_page_says_what_was_compared_when_and_by_what(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+    for epoch in ("1700000000", "1700000000", "9" * 30):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        page = folder.parent / "dated.html"
+        verify(CLASSIFIER, folder, report=page)
+        pages.append(page.read_text(encoding="utf-8"))
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", pages[0]))
+    assert facts["checkpoint"] == CLASSIFIER.name and facts["folder"] == folder.name
+    assert facts["verified"] == "2023-11-14 22:13 UTC"
+    assert f"hf-xlmr {version('hf-xlmr')}, torch {version('torch')}, transformers " in facts["by"]
+    assert str(folder.parent) not in pages[0], "it may be published"
+    assert pages[0] == pages[1] != pages[2]
 
 
 def test_a_page_that_finds_no_room_is_told_with_its_place(folder: Path) -> None:

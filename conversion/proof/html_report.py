@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from html import escape as escaped
+from importlib.metadata import version
 from importlib.resources import files
 from math import log10
+from pathlib import Path
 from string import Template
 from typing import Final
 
@@ -19,14 +24,18 @@ __all__ = ["page_of"]
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 300, 64, 16, 84
 SMALLEST: Final = -9  # decades of the plot: equality is drawn at its foot
 LARGEST: Final = -3
+COMPARED_BY: Final = ("hf-xlmr", "torch", "transformers", "tokenizers", "sentencepiece")
 
 
-def page_of(prepared: Prepared, report: ParityReport) -> str:
-    """The page's HTML; it loads nothing from anywhere."""
+def page_of(prepared: Prepared, report: ParityReport, folder: Path) -> str:
+    """The page's HTML; it loads nothing from anywhere. `folder` is the Transformers folder.
+
+    It has the time of writing: SOURCE_DATE_EPOCH, if that is set, so that the same proof can give the same bytes.
+    """
     template = Template((files("hf_xlmr.conversion") / "templates" / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(prepared.checkpoint.files.name),
-        facts=_definitions(_facts(prepared, report)),
+        facts=_definitions({**_made(prepared, folder), **_facts(prepared, report)}),
         plot=_plot(report.steps, report.tolerance),
         steps=_table(("step", "largest", "relative", "cosine"), map(_step_row, report.steps)),
         tokenizer=_tokenizer(report),
@@ -40,6 +49,20 @@ def page_of(prepared: Prepared, report: ParityReport) -> str:
 def escape(text: str) -> str:
     """A text of any origin in HTML, as it reads."""
     return escaped(printable(text))
+
+
+def _made(prepared: Prepared, folder: Path) -> dict[str, str]:
+    """What was compared, when, and by which versions; without the folder's place on this machine."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    is_dated = epoch.isdecimal() and len(epoch) <= len("99999999999")
+    now = datetime.fromtimestamp(int(epoch), timezone.utc) if is_dated else datetime.now(timezone.utc)
+    versions = [f"{name} {version(name)}" for name in COMPARED_BY]
+    return {
+        "checkpoint": prepared.checkpoint.files.name,
+        "folder": folder.resolve().name,
+        "verified": f"{now:%Y-%m-%d %H:%M} UTC",
+        "by": ", ".join([*versions, f"Python {platform.python_version()}"]),
+    }
 
 
 def _facts(prepared: Prepared, report: ParityReport) -> dict[str, str]:
