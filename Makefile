@@ -2,6 +2,7 @@
 # make test: style, types and all tests but the slow ones
 # make slow: notebooks, Ray, full disks, kill loops and several processes
 # make packaged: all tests once more, over the wheel alone, away from the checkout
+# make docs: the site in build/docs, with the notebooks and an example of each command run
 # make matrix: the core of the tests in an environment for each set of versions that is promised
 # make fuzz: 100,000 damaged files (some 20 minutes), then 200 runs that are killed
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 NO_VECTORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 
-.PHONY: demo test check style types tests slow elsewhere packaged matrix benchmarks fuzz clean
+.PHONY: demo test check style types tests slow elsewhere packaged docs matrix benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
@@ -69,6 +70,11 @@ packaged: $(READY)
 	$(PACKAGED)/env/bin/python -m pip check
 	cd $(PACKAGED)/elsewhere && OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 		../env/bin/python -m pytest -n 2 --dist loadfile $(addprefix ../hf_xlmr-*/,$(TESTS))
+
+# nothing is fetched once the extra is installed
+docs: $(READY)
+	$(BIN)/python -c 'import material, nbconvert' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python notebooks/site/build_site.py
 
 # MATRIX='lowest' takes some of them; each environment takes 2 to 7 GB under build/matrix
 matrix: $(READY)
