@@ -69,6 +69,7 @@ def test_the_page_of_a_command_has_options_examples_and_an_output(pages: dict[st
         page = pages[f"commands/{command}.md"]
         assert page.startswith(f"# hf-xlmr {command}\n")
         assert "| option | default |" in page and "\n## Examples\n" in page
+        assert "\\|" not in page, "in code in a table it would be shown as it is written"
         assert f"$ {build_site.SHOWN[command]}\nwhat it prints\n" in page
 
 

@@ -21,6 +21,7 @@ CHECKOUT = HERE.parent.parent
 BUILD = CHECKOUT / "build"
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 REFERENCE = CHECKOUT / "notebooks" / "reference"
+CODE = re.compile(r"`[^`]+`")
 SECTION = "\n## hf-xlmr "
 
 PAGES: Mapping[str, Path] = {
@@ -117,9 +118,15 @@ def _for_site(prose: str, name: str, page: Path, folder: Path) -> str:
         return f"]({_place(target, name, page, folder)}{mark}{anchor})"
 
     prose = re.sub(r"\]\((?!https?:|mailto:|#)([^)\s]+)\)", turned, prose)
+    prose = re.sub(r"^\|.*$", lambda row: CODE.sub(_pipes, row[0]), prose, flags=re.M)
     # lists: Python's Markdown wants four spaces where GitHub's takes two, and an empty line before the first item
     prose = re.sub(r"^ {2,3}(?=\S)", "    ", prose, flags=re.M)
     return re.sub(r"^((?![-|#>]|\d\.|\s).+)\n(?=(?:- |1\. ))", r"\1\n\n", prose, flags=re.M)
+
+
+def _pipes(code: re.Match[str]) -> str:
+    """Code in a table: GitHub wants its pipes escaped, Python's Markdown does not."""
+    return code[0].replace("\\|", "|")
 
 
 def _place(target: str, name: str, page: Path, folder: Path) -> str:
