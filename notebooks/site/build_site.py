@@ -72,7 +72,7 @@ def main() -> None:
         str(HERE / "mkdocs.yml"),
     ]
     subprocess.run(command, check=True)
-    print(f"{BUILD / 'docs' / 'index.html'}")
+    print("build/docs is complete; to read it with its search: python -m http.server --directory build/docs")
 
 
 def assemble(folder: Path, *, outputs: Mapping[str, str], notebooks: Mapping[str, str]) -> None:
