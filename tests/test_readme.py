@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from local_hub import GOOD_TOKEN, running_hub
@@ -13,6 +15,9 @@ from places import CHECKOUT
 from warm_processes import PROGRAM, run
 
 from hf_xlmr.conversion.source.releases import RELEASE_NAMES
+from hf_xlmr.features.store.files import StoreLayout
+from hf_xlmr.features.store.records import MANIFEST, Manifest, ShardRecord
+from hf_xlmr.files.memory import MaxMemory
 from hf_xlmr.model_shape import shape_of
 from hf_xlmr.sharding import plan_placement
 
@@ -86,19 +91,27 @@ def test_readme_leads_to_every_guide() -> None:
 
 
 def test_the_table_of_the_releases_is_what_plan_computes() -> None:
-    rows = re.findall(
-        r"^\| `(xlmr\.\w+)` \| (\d.* GB) \|$", text_of(CHECKOUT / "notebooks/guide/releases.md"), flags=re.M
-    )
-    planned = [row for row in rows if "+" in row[1]]
-    assert [name for name, _ in planned] == [name for name in RELEASE_NAMES if not name.endswith(".v0")]
-    for name, cells in planned:
-        plans = [
-            plan_placement(shape_of(name), max_memory=memory, dtype=dtype)
-            for dtype, memory in (("float32", {0: "80GiB"}), ("bfloat16", {0: "80GiB"}), ("int8", {"cpu": "80GiB"}))
-        ]
-        room = [sum(share.weights for share in plan.shares) for plan in plans]
-        more = [sum(share.activations for share in plan.shares) for plan in plans]
-        assert cells == " | ".join(f"{a / 1e9:.1f} + {b / 1e9:.1f} GB" for a, b in zip(room, more, strict=True))
+    page = text_of(CHECKOUT / "notebooks" / "guide" / "releases.md")
+    rows = re.findall(r"^\| `(xlmr\.\w+)` \| (\S+ \+ .*) \|$", page, flags=re.M)
+    assert [name for name, _ in rows] == [name for name in RELEASE_NAMES if not name.endswith(".v0")]
+    memory: dict[str, MaxMemory] = {"float32": {0: "80GiB"}, "bfloat16": {0: "80GiB"}, "int8": {"cpu": "80GiB"}}
+    for name, cells in rows:
+        plans = [plan_placement(shape_of(name), max_memory=each, dtype=dtype) for dtype, each in memory.items()]
+        sums = [(sum(s.weights for s in plan.shares), sum(s.activations for s in plan.shares)) for plan in plans]
+        assert cells == " | ".join(f"{weights / 1e9:.1f} + {room / 1e9:.1f} GB" for weights, room in sums)
+
+
+def test_there_are_twelve_jobs_and_each_is_run() -> None:
+    sections = re.split(r"^## ", text_of(CHECKOUT / "notebooks" / "guide" / "jobs.md"), flags=re.M)[1:]
+    assert [section.split(".")[0] for section in sections] == [str(number) for number in range(1, 13)]
+    assert all(re.search(r"^(hf-xlmr |```python$)", section, flags=re.M) for section in sections)
+
+
+def test_the_features_guide_names_all_that_a_folder_of_features_has() -> None:
+    page = text_of(CHECKOUT / "notebooks" / "guide" / "features.md").split("## What is in the folder\n")[1]
+    records = {*get_type_hints(Manifest), *get_type_hints(ShardRecord), *(each.name for each in fields(StoreLayout))}
+    assert all(f"`{name}`" in page for name in records)
+    assert all(f"{name}-00000.npy" in page for name in ("features", "offsets", "spans")) and MANIFEST in page
 
 
 COMMANDS = (
