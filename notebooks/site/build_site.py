@@ -84,8 +84,8 @@ def assemble(folder: Path, *, outputs: Mapping[str, str], notebooks: Mapping[str
             text, *sections = text.split(SECTION)
             for section in sections:
                 command = section.split("\n", 1)[0]
-                told = command_page(section, command, outputs.get(command, ""))
-                write(folder, f"commands/{command}.md", told, page)
+                body = command_page(section, command, outputs.get(command, ""))
+                write(folder, f"commands/{command}.md", body, page)
             text = re.sub(r"\(#hf-xlmr-([\w-]+)\)", r"(\1.md)", text)
         write(folder, name, text, page)
     write(folder, "index.md", PAGES[START].read_text(encoding="utf-8"), PAGES[START])

@@ -47,7 +47,11 @@ def main() -> None:
 
 def pictures() -> dict[str, str]:
     """The pictures by the names of their files."""
-    return {"convert.svg": way_of_a_checkpoint(), "placement.svg": map_of_xxl(), "throughput.svg": beside_peers()}
+    return {
+        "convert.svg": way_of_a_checkpoint(),
+        "placement.svg": map_of_xxl(),
+        "throughput.svg": compared_with_peers(),
+    }
 
 
 def way_of_a_checkpoint() -> str:
@@ -82,13 +86,15 @@ def map_of_xxl() -> str:
             parts.append(box(kind, x, y + 26, width, 40))
             x += width
         sizes = (share.weights, share.activations, share.headroom or 0)
-        told = "weights {:.1f} GiB, room for 8,192 tokens {:.1f}, free {:.1f} of 24".format(*(n / 2**30 for n in sizes))
-        parts.append(words(MARGIN, y + 88, told, "soft"))
+        label = "weights {:.1f} GiB, room for 8,192 tokens {:.1f}, free {:.1f} of 24".format(
+            *(n / 2**30 for n in sizes)
+        )
+        parts.append(words(MARGIN, y + 88, label, "soft"))
     return drawing("XLM-R XXL in bfloat16 on two GPUs", MARGIN + len(plan.shares[:2]) * 118 - 14, parts)
 
 
-def beside_peers() -> str:
-    """Seconds for 512 texts beside other libraries, float32 and int8, in the newest run of RESULTS.md."""
+def compared_with_peers() -> str:
+    """Seconds for 512 texts compared with other libraries, in float32 and int8, in the newest run of RESULTS.md."""
     groups = measured(RESULTS.read_text(encoding="utf-8"))
     longest = max(seconds for rows in groups.values() for _, seconds in rows)
     parts, y = [], MARGIN
@@ -101,7 +107,7 @@ def beside_peers() -> str:
             parts += [words(MARGIN, y + 14, name, "soft"), words(MARGIN + width + 8, y + 32, f"{seconds:.1f}")]
             y += 42
         y += 10
-    return drawing("Seconds for 512 texts beside other libraries", y, parts)
+    return drawing("Seconds for 512 texts, compared with other libraries", y, parts)
 
 
 def measured(text: str) -> dict[str, list[tuple[str, float]]]:
