@@ -151,7 +151,7 @@ def _place(target: str, name: str, page: Path, folder: Path) -> str:
 def printed() -> dict[str, str]:
     """What each command of SHOWN prints."""
     program = Path(sysconfig.get_path("scripts")) / "hf-xlmr"
-    environment = {**os.environ, "COLUMNS": "100", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("HF_TOKEN", None)
     found = {}
     with tempfile.TemporaryDirectory() as work:
