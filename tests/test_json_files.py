@@ -102,6 +102,7 @@ def test_there_is_one_reader_of_json() -> None:
         "hf_xlmr/tokenizer/added_tokens.py": "what tokenizers has just written",
         "hf_xlmr/tokenizer/tokenizer_growth.py": "what tokenizers has just written",
         "hf_xlmr/data/text_rows.py": "lines of data",
+        "hf_xlmr/features/shares.py": "rows that another process of the same run has just written",
         "hf_xlmr/tasks/mlqa.py": "data",
         "hf_xlmr/features/store/folder.py": "what it has just written",
         "hf_xlmr/cli/task_commands.py": "what it has just written",

@@ -37,7 +37,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "extract": (
         "hf-xlmr extract xlmr-base texts.jsonl features --id-column id",
         "zcat texts.gz | hf-xlmr extract demo - features --pool cls --format npy",
-        "hf-xlmr extract xlmr-base 's3://bucket/texts/*.parquet' features --ray 10.0.0.1:6379 --actors 64",
+        "hf-xlmr extract xlmr-base 's3://bucket/*.parquet' features --ray auto --actors 64",
         "torchrun --nproc-per-node 8 -m hf_xlmr extract xlmr-base texts.parquet features --resume",
     ),
     "finetune": (
