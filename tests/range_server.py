@@ -24,6 +24,8 @@ class Served:
     """What the query of each request must hold as its token; any, if empty."""
     sent: list[int] = field(default_factory=list)
     """The bytes of each answer."""
+    has_marks: bool = True
+    """Whether it says what changes with a file."""
     url: str = ""
 
 
@@ -54,7 +56,7 @@ def running_server() -> Iterator[Served]:
                 return
             if content is None:
                 content = "".join(f'<a href="{name}">{name}</a>\n' for name in below).encode()
-            marks = {"ETag": f'"{sha256(content).hexdigest()}"'}
+            marks = {"ETag": f'"{sha256(content).hexdigest()}"'} if served.has_marks else {}
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             if asked and served.sends_parts:
                 first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ def test_ids_are_handed_on(source: Path, texts: list[str], tmp_path: Path) -> No
     extract("demo", path, tmp_path / "out", options=options)
     table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
     assert table["id"].to_pylist() == [row["key"] for row in rows]
+
+
+def test_rows_that_were_cut_off_are_in_the_manifest(tmp_path: Path) -> None:
+    """By their numbers in the whole input; those of a shard that has more than 100 are only counted."""
+    lengths = [40 if number % 5 == 3 or number >= 300 else 2 for number in range(500)]
+    source = tmp_path / "texts.txt"
+    source.write_text("".join("leaves " * length + "\n" for length in lengths), encoding="utf-8")
+    options = replace(FLOAT32, max_length=20, rows_per_shard=150)
+    report = extract("demo", source, tmp_path / "out", options=options)
+    cut = [number for number, length in enumerate(lengths) if length == 40]
+    assert report.truncated == len(cut)
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_text(encoding="utf-8"))
+    named = [shard.get("truncated_rows", []) for shard in manifest["shards"]]
+    assert named == [[row for row in cut if row // 150 == shard][:100] for shard in range(4)]
+    assert [shard["counts"].get("truncated", 0) for shard in manifest["shards"]] == [30, 30, 150, 50]
+    again = extract("demo", source, tmp_path / "out", options=options, resume=True)
+    assert again.shards == 0
 
 
 def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from local_hub import running_hub
 from range_server import Served, running_server
 from test_shares import interrupted
 
-from hf_xlmr.data.remote_files import without_credentials
+from hf_xlmr.data.remote_files import RemotePlace, remote_place, without_credentials
 from hf_xlmr.data.text_files import TextInput, open_texts
 from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
@@ -248,7 +248,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hf://datasets/owner/name@main/a.txt", "hf://datasets/owner/name@main/a.txt"),
         ("s3://bucket/part-?.txt", "s3://bucket/part-?.txt"),
         ("s3://bucket/a.txt?versionId=1", "s3://bucket/a.txt"),
-        ("simplecache::https://me:p@ss@host/a.txt?k", "simplecache::https://host/a.txt?k"),
+        ("simplecache::https://me:p@ss@host/a.txt?k", "simplecache::https://host/a.txt"),
+        ("zip://a.txt::https://me:secret@host/x.zip", "zip://a.txt::https://host/x.zip"),
         ("https://host/a.txt#sesame", "https://host/a.txt"),
     ],
 )
@@ -268,6 +269,24 @@ def test_a_remote_file_that_changes_is_noticed(server: Served) -> None:
     assert opened.fingerprint() != before and not opened.is_cut_by(cuts)
     with pytest.raises(InputError, match="changed while it was read"):
         next(opened.rows_of(cuts, 1))
+
+
+def test_a_file_that_nothing_identifies_is_streamed(server: Served) -> None:
+    """Read in parts, another content between two looks would give half lines."""
+    server.has_marks = False
+    server.files["/texts.txt"] = LINES
+    opened: TextInput = open_texts(f"{server.url}/texts.txt")
+    assert opened.cuts(10) is None
+    assert b"".join(row.text.encode() + b"\n" for row in opened) == LINES
+
+
+def test_a_server_that_falls_silent_is_given_up_and_a_slow_reader_is_not() -> None:
+    """aiohttp's own limit is five minutes for the whole answer, computing included."""
+    for url in ("https://host/a.txt", "simplecache::http://host/a.txt"):
+        place = remote_place(url)
+        assert isinstance(place, RemotePlace)
+        web = getattr(place.files, "fs", place.files)
+        assert web.client_kwargs["timeout"].total is None and web.client_kwargs["timeout"].sock_read == 60
 
 
 def test_a_server_that_breaks_off_is_named(server: Served) -> None:

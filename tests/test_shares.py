@@ -28,7 +28,9 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.features import shares
 from hf_xlmr.features.bulk_extraction import ExtractionReport, extract
 from hf_xlmr.features.processes import Processes
+from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.records import CUTS, STATE, TEMPORARY
+from hf_xlmr.features.store.shards import Shards
 
 Together: TypeAlias = Callable[..., list[Future[ExtractionReport]]]
 
@@ -370,3 +372,36 @@ def test_nothing_is_left_of_a_run_that_made_nothing(model: Path, tmp_path: Path)
     with pytest.raises(BadRow):
         extract(model, tmp_path / "texts.txt", tmp_path / "out", options=OPTIONS)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_process_does_not_wait_for_a_first_one_that_is_gone(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of several processes it alone reads a stream; without a launcher nobody else would say that it has died."""
+    monkeypatch.setattr(shares, "POLL_SECONDS", 0.001)
+    (tmp_path / "out" / STATE).mkdir(parents=True)
+    store = Shards(tmp_path / "out", StoreLayout(layers=(1,), width=4))
+    with pytest.raises(InputError, match="the process that reads the input has ended"):
+        list(shares._Taken(store, Processes(1, 2, 1)).parts())
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(ending: str, tmp_path: Path) -> None:
+    """Lines are the same one after another and by shards, however long they may be."""
+    at_the_limit, beyond = b"\xef\xbb\xbf" + b"a" * 10 + b"\nbb\n", b"\xef\xbb\xbf" + b"a" * 13 + b"\nbb\n"
+    path = tmp_path / f"texts.txt{ending}"
+
+    def opened(content: bytes) -> text_files.TextInput:
+        path.write_bytes(gzip.compress(content) if ending else content)
+        return text_files.open_texts(path, max_row_size=10)
+
+    def by_shards(content: bytes) -> list[str]:
+        texts = opened(content)
+        cuts = texts.cuts(1)
+        return [] if cuts is None else [row.text for shard in range(len(cuts)) for row in texts.rows_of(cuts, shard)]
+
+    assert [row.text for row in opened(at_the_limit)] == ["a" * 10, "bb"]
+    with pytest.raises(BadRow, match="line 1"):
+        list(opened(beyond))
+    if not ending:
+        assert by_shards(at_the_limit) == ["a" * 10, "bb"]
+        with pytest.raises(BadRow, match="line 1"):
+            by_shards(beyond)

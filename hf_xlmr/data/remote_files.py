@@ -28,6 +28,7 @@ SETTINGS: Final = re.compile(r"\?[^?]*=.*")  # a question mark is also part of a
 WEB: Final = ("http://", "https://")
 LOCAL: Final = ("file", "local")
 BLOCK: Final = 1 << 22  # bytes of one request
+SILENT_SECONDS: Final = 60.0
 SHORTEST_SECRET: Final = 3
 LONGEST_TOLD: Final = 300
 HIDDEN: Final = "***"
@@ -46,8 +47,8 @@ def is_url(source: str) -> bool:
 
 def without_credentials(url: str) -> str:
     """A URL as it may be shown: without a user, a password, and what follows a question mark."""
-    shown = USER.sub("://", url)
-    return (QUERY if shown.startswith(WEB) else SETTINGS).sub("", shown)
+    links = [USER.sub("://", link) for link in url.split("::")]
+    return "::".join((QUERY if link.startswith(WEB) else SETTINGS).sub("", link) for link in links)
 
 
 @dataclass(frozen=True)
@@ -214,11 +215,25 @@ def remote_place(url: str) -> RemotePlace | str:
     name = without_credentials(url)
     with _told(name, _secrets(url)):
         try:
-            files, path = url_to_fs(url)
+            files, path = url_to_fs(url, **_patience_of_the_web(url))
         except ImportError as error:
             raise InputError(printable(f"{name} needs a package that is not installed: {error}")) from None
     protocol = files.protocol if isinstance(files.protocol, tuple) else (files.protocol,)
     return str(path) if set(protocol) & set(LOCAL) else RemotePlace(files, str(path), url)
+
+
+def _patience_of_the_web(url: str) -> dict[str, object]:
+    """The options by which a server that falls silent is given up, and one that is waited with is not.
+
+    aiohttp would end every answer that takes more than five minutes, also where computing holds the reader back.
+    """
+    found = [scheme for scheme in ("http", "https") if f"{scheme}://" in url]
+    if not found:
+        return {}
+    from aiohttp import ClientTimeout
+
+    limits = ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+    return {scheme: {"client_kwargs": {"timeout": limits}} for scheme in found}
 
 
 @contextmanager

@@ -335,8 +335,8 @@ class _File(ABC):
     @property
     def has_starts(self) -> bool:
         """Whether a look at the file does not use it up, and its bytes are those of its lines."""
-        if isinstance(self.path, RemoteFile) and not self.path.is_random:
-            return False
+        if isinstance(self.path, RemoteFile) and not (self.path.is_random and self.path.identity()):
+            return False  # what nothing identifies may change between two looks
         return self.path.is_file() and self._packing is None
 
     def starts(self, every: int, skipped: int) -> Starts:
@@ -364,8 +364,8 @@ class _File(ABC):
         damage = packing.errors() if packing else ()  # not looked up when a reader is let go of as Python ends
         try:
             with self._open(at, end) as file:
-                while line := file.readline(most + len(LONGEST_END) + 1):
-                    if number == 1 and line.startswith(codecs.BOM_UTF8):
+                while line := file.readline(most + len(LONGEST_END) + 1 + (len(codecs.BOM_UTF8) if at == 0 else 0)):
+                    if at == 0 and line.startswith(codecs.BOM_UTF8):
                         at, line = at + len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
                         if not line:
                             return

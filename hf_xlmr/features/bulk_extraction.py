@@ -42,6 +42,7 @@ __all__ = ["ExtractionReport", "extract", "placing_for"]
 ROWS_PER_SHARD: Final = 8192
 MAX_ROW_SIZE: Final = "16MB"
 LARGEST_ROW: Final = 1 << 30  # bytes that Arrow and Python can hold in one piece
+MOST_NAMED: Final = 100  # rows of a shard that are named as truncated
 ID_CHARACTERS: Final = 1 << 22  # in all ids of rows that are computed together
 
 
@@ -556,5 +557,6 @@ def written(writer: ShardWriter, items: Iterator[Features | ShardEnd]) -> str:
             return each.texts_sha256
         writer.write(each.rows, each.layers, spans=each.spans)
         writer.counts["truncated"] += each.truncated
+        writer.truncated_rows += [row.number for row in each.cut[: MOST_NAMED - len(writer.truncated_rows)]]
         writer.counts["tokens"] += each.tokens
     return ""

@@ -123,8 +123,8 @@ class Window:
     """The text of each sequence, by its number in the window."""
     pieces: dict[int, range]
     """The sequences of each text that was split."""
-    truncated: int
-    """The number of texts that were truncated."""
+    cut: list[Any]
+    """The rows or numbers of the texts that were truncated."""
     spans: list[list[Span]] | None
     """The spans of each text's tokens, (0, 0) for `<s>` and `</s>`; None if not requested."""
 
@@ -273,8 +273,8 @@ class WindowMaker:
         ids, lengths = (np.concatenate(each) for each in zip(*((one.ids, one.lengths) for one in held), strict=True))
         rows = list(chain.from_iterable(each.rows for each in held))
         spans = list(chain.from_iterable(each.spans or () for each in held)) if self.with_spans else None
-        truncated = sum(int(each.is_cut.sum()) for each in held)
-        whole = Window(rows, ids, lengths, np.arange(len(rows)), {}, truncated, spans)
+        cut = [each.rows[place] for each in held for place in np.flatnonzero(each.is_cut)]
+        whole = Window(rows, ids, lengths, np.arange(len(rows)), {}, cut, spans)
         return whole if (lengths <= self.max_length).all() else self._split(whole)
 
     def _split(self, whole: Window) -> Window:

@@ -61,13 +61,18 @@ class Features:
     """The number of each text, from 0, or the row that it was passed with."""
     tokens: int
     """The number of tokens that were computed."""
-    truncated: int
-    """The number of texts that were truncated."""
+    cut: list[Any]
+    """The numbers of the texts that were truncated, or the rows that they were passed with."""
 
     @property
     def texts(self) -> int:
         """The number of texts."""
         return len(self.rows)
+
+    @property
+    def truncated(self) -> int:
+        """The number of texts that were truncated."""
+        return len(self.cut)
 
 
 class ExtractorOptions(TypedDict, total=False):
@@ -327,7 +332,7 @@ class FeatureExtractor:
             spans=spans,
             rows=window.rows,
             tokens=window.tokens,
-            truncated=window.truncated,
+            cut=window.cut,
         )
 
     def _in_order(self, computation: _Computation, layer: int) -> Any:

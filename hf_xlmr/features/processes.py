@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -57,7 +58,8 @@ class Processes:
     def wait(self) -> None:
         """Wait until all processes have come here (a barrier)."""
         if self.count > 1:
-            self._state().wait_for_everyone()
+            with _told_of_another():
+                self._state().wait_for_everyone()
 
     def agreed(self, value: Shared) -> Shared:
         """The first process's `value`, in all processes (a broadcast)."""
@@ -65,13 +67,23 @@ class Processes:
             return value
         from accelerate.utils import broadcast_object_list
 
-        values: list[Shared] = broadcast_object_list([value])
+        with _told_of_another():
+            values: list[Shared] = broadcast_object_list([value])
         return values[0]
 
     def _state(self) -> PartialState:
         from accelerate import PartialState
 
         return PartialState(cpu=True, timeout=PATIENCE)  # they communicate by gloo; each knows its own GPU
+
+
+@contextmanager
+def _told_of_another() -> Iterator[None]:
+    """Turn what PyTorch raises when another process is gone into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(f"another process of this run has ended ({str(error).partition(chr(10))[0]:.200})") from error
 
 
 class DeviceProcesses(Processes):

@@ -18,14 +18,25 @@ from hf_xlmr.data.text_files import TextInput
 from hf_xlmr.data.text_rows import TextRow
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features.processes import Processes
-from hf_xlmr.features.store.records import CUTS, STATE, TEMPORARY, read_record, scratch, write_record
+from hf_xlmr.features.store.records import (
+    CUTS,
+    LOCK,
+    STATE,
+    TEMPORARY,
+    ShardRecord,
+    read_record,
+    scratch,
+    write_record,
+)
 from hf_xlmr.features.store.shards import Shards, TextsDigest
 from hf_xlmr.files.fsync import told_with_place
+from hf_xlmr.files.locks import locked
 
 __all__ = ["Passed", "ShardRows", "Share", "cuts_of", "own_cuts", "share_of"]
 
 AHEAD: Final = 2  # shards of each process that are handed out before it takes them
 POLL_SECONDS: Final = 0.05
+LOOKS: Final = 100  # before a process asks whether the first one is still there
 PATIENCE_SECONDS: Final = 2.0  # for a thread that may wait for a silent pipe
 END: Final = f"rows.end{TEMPORARY}"
 
@@ -128,10 +139,14 @@ class _Taken(Share):
     def parts(self) -> Iterator[Passed | ShardRows]:
         size = self._shards.layout.rows_per_shard
         for number in count(self._processes.rank, self._processes.count):
-            state = self._shards.state(number) if self._shards.is_done(number) else None
             path = _rows_path(self._shards, number)
-            while (end := self._end()) is None and state is None and not path.exists():
+            waited = 0
+            while (end := self._end()) is None and (state := self._made(number)) is None and not path.exists():
                 time.sleep(POLL_SECONDS)
+                waited += 1
+                if waited % LOOKS == 0:
+                    self._raise_if_alone()
+            state = self._made(number)
             if end is not None and number * size >= end:
                 self.rows = end
                 return
@@ -141,6 +156,19 @@ class _Taken(Share):
                 yield ShardRows(number, _taken(path))
             else:
                 raise InputError(f"{self._shards.folder}: files of shard {number} were removed while others were made")
+
+    def _made(self, number: int) -> ShardRecord | None:
+        return self._shards.state(number) if self._shards.is_done(number) else None
+
+    def _raise_if_alone(self) -> None:
+        """Raise InputError if the first process, which holds the lock of the folder, has ended without a word."""
+        with suppress(OSError):
+            with locked(self._shards.folder / STATE / LOCK, waits=False):
+                pass
+            if self._end() is None:
+                raise InputError(
+                    f"the process that reads the input has ended: continue {self._shards.folder} with resume=True"
+                )
 
     def _end(self) -> int | None:
         """How many rows were handed out in all; None as long as there may be more."""
@@ -178,6 +206,9 @@ class _HandedOut(_Taken):
         yield from super().parts()
         if self._error is not None:
             raise self._error
+
+    def _raise_if_alone(self) -> None:
+        return
 
     def _end(self) -> int | None:
         return None if self._thread.is_alive() else self._handed_rows

@@ -17,6 +17,7 @@ from hf_xlmr.features.store.files import StoreLayout, is_shard_name
 from hf_xlmr.features.store.records import (
     CUTS,
     JOB,
+    LOCK,
     MANIFEST,
     STATE,
     TEMPORARY,
@@ -34,7 +35,6 @@ from hf_xlmr.files.locks import locked
 
 __all__ = ["FeatureStore"]
 
-LOCK: Final = "lock"
 MOST_LISTED: Final = 10  # shards in a message
 
 
@@ -186,6 +186,7 @@ class FeatureStore(Shards):
                 self._begin_again(notes)
             self._clear_leftovers()
             return
+        self._clear_leftovers()
         self._begins = True
         write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
 
@@ -195,6 +196,8 @@ class FeatureStore(Shards):
         begun = self._begun()
         if begun is None:
             return False
+        if not resume and not self._has_shards:  # a run failed before it made one: nothing would be lost
+            return False
         if not resume:
             state = "is finished" if self.is_finished else "was begun"
             raise InputError(
@@ -203,6 +206,10 @@ class FeatureStore(Shards):
             )
         self._raise_if_other(begun)
         return True
+
+    @property
+    def _has_shards(self) -> bool:
+        return self.is_finished or any(path.stem.isdecimal() for path in (self.folder / STATE).glob("*.json"))
 
     def _raise_if_other(self, begun: Mapping[str, object]) -> None:
         changed = differences(begun, self._record)

@@ -15,7 +15,7 @@ from hf_xlmr.files.fsync import flush, flush_path
 from hf_xlmr.files.json_files import strict_json
 
 __all__ = [
-    *("CUTS", "JOB", "MANIFEST", "STATE", "TEMPORARY", "FileRecord", "JobRecord", "Manifest", "ShardRecord"),
+    *("CUTS", "JOB", "LOCK", "MANIFEST", "STATE", "TEMPORARY", "FileRecord", "JobRecord", "Manifest", "ShardRecord"),
     "checked_record",
     "checked_state",
     "differences",
@@ -28,6 +28,7 @@ MANIFEST: Final = ".manifest.json"  # exists when all is done; readers of data s
 JOB: Final = ".job.json"  # exists until then
 STATE: Final = ".state"  # has a record for each finished shard, and temporary files
 TEMPORARY: Final = ".tmp"
+LOCK: Final = "lock"  # in STATE; the first process of a run holds it
 CUTS: Final = "input.cuts"  # where the shards begin in the input
 BLOCK: Final = 1 << 20
 
@@ -42,7 +43,12 @@ class FileRecord(TypedDict):
     sha256: str
 
 
-class ShardRecord(TypedDict):
+class _Truncated(TypedDict, total=False):
+    truncated_rows: list[int]
+    """The first rows that were truncated; left out if none was, and by earlier releases."""
+
+
+class ShardRecord(_Truncated):
     """A shard that is done."""
 
     number: int
@@ -102,7 +108,12 @@ def checked_record(path: Path, found: object, kind: type[Record]) -> Record:
     """`found`, checked to be an object with the fields of `kind`, a TypedDict. Raises IntegrityError."""
     content = _object(path, found)
     kinds = get_type_hints(kind).items()
-    wrong = [name for name, each in kinds if name not in content or not isinstance(content[name], _class(each))]
+    needed: frozenset[str] = getattr(kind, "__required_keys__")  # noqa: B009  # of every TypedDict
+    wrong = [
+        name
+        for name, each in kinds
+        if (not isinstance(content[name], _class(each)) if name in content else name in needed)
+    ]
     _raise_if_any(path, wrong)
     return cast("Record", content)
 

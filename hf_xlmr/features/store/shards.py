@@ -195,6 +195,8 @@ class ShardWriter:
         """Open the files of the shard; use `Shards.shard` instead."""
         self.counts: Counter[str] = Counter()
         """Counts besides rows, such as the number of truncated texts; the manifest has their sums over shards."""
+        self.truncated_rows: list[int] = []
+        """The numbers of the first rows that were truncated."""
         self.texts_sha256 = ""
         """The checksum of the shard's texts, by TextsDigest; must be set before the shard is published."""
         self._store = store
@@ -330,6 +332,8 @@ class ShardWriter:
                 "files": files,
                 "counts": dict(self.counts),
             }
+            if self.truncated_rows:
+                state["truncated_rows"] = self.truncated_rows
             self._store.record(state)
             self._files = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import shutil
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from hf_xlmr import __version__
 from hf_xlmr.data.columns import identity_of
-from hf_xlmr.errors import InputError, printable
+from hf_xlmr.errors import NO_ROOM, InputError, printable
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import CACHE_VARIABLE, cache_folder, make_cache_folder
@@ -80,7 +81,8 @@ def encoded_data(
     the task raise.
     """
     name = ", ".join(sources)
-    key = processes.agreed(_key(task, sources, reading, coding) or f"{ONCE}{secrets.token_hex(16)}")
+    own = _key(task, sources, reading, coding) if processes.is_first else None
+    key = processes.agreed(own or f"{ONCE}{secrets.token_hex(16)}")
     entry, is_found_again = cache_folder() / ENTRIES / key, not key.startswith(ONCE)
 
     def check() -> None:
@@ -118,7 +120,8 @@ def _told_with_the_cache() -> Iterator[None]:
         yield
     except OSError as error:
         cache, place = str(cache_folder()), str(error.filename or "")
-        if not (place.startswith(cache) or cache.startswith(place)):
+        is_there = bool(place) and (place.startswith(cache) or cache.startswith(place))
+        if not is_there and (place or error.errno not in {*NO_ROOM, errno.EROFS, errno.EACCES}):
             raise
         reason = error.strerror or str(error)
         raise InputError(printable(NOT_WRITABLE.format(cache, reason, CACHE_VARIABLE))) from error
