@@ -15,6 +15,15 @@ from hf_xlmr.tasks.kinds.task import Setting
 
 __all__ = ["adopted_card", "base_model_of", "finetuned_card"]
 
+USE: Final = """## Use
+
+The code runs in this folder, without hf_xlmr; from elsewhere, replace `"."` by the path of the folder or its id on the
+Hub.
+
+```python
+{block}
+```
+"""
 CARD: Final = """---
 {metadata}---
 
@@ -27,15 +36,7 @@ on examples in {languages}.{adapters}
 |---|---|
 {settings}
 
-## Use
-
-The code runs in this folder, without hf_xlmr; from elsewhere, replace `"."` by the path of the folder or its id on the
-Hub.
-
-```python
-{block}
-```
-{labels}
+{use}{labels}
 {tokenized}
 """
 ADAPTERS: Final = (
@@ -64,15 +65,7 @@ ADOPTED: Final = """---
 `{class_name}`, trained from {origin} by a script of its author. `hf-xlmr adopt` added what {origin} has of
 fairseq: the dictionary, the SentencePiece model and the options.
 
-## Use
-
-The code runs in this folder, without hf_xlmr; from elsewhere, replace `"."` by the path of the folder or its id on the
-Hub.
-
-```python
-{block}
-```
-{labels}
+{use}{labels}
 {tokenized}
 """
 
@@ -115,7 +108,7 @@ def adopted_card(folder: Path, source: Path, *, model: str, class_name: str) -> 
         name=as_text(folder.resolve().name),
         class_name=class_name,
         origin=as_code(base) if base == model else as_text(Path(model).name),
-        block=_block(folder, f"AutoModel{ending}", texts=use.texts, shown=use.shown),
+        use=_usage(folder, f"AutoModel{ending}", texts=use.texts, shown=use.shown),
         labels=_labels(config) if "Classification" in ending else "",
         tokenized=TOKENIZED.format(""),
     )
@@ -154,7 +147,7 @@ def finetuned_card(
         languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in trained_on.items()),
         adapters=ADAPTERS if settings.get("lora") else "",
         settings="\n".join(rows),
-        block=_block(folder, loader, texts=TASKS[task].card.texts, shown=TASKS[task].card.shown),
+        use=_usage(folder, loader, texts=TASKS[task].card.texts, shown=TASKS[task].card.shown),
         labels=_labels(config),
         tokenized=TOKENIZED.format("The training texts were tokenized as in fairseq. "),
     )
@@ -185,11 +178,11 @@ def _metadata(pipeline_tag: str, fields_of_card: Mapping[str, object], model_typ
     return as_yaml(given)
 
 
-def _block(folder: Path, loader: str, *, texts: str, shown: str) -> str:
+def _usage(folder: Path, loader: str, *, texts: str, shown: str) -> str:
     """The code that uses the folder; if there are no tokenizer files, the code that loads it."""
     if not (folder / "tokenizer.json").is_file():
-        return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()'
-    return BLOCK.format(loader=loader, texts=texts, shown=shown)
+        return USE.format(block=f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()')
+    return USE.format(block=BLOCK.format(loader=loader, texts=texts, shown=shown))
 
 
 def _labels(config: JsonObject) -> str:
