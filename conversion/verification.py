@@ -72,6 +72,8 @@ def verify(
             FileHashes(checkpoint, folder) as hashes,
         ):
             is_conversion = _is_conversion(noted, folder, checkpoint, hashes)
+            if noted.source_weights and not is_conversion and hashes.source == noted.source_weights:
+                _raise_if_trained(folder, checkpoint)
             if is_conversion:
                 prepared = prepare(checkpoint, wanted)
                 compare_companions(prepared, folder)
@@ -85,6 +87,15 @@ def verify(
             elif record:
                 logger.warning(NOT_RECORDED, folder)
     return found
+
+
+def _raise_if_trained(folder: Path, checkpoint: FairseqCheckpoint) -> None:
+    """Raise InputError if the folder was trained after its conversion from this checkpoint, so that they differ."""
+    if (folder / FINETUNING).is_file():
+        raise InputError(
+            f"{folder} was trained after its conversion ({FINETUNING}), so it does not equal {checkpoint.files.name}: "
+            "export it, and verify the export"
+        )
 
 
 def _verified_export(

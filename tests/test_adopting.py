@@ -80,6 +80,13 @@ def test_the_record_says_what_was_trained_from_what(base: Path, tmp_path: Path) 
     )
 
 
+def test_a_trained_folder_is_not_called_damaged_beside_the_source_of_its_model(tmp_path: Path) -> None:
+    convert("demo", tmp_path / "base")
+    adopt(saved(tmp_path / "base", tmp_path / "mine", "MaskedLM"), tmp_path / "base")
+    with pytest.raises(InputError, match="was trained after its conversion"):
+        verify("demo", tmp_path / "mine")
+
+
 def test_labels_of_id2label_are_in_the_card_and_go_to_fairseq(tmp_path: Path) -> None:
     names = {0: "travel", 1: "weather"}
     base = tmp_path / "base"

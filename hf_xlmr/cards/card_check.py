@@ -31,7 +31,7 @@ UNNAMED: Final = "license is other, and there is no license_name"
 CARRIED: Final = ("language", "license", NAME_OF_OTHER, "license_link", "base_model")
 NO_CARD: Final = (
     "{folder} has no README.md, which the Hub shows as the model's page: write one that begins with the lines ---, "
-    "license: ..., library_name: transformers, --- (convert and finetune write one)"
+    "license: ..., library_name: transformers, --- (convert, finetune and adopt write one)"
 )
 
 

@@ -523,7 +523,8 @@ def _numbers(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
     """The numbers of `layers`, counted from 0, in the same order. Raises InputError."""
     given = (layers,) if _is_number(layers) else tuple(layers) if isinstance(layers, Sequence) else ()
     if not given or any(not _is_number(each) or not -count <= each < count for each in given):
-        raise InputError(f"layers={layers}: the hidden states are numbered 0 (embeddings) to {count - 1} (features)")
+        shown = ",".join(map(str, given)) if given else repr(layers)
+        raise InputError(f"layers={shown}: the hidden states are numbered 0 (embeddings) to {count - 1} (features)")
     numbers = tuple(int(each) % count for each in given)
     if len(set(numbers)) < len(numbers):
         raise InputError(f"layers={layers}: the same layer is named twice")
