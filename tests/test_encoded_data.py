@@ -278,7 +278,7 @@ def test_stride_and_windows_encode_questions_again(coding: Coding, tmp_path: Pat
 def test_saved_data_sets_are_known_by_all_their_files(coding: Coding, tmp_path: Path) -> None:
     rows = [{"premise": "Zug", "hypothesis": "Garten", "label": number % 3, "language": "de"} for number in range(6)]
     for folder, some in (("one", rows), ("two", rows[::-1])):
-        Dataset.from_list(some).save_to_disk(tmp_path / folder)
+        Dataset.from_list(some).save_to_disk(str(tmp_path / folder))
     first, second = (encoded(str(tmp_path / folder), coding) for folder in ("one", "two"))
     assert first[1] == second[1] == 6 and first[0].digest != second[0].digest
     assert encoded(str(tmp_path / "one"), coding)[1] == 0

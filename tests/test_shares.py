@@ -83,7 +83,7 @@ def several(folder: Path) -> Path:
 def saved(folder: Path) -> Path:
     from datasets import Dataset
 
-    Dataset.from_dict({"text": TEXTS}).save_to_disk(folder / "set", num_shards=3)
+    Dataset.from_dict({"text": TEXTS}).save_to_disk(str(folder / "set"), num_shards=3)
     return folder / "set"
 
 

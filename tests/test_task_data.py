@@ -134,7 +134,7 @@ def test_the_data_set_of_one_language(tmp_path: Path) -> None:
 
     data = one_language()
     data.info.config_name = "el"
-    DatasetDict(test=data, validation=data.select([0])).save_to_disk(tmp_path / "saved")
+    DatasetDict(test=data, validation=data.select([0])).save_to_disk(str(tmp_path / "saved"))
     assert read_xnli(tmp_path / "saved", split="test") == [("el", *row) for row in THREE]
     assert "has the splits test, validation" in told(read_xnli, tmp_path / "saved")
     for language in ("el", "hi"):

@@ -687,7 +687,7 @@ def data() -> Any:
 
 
 def test_a_saved_data_set(tmp_path: Path, data: Any) -> None:
-    data.save_to_disk(tmp_path / "set", num_shards=2)
+    data.save_to_disk(str(tmp_path / "set"), num_shards=2)
     opened = open_texts(tmp_path / "set", id_column="id")
     assert [(row.text, row.id) for row in opened] == list(zip(TEXTS + CUT, range(100), strict=False))
     assert (rows_of_cuts(opened), opened.is_repeatable, [row.place for row in opened][3]) == (11, True, "set, row 3")
@@ -699,8 +699,8 @@ def test_a_saved_data_set(tmp_path: Path, data: Any) -> None:
 def test_saved_splits(tmp_path: Path, data: Any) -> None:
     from datasets import DatasetDict
 
-    DatasetDict(train=data, test=data.select([2, 0])).save_to_disk(tmp_path / "two")
-    DatasetDict(test=data.select([2, 0])).save_to_disk(tmp_path / "one")
+    DatasetDict(train=data, test=data.select([2, 0])).save_to_disk(str(tmp_path / "two"))
+    DatasetDict(test=data.select([2, 0])).save_to_disk(str(tmp_path / "one"))
     assert texts_of(tmp_path / "two", split="test") == texts_of(tmp_path / "one") == [TEXTS[2], TEXTS[0]]
     assert texts_of(tmp_path / "two", split="train") == TEXTS + CUT
     with pytest.raises(InputError, match="has the splits train, test; say which"):
