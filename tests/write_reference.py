@@ -100,7 +100,7 @@ def _spelled(option: Any, kind: Any) -> str:
 
 
 def _metavar(parameter: Any, kind: Any) -> str:
-    """What stands for the value: the name or the choices that it was given, or its type."""
+    """How a value is named: by the name or the choices that it was given, or by its type."""
     if parameter.metavar:
         return str(parameter.metavar)
     return {int: "N", float: "F", Path: "PATH"}.get(kind, "TEXT")

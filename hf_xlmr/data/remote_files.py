@@ -181,7 +181,7 @@ class RemotePlace:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it stands for several files."""
+        """Whether it names several files."""
         return any(each in self.path for each in ("*[" if self._is_web else "*[?"))
 
     def is_folder(self, *, is_named_as_file: bool) -> bool:

@@ -86,7 +86,7 @@ def adopting_callback(converted: str | Path) -> TrainerCallback:
     """A callback of Trainer that completes each checkpoint when it is saved, as `adopt` does.
 
     A checkpoint that cannot be completed is named in the log, and the training goes on. Raises InputError at once if
-    there is no such model.
+    the model does not exist.
     """
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -139,10 +139,11 @@ class _Adopting:
             labels = _labels(self.opened.config, path)
             wanted = dict(self._wanted(keeps_tokenizer=keeps_tokenizer))
             _raise_if_in_the_way(path, wanted)
-            self._settle_appended_rows(reset=reset_appended_rows)
+            was_reset = self._settle_appended_rows(reset=reset_appended_rows)
+            weights = _hashes(OpenedFolder(path) if was_reset else self.opened)
             removed = tuple(self._stale(wanted, keeps_tokenizer=keeps_tokenizer))
             keeps_card = self.opened.has(CARD) and self.opened.sha256(CARD) != self._own_card
-            self._write(wanted, removed, adopted.class_name, keeps_card=keeps_card)
+            self._write(wanted, removed, adopted.class_name, weights, keeps_card=keeps_card)
         return Adoption(
             folder=path,
             model=self.named,
@@ -154,7 +155,13 @@ class _Adopting:
         )
 
     def _write(
-        self, wanted: Mapping[str, Path], removed: tuple[str, ...], class_name: str, *, keeps_card: bool
+        self,
+        wanted: Mapping[str, Path],
+        removed: tuple[str, ...],
+        class_name: str,
+        weights: Mapping[str, str],
+        *,
+        keeps_card: bool,
     ) -> None:
         """Write all files, the records last. Raises OSError."""
         path = self.path
@@ -169,7 +176,7 @@ class _Adopting:
         if not keeps_card:
             card = adopted_card(path, self.files.folder, model=self.named, class_name=class_name).encode()
             replace_content(path / CARD, card)
-        replace_content(path / FINETUNING, finetuning_record_text(self._record(class_name, card)).encode())
+        replace_content(path / FINETUNING, finetuning_record_text(self._record(class_name, weights, card)).encode())
         if CONVERSION in wanted:  # last: without the record of the training the folder would pass for a conversion
             replace_content(path / CONVERSION, wanted[CONVERSION].read_bytes())
 
@@ -209,14 +216,18 @@ class _Adopting:
             shown = "; ".join(differences[:SHOWN])
             raise InputError(f"{self.path} was not trained from {self.files.name} as it is: {shown}")
 
-    def _settle_appended_rows(self, *, reset: bool) -> None:
-        """Make the rows that `convert` appended what `<unk>` is. Without `reset`, raise InputError if they are not."""
+    def _settle_appended_rows(self, *, reset: bool) -> bool:
+        """Make the rows that `convert` appended what `<unk>` is, and return whether that changed the weights.
+
+        Without `reset`, raise InputError if they are not.
+        """
         rows = self.files.appended_rows
         if not rows or are_unknown(self.path, rows):
-            return
+            return False
         if not reset:
             raise InputError(TRAINED_ROWS.format(folder=self.path, first=rows.start, last=rows.stop - 1))
         repeat_unknown_row(self.path, rows)
+        return True
 
     # ---- what is written ---------------------------------------------------------------------------------------------
 
@@ -243,9 +254,9 @@ class _Adopting:
         told = self.opened.training.get(ADOPTED)
         return told.get("card_sha256") if isinstance(told, dict) else None
 
-    def _record(self, class_name: str, card: bytes | None) -> JsonObject:
+    def _record(self, class_name: str, weights: Mapping[str, str], card: bytes | None) -> JsonObject:
         told = {
-            "weights_sha256": _hashes(OpenedFolder(self.path)),
+            "weights_sha256": weights,
             "trained_from_sha256": _hashes(self.source),
             "card_sha256": None if card is None else hashlib.sha256(card).hexdigest(),
             "hf_xlmr": __version__,
