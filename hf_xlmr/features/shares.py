@@ -141,7 +141,7 @@ class _Taken(Share):
         for number in count(self._processes.rank, self._processes.count):
             path = _rows_path(self._shards, number)
             waited = 0
-            while (end := self._end()) is None and (state := self._made(number)) is None and not path.exists():
+            while (end := self._end()) is None and self._made(number) is None and not path.exists():
                 time.sleep(POLL_SECONDS)
                 waited += 1
                 if waited % LOOKS == 0:
