@@ -115,8 +115,9 @@ def _shape_of(source: Path) -> ModelShape:
     shape = shape_of_config(folder.config)
     if shape.task not in TAKEN:
         raise InputError(
-            f"{source} holds a {shape.class_name}, whose head sentence-transformers would drop without a word; give an "
-            "encoder or a masked LM (of its checkpoint, convert with encoder_only=True or head='none' makes one)"
+            f"{source}: sentence-transformers would drop the head of {shape.class_name} without a word; give an "
+            "encoder or a masked LM. From a fairseq checkpoint, convert makes one with encoder_only=True or "
+            "head='none'; from this folder, AutoModel.from_pretrained and save_pretrained do"
         )
     if not any((source / name).is_file() for name in TOKENIZERS):
         raise InputError(

@@ -15,9 +15,11 @@ import typer
 from in_process import run
 from warm_processes import PROGRAM
 
+from hf_xlmr import conversion
 from hf_xlmr.cli import task_commands
 from hf_xlmr.cli.command_help import EXAMPLES, SUMMARIES
 from hf_xlmr.cli.program import app
+from hf_xlmr.tasks import training
 
 COMMANDS: Any = typer.main.get_command(app)
 NARROW = 80
@@ -33,15 +35,15 @@ def test_at_80_columns_no_summary_is_cut_off(tmp_path: Path) -> None:
 
 def test_help_uses_the_width_of_the_terminal(tmp_path: Path) -> None:
     narrow, wide = (run("extract", "-h", cwd=tmp_path, COLUMNS=str(width)).stdout for width in (NARROW, 120))
-    assert max(map(len, narrow.splitlines())) <= NARROW + len("hf-xlmr extract")  # examples stay whole
+    assert max(map(len, narrow.splitlines())) <= NARROW
     assert len(wide.splitlines()) < len(narrow.splitlines())
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_help_ends_with_examples(name: str, tmp_path: Path) -> None:
-    shown = run(name, "-h", cwd=tmp_path).stdout
-    assert all(line in shown for line in EXAMPLES[name])
-    assert shown == run(name, "--help", cwd=tmp_path).stdout
+    shown = run(name, "-h", cwd=tmp_path, COLUMNS=str(NARROW)).stdout
+    assert all(line in shown and len(line) < NARROW - 3 for line in EXAMPLES[name])
+    assert shown == run(name, "--help", cwd=tmp_path, COLUMNS=str(NARROW)).stdout
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
@@ -49,6 +51,40 @@ def test_the_program_takes_every_example(line: str) -> None:
     _, _, called = line.rpartition("hf-xlmr ") if "hf-xlmr " in line else line.rpartition("-m hf_xlmr ")
     name, *rest = shlex.split(called)
     assert COMMANDS.commands[name].make_context(name, rest).params
+
+
+def interrupted(*_args: object, **_options: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("left", "more", "told"),
+    [
+        ((), (), "nothing was trained; start again with the same command"),
+        (("checkpoints",), (), "no checkpoint was written; start again with the same command and --resume"),
+        (("checkpoints/checkpoint-5",), (), "continue with the same command and --resume"),
+        (("checkpoints/checkpoint-5",), ("--overwrite",), "the same command and --resume in place of --overwrite"),
+    ],
+)
+def test_an_interrupted_training_says_how_to_continue(
+    left: tuple[str, ...], more: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in left:
+        (tmp_path / "out" / name).mkdir(parents=True)
+    monkeypatch.setattr(training, "finetune", interrupted)
+    command = ("finetune", "xnli", "--model", "demo", "--train", "demo", "--output", "out")
+    done = run(*command, *more, cwd=tmp_path)
+    assert done.returncode == 130 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("hf-xlmr: interrupted: ") and done.stderr.rstrip().endswith(told)
+
+
+def test_an_interrupted_conversion_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "convert", interrupted)
+    done = run("convert", "demo", "out", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "hf-xlmr: interrupted: out is as it was before\n")
+    monkeypatch.setattr(conversion, "inspect", interrupted)
+    done = run("inspect", "demo", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "hf-xlmr: interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -399,7 +399,9 @@ def test_an_output_is_not_taken_for_another(tmp_path: Path) -> None:
         create(out, JOB, layout=layout_of())
     fill(create(out, JOB, layout=layout_of(), resume=True), rows_of(0, 25))
     before = contents(out)
-    with pytest.raises(InputError, match="is finished by an earlier run; choose another folder, or pass resume=True"):
+    with pytest.raises(
+        InputError, match="holds the finished output of an earlier run; choose another folder, or pass overwrite=True"
+    ):
         create(out, JOB, layout=layout_of())
     with pytest.raises(InputError, match="model was"):
         create(out, other, layout=layout_of(), resume=True)
@@ -494,7 +496,7 @@ def test_of_a_finished_output_what_was_lost_or_cut_is_made_again(tmp_path: Path,
     (broken,) = (path for path in out.iterdir() if "00001" in path.name)
     damage(broken)
     kept = {path.name: path.stat().st_ino for path in out.iterdir() if path.name[0] != "." and path != broken}
-    with pytest.raises(InputError, match="is finished by an earlier run"):
+    with pytest.raises(InputError, match="holds the finished output of an earlier run"):
         create(out, JOB, layout=layout_of(format=kind))
     with pytest.raises(InputError, match="with other options"):
         create(out, {}, layout=layout_of(format=kind), resume=True)
@@ -710,7 +712,7 @@ def test_a_run_that_made_no_shard_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_begun_stays_as_it_was(tmp_path: Path) -> None:
     filled(tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    for how, told in (({}, "is finished by an earlier run"), ({"resume": True}, "with other options")):
+    for how, told in (({}, "holds the finished output of an earlier run"), ({"resume": True}, "with other options")):
         with pytest.raises(InputError, match=told):
             create(tmp_path / "out", {"another": "job"} if how else JOB, layout=layout_of(), **how)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before

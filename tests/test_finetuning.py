@@ -252,7 +252,8 @@ def test_what_no_card_tells_is_left_out(trained: dict[str, FinetuningReport]) ->
     for report in trained.values():
         assert not {"language", "license", "base_model"} & metadata_in(report.output).keys()
         assert check_card(OpenedFolder(report.output)) == (
-            "README.md names no license, so nobody knows what they may do with it",
+            "README.md names no license, so nobody knows what they may do with it: add a line such as license: mit "
+            "to the fields at its top",
         )
 
 

@@ -39,6 +39,7 @@ MOST_MODULES = 15
 MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.cli": {"typer"},
     "hf_xlmr.cli.command_help": {"typer"},
+    "hf_xlmr.cli.interrupts": {"typer"},
     "hf_xlmr.cli.command_output": {"typer"},
     "hf_xlmr.cli.console": {"rich"},
     "hf_xlmr.cli.program": {"typer"},

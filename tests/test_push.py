@@ -1045,7 +1045,8 @@ def test_a_card_without_metadata_is_remarked_on(folder: Path, hub: LocalHub) -> 
     with_card("# A model\n")(folder)
     notes = plan_push(folder, REPO, api=api(hub)).report.notes
     assert notes == (
-        "README.md names no license, so nobody knows what they may do with it",
+        "README.md names no license, so nobody knows what they may do with it: add a line such as license: mit "
+        "to the fields at its top",
         "README.md: empty or missing yaml metadata in repo card",
     )
 

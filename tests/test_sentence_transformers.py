@@ -194,7 +194,7 @@ def without_tokenizer(demo: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a classifier": (
         lambda demo: edited(demo, architectures=["XLMRobertaForSequenceClassification"]),
-        "whose head sentence-transformers would drop",
+        "sentence-transformers would drop the head of XLMRobertaForSequenceClassification",
     ),
     "another family": (lambda demo: edited(demo, model_type="bert"), "the model_type is bert"),
     "no tokenizer": (without_tokenizer, "has neither tokenizer.json nor sentencepiece.bpe.model"),

@@ -521,7 +521,7 @@ def test_columns_of_parquet_have_the_right_types(tmp_path: Path) -> None:
         ("1.5", "the id is a number, neither"),
         ("9223372036854775808", "does not fit in 64 bits"),
         ('"\\ud800"', "half of a surrogate pair"),
-        ('"a"', "the id is a string, those before are not"),
+        ('"a"', "the id is a string, those before are not: make all of them strings"),
     ],
 )
 def test_ids_are_all_strings_or_all_integers(tmp_path: Path, ids: str, reason: str) -> None:
@@ -815,7 +815,9 @@ def test_ids_of_all_shards_are_of_one_type(tmp_path: Path) -> None:
     opened = open_texts(tmp_path / "a.jsonl", id_column="id")
     cuts = opened.cuts(2)
     assert cuts is not None and [row.id for row in opened.rows_of(cuts, 0)] == [1, 2]
-    with pytest.raises(BadRow, match=r"^a\.jsonl, line 3: the id is a string, those before are not$"):
+    with pytest.raises(
+        BadRow, match=r"^a\.jsonl, line 3: the id is a string, those before are not: make all of them strings$"
+    ):
         list(opened.rows_of(cuts, 1))
 
 

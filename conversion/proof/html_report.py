@@ -34,10 +34,11 @@ def page_of(prepared: Prepared, report: ParityReport, folder: Path) -> str:
     """
     template = Template((files("hf_xlmr.conversion") / "templates" / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(prepared.checkpoint.files.name),
+        title=escape(f"{prepared.checkpoint.files.name} and {folder.resolve().name}"),
+        ids=escape(_ids(report)),
         facts=_definitions({**_made(prepared, folder), **_facts(prepared, report)}),
         plot=_plot(report.steps, report.tolerance),
-        steps=_table(("step", "largest", "relative", "cosine"), map(_step_row, report.steps)),
+        steps=_table(("step", "absolute difference", "relative difference", "cosine"), map(_step_row, report.steps)),
         tokenizer=_tokenizer(report),
         dropped=_table(("left behind", "names", "for example"), _grouped(prepared.plan.dropped)),
         made=_table(("made", "what it holds"), sorted(prepared.plan.made.items())),
@@ -74,8 +75,8 @@ def _facts(prepared: Prepared, report: ParityReport) -> dict[str, str]:
         "read from": f"{checkpoint.format} container, options kept as {checkpoint.era}",
         "precision": str(prepared.config["dtype"]),
         "weights": f"{report.weights_compared} compared bit for bit, {report.bytes_compared:,} bytes",
-        "outputs": f"{len(report.steps)} steps on {report.tokens} tokens, within {report.largest:.1e} "
-        f"(allowed {report.tolerance:.0e})",
+        "outputs": f"{len(report.steps)} steps on {report.tokens} tokens, relative difference at most "
+        f"{report.largest:.1e} (allowed {report.tolerance:.0e})",
     }
 
 
@@ -102,6 +103,19 @@ def _grouped(dropped: Mapping[str, str]) -> list[tuple[str, int, str]]:
     for name, reason in dropped.items():
         examples.setdefault(reason, name)
     return [(reason, count, examples[reason]) for reason, count in Counter(dropped.values()).most_common()]
+
+
+def _ids(report: ParityReport) -> str:
+    """What the comparison of the tokenizers came to, in a sentence."""
+    if not report.tokenizer:
+        return "No tokenizer was compared."
+    other, texts = sum(each.different for each in report.tokenizer), sum(each.texts for each in report.tokenizer)
+    if not other:
+        return f"The tokenizer gives fairseq's ids for all of {texts:,} generated texts."
+    named = ", ".join(each.name for each in report.tokenizer if each.different)
+    return (
+        f"The tokenizer gives other ids than fairseq for {other:,} of {texts:,} generated texts: see below ({named})."
+    )
 
 
 def _tokenizer(report: ParityReport) -> str:

@@ -31,14 +31,20 @@ UNNAMED: Final = "license is other, and there is no license_name"
 CARRIED: Final = ("language", "license", NAME_OF_OTHER, "license_link", "base_model")
 NO_CARD: Final = (
     "{folder} has no README.md, which the Hub shows as the model's page: write one that begins with the lines ---, "
-    "license: ..., library_name: transformers, --- (convert, finetune and adopt write one)"
+    "license: ..., library_name: transformers, ---; convert and finetune write one, and for a model that you trained "
+    "yourself from a converted folder, adopt does"
+)
+
+NO_LICENCE: Final = (
+    f"{CARD} names no license, so nobody knows what they may do with it: add a line such as license: mit to the fields "
+    "at its top"
 )
 
 
 def check_card(folder: OpenedFolder) -> tuple[str, ...]:
     """Notes for the user on the card in `folder`. Raises InputError if the card cannot be published, OSError."""
     is_licensed = _checked(folder).get("license")
-    return () if is_licensed else (f"{CARD} names no license, so nobody knows what they may do with it",)
+    return () if is_licensed else (NO_LICENCE,)
 
 
 def _checked(folder: OpenedFolder) -> JsonObject:

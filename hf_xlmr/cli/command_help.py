@@ -7,6 +7,8 @@ from typing import Final
 
 import typer
 
+from hf_xlmr.cli.interrupts import ends_at_interrupts
+
 __all__ = ["EXAMPLES", "SUMMARIES", "add_command"]
 
 SUMMARIES: Final[Mapping[str, str]] = {
@@ -37,14 +39,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "extract": (
         "hf-xlmr extract xlmr-base texts.jsonl features --id-column id",
         "zcat texts.gz | hf-xlmr extract demo - features --pool cls --format npy",
-        "hf-xlmr extract xlmr-base 's3://bucket/*.parquet' features --ray auto --actors 64",
-        "torchrun --nproc-per-node 8 -m hf_xlmr extract xlmr-base texts.parquet features --resume",
+        "hf-xlmr extract xlmr-base 's3://bucket/*.parquet' features --ray auto",
+        "torchrun --nproc-per-node 8 -m hf_xlmr extract xlmr-base texts.txt out",
     ),
     "finetune": (
-        "hf-xlmr finetune xnli --model xlmr-base --train facebook/xnli@all_languages --output xnli-model",
-        "hf-xlmr finetune ner --model demo --train demo --eval demo --output ner-model --max-steps 10",
+        "hf-xlmr finetune xnli --model xlmr --train facebook/xnli@en --output out",
+        "hf-xlmr finetune ner --model demo --train demo --eval demo --output out",
     ),
-    "evaluate": ("hf-xlmr evaluate xnli --model xnli-model --data facebook/xnli@all_languages --references",),
+    "evaluate": ("hf-xlmr evaluate xnli --model xnli --data facebook/xnli@all_languages",),
     "adopt": ("hf-xlmr adopt my-classifier --from xlmr-base",),
     "doctor": ("hf-xlmr doctor xlmr-base", "hf-xlmr doctor old-folder --fix"),
     "push": ("hf-xlmr push xlmr-base me/xlmr-base --dry-run", "hf-xlmr push xlmr-base me/xlmr-base --private"),
@@ -57,4 +59,4 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add a sub-command, named as its function, with its summary and its examples."""
     name = command.__name__.replace("_", "-")
     examples = "\n".join(["Examples:", *(f"  {line}" for line in EXAMPLES[name])])
-    app.command(name, short_help=SUMMARIES[name], epilog=VERBATIM + examples)(command)
+    app.command(name, short_help=SUMMARIES[name], epilog=VERBATIM + examples)(ends_at_interrupts(command))

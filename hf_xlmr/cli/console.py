@@ -109,6 +109,11 @@ def _rows(title: str, rows: Mapping[str, object]) -> Table:
     return table
 
 
+def _told(rows: Mapping[str, str]) -> dict[str, str]:
+    """The rows that say something."""
+    return {name: value for name, value in rows.items() if value}
+
+
 def _plain(value: object) -> str:
     """Any value as text in which the terminal and rich find no markup."""
     return "\n".join(escape(printable(line)) for line in str(value).split("\n"))
@@ -146,7 +151,7 @@ def show_conversion(report: ConversionReport) -> None:
     shown = {
         "class": f"{report.class_name}, {report.parameters:,} parameters, {report.dtype}",
         "checkpoint": f"{report.source_parameters:,} parameters",
-        "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
+        "weights": _weights(report),
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
         "proof": _proof(report.parity),
         **({"tokenizer": _tokenizer(report.parity)} if report.parity else {}),
@@ -154,6 +159,10 @@ def show_conversion(report: ConversionReport) -> None:
     console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
     for line in [*_differences(report.differences), *_reasons(report.dropped), *report.notes]:
         console.print(f"  - {_plain(line)}")
+
+
+def _weights(report: ConversionReport | ExportReport) -> str:
+    return f"{len(report.mapped)} mapped and {len(report.made)} made; {len(report.dropped)} left behind"
 
 
 def _proof(parity: JsonObject | None) -> str:
@@ -198,7 +207,7 @@ def show_export(report: ExportReport) -> None:
     console = Console(highlight=False)
     shown = {
         "model": f"{report.arch} for {report.task}, {report.parameters:,} parameters, {report.dtype}",
-        "weights": f"{len(report.mapped)} mapped, {len(report.dropped)} left behind, {len(report.made)} made",
+        "weights": _weights(report),
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
         "loaded by": ", ".join(f"fairseq {release}" for release in report.loaded_by),
     }
@@ -226,7 +235,7 @@ def show_adoption(report: Adoption) -> None:
     }
     shown |= {"removed": ", ".join(report.removed), "kept as it was": ", ".join(report.kept)}
     title = f"{_plain(report.folder)}, trained from {_plain(report.model)}"
-    Console(highlight=False).print(_rows(title, {name: value for name, value in shown.items() if value}))
+    Console(highlight=False).print(_rows(title, _told(shown)))
 
 
 def show_extraction(report: ExtractionReport) -> None:
@@ -256,7 +265,7 @@ def _compared(quality: Int8Quality) -> str:
 
 def _counted_here(report: ExtractionReport) -> str:
     """How many texts a process computed, of its share."""
-    found = f"{report.texts:,} were computed now"
+    found = f"{report.texts:,} were computed now" if report.shards else "none was left to compute"
     return found if report.processes == 1 else f"{found} by the first of {report.processes} processes"
 
 
@@ -266,16 +275,17 @@ def show_inspection(inspection: Inspection, flags: Mapping[str, Flag]) -> None:
     shown = {
         "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons), flags),
         "network": _network(inspection),
-        "weights": f"{inspection.weights} ({inspection.parameters:,} parameters; {_counted(inspection.dtypes)})",
+        "weights": f"{inspection.weights} of the network ({inspection.parameters:,} parameters; "
+        f"{_counted(inspection.dtypes)})",
         "output": "none" if inspection.output_parameters is None else f"{inspection.output_parameters:,} parameters",
         "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",
         "dictionary": _dictionary(inspection),
-        "heads": ", ".join(inspection.heads) or "none",
-        "labels": ", ".join(inspection.labels) or "none",
-        "moving average": "yes (--ema)" if inspection.has_moving_average else "no",
+        "classification heads": ", ".join(inspection.heads) or "none",
+        "labels": ", ".join(inspection.labels),
+        "moving average": "there is one; --ema takes it" if inspection.has_moving_average else "",
         "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
     }
-    console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", shown))
+    console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", _told(shown)))
     kind = [inspection.dictionary_kind] if inspection.dictionary_kind else []
     for line in [*_differences(inspection.differences), *_reasons(inspection.dropped), *kind]:
         console.print(f"  - {_plain(line)}")
@@ -416,7 +426,7 @@ def show_push_plan(report: PushReport) -> None:
         "doctor": _faults(report.folder, report.findings),
         "notes": "\n".join(report.notes),
     }
-    console.print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+    console.print(_rows(_plain(title), _told(shown)))
 
 
 def show_folder_to_push(looked: FolderToPush) -> None:
@@ -431,7 +441,7 @@ def show_folder_to_push(looked: FolderToPush) -> None:
         "notes": "\n".join(looked.notes),
     }
     title = f"{printable(str(looked.path))} (the folder alone: the Hub was not asked)"
-    Console(highlight=False).print(_rows(_plain(title), {name: value for name, value in shown.items() if value}))
+    Console(highlight=False).print(_rows(_plain(title), _told(shown)))
 
 
 def _left_out(names: Mapping[str, str]) -> str:

@@ -20,7 +20,6 @@ from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, sentence_transformers_command, task_commands
 from hf_xlmr.cli.command_help import add_command
 from hf_xlmr.cli.command_output import (
-    INTERRUPTED,
     LOGGER,
     AsJson,
     Quiet,
@@ -371,29 +370,9 @@ def extract(
     options = called_with(ExtractionOptions, given, layers=_numbers(layers))
     is_first = is_first_of_all()  # one of several processes prints
     shown = progress_of_command(shown=is_first and not quiet)
-    with _way_on_shown(output, shown=is_first, was_overwriting=overwrite):
-        report = called_with(_extract_with(given), given, options=options, progress=shown)
+    report = called_with(_extract_with(given), given, options=options, progress=shown)
     if is_first:
         print_result(report, show_extraction, as_json=as_json, quiet=quiet)
-
-
-@contextmanager
-def _way_on_shown(output: Path, *, shown: bool, was_overwriting: bool) -> Iterator[None]:
-    """At Ctrl-C, say what is there and how to continue."""
-    from hf_xlmr.features.store.records import MANIFEST, STATE
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        option = "--resume in place of --overwrite" if was_overwriting else "--resume"
-        found = f"the finished shards stay in {output}; continue with the same command and {option}"
-        if (output / MANIFEST).is_file():
-            found = f"{output} is that of the earlier run"
-        elif not any(path.stem.isdecimal() for path in (output / STATE).glob("*.json")):
-            found = "no shard was finished; start again with the same command"
-        if shown:
-            typer.echo(f"hf-xlmr: interrupted: {printable(found)}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _extract_with(given: Mapping[str, object]) -> Callable[..., ExtractionReport]:

@@ -134,7 +134,9 @@ def push(
         except HubRefusal as refusal:
             if dry_run:  # the folder's part of the plan needs no Hub
                 refusal.exit_code = FOLDER_ALONE
-                if is_shown:
+                if as_json:
+                    print_json({**looked.as_told(), "is_dry_run": True})
+                elif is_shown:
                     show_folder_to_push(looked)
             raise
         if is_shown:

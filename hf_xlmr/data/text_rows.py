@@ -197,7 +197,7 @@ class Ids:
         if isinstance(value, str) and not is_text(value):
             raise BadRow(place, "the id has half of a surrogate pair")
         if self._type not in (None, type(value)):
-            raise BadRow(place, f"the id is {found}, those before are not")
+            raise BadRow(place, f"the id is {found}, those before are not: make all of them strings")
         self._type = type(value)
 
 

@@ -19,7 +19,8 @@ from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMisma
 from hf_xlmr.files.atomic_write import replace_keeping
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_edits import with_fields
-from hf_xlmr.model.families import FAMILIES
+from hf_xlmr.model.families import FAMILIES, Task
+from hf_xlmr.model.folder_records import CONVERSION, FINETUNING
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 from hf_xlmr.model.opened_folder import CARD, CONFIG
 from hf_xlmr.model.plain_config import plain_config, reaching_fields
@@ -171,8 +172,19 @@ def findings_of(facts: FolderFacts) -> tuple[Finding, ...]:
     return _findings(facts, _found(facts))
 
 
+TRAINED: Final = tuple(
+    task.value for task in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING)
+)
+UNRECORDED: Final = (
+    "no record says what the model was trained from: if that is a converted folder, adopt adds the record, fairseq's "
+    "dictionary and a card"
+)
+
+
 def _notes(facts: FolderFacts) -> Iterator[str]:
-    """Yield a remark on tokens that were added to the tokenizer, which fairseq does not know."""
+    """Yield remarks: on a model of nobody's record, and on tokens that fairseq does not know."""
+    if not any(map(facts.has, (FINETUNING, CONVERSION))) and facts.class_name.endswith(TRAINED):
+        yield UNRECORDED
     with suppress(HfXlmrError):  # a check reports it
         added = AddedTokens.of(facts.path, rows=facts.rows or 0)
         if added is not None:

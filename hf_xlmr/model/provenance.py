@@ -58,7 +58,7 @@ SHOWN: Final = 3
 class Standing(str, Enum):
     """What is known of the weights of a folder."""
 
-    verified = "weights verified when converted, and unchanged since"
+    verified = "verified when converted, and unchanged since"
     unverified = "converted without the proof"
     finetuned = "fine-tuned"
     unrecorded = "no record of a conversion"

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -107,6 +107,11 @@ class FolderToPush:
     def path(self) -> Path:
         """The path of the folder."""
         return self.opened.path
+
+    def as_told(self) -> dict[str, object]:
+        """What the checks found, for JSON: files by their sizes, and no content."""
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "opened"}
+        return {"folder": self.path, **told, "files": {name: file.size for name, file in self.files.items()}}
 
     @property
     def card(self) -> str:

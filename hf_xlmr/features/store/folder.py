@@ -199,9 +199,10 @@ class FeatureStore(Shards):
         if not resume and not self._has_shards:  # a run failed before it made one: nothing would be lost
             return False
         if not resume:
-            state = "is finished" if self.is_finished else "was begun"
+            state = "holds the finished output of" if self.is_finished else "was begun by"
+            way_on = "" if self.is_finished else "resume=True to continue it, or "
             raise InputError(
-                f"{self.folder} {state} by an earlier run; choose another folder, or pass resume=True, or "
+                f"{self.folder} {state} an earlier run; choose another folder, or pass {way_on}"
                 "overwrite=True to begin it again"
             )
         self._raise_if_other(begun)
@@ -214,9 +215,11 @@ class FeatureStore(Shards):
     def _raise_if_other(self, begun: Mapping[str, object]) -> None:
         changed = differences(begun, self._record)
         if changed:
+            numbers = [each.argument for each in changed if each.argument]
+            same = ", ".join(numbers) if len(numbers) == len(changed) else "the same"
             raise InputError(
-                f"{self.folder} was begun with other options: {'; '.join(changed)}. "
-                "Use the same to continue, or choose another folder"
+                f"{self.folder} was begun with other options: {'; '.join(map(str, changed))}. "
+                f"Use {same} to continue, or choose another folder"
             )
 
     def _remove_all(self) -> None:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import IO, Final, TypedDict, TypeVar, cast, get_origin, get_type_hints
+from typing import IO, Final, NamedTuple, TypedDict, TypeVar, cast, get_origin, get_type_hints
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.fsync import flush, flush_path
@@ -151,10 +151,26 @@ def _damage(path: Path, why: str) -> IntegrityError:
     return IntegrityError(f"{path} is damaged: {why}; {remedy}")
 
 
-def differences(begun: object, now: object, name: str = "") -> list[str]:
-    """A sentence for every option that has changed, with both values."""
+class Changed(NamedTuple):
+    """An option of a folder that was begun, and what it is now."""
+
+    name: str
+    begun: object
+    now: object
+
+    def __str__(self) -> str:
+        return f"{self.name} was {json.dumps(self.begun)} and is {json.dumps(self.now)} now"
+
+    @property
+    def argument(self) -> str:
+        """The argument as it was when the folder was begun, where one number is all of it."""
+        return f"{self.name}={self.begun}" if type(self.begun) is int else ""
+
+
+def differences(begun: object, now: object, name: str = "") -> list[Changed]:
+    """Every option that has changed."""
     if isinstance(begun, dict) and isinstance(now, dict):
         keys = sorted(begun.keys() | now.keys())
         return [each for key in keys for each in differences(begun.get(key), now.get(key), f"{name}.{key}")]
     label = name.removeprefix(".job.").removeprefix(".layout.")
-    return [] if begun == now else [f"{label} was {json.dumps(begun)} and is {json.dumps(now)} now"]
+    return [] if begun == now else [Changed(label, begun, now)]
