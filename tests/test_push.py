@@ -784,8 +784,10 @@ def test_a_dry_run_without_a_token_shows_the_folder_alone(folder: Path, hub: Loc
     assert "the Hub was not asked" in done.stdout and "to send" not in done.stdout
     assert "not asked for" in done.stdout and "notes.txt 3 B" in done.stdout and "--include NAME" in done.stdout
     assert "verified when converted, and unchanged since" in " ".join(done.stdout.split())
-    silent = run(folder, REPO, "--dry-run", "--json", token="")
-    assert silent.returncode == 3 and not silent.stdout and silent.stderr == done.stderr
+    as_json = run(folder, REPO, "--dry-run", "--json", token="")
+    found = json.loads(as_json.stdout)
+    assert (as_json.returncode, as_json.stderr, found["is_dry_run"]) == (3, done.stderr, True)
+    assert found["files"].keys() | found["unknown"].keys() | found["left_out"].keys() == contents(folder).keys()
 
 
 def test_a_dry_run_tells_a_refused_folder_from_a_hub_that_was_not_asked(folder: Path, hub: LocalHub) -> None:
