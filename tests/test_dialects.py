@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -157,18 +157,48 @@ def test_what_only_the_training_of_a_known_project_used_is_left_behind_by_name(p
     assert all(project in report.dropped[name] for name, project in KNOWN_BESIDE.items())
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("wrapped", ["module.", ""])
-def test_infoxlm_is_read_wherever_it_lies(prefix: str, wrapped: str, tmp_path: Path) -> None:
-    """Its own wrapper, and another around that; nothing of the slow copy or of the queue stays without a reason."""
-    both = {**prefixed("model_fast.")(weights()), **prefixed("model_slow.")(weights(seed=9))}
-    beside = {"queue": torch.zeros(2, 2), "queue_ptr": torch.zeros(1), "proj_matrix_fast": torch.zeros(1, 2, 2)}
-    folder = Checkpoint(model=prefixed(prefix + wrapped)(OrderedDict({**both, **beside}))).write(tmp_path / "m")
+INFOXLM_BESIDE = {
+    "queue": torch.ones(4, 16),
+    "enqueue_cnt": torch.ones(1, dtype=torch.long),
+    "queue_ptr": torch.ones(1, dtype=torch.long),
+    "proj_matrix_fast": torch.ones(1, 16, 16),
+    "proj_matrix_slow": torch.ones(1, 16, 16),
+}
+
+
+def infoxlm(*, outer: str = "", inner: str = "", copies: Sequence[str] = ("model_slow", "model_fast")) -> Model:
+    """InfoXLM's training file: two copies that differ, a queue and projections, in the order of its code."""
+    seeds = {"model_slow": 9, "model_fast": 0}
+    both = {
+        name: each for copy in copies for name, each in prefixed(f"{copy}.{inner}")(weights(seed=seeds[copy])).items()
+    }
+    return prefixed(outer)(OrderedDict({**INFOXLM_BESIDE, **both}))
+
+
+@pytest.mark.parametrize("copies", [("model_slow", "model_fast"), ("model_fast", "model_slow"), ("model_fast",)])
+@pytest.mark.parametrize("inner", ["", "module.", "module.model."])
+@pytest.mark.parametrize("outer", ["", "module.", "model.module."])
+def test_of_infoxlm_the_trained_copy_is_read_wherever_it_is(
+    outer: str, inner: str, copies: Sequence[str], tmp_path: Path
+) -> None:
+    """A wrapper around both copies, or around each; nothing of the slow copy or of the queue stays without a reason."""
+    folder = Checkpoint(model=infoxlm(outer=outer, inner=inner, copies=copies)).write(tmp_path / "m")
     with open_checkpoint(folder) as checkpoint:
         assert not checkpoint.beside
-        assert sum("InfoXLM" in reason for reason in checkpoint.dropped.values()) >= len(beside) + len(weights())
-        found = read_array(checkpoint.weights[f"{E}embed_tokens.weight"])
-    assert torch.equal(torch.from_numpy(found.copy()), weights()[f"{E}embed_tokens.weight"])
+        left = [name for name, reason in checkpoint.dropped.items() if "InfoXLM" in reason]
+        assert len(left) == len(INFOXLM_BESIDE) + len(weights()) * (len(copies) - 1)
+        found = {name: read_array(weight) for name, weight in checkpoint.weights.items()}
+    assert all(torch.equal(torch.from_numpy(found[name].copy()), weights()[name]) for name in found)
+    assert found.keys() == weights().keys() - {f"{E}version"}
+
+
+@pytest.mark.parametrize("damage", ["no trained copy", "no trained embeddings"])
+def test_infoxlms_average_is_not_taken_for_the_model(damage: str, tmp_path: Path) -> None:
+    model = infoxlm(copies=("model_slow",)) if damage == "no trained copy" else infoxlm()
+    model.pop(f"model_fast.{E}embed_tokens.weight", None)
+    folder = Checkpoint(model=model).write(tmp_path / "m")
+    with pytest.raises(InputError, match=r"InfoXLM's average alone \(model_slow\).* no embeddings under model_fast"):
+        convert(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
@@ -201,8 +231,11 @@ def test_an_unknown_weight_inside_the_encoder_stays_an_error(stray: str, tmp_pat
             convert(folder, tmp_path / "out", encoder_only=encoder_only)
 
 
-def test_of_several_models_none_is_chosen_by_chance(tmp_path: Path) -> None:
-    both = {**prefixed("student.")(weights()), **prefixed("teacher.")(weights(seed=9))}
+@pytest.mark.parametrize(
+    "names", [("student", "teacher"), ("encoder_k", "encoder_q"), ("my_model_fast", "my_model_slow")]
+)
+def test_of_several_models_none_is_chosen_by_chance(names: tuple[str, str], tmp_path: Path) -> None:
+    both = {**prefixed(f"{names[0]}.")(weights()), **prefixed(f"{names[1]}.")(weights(seed=9))}
     folder = Checkpoint(model=OrderedDict(both)).write(tmp_path / "m")
-    with pytest.raises(InputError, match=r"several models \(student, teacher\)"), open_checkpoint(folder):
+    with pytest.raises(InputError, match=rf"several models \({names[0]}, {names[1]}\)"), open_checkpoint(folder):
         pass

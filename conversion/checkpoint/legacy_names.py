@@ -5,6 +5,7 @@ The newest scheme is that of fairseq's main branch; who renamed what, and when, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -81,7 +82,8 @@ FUSED: Final = {  # until 2019-10-25: three projections in one, in the order que
 PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj")
 
 ANCHORS: Final = tuple(f"{side}.sentence_encoder.embed_tokens.weight" for side in ("encoder", "decoder"))
-TRAINED_COPY: Final = "model_fast."  # InfoXLM trains this copy; the others only feed its loss
+TRAINED_COPY: Final = "model_fast"  # InfoXLM trains this copy; the other one, an average of it, only feeds its loss
+AVERAGED_COPY: Final = "model_slow"
 OF_THE_MODEL: Final = ("encoder.", "decoder.", "classification_heads.")  # all that fairseq's RobertaModel has
 
 
@@ -129,10 +131,16 @@ def is_beside(name: str) -> bool:
 def _outer_prefix(names: Iterable[str]) -> str:
     """What a wrapper put before every name: nothing, `model.`, `module.`, ... Raises InputError."""
     found = {name.removesuffix(anchor) for name in names for anchor in ANCHORS if name.endswith(anchor)}
-    trained = sorted((prefix for prefix in found if prefix.endswith(TRAINED_COPY)), key=len)
-    shortest = trained[0] if trained else min(found, default="", key=len)
-    if not trained and any(not prefix.startswith(shortest) for prefix in found):
-        copies = ", ".join(sorted(prefix.rstrip(".") for prefix in found))
+    trained = {prefix for prefix in found if TRAINED_COPY in prefix.split(".")}
+    shortest = min(trained or found, default="", key=len)
+    if AVERAGED_COPY in shortest.split("."):
+        raise InputError(
+            f"the checkpoint holds InfoXLM's average alone ({shortest.rstrip('.'):.200}), which its loss uses, "
+            f"and no embeddings under {TRAINED_COPY}, the model that was trained; if the average is meant, save its "
+            f"weights without {AVERAGED_COPY} in their names"
+        )
+    if any(not prefix.startswith(shortest) for prefix in trained or found):
+        copies = ", ".join(sorted(prefix.rstrip(".") for prefix in trained or found))
         raise InputError(
             f"the checkpoint holds several models ({copies:.200}), and nothing says which is meant; save the weights "
             "of one of them alone"
@@ -142,7 +150,8 @@ def _outer_prefix(names: Iterable[str]) -> str:
 
 def _outer_reason(name: str, prefix: str) -> str | None:
     """Why a name outside of the wrapped model is left behind, None if it is not known."""
-    return _reason(DROPPED, name) or _reason(DROPPED, name.removeprefix(prefix.removesuffix(TRAINED_COPY)))
+    wrapper = re.sub(rf"(^|\.){TRAINED_COPY}\..*", r"\1", prefix)
+    return _reason(DROPPED, name) or _reason(DROPPED, name.removeprefix(wrapper))
 
 
 def drop_reason(name: str) -> str | None:
