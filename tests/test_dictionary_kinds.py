@@ -46,6 +46,7 @@ def test_every_command_says_what_the_dictionary_is(name: str, bpe: str | None, t
     told = inspect(source).dictionary_kind
     assert told is not None and told.startswith(f"dict.txt holds {what}")
     assert told.endswith("the model's ids are those of dict.txt, and no tokenizer of XLM-R's kind belongs to it.")
+    assert "To encode a text, cut it with" in told
     inside = told.replace("dict.txt", "fairseq/dict.txt")
     report = convert(source, tmp_path / "out", verify=bpe is None)
     assert inside in report.notes and not any("SentencePiece" in note for note in report.notes)
@@ -86,6 +87,52 @@ def test_a_dictionary_of_pieces_is_none_of_these(name: str) -> None:
     dictionary = Dictionary.parse((FIXTURES / name / "dict.txt").read_bytes(), name=name)
     assert kind_of_dictionary(dictionary, bpe="gpt2") is None
     assert kind_of_dictionary(Dictionary.of(SPECIAL_SYMBOLS)) is None
+
+
+DECIMALS = TOKENIZERLESS["gpt2"][0]
+JOINED = TOKENIZERLESS["fastbpe"][0]
+
+
+@pytest.mark.parametrize(
+    ("symbols", "bpe", "how"),
+    [
+        (DECIMALS, None, "encoder.json and vocab.bpe, or vocab.json and merges.txt"),
+        (DECIMALS, "sentencepiece", "encoder.json and vocab.bpe, or vocab.json and merges.txt"),
+        (DECIMALS, "gpt2", "English RoBERTa's are GPT-2's own"),
+        (
+            DECIMALS,
+            "hf_byte_bpe",
+            "with ByteLevelBPETokenizer and the training's vocab.json and merges.txt into decimal",
+        ),
+        (JOINED, None, "with fastBPE or subword-nmt and the training's codes"),
+        (JOINED, "fastbpe", "with fastBPE and the training's codes"),
+        (JOINED, "subword_nmt", "with subword-nmt and the training's codes"),
+        (JOINED, "gpt2", "with fastBPE or subword-nmt and the training's codes"),
+        ([*LETTERS, "\u2581"], "characters", "take its characters"),
+        ([*LETTERS, "\u2581", "\u00e9", "\u0180"], "bytes", "letters that fairseq writes for its bytes"),
+        ([f"\u2581{letter}\u0183" for letter in LETTERS], "byte_bpe", "write its bytes as fairseq does"),
+    ],
+)
+def test_it_names_the_tokenizer_that_fairseq_used_and_what_to_do(symbols: list[str], bpe: str | None, how: str) -> None:
+    """The option decides between tokenizers whose symbols look alike; without it, both are named."""
+    kind = kind_of_dictionary(Dictionary.of((*SPECIAL_SYMBOLS, *symbols)), bpe=bpe)
+    assert kind is not None and how in kind.told("dict.txt")
+    named = [tool for tool in ("GPT-2", "Hugging Face", "fastBPE", "subword-nmt") if tool in kind.how]
+    assert bpe is None or bpe in ("sentencepiece", "gpt2") or len(named) <= 1
+
+
+@pytest.mark.parametrize("bpe", [None, "sentencepiece", "byte_bpe", "characters", "bytes"])
+def test_pieces_with_letters_that_fairseq_never_writes_for_bytes_are_plain(bpe: str | None) -> None:
+    symbols = [*(f"\u2581{letter}{letter}" for letter in LETTERS), "\u2581\u0434\u0430"]
+    assert kind_of_dictionary(Dictionary.of((*SPECIAL_SYMBOLS, *symbols)), bpe=bpe) is None
+
+
+def test_a_sentencepiece_model_over_bytes_is_refused(tmp_path: Path) -> None:
+    """Its pieces are those of the dictionary, but it would cut texts, where fairseq cuts the letters of their bytes."""
+    source = write(tmp_path / "source", [f"\u2581{letter}" for letter in LETTERS], bpe="byte_bpe")
+    (source / "sentencepiece.bpe.model").write_bytes((FIXTURES / "v0122" / "sentencepiece.bpe.model").read_bytes())
+    with pytest.raises(InputError, match=r"pieces over the letters that fairseq writes for bytes.*Take the model away"):
+        convert(source, tmp_path / "out", verify=False)
 
 
 def test_a_sentencepiece_model_that_cannot_belong_to_it_is_refused(tmp_path: Path) -> None:

@@ -88,9 +88,9 @@ def _kind(names: Dictionary, model: SentencePieceModel | None, bpe: object) -> D
     if kind is None or kind.has_sentencepiece or model is None:
         return kind
     pieces = model.pieces_of(PieceType.NORMAL)
-    if sum(piece in names for piece in pieces) > len(pieces) / 2:
+    if not kind.is_of_letters and sum(piece in names for piece in pieces) > len(pieces) / 2:
         return None
-    raise InputError(f"the SentencePiece model is not this checkpoint's: {kind.told('dict.txt')} Take it away.")
+    raise InputError(f"the SentencePiece model is not this checkpoint's: {kind.told('dict.txt')} Take the model away.")
 
 
 def _row_notes(names: Dictionary, kind: DictionaryKind | None, *, rows: int) -> Iterator[str]:
