@@ -12,7 +12,8 @@ from factory import OPTIONS, SYMBOLS, Checkpoint
 from places import FIXTURES
 
 from hf_xlmr import XLMR
-from hf_xlmr.conversion import convert, inspect
+from hf_xlmr.conversion import convert, export, inspect, open_checkpoint
+from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
 from hf_xlmr.doctor.examination import examine
 from hf_xlmr.errors import InputError
 from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS, Dictionary
@@ -142,6 +143,27 @@ def test_a_sentencepiece_model_that_cannot_belong_to_it_is_refused(tmp_path: Pat
     with pytest.raises(InputError, match=r"the SentencePiece model is not this checkpoint's: dict\.txt holds the dec"):
         convert(source, tmp_path / "out", verify=False)
     assert inspect(source).dictionary_kind is not None
+
+
+@pytest.mark.parametrize("name", ["v0122camembert", "v0122camembertbpe"])
+def test_what_fairseq_trained_in_camemberts_order_is_named_and_healthy(name: str, tmp_path: Path) -> None:
+    """tests/test_fairseq_answers.py compares ids and outputs; this is what people read, and the way back."""
+    told = inspect(FIXTURES / name).dictionary_kind
+    assert told == (
+        "dict.txt holds SentencePiece's pieces, with <s> and </s> a second time as 5 and 6, as CamemBERT's does: "
+        "the model's ids are those of dict.txt, and XLM-R's class of tokenizers gives others."
+    )
+    report = convert(FIXTURES / name, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert [config[f"{special}_token_id"] for special in ("bos", "pad", "eos")] == [5, 1, 6]
+    assert not (tmp_path / "out" / "sentencepiece.bpe.model").exists() and report.parity is not None
+    diagnosis = examine(tmp_path / "out")
+    assert diagnosis.is_healthy and diagnosis.notes == (told.replace("dict.txt", "fairseq/dict.txt"),)
+    export(tmp_path / "out", tmp_path / "back")
+    assert (tmp_path / "back" / "dict.txt").read_bytes() == (FIXTURES / name / "dict.txt").read_bytes()
+    with open_checkpoint(FIXTURES / name) as before, open_checkpoint(tmp_path / "back") as after:
+        assert before.weights.keys() == after.weights.keys()
+        assert all(same_bytes(weight, after.weights[key]) for key, weight in before.weights.items())
 
 
 def test_camemberts_order_is_said_and_kept(tmp_path: Path) -> None:

@@ -62,13 +62,15 @@ class FairseqRule:
 
         self.processor = SentencePieceProcessor(model_file=str(home / "sentencepiece.bpe.model"))
         lines = (home / "dict.txt").read_bytes().decode("utf-8").rstrip("\n").split("\n")
-        self.symbols = [*SPECIAL_SYMBOLS, *(line.rsplit(" ", 1)[0] for line in lines)]
+        plain = [line.removesuffix(" #fairseq:overwrite") for line in lines]
+        self.symbols = [*SPECIAL_SYMBOLS, *(line.rsplit(" ", 1)[0] for line in plain)]
         self.rows = {symbol: row for row, symbol in enumerate(self.symbols)}
 
     def encode(self, *sentences: str) -> list[int]:
         cut = [" ".join(self.processor.encode(sentence, out_type=str)).split() for sentence in sentences]
-        first, *others = [[*(self.rows.get(piece, 3) for piece in pieces), 2] for pieces in cut]
-        return [0, *first, *(row for other in others for row in [2, *other])]
+        begin, end = self.rows["<s>"], self.rows["</s>"]
+        first, *others = [[*(self.rows.get(piece, 3) for piece in pieces), end] for pieces in cut]
+        return [begin, *first, *(row for other in others for row in [end, *other])]
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,9 @@ def assert_ids_are_fairseqs(tokenizer: ExactTokenizer, rule: FairseqRule, texts:
         assert [(t, a) for t, a, e in zip(texts, encoded, expected, strict=True) if a != e] == []
 
 
-@pytest.mark.parametrize("name", ["v0122", "v0122rare", "v0122bpe", "v0102", "v090"])
+@pytest.mark.parametrize(
+    "name", ["v0122", "v0122rare", "v0122bpe", "v0102", "v090", "v0122camembert", "v0122camembertbpe"]
+)
 def test_odd_texts_have_the_ids_of_fairseqs_rule(name: str) -> None:
     tokenizer = fixture_tokenizer(name)
     assert_ids_are_fairseqs(tokenizer, FairseqRule(FIXTURES / name), odd_texts(tokenizer, count=200))

@@ -16,7 +16,8 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 from hf_xlmr.tokenizer.transformers_tokenizer import XLMRTokenizer
 
-NAMES = ["demo", "v0122", "v0122rare", "v0122bpe", "v0122cls", "v090"]
+OVERWRITING = ["v0122camembert", "v0122camembertbpe"]
+NAMES = ["demo", "v0122", "v0122rare", "v0122bpe", "v0122cls", "v090", *OVERWRITING]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,23 @@ def test_ids_are_fairseqs_own(name: str, folders: dict[str, Path]) -> None:
     assert tokenizer(golden["texts"])["input_ids"] == tokenizer.exact.encode_batch(golden["texts"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_specials_that_the_dictionary_overwrites_are_those_of_encoded_texts(
+    name: str, folders: dict[str, Path]
+) -> None:
+    tokenizer = load(folders[name])
+    assert [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id] == [
+        5,
+        1,
+        6,
+        3,
+    ]
+    ids = tokenizer("The train", "Le train")["input_ids"]
+    masked = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+    assert [index for index, special in zip(ids, masked, strict=True) if special] == [5, 6, 6, 6]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OVERWRITING])
 def test_its_vocabulary_is_the_dictionary(name: str, folders: dict[str, Path]) -> None:
     tokenizer = load(folders[name])
     dictionary = tokenizer.exact.dictionary

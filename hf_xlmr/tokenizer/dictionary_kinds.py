@@ -41,8 +41,8 @@ class DictionaryKind:
         """A remark for users on the ids; `place` is the path of the dictionary, such as fairseq/dict.txt."""
         if self.has_sentencepiece:
             return (
-                f"{place} holds {self.what}: the model's ids are those of {place}, and Transformers' classes of "
-                "tokenizers give others."
+                f"{place} holds {self.what}: the model's ids are those of {place}, and XLM-R's class of tokenizers "
+                "gives others."
             )
         return (
             f"{place} holds {self.what}. To encode a text, {self.how}, and look up each: the model's ids are those of "

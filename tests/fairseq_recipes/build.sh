@@ -22,7 +22,7 @@ declare -A environment=(
   [0.9.0]=${FAIRSEQ_090:?folder of the fairseq 0.9.0 environment}
 )
 all=(demo v0122 v0122cls v0122prenorm v0122prelayernorm v0102 v090 v090half v0122untied v0122bpe v0122rare v0122regression
-  v0122ranking v0122twoheads omegaconf fsdp)
+  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe)
 
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$out/work" "$out/fixtures"
@@ -170,6 +170,31 @@ build_v0122rare() {
   small_rare
   masked_model v0122rare small.rare
   short_golden 0.12.2 v0122rare --texts 4
+}
+
+# camembert_model NAME SPM: a dictionary with specials of its own, as CamemBERT's, from lines on standard input
+# (fairseq-preprocess saves it without the flags that fairseq then needs to read it, so the file itself is put back)
+camembert_model() {
+  if [[ ! -e bin/$1 ]]; then
+    { printf '%s 999 #fairseq:overwrite\n' '<unk>' '<s>' '</s>'; cat; } >"$1.txt"
+    corpus_data 0.12.2 "$2" "$1" --srcdict "$1.txt"
+    cp "$1.txt" "bin/$1/dict.txt"
+  fi
+  pretrain 0.12.2 "$1" "$1" --no-save-optimizer-state --seed 9
+  assemble "$1" "$2" "$1"
+}
+
+build_v0122camembert() {
+  small_identity
+  camembert_model v0122camembert small <spm/small/ordered.txt
+  short_golden 0.12.2 v0122camembert
+}
+
+build_v0122camembertbpe() { # <mask> has a line of its own, and the pieces are in the order of their frequency
+  small_bpe
+  corpus_data 0.12.2 small.bpe small.bpe.counted
+  { echo '<mask> 1'; cat bin/small.bpe.counted/dict.txt; } | camembert_model v0122camembertbpe small.bpe
+  short_golden 0.12.2 v0122camembertbpe --texts 6
 }
 
 build_v0122untied() {
