@@ -192,6 +192,21 @@ def test_of_infoxlm_the_trained_copy_is_read_wherever_it_is(
     assert found.keys() == weights().keys() - {f"{E}version"}
 
 
+@pytest.mark.parametrize(("outer", "inner"), [("", ""), ("module.", "model.")])
+def test_infoxlm_is_proved_against_its_trained_copy(outer: str, inner: str, tmp_path: Path) -> None:
+    """Its code writes the slow copy first."""
+    folder = Checkpoint(model=infoxlm(outer=outer, inner=inner)).write(tmp_path / "m")
+    assert convert(folder, tmp_path / "out").parity is not None
+
+
+def test_a_copy_next_to_the_model_is_not_taken_for_it(tmp_path: Path) -> None:
+    model = OrderedDict({**prefixed("momentum.")(weights(seed=9)), **weights()})
+    folder = Checkpoint(model=model).write(tmp_path / "m")
+    with pytest.raises(UnsupportedCheckpoint, match=r"weights outside the encoder.*momentum\.encoder"):
+        convert(folder, tmp_path / "out")
+    assert convert(folder, tmp_path / "out", encoder_only=True).parity is not None
+
+
 @pytest.mark.parametrize("damage", ["no trained copy", "no trained embeddings"])
 def test_infoxlms_average_is_not_taken_for_the_model(damage: str, tmp_path: Path) -> None:
     model = infoxlm(copies=("model_slow",)) if damage == "no trained copy" else infoxlm()

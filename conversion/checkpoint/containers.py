@@ -122,6 +122,8 @@ def _confirm_pickle(pickled: FileSlice, expected: int) -> None:
 def _root_of(members: dict[str, zipfile.ZipInfo], file: FileSlice) -> str:
     roots = [name.removesuffix("data.pkl") for name in members if name.rpartition("/")[2] == "data.pkl"]
     if len(roots) != 1:
+        if inside := next((name for name in members if name.endswith(".pt")), None):
+            raise InputError(f"{file.name} is a zip archive that holds {inside:.80}: unpack it, and name its folder")
         raise InputError(f"{file.name} is a zip archive, but not one that PyTorch wrote (it holds no data.pkl)")
     if any(name.startswith(roots[0] + "code/") for name in members):
         raise InputError(f"{file.name} is a TorchScript program, not a checkpoint")

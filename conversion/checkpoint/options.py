@@ -37,9 +37,19 @@ def _flattened(configuration: dict[str, object]) -> dict[str, object]:
         values = configuration.get(section)
         if isinstance(values, dict):
             name = values.get("_name")
-            flat |= {key: value for key, value in values.items() if key != "_name"}
+            flat |= {key: value for key, value in _without_sections(values).items() if key != "_name"}
             flat |= {_NAMED_AS[section]: name} if section in _NAMED_AS and isinstance(name, str) else {}
     return flat
+
+
+def _without_sections(values: dict[str, object]) -> dict[str, object]:
+    """A section with what its `transformer` holds (data2vec), named as flat options are, such as encoder_layers."""
+    inner = values.get("transformer")
+    if not isinstance(inner, dict):
+        return values
+    sections = {name: part for name in ("encoder", "quant_noise") if isinstance(part := inner.get(name), dict)}
+    flat = {f"{name}_{key}": value for name, part in sections.items() for key, value in part.items()}
+    return {key: value for key, value in inner.items() if not isinstance(value, dict)} | flat | values
 
 
 _NAMED_AS: Final = {"model": "arch", "task": "task", "criterion": "criterion", "bpe": "bpe"}

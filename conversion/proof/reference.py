@@ -52,7 +52,8 @@ class Reference:
         `attention_heads` counts only where the options do not say.
         `rounded` is what the conversion did to the precision, so that only mistakes differ.
         """
-        anchor = next(name for name in weights if name.endswith("sentence_encoder.embed_tokens.weight"))
+        anchors = sorted((name for name in weights if name.endswith("sentence_encoder.embed_tokens.weight")), key=len)
+        anchor = next((name for name in anchors if "model_fast" in name.split(".")), anchors[0])  # of InfoXLM's copies
         self.root = anchor.removesuffix("sentence_encoder.embed_tokens.weight")
         self.outer = self.root.removesuffix("encoder.").removesuffix("decoder.")
         self.weights = weights

@@ -5,7 +5,7 @@
 # With names, only those are built, and what they are made from. What exists already is not made again.
 # Three environments are needed, each a folder with bin/python:
 #   FAIRSEQ_0122  fairseq 0.12.2, torch 1.12.1, Python 3.8 (omegaconf 2.0.6, hydra-core 1.0.7, importlib-resources 5,
-#                 sentencepiece, fairscale 0.4.6)
+#                 sentencepiece, fairscale 0.4.6; for other_tokenizers also fastBPE, subword-nmt and tokenizers 0.15)
 #   FAIRSEQ_0102  fairseq 0.10.2, torch 1.7.1, Python 3.8 (sentencepiece)
 #   FAIRSEQ_090   fairseq 0.9.0, torch 1.4.0, Python 3.7 (sentencepiece)
 # Seeds are fixed; another machine still rounds differently, so weights and answers agree in shape and kind, not in every bit.
@@ -22,7 +22,7 @@ declare -A environment=(
   [0.9.0]=${FAIRSEQ_090:?folder of the fairseq 0.9.0 environment}
 )
 all=(demo v0122 v0122cls v0122prenorm v0122prelayernorm v0102 v090 v090half v0122untied v0122bpe v0122rare v0122regression
-  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe)
+  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe v0122data2vec other_tokenizers)
 
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$out/work" "$out/fixtures"
@@ -196,6 +196,24 @@ build_v0122camembertbpe() { # <mask> has a line of its own, and the pieces are i
   { echo '<mask> 1'; cat bin/small.bpe.counted/dict.txt; } | camembert_model v0122camembertbpe small.bpe
   short_golden 0.12.2 v0122camembertbpe --texts 6
 }
+
+build_v0122data2vec() { # the text model of fairseq's examples; a link keeps the path of this machine out of the checkpoint
+  small_identity
+  corpus_data 0.12.2 small small.counted
+  ln -sfn "$("${environment[0.12.2]}/bin/python" -c 'import fairseq; print(fairseq.__path__[0])' 2>/dev/null)/examples/data2vec" data2vec
+  [[ -e runs/v0122data2vec ]] || run 0.12.2 fairseq-hydra-train --config-dir data2vec/config/text/pretraining --config-name base \
+    hydra.run.dir=. common.user_dir=data2vec common.fp16=false common.cpu=true common.tensorboard_logdir=null common.log_format=none \
+    common.seed=3 checkpoint.save_dir=runs/v0122data2vec checkpoint.no_save_optimizer_state=true \
+    distributed_training.distributed_world_size=1 dataset.max_tokens=1000 dataset.disable_validation=true dataset.num_workers=0 \
+    task.data=bin/small.counted task.tokens_per_sample=64 task.sample_break_mode=eos task.mask_multiple_length=1 \
+    lr_scheduler.warmup_updates=4 'optimization.lr=[0.01]' optimization.max_update=60 \
+    model.average_top_k_layers=2 model.ema_anneal_end_step=30 model.transformer.max_source_positions=64 \
+    model.transformer.encoder.{layers=2,embed_dim=16,ffn_embed_dim=32,attention_heads=4}
+  assemble v0122data2vec small small.counted
+  run 0.12.2 ask_data2vec.py "$PWD/data2vec" "$out/fixtures/v0122data2vec"
+}
+
+build_other_tokenizers() { run 0.12.2 other_tokenizers.py "$out/fixtures/other_tokenizers" --corpus "$corpus"; }
 
 build_v0122untied() {
   small_identity
