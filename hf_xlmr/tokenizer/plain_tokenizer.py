@@ -13,14 +13,17 @@ from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
 __all__ = ["plain_tokenizer", "tokenizer_damage_told"]
 
 
-def plain_tokenizer(folder: Path) -> Any:
+def plain_tokenizer(folder: Path, *, is_checked: bool = False) -> Any:
     """Load the tokenizer of `folder` with AutoTokenizer, after a check of its rules against limits.
+
+    `is_checked` is for whoever has made this check (`raise_if_texts_explode`).
 
     Raises IntegrityError if AutoTokenizer cannot load it, or if its rules may make a text too long.
     """
     from transformers import AutoTokenizer
 
-    raise_if_texts_explode(folder)
+    if not is_checked:
+        raise_if_texts_explode(folder)
     with tokenizer_damage_told(folder), _quiet():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 

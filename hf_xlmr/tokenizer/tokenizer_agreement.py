@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +10,7 @@ from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.tokenizer.dictionary import MASK, UNK_INDEX
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, tokenizer_damage_told
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
+from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
 
 __all__ = ["disagreement_of"]
 
@@ -47,12 +48,12 @@ def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
     Without `exact`, AutoTokenizer is compared only with tokenizer.json.
     """
     try:
-        tokenizer = plain_tokenizer(folder)
+        raise_if_texts_explode(folder)
+        own = _ids_by_the_file(folder)  # before the other is loaded: at XLM-V's size each takes 2 GB
+        tokenizer = plain_tokenizer(folder, is_checked=True)
         tokenizer.model_max_length = LONG  # Transformers compares it with lengths, and the file may hold any value
-        own = _own_tokenizer(folder)
         with tokenizer_damage_told(folder):
-            for each in (getattr(tokenizer, "backend_tokenizer", None), own):
-                _raise_if_longer(folder, each)
+            _raise_if_longer(folder, getattr(tokenizer, "backend_tokenizer", None))
         compared = _by_the_file(tokenizer, own) if exact is None else _by_fairseqs_rule(tokenizer, exact, own)
         with tokenizer_damage_told(folder):  # some classes do not accept strings
             wrong = next((each for each in compared if list(each.given) != list(each.right)), None)
@@ -74,7 +75,7 @@ def _raise_if_longer(folder: Path, tokenizer: Any) -> None:
             raise IntegrityError(f"the normalizer of {folder} makes {length:,} characters of {text!r}")
 
 
-def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Any) -> Iterator[_Ids]:
+def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Mapping[str, Sequence[int]]) -> Iterator[_Ids]:
     dictionary = exact.dictionary
     specials = {
         "<s>": (tokenizer.bos_token_id, dictionary.bos_index),
@@ -86,7 +87,7 @@ def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Any) -> Iterat
     for name, (given, right) in specials.items():
         if right is not None:
             yield _Ids(name, [-1 if given is None else given], [right])
-    decomposed = [text for text in DECOMPOSED if own is not None and own.encode(text).ids == exact.encode(text)]
+    decomposed = [text for text in DECOMPOSED if own.get(text) == exact.encode(text)]
     for text in (*TEXTS, *decomposed):
         yield _Ids(repr(text), _known(tokenizer(text)["input_ids"], exact), exact.encode(text))
     yield _Ids("a pair of texts", _known(tokenizer(*PAIR)["input_ids"], exact), exact.encode(*PAIR))
@@ -98,21 +99,23 @@ def _known(ids: Sequence[int], exact: ExactTokenizer) -> list[int]:
     return [each if each < len(exact.dictionary) or each in added else UNK_INDEX for each in ids]
 
 
-def _own_tokenizer(folder: Path) -> Any:
-    """The tokenizer of tokenizer.json alone, None if there is none."""
+def _ids_by_the_file(folder: Path) -> Mapping[str, Sequence[int]]:
+    """The ids of each text by tokenizer.json alone, none without it. Raises IntegrityError."""
     from tokenizers import Tokenizer
 
     if not (folder / TOKENIZER).is_file():
-        return None
-    own = Tokenizer.from_file(str(folder / TOKENIZER))
-    own.no_truncation()
-    own.no_padding()
-    return own
+        return {}
+    with tokenizer_damage_told(folder):
+        own = Tokenizer.from_file(str(folder / TOKENIZER))
+        own.no_truncation()
+        own.no_padding()
+        _raise_if_longer(folder, own)
+        return {text: own.encode(text).ids for text in (*TEXTS, *DECOMPOSED)}
 
 
-def _by_the_file(tokenizer: Any, own: Any) -> Iterator[_Ids]:
-    for text in TEXTS if own is not None else ():
-        yield _Ids(repr(text), tokenizer(text)["input_ids"], own.encode(text).ids)
+def _by_the_file(tokenizer: Any, own: Mapping[str, Sequence[int]]) -> Iterator[_Ids]:
+    for text in TEXTS if own else ():
+        yield _Ids(repr(text), tokenizer(text)["input_ids"], own[text])
 
 
 def _shown(ids: Sequence[int]) -> str:
