@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,6 +165,17 @@ def test_what_fairseq_trained_in_camemberts_order_is_named_and_healthy(name: str
     with open_checkpoint(FIXTURES / name) as before, open_checkpoint(tmp_path / "back") as after:
         assert before.weights.keys() == after.weights.keys()
         assert all(same_bytes(weight, after.weights[key]) for key, weight in before.weights.items())
+
+
+def test_flags_that_fairseq_preprocess_loses_are_found_by_the_rows(tmp_path: Path) -> None:
+    """As in the first CamemBERT's dict.txt, which fairseq 0.9.0 read; `export` writes them for later releases."""
+    source = shutil.copytree(FIXTURES / "v0122camembert", tmp_path / "source")
+    whole = (source / "dict.txt").read_text()
+    (source / "dict.txt").write_text(whole.replace(" #fairseq:overwrite", ""))
+    output = convert(source, tmp_path / "out").output
+    assert XLMR.from_pretrained(output).encode("The train")[[0, -1]].tolist() == [5, 6]
+    export(output, tmp_path / "back")
+    assert (tmp_path / "back" / "dict.txt").read_text() == whole
 
 
 def test_camemberts_order_is_said_and_kept(tmp_path: Path) -> None:

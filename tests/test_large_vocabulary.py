@@ -49,15 +49,18 @@ def sentencepiece_model(pieces: list[str]) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def make(folder: Path, *, pieces: int, missing: int) -> Path:
+    """A checkpoint whose dictionary is in another order than the SentencePiece model, and lacks some of its pieces."""
+    known = pieces_of(pieces)
+    symbols = random.Random(1).sample(known[: pieces - missing], pieces - missing)
+    Checkpoint(model=weights(rows=len(symbols) + 5), symbols=tuple(symbols)).write(folder)
+    (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(known))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose dictionary is in another order than the SentencePiece model, and lacks some of its pieces."""
-    pieces = pieces_of(PIECES)
-    symbols = random.Random(1).sample(pieces[:-MISSING], PIECES - MISSING)
-    model = weights(rows=len(symbols) + 5)
-    folder = Checkpoint(model=model, symbols=tuple(symbols)).write(tmp_path_factory.mktemp("large") / "source")
-    (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(pieces))
-    return folder
+    return make(tmp_path_factory.mktemp("large") / "source", pieces=PIECES, missing=MISSING)
 
 
 @pytest.fixture(scope="module")
