@@ -104,7 +104,7 @@ def test_the_options_are_those_of_the_program() -> None:
         ("push", "--include"),
     }
     assert {option.command for option in OPTIONS} == set(arguments("x", "x", "x")) - {
-        *("doctor", "export", "to-sentence-transformers")
+        *("doctor", "export", "to-sentence-transformers", "to-onnx", "to-openvino")
     }
 
 
@@ -122,7 +122,7 @@ def arguments(model: str, data: str, trained: str, *, task: str = "xnli") -> dic
         "adopt": [trained, "--from", model],
         "doctor": [model],
         "push": [model, "somebody/something", "--dry-run"],
-        "to-sentence-transformers": [model, NEW],
+        **{name: [model, NEW] for name in ("to-sentence-transformers", "to-onnx", "to-openvino")},
     }
 
 

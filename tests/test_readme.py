@@ -126,6 +126,8 @@ COMMANDS = (
     "adopt",
     "doctor",
     "to-sentence-transformers",
+    "to-onnx",
+    "to-openvino",
     "push",
 )
 

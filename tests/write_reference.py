@@ -22,6 +22,7 @@ PUBLIC = (
     "hf_xlmr",
     "hf_xlmr.conversion",
     "hf_xlmr.adopting",
+    "hf_xlmr.exporting",
     "hf_xlmr.errors",
     "hf_xlmr.extraction",
     "hf_xlmr.bulk_extraction",

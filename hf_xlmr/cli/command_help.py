@@ -24,6 +24,8 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "doctor": "Find and fix the faults of a model folder.",
     "push": "Publish a folder on the Hub.",
     "to-sentence-transformers": "Make a folder for sentence-transformers.",
+    "to-onnx": "Make a folder for ONNX Runtime.",
+    "to-openvino": "Make a folder for OpenVINO.",
 }
 """Sentences that fit beside the names in 80 columns."""
 
@@ -51,6 +53,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "doctor": ("hf-xlmr doctor xlmr-base", "hf-xlmr doctor old-folder --fix"),
     "push": ("hf-xlmr push xlmr-base me/xlmr-base --dry-run", "hf-xlmr push xlmr-base me/xlmr-base --private"),
     "to-sentence-transformers": ("hf-xlmr to-sentence-transformers xlmr-base sentence-model --pool mean",),
+    "to-onnx": (
+        "hf-xlmr to-onnx my-classifier my-classifier-onnx",
+        "hf-xlmr to-onnx xlmr-base xlmr-base-onnx --pool mean --normalize --dtype int8",
+    ),
+    "to-openvino": ("hf-xlmr to-openvino xlmr-base xlmr-base-openvino --pool mean",),
 }
 VERBATIM: Final = "\b\n"  # typer keeps the lines of a paragraph that begins so
 

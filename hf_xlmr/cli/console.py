@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hf_xlmr.conversion.proof.tokenizer_parity import TextClass
     from hf_xlmr.conversion.sentence_transformers_folder import SentenceTransformersReport
     from hf_xlmr.doctor.examination import Diagnosis, Finding
+    from hf_xlmr.exporting.runtime_card import RuntimeReport
     from hf_xlmr.features.bulk_extraction import ExtractionReport
     from hf_xlmr.features.packed.int8_quality import Int8Quality
     from hf_xlmr.placement.planner import DeviceShare, Placement
@@ -59,6 +60,7 @@ __all__ = [
     "show_push",
     "show_push_plan",
     "show_results",
+    "show_runtime",
 ]
 
 MEANINGS: Final = {"special-looking text": ": <mask> and the like, which fairseq reads as plain text"}
@@ -221,6 +223,19 @@ def show_sentence_transformers(report: SentenceTransformersReport) -> None:
     console = Console(highlight=False)
     shown = {
         "vectors": f"{report.width} wide, pooled by {report.pool}, of texts up to {report.max_length} tokens",
+        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+    }
+    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+
+
+def show_runtime(report: RuntimeReport) -> None:
+    """Print a RuntimeReport."""
+    console = Console(highlight=False)
+    pooled = f", pooled by {report.pool}{' and normalized' * report.is_normalized}" if report.pool != "none" else ""
+    shown = {
+        "graph": f"{report.runtime} in {report.dtype}{pooled}, of texts up to {report.max_length} tokens",
+        "outputs": ", ".join(_plain(name) for name in report.outputs),
+        "compared": f"differs from Transformers in float32 by {report.difference:.1e} of the largest value",
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
     }
     console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))

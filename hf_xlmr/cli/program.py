@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import typer
 
 from hf_xlmr import __version__
-from hf_xlmr.cli import publish_commands, sentence_transformers_command, task_commands
+from hf_xlmr.cli import publish_commands, runtime_commands, task_commands
 from hf_xlmr.cli.command_help import add_command
 from hf_xlmr.cli.command_output import (
     LOGGER,
@@ -394,7 +394,7 @@ for command in (convert, inspect, verify, export, plan, extract):
     add_command(app, command)
 task_commands.register(app)
 publish_commands.register(app)
-sentence_transformers_command.register(app)
+runtime_commands.register(app)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,0 +1,104 @@
+"""The sub-commands that make a folder for others to run: sentence-transformers, ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_xlmr.cli.command_help import add_command
+from hf_xlmr.cli.command_output import AsJson, Verbose, called_with, print_result
+from hf_xlmr.cli.values import one_of
+
+__all__ = ["register"]
+
+Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to create; it appears when it is complete.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new folder is complete.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder, converted or not.")]
+Pool = Annotated[
+    str,
+    one_of(
+        *("mean", "cls", "max", "none"),
+        about="How the graph makes one vector of those of a text's tokens, as in extract; with none it answers as the "
+        "folder's class does.",
+    ),
+]
+Normalize = Annotated[
+    bool, typer.Option("--normalize", help="Divide each pooled vector by its length, in the graph.")
+]
+EncoderOnly = Annotated[
+    bool, typer.Option("--encoder-only", help="Leave the head out: the graph answers with the vector of every token.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-commands to the program."""
+    for command in (to_sentence_transformers, to_onnx, to_openvino):
+        add_command(app, command)
+
+
+def to_sentence_transformers(
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A Transformers folder of an encoder or a masked LM.")
+    ],
+    output: Output,
+    pool: Annotated[
+        str, one_of("mean", "cls", "max", about="How the vectors of a text's tokens become one vector, as in extract.")
+    ] = "mean",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a folder that sentence-transformers loads, with the same vectors as extract, from a Transformers folder."""
+    from hf_xlmr.cli.console import show_sentence_transformers
+    from hf_xlmr.conversion import to_sentence_transformers as run
+
+    report = run(model_dir, output, pool=pool, overwrite=overwrite)
+    print_result(report, show_sentence_transformers, as_json=as_json)
+
+
+def to_onnx(
+    model_dir: ModelDir,
+    output: Output,
+    dtype: Annotated[
+        str,
+        one_of(
+            *("float32", "float16", "int8"),
+            about="What the graph computes in; int8 is for products with weights, and quantized as it runs.",
+        ),
+    ] = "float32",
+    pool: Pool = "none",
+    normalize: Normalize = False,
+    encoder_only: EncoderOnly = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a folder that ONNX Runtime runs, from a Transformers folder, and compare what it computes."""
+    given = locals()
+    from hf_xlmr.cli.console import show_runtime
+    from hf_xlmr.exporting import to_onnx as run
+
+    print_result(called_with(run, given), show_runtime, as_json=as_json)
+
+
+def to_openvino(
+    model_dir: ModelDir,
+    output: Output,
+    dtype: Annotated[
+        str, one_of("float32", "float16", "int8", about="What the weights are stored in; OpenVINO computes as it does.")
+    ] = "float32",
+    pool: Pool = "none",
+    normalize: Normalize = False,
+    encoder_only: EncoderOnly = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a folder that OpenVINO runs, from a Transformers folder, and compare what it computes."""
+    given = locals()
+    from hf_xlmr.cli.console import show_runtime
+    from hf_xlmr.exporting import to_openvino as run
+
+    print_result(called_with(run, given), show_runtime, as_json=as_json)
