@@ -54,6 +54,7 @@ def config_of(
         "num_attention_heads": architecture.attention_heads,
         "num_hidden_layers": len(architecture.layers),
         "pad_token_id": ids.pad,
+        "position_embedding_type": "absolute",  # which Transformers 5 ignores, and converters of other runtimes ask for
         "tie_word_embeddings": architecture.is_tied,
         "transformers_version": TRANSFORMERS_LAYOUT,
         "type_vocab_size": 1,

@@ -24,9 +24,7 @@ Pool = Annotated[
         "folder's class does.",
     ),
 ]
-Normalize = Annotated[
-    bool, typer.Option("--normalize", help="Divide each pooled vector by its length, in the graph.")
-]
+Normalize = Annotated[bool, typer.Option("--normalize", help="Divide each pooled vector by its length, in the graph.")]
 EncoderOnly = Annotated[
     bool, typer.Option("--encoder-only", help="Leave the head out: the graph answers with the vector of every token.")
 ]
