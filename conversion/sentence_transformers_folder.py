@@ -39,6 +39,7 @@ POOLS: Final[Mapping[str, str]] = {
 CLASSES: Final = (("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling"))
 # A pooler would be random, and what is stored in half precision would be computed in it
 MODEL_ARGUMENTS: Final = {"add_pooling_layer": False, "dtype": "float32"}
+REFUSED_BY_ONNX: Final = "add_pooling_layer"  # optimum-onnx 0.1 raises a TypeError
 TAKEN: Final = (Task.ENCODER, Task.MASKED_LM)
 TOKENIZERS: Final = ("tokenizer.json", "sentencepiece.bpe.model")
 SMALL_FILES: Final = (
@@ -69,13 +70,16 @@ def to_sentence_transformers(
     output: str | Path,
     *,
     pool: str = "mean",
+    onnx_backend: bool = False,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> SentenceTransformersReport:
     """Make of a Transformers folder the folder `output`, which `SentenceTransformer(output)` loads.
 
     It gives the vectors that FeatureExtractor does with the same `pool`, a key of POOLS. `model_dir` holds an encoder
-    or a masked LM of the three families, and stays as it is. `output` appears under its name only when it is whole.
+    or a masked LM of the three families, and stays as it is. With `onnx_backend` the folder also loads with
+    backend="onnx", which refuses to leave out a pooler; PyTorch then adds a random one, which no vector rests on.
+    `output` appears under its name only when it is whole.
     Raises InputError for what the user can fix, IntegrityError for damage.
     """
     source, target = Path(model_dir), Path(output)
@@ -88,7 +92,7 @@ def to_sentence_transformers(
         with staged_folder(target, overwrite=overwrite, mark=MODULES) as draft:
             _raise_if_no_room(weights, draft)
             _copy(source, weights, draft, progress)
-            _write_settings(draft, shape, pool)
+            _write_settings(draft, shape, pool, onnx_backend=onnx_backend)
             card = (source / CARD).read_bytes() if (source / CARD).is_file() else None
             (draft / CARD).write_bytes(
                 sentence_transformers_card(card, pool=pool, width=shape.hidden, longest=shape.longest_text)
@@ -170,14 +174,17 @@ def _copy(source: Path, weights: list[Path], draft: Path, progress: Progress) ->
 # ---- what sentence-transformers reads --------------------------------------------------------------------------------
 
 
-def _write_settings(draft: Path, shape: ModelShape, pool: str) -> None:
+def _write_settings(draft: Path, shape: ModelShape, pool: str, *, onnx_backend: bool) -> None:
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": name} for number, (path, name) in enumerate(CLASSES)
     ]
     _write_json(draft / MODULES, modules)
     _write_json(draft / SETTINGS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
     encoder = {"max_seq_length": shape.longest_text, "do_lower_case": False}
-    _write_json(draft / ENCODER, {**encoder, "model_args": MODEL_ARGUMENTS})
+    arguments = {
+        name: value for name, value in MODEL_ARGUMENTS.items() if not (onnx_backend and name == REFUSED_BY_ONNX)
+    }
+    _write_json(draft / ENCODER, {**encoder, "model_args": arguments})
     (draft / POOLING).mkdir()
     modes = {name: way == pool for way, name in POOLS.items()}
     _write_json(draft / POOLING / "config.json", {"word_embedding_dimension": shape.hidden, **modes})

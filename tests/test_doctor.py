@@ -262,6 +262,7 @@ FAULTS = {
     "eps": Fault(changed("config.json", layer_norm_eps=1e-12), "layer_norm_eps", "1e-12, BERT's"),
     "no eps": Fault(changed("config.json", layer_norm_eps=None), "layer_norm_eps", "lacks the field"),
     "padding": Fault(changed("config.json", pad_token_id=0), "pad_token_id", "pad_token_id 0"),
+    "no padding": Fault(changed("config.json", pad_token_id=None), "missing pad_token_id", "from the field"),
     "positions": Fault(changed("config.json", max_position_embeddings=512), "positions", "514 rows"),
     "no positions": Fault(changed("config.json", max_position_embeddings=None), "positions", "514 rows"),
     "vocabulary": Fault(changed("config.json", vocab_size=250002), "vocab_size", "2402 rows"),
@@ -428,7 +429,7 @@ def test_added_tokens_are_noted_and_are_no_fault(folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     diagnosis = examine(folder)
-    (note,) = diagnosis.notes
+    _activation, note = diagnosis.notes
     assert diagnosis.is_healthy and "2 tokens were added" in note and "<ent>, Hauptbahnhof" in note
     assert doctor(folder).stdout.count("Hauptbahnhof") == 1
 
@@ -866,7 +867,11 @@ def test_the_program_tells_mends_and_ends_with_2_while_something_is_left(folder:
     mended = doctor(folder, "--fix")
     assert mended.returncode == 0 and "healthy" in mended.stdout and "fixed now" in mended.stdout
     told = json.loads(doctor(folder, "--json").stdout)
-    assert told == {"folder": str(folder), "findings": [], "mended": [], "kept": [], "notes": [], "is_healthy": True}
+    (note,) = told.pop("notes")
+    assert note.startswith("hidden_act is gelu, which Transformers computes exactly and some servers by tanh")
+    assert told == {"folder": str(folder), "findings": [], "mended": [], "kept": [], "is_healthy": True}
+    changed("config.json", hidden_act="gelu_pytorch_tanh")(folder)
+    assert json.loads(doctor(folder, "--json").stdout)["notes"] == []
 
 
 # ---- edits -----------------------------------------------------------------------------------------------------------

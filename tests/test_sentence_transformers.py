@@ -101,6 +101,17 @@ def test_no_weight_is_random(folders: dict[tuple[str, bool], Path], tmp_path: Pa
     assert not [name for name, _ in loaded.named_parameters() if "pooler" in name]
 
 
+def test_settings_for_the_onnx_backend_change_no_vector(demo: Path, tmp_path: Path) -> None:
+    """It takes no add_pooling_layer; optimum-onnx 0.1 needs an older Transformers, so it is not run here."""
+    vectors = []
+    for name, options in (("st", {}), ("onnx", {"onnx_backend": True})):
+        to_sentence_transformers(demo, tmp_path / name, **options)
+        vectors.append(SentenceTransformer(str(tmp_path / name), device="cpu").encode(TEXTS))
+    assert np.array_equal(*vectors)
+    settings = json.loads((tmp_path / "onnx" / "sentence_bert_config.json").read_text())
+    assert settings["model_args"] == {"dtype": "float32"}
+
+
 def test_the_model_is_there_whole_and_stays_as_it_was(demo: Path, tmp_path: Path) -> None:
     before = files_of(demo)
     report = to_sentence_transformers(demo, tmp_path / "st")

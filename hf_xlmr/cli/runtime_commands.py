@@ -44,6 +44,14 @@ def to_sentence_transformers(
     pool: Annotated[
         str, one_of("mean", "cls", "max", about="How the vectors of a text's tokens become one vector, as in extract.")
     ] = "mean",
+    onnx_backend: Annotated[
+        bool,
+        typer.Option(
+            "--onnx-backend",
+            help="Write settings that sentence-transformers' ONNX backend takes too; PyTorch then adds a random "
+            "pooler, on which no vector rests.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -52,7 +60,7 @@ def to_sentence_transformers(
     from hf_xlmr.cli.console import show_sentence_transformers
     from hf_xlmr.conversion import to_sentence_transformers as run
 
-    report = run(model_dir, output, pool=pool, overwrite=overwrite)
+    report = run(model_dir, output, pool=pool, onnx_backend=onnx_backend, overwrite=overwrite)
     print_result(report, show_sentence_transformers, as_json=as_json)
 
 

@@ -41,6 +41,7 @@ Edits: TypeAlias = Mapping[str, Mapping[str, object]]
 BERT_LIKE: Final = "xlm-roberta"  # whose defaults RoBERTa has too
 FAIRSEQ_EPS: Final = 1e-5  # torch.nn.LayerNorm's default, which fairseq never changes
 BERT_EPS: Final = 1e-12
+EXACT_GELU: Final = "gelu"
 XLMR_NAMES: Final = 250002
 XLMR_MASK: Final = 250001
 PADDED_TO: Final = 8  # tables are padded to a multiple of so many rows for speed (resize_token_embeddings)
@@ -182,9 +183,14 @@ UNRECORDED: Final = (
 
 
 def _notes(facts: FolderFacts) -> Iterator[str]:
-    """Yield remarks: on a model of nobody's record, and on tokens that fairseq does not know."""
+    """Yield remarks: on a model without a record, an activation that some servers approximate, and added tokens."""
     if not any(map(facts.has, (FINETUNING, CONVERSION))) and facts.class_name.endswith(TRAINED):
         yield UNRECORDED
+    if facts.config.get("hidden_act", _silent(facts, "hidden_act")) == EXACT_GELU:
+        yield (
+            f"hidden_act is {EXACT_GELU}, which Transformers computes exactly and some servers by tanh "
+            "(text-embeddings-inference): their vectors differ slightly"
+        )
     with suppress(HfXlmrError):  # a check reports it
         added = AddedTokens.of(facts.path, rows=facts.rows or 0)
         if added is not None:
@@ -396,6 +402,20 @@ def _look_at_padding(facts: FolderFacts) -> str | None:
     if padding == PAD_INDEX:
         return None
     return f"config.json has pad_token_id {padding!r}; positions are counted from it, and XLM-R's is {PAD_INDEX}"
+
+
+@_mild(
+    "missing pad_token_id",
+    f"set pad_token_id to {PAD_INDEX} in config.json",
+    edits=lambda facts: {CONFIG: {"pad_token_id": PAD_INDEX}},
+)
+def _look_at_silent_padding(facts: FolderFacts) -> str | None:
+    if "pad_token_id" in facts.config:
+        return None
+    return (
+        f"config.json lacks pad_token_id: Transformers takes {PAD_INDEX} for it, but servers that count positions from "
+        "the field (text-embeddings-inference) get other vectors"
+    )
 
 
 @_severe(
