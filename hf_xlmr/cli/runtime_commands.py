@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,13 @@ Pool = Annotated[
         "folder's class does.",
     ),
 ]
+Dtype = Annotated[
+    str,
+    one_of(
+        *("float32", "float16", "int8"),
+        about="What the graph computes in, int8 in products with weights; for OpenVINO what its weights are stored in.",
+    ),
+]
 Normalize = Annotated[bool, typer.Option("--normalize", help="Divide each pooled vector by its length, in the graph.")]
 EncoderOnly = Annotated[
     bool, typer.Option("--encoder-only", help="Leave the head out: the graph answers with the vector of every token.")
@@ -32,8 +40,9 @@ EncoderOnly = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the sub-commands to the program."""
-    for command in (to_sentence_transformers, to_onnx, to_openvino):
-        add_command(app, command)
+    add_command(app, to_sentence_transformers)
+    add_command(app, _runtime_command("to_onnx", "ONNX Runtime"))
+    add_command(app, _runtime_command("to_openvino", "OpenVINO"))
 
 
 def to_sentence_transformers(
@@ -64,47 +73,24 @@ def to_sentence_transformers(
     print_result(report, show_sentence_transformers, as_json=as_json)
 
 
-def to_onnx(
-    model_dir: ModelDir,
-    output: Output,
-    dtype: Annotated[
-        str,
-        one_of(
-            *("float32", "float16", "int8"),
-            about="What the graph computes in; int8 is for products with weights, and quantized as it runs.",
-        ),
-    ] = "float32",
-    pool: Pool = "none",
-    normalize: Normalize = False,
-    encoder_only: EncoderOnly = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Make a folder that ONNX Runtime runs, from a Transformers folder, and compare what it computes."""
-    given = locals()
-    from hf_xlmr.cli.console import show_runtime
-    from hf_xlmr.exporting import to_onnx as run
+def _runtime_command(name: str, runtime: str) -> Callable[..., None]:
+    def command(
+        model_dir: ModelDir,
+        output: Output,
+        dtype: Dtype = "float32",
+        pool: Pool = "none",
+        normalize: Normalize = False,
+        encoder_only: EncoderOnly = False,
+        overwrite: Overwrite = False,
+        as_json: AsJson = False,
+        verbose: Verbose = False,
+    ) -> None:
+        given = locals()
+        from hf_xlmr import exporting
+        from hf_xlmr.cli.console import show_runtime
 
-    print_result(called_with(run, given), show_runtime, as_json=as_json)
+        print_result(called_with(getattr(exporting, name), given), show_runtime, as_json=as_json)
 
-
-def to_openvino(
-    model_dir: ModelDir,
-    output: Output,
-    dtype: Annotated[
-        str, one_of("float32", "float16", "int8", about="What the weights are stored in; OpenVINO computes as it does.")
-    ] = "float32",
-    pool: Pool = "none",
-    normalize: Normalize = False,
-    encoder_only: EncoderOnly = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Make a folder that OpenVINO runs, from a Transformers folder, and compare what it computes."""
-    given = locals()
-    from hf_xlmr.cli.console import show_runtime
-    from hf_xlmr.exporting import to_openvino as run
-
-    print_result(called_with(run, given), show_runtime, as_json=as_json)
+    command.__name__ = name
+    command.__doc__ = f"Make a folder that {runtime} runs, from a Transformers folder, and compare what it computes."
+    return command

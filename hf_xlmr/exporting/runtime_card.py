@@ -44,16 +44,12 @@ CODE: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 """By the runtime: its package, and the code that runs a graph."""
-PRECISION: Final[Mapping[tuple[str, str], str]] = {
-    ("ONNX", "float32"): "All is float32.",
-    ("ONNX", "float16"): "All is float16, but for pooled vectors, which are float32.",
-    ("ONNX", "int8"): "Products with weights are computed in int8; the embeddings are float32.",
-    **{
-        ("OpenVINO", dtype): f"Its weights are {dtype}. Without the hint, OpenVINO computes in bfloat16 where the "
-        "processor has it, and the answers differ."
-        for dtype in ("float32", "float16", "int8")
-    },
+PRECISION: Final[Mapping[str, str]] = {
+    "ONNX float32": "All is float32.",
+    "ONNX float16": "All is float16, but for pooled vectors, which are float32.",
+    "ONNX int8": "Products with weights are computed in int8; the embeddings are float32.",
 }
+OF_OPENVINO: Final = "Its weights are {}. Without the hint, OpenVINO computes in bfloat16 where the processor has it."
 POOLED: Final[Mapping[str, str]] = {
     "mean": "the mean of the vectors of all tokens",
     "cls": "the vector of `<s>`",
@@ -102,8 +98,8 @@ def runtime_card(card: bytes | None, report: RuntimeReport) -> bytes:
         longest=report.max_length,
         sizes="(questions, choices, tokens)" if has_choices else "(texts, tokens)",
         outputs=", ".join(f"`{name}`" for name in report.outputs),
-        precision=PRECISION[report.runtime, report.dtype],
+        precision=PRECISION.get(f"{report.runtime} {report.dtype}", OF_OPENVINO.format(report.dtype)),
     )
     fields = {"library_name": module, **({"pipeline_tag": "feature-extraction"} if report.pool in POOLED else {})}
-    title, tag = f"A model for {report.runtime}", report.runtime.lower()
-    return extended_card(card, title=title, section=section, fields=fields, tag=tag)
+    title = f"A model for {report.runtime}"
+    return extended_card(card, title=title, section=section, fields=fields, tag=report.runtime.lower())

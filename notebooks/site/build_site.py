@@ -52,6 +52,8 @@ SHOWN: Mapping[str, str] = {
     "adopt": "hf-xlmr adopt my-trained --from my-model",
     "doctor": "hf-xlmr doctor my-model",
     "to-sentence-transformers": "hf-xlmr to-sentence-transformers my-model my-sentence-model",
+    "to-onnx": "hf-xlmr to-onnx my-model my-onnx-model --pool mean",
+    "to-openvino": "hf-xlmr to-openvino my-model my-openvino-model",
     "push": "hf-xlmr push my-model me/my-model --dry-run",
 }
 
