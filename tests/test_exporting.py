@@ -193,6 +193,11 @@ def test_what_cannot_be_meant_is_one_sentence(
     assert done.returncode == 2 and message in done.stderr and not (tmp_path / "graph").exists()
 
 
+def test_what_is_not_a_model_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a Transformers folder: it has no config\.json"):
+        to_onnx(tmp_path / "none", tmp_path / "graph")
+
+
 def test_the_folder_of_the_model_is_not_replaced(demo: Path) -> None:
     for place in (demo, demo.parent):
         with pytest.raises(InputError, match="is the folder of the model, or holds it; choose another one"):

@@ -20,8 +20,8 @@ from hf_xlmr.exporting.runtime_graph import (
     silent,
 )
 from hf_xlmr.files.staging import sizes_in, staged_folder
-from hf_xlmr.model.model_shape import shape_of_folder
-from hf_xlmr.model.opened_folder import CARD
+from hf_xlmr.model.model_shape import shape_of_config
+from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
 from hf_xlmr.tokenizer.added_tokens import AddedTokens
 from hf_xlmr.tokenizer.sentencepiece_model import check_models_of
 
@@ -81,7 +81,7 @@ def _made(runtime: Runtime, source: Path, target: Path, wanted: Wanted, *, overw
     from hf_xlmr.exporting.exported_network import loaded
 
     with told_plainly():
-        shape = shape_of_folder(source)
+        shape = shape_of_config(OpenedFolder(source).config, name=str(source / CONFIG))
         _raise_if_replaced(source, target)
         raise_if_missing(runtime, wanted.dtype)
         check_models_of(source)

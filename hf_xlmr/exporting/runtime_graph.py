@@ -58,7 +58,7 @@ class Wanted:
             if getattr(self, name) not in known:
                 raise InputError(f"{name}={getattr(self, name)!r:.40} is not one of {', '.join(known)}")
         if self.normalize and self.pool == "none":
-            raise InputError("normalize=True is for pooled vectors: give pool='mean', 'cls' or 'max' with it")
+            raise InputError("normalize=True is for pooled vectors: give pool='mean' or another with it")
 
 
 def exported(
