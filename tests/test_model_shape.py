@@ -26,6 +26,7 @@ FAMILIES = {
     "xlm-roberta": "XLMRoberta",
     "xlm-roberta-xl": "XLMRobertaXL",
     "roberta-prelayernorm": "RobertaPreLayerNorm",
+    "xmod": "Xmod",
 }
 SIZES = {
     "vocab_size": 50,
@@ -86,6 +87,43 @@ def test_bytes_are_those_of_the_class(kind: str, task: Task, dtype: str) -> None
     assert shape_of_config(config).nbytes(dtype) == expected
 
 
+@pytest.mark.parametrize("task", Task)
+@pytest.mark.parametrize("has_own_norm", [False, True])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_both_layouts_of_xmod_have_the_adapters_of_every_language(
+    task: Task, pre_norm: bool, has_own_norm: bool
+) -> None:
+    layout = {"pre_norm": pre_norm, "adapter_layer_norm": has_own_norm, "adapter_reduction_factor": 3}
+    config = config_of("xmod", task, **layout, languages=["zh-Hans", "en_XX", "a/b"])
+    assert named(shape_of_config(config)) == held(built(config))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"languages": value} for value in ([], "en_XX", ["en_XX", "en_XX"], ["en.XX"], [""], [1], None)),
+        *({"adapter_reduction_factor": value} for value in (0, 17, 2.0, "2", None, True)),
+        *({name: 1} for name in ("adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter")),
+        *({"default_language": value} for value in ("de_DE", 0)),
+    ],
+    ids=str,
+)
+def test_adapters_that_nobody_can_mean_are_damage(wrong: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError, match=next(iter(wrong))):
+        shape_of_config(config_of("xmod", Task.ENCODER, **wrong))
+
+
+def test_a_language_has_the_number_that_transformers_gives_it() -> None:
+    shape = shape_of("xmod.base.13.125k")
+    adapters = shape.adapters
+    assert adapters is not None
+    assert adapters.languages[adapters.number_of("sw_KE")] == "sw_KE"
+    assert adapters.number_of("hi_IN_rom") == adapters.number_of("hi_IN")
+    assert adapters.number_of(None) == adapters.number_of("en_XX") == 1
+    with pytest.raises(InputError, match="no adapter for xx_XX: its languages are ar_AR, en_XX, .*, vi_VN"):
+        adapters.number_of("xx_XX")
+
+
 def test_the_large_releases_have_the_parameters_that_are_known() -> None:
     assert shape_of("xlmr.xl").parameters == 3_482_741_760
     assert shape_of("xlmr.xxl").parameters == 10_712_994_816
@@ -102,6 +140,7 @@ def test_every_release_is_known_and_is_what_transformers_builds(name: str) -> No
         "num_attention_heads": shape.attention_heads,
         "max_position_embeddings": shape.positions,
         "type_vocab_size": 1,
+        **({"pre_norm": shape.family.norms_first, **shape.adapters.fields} if shape.adapters else {}),
     }
     model = built({"model_type": shape.model_type, "architectures": [shape.class_name], **sizes})
     assert shape.parameters == sum(each.numel() for each in model.parameters())

@@ -179,7 +179,7 @@ def ranges(shelf: Shelf) -> list[str | None]:
     return [seen.range for seen in shelf.seen]
 
 
-def test_the_six_releases_have_the_addresses_that_fairseq_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_releases_have_the_addresses_that_fairseq_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_XLMR_RELEASES_URL", raising=False)
     base = "https://dl.fbaipublicfiles.com/fairseq/models"
     assert {name: release_address(name) for name in RELEASE_NAMES} == {
@@ -189,6 +189,15 @@ def test_the_six_releases_have_the_addresses_that_fairseq_gives_them(monkeypatch
         "xlmr.xxl": f"{base}/xlmr/xlmr.xxl.tar.gz",
         "xlmr.base.v0": f"{base}/xlmr.base.v0.tar.gz",
         "xlmr.large.v0": f"{base}/xlmr.large.v0.tar.gz",
+        "xmod.base": f"{base}/xmod/xmod.base.81.1M.tar.gz",
+        "xmod.large.prenorm": f"{base}/xmod/xmod.large.prenorm.81.500k.tar.gz",
+        **{
+            name: f"{base}/xmod/{name}.tar.gz"
+            for name in (
+                *("xmod.base.13.125k", "xmod.base.30.125k", "xmod.base.30.195k", "xmod.base.60.125k"),
+                *("xmod.base.60.265k", "xmod.base.75.125k", "xmod.base.75.269k"),
+            )
+        },
     }
 
 

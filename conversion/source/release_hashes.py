@@ -16,6 +16,8 @@ __all__ = ["HASHES_VARIABLE", "known_sha256"]
 HASHES_VARIABLE: Final = "HF_XLMR_RELEASES_SHA256"
 DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 ENDING: Final = ".tar.gz"
+OTHER_NAMES: Final = {"xmod.base.81.1M": "xmod.base", "xmod.large.prenorm.81.500k": "xmod.large.prenorm"}
+"""Releases whose archive has another name, by that."""
 LARGEST_LIST: Final = 1 << 20
 FORMS: Final = (
     f"{HASHES_VARIABLE} is a list such as xlmr.base=DIGEST,xlmr.large=DIGEST (64 hexadecimal digits each), or the path "
@@ -50,7 +52,8 @@ def _summed(path: str) -> Iterator[tuple[str, str]]:
         lines = file.read(LARGEST_LIST).splitlines()
     for line in filter(str.strip, lines):
         digest, _, file_name = line.strip().partition(" ")
-        name = PurePosixPath(file_name.strip().removeprefix("*")).name.removesuffix(ENDING)
+        stem = PurePosixPath(file_name.strip().removeprefix("*")).name.removesuffix(ENDING)
+        name = OTHER_NAMES.get(stem, stem)
         if name in RELEASE_NAMES:
             yield name, _checked(digest)
 

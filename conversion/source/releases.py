@@ -72,6 +72,15 @@ RELEASES = (  # at most what the parameters take in single precision
     Release("xlmr.xxl", "xlmr/xlmr.xxl.tar.gz", LARGEST),
     Release("xlmr.base.v0", "xlmr.base.v0.tar.gz", 2 * GB),
     Release("xlmr.large.v0", "xlmr.large.v0.tar.gz", 3 * GB),
+    Release("xmod.base", "xmod/xmod.base.81.1M.tar.gz", 4 * GB),
+    Release("xmod.large.prenorm", "xmod/xmod.large.prenorm.81.500k.tar.gz", 7 * GB),
+    Release("xmod.base.13.125k", "xmod/xmod.base.13.125k.tar.gz", 2 * GB),
+    Release("xmod.base.30.125k", "xmod/xmod.base.30.125k.tar.gz", 2 * GB),
+    Release("xmod.base.30.195k", "xmod/xmod.base.30.195k.tar.gz", 2 * GB),
+    Release("xmod.base.60.125k", "xmod/xmod.base.60.125k.tar.gz", 3 * GB),
+    Release("xmod.base.60.265k", "xmod/xmod.base.60.265k.tar.gz", 3 * GB),
+    Release("xmod.base.75.125k", "xmod/xmod.base.75.125k.tar.gz", 4 * GB),
+    Release("xmod.base.75.269k", "xmod/xmod.base.75.269k.tar.gz", 4 * GB),
 )
 
 

@@ -14,7 +14,11 @@ __all__ = ["DEMO", "NAMES", "RELEASE_NAMES", "is_there", "own_name"]
 logger = logging.getLogger(__name__)
 
 DEMO: Final = "demo"
-RELEASE_NAMES: Final = ("xlmr.base", "xlmr.large", "xlmr.xl", "xlmr.xxl", "xlmr.base.v0", "xlmr.large.v0")
+RELEASE_NAMES: Final = (
+    *("xlmr.base", "xlmr.large", "xlmr.xl", "xlmr.xxl", "xlmr.base.v0", "xlmr.large.v0"),
+    *("xmod.base", "xmod.large.prenorm", "xmod.base.13.125k", "xmod.base.30.125k", "xmod.base.30.195k"),
+    *("xmod.base.60.125k", "xmod.base.60.265k", "xmod.base.75.125k", "xmod.base.75.269k"),
+)
 NAMES: Final = (DEMO, *RELEASE_NAMES)
 
 

@@ -1,9 +1,9 @@
-"""The three architectures of Transformers that fairseq's encoder can become: their names and defaults."""
+"""The architectures of Transformers that fairseq's encoder can become: their names, layouts and defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -14,8 +14,11 @@ __all__ = [
     "POST_NORM",
     "PRE_NORM",
     "PRE_NORM_WITH_EMBEDDING_NORM",
+    "XMOD",
+    "XMOD_PRE_NORM",
     "Family",
     "Task",
+    "family_of",
 ]
 
 
@@ -49,6 +52,8 @@ class Family:
     embedding_norm: str | None
     final_norm: str | None
     defaults: Mapping[str, object]
+    has_adapters: bool = False
+    """Whether each layer has an adapter for each language (X-MOD)."""
 
     @property
     def layer_norms(self) -> dict[str, str]:
@@ -114,5 +119,29 @@ PRE_NORM_WITH_EMBEDDING_NORM: Final = Family(
     final_norm="LayerNorm",
     defaults={**_BASE_DEFAULTS, "vocab_size": 50265},
 )
-FAMILIES: Final = {family.model_type: family for family in (POST_NORM, PRE_NORM, PRE_NORM_WITH_EMBEDDING_NORM)}
-"""By the model_type of config.json."""
+XMOD: Final = replace(
+    POST_NORM,
+    model_type="xmod",
+    class_prefix="Xmod",
+    defaults={
+        **POST_NORM.defaults,
+        "pre_norm": False,
+        "adapter_reduction_factor": 2,
+        "adapter_layer_norm": False,
+        "adapter_reuse_layer_norm": True,
+        "ln_before_adapter": True,
+        "languages": ["en_XX"],
+        "default_language": None,
+    },
+    has_adapters=True,
+)
+XMOD_PRE_NORM: Final = replace(XMOD, norms_first=True, final_norm="encoder.LayerNorm")
+"""X-MOD's other layout: the same names, and a norm at the end."""
+FAMILIES: Final = {family.model_type: family for family in (POST_NORM, PRE_NORM, PRE_NORM_WITH_EMBEDDING_NORM, XMOD)}
+"""By the model_type of config.json, for what each has in all its layouts: `family_of` knows the layout, too."""
+
+
+def family_of(config: Mapping[str, object]) -> Family | None:
+    """The family of a config.json in the layout that it has; None for a model_type that is not XLM-R's."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    return XMOD_PRE_NORM if family is XMOD and config.get("pre_norm") is True else family

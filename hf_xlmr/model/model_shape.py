@@ -11,7 +11,15 @@ from typing import Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.json_files import json_object
-from hf_xlmr.model.families import BASE_SIZES, FAMILIES, LAYER_LINEARS, PRE_NORM, Family, Task
+from hf_xlmr.model.adapters import (
+    ADAPTER_LINEARS,
+    ADAPTER_NORM,
+    ENGLISH,
+    RELEASE_LANGUAGES,
+    Adapters,
+    adapters_of_config,
+)
+from hf_xlmr.model.families import BASE_SIZES, FAMILIES, LAYER_LINEARS, PRE_NORM, XMOD, Family, Task, family_of
 
 __all__ = [
     "DTYPE_BYTES",
@@ -93,14 +101,30 @@ _XXL_SIZES: Final = {
 
 _FAIRSEQ_BASE: Final = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _BASE: Final = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], **_FAIRSEQ_BASE, **BASE_SIZES}
-_LARGE: Final = {
-    **_BASE,
+_LARGE_SIZES: Final = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
+_LARGE: Final = {**_BASE, **_LARGE_SIZES}
 _XL: Final = {"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLForMaskedLM"], **PRE_NORM.defaults}
+UPDATES: Final = ("13.125k", "30.125k", "30.195k", "60.125k", "60.265k", "75.125k", "75.269k")
+_XMOD_PRE_NORM: Final = {
+    "pre_norm": True,
+    "adapter_layer_norm": True,
+    "adapter_reuse_layer_norm": False,
+    "ln_before_adapter": False,
+    "adapter_reduction_factor": 4,
+}
+
+
+def _xmod(languages: int, **fields: object) -> Mapping[str, object]:
+    """X-MOD for so many languages, of base's size if `fields` do not say otherwise."""
+    named = {"architectures": ["XmodForMaskedLM"], "languages": list(RELEASE_LANGUAGES[languages])}
+    return {**XMOD.defaults, **_FAIRSEQ_BASE, "model_type": "xmod", "default_language": ENGLISH, **named, **fields}
+
+
 RELEASE_CONFIGS: Final[Mapping[str, Mapping[str, object]]] = {
     "xlmr.base": _BASE,
     "xlmr.base.v0": _BASE,
@@ -108,14 +132,18 @@ RELEASE_CONFIGS: Final[Mapping[str, Mapping[str, object]]] = {
     "xlmr.large.v0": _LARGE,
     "xlmr.xl": _XL,
     "xlmr.xxl": {**_XL, **_XXL_SIZES},
+    "xmod.base": _xmod(81),
+    "xmod.large.prenorm": _xmod(81, **_LARGE_SIZES, **_XMOD_PRE_NORM),
+    **{f"xmod.base.{name}": _xmod(int(name[:2])) for name in UPDATES},
 }
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A network of one of the three families, by its sizes; everything else follows from them."""
+    """A network of one of the families, by its sizes; everything else follows from them."""
 
-    model_type: str
+    family: Family
+    """In its layout."""
     task: Task
     vocabulary: int
     hidden: int
@@ -131,21 +159,28 @@ class ModelShape:
     has_pooler: bool
     dtype: str
     """What the weights are stored in."""
+    adapters: Adapters | None = None
+    """The language adapters of X-MOD."""
+
+    @property
+    def model_type(self) -> str:
+        """The model_type of config.json."""
+        return self.family.model_type
 
     @property
     def class_name(self) -> str:
         """The Transformers class, for example XLMRobertaForMaskedLM."""
-        return self._family.class_name(self.task)
+        return self.family.class_name(self.task)
 
     @property
     def base(self) -> str:
         """What is before the encoder's names: empty, or `roberta.` and the like."""
-        return self._family.base_prefix(self.task)
+        return self.family.base_prefix(self.task)
 
     @property
     def base_of_heads(self) -> str:
         """What is before the encoder's names in the classes of this family that have a head."""
-        return f"{self._family.base}."
+        return f"{self.family.base}."
 
     @property
     def longest_text(self) -> int:
@@ -193,10 +228,6 @@ class ModelShape:
         """The same without a pooler, as `add_pooling_layer=False` builds it."""
         return replace(self, has_pooler=False)
 
-    @property
-    def _family(self) -> Family:
-        return FAMILIES[self.model_type]
-
     def _first_block(self) -> Block:
         prefix = f"{self.base}embeddings."
         rows = {
@@ -205,8 +236,8 @@ class ModelShape:
             "token_type_embeddings": self.token_types,
         }
         tensors = [Tensor(f"{prefix}{name}.weight", (count, self.hidden)) for name, count in rows.items()]
-        if self._family.embedding_norm:
-            tensors += self._norm(self.base + self._family.embedding_norm)
+        if self.family.embedding_norm:
+            tensors += self._norm(self.base + self.family.embedding_norm)
         tensors += [
             Tensor(f"{prefix}{name}", (1, self.positions), is_buffer=True)
             for name in ("position_ids", "token_type_ids")
@@ -222,13 +253,23 @@ class ModelShape:
         tensors: list[Tensor] = []
         for _, name, (out, into) in LAYER_LINEARS:
             tensors += _linear(f"{prefix}.{name}", sizes[out], sizes[into])
-        tensors += [each for name in self._family.layer_norms.values() for each in self._norm(f"{prefix}.{name}")]
-        return Block((prefix,), tuple(tensors))
+        tensors += [each for name in self.family.layer_norms.values() for each in self._norm(f"{prefix}.{name}")]
+        return Block((prefix,), (*tensors, *self._adapters(prefix)))
+
+    def _adapters(self, prefix: str) -> Iterator[Tensor]:
+        if self.adapters is None:
+            return
+        sizes = {"hidden": self.hidden, "adapter": self.adapters.width(self.hidden)}
+        if self.adapters.has_own_norm:
+            yield from self._norm(f"{prefix}.{ADAPTER_NORM[1]}")
+        for language in self.adapters.languages:
+            for _, name, (out, into) in ADAPTER_LINEARS:
+                yield from _linear(f"{prefix}.output.adapter_modules.{language}.{name}", sizes[out], sizes[into])
 
     def _last_block(self) -> Block:
         parts: dict[str, tuple[Tensor, ...]] = {}
-        if self._family.final_norm:
-            name = self.base + self._family.final_norm
+        if self.family.final_norm:
+            name = self.base + self.family.final_norm
             parts[name] = tuple(self._norm(name))
         if self.has_pooler:
             pooler = f"{self.base}pooler"
@@ -291,7 +332,7 @@ def shape_of_config(config: Mapping[str, object], *, name: str = CONFIG) -> Mode
     `name` is what messages call it.
     Raises InputError if the model is of another family or class, IntegrityError if a size is not a number.
     """
-    family = FAMILIES.get(str(config.get("model_type")))
+    family = family_of(config)
     if family is None:
         known = ", ".join(FAMILIES)
         raise InputError(
@@ -301,7 +342,7 @@ def shape_of_config(config: Mapping[str, object], *, name: str = CONFIG) -> Mode
     given = {**family.defaults, "tie_word_embeddings": True, **config}
     count = partial(count_of, given, name=name)
     return ModelShape(
-        model_type=str(config["model_type"]),
+        family=family,
         task=task,
         vocabulary=count("vocab_size"),
         hidden=count("hidden_size"),
@@ -314,6 +355,7 @@ def shape_of_config(config: Mapping[str, object], *, name: str = CONFIG) -> Mode
         is_tied=given["tie_word_embeddings"] is True,
         has_pooler=task in (Task.ENCODER, Task.MULTIPLE_CHOICE),
         dtype=_dtype(given, name),
+        adapters=adapters_of_config(given, hidden=count("hidden_size"), name=name) if family.has_adapters else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.adapters import are_languages
 from hf_xlmr.model.model_shape import count_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
     ),
     "hidden_act": ("a name", lambda value: isinstance(value, str)),
     "pad_token_id": ("a whole number or null", lambda value: value is None or type(value) is int),
+    "languages": ("a list of different names without dots", are_languages),
 }
 """What must hold of a field that changes the answers.
 
