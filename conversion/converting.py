@@ -15,6 +15,7 @@ from hf_xlmr import __version__
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint, open_checkpoint
 from hf_xlmr.conversion.checkpoint.options import Options
 from hf_xlmr.conversion.mapping.architecture import Wanted, unclear_head
+from hf_xlmr.conversion.mapping.language_adapters import FoundAdapters
 from hf_xlmr.conversion.mapping.plan import Difference, WeightPlan
 from hf_xlmr.conversion.mapping.preparation import Prepared, prepare
 from hf_xlmr.conversion.output.card import CardMetadata, card_of, checked_metadata
@@ -42,6 +43,8 @@ KEPT_OPTIONS: Final = (
     *("untie_weights_roberta", "pooler_dropout", "classification_head_name", "ranking_head_name", "num_classes"),
     *("tagging_head_name", "classify_per_token", "per_token", "sequence_tagging", "token_classification"),
     *("token_level", "multilabel", "multi_label", "is_multilabel"),
+    *("adapter_modules", "adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter", "bottleneck"),
+    "languages",
     *("regression_target", "spectral_norm_classification_head", "quant_noise_pq", "tokens_per_sample"),
 )
 
@@ -291,6 +294,7 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         yield f"The head {architecture.head} was taken to read the first token, as asked ({reason})."
     if architecture.is_multi_label:
         yield "A text can have several of the classes: each has its own probability, the sigmoid of its logit."
+    yield from FoundAdapters(checkpoint.weights, checkpoint.options, architecture.hidden).notes()
     for contradiction in checkpoint.contradictions:
         yield f"The options were left out, since they are those of another network: {contradiction}."
 

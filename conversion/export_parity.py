@@ -65,6 +65,7 @@ def verify_export(
         tokenizer=(),
         source_sha256=hashes.source,
         output_sha256=hashes.output,
+        languages=behaviour.languages,
     )
 
 

@@ -60,8 +60,6 @@ DROPPED: Final = (
 
 REFUSED: Final = (
     Row(E + "quant_noise.{any}", "quantization noise adds a linear layer to the embeddings"),
-    Row(LAYER + "adapter_modules.{any}", "language adapters make this an X-MOD model (Transformers' Xmod class)"),
-    Row(LAYER + "adapter_layer_norm.{any}", "language adapters make this an X-MOD model (Transformers' Xmod class)"),
     Row(E + "compress_k.{any}", "Linformer's compressed attention"),
     Row(E + "shared_compress_layer.{any}", "Linformer's compressed attention"),
     Row(LAYER + "self_attn.compress_k.{any}", "Linformer's compressed attention"),

@@ -13,6 +13,7 @@ _SLOTS: Final = {
     "layer": r"[0-9]{1,4}",
     "part": r"weight|bias",
     "head": r"[^.]+",
+    "language": r"[^.]+",
     "module": r"in_proj|out_proj|fc1|fc2",
     "base": r"(?:roberta(?:_prelayernorm)?\.)?",
     "any": r".+",

@@ -12,8 +12,18 @@ from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.checkpoint.options import Options
 from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
 from hf_xlmr.conversion.checkpoint.weights import FLOAT_DTYPES, Weight
+from hf_xlmr.conversion.mapping.language_adapters import ARCH_FLAGS, FoundAdapters
 from hf_xlmr.errors import InputError, UnsupportedCheckpoint, WeightsMismatch
-from hf_xlmr.model.families import POST_NORM, PRE_NORM, PRE_NORM_WITH_EMBEDDING_NORM, Family, Task
+from hf_xlmr.model.adapters import Adapters
+from hf_xlmr.model.families import (
+    POST_NORM,
+    PRE_NORM,
+    PRE_NORM_WITH_EMBEDDING_NORM,
+    XMOD,
+    XMOD_PRE_NORM,
+    Family,
+    Task,
+)
 from hf_xlmr.model.head_kinds import HeadKind, Reading, is_multi_label, kind_of_head
 from hf_xlmr.model.model_shape import HEAD_PARTS, POSITION_OFFSET
 
@@ -32,6 +42,7 @@ ARCHES: Final = {  # fairseq/models/roberta/model.py: layers, width, feed-forwar
     **dict.fromkeys(("model_parallel_roberta_base", "model_parallel_roberta_postnorm"), BASE),
     **dict.fromkeys(("roberta_large", "model_parallel_roberta_large"), LARGE),
     "xlm": (16, 1280, 5120, 16),
+    **{arch: BASE if arch.startswith("xmod_base") else LARGE for arch in ARCH_FLAGS},
 }
 ARCH_SIZES: Final = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim")
 MOST_POSITIONS: Final = 1 << 20
@@ -98,6 +109,8 @@ class Architecture:
     head_dropout: float
     is_tied: bool
     scales_embedding: bool
+    adapters: Adapters | None = None
+    """The language adapters of X-MOD."""
 
     @property
     def dims(self) -> dict[str, int]:
@@ -108,7 +121,13 @@ class Architecture:
             "intermediate": self.intermediate,
             "positions": self.positions,
             "labels": self.labels,
+            "adapter": self.adapters.width(self.hidden) if self.adapters else 0,
         }
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages of its adapters, in the order of their numbers; none without adapters."""
+        return self.adapters.languages if self.adapters else ()
 
     @property
     def longest_text(self) -> int:
@@ -154,6 +173,7 @@ def decide(checkpoint: FairseqCheckpoint, wanted: Wanted, *, reads_weights: bool
         head_dropout=_share(options, "pooler_dropout", 0.0),
         is_tied=task is not Task.MASKED_LM or facts.is_tied,
         scales_embedding=facts.scales_embedding,
+        adapters=facts.adapters.adapters,
     )
 
 
@@ -224,6 +244,7 @@ class _Facts:
         self.activation = str(self.options.get("activation_fn") or "gelu")
         self.pooler_activation = str(self.options.get("pooler_activation_fn") or "tanh")
         self.scales_embedding = self.options.get("no_scale_embedding") is False
+        self.adapters = FoundAdapters(self.weights, self.options, self.hidden)
 
     def _require(self, names: list[str]) -> None:
         missing = [name for name in names if name not in self.weights]
@@ -252,12 +273,16 @@ class _Facts:
 
     def family(self) -> Family:
         """The family that has these norms; `norm_reason` says why none has them."""
+        if self.adapters.in_file:
+            return XMOD_PRE_NORM if self.has("layer_norm") else XMOD
         if not self.has("layer_norm"):
             return POST_NORM
         return PRE_NORM_WITH_EMBEDDING_NORM if self.has("layernorm_embedding") else PRE_NORM
 
     def norm_reason(self) -> str | None:
         if self.has("layer_norm"):
+            if self.adapters.in_file and not self.has("layernorm_embedding"):
+                return "there is no layer norm on the embeddings, which Transformers' X-MOD always has"
             return None
         if not self.has("layernorm_embedding"):
             return "there is neither a layer norm on the embeddings nor one at the end"
@@ -371,6 +396,7 @@ def _encoder_reasons(facts: _Facts, wanted: Wanted) -> Iterator[str]:
     yield from dict.fromkeys(facts.checkpoint.refused.values())
     if reason := facts.norm_reason():
         yield reason
+    yield from facts.adapters.reasons()
     if facts.activation not in ACTIVATIONS:
         yield f"the activation {facts.activation}"
     if facts.layers == facts.numbers and facts.numbers != tuple(range(len(facts.numbers))):

@@ -60,6 +60,8 @@ def config_of(
         "type_vocab_size": 1,
         "vocab_size": vocabulary,
     }
+    if (adapters := architecture.adapters) is not None:
+        fields |= {"pre_norm": architecture.family.norms_first, **adapters.fields}
     return dict(sorted((fields | _label_fields(architecture, labels)).items()))
 
 

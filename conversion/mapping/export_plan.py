@@ -14,7 +14,7 @@ from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
 from hf_xlmr.conversion.checkpoint.templates import fill, match
 from hf_xlmr.conversion.checkpoint.weights import FLOAT_DTYPES, Computed, Constant, Stored, Weight, read_rows
 from hf_xlmr.conversion.mapping.architecture import ACTIVATIONS, Architecture
-from hf_xlmr.conversion.mapping.plan import EMBEDDING, LM_BIAS, LM_WEIGHT, POSITIONS, UNKNOWN_ROW, E
+from hf_xlmr.conversion.mapping.plan import EMBEDDING, LM_BIAS, LM_WEIGHT, POSITIONS, UNKNOWN_ROW, E, placements_of
 from hf_xlmr.conversion.mapping.weight_map import (
     DECODER_BIAS,
     ENCODER,
@@ -24,11 +24,11 @@ from hf_xlmr.conversion.mapping.weight_map import (
     UNTIED,
     Placement,
     placements,
-    rows_of,
 )
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.files.json_files import JsonObject
-from hf_xlmr.model.families import FAMILIES, POST_NORM, Family, Task
+from hf_xlmr.model.adapters import adapters_of_config
+from hf_xlmr.model.families import FAMILIES, POST_NORM, Family, Task, family_of
 from hf_xlmr.model.model_shape import count_of, label_count
 
 if TYPE_CHECKING:
@@ -120,25 +120,27 @@ def network_of(config: Mapping[str, object], *, head: str) -> Architecture:
         head_dropout=dropout if given.get("classifier_dropout") is None else _number(given, "classifier_dropout"),
         is_tied=task is not Task.MASKED_LM or given["tie_word_embeddings"] is True,
         scales_embedding=False,
+        adapters=adapters_of_config(given, hidden=count_of(given, "hidden_size")) if family.has_adapters else None,
     )
 
 
 def _class_of(config: Mapping[str, object]) -> tuple[Family, Task]:
     """The family and the task of the class that `config` names. Raises InputError."""
     kind, names = str(config.get("model_type")), config.get("architectures")
-    if kind not in FAMILIES:
+    family = family_of(config)
+    if family is None:
         raise InputError(
             f"config.json says model_type {kind:.40}; hf-xlmr exports {', '.join(FAMILIES)} (others have another "
             "vocabulary, or another network, than fairseq's XLM-R)"
         )
-    tasks = {FAMILIES[kind].class_name(task): task for task in HEAD_ROWS}
+    tasks = {family.class_name(task): task for task in HEAD_ROWS}
     name = str(names[0]) if isinstance(names, list) and names else "None"
     if name not in tasks:
         raise InputError(
             f"config.json names the class {name:.60}, whose head fairseq does not have; hf-xlmr exports "
             f"{', '.join(tasks)} (the encoder of any other model can be saved by itself and exported)"
         )
-    return FAMILIES[kind], tasks[name]
+    return family, tasks[name]
 
 
 def _reasons(config: Mapping[str, object], task: Task) -> Iterator[str]:
@@ -186,7 +188,7 @@ def plan_export(folder: ModelFolder, network: Architecture, *, rows: int) -> Rev
     embedding, types = fill(WORDS, slots), fill(TOKEN_TYPES, slots)
     available = dict(folder.weights)
     dropped = _settle_head(available, embedding, network)
-    placed = list(_placements(network, slots))
+    placed = list(placements_of(network, slots))
     left = {name: _left_out(name) for name in available.keys() - {each.transformers for each in placed} - {types}}
     _raise_if_unbalanced(available, [*placed, _of_types(types, available, network)], left)
     weights = OrderedDict((each.fairseq, _cut(each, available[each.transformers], rows)) for each in placed)
@@ -220,11 +222,6 @@ def _settle_head(available: dict[str, Weight], embedding: str, network: Architec
                 )
             dropped[copy] = f"the same as {original}"
     return dropped
-
-
-def _placements(network: Architecture, slots: Mapping[str, str]) -> Iterator[Placement]:
-    rows = rows_of(network.family, network.task, is_tied=network.is_tied)
-    yield from placements(rows, layers=network.layers, slots=slots, dims=network.dims)
 
 
 def _of_types(name: str, available: Mapping[str, Weight], network: Architecture) -> Placement:
@@ -308,7 +305,7 @@ def _complete(weights: OrderedDict[str, Weight], network: Architecture) -> dict[
     if network.is_tied:
         weights[LM_WEIGHT] = embedding
         made[LM_WEIGHT] = "the embeddings, to which it is tied"
-    if network.family is not POST_NORM:
+    if network.family.norms_first:
         weights[VERSION] = Constant("float32", (1,), FORMAT_STAMP)
         made[VERSION] = "fairseq's format stamp, without which the last layer norm is not used"
     return made

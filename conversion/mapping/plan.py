@@ -29,7 +29,7 @@ from hf_xlmr.model.families import Task
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["NEVER_PREDICTED", "Difference", "WeightPlan", "parameters_of", "plan_weights"]
+__all__ = ["NEVER_PREDICTED", "Difference", "WeightPlan", "parameters_of", "placements_of", "plan_weights"]
 
 E: Final = "encoder.sentence_encoder."
 EMBEDDING: Final = E + "embed_tokens.weight"
@@ -88,7 +88,7 @@ def plan_weights(
     WeightsMismatch with all names that are missing, left over or of the wrong shape.
     """
     available, replaced = _available(checkpoint, architecture)
-    placed = list(_placements(architecture))
+    placed = list(placements_of(architecture, _slots(architecture)))
     wanted = {each.fairseq for each in placed}
     left = {name: _left_out(name, architecture) for name in available if name not in wanted}
     _raise_if_unbalanced(available, placed, left)
@@ -108,9 +108,13 @@ def plan_weights(
     )
 
 
-def _placements(architecture: Architecture) -> Iterator[Placement]:
-    rows = rows_of(architecture.family, architecture.task, is_tied=architecture.is_tied)
-    yield from placements(rows, layers=architecture.layers, slots=_slots(architecture), dims=architecture.dims)
+def placements_of(architecture: Architecture, slots: Mapping[str, str]) -> Iterator[Placement]:
+    """Every weight of the architecture; `slots` gives the `base` and the `head` of its names."""
+    has_norm = architecture.adapters is not None and architecture.adapters.has_own_norm
+    rows = rows_of(architecture.family, architecture.task, is_tied=architecture.is_tied, has_adapter_norm=has_norm)
+    yield from placements(
+        rows, layers=architecture.layers, slots=slots, dims=architecture.dims, languages=architecture.languages
+    )
 
 
 def _slots(architecture: Architecture) -> dict[str, str]:

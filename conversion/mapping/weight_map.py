@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Final, NamedTuple
 
 from hf_xlmr.conversion.checkpoint.templates import fill, slots_of
+from hf_xlmr.model.adapters import ADAPTER_LINEARS, ADAPTER_NORM
 from hf_xlmr.model.families import LAYER_LINEARS, Family, Task
 
 __all__ = ["Placement", "Row", "norms_of", "placements", "rows_of"]
@@ -28,6 +30,16 @@ ENCODER: Final = (
     Row(E + "embed_positions.weight", "{base}embeddings.position_embeddings.weight", ("positions", "hidden")),
     *(Row(f"{FL}{ours}.{{part}}", f"{TL}{theirs}.{{part}}", dims) for ours, theirs, dims in LAYER_LINEARS),
 )
+
+ADAPTERS: Final = tuple(
+    Row(
+        f"{FL}adapter_modules.{{language}}.{ours}.{{part}}",
+        f"{TL}output.adapter_modules.{{language}}.{theirs}.{{part}}",
+        dims,
+    )
+    for ours, theirs, dims in ADAPTER_LINEARS
+)
+NORM_OF_ADAPTERS: Final = (Row(f"{FL}{ADAPTER_NORM[0]}.{{part}}", f"{TL}{ADAPTER_NORM[1]}.{{part}}", ("hidden",)),)
 
 LM_HEAD: Final = (
     Row("encoder.lm_head.dense.{part}", "lm_head.dense.{part}", ("hidden", "hidden")),
@@ -66,10 +78,15 @@ class Placement(NamedTuple):
     shape: tuple[int, ...]
 
 
-def rows_of(family: Family, task: Task, *, is_tied: bool) -> tuple[Row, ...]:
-    """The rows that make up a class of the family, in the order of the files."""
+def rows_of(family: Family, task: Task, *, is_tied: bool, has_adapter_norm: bool = False) -> tuple[Row, ...]:
+    """The rows that make up a class of the family, in the order of the files.
+
+    `has_adapter_norm` says whether the language adapters have a layer norm of their own.
+    """
     untied = UNTIED if task is Task.MASKED_LM and not is_tied else ()
-    return (*ENCODER, *norms_of(family), *HEAD_ROWS[task], *untied)
+    adapters = ADAPTERS if family.has_adapters else ()
+    norm = NORM_OF_ADAPTERS if has_adapter_norm else ()
+    return (*ENCODER, *norms_of(family), *adapters, *norm, *HEAD_ROWS[task], *untied)
 
 
 def norms_of(family: Family) -> tuple[Row, ...]:
@@ -81,20 +98,27 @@ def norms_of(family: Family) -> tuple[Row, ...]:
 
 
 def placements(
-    rows: Iterable[Row], *, layers: Sequence[int], slots: Mapping[str, str], dims: Mapping[str, int]
+    rows: Iterable[Row],
+    *,
+    layers: Sequence[int],
+    slots: Mapping[str, str],
+    dims: Mapping[str, int],
+    languages: Sequence[str] = (),
 ) -> Iterator[Placement]:
     """Each weight of the rows; `layers` are fairseq's numbers of the layers that become 0, 1, ...
 
-    `slots` gives `base` and, where a row has it, `head`; `dims` the number that each dimension's name stands for.
+    `slots` gives `base` and, where a row has it, `head`; `dims` the number that each dimension's name stands for;
+    `languages` are those of the adapters.
     """
     for row in rows:
         parts = ("weight", "bias") if "part" in slots_of(row.fairseq) else ("",)
         depth = list(enumerate(layers)) if "layer" in slots_of(row.fairseq) else [(0, 0)]
-        for number, old_number in depth:
-            for part in parts:
-                named = row.dims[:1] if part == "bias" else row.dims
-                yield Placement(
-                    fairseq=fill(row.fairseq, {**slots, "part": part, "layer": str(old_number)}),
-                    transformers=fill(row.transformers, {**slots, "part": part, "layer": str(number)}),
-                    shape=tuple(dims[name] for name in named),
-                )
+        spoken = languages if "language" in slots_of(row.fairseq) else ("",)
+        for (number, old_number), language, part in product(depth, spoken, parts):
+            named = row.dims[:1] if part == "bias" else row.dims
+            filled = {**slots, "part": part, "language": language}
+            yield Placement(
+                fairseq=fill(row.fairseq, {**filled, "layer": str(old_number)}),
+                transformers=fill(row.transformers, {**filled, "layer": str(number)}),
+                shape=tuple(dims[name] for name in named),
+            )

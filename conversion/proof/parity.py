@@ -6,12 +6,13 @@ import ctypes
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from hashlib import sha256
+from itertools import cycle, islice
 from math import sqrt
 from pathlib import Path
 from threading import Event
@@ -62,8 +63,10 @@ UNK: Final = 3
 NEVER_CHOSEN: Final = 1000.0  # below every bias of fairseq's
 ADDED_SINCE: Final = {"position_embedding_type": "absolute"}  # fields that folders of before lack
 SEED: Final = 20191105
+SHOWN: Final = 8
 TEXTS_PER_CLASS: Final = 400
 SHORT_LENGTHS: Final = (3, 8, 12, 16)
+LANGUAGE_LENGTH: Final = 8
 SCRIPTS: Final = (
     "The capital of France is Paris.",
     "你好，世界",
@@ -112,6 +115,8 @@ class ParityReport:
     """How the exported tokenizer did on each class of texts; empty if there is none."""
     source_sha256: Mapping[str, str]
     output_sha256: Mapping[str, str]
+    languages: Mapping[str, float] = field(default_factory=dict)
+    """Of an X-MOD: the largest relative difference with the adapters of each language."""
 
 
 def verify_folder(
@@ -142,6 +147,7 @@ def verify_folder(
         tokenizer=() if exact is None else _compare_tokenizer(prepared, exact, folder),
         source_sha256=hashes.source,
         output_sha256=hashes.output,
+        languages=behaviour.languages,
     )
 
 
@@ -193,6 +199,8 @@ class Behaviour:
     steps: tuple[StepDifference, ...]
     tokens: int
     tolerance: float
+    languages: Mapping[str, float] = field(default_factory=dict)
+    """Of an X-MOD: the largest relative difference with the adapters of each language."""
 
     @property
     def largest(self) -> float:
@@ -217,7 +225,7 @@ def compare_behaviour(
     """
     probes = _probes(prepared.architecture, exact)
     bare = {"add_pooling_layer": False} if prepared.architecture.task is Task.ENCODER and not has_pooler else {}
-    steps = _compare_behaviour(prepared, folder, probes, progress, bare=bare, has_rows=has_rows)
+    steps, languages = _compare_behaviour(prepared, folder, probes, progress, bare=bare, has_rows=has_rows)
     tolerance = COARSE_TOLERANCE if _rounds_computed(prepared.plan) else TOLERANCE
     for step in steps:
         if step.relative != step.relative:
@@ -227,12 +235,22 @@ def compare_behaviour(
                 "verify=False converts it as it is",
             )
         if not step.relative <= tolerance:
+            wrong = [language for language, relative in languages.items() if not relative <= tolerance]
             raise ParityError(
                 step.name,
                 f"the outputs depart from fairseq's at {step.name} by {step.relative:.2e} of the largest value, and "
-                f"rounding explains only {tolerance:.0e}",
+                f"rounding explains only {tolerance:.0e}{_of_languages(wrong, languages)}",
             )
-    return Behaviour(steps, tokens=sum(int((probe.ids != PAD).sum()) for probe in probes), tolerance=tolerance)
+    tokens = sum(int((probe.ids != PAD).sum()) for probe in probes)
+    return Behaviour(steps, tokens=tokens, tolerance=tolerance, languages=languages)
+
+
+def _of_languages(wrong: Sequence[str], languages: Collection[str]) -> str:
+    """In which languages of an X-MOD the outputs depart; empty where it is not a question of languages."""
+    if not wrong or len(wrong) == len(languages):
+        return ""
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return f" (with the adapters of {', '.join(wrong[:SHOWN])}{more})"
 
 
 # ---- configuration and tokenizer -------------------------------------------------------------------------------------
@@ -365,10 +383,32 @@ class _Probe:
 
     ids: torch.Tensor
     through_head: bool
+    languages: tuple[str, ...] | None = None
+    """That of each text in an X-MOD."""
+    is_default: bool = False
+    """Whether Transformers is not given the language, which is the default."""
+    is_by_language: bool = False
+    """Whether the texts are compared one by one, since each is in another language."""
+
+    @property
+    def parts(self) -> int:
+        """How many outputs it has at a step."""
+        return len(self.ids) if self.is_by_language else 1
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """The tokens of each text, without padding."""
+        return [int(length) for length in (self.ids != PAD).sum(1)]
+
+    def split(self, values: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The values of each part, from those of all tokens without padding."""
+        import torch
+
+        return torch.split(values, self.lengths) if self.is_by_language else (values,)
 
 
-def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_Probe, _Probe]:
-    """A fixed padded batch of unequal lengths, and one text of the longest length.
+def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_Probe, ...]:
+    """A fixed padded batch of unequal lengths, one text of the longest length, and one for each language of an X-MOD.
 
     The batch holds ids from all over the vocabulary and, if there is a tokenizer, sentences in several scripts and
     a pair.
@@ -390,7 +430,30 @@ def _probes(architecture: Architecture, exact: ExactTokenizer | None) -> tuple[_
         encoded = [torch.tensor(exact.encode(*text)) for text in texts]
         rows += [ids[: min(longest, SHORT_LENGTHS[-1])] for ids in encoded if ids.max() < architecture.vocabulary]
     short = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
-    return _Probe(short, through_head=True), _Probe(row(longest).unsqueeze(0), through_head=False)
+    probes = _Probe(short, through_head=True), _Probe(row(longest).unsqueeze(0), through_head=False)
+    if architecture.adapters is None:
+        return probes
+    spoken = _Probe(torch.stack([row(LANGUAGE_LENGTH) for _ in architecture.languages]), through_head=False)
+    return tuple(_in_languages([*probes, spoken], architecture))
+
+
+def _in_languages(probes: Sequence[_Probe], architecture: Architecture) -> Iterator[_Probe]:
+    """The probes in the languages of an X-MOD: many in one batch, one of which nothing is said, and each by itself.
+
+    Transformers' class for multiple choice takes one language for all texts.
+    """
+    many, one, each = probes
+    languages, adapters = architecture.languages, architecture.adapters
+    default = None if adapters is None else adapters.default
+    is_choice, alone, has_default = (
+        architecture.task is Task.MULTIPLE_CHOICE,
+        default or languages[-1],
+        default is not None,
+    )
+    mixed = (alone,) * len(many.ids) if is_choice else tuple(islice(cycle(languages), len(many.ids)))
+    yield replace(many, languages=mixed, is_default=is_choice and has_default)
+    yield replace(one, languages=(alone,), is_default=has_default)
+    yield replace(each, languages=languages, is_by_language=True)
 
 
 def _compare_behaviour(
@@ -401,14 +464,14 @@ def _compare_behaviour(
     *,
     bare: Mapping[str, object],
     has_rows: bool,
-) -> tuple[StepDifference, ...]:
-    """The differences at each step, the larger one of all probes."""
+) -> tuple[tuple[StepDifference, ...], dict[str, float]]:
+    """The differences at each step, the larger one of all probes, and the largest for each language."""
     import torch
 
     checkpoint, architecture = prepared.checkpoint, prepared.architecture
     reference = Reference(
         checkpoint.raw,
-        checkpoint.options,
+        {**_joining(architecture), **checkpoint.options},
         attention_heads=architecture.attention_heads,
         layers=architecture.layers,
         rounded=_rounding(prepared.plan),
@@ -417,24 +480,44 @@ def _compare_behaviour(
         _compare_embedding(reference, folder)
     has_lm_head = architecture.task is Task.MASKED_LM
     through_heads = sum(probe.through_head for probe in probes) * (has_lm_head or architecture.head is not None)
-    total = len(probes) * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
+    parts = sum(probe.parts for probe in probes)
+    total = parts * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
     figures: dict[str, list[_Figures]] = {}
     with torch.no_grad(), progress.task("compare outputs", total=total, unit="steps") as task:
         theirs = _transformers_steps(folder, architecture, probes, bare)
         texts = [ids[ids != PAD] for probe in probes for ids in probe.ids]
         first = sum(len(probe.ids) for probe in probes if probe.through_head)
-        steps = reference.steps(texts, head=architecture.head, has_lm_head=has_lm_head, through_head=first)
+        languages = [language for probe in probes for language in probe.languages or ()] or None
+        steps = reference.steps(
+            texts, head=architecture.head, has_lm_head=has_lm_head, through_head=first, languages=languages
+        )
         for step in steps:
             outputs, start = theirs.get(step.name, ()), 0  # none for the last layer, whose values are the features
             if step.first == 0:
                 _give_memory_back()
-                task.advance(len(outputs) or len(probes))
+                task.advance(len(outputs) or parts)
                 figures |= {step.name: [_Figures() for _ in outputs]} if outputs else {}
             for found, probe in zip(figures.get(step.name, ()), outputs, strict=True):
                 other = probe.columns(step.first, step.first + step.values.shape[-1])
                 found.add(step.values[start : start + len(other)], other)
                 start += len(other)
-    return tuple(max((each.difference(name) for each in found), key=_severity) for name, found in figures.items())
+    differences = {name: [each.difference(name) for each in found] for name, found in figures.items()}
+    largest = tuple(max(found, key=_severity) for found in differences.values())
+    return largest, _by_language(differences, architecture.languages, parts)
+
+
+def _joining(architecture: Architecture) -> dict[str, object]:
+    """How adapters are joined to the layers, for options that leave it to fairseq's architecture."""
+    return architecture.adapters.fields if architecture.adapters is not None else {}
+
+
+def _by_language(
+    differences: Mapping[str, Sequence[StepDifference]], languages: Sequence[str], parts: int
+) -> dict[str, float]:
+    """The largest difference of each language, whose parts are the last of every step that all texts go through."""
+    steps = [found[-len(languages) :] for found in differences.values() if len(found) == parts]
+    by_language = zip(languages, zip(*steps, strict=True), strict=True) if languages else ()
+    return {language: max(found, key=_severity).relative for language, found in by_language}
 
 
 def _compare_embedding(reference: Reference, folder: Path) -> None:
@@ -512,7 +595,7 @@ def _transformers_steps(
         for probe in probes:
             output, logits = _answer(network, architecture, probe)
             for name, values in zip(hidden, output.hidden_states, strict=True):
-                steps[name].append(_kept(values[probe.ids != PAD]))
+                steps[name] += map(_kept, probe.split(values[probe.ids != PAD]))
             if probe.through_head and architecture.task is Task.MASKED_LM:
                 steps["logits"].append(logits)
             elif probe.through_head and architecture.head is not None:
@@ -536,6 +619,7 @@ def _answer(network: Any, architecture: Architecture, probe: _Probe) -> tuple[An
         given,
         attention_mask=(given != PAD).long(),
         output_hidden_states=True,
+        **_lang_ids(architecture, probe),
     )
     product = tall_product(network) if probe.through_head else None
     if product is not None:
@@ -546,6 +630,17 @@ def _answer(network: Any, architecture: Architecture, probe: _Probe) -> tuple[An
         product.is_postponed = False
     output = called()
     return output, _kept(output.logits[real] if architecture.task is Task.MASKED_LM and probe.through_head else real)
+
+
+def _lang_ids(architecture: Architecture, probe: _Probe) -> dict[str, torch.Tensor]:
+    """The numbers of the languages, where Transformers is given them."""
+    import torch
+
+    if probe.languages is None or probe.is_default:
+        return {}
+    is_choice = architecture.task is Task.MULTIPLE_CHOICE and probe.through_head
+    spoken = probe.languages[:1] if is_choice else probe.languages
+    return {"lang_ids": torch.tensor([architecture.languages.index(language) for language in spoken])}
 
 
 def _network(folder: Path, architecture: Architecture, bare: Mapping[str, object]) -> Any:

@@ -64,12 +64,19 @@ class Reference:
         self.rounded = rounded
 
     def steps(
-        self, texts: Sequence[torch.Tensor], *, head: str | None, has_lm_head: bool, through_head: int | None = None
+        self,
+        texts: Sequence[torch.Tensor],
+        *,
+        head: str | None,
+        has_lm_head: bool,
+        through_head: int | None = None,
+        languages: Sequence[str] | None = None,
     ) -> Iterator[Step]:
         """Every hidden state, the features, then the LM head's logits or the named head's.
 
         `texts` are the ids of each, without padding; the first `through_head` of them go through the head, all for
-        None. fairseq pads texts to one length, which changes nothing: attention leaves padding out.
+        None. fairseq pads texts to one length, which changes nothing: attention leaves padding out. `languages` name
+        the adapters of each text in an X-MOD.
         """
         import torch
 
@@ -77,7 +84,7 @@ class Reference:
         hidden = self._embedded(texts)
         yield Step("embeddings", hidden)
         for number in self.layers:
-            hidden = self._layer(f"sentence_encoder.layers.{number}.", hidden, lengths)
+            hidden = self._layer(f"sentence_encoder.layers.{number}.", hidden, lengths, languages)
             yield Step(f"layer {number}", hidden)
         if self._has("sentence_encoder.layer_norm.weight"):
             hidden = self._norm("sentence_encoder.layer_norm", hidden)
@@ -164,16 +171,45 @@ class Reference:
         angles = numbers.unsqueeze(-1) * torch.exp(torch.arange(half) * -(log(10000) / (half - 1)))
         return torch.cat([angles.sin(), angles.cos(), torch.zeros(*numbers.shape, width % 2)], dim=-1)
 
-    def _layer(self, name: str, hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    def _layer(
+        self, name: str, hidden: torch.Tensor, lengths: list[int], languages: Sequence[str] | None
+    ) -> torch.Tensor:
         """One layer; with a norm at the encoder's end the layers normalise before their work, otherwise after it."""
         first, second = (f"{name}self_attn_layer_norm", f"{name}final_layer_norm")
         if not self._has(f"{first}.weight"):
             first, second = f"{name}layer_norms.0", f"{name}layer_norms.1"
         if self._has("sentence_encoder.layer_norm.weight"):
             hidden = hidden + self._attention(f"{name}self_attn.", self._norm(first, hidden), lengths)
-            return hidden + self._feed_forward(name, self._norm(second, hidden))
+            hidden = hidden + self._feed_forward(name, self._norm(second, hidden))
+            return hidden if languages is None else self._adapted(name, second, hidden, lengths, languages)
         hidden = self._norm(first, hidden + self._attention(f"{name}self_attn.", hidden, lengths))
-        return self._norm(second, hidden + self._feed_forward(name, hidden))
+        hidden = hidden + self._feed_forward(name, hidden)
+        return self._norm(
+            second, hidden if languages is None else self._adapted(name, second, hidden, lengths, languages)
+        )
+
+    def _adapted(
+        self, name: str, norm: str, hidden: torch.Tensor, lengths: list[int], languages: Sequence[str]
+    ) -> torch.Tensor:
+        """fairseq/models/xmod/transformer_layer_xmod.py: lang_adapter; `norm` is that of the feed-forward."""
+        import torch
+
+        residual, own = hidden, f"{name}adapter_layer_norm"
+        if self._has(f"{own}.weight"):
+            hidden = self._norm(own, hidden)
+        elif self.options.get("adapter_reuse_layer_norm"):
+            hidden = self._norm(norm, hidden)
+        if self.options.get("ln_before_adapter"):
+            residual = hidden
+        split, adapted = torch.split(hidden, lengths), [hidden] * len(lengths)
+        for language in dict.fromkeys(languages):
+            own_texts = [number for number, spoken in enumerate(languages) if spoken == language]
+            joined = self._feed_forward(
+                f"{name}adapter_modules.{language}.", torch.cat([split[number] for number in own_texts])
+            )
+            for number, text in zip(own_texts, torch.split(joined, [lengths[n] for n in own_texts]), strict=True):
+                adapted[number] = text
+        return torch.cat(adapted) + residual
 
     def _attention(self, name: str, hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """The attention of each text to its own tokens."""
