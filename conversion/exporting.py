@@ -38,6 +38,7 @@ TASKS: Final = {  # fairseq's tasks, each with the criterion of the same name
     Task.SEQUENCE_CLASSIFICATION: "sentence_prediction",
     Task.MULTIPLE_CHOICE: "sentence_ranking",
 }
+XMOD_TASKS: Final = {Task.SEQUENCE_CLASSIFICATION: "sentence_prediction_adapters"}  # where X-MOD has its own
 LARGE: Final = (24, 1024, 4096, 16)  # layers, width, inner width and heads of roberta_large
 
 
@@ -69,7 +70,7 @@ class ExportReport:
 def export(
     model_dir: str | Path, output: str | Path, *, overwrite: bool = False, progress: Progress = SILENT
 ) -> ExportReport:
-    """Export a Transformers folder of XLM-R's three families into the folder `output`, which fairseq loads.
+    """Export a Transformers folder of XLM-R's families into the folder `output`, which fairseq loads.
 
     `model_dir` may have been converted by hf_xlmr, fine-tuned since, or made by others. `output` gets `model.pt`, the
     dictionary, the SentencePiece model and, for classifiers, the labels; it appears under its name only when it is
@@ -115,7 +116,7 @@ def _head_name(folder: ModelFolder, record: ConversionRecord, options: Mapping[s
 
 def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str, object]:
     """The flat arguments of a training with this network: those that convert kept, then what the folder says."""
-    task, longest = TASKS[network.task], network.longest_text
+    task, longest = _task(network), network.longest_text
     return {
         "seed": 1,
         "tokens_per_sample": longest,
@@ -134,8 +135,8 @@ def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str
         "encoder_layers": len(network.layers),
         "encoder_layers_to_keep": None,
         "encoder_learned_pos": True,
-        "encoder_normalize_before": network.family is not POST_NORM,
-        "layernorm_embedding": network.family is not PRE_NORM,
+        "encoder_normalize_before": network.family.norms_first,
+        "layernorm_embedding": network.family.embedding_norm is not None,
         "max_positions": longest,
         "max_source_positions": longest,
         "no_scale_embedding": True,
@@ -147,11 +148,19 @@ def _arguments(network: Architecture, options: Mapping[str, object]) -> dict[str
         "spectral_norm_classification_head": False,
         "untie_weights_roberta": not network.is_tied,
         **_head_arguments(network),
+        **_adapter_arguments(network),
     }
+
+
+def _task(network: Architecture) -> str:
+    """The name of fairseq's task and of its criterion."""
+    return (XMOD_TASKS if network.adapters else {}).get(network.task, TASKS[network.task])
 
 
 def _arch(network: Architecture) -> str:
     """The name of fairseq's architecture; the options also state every size."""
+    if network.adapters is not None:
+        return "xmod_large_prenorm" if network.family.norms_first else "xmod_base"
     if network.family is PRE_NORM:
         return "roberta_prenorm"
     sizes = (len(network.layers), network.hidden, network.intermediate, network.attention_heads)
@@ -166,6 +175,21 @@ def _head_arguments(network: Architecture) -> dict[str, object]:
     if network.task is Task.SEQUENCE_CLASSIFICATION:
         given |= {"num_classes": network.labels, "regression_target": network.is_regression}
     return given
+
+
+def _adapter_arguments(network: Architecture) -> dict[str, object]:
+    """What fairseq's X-MOD asks about its language adapters."""
+    if (adapters := network.adapters) is None:
+        return {}
+    return {
+        "adapter_modules": True,
+        "adapter_layer_norm": adapters.has_own_norm,
+        "adapter_reuse_layer_norm": adapters.reuses_norm,
+        "bottleneck": adapters.reduction,
+        "ffn_modules": False,
+        "languages": list(adapters.languages),
+        "ln_before_adapter": adapters.adds_to_normalized,
+    }
 
 
 def _state(plan: ReversePlan, arguments: Mapping[str, object]) -> dict[str, object]:

@@ -50,6 +50,8 @@ class Inspection:
     """What makes the one number of the other: what is made, and what is left behind."""
     dtypes: Mapping[str, int]
     """Weights per dtype."""
+    languages: tuple[str, ...]
+    """Those that an X-MOD has adapters for, in the order of their numbers; none of other models."""
     heads: tuple[str, ...]
     labels: tuple[str, ...]
     has_moving_average: bool
@@ -121,6 +123,7 @@ def _inspection(
         output_parameters=plan.parameters if plan else None,
         differences=plan.differences if plan else (),
         dtypes=dict(Counter(weight.dtype for weight in checkpoint.weights.values())),
+        languages=architecture.languages if architecture else (),
         heads=checkpoint.heads,
         labels=labels_of(checkpoint, architecture) if architecture else (),
         has_moving_average=checkpoint.has_ema,

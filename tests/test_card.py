@@ -139,6 +139,12 @@ TWINS = {
     "xlmr.large": "FacebookAI/xlm-roberta-large",
     "xlmr.xl": "facebook/xlm-roberta-xl",
     "xlmr.xxl": "facebook/xlm-roberta-xxl",
+    "xmod.base": "facebook/xmod-base",
+    "xmod.large.prenorm": "facebook/xmod-large-prenorm",
+    **{
+        f"xmod.base.{languages}.{steps}k": f"facebook/xmod-base-{languages}-{steps}k"
+        for languages, steps in ((13, 125), (30, 125), (30, 195), (60, 125), (60, 265), (75, 125), (75, 269))
+    },
 }
 
 

@@ -27,7 +27,7 @@ from hf_xlmr.conversion.mapping.weight_map import (
 )
 from hf_xlmr.errors import InputError, IntegrityError, WeightsMismatch
 from hf_xlmr.files.json_files import JsonObject
-from hf_xlmr.model.adapters import adapters_of_config
+from hf_xlmr.model.adapters import ENGLISH, Adapters, adapters_of_config, fairseq_language
 from hf_xlmr.model.families import FAMILIES, POST_NORM, Family, Task, family_of
 from hf_xlmr.model.model_shape import count_of, label_count
 
@@ -39,6 +39,7 @@ __all__ = ["ReversePlan", "network_of", "plan_export"]
 EPS: Final = 1e-5  # fairseq's LayerNorm everywhere
 PAD: Final = 1  # fairseq counts positions from the index of <pad>, which no dictionary moves
 FORMAT_STAMP: Final = 3.0  # fairseq/models/transformer/transformer_encoder.py: below 2 the last layer norm is not used
+SHOWN: Final = 8
 BAND_BYTES: Final = 1 << 20
 LARGEST_NUMBER: Final = 1e308  # of an option that is a floating-point number
 
@@ -363,5 +364,17 @@ def _head_notes(network: Architecture) -> Iterator[str]:
             "The model has no masked-LM head, and fairseq loads none without: the checkpoint holds one that predicts "
             "nothing."
         )
-    if network.family is not POST_NORM:
+    if network.adapters is not None:
+        yield "fairseq loads X-MOD since 2022 (0.12.2 does, 0.10.2 does not), by XMODModel.from_pretrained."
+        yield from _language_notes(network.adapters)
+    elif network.family is not POST_NORM:
         yield "fairseq loads this network since February 2021 (0.12.2 does, 0.10.2 does not)."
+
+
+def _language_notes(adapters: Adapters) -> Iterator[str]:
+    if adapters.default not in (None, ENGLISH):
+        yield f"fairseq takes {ENGLISH} where no language is given, and not {adapters.default} (default_language)."
+    if ENGLISH not in adapters.languages:
+        yield f"There is no {ENGLISH}, which fairseq takes where no language is given: it needs lang_id."
+    if hidden := [name for name in adapters.languages if fairseq_language(name) != name]:
+        yield f"fairseq never runs the adapters of {', '.join(hidden[:SHOWN])}: it takes those names for others."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +16,7 @@ from hf_xlmr.conversion.output.export_files import DICTIONARY, SENTENCEPIECE
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.json_files import JsonObject
+from hf_xlmr.files.own_names import RELEASE_NAMES
 from hf_xlmr.hub.licences import OTHER
 from hf_xlmr.tokenizer.dictionary import FILLER, MASK, SPECIAL_SYMBOLS
 
@@ -41,6 +43,7 @@ TWINS: Final = {  # releases that are on the Hub already; the two v0 are not
     "xlmr.large": "FacebookAI/xlm-roberta-large",
     "xlmr.xl": "facebook/xlm-roberta-xl",
     "xlmr.xxl": "facebook/xlm-roberta-xxl",
+    **{name: f"facebook/{name.replace('.', '-')}" for name in RELEASE_NAMES if name.startswith("xmod")},
 }
 RELEASE: Final = "release"
 OTHER_LICENCE: Final = (
@@ -114,9 +117,10 @@ def card_of(
         vocabulary=config["vocab_size"],
         parameters=f"{record['parameters']:,}",
         dtype=record["dtype"],
-        transformers=_in_transformers(usage, vocabulary),
+        transformers=_in_transformers(usage, vocabulary, _example_language(config)),
         pooler=_pooler(usage),
-        interface=_interface(vocabulary),
+        interface=_interface(vocabulary, _example_language(config)),
+        fairseq_class="XMODModel" if _spoken_by(config) else "RobertaModel",
         origin=_origin(record["source"]),
         sources=_sources(record["source"]["files"], parity),
         unhashed="" if parity else "; the weights have none, because the conversion was not verified",
@@ -125,6 +129,7 @@ def card_of(
         tokenizer=_tokenizer(vocabulary, parity),
         notes=_bullets([as_text(note) for note in record["notes"]], "Nothing unusual."),
         head=_head(record, config),
+        languages=_languages(config),
         made=_bullets([f"{as_code(name)}, {as_text(what)}" for name, what in record["made"].items()], "Nothing."),
         kept=_kept(record["source"]["files"]),
         dropped=_listed({reason: name for name, reason in record["dropped"].items()}),
@@ -138,7 +143,7 @@ def _metadata(record: JsonObject, config: Mapping[str, object], usage: _Usage, s
     is_release = record["source"]["kind"] == RELEASE
     known = OF_RELEASES if is_release else CardMetadata()
     fields = {
-        "language": list(stated.languages or known.languages),
+        "language": list(stated.languages or _codes(_spoken_by(config)) or known.languages),
         "license": stated.licence or known.licence,
         "library_name": "transformers",
         "pipeline_tag": usage.pipeline,
@@ -149,19 +154,41 @@ def _metadata(record: JsonObject, config: Mapping[str, object], usage: _Usage, s
     return as_yaml(given)
 
 
+def _spoken_by(config: Mapping[str, object]) -> tuple[str, ...]:
+    """The languages that an X-MOD has adapters for; none for other models."""
+    languages = config.get("languages")
+    return tuple(map(str, languages)) if isinstance(languages, list) else ()
+
+
+def _codes(languages: Sequence[str]) -> tuple[str, ...]:
+    """The codes of languages such as `sw_KE`, as far as the Hub knows them."""
+    codes = sorted({name.partition("_")[0] for name in languages} & set(LANGUAGES.split()))
+    return (*LANGUAGES.split()[: len(codes) > 1], *codes)
+
+
 # ---- use -------------------------------------------------------------------------------------------------------------
 
 
-def _in_transformers(usage: _Usage, vocabulary: Vocabulary) -> str:
+def _example_language(config: Mapping[str, object]) -> str | None:
+    """A language to show how it is given; None where nothing takes one."""
+    languages = _spoken_by(config)
+    return str(config.get("default_language") or languages[0]) if languages else None
+
+
+def _in_transformers(usage: _Usage, vocabulary: Vocabulary, language: str | None) -> str:
     load = f'model = {usage.loader}.from_pretrained("."{usage.arguments}).eval()'
     if vocabulary.tokenizer is None:
         return f"from transformers import {usage.loader}\n\n{load}"
     text = usage.text if vocabulary.mask_index is not None else _Usage.text
+    given, shown = usage.input, usage.shown
+    if language is not None:
+        load += f"\nlanguage = torch.tensor([model.config.languages.index({json.dumps(language)})])"
+        given += ", lang_ids=language"
     return (
         f"import torch\nfrom transformers import {usage.loader}, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained(".")\n{load}\n'
         f'batch = tokenizer("{text}", return_tensors="pt")\n'
-        f"with torch.no_grad():\n    print({usage.shown.format(input=usage.input)})"
+        f"with torch.no_grad():\n    print({shown.format(input=given)})"
     )
 
 
@@ -175,10 +202,12 @@ def _pooler(usage: _Usage) -> str:
     )
 
 
-def _interface(vocabulary: Vocabulary) -> str:
+def _interface(vocabulary: Vocabulary, language: str | None) -> str:
     lines = ["from hf_xlmr import XLMR", "", 'xlmr = XLMR.from_pretrained(".").eval()']
     if vocabulary.tokenizer is not None:
-        lines += ['tokens = xlmr.encode("Hello world!")', "print(tokens, xlmr.extract_features(tokens).shape)"]
+        spoken = "" if language is None else f", lang_id=[{json.dumps(language)}]"
+        features = f"print(tokens, xlmr.extract_features(tokens{spoken}).shape)"
+        lines += ['tokens = xlmr.encode("Hello world!")', features]
     return "\n".join(lines)
 
 
@@ -195,6 +224,19 @@ def _head(record: JsonObject, config: JsonObject) -> str:
     shown = [as_code(label) for label in islice(labels.values(), MOST_LABELS)]
     more = f" and {len(labels) - MOST_LABELS:,} more (`config.json`)" if len(labels) > MOST_LABELS else ""
     return f"{named}, and its labels are, in order, {', '.join(shown)}{more}."
+
+
+def _languages(config: JsonObject) -> str:
+    """Sentences about the languages of an X-MOD; empty for other models."""
+    if not (languages := _spoken_by(config)):
+        return ""
+    default = config.get("default_language")
+    unsaid = f"If none is given, it is {as_code(default)}." if default else "There is no default: it has to be given."
+    return (
+        f"\n\nIt is an X-MOD: in every layer, it has an adapter for each of {_counted(len(languages), 'language')}. A\n"
+        f"text goes through those of its own, whose number is `lang_ids` in Transformers. {unsaid}\n"
+        f"In the order of their numbers, they are {', '.join(map(as_code, languages))}."
+    )
 
 
 def _kept(described: Mapping[str, object]) -> str:
@@ -229,6 +271,8 @@ def _hash(digest: object) -> str:
 def _parity(parity: JsonObject | None, dtype: str) -> str:
     if parity is None:
         return "The conversion was not verified."
+    spoken = parity.get("languages") or {}
+    by_language = f" The texts went through the adapters of every language ({len(spoken)})." if spoken else ""
     cast = "" if dtype == "auto" else f", cast to {dtype},"
     rows = [f"| {step['name']} | {step['largest']:.1e} | {step['relative']:.1e} |" for step in parity["steps"]]
     steps = "\n".join(rows)
@@ -236,7 +280,7 @@ def _parity(parity: JsonObject | None, dtype: str) -> str:
         f"All {parity['weights_compared']} weights equal the source's{cast} bit for bit. The outputs of plain\n"
         "Transformers were compared with those of a second implementation of fairseq's network: they differ by at\n"
         f"most {parity['largest']:.1e} of the largest value, over {parity['tokens']} tokens "
-        f"({parity['tolerance']:.0e} was allowed).\n\n{PARITY_STEPS}{steps}"
+        f"({parity['tolerance']:.0e} was allowed).{by_language}\n\n{PARITY_STEPS}{steps}"
     )
 
 

@@ -295,6 +295,7 @@ def show_inspection(inspection: Inspection, flags: Mapping[str, Flag]) -> None:
         "output": "none" if inspection.output_parameters is None else f"{inspection.output_parameters:,} parameters",
         "container": f"{inspection.container}, options kept as {inspection.options_kept_as}",
         "dictionary": _dictionary(inspection),
+        "languages": ", ".join(inspection.languages),
         "classification heads": ", ".join(inspection.heads) or "none",
         "labels": ", ".join(inspection.labels),
         "moving average": "there is one; --ema takes it" if inspection.has_moving_average else "",

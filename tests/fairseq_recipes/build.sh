@@ -22,7 +22,7 @@ declare -A environment=(
   [0.9.0]=${FAIRSEQ_090:?folder of the fairseq 0.9.0 environment}
 )
 all=(demo v0122 v0122cls v0122prenorm v0122prelayernorm v0102 v090 v090half v0122untied v0122bpe v0122rare v0122regression
-  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe v0122data2vec other_tokenizers)
+  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe v0122data2vec other_tokenizers xmod xmod_prenorm xmod_half xmod_cls xmod_layouts)
 
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$out/work" "$out/fixtures"
@@ -300,6 +300,47 @@ build_fsdp() { # the answers first: beside shards fairseq would no longer open m
   run 0.12.2 shards.py runs/parent/checkpoint_last.pt "$out/fixtures/fsdp" --ranks 2
   rm "$out/fixtures/fsdp/model.pt" # the shards hold the same weights
 }
+
+# xmod_model NAME ARCH OPTION...: a tiny X-MOD in runs/NAME.pt, all of whose adapters differ
+xmod_model() {
+  small_identity
+  corpus_data 0.12.2 small small.counted
+  pretrain 0.12.2 small.counted "$1" --no-save-optimizer-state --find-unused-parameters --arch "$2" "${@:3}"
+  [[ -e runs/$1.pt ]] || run 0.12.2 variants.py adapters "runs/$1/checkpoint_last.pt" "runs/$1.pt"
+}
+
+# xmod_fixture FOLDER CHECKPOINT DATA LANGUAGES
+xmod_fixture() {
+  assemble "xmod/$1" small "$3" "$2"
+  run 0.12.2 xmod_golden.py "$out/fixtures/xmod/$1" --languages "$4"
+}
+
+build_xmod() {
+  xmod_model xmod xmod_base_13
+  xmod_fixture base runs/xmod.pt small.counted en_XX,sw_KE,vi_VN
+}
+
+build_xmod_prenorm() {
+  xmod_model xmod_prenorm xmod_large_prenorm
+  xmod_fixture prenorm runs/xmod_prenorm.pt small.counted en_XX,hi_IN,sa_IN
+}
+
+build_xmod_half() {
+  xmod_model xmod xmod_base_13
+  run 0.12.2 variants.py half runs/xmod.pt runs/xmod_half.pt
+  xmod_fixture half runs/xmod_half.pt small.counted vi_VN
+}
+
+build_xmod_cls() {
+  xmod_model xmod xmod_base_13
+  classes_data nli small bin/small.counted/dict.txt xmod_cls
+  [[ -e runs/xmod_cls ]] || run 0.12.2 fairseq-train bin/xmod_cls --save-dir runs/xmod_cls --restore-file "$PWD/runs/xmod.pt" \
+    "${network[@]}" "${training[@]}" "${finetuning[@]}" --arch xmod_base_13 --task sentence_prediction_adapters \
+    --criterion sentence_prediction_adapters --num-classes 3 --classification-head-name xnli_head
+  xmod_fixture cls runs/xmod_cls/checkpoint_last.pt xmod_cls en_XX,fr_XX
+}
+
+build_xmod_layouts() { run 0.12.2 xmod_layouts.py "$out/fixtures/xmod/layouts"; }
 
 for name in "${@:-${all[@]}}"; do
   echo "$name"

@@ -28,6 +28,16 @@ def half(path: str) -> dict[str, Any]:
     return {key: value for key, value in checkpoint.items() if key != "last_optimizer_state"}
 
 
+def adapters(path: str) -> dict[str, Any]:
+    """With adapters of an X-MOD that differ: a training without languages only trains the English ones."""
+    torch.manual_seed(22)
+    checkpoint = read(path)
+    for name, weight in checkpoint["model"].items():
+        if ".adapter_modules." in name:
+            weight.add_(torch.randn(weight.shape) * 0.1)
+    return checkpoint
+
+
 def twoheads(path: str) -> dict[str, Any]:
     """With two classification heads of different sizes, registered through the hub interface and never trained."""
     from fairseq.checkpoint_utils import load_model_ensemble_and_task
@@ -53,7 +63,7 @@ def omegaconf(path: str) -> dict[str, Any]:
 
 def main() -> None:
     """Read one checkpoint, write another."""
-    kinds = {kind.__name__: kind for kind in (half, twoheads, omegaconf)}
+    kinds = {kind.__name__: kind for kind in (half, adapters, twoheads, omegaconf)}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=sorted(kinds))
     parser.add_argument("checkpoint", type=Path)
