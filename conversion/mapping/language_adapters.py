@@ -81,7 +81,7 @@ class FoundAdapters:
 
     def _reasons_of_joining(self) -> Iterator[str]:
         if OWN_NORM in self.options and bool(self.options[OWN_NORM]) != self._has_norm:
-            told, found = ("have", "none") if self.options[OWN_NORM] else ("have no", "one")
+            told, found = ("have a", "none") if self.options[OWN_NORM] else ("have no", "one")
             yield f"by the options the language adapters {told} layer norm of their own, and the file holds {found}"
         unsaid = [name for name in (REUSES, ADDS) if self._flag(name) is None]
         if unsaid and not (unsaid == [REUSES] and self._has_norm):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hf_xlmr.conversion.output.safetensors_writer import DTYPE_NAMES
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.model.plain_config import plain_config, raise_if_adapter, raise_if_without_pooler
-from hf_xlmr.model.safetensors_files import file_header
+from hf_xlmr.model.safetensors_files import TensorEntry, file_header
 from hf_xlmr.model.stored_weights import present_name
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TallProduct", "WeightFiles", "layerwise_network", "tall_product"]
 
+DTYPES: Final = {code: name for name, code in DTYPE_NAMES.items()}
 BAND: Final = 1 << 14  # rows of a tall matrix that are in memory at a time
 
 
@@ -83,6 +85,7 @@ class _Reader:
 
     path: Path
     name: str
+    entry: TensorEntry
 
     def height(self) -> int:
         """How many rows it has."""
@@ -92,12 +95,18 @@ class _Reader:
             return int(file.get_slice(self.name).get_shape()[0])
 
     def whole(self, buffers: _Buffers) -> torch.Tensor:
-        """All of it, in float32, in one of the `buffers`."""
-        from safetensors import safe_open
+        """All of it, in float32, in one of the `buffers`.
 
-        with safe_open(self.path, framework="pt") as file:
-            stored = file.get_tensor(self.name)
-            return buffers.take(stored.shape).copy_(stored)
+        Opening a file by safetensors would read its header again for each of thousands of adapters.
+        """
+        import torch
+
+        buffer, dtype = buffers.take(self.entry.shape), getattr(torch, DTYPES[self.entry.dtype])
+        stored = buffer if dtype == buffer.dtype else torch.empty(self.entry.shape, dtype=dtype)
+        with self.path.open("rb") as file:
+            file.seek(self.entry.start)
+            file.readinto(memoryview(stored.view(torch.uint8).numpy()))
+        return buffer if stored is buffer else buffer.copy_(stored)
 
     def rows(self, numbers: list[int]) -> torch.Tensor:
         """These rows, in float32."""
@@ -120,14 +129,17 @@ class _Reader:
 class WeightFiles:
     """Which file of a folder holds which weight, by the name that its class has for it."""
 
-    places: Mapping[str, tuple[Path, str]]
-    """The file, and the name in it."""
+    places: Mapping[str, tuple[Path, str, TensorEntry]]
+    """The file, the name in it, and what its header says."""
 
     @classmethod
     def of(cls, folder: Path) -> WeightFiles:
         """The weights of the model in `folder`."""
         files = sorted(folder.glob("model*.safetensors"))
-        return cls({present_name(name): (path, name) for path in files for name in file_header(path)})
+        headers = [(path, file_header(path)) for path in files]
+        return cls(
+            {present_name(name): (path, name, entry) for path, header in headers for name, entry in header.items()}
+        )
 
     def reader(self, name: str) -> _Reader:
         """The weight `name`. Raises IntegrityError."""
@@ -156,12 +168,16 @@ class _Buffers:
 
 
 def _read_when_called(module: torch.nn.Module, readers: Mapping[str, _Reader], buffers: _Buffers) -> None:
-    """Let `module` have its weights from the file while it is called."""
+    """Let `module` have its weights from the file while it is called.
+
+    For no tokens, which X-MOD gives the adapters of languages that no text is in, nothing is read.
+    """
     from torch.nn import Parameter
 
-    def fill(module: torch.nn.Module, _inputs: object) -> None:
+    def fill(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         for name, reader in readers.items():
-            setattr(module, name, Parameter(reader.whole(buffers), requires_grad=False))
+            weight = reader.whole(buffers) if inputs[0].numel() else buffers.take(reader.entry.shape)
+            setattr(module, name, Parameter(weight, requires_grad=False))
 
     def empty(module: torch.nn.Module, _inputs: object, _output: object) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
