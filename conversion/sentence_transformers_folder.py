@@ -47,6 +47,7 @@ SMALL_FILES: Final = (
     *TOKENIZERS,
 )
 KEPT: Final = "fairseq"
+SHOWN: Final = 8
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ def to_sentence_transformers(
 ) -> SentenceTransformersReport:
     """Make of a Transformers folder the folder `output`, which `SentenceTransformer(output)` loads.
 
-    It gives the vectors that FeatureExtractor does with the same `pool`, a key of POOLS. `model_dir` holds an encoder
-    or a masked LM of the three families, and stays as it is. With `onnx_backend` the folder also loads with
-    backend="onnx", which refuses to leave out a pooler; PyTorch then adds a random one, which no vector rests on.
-    `output` appears under its name only when it is whole.
+    It gives the vectors that FeatureExtractor does with the same `pool`, a key of POOLS (of an X-MOD, in its default
+    language). `model_dir` holds an encoder or a masked LM of XLM-R's families, and stays as it is. With `onnx_backend`
+    the folder also loads with backend="onnx", which refuses to leave out a pooler; PyTorch then adds a random one,
+    which no vector rests on. `output` appears under its name only when it is whole.
     Raises InputError for what the user can fix, IntegrityError for damage.
     """
     source, target = Path(model_dir), Path(output)
@@ -95,7 +96,13 @@ def to_sentence_transformers(
             _write_settings(draft, shape, pool, onnx_backend=onnx_backend)
             card = (source / CARD).read_bytes() if (source / CARD).is_file() else None
             (draft / CARD).write_bytes(
-                sentence_transformers_card(card, pool=pool, width=shape.hidden, longest=shape.longest_text)
+                sentence_transformers_card(
+                    card,
+                    pool=pool,
+                    width=shape.hidden,
+                    longest=shape.longest_text,
+                    language=shape.adapters.default if shape.adapters else None,
+                )
             )
             return SentenceTransformersReport(
                 output=target,
@@ -127,6 +134,11 @@ def _shape_of(source: Path) -> ModelShape:
         raise InputError(
             f"{source} has neither {' nor '.join(TOKENIZERS)}: copy the tokenizer's files from the folder that the "
             "model was trained from"
+        )
+    if shape.adapters is not None and shape.adapters.default is None:
+        raise InputError(
+            f"{source} holds an X-MOD without a default_language, and sentence-transformers names no language: set one "
+            f"in config.json ({', '.join(shape.adapters.languages[:SHOWN])}, ...)"
         )
     check_models_of(source)
     AddedTokens.of(source, rows=shape.vocabulary)  # refuses ids beyond the rows

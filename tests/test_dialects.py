@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from factory import Checkpoint, E, add_head, fused, half_fused, of_2019, weights
-from places import SHARED_XMOD
 
 from hf_xlmr.conversion import convert, inspect, open_checkpoint
 from hf_xlmr.conversion.checkpoint.weights import read_array
@@ -95,7 +94,6 @@ def test_two_spellings_of_one_weight_are_refused(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         (f"{E}quant_noise.weight", "quantization noise"),
-        (f"{E}layers.0.adapter_modules.en_XX.fc1.weight", "X-MOD"),
         (f"{E}layers.0.self_attn.compress_k.weight", "Linformer"),
         (f"{E}layers.0.self_attn.bias_k", "add-bias-kv"),
         (f"{E}segment_embeddings.weight", "BERT or XLM"),
@@ -108,12 +106,6 @@ def test_what_transformers_lacks_is_refused_by_name(name: str, reason: str, tmp_
     with pytest.raises(UnsupportedCheckpoint, match=reason):
         convert(Checkpoint(model=model).write(tmp_path / "model"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-@pytest.mark.skipif(not SHARED_XMOD.is_dir(), reason="the X-MOD that fairseq trained is not here")
-def test_an_x_mod_of_fairseqs_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedCheckpoint, match="X-MOD"):
-        convert(SHARED_XMOD, tmp_path / "out")
 
 
 def test_the_moving_average_is_an_option(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tarfile
 from argparse import Namespace
 from collections import OrderedDict
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,12 @@ from factory import HIDDEN, LAYERS, OPTIONS, Checkpoint, E, add_head, fused, of_
 from places import FIXTURES, SHARED_XMOD
 from safetensors.torch import load_file, save_file
 
-from hf_xlmr.conversion import ParityError, convert, export, inspect, open_checkpoint, verify
+from hf_xlmr.conversion import ParityError, convert, export, inspect, open_checkpoint, to_sentence_transformers, verify
 from hf_xlmr.conversion.checkpoint.parallel_parts import same_bytes
 from hf_xlmr.doctor import examine
 from hf_xlmr.errors import InputError, IntegrityError, UnsupportedCheckpoint, WeightsMismatch
 from hf_xlmr.model.adapters import RELEASE_LANGUAGES
+from hf_xlmr.model.provenance import deciding_differences
 from hf_xlmr.model_shape import shape_of
 from hf_xlmr.placed_loading import load_placed
 
@@ -221,6 +225,47 @@ def test_a_folder_is_placed_on_devices(made: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(last.numpy(), known["last.sa_IN.0"], rtol=0, atol=TOLERANCE)
 
 
+def test_an_archive_is_a_source_and_its_shape_is_known_before(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "xmod.base.13.125k.tar.gz", "w:gz") as archive:
+        archive.add(XMOD / "base", "xmod.base.13.125k", filter=lambda info: info if "golden" not in info.name else None)
+    convert(tmp_path / "xmod.base.13.125k.tar.gz", tmp_path / "out", verify=False)
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "out" / name).is_file()
+    assert replace(shape_of(XMOD / "base"), vocabulary=219) == shape_of(tmp_path / "out")
+
+
+def test_doctor_reports_and_fixes_what_a_config_says_of_adapters(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "hf" / "base", tmp_path / "hf")
+    config = config_in(folder)
+
+    def found(**fields: Any) -> list[str]:
+        (folder / "config.json").write_text(json.dumps({**config, **fields}))
+        return [each.name for each in examine(folder).findings]
+
+    assert found() == []
+    assert found(ln_before_adapter=False) == found(adapter_reuse_layer_norm=False) == ["training"]
+    assert found(pre_norm="yes") == found(languages=["en_XX", "en_XX"]) == ["configuration"]
+    assert found(default_language="xx_XX") == ["configuration"]
+    assert found(languages=[*config["languages"], "de_DE"]) == found(pre_norm=True) == ["weights"]
+    assert found(default_language=None) == ["default_language"]
+    assert examine(folder, fix=True).is_healthy and config_in(folder)["default_language"] == "en_XX"
+
+
+def test_what_is_changed_since_is_not_published_as_verified(made: Path) -> None:
+    config = config_in(made / "hf" / "base")
+    others = {**config, "languages": config["languages"][::-1], "default_language": "sw_KE"}
+    assert len(list(deciding_differences(others, config))) == 2
+
+
+def test_sentence_transformers_gets_a_default_language(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "hf" / "base", tmp_path / "hf")
+    to_sentence_transformers(folder, tmp_path / "one")
+    assert "the\nadapters of `en_XX`" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({**config_in(folder), "default_language": None}))
+    with pytest.raises(InputError, match="X-MOD without a default_language"):
+        to_sentence_transformers(folder, tmp_path / "other")
+
+
 # ---- names, options and damage ---------------------------------------------------------------------------------------
 
 
@@ -283,8 +328,9 @@ def test_a_language_that_fairseq_never_runs_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "options", "told"),
     [
-        (adapted(languages=("en.XX",)), {}, r"names that no module of PyTorch's can have \('en\.XX'\)"),
-        (adapted(languages=("",)), {}, r"names that no module of PyTorch's can have \(''\)"),
+        (adapted(languages=("en.XX",)), {}, r"names that no language has \('en\.XX'\)"),
+        (adapted(languages=("en_XX", "fr\nXX")), {}, r"names that no language has \('fr\\nXX'\)"),
+        (adapted(languages=("",)), {}, r"names that no language has \(''\)"),
         (adapted(width=10), {}, r"10 wide inside, and Transformers' have the model's width \(16\) divided"),
         (adapted(norms="pre"), PRE_NORM, "no layer norm on the embeddings"),
         (adapted(), {"adapter_modules": False}, "the options say that there are none"),

@@ -10,11 +10,13 @@ from typing import Final
 
 from hf_xlmr.conversion.checkpoint.options import Options
 from hf_xlmr.conversion.checkpoint.weights import Weight
-from hf_xlmr.model.adapters import ENGLISH, MOST_LANGUAGES, Adapters, fairseq_language
+from hf_xlmr.model.adapters import ENGLISH, MOST_LANGUAGES, Adapters, fairseq_language, is_language
 
 __all__ = ["ARCH_FLAGS", "JOINING", "FoundAdapters"]
 
-IN_LAYER: Final = re.compile(r"encoder\.sentence_encoder\.layers\.[0-9]{1,4}\.adapter_(modules|layer_norm)\.(.*)")
+IN_LAYER: Final = re.compile(
+    r"encoder\.sentence_encoder\.layers\.[0-9]{1,4}\.adapter_(modules|layer_norm)\.(.*)", re.DOTALL
+)
 ADAPTER: Final = re.compile(r"(.*)\.(fc1|fc2)\.(weight|bias)", re.DOTALL)
 REUSES, ADDS, OWN_NORM = JOINING = ("adapter_reuse_layer_norm", "ln_before_adapter", "adapter_layer_norm")
 """fairseq's options about how an adapter is joined to its layer."""
@@ -68,8 +70,8 @@ class FoundAdapters:
             return
         if self.options.get("adapter_modules") is False:
             yield "there are language adapters, and the options say that there are none (adapter_modules)"
-        if odd := [name for name in self.in_file if not name or "." in name]:
-            yield f"languages have names that no module of PyTorch's can have ({', '.join(map(repr, odd[:SHOWN]))})"
+        if odd := [name for name in self.in_file if not is_language(name)]:
+            yield f"languages have names that no language has ({', '.join(f'{name!r:.40}' for name in odd[:SHOWN])})"
         if len(self.in_file) > MOST_LANGUAGES:
             yield f"there are {len(self.in_file)} languages, and hf_xlmr takes at most {MOST_LANGUAGES}"
         if self._reduction is None:

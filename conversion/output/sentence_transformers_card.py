@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hf_xlmr.cards.extended_card import extended_card
+from hf_xlmr.cards.markdown import as_code
 
 __all__ = ["sentence_transformers_card"]
 
@@ -22,9 +23,13 @@ print(vectors.shape)
 
 {pool}, over at most {longest} tokens, `<s>` and `</s>` included; longer texts are truncated. A vector has {width}
 float32 numbers. XLM-R was not trained to measure similarity: unless this model was, use its vectors as
-features to train on.
+features to train on.{spoken}
 
 """
+SPOKEN: Final = (
+    " sentence-transformers names no language: every text goes through the\nadapters of {}, the "
+    "default_language of config.json."
+)
 POOLED: Final = {
     "mean": "The vector of a text is the mean of those of its tokens",
     "cls": "The vector of a text is that of `<s>`",
@@ -32,10 +37,14 @@ POOLED: Final = {
 }
 
 
-def sentence_transformers_card(card: bytes | None, *, pool: str, width: int, longest: int) -> bytes:
+def sentence_transformers_card(
+    card: bytes | None, *, pool: str, width: int, longest: int, language: str | None = None
+) -> bytes:
     """The card of a model with the metadata for sentence-transformers, and a section on its use before all others.
 
-    `card` is None if the model has none; everything else in it stays as it is, byte for byte.
+    `card` is None if the model has none; everything else in it stays as it is, byte for byte. `language` is the default
+    of an X-MOD.
     """
-    section = SECTION.format(pool=POOLED[pool], longest=longest, width=width)
+    spoken = "" if language is None else SPOKEN.format(as_code(language))
+    section = SECTION.format(pool=POOLED[pool], longest=longest, width=width, spoken=spoken)
     return extended_card(card, title="A model for sentence-transformers", section=section, fields=FIELDS, tag=LIBRARY)

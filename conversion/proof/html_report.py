@@ -77,7 +77,14 @@ def _facts(prepared: Prepared, report: ParityReport) -> dict[str, str]:
         "weights": f"{report.weights_compared} compared bit for bit, {report.bytes_compared:,} bytes",
         "outputs": f"{len(report.steps)} steps on {report.tokens} tokens, relative difference at most "
         f"{report.largest:.1e} (allowed {report.tolerance:.0e})",
+        **_languages(report),
     }
+
+
+def _languages(report: ParityReport) -> dict[str, str]:
+    """The languages of an X-MOD, each with its largest difference."""
+    told = ", ".join(f"{language} {relative:.1e}" for language, relative in report.languages.items())
+    return {"languages": f"{len(report.languages)}, each within: {told}"} if told else {}
 
 
 def _definitions(facts: Mapping[str, str]) -> str:

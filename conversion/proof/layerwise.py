@@ -105,7 +105,7 @@ class _Reader:
         stored = buffer if dtype == buffer.dtype else torch.empty(self.entry.shape, dtype=dtype)
         with self.path.open("rb") as file:
             file.seek(self.entry.start)
-            file.readinto(memoryview(stored.view(torch.uint8).numpy()))
+            file.readinto(stored.view(torch.uint8).numpy().data)
         return buffer if stored is buffer else buffer.copy_(stored)
 
     def rows(self, numbers: list[int]) -> torch.Tensor:

@@ -19,7 +19,8 @@ from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, WeightsMisma
 from hf_xlmr.files.atomic_write import replace_keeping
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_edits import with_fields
-from hf_xlmr.model.families import FAMILIES, Task
+from hf_xlmr.model.adapters import ENGLISH, are_languages
+from hf_xlmr.model.families import FAMILIES, XMOD, Task
 from hf_xlmr.model.folder_records import CONVERSION, FINETUNING
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 from hf_xlmr.model.opened_folder import CARD, CONFIG
@@ -416,6 +417,21 @@ def _look_at_silent_padding(facts: FolderFacts) -> str | None:
         f"config.json lacks pad_token_id: Transformers takes {PAD_INDEX} for it, but servers that count positions from "
         "the field (text-embeddings-inference) get other vectors"
     )
+
+
+@_mild(
+    "default_language",
+    f"set default_language to {ENGLISH} in config.json (set_default_language does)",
+    edits=lambda facts: {CONFIG: {"default_language": ENGLISH}},
+    is_of_fairseq=True,
+)
+def _look_at_default_language(facts: FolderFacts) -> str | None:
+    languages = facts.config.get("languages")
+    if facts.model_type != XMOD.model_type or not are_languages(languages) or ENGLISH not in languages:  # type: ignore[operator]
+        return None
+    if facts.config.get("default_language") is not None:
+        return None
+    return f"default_language is not set, so Transformers computes nothing without lang_ids; fairseq takes {ENGLISH}"
 
 
 @_severe(

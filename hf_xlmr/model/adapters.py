@@ -10,7 +10,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 
 __all__ = [
     *("ADAPTER_LINEARS", "ADAPTER_NORM", "ENGLISH", "RELEASE_LANGUAGES", "Adapters", "adapters_of_config"),
-    *("are_languages", "fairseq_language"),
+    *("are_languages", "fairseq_language", "is_language"),
 ]
 
 ADAPTER_LINEARS: Final = (
@@ -111,11 +111,16 @@ def fairseq_language(name: str) -> str:
     return name
 
 
+def is_language(name: str) -> bool:
+    """Whether a name can be that of one of PyTorch's modules, and of a language."""
+    return bool(name) and "." not in name and name.isprintable() and name == name.strip()
+
+
 def are_languages(value: object) -> bool:
     """Whether a value is a list of names that differ, and that PyTorch can have for modules."""
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MOST_LANGUAGES:
         return False
-    is_named = all(isinstance(name, str) and name and "." not in name for name in value)
+    is_named = all(isinstance(name, str) and is_language(name) for name in value)
     return is_named and len(set(value)) == len(value)
 
 

@@ -35,7 +35,8 @@ DECIDING: Final = (
         "tie_word_embeddings",
     ),
     *("pad_token_id", "bos_token_id", "eos_token_id", "is_decoder", "add_cross_attention", "position_embedding_type"),
-    *("quantization_config", "auto_map"),
+    *("pre_norm", "adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter", "adapter_reduction_factor"),
+    *("languages", "default_language", "quantization_config", "auto_map"),
 )
 """What answers rest on in config.json; names of classes, dropout and the like are the user's to change."""
 OF_ANY_TRAINING: Final[Mapping[str, Mapping[str, str] | None]] = {
@@ -43,10 +44,19 @@ OF_ANY_TRAINING: Final[Mapping[str, Mapping[str, str] | None]] = {
     "num_attention_heads": {},
     "layer_norm_eps": None,
     "position_embedding_type": None,
+    "pre_norm": None,
+    "adapter_reuse_layer_norm": None,
+    "ln_before_adapter": None,
 }
 """Fields that no training changes and that no size of a weight shows, with fairseq's names of their values."""
 OPTIONS: Final = "fairseq/options.json"
-OF_OPTIONS: Final = {"hidden_act": "activation_fn", "num_attention_heads": "encoder_attention_heads"}
+OF_OPTIONS: Final = {
+    "hidden_act": "activation_fn",
+    "num_attention_heads": "encoder_attention_heads",
+    "pre_norm": "encoder_normalize_before",
+    "adapter_reuse_layer_norm": "adapter_reuse_layer_norm",
+    "ln_before_adapter": "ln_before_adapter",
+}
 SILENT: Final = (None, False, "absolute")  # values that mean what an absent field does
 OTHERWISE: Final = (
     "copy it again, or convert the checkpoint again; if the change is meant, delete fairseq/conversion.json, which "

@@ -22,7 +22,8 @@ declare -A environment=(
   [0.9.0]=${FAIRSEQ_090:?folder of the fairseq 0.9.0 environment}
 )
 all=(demo v0122 v0122cls v0122prenorm v0122prelayernorm v0102 v090 v090half v0122untied v0122bpe v0122rare v0122regression
-  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe v0122data2vec other_tokenizers xmod xmod_prenorm xmod_half xmod_cls xmod_layouts)
+  v0122ranking v0122twoheads omegaconf fsdp v0122camembert v0122camembertbpe v0122data2vec other_tokenizers
+  xmod xmod_prenorm xmod_half xmod_cls xmod_layouts)
 
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$out/work" "$out/fixtures"
