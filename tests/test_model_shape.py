@@ -42,7 +42,8 @@ MANY_LABELS = {"id2label": {str(number): f"label {number}" for number in range(5
 
 
 def config_of(kind: str, task: Task, **more: Any) -> dict[str, Any]:
-    return {"model_type": kind, "architectures": [FAMILIES[kind] + task.value], **SIZES, **more}
+    spoken = {"default_language": "en_XX"} if kind == "xmod" else {}
+    return {"model_type": kind, "architectures": [FAMILIES[kind] + task.value], **SIZES, **spoken, **more}
 
 
 def built(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> torch.nn.Module:

@@ -166,13 +166,16 @@ def activation_bytes(shape: ModelShape, *, tokens: int, dtype: str, attention: s
     without gradients and with no more than one hidden state kept:
     a layer takes the larger of its attention, 8nHs, and its feed-forward, (5nH + 2nI)s, each with the mask, nS. SDPA
     keeps no scores; eager attention takes 2nSAs more in attention, nSAs in the feed-forward and s times the mask.
-    The head takes (nV + 4nH)s. All are upper bounds of what PyTorch keeps alive at once.
+    The head takes (nV + 4nH)s. X-MOD's adapters, of width D, take (9nH + nI + nD)s, and nSAs more in eager attention.
+    All are upper bounds of what PyTorch keeps alive at once.
     """
     item, length = PLANNED_BYTES[dtype], min(tokens, shape.longest_text)
     states, mask = tokens * shape.hidden * item, tokens * length * (1 if attention == "sdpa" else item)
     scores = 0 if attention == "sdpa" else tokens * length * shape.attention_heads * item
     feed_forward = 5 * states + 2 * tokens * shape.intermediate * item + scores
-    layer = max(8 * states + 2 * scores, feed_forward) + mask
+    inner = shape.intermediate + (shape.adapters.width(shape.hidden) if shape.adapters else 0)
+    adapted = 9 * states + tokens * inner * item + scores if shape.adapters else 0
+    layer = max(8 * states + 2 * scores, feed_forward, adapted) + mask
     head = tokens * shape.vocabulary * item + 4 * states if shape.has_lm_head else 0
     return layer, head
 
