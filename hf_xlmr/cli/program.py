@@ -53,7 +53,7 @@ app = typer.Typer(
 
 SOURCE_HELP = (
     "A folder with model.pt and dict.txt, a .pt file, a .tar, .tar.gz or .tgz archive, a release name "
-    "(xlmr.base, xlmr.large, xlmr.xl, xlmr.xxl, xlmr.base.v0, xlmr.large.v0), or demo."
+    "(xlmr.base, xlmr.large, xlmr.xl, xlmr.xxl, xlmr.base.v0, xlmr.large.v0, xmod.base, ...), or demo."
 )
 
 
