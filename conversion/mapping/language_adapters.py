@@ -74,7 +74,7 @@ class FoundAdapters:
             yield f"languages have names that no language has ({', '.join(f'{name!r:.40}' for name in odd[:SHOWN])})"
         if len(self.in_file) > MOST_LANGUAGES:
             yield f"there are {len(self.in_file)} languages, and hf_xlmr takes at most {MOST_LANGUAGES}"
-        if self._reduction is None:
+        if self._reduction is None and self._width:
             yield (
                 f"the language adapters are {self._width} wide inside, and Transformers' have the model's width "
                 f"({self.hidden}) divided by a whole number"
@@ -121,7 +121,7 @@ class FoundAdapters:
 
     @cached_property
     def _width(self) -> int:
-        """The width of the first adapter; that all have it is for the map to see."""
+        """The width of the first adapter, 0 if it is not a matrix; that all have it is for the map to see."""
         shapes = [
             weight.shape for name, weight in self.weights.items() if IN_LAYER.fullmatch(name) and ".fc1.w" in name
         ]
