@@ -52,7 +52,7 @@ CORE = {
         "test_tokenization",
         "test_transformers_tokenizer",
     ),
-    *("test_vocabulary", "test_weight_map", "test_writer"),
+    *("test_vocabulary", "test_weight_map", "test_writer", "test_xmod"),
 }
 SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, several processes, and what unfolds
     *("test_notebooks", "test_ray", "test_packaging", "test_full_disks", "test_large_vocabulary", "test_exporting"),
