@@ -20,6 +20,7 @@ from hf_xlmr.errors import (
     InputRuntimeError,
     InputTypeError,
 )
+from hf_xlmr.hub_interface.languages import Languages, adapters_of_network
 from hf_xlmr.hub_interface.module_view import Options, View, view_of
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 
@@ -190,6 +191,11 @@ class Encoder(nn.Module):
         return found
 
     @property
+    def languages(self) -> Languages | None:
+        """The languages of an X-MOD; None for a model without adapters."""
+        return Languages.of(adapters_of_network(self.network))
+
+    @property
     def encoder(self) -> View:
         """Fairseq's names for the network's parts: `encoder.sentence_encoder.layers[0].fc1`, `encoder.lm_head`."""
         return view_of(self)
@@ -240,16 +246,18 @@ class Encoder(nn.Module):
         features_only: bool = False,
         return_all_hiddens: bool = False,
         classification_head_name: str | None = None,
+        lang_id: Sequence[str] | None = None,
         masked_tokens: torch.Tensor | None = None,
         **_unused: object,
     ) -> tuple[torch.Tensor, Extra]:
         """Features (batch, length, width), logits over the vocabulary, or a head's logits; and the hidden states.
 
         The hidden states are under `inner_states`, (length, batch, width) each, as fairseq lays them out. What else is
-        given by name, such as `src_lengths` in fairseq's batches, is ignored, as there. Raises NoLmHead, UnknownHead.
+        given by name, such as `src_lengths` in fairseq's batches, is ignored, as there. `lang_id` is the language of
+        each row of an X-MOD. Raises NoLmHead, UnknownHead, UnknownLanguage.
         """
         wanted = range(len(self.layers) + 1) if return_all_hiddens else ()
-        features, hidden = self.features(src_tokens, layers=wanted)
+        features, hidden = self.features(src_tokens, layers=wanted, lang_id=lang_id)
         extra = {"inner_states": [hidden[number].transpose(0, 1) for number in wanted] if return_all_hiddens else None}
         if classification_head_name is not None:
             return self.classified(classification_head_name, features), extra
@@ -277,16 +285,31 @@ class Encoder(nn.Module):
         return {"self"}
 
     def features(
-        self, tokens: torch.Tensor, *, layers: Collection[int] = ()
+        self, tokens: torch.Tensor, *, layers: Collection[int] = (), lang_id: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """The features of `tokens`, (batch, length), and the hidden states of `layers` by number.
 
         Number 0 is the embeddings, n is what layer n gives; in a model that normalises before its layers the last one
-        is thus before the final norm. Each stays on the device of its layer.
+        is thus before the final norm. Each stays on the device of its layer. Raises what `language_numbers` raises.
         """
+        numbers = self.language_numbers(lang_id, rows=len(tokens))
+        languages = {} if numbers is None else {"lang_ids": torch.tensor(numbers, device=tokens.device)}
         with self._captured(layers) as hidden:
-            output = self.base(tokens, attention_mask=(tokens != self.pad_index).long())
+            output = self.base(tokens, attention_mask=(tokens != self.pad_index).long(), **languages)
         return output.last_hidden_state, hidden
+
+    def language_numbers(self, lang_id: Sequence[str] | None, *, rows: int) -> list[int] | None:
+        """The number of each row's language; None for a model without languages.
+
+        Raises InputError, of the kind that fairseq raises: TypeError for languages of a model that has none.
+        """
+        if (languages := self.languages) is not None:
+            return languages.numbers(lang_id, rows=rows)
+        if lang_id is not None:
+            raise InputTypeError(
+                f"lang_id={lang_id!r:.40}: this model is not an X-MOD and has no languages: leave it out"
+            )
+        return None
 
     def logits(self, features: torch.Tensor, masked_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """The LM head's logits over the vocabulary, only at `masked_tokens` if given. Raises NoLmHead."""

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import torch
 from torch import nn
 
-from hf_xlmr.errors import InputAttributeError, InputIndexError, InputNotImplementedError, InputTypeError
-from hf_xlmr.model.families import FAMILIES, LAYER_LINEARS
+from hf_xlmr.errors import (
+    InputAttributeError,
+    InputIndexError,
+    InputKeyError,
+    InputNotImplementedError,
+    InputTypeError,
+)
+from hf_xlmr.model.families import LAYER_LINEARS, family_of
 
 if TYPE_CHECKING:
     from hf_xlmr.hub_interface.encoder import Encoder
@@ -173,14 +179,54 @@ class Layers(Sequence[View]):
         width = inner["q_proj"].out_features
         inner |= {"embed_dim": width, "num_heads": self._heads, "head_dim": width // self._heads}
         attention = View("MultiheadAttention", inner, root=[layer.get_submodule("attention")], instead=where)
+        parts |= _adapters(layer, where)
         return View("TransformerEncoderLayer", {"self_attn": attention, **parts}, root=[layer], instead=where)
+
+
+class Adapters(Mapping[str, View]):
+    """fairseq's adapters of a layer by language, each a View."""
+
+    def __init__(self, adapters: nn.ModuleDict, *, instead: str) -> None:
+        """Show Transformers' `adapters`, which are `instead`."""
+        self._adapters, self._instead = adapters, instead
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._adapters)
+
+    def __getitem__(self, language: str) -> View:
+        if language not in self._adapters:
+            raise InputKeyError(f"there is no adapter for {language!r:.40}: the model has {', '.join(self)}")
+        adapter: Any = self._adapters[language]
+        parts = {"fc1": adapter.dense1, "fc2": adapter.dense2}
+        return View("Adapter", parts, root=[adapter], call=adapter, instead=self._instead)
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters under fairseq's names."""
+        for language, adapter in self.items():
+            yield from adapter.named_parameters(f"{prefix}.{language}" if prefix else language)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters."""
+        return (parameter for _name, parameter in self.named_parameters())
+
+
+def _adapters(layer: nn.Module, where: str) -> dict[str, object]:
+    """What a layer of an X-MOD has besides; `where` it is."""
+    output: Any = layer.get_submodule("output")
+    if not hasattr(output, "adapter_modules"):
+        return {}
+    norm = {} if output.adapter_layer_norm is None else {"adapter_layer_norm": output.adapter_layer_norm}
+    return {"adapter_modules": Adapters(output.adapter_modules, instead=where), **norm}
 
 
 def _parameters(parts: Mapping[str, object], prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
     for name, part in parts.items():
         if isinstance(part, nn.Parameter):
             yield f"{prefix}{name}", part
-        elif isinstance(part, (nn.Module, View, Layers)):
+        elif isinstance(part, (nn.Module, View, Layers, Adapters)):
             yield from part.named_parameters(f"{prefix}{name}")
 
 
@@ -192,9 +238,14 @@ def view_of(model: Encoder) -> View:
         parts["lm_head"] = _lm_head(model)
         root.append(model.network.lm_head)
 
-    def extract_features(src_tokens: torch.Tensor, return_all_hiddens: bool = False, **unused: object) -> object:
+    def extract_features(
+        src_tokens: torch.Tensor,
+        return_all_hiddens: bool = False,
+        lang_id: Sequence[str] | None = None,
+        **unused: object,
+    ) -> object:
         _raise_if_embedded(unused.get("token_embeddings"))
-        return model(src_tokens, features_only=True, return_all_hiddens=return_all_hiddens)
+        return model(src_tokens, features_only=True, return_all_hiddens=return_all_hiddens, lang_id=lang_id)
 
     def output_layer(
         features: torch.Tensor, masked_tokens: torch.Tensor | None = None, **_unused: object
@@ -206,9 +257,10 @@ def view_of(model: Encoder) -> View:
         features_only: bool = False,
         return_all_hiddens: bool = False,
         masked_tokens: torch.Tensor | None = None,
+        lang_id: Sequence[str] | None = None,
         **_unused: object,
     ) -> object:
-        return model(src_tokens, features_only, return_all_hiddens, masked_tokens=masked_tokens)
+        return model(src_tokens, features_only, return_all_hiddens, lang_id=lang_id, masked_tokens=masked_tokens)
 
     parts |= {"extract_features": extract_features, "output_layer": output_layer, "forward": forward}
     return View("RobertaEncoder", parts, root=root, call=forward, instead="in xlmr.model.network")
@@ -227,7 +279,8 @@ def _lm_head(model: Encoder) -> View:
 
 def _sentence_encoder(model: Encoder) -> View:
     base, config = model.base, model.network.config
-    family = FAMILIES[config.model_type]
+    family = family_of(config.to_dict())
+    assert family is not None
     names = {ours: theirs for ours, theirs, _ in LAYER_LINEARS} | family.layer_norms
     norms = [path and base.get_submodule(path) for path in (family.embedding_norm, family.final_norm)]
     words = base.embeddings.word_embeddings
@@ -257,9 +310,10 @@ def _forward_of(model: Encoder, words: nn.Module) -> Callable[..., dict[str, Seq
         src_lengths: torch.Tensor | None = None,
         return_all_hiddens: bool = False,
         token_embeddings: torch.Tensor | None = None,
+        lang_id: Sequence[str] | None = None,
     ) -> dict[str, Sequence[torch.Tensor | None]]:
         _raise_if_embedded(token_embeddings)
-        features, extra = model(src_tokens, features_only=True, return_all_hiddens=return_all_hiddens)
+        features, extra = model(src_tokens, features_only=True, return_all_hiddens=return_all_hiddens, lang_id=lang_id)
         is_padding = src_tokens.eq(model.pad_index)
         states = extra["inner_states"] or []
         return {

@@ -207,19 +207,27 @@ class XLMR(nn.Module):
     # ---- features
 
     def extract_features(
-        self, tokens: torch.Tensor, return_all_hiddens: bool = False, *, layers: Sequence[int] | None = None
+        self,
+        tokens: torch.Tensor,
+        return_all_hiddens: bool = False,
+        lang_id: Sequence[str] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """Features (batch, length, width) of `tokens`, 1-D or padded 2-D with id 1.
 
         With `return_all_hiddens`, a list of the embeddings and each layer's output; as in fairseq, the last is before
         the final norm in models that normalise before their layers (XL, XXL), and equals the features in the others.
-        `layers` picks some of that list by index. Raises TokensTooLong, a ValueError, and for what are not tokens an
-        InputError of the kind that fairseq raises.
+        `layers` picks some of that list by index. `lang_id` is the language of each row of an X-MOD, such as
+        ["sw_KE"]; without it all are en_XX, or what config.json has as `default_language`. Raises TokensTooLong, a
+        ValueError, UnknownLanguage, a KeyError, and for what are not tokens an InputError of the kind that fairseq
+        raises.
         """
         count = len(self.model.layers) + 1
         wanted = list(range(count)) if layers is None else _indices(layers, count)
         returns_hidden = return_all_hiddens or layers is not None
-        features, hidden = self.model.features(self._batch(tokens), layers=wanted if returns_hidden else ())
+        batch = self._batch(tokens)
+        features, hidden = self.model.features(batch, layers=wanted if returns_hidden else (), lang_id=lang_id)
         if not returns_hidden:
             return features.to(self.device)
         return [hidden[number].to(self.device) for number in wanted]
@@ -252,15 +260,16 @@ class XLMR(nn.Module):
         *,
         words: Sequence[str] | None = None,
         use_spacy: bool = False,
+        lang_id: Sequence[str] | None = None,
     ) -> AlignedFeatures:
         """A vector for each word of `sentence`, `<s>` before and `</s>` after them.
 
         The words are runs of letters and digits and single signs, or `words`, or with `use_spacy` those of spaCy's
-        English tokenizer, as in fairseq. Raises InputError, TokensTooLong.
+        English tokenizer, as in fairseq. `lang_id` is that of `extract_features`. Raises InputError, TokensTooLong.
         """
         chosen = _spacy_words(sentence) if use_spacy else split_words(sentence) if words is None else list(words)
         alignment = align_pieces(self.tokenizer, sentence, chosen)
-        found = self.extract_features(self.encode(sentence), return_all_hiddens)
+        found = self.extract_features(self.encode(sentence), return_all_hiddens, lang_id)
         layers = [align_features(each[0], alignment) for each in ([found] if torch.is_tensor(found) else found)]
         return AlignedFeatures(
             words=("<s>", *chosen, "</s>"), vectors=torch.stack(layers) if return_all_hiddens else layers[0]
@@ -278,31 +287,36 @@ class XLMR(nn.Module):
         """
         self.model.register_classification_head(name, num_classes, **options)
 
-    def predict(self, head: str, tokens: torch.Tensor, return_logits: bool = False) -> torch.Tensor:
+    def predict(
+        self, head: str, tokens: torch.Tensor, return_logits: bool = False, lang_id: Sequence[str] | None = None
+    ) -> torch.Tensor:
         """Log-probabilities (batch, classes) of the head `head`, or its logits, which regression heads need.
 
         A head that reads every token, as fairseq's options say (sequence_tagging, span_prediction), gives (batch,
-        length, classes). Raises what `extract_features` raises, then UnknownHead, a KeyError.
+        length, classes). `lang_id` is that of `extract_features`. Raises what `extract_features` raises, then
+        UnknownHead, a KeyError.
         """
         batch = self._batch(tokens)
         if head not in self.model.classification_heads:
             raise UnknownHead(head, list(self.model.classification_heads), left=self.files.why_left_behind(head))
-        features, _hidden = self.model.features(batch)
+        features, _hidden = self.model.features(batch, lang_id=lang_id)
         logits = self.model.classified(head, features).to(self.device)
         return logits if return_logits else log_softmax(logits, dim=-1)
 
-    def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:
+    def fill_mask(
+        self, masked_input: str, topk: int = 5, *, lang_id: Sequence[str] | None = None
+    ) -> list[tuple[str, float, str]]:
         """The `topk` best fillings of the one `<mask>`: the filled text, the probability, and what was filled in.
 
         As in fairseq 0.12.2 there are fewer if `<s>` or `</s>` is among the best, since it has no text; those after
-        it then come with the probability of the rank before their own. Raises WrongMask, an AssertionError, and
-        InputError.
+        it then come with the probability of the rank before their own. `lang_id` is that of `extract_features`.
+        Raises WrongMask, an AssertionError, and InputError.
         """
         if not self.model.has_lm_head:
             raise NoLmHead(f"{self.files.name} holds no LM head: it predicts no tokens (convert with head='none')")
         tokens = self._batch(self._masked_tokens(masked_input))
         with self._in_eval_mode(), torch.no_grad():
-            features, _hidden = self.model.features(tokens)
+            features, _hidden = self.model.features(tokens, lang_id=lang_id)
             logits = self.model.logits(features[:, (tokens[0] == self.task.mask_idx).to(features.device)])
         probabilities = logits[0, 0].float().softmax(dim=0)
         _raise_if_no_number(topk, most=len(probabilities))

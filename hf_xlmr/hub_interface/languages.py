@@ -1,0 +1,116 @@
+"""The languages of an X-MOD: every layer has an adapter for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from hf_xlmr.errors import (
+    InputAttributeError,
+    InputError,
+    InputIndexError,
+    InputKeyError,
+    InputRuntimeError,
+    InputTypeError,
+)
+from hf_xlmr.model.adapters import ENGLISH, Adapters, adapters_of_config, fairseq_language
+from hf_xlmr.model.families import XMOD
+
+__all__ = ["Languages", "UnknownLanguage", "adapters_of_network"]
+
+OF_CODES: Final[Mapping[str, str]] = {"zh": "zh_CN"}  # where a model can have several languages of a code
+HOW_TO_SAY: Final = "give a list of languages, one for each row, such as ['sw_KE', 'en_XX']"
+
+
+class UnknownLanguage(InputKeyError):
+    """A language that a model has no adapter for."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        """Carry the name, and those that there are."""
+        self.name, self.known = name, tuple(known)
+        super().__init__(f"the model has no language {name!r:.40}; it has {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Languages:
+    """The names in the order of their numbers, which `lang_ids` of Transformers holds."""
+
+    names: tuple[str, ...]
+    usual: str | None
+    """The language of texts that name none; None if each must."""
+
+    @classmethod
+    def of(cls, adapters: Adapters | None) -> Languages | None:
+        """Those of a model with `adapters`; None for one without. Usual is its default, or as in fairseq en_XX."""
+        if adapters is None:
+            return None
+        english = ENGLISH if ENGLISH in adapters.languages else None
+        return cls(adapters.languages, adapters.default or english)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+    def number(self, name: str | None) -> int:
+        """The number of a language, or for None of the usual one; `_rom` and `_zaw` are dropped, as in fairseq.
+
+        Raises UnknownLanguage, a KeyError, and InputError if there is no usual one.
+        """
+        if name is None and self.usual is None:
+            raise InputError(
+                f"the model has no usual language, so each text must name its own: {', '.join(self.names)}"
+            )
+        known = str(self.usual) if name is None else fairseq_language(name)
+        if known not in self._numbers:
+            raise UnknownLanguage(known if name is None else name, self.names)
+        return self._numbers[known]
+
+    def name(self, name: str | None) -> str:
+        """The name of the adapter for a language. Raises what `number` raises."""
+        return self.names[self.number(name)]
+
+    def numbers(self, lang_id: Iterable[str] | None, *, rows: int) -> list[int]:
+        """The number of each row's language, all the usual one for None.
+
+        Raises InputError, of the kind that fairseq raises: RuntimeError for another number of rows.
+        """
+        if lang_id is None:
+            return [self.number(None)] * rows
+        if isinstance(lang_id, str):
+            raise InputRuntimeError(f"lang_id={lang_id!r:.40} is one text: {HOW_TO_SAY}")
+        if not isinstance(lang_id, Iterable):
+            raise InputTypeError(f"lang_id={lang_id!r:.40}: {HOW_TO_SAY}")
+        names = list(lang_id)
+        if not names:
+            raise InputIndexError(f"lang_id is empty: {HOW_TO_SAY}")
+        if odd := [each for each in names if not isinstance(each, str)]:
+            raise InputAttributeError(f"lang_id holds {odd[0]!r:.40}: {HOW_TO_SAY}")
+        if len(names) != rows:
+            raise InputRuntimeError(f"lang_id has {len(names)} languages, and there are {rows} rows: {HOW_TO_SAY}")
+        return [self.number(each) for each in names]
+
+    def of_code(self, code: str) -> str:
+        """The language for a code of data sets, such as sw_KE for sw: by its whole name, else by what precedes `_`.
+
+        Raises UnknownLanguage, InputError if it could be several.
+        """
+        by_name = {name.lower(): name for name in self.names}
+        for known in (code, OF_CODES.get(code.lower(), "")):
+            if known.lower() in by_name:
+                return by_name[known.lower()]
+        found = [name for name in self.names if name.lower().partition("_")[0] == code.lower()]
+        if not found:
+            raise UnknownLanguage(code, self.names)
+        if len(found) > 1:
+            raise InputError(f"the language {code!r:.40} could be {' or '.join(found)}: name the data so")
+        return found[0]
+
+
+def adapters_of_network(network: Any) -> Adapters | None:
+    """The language adapters that the config of a Transformers `network` says; None if its class has none."""
+    config = network.config
+    if config.model_type != XMOD.model_type:
+        return None
+    return adapters_of_config({name: getattr(config, name) for name in XMOD.defaults}, hidden=config.hidden_size)
