@@ -246,6 +246,13 @@ Texts = Annotated[
 FeaturesDir = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of features to make.")]
 Column = Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")]
 IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="A column to copy into the output, as id.")]
+Language = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="For X-MOD: the language of all texts, such as sw_KE; by default en_XX."),
+]
+LanguageColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="For X-MOD: a column that names the language of each text.")
+]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of a data set, such as train.")]
 Config = Annotated[
     str | None, typer.Option(metavar="NAME", help="The configuration of a data set on the Hub, such as de.")
@@ -337,6 +344,8 @@ def extract(
     output: FeaturesDir,
     column: Column = "text",
     id_column: IdColumn = None,
+    language: Language = None,
+    language_column: LanguageColumn = None,
     split: Split = None,
     config: Config = None,
     max_row_size: MaxRowSize = "16MB",

@@ -152,12 +152,14 @@ def _rows_at_once(path: Path | RemoteFile, place: str, chunks: Sequence[Chunk]) 
 
 
 def arrow_records(name: str, batches: Iterable[object], asked: Asked, *, first: int = 0) -> Iterator[Record]:
-    """The text and the id of every row of Arrow `batches`, with its place; `first` is the number of the first one.
+    """Every row of Arrow `batches`, with its place; `first` is the number of the first one.
 
     Raises BadRow, OSError.
     """
+    text_at, id_at, language_at = asked.places
     for place, values in arrow_rows(name, batches, asked.columns, most=asked.max_row_size, first=first):
-        yield place, values[0], values[-1] if asked.has_ids else None
+        id_, language = (None if at is None else values[at] for at in (id_at, language_at))
+        yield place, values[text_at], id_, language
 
 
 def arrow_rows(
@@ -251,8 +253,9 @@ def check_columns(name: str, schema: pyarrow.Schema, asked: Asked) -> None:
         if schema.names.count(column) != 1:
             twice = f"there are several columns {column!r}"
             raise BadRow(name, twice if column in schema.names else why_no_column(column, schema.names))
-    if not _is_string(schema.field(asked.column).type):
-        raise BadRow(name, f"the column {asked.column!r} holds {schema.field(asked.column).type}, not text")
+    for column in filter(None, (asked.column, asked.language_column)):
+        if not _is_string(schema.field(column).type):
+            raise BadRow(name, f"the column {column!r} holds {schema.field(column).type}, not text")
     kind = None if asked.id_column is None else schema.field(asked.id_column).type
     if kind is not None and not (types.is_integer(kind) or _is_string(kind)):
         raise BadRow(name, f"the column {asked.id_column!r} holds {kind}; ids are strings or integers")

@@ -95,6 +95,11 @@ class TextInput:
     """Whether it can be read twice, which standard input and pipes cannot."""
 
     @property
+    def has_languages(self) -> bool:
+        """Whether each row names its language."""
+        return any(source.asked.language_column is not None for source in self.sources)
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The files of this disk that it consists of."""
         return tuple(path for path in self._files if isinstance(path, Path))
@@ -114,11 +119,13 @@ class TextInput:
                 yield from source.records()
 
     def _checked(self, records: Iterator[Record], ids: Ids, *, first: int) -> Iterator[TextRow]:
-        for number, (place, text, id_) in enumerate(records, first):
+        has_languages = self.has_languages
+        for number, (place, text, id_, named) in enumerate(records, first):
             text = checked_text(place, text)
             if self.has_ids:
                 ids.check(place, id_)
-            yield TextRow(number, place, text, id_)
+            language = checked_text(place, named, what="the language") if has_languages else None
+            yield TextRow(number, place, text, id_, language)
 
     def fingerprint(self) -> str | None:
         """A checksum that changes with the files and with what is read of them; None if nothing identifies them."""
@@ -193,6 +200,7 @@ def open_texts(
     *,
     column: str = DEFAULT_COLUMN,
     id_column: str | None = None,
+    language_column: str | None = None,
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -207,12 +215,13 @@ def open_texts(
     `s3://bucket/texts.jsonl` is read through fsspec, if the package for it is installed; patterns and folders too, if
     they can be listed there. What is neither, and looks like `owner/name`, is streamed from the Hub by
     `datasets.load_dataset`, which alone knows `config` and `revision`; `split` is for data sets. `column` holds the
-    text, and `id_column` what is copied to the output. A line, a record of CSV or a value of Arrow beyond
-    `max_row_size` bytes is a bad row: memory stays bounded, whatever a small file unfolds to.
+    text, `id_column` what is copied to the output, and `language_column` the language of each row. A line, a record of
+    CSV or a value of Arrow beyond `max_row_size` bytes is a bad row: memory stays bounded, whatever a small file
+    unfolds to.
 
     Raises InputError, also for columns that a header, schema or data set does not have.
     """
-    asked = Asked(column, id_column, split, config, revision, max_row_size)
+    asked = Asked(column, id_column, split, config, revision, max_row_size, language_column)
     with told_plainly():
         opened = _opened(str(source), asked)
         for each in opened.sources:
@@ -222,7 +231,7 @@ def open_texts(
 
 def text_lines(path: Path, name: str) -> Iterator[tuple[str, str]]:
     """Every line of a file in UTF-8, gzipped or not, without its end, and its place. Raises BadRow, OSError."""
-    return ((place, str(line)) for place, line, _ in _Text(name, path, Asked(max_row_size=LONGEST_LINE)).records())
+    return ((place, str(line)) for place, line, *_ in _Text(name, path, Asked(max_row_size=LONGEST_LINE)).records())
 
 
 def _opened(source: str, asked: Asked) -> TextInput:
@@ -431,7 +440,8 @@ class _Text(_File):
 
     def check(self) -> None:
         super().check()
-        if self.asked.has_ids or self.asked.column != DEFAULT_COLUMN:
+        asked = self.asked
+        if asked.has_ids or asked.language_column is not None or asked.column != DEFAULT_COLUMN:
             raise InputError(f"{self.name} has no columns: every line of it is a text")
 
     def starts(self, every: int, skipped: int) -> Starts:
@@ -441,7 +451,7 @@ class _Text(_File):
 
     def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
         for (_, number), line in self.lines(start, end):
-            yield f"{self.name}, line {number}", decoded(_without_end(line), self.name, number), None
+            yield f"{self.name}, line {number}", decoded(_without_end(line), self.name, number), None, None
 
 
 class _StandardInput(_Text):
@@ -485,11 +495,16 @@ class _JsonLines(_File):
                 yield self._record(f"{self.name}, line {number}", decoded(line, self.name, number))
 
     def _record(self, place: str, line: str) -> Record:
-        """Text and id alone: what else an object holds can take fifty times the memory of its line."""
-        text_name, id_name = self.asked.column, self.asked.id_column
-        row = json_object(line, place)
+        """Text, id and language alone: what else an object holds can take fifty times the memory of its line."""
+        asked, row = self.asked, json_object(line, place)
+        id_, language = asked.id_column, asked.language_column
         try:
-            return place, row[text_name], None if id_name is None else row[id_name]
+            return (
+                place,
+                row[asked.column],
+                None if id_ is None else row[id_],
+                None if language is None else row[language],
+            )
         except KeyError as missing:
             raise BadRow(place, why_no_column(str(missing.args[0]), row)) from None
 
@@ -515,17 +530,18 @@ class _Csv(_File):
 
     def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
         rows = self._rows(start, end)
-        width, text_at, id_at = self._header(rows if start == BEGINNING else self._rows())
+        width, found = self._header(rows if start == BEGINNING else self._rows())
+        places = [None if at is None else found[at] for at in self.asked.places]
         for place, fields in rows:
             if len(fields) != width:
                 raise BadRow(place, f"{len(fields)} fields are below a header of {width}")
-            yield place, fields[text_at], None if id_at is None else fields[id_at]
+            text, id_, language = (None if at is None else fields[at] for at in places)
+            yield place, text, id_, language
 
-    def _header(self, rows: Iterator[tuple[str, list[str]]]) -> tuple[int, int, int | None]:
-        """How many columns there are, and which of them hold the text and the id."""
+    def _header(self, rows: Iterator[tuple[str, list[str]]]) -> tuple[int, list[int]]:
+        """How many columns there are, and which of them are those that are read."""
         place, names = next(rows, (f"{self.name}, line 1", []))
-        text_at, *id_at = (self._index(column, names, place) for column in self.asked.columns)
-        return len(names), text_at, (id_at or [text_at])[0] if self.asked.has_ids else None
+        return len(names), [self._index(column, names, place) for column in self.asked.columns]
 
     def _rows(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[tuple[str, list[str]]]:
         """Every row that is not blank, with the line that it begins on."""

@@ -53,7 +53,7 @@ JSON_TYPES: Final[Mapping[type, str]] = {
 }
 
 Identity: TypeAlias = Sequence[object]
-Record = tuple[str, object, object]  # a row as it is found: its place, its text and its id, both unchecked
+Record = tuple[str, object, object, object]  # a row as it is found: its place; its text, id and language, unchecked
 
 
 class BadRow(InputError):
@@ -77,6 +77,8 @@ class TextRow:
     text: str
     id: object | None = None
     """A string or an integer of 64 bits; None if no column of ids was asked for."""
+    language: str | None = None
+    """None if no column of languages was asked for."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,30 @@ class Asked:
     revision: str | None = None
     max_row_size: int = LONGEST_ROW
     """Bytes of a line, or of a value if there are no lines."""
+    language_column: str | None = None
     left_open: list[Any] = field(default_factory=list, compare=False, repr=False)
     """What reads a Parquet file, at most one, from the end of a shard to the beginning of the next."""
 
     @property
     def columns(self) -> list[str]:
         """The names that are read, each once."""
-        return [self.column] if self.id_column in (None, self.column) else [self.column, str(self.id_column)]
+        names = (self.column, self.id_column, self.language_column)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def places(self) -> tuple[int, int | None, int | None]:
+        """Where among `columns` the text, the id and the language are."""
+        names = self.columns
+        id_at, language_at = (
+            None if name is None else names.index(name) for name in (self.id_column, self.language_column)
+        )
+        return 0, id_at, language_at
 
     @property
     def what(self) -> tuple[str | None, ...]:
-        """What the texts and ids depend on, besides the files."""
-        return self.column, self.id_column, self.split
+        """What the rows depend on, besides the files."""
+        languages = () if self.language_column is None else (self.language_column,)
+        return self.column, self.id_column, self.split, *languages
 
     @property
     def has_ids(self) -> bool:

@@ -83,6 +83,10 @@ class ExtractionOptions:
     """The column of the texts, if the input has columns."""
     id_column: str | None = None
     """A column whose values are written next to the features."""
+    language: str | None = None
+    """The language of all texts of an X-MOD, such as sw_KE; None for the model's usual one."""
+    language_column: str | None = None
+    """A column that names the language of each text."""
     split: str | None = None
     config: str | None = None
     """The configuration of a data set."""
@@ -136,9 +140,10 @@ def extract(
     files = find_model(model, progress=progress)
     job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
     set_threads(notes.get("threads"))
-    extractor = extractor_of(files, processes, options, [row.text for row in sample], begun=job)
+    extractor = extractor_of(files, processes, options, sample, begun=job)
     layout = layout_of(options, extractor, has_ids=texts.has_ids)
-    store = _store(output, job_of(files, extractor, sample), layout, processes, resume=resume, overwrite=overwrite)
+    begun = job_of(files, extractor, sample)
+    store = _store(output, begun, layout, processes, resume=resume, overwrite=overwrite)
     shards = partial(Shards, store.folder, store.layout, made_from=made_from)
     with _closed_in_the_end(store, processes):
         with share_of(texts, rows, shards(), processes, is_whole=store.is_whole) as share:
@@ -186,10 +191,13 @@ def report_of(
 
 
 def opened(source: str | Path, options: ExtractionOptions) -> TextInput:
+    if options.language is not None and options.language_column is not None:
+        raise InputError("language= (of all texts) and language_column= (of each) exclude each other")
     return open_texts(
         source,
         column=options.column,
         id_column=options.id_column,
+        language_column=options.language_column,
         split=options.split,
         config=options.config,
         max_row_size=_max_row_size(options.max_row_size),
@@ -242,7 +250,7 @@ def extractor_of(
     files: ModelFiles,
     processes: Processes,
     options: ExtractionOptions,
-    sample: list[str],
+    sample: list[TextRow],
     *,
     begun: JsonObject,
 ) -> FeatureExtractor:
@@ -256,6 +264,7 @@ def extractor_of(
     if begun.get("dtype") == INT8 and not is_int8:
         raise InputError("the output was begun in int8: continue it with dtype=int8")
     model = _encoder(files, processes, options, begun)
+    languages = [row.language for row in sample if row.language is not None]
 
     def made(chosen: str | None) -> FeatureExtractor:
         return FeatureExtractor(
@@ -263,7 +272,10 @@ def extractor_of(
             layers=options.layers,
             pool=options.pool,
             dtype=INT8 if is_int8 else None,
-            sample=sample or None,
+            sample=[row.text for row in sample] or None,
+            sample_languages=languages or None,
+            language=options.language,
+            language_column=options.language_column,
             least_cosine=options.least_cosine,
             emulate_dtype=True,  # all processes agreed on this dtype
             tokens_per_batch=options.tokens_per_batch,
@@ -402,14 +414,23 @@ def job_of(files: ModelFiles, extractor: FeatureExtractor, sample: list[TextRow]
         "hf_xlmr": __version__,
         "torch": torch.__version__,
         **({"sample": _digest(sample)} if extractor.int8 else {}),
+        **_languages(extractor),
     }
+
+
+def _languages(extractor: FeatureExtractor) -> dict[str, object]:
+    """What a job says of languages: nothing for a model without."""
+    if extractor.languages is None:
+        return {}
+    column = extractor.language_column
+    return {"language": extractor.language} if column is None else {"language_column": column}
 
 
 def _digest(sample: list[TextRow]) -> str:
     """The checksum of the texts of a sample."""
     digest = TextsDigest()
     for row in sample:
-        digest.add(row.text, None)
+        digest.add(row.text, None, row.language)
     return digest.hexdigest()
 
 
@@ -430,6 +451,7 @@ class _Row:
     number: int
     id: object | None
     place: str
+    language: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,11 +547,11 @@ def shard_windows(rows: Iterator[TextRow], texts: WindowMaker) -> Iterator[Windo
     yield ShardEnd(digest.hexdigest())
 
 
-def _texts(rows: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[_Row, str]]:
-    """Yield each row and its text, and add both to the checksum."""
+def _texts(rows: Iterator[TextRow], digest: TextsDigest) -> Iterator[tuple[_Row, str, str | None]]:
+    """Yield each row, its text and its language, and add them to the checksum."""
     for row in rows:
-        digest.add(row.text, row.id)
-        yield _Row(row.number, row.id, row.place), row.text
+        digest.add(row.text, row.id, row.language)
+        yield _Row(row.number, row.id, row.place, row.language), row.text, row.language
 
 
 def _few_ids(rows: Iterator[TextRow]) -> Iterator[TextRow]:
@@ -559,4 +581,5 @@ def written(writer: ShardWriter, items: Iterator[Features | ShardEnd]) -> str:
         writer.counts["truncated"] += each.truncated
         writer.truncated_rows += [row.number for row in each.cut[: MOST_NAMED - len(writer.truncated_rows)]]
         writer.counts["tokens"] += each.tokens
+        writer.counts.update(f"texts in {row.language}" for row in each.rows if row.language is not None)
     return ""

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from itertools import chain, compress
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.hub_interface.languages import Languages
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
@@ -63,8 +65,9 @@ class TextTooLong(BadText):
 Span: TypeAlias = tuple[int, int]
 """The first character of a token in its text, and the one after its last."""
 NO_SPAN: Final[Span] = (0, 0)
-Text: TypeAlias = tuple[Any, str]
-"""A row or number, which stays with the text's tokens, and the text."""
+_Portion: TypeAlias = tuple[list[Any], list[str], list[int]]
+Text: TypeAlias = "tuple[Any, str] | tuple[Any, str, str | None]"
+"""A row or number, which stays with the text's tokens, the text, and its language if it names one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,8 @@ class _Encoded:
     spans: list[list[Span]] | None
     is_cut: np.ndarray
     """Whether each text was truncated."""
+    languages: np.ndarray
+    """The number of each text's language."""
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -94,6 +99,7 @@ class _Encoded:
             lengths=self.lengths[start:stop],
             spans=None if self.spans is None else self.spans[start:stop],
             is_cut=self.is_cut[start:stop],
+            languages=self.languages[start:stop],
         )
 
     def of_tokens(self, kept: np.ndarray) -> _Encoded:
@@ -121,6 +127,8 @@ class Window:
     """The number of each sequence's tokens."""
     owners: np.ndarray
     """The text of each sequence, by its number in the window."""
+    languages: np.ndarray
+    """The number of each sequence's language; 0 in a model without languages."""
     pieces: dict[int, range]
     """The sequences of each text that was split."""
     cut: list[Any]
@@ -177,6 +185,10 @@ class WindowMaker:
     """The most tokens of a text whose vectors are all kept."""
     threads: int = 1
     """The number of threads that tokenize together."""
+    languages: Languages | None = None
+    """Those of the model; None if it has none."""
+    language: str | None = None
+    """The language of texts that name none; None for the model's usual one."""
 
     def windows(self, texts: Iterable[Text]) -> Iterator[Window]:
         """Yield all texts in order; the same texts give the same windows. Raises BadText."""
@@ -200,29 +212,44 @@ class WindowMaker:
         if held:
             yield self._window(held)
 
-    def _portions(self, texts: Iterable[Text]) -> Iterator[tuple[list[Any], list[str]]]:
+    def _portions(self, texts: Iterable[Text]) -> Iterator[_Portion]:
         """Yield some rows and their texts at a time, few if they are long; later ones are read only after that."""
         sizes = _growing()
         rows: list[Any] = []
         some: list[str] = []
+        languages: list[int] = []
         characters, most = 0, next(sizes)
-        for row, text in texts:
+        for row, text, *named in texts:
             length = len(text) if isinstance(text, str) else 0  # tokenizing refuses other types
             characters += length
             rows.append(row)
             some.append(text if length <= LONG else self._needed(text, row))
+            languages.append(self._language_number(row, named[0] if named else None))
             if len(some) == most or characters >= CHARACTERS_AT_ONCE:
-                yield rows, some
-                rows, some, characters, most = [], [], 0, next(sizes)
+                yield rows, some, languages
+                rows, some, languages, characters, most = [], [], [], 0, next(sizes)
         if some:
-            yield rows, some
+            yield rows, some, languages
 
-    def _encoded(self, some: tuple[list[Any], list[str]]) -> _Encoded:
+    def _language_number(self, row: object, name: str | None) -> int:
+        """The number of a text's language. Raises BadText."""
+        if self.languages is None:
+            if name is not None:
+                raise BadText(row, f"it names the language {name!r:.40}, and the model has no languages")
+            return 0
+        if not isinstance(name, (str, NoneType)):
+            raise BadText(row, f"the language is {name!r:.40}, not a string")
+        try:
+            return self.languages.number(self.language if name is None else name)
+        except InputError as error:
+            raise BadText(row, str(error)) from None
+
+    def _encoded(self, some: _Portion) -> _Encoded:
         """The tokens of some rows' texts without `<pad>`, truncated if they are too many. Raises BadText."""
-        rows, texts = some
+        rows, texts, languages = some
         ids, lengths = self._tokens(rows, texts)
         spans = [[NO_SPAN, *self.tokenizer.spans(text), NO_SPAN] for text in texts] if self.with_spans else None
-        encoded = _Encoded(rows, ids, lengths, spans, np.zeros(len(rows), dtype=bool))
+        encoded = _Encoded(rows, ids, lengths, spans, np.zeros(len(rows), dtype=bool), np.array(languages))
         return self._cut(encoded.of_tokens(ids != self.tokenizer.dictionary.pad_index))
 
     def _cut(self, encoded: _Encoded) -> _Encoded:
@@ -270,11 +297,12 @@ class WindowMaker:
             raise
 
     def _window(self, held: Sequence[_Encoded]) -> Window:
-        ids, lengths = (np.concatenate(each) for each in zip(*((one.ids, one.lengths) for one in held), strict=True))
+        columns = zip(*((one.ids, one.lengths, one.languages) for one in held), strict=True)
+        ids, lengths, languages = (np.concatenate(each) for each in columns)
         rows = list(chain.from_iterable(each.rows for each in held))
         spans = list(chain.from_iterable(each.spans or () for each in held)) if self.with_spans else None
         cut = [each.rows[place] for each in held for place in np.flatnonzero(each.is_cut)]
-        whole = Window(rows, ids, lengths, np.arange(len(rows)), {}, cut, spans)
+        whole = Window(rows, ids, lengths, np.arange(len(rows)), languages, {}, cut, spans)
         return whole if (lengths <= self.max_length).all() else self._split(whole)
 
     def _split(self, whole: Window) -> Window:
@@ -293,6 +321,7 @@ class WindowMaker:
             ids=np.concatenate(sequences),
             lengths=np.array([len(each) for each in sequences]),
             owners=np.repeat(whole.owners, counts),
+            languages=np.repeat(whole.languages, counts),
             pieces=pieces,
         )
 

@@ -83,11 +83,18 @@ class XLMRFeatures(PipelineStep):  # type: ignore[misc]  # which has no types
             self._extractor = FeatureExtractor.from_pretrained(
                 self.model, dtype=self.dtype, device=self.device, **self.options
             )
-        windows = self._extractor.texts.windows((each, each.text) for each in documents)
+        windows = self._extractor.texts.windows((each, each.text, self._language(each)) for each in documents)
         try:
             yield from self._extractor.computed(windows)
         except BadText as error:
             raise BadText(error.index.id, error.reason) from None
+
+    def _language(self, document: Document) -> str | None:
+        """What the metadata of a document name, if they are to. Raises BadText."""
+        column = self.options.get("language_column")
+        if column is not None and column not in document.metadata:
+            raise BadText(document, f"its metadata have no {column!r} (language_column)")
+        return None if column is None else document.metadata[column]
 
     def _metadata(self, features: Features, index: int) -> dict[str, object]:
         """What a document of a window gets."""

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, TypeGuard, TypeVar
 
@@ -28,6 +28,7 @@ from hf_xlmr.features.packed.packed_network import PackedInputs, PackedNetwork
 from hf_xlmr.features.packing import PackedBatch, pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch, pooled_part, pooled_parts
 from hf_xlmr.features.store.files import column_names
+from hf_xlmr.hub_interface.languages import Languages
 from hf_xlmr.model.precision import dtype_name, native_dtype, wanted_dtype, without_emulation
 from hf_xlmr.progress import SILENT, Progress
 
@@ -85,8 +86,11 @@ class ExtractorOptions(TypedDict, total=False):
     max_length: int | None
     on_long: OnLong | str
     column: str
+    language: str | None
+    language_column: str | None
     kernel: str | None
     sample: Sequence[str] | None
+    sample_languages: Sequence[str] | None
     least_cosine: float
 
 
@@ -109,8 +113,11 @@ class FeatureExtractor:
         max_length: int | None = None,
         on_long: OnLong | str = OnLong.truncate,
         column: str = "text",
+        language: str | None = None,
+        language_column: str | None = None,
         kernel: str | None = None,
         sample: Sequence[str] | None = None,
+        sample_languages: Sequence[str] | None = None,
         least_cosine: float = LEAST_COSINE,
     ) -> None:
         """Prepare the network of `xlmr` for texts laid end to end; `xlmr` itself may be deleted afterwards.
@@ -121,23 +128,28 @@ class FeatureExtractor:
         "auto" is bfloat16 if the device multiplies it natively. If the device has no instructions for a half type,
         float32 replaces it, with a warning in the log, unless `emulate_dtype`. A text may have `max_length` tokens,
         `<s>` and `</s>` included, by default the model's most. `column` is the texts' column in batches of datasets.
-        `kernel` names one of linear_kernels.KERNELS that the device can run, instead of measuring which is fastest.
-        `dtype` "int8" multiplies 8-bit integers on a CPU, all else stays in float32. The first 64 texts of `sample`, by
-        default sentences in 16 languages, determine how inputs are scaled, and how near the vectors are to float32's
-        (`int8`). Raises InputError, TooFarFromFloat32 if a cosine is below `least_cosine`.
+        `language` is that of all texts of an X-MOD that name none, such as sw_KE, by default the model's usual one, and
+        `language_column` their column in batches of datasets. `kernel` names one of linear_kernels.KERNELS that the
+        device can run, instead of measuring which is fastest. `dtype` "int8" multiplies 8-bit integers on a CPU, all
+        else stays in float32. The first 64 texts of `sample`, by default sentences in 16 languages, determine how
+        inputs are scaled, and how near the vectors are to float32's (`int8`); `sample_languages` are theirs. Language
+        adapters stay in float32. Raises InputError, TooFarFromFloat32 if a cosine is below `least_cosine`.
         """
         model = xlmr if isinstance(xlmr, TextEncoder) else _encoder_of(xlmr)
         self.device = model.weights.device
         self.pooling = _member(Pooling, "pool", pool)
         self.on_long = _member(OnLong, "on_long", on_long)
         self.column = column
+        self.languages = Languages.of(model.weights.adapters)
+        self.language = _language(self.languages, language, language_column)
+        self.language_column = language_column
         self.tokens_per_batch = _tokens_per_batch(tokens_per_batch, self.device)
         self.is_one_layer = _is_number(layers)
         self.layers = _numbers(layers, model.weights.layers + 1)
         self.int8: Int8Quality | None = None
         _raise_if_not_computed(model.weights.activation)
         if dtype == INT8:
-            self.network, self.int8 = self._int8(model, sample, kernel)
+            self.network, self.int8 = self._int8(model, sample, kernel, languages=sample_languages)
             if not self.int8.lowest >= _cosine(least_cosine):  # a NaN is refused too
                 raise TooFarFromFloat32(self.int8, least_cosine)
         else:
@@ -151,6 +163,8 @@ class FeatureExtractor:
             with_spans=self.is_unpooled,
             most_kept=KEPT_BYTES // (4 * self.width * len(self.layers)) if self.is_unpooled else None,
             threads=torch.get_num_threads(),
+            languages=self.languages,
+            language=self.language,
         )
 
     @classmethod
@@ -207,34 +221,38 @@ class FeatureExtractor:
         """Whether each token keeps its vector."""
         return self.pooling is Pooling.none
 
-    def __call__(self, texts: Sequence[str] | Mapping[str, object]) -> Any:
+    def __call__(self, texts: Sequence[str] | Mapping[str, object], languages: Sequence[str] | None = None) -> Any:
         """The features of a list of texts, or a batch of a dataset with its features.
 
-        A list gives (texts, width) in float32, unpooled a list of (tokens, width); several layers give a dictionary by
-        number. A mapping of columns gives a dictionary of these and `features` (`features_0` and so on for several
-        layers). Raises InputError, TextTooLong.
+        `languages` are those of the texts of a list, for an X-MOD. A list gives (texts, width) in float32, unpooled a
+        list of (tokens, width); several layers give a dictionary by number. A mapping of columns gives a dictionary of
+        these and `features` (`features_0` and so on for several layers). Raises InputError, TextTooLong.
         """
         if isinstance(texts, Mapping):
+            if languages is not None:
+                raise InputError("languages= are those of a list; those of a batch are in its language_column=")
             return self._with_features(texts)
-        found = _joined(list(self.windows(_sequence(texts))), self)
+        found = _joined(list(self.windows(_sequence(texts), languages)), self)
         return found[self.layers[0]] if self.is_one_layer else found
 
-    def stream(self, texts: Iterable[str]) -> Iterator[Any]:
+    def stream(self, texts: Iterable[str], languages: Iterable[str] | None = None) -> Iterator[Any]:
         """Yield the features of any number of texts, one by one in order: (width,), unpooled (tokens, width).
 
-        Several layers give a dictionary by number. Raises InputError, TextTooLong.
+        Several layers give a dictionary by number. Raises what `windows` raises.
         """
-        for window in self.windows(_iterable(texts)):
+        for window in self.windows(_iterable(texts), languages):
             for index in range(window.texts):
                 row = {number: values[index] for number, values in window.layers.items()}
                 yield row[self.layers[0]] if self.is_one_layer else row
 
-    def windows(self, texts: Iterable[str]) -> Iterator[Features]:
+    def windows(self, texts: Iterable[str], languages: Iterable[str] | None = None) -> Iterator[Features]:
         """Yield the features of any number of texts, some thousand at a time, in order, in constant memory.
 
-        A thread tokenizes texts ahead of the computation. Raises InputError, TextTooLong.
+        `languages` are those of the texts, for an X-MOD; texts of a language are computed together. A thread tokenizes
+        texts ahead of the computation. Raises InputError, TextTooLong, BadText for a language that the model lacks.
         """
-        yield from self.computed(self.texts.windows(enumerate(texts)))
+        named = enumerate(texts) if languages is None else _with_languages(texts, languages)
+        yield from self.computed(self.texts.windows(named))
 
     def computed(self, steps: Iterable[Window | Step]) -> Iterator[Features | Step]:
         """Yield the features of each window, and other items unchanged, in order.
@@ -256,9 +274,11 @@ class FeatureExtractor:
         return self._features(step) if isinstance(step, _Computation) else step
 
     def _with_features(self, batch: Mapping[str, object]) -> dict[str, Any]:
-        if self.column not in batch:
-            raise InputError(f"the batch has no column {self.column!r} (column=); it has {', '.join(map(str, batch))}")
-        found = _joined(list(self.windows(_sequence(batch[self.column]))), self)
+        for option, column in (("column", self.column), ("language_column", self.language_column)):
+            if column is not None and column not in batch:
+                raise InputError(f"the batch has no column {column!r} ({option}=); it has {', '.join(map(str, batch))}")
+        languages = None if self.language_column is None else _sequence(batch[self.language_column])
+        found = _joined(list(self.windows(_sequence(batch[self.column]), languages)), self)
         columns = column_names(self.layers)
         named = {columns[number]: values for number, values in found.items()}
         return {**batch, **named}
@@ -270,7 +290,12 @@ class FeatureExtractor:
         return TOKENS_PER_WINDOW
 
     def _int8(
-        self, model: TextEncoder, sample: Sequence[str] | None, kernel: str | None
+        self,
+        model: TextEncoder,
+        sample: Sequence[str] | None,
+        kernel: str | None,
+        *,
+        languages: Sequence[str] | None,
     ) -> tuple[PackedNetwork, Int8Quality]:
         """The network in int8, and how near its vectors of the sample are to float32's. Raises InputError."""
         raise_if_no_int8(self.device)
@@ -279,7 +304,8 @@ class FeatureExtractor:
         sample = None if sample is None else _sequence(sample)
         if sample == []:
             raise InputError("sample: give at least one text, or leave it out")
-        inputs = sample_inputs(model.tokenizer, sample, self.device)
+        numbers = self._sample_numbers(sample, languages)
+        inputs = sample_inputs(model.tokenizer, sample, self.device, languages=numbers)
         network, found, losses = quantized_network(model.weights, inputs, layers=self.layers)
 
         def vectors(values: torch.Tensor) -> torch.Tensor:
@@ -290,11 +316,22 @@ class FeatureExtractor:
         ]
         return network, quality(losses, cosines)
 
+    def _sample_numbers(self, sample: Sequence[str] | None, languages: Sequence[str] | None) -> list[int]:
+        """The numbers of the languages of a sample, or of all its texts. Raises InputError."""
+        if self.languages is None:
+            return [0]
+        if languages is None:
+            return [self.languages.number(self.language)]
+        if sample is None or len(sample) != len(languages):
+            raise InputError("sample_languages: give one for each text of sample=")
+        return list(map(self.languages.number, languages))
+
     # ---- sequences to features
 
     def _computed(self, window: Window) -> _Computation:
         """Start the computation of a window; on CUDA this does not wait for results."""
-        batches = list(pack(window.lengths, tokens_per_batch=self.tokens_per_batch))
+        size, languages = self.tokens_per_batch, window.languages
+        batches = list(pack(window.lengths, tokens_per_batch=size, languages=languages))
         rows = window.tokens if self.is_unpooled else len(window.lengths)
         fetched = {number: _Fetch(rows) for number in self.layers}
         starts = window.starts
@@ -432,6 +469,19 @@ def _iterable(texts: Iterable[str]) -> Iterable[str]:
     return texts
 
 
+def _with_languages(texts: Iterable[str], languages: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+    """The number, the text and the language of each text. Raises InputError if there are more of one than of others."""
+    if isinstance(languages, str):
+        raise InputError(f"languages={languages!r:.40}: give one for each text; language= is for all")
+    ends = object()
+    for number, (text, language) in enumerate(zip_longest(texts, languages, fillvalue=ends)):
+        if text is ends or language is ends:
+            raise InputError(
+                f"{'texts' if text is ends else 'languages'} end after {number}: give a language for each text"
+            )
+        yield number, text, language  # type: ignore[misc]
+
+
 def _sequence(texts: Any) -> list[str]:
     """`values` as a list; columns of pyarrow are accepted too. Raises InputError."""
     if isinstance(texts, (set, frozenset)):
@@ -447,6 +497,17 @@ def _encoder_of(xlmr: XLMR) -> TextEncoder:
     """The encoder and the tokenizer of `xlmr`. Raises InputError."""
     weights = EncoderWeights.of_network(xlmr.model.base, device=xlmr.device, longest_text=xlmr.max_positions)
     return TextEncoder(weights, xlmr.tokenizer)
+
+
+def _language(languages: Languages | None, language: str | None, column: str | None) -> str | None:
+    """The language of texts that name none, by the name of its adapter; None if there is none. Raises InputError."""
+    given = {name: each for name, each in {"language": language, "language_column": column}.items() if each is not None}
+    if languages is None and given:
+        told = ", ".join(f"{name}={each!r:.40}" for name, each in given.items())
+        raise InputError(f"{told}: this model is not an X-MOD and has no languages: leave it out")
+    if languages is None or (language is None and languages.usual is None):
+        return None
+    return languages.name(language)
 
 
 def _dtype(weights: EncoderWeights, dtype: torch.dtype | str | None, *, emulate: bool) -> torch.dtype:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 
-__all__ = ["PackedBatch", "Run", "pack"]
+__all__ = ["PackedBatch", "Part", "Run", "pack"]
 
 
 class Run(NamedTuple):
@@ -27,14 +27,24 @@ class Run(NamedTuple):
         return self.start + self.texts * self.length
 
 
+class Part(NamedTuple):
+    """The tokens from `start` to before `end`, whose texts are in the language of this number."""
+
+    language: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """Texts laid end to end, the longest first; texts of one length are a run."""
+    """Texts laid end to end, those of a language together, the longest first; texts of one length are a run."""
 
     texts: np.ndarray
     """The numbers of the texts, in the order in which they are packed."""
     lengths: np.ndarray
     """The number of tokens of each of these texts."""
+    languages: np.ndarray
+    """The number of the language of each of these texts."""
 
     @property
     def tokens(self) -> int:
@@ -55,6 +65,13 @@ class PackedBatch:
         columns = (self.boundaries[firsts], counts, self.lengths[firsts])
         return tuple(Run(*each) for each in zip(*(column.tolist() for column in columns), strict=True))
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The tokens of each language."""
+        firsts = np.concatenate(([0], np.flatnonzero(np.diff(self.languages)) + 1, [len(self.languages)]))
+        ends = self.boundaries[firsts].tolist()
+        return tuple(map(Part, self.languages[firsts[:-1]].tolist(), ends[:-1], ends[1:]))
+
     @property
     def positions(self) -> np.ndarray:
         """The position of each token in its own text, from 2 on, as fairseq and Transformers count."""
@@ -71,17 +88,20 @@ class PackedBatch:
         return counted
 
 
-def pack(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[PackedBatch]:
+def pack(lengths: np.ndarray, *, tokens_per_batch: int, languages: np.ndarray | None = None) -> Iterator[PackedBatch]:
     """Batches of at most `tokens_per_batch` tokens, or of one text that is longer, for texts of these lengths.
 
-    The longest texts come first, so that a device with too little memory fails at once. The same lengths give the same
-    batches.
+    The longest text comes first, so that a device with too little memory fails at once, and with it all texts of its
+    language, by the numbers in `languages`. The same lengths and languages give the same batches.
     """
+    languages = np.zeros(len(lengths), np.int64) if languages is None else languages
     order = np.argsort(-lengths, kind="stable")
+    _, firsts, language_of = np.unique(languages[order], return_index=True, return_inverse=True)
+    order = order[np.argsort(firsts[language_of], kind="stable")]
     in_order = lengths[order]
     ends = np.cumsum(in_order)
     start = tokens = 0
     while start < len(order):
         stop = max(start + 1, int(np.searchsorted(ends, tokens + tokens_per_batch, side="right")))
-        yield PackedBatch(order[start:stop], in_order[start:stop])
+        yield PackedBatch(order[start:stop], in_order[start:stop], languages[order[start:stop]])
         start, tokens = stop, int(ends[stop - 1])

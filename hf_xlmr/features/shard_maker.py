@@ -199,9 +199,8 @@ class ShardMaker:
             raise InputError(f"node {self.node()}: Ray gives an actor {work.gpus} GPUs, and PyTorch sees {seen}")
         processes = _Followed(rank=self._rank, before=agreed)
         begun = {**work.begun, "kernel": agreed[-1]} if agreed else work.begun
-        sample = [row.text for row in work.sample]
         with _warnings_kept() as warnings:
-            extractor = extractor_of(files, processes, work.options, sample, begun=begun)
+            extractor = extractor_of(files, processes, work.options, work.sample, begun=begun)
         decided = Begun(
             job=job_of(files, extractor, work.sample),
             layout=layout_of(work.options, extractor, has_ids=work.options.id_column is not None),

@@ -78,7 +78,7 @@ class Share(ABC):
         """A finished shard. Raises InputError if it was made from other texts."""
         digest, count_ = TextsDigest(), 0
         for row in rows:
-            digest.add(row.text, row.id)
+            digest.add(row.text, row.id, row.language)
             count_ += 1
         self._shards.check(number, digest.hexdigest())
         return Passed(count_)
@@ -241,7 +241,7 @@ class _HandedOut(_Taken):
         with told_with_place(path), scratch(path) as file:
             try:
                 for row in part.rows:
-                    file.write(json.dumps([row.number, row.place, row.text, row.id]).encode() + b"\n")
+                    file.write(json.dumps([row.number, row.place, row.text, row.id, row.language]).encode() + b"\n")
                 file.flush()
                 Path(file.name).replace(path)
             except BaseException:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
 from hf_xlmr.files.memory import CPU, DISK
-from hf_xlmr.model.families import FAMILIES, Family
+from hf_xlmr.hub_interface.languages import adapters_of_network
+from hf_xlmr.model.adapters import Adapters
+from hf_xlmr.model.families import Family, family_of
 from hf_xlmr.model.plain_config import raise_if_adapter, read_fields
 from hf_xlmr.placement.placed_loading import checked_sources, shape_held, weight_on
 from hf_xlmr.placement.planner import place_of
@@ -34,12 +36,14 @@ OFFLOADED: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderWeights:
-    """An encoder of one of the three families by its sizes, and a function that gives its weights.
+    """An encoder of one of the families by its sizes, and a function that gives its weights.
 
     The names are those within Transformers' encoder, such as `encoder.layer.0.output.dense.weight`.
     """
 
     family: Family
+    adapters: Adapters | None
+    """The language adapters of an X-MOD."""
     layers: int
     heads: int
     hidden: int
@@ -72,8 +76,11 @@ class EncoderWeights:
             found: torch.Tensor = network.get_parameter(name)
             return found.detach()
 
+        family = family_of(config.to_dict())
+        assert family is not None
         return cls(
-            family=FAMILIES[config.model_type],
+            family=family,
+            adapters=adapters_of_network(network),
             layers=len(network.encoder.layer),
             heads=config.num_attention_heads,
             hidden=config.hidden_size,
@@ -108,9 +115,10 @@ class EncoderWeights:
             stored = _StoredEncoder(shape.base, sources, plan.device_map, getattr(torch, plan.dtype))
             stored.raise_if_offloaded()
             warn_of_emulation(stored.dtype, plan.main)
-        given = {**FAMILIES[shape.model_type].defaults, **fields}
+        given = {**shape.family.defaults, **fields}
         return cls(
-            family=FAMILIES[shape.model_type],
+            family=shape.family,
+            adapters=shape.adapters,
             layers=shape.layers,
             heads=shape.attention_heads,
             hidden=shape.hidden,

@@ -55,15 +55,19 @@ class _Losses:
         return int(np.argmax(np.diff([0.0, *self.by_layer]))) + 1 if self.by_layer else 0
 
 
-def sample_inputs(tokenizer: ExactTokenizer, texts: Sequence[str] | None, device: torch.device) -> PackedInputs:
+def sample_inputs(
+    tokenizer: ExactTokenizer, texts: Sequence[str] | None, device: torch.device, *, languages: Sequence[int]
+) -> PackedInputs:
     """The first tokens of the first texts of a sample, by default of sentences in sixteen languages.
 
-    Raises InputError for a text that the tokenizer refuses.
+    `languages` are the numbers of their languages; if there is one, it is that of all. Raises InputError for a text
+    that the tokenizer refuses.
     """
     ids, lengths = tokenizer.flat_ids(list(SENTENCES if texts is None else texts)[:SAMPLE_TEXTS])
     rows = [row[:SAMPLE_LENGTH] for row in np.split(ids, np.cumsum(lengths)[:-1])]
     sizes = np.array([len(row) for row in rows])
-    (batch,) = pack(sizes, tokens_per_batch=int(sizes.sum()))
+    numbers = np.broadcast_to(np.array(languages[:SAMPLE_TEXTS]), len(rows))
+    (batch,) = pack(sizes, tokens_per_batch=int(sizes.sum()), languages=numbers)
     return PackedInputs(batch, np.concatenate([rows[text] for text in batch.texts]), device)
 
 

@@ -14,12 +14,15 @@ from torch.nn import functional
 from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.packed.encoder_weights import EncoderWeights
 from hf_xlmr.features.packed.linear_kernels import KERNELS, PLAIN, Linear
-from hf_xlmr.features.packing import PackedBatch, Run
+from hf_xlmr.features.packing import PackedBatch, Part, Run
+from hf_xlmr.model.adapters import ADAPTER_LINEARS, ADAPTER_NORM, Adapters
 
 __all__ = ["Layer", "PackedInputs", "PackedNetwork"]
 
 LAYERS_AHEAD: Final = 2  # read before their turn
 ROUNDED_TO: Final = 32  # tokens: a kernel is compiled for each length of matrix, so there should be few lengths
+PARTS: Final = ("weight", "bias")
+MODULES: Final = "output.adapter_modules"
 PADDING: Final = 1  # the id and the position of the tokens that are added for it
 HALVES: Final = (torch.bfloat16, torch.float16)
 # Up to these lengths two batched products and a softmax are faster on a CPU than the fused kernel, which works through
@@ -35,8 +38,8 @@ class PackedInputs:
     def __init__(self, batch: PackedBatch, ids: np.ndarray, device: torch.device) -> None:
         """Copy the batch, whose tokens are `ids`, with padding at the end up to a multiple of ROUNDED_TO."""
         self.batch = batch
-        rows = -(-batch.tokens // ROUNDED_TO) * ROUNDED_TO
-        self.longest = max(int(batch.lengths[0]), rows - batch.tokens)
+        rows = _rounded(batch.tokens)
+        self.longest = max(int(batch.lengths.max()), rows - batch.tokens)
         """The most tokens of a text, or of the padding, which is one more text."""
         size = 2 * rows + len(batch.boundaries) + 1
         host = torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
@@ -54,6 +57,10 @@ class PackedInputs:
             first = next(iter(self._boundaries.values()))
             self._boundaries[device] = first.to(device, non_blocking=True)
         return self._boundaries[device]
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // ROUNDED_TO) * ROUNDED_TO
 
 
 class ComingLayers:
@@ -97,12 +104,12 @@ def _made(weights: EncoderWeights, dtype: torch.dtype, kernel: str, numbers: ran
 
     for number in numbers:
         with torch.inference_mode():
-            layer = Layer(weights, number, dtype, make)
+            layer = Layer(weights, number, dtype, make, of_adapters=kernel)
         yield layer
 
 
 class PackedNetwork:
-    """An encoder of one of the three families, computed without padding and without gradients."""
+    """An encoder of one of the families, computed without padding and without gradients."""
 
     def __init__(
         self,
@@ -159,7 +166,7 @@ class _Norm:
 
     def __init__(self, weights: EncoderWeights, name: str, dtype: torch.dtype) -> None:
         self._shape, self._epsilon = (weights.hidden,), weights.epsilon
-        self._weight, self._bias = (weights.weight(f"{name}.{part}").to(dtype) for part in ("weight", "bias"))
+        self._weight, self._bias = (weights.weight(f"{name}.{part}").to(dtype) for part in PARTS)
 
     @classmethod
     def of(cls, weights: EncoderWeights, name: str | None, dtype: torch.dtype) -> _Norm | None:
@@ -193,6 +200,64 @@ class _Embeddings:
         return values if self._norm is None else self._norm(values)
 
 
+class LayerAdapters:
+    """The language adapters of a layer; the weights of a language are read when the first text in it comes."""
+
+    def __init__(
+        self,
+        weights: EncoderWeights,
+        adapters: Adapters,
+        prefix: str,
+        dtype: torch.dtype,
+        kernel: str,
+        *,
+        feed_forward_norm: _Norm,
+    ) -> None:
+        self._names = [f"{prefix}{MODULES}.{language}." for language in adapters.languages]
+        self._dtype, self._kernel, self._activation = dtype, kernel, weights.activation
+        self._norm = feed_forward_norm if adapters.reuses_norm else None
+        if adapters.has_own_norm:
+            self._norm = _Norm(weights, f"{prefix}{ADAPTER_NORM[1]}", dtype)
+        self._adds_to_normalized = adapters.adds_to_normalized
+        self._weight, self._ready = weights.weight, dict[int, tuple[Linear, Linear]]()
+        if weights.is_in_memory:  # and not the network, which its owner may delete
+            self._weight = self._all_weights().__getitem__
+
+    def __call__(self, values: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+        """`values`, (tokens, width), with what the adapter of each part's language adds to them."""
+        normalized = values if self._norm is None else self._norm(values)
+        residual = normalized if self._adds_to_normalized else values
+        found, rows = torch.empty_like(values), len(values)
+        for language, start, end in parts:
+            up, down = self._of(language)
+            size = _rounded(end - start)
+            first = min(start, rows - size)  # tokens of other parts, whose results are dropped
+            each = slice(first, first + size)
+            found[start:end] = down.plus(up(normalized[each]), residual[each])[start - first : end - first]
+        found[parts[-1].end :] = 0  # padding
+        return found
+
+    def _of(self, language: int) -> tuple[Linear, Linear]:
+        if language not in self._ready:
+            up, down = (
+                KERNELS[self._kernel](
+                    *([self._weight(f"{self._names[language]}{module}.{part}").to(self._dtype)] for part in PARTS),
+                    activation=activation,
+                )
+                for (_, module, _), activation in zip(ADAPTER_LINEARS, (self._activation, "none"), strict=True)
+            )
+            self._ready[language] = up, down
+        return self._ready[language]
+
+    def _all_weights(self) -> dict[str, torch.Tensor]:
+        names = [f"{name}{module}.{part}" for name in self._names for _, module, _ in ADAPTER_LINEARS for part in PARTS]
+        return {name: self._weight(name) for name in names}
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy in another process has all weights."""
+        return {**vars(self), "_weight": self._all_weights().__getitem__, "_ready": {}}
+
+
 class LinearMaker(Protocol):
     """Makes a product of a layer."""
 
@@ -205,14 +270,18 @@ class LinearMaker(Protocol):
 class Layer:
     """One layer of the encoder, on the device where its weights are."""
 
-    def __init__(self, weights: EncoderWeights, number: int, dtype: torch.dtype, make: LinearMaker) -> None:
-        """Take the weights of layer `number`, from 1, for products that `make` makes."""
+    def __init__(
+        self, weights: EncoderWeights, number: int, dtype: torch.dtype, make: LinearMaker, *, of_adapters: str = PLAIN
+    ) -> None:
+        """Take the weights of layer `number`, from 1, for products that `make` makes.
+
+        Those of language adapters have the kernel `of_adapters`, and are made when a text is in their language.
+        """
         prefix = f"encoder.layer.{number - 1}."
 
         def linear(name: str, *modules: str, activation: str = "none") -> Linear:
             matrices, biases = (
-                [weights.weight(f"{prefix}{module}.{part}").to(dtype) for module in modules]
-                for part in ("weight", "bias")
+                [weights.weight(f"{prefix}{module}.{part}").to(dtype) for module in modules] for part in PARTS
             )
             return make(name, matrices, biases, activation=activation)
 
@@ -226,6 +295,11 @@ class Layer:
         self._attention_output = linear("attention output", "attention.output.dense")
         self._up = linear("up", "intermediate.dense", activation=weights.activation)
         self._down = linear("down", "output.dense")
+        self._adapters = None
+        if weights.adapters is not None:
+            self._adapters = LayerAdapters(
+                weights, weights.adapters, prefix, dtype, of_adapters, feed_forward_norm=self._feed_forward_norm
+            )
 
     def __call__(self, values: torch.Tensor, inputs: PackedInputs) -> torch.Tensor:
         """The hidden states after the layer, of those before it: (tokens, width)."""
@@ -233,9 +307,12 @@ class Layer:
         if self._norms_first:
             attended = self._attended(self._attention_norm(values), inputs)
             values = self._attention_output.plus(attended, values)
-            return self._down.plus(self._up(self._feed_forward_norm(values)), values)
+            return self._adapted(self._down.plus(self._up(self._feed_forward_norm(values)), values), inputs)
         values = self._attention_norm(self._attention_output.plus(self._attended(values, inputs), values))
-        return self._feed_forward_norm(self._down.plus(self._up(values), values))
+        return self._feed_forward_norm(self._adapted(self._down.plus(self._up(values), values), inputs))
+
+    def _adapted(self, values: torch.Tensor, inputs: PackedInputs) -> torch.Tensor:
+        return values if self._adapters is None else self._adapters(values, inputs.batch.parts)
 
     def _attended(self, values: torch.Tensor, inputs: PackedInputs) -> torch.Tensor:
         """The attention of each token over the tokens of its text, all heads side by side: (tokens, width)."""

@@ -55,14 +55,15 @@ class Row(Protocol):
 
 
 class TextsDigest:
-    """A checksum of the texts and ids of rows; each shard's record has the one of its rows."""
+    """A checksum of the texts, ids and languages of rows; each shard's record has the one of its rows."""
 
     def __init__(self) -> None:
         self._sum = hashlib.sha256()
 
-    def add(self, text: str, id_: object | None) -> None:
+    def add(self, text: str, id_: object | None, language: str | None = None) -> None:
         """Add the next row to the checksum."""
-        data = (text if id_ is None else json.dumps([text, id_])).encode()
+        named = [] if language is None else [language]
+        data = (text if id_ is None and not named else json.dumps([text, id_, *named])).encode()
         self._sum.update(len(data).to_bytes(8, "little"))
         self._sum.update(data)
 
