@@ -19,6 +19,9 @@ __all__ = ["TASK", "XLMRFeatureExtractionPipeline", "register"]
 
 TASK = "xlmr-feature-extraction"
 PAIR = ("text", "text_pair")
+LANGUAGE = "language"
+USUAL = "en_XX"  # fairseq's language of texts that name none
+VARIANTS = ("_rom", "_zaw")  # which have the adapter of their language
 FEWEST = 2  # tokens: `<s>` and `</s>`
 FIRST_POSITION = 2  # a table of 514 positions holds texts of 512 tokens
 
@@ -39,12 +42,13 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     """Hidden states of texts, each row without padding whatever the batch size.
 
     `pipeline("xlmr-feature-extraction", model=FOLDER)(texts, layers=-1, pool="none", truncation=False, batch_size=1)`
-    takes a text, a pair (a tuple of two, or a dictionary of `text` and `text_pair`), or a list of them. `layers` is one
-    hidden state by index (0 is the embeddings, -1 the features, which come after the final norm if there is one) or
-    a list of them; `pool` is none, mean, cls or max over a text's tokens, `<s>` and `</s>` included. A text of more
-    tokens than the model has positions for is an error unless `truncation=True`, which may be given a `max_length`.
-    Gives a tensor (tokens, width) or (width,) per text, with `return_tensors=False` nested lists; for several layers a
-    list of those.
+    takes a text, a pair (a tuple of two, or a dictionary of `text` and `text_pair`), or a list of them. `language` is
+    that of all texts for an X-MOD, such as sw_KE, by default the model's or en_XX; a dictionary may name its own.
+    `layers` is one hidden state by index (0 is the embeddings, -1 the features, which come after the final norm if
+    there is one) or a list of them; `pool` is none, mean, cls or max over a text's tokens, `<s>` and `</s>` included. A
+    text of more tokens than the model has positions for is an error unless `truncation=True`, which may be given a
+    `max_length`. Gives a tensor (tokens, width) or (width,) per text, with `return_tensors=False` nested lists; for
+    several layers a list of those.
     """
 
     _load_processor = False  # type: ignore[assignment]
@@ -55,10 +59,10 @@ class XLMRFeatureExtractionPipeline(Pipeline):
     modelcard = None  # Transformers 5.0 reads it as it saves, and sets it nowhere
 
     def _sanitize_parameters(self, **given: object) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
-        known = (("truncation", "max_length"), ("layers",), ("pool", "return_tensors", "layers"))
+        known = (("truncation", "max_length", LANGUAGE), ("layers",), ("pool", "return_tensors", "layers"))
         if odd := sorted(set(given) - {name for names in known for name in names}):
             raise TypeError(
-                f"{TASK} takes truncation, max_length, layers, pool and return_tensors, not {', '.join(odd)}"
+                f"{TASK} takes truncation, max_length, language, layers, pool and return_tensors, not {', '.join(odd)}"
             )
         if given.get("pool", "none") not in POOLINGS:
             raise ValueError(f"pool={given['pool']!r}: give one of {', '.join(POOLINGS)}")
@@ -73,10 +77,11 @@ class XLMRFeatureExtractionPipeline(Pipeline):
         return int(self.model.config.max_position_embeddings) - FIRST_POSITION
 
     def preprocess(  # type: ignore[override]
-        self, input_: object, truncation: bool = False, max_length: int | None = None
+        self, input_: object, truncation: bool = False, max_length: int | None = None, language: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tokens of one text or pair. Raises ValueError for one that is too long, and for what is neither."""
-        pair = _pair(input_)
+        """The tokens of one text or pair, and its language. Raises ValueError for one that is too long or neither."""
+        pair, named = _pair(input_), input_.get(LANGUAGE) if isinstance(input_, dict) else None
+        languages = self._language_ids(language if named is None else named)
         most = min(max_length or self.longest, self.longest)
         tokenizer: Any = self.tokenizer
         encoded = tokenizer(*pair, truncation=truncation, max_length=most, return_tensors="pt")
@@ -86,7 +91,21 @@ class XLMRFeatureExtractionPipeline(Pipeline):
                 f"a text has {length} tokens, and {most} are the most; pass truncation=True to have it cut, or split "
                 f"it: {pair[0][:60]!r}"
             )
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        return {**{name: encoded[name] for name in ("input_ids", "attention_mask")}, **languages}
+
+    def _language_ids(self, name: object) -> dict[str, torch.Tensor]:
+        """What an X-MOD takes for a language. Raises ValueError for one that the model lacks."""
+        names = getattr(self.model.config, "languages", None)
+        if names is None:
+            if name is not None:
+                raise ValueError(f"language={name!r:.40}: the model has no languages, which only X-MOD has")
+            return {}
+        known = str(self.model.config.default_language or USUAL if name is None else name)
+        for ending in VARIANTS:
+            known = known.replace(ending, "")
+        if known not in names:
+            raise ValueError(f"the model has no language {known!r:.40}; it has {', '.join(names)}")
+        return {"lang_ids": torch.tensor([list(names).index(known)])}
 
     def _forward(  # type: ignore[override]
         self, input_tensors: dict[str, torch.Tensor], layers: int | Sequence[int] = -1
@@ -130,8 +149,10 @@ class XLMRFeatureExtractionPipeline(Pipeline):
 def _pair(given: object) -> tuple[str, ...]:
     """A text, or a text and its pair. Raises ValueError."""
     if isinstance(given, dict):
-        if odd := [repr(name) for name in given if name not in PAIR]:
-            raise ValueError(f"a text is given as 'text', with its pair as 'text_pair', not as {', '.join(odd)}")
+        if odd := [repr(name) for name in given if name not in (*PAIR, LANGUAGE)]:
+            raise ValueError(
+                f"a text is given as 'text', with its pair as 'text_pair' and its 'language', not as {', '.join(odd)}"
+            )
         given = (given.get("text"), given["text_pair"]) if given.get("text_pair") is not None else given.get("text")
     pair = given if isinstance(given, tuple) else (given,)
     if not 0 < len(pair) <= len(PAIR) or not all(isinstance(text, str) for text in pair):
