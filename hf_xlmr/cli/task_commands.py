@@ -146,7 +146,14 @@ FreezeEmbeddings = Annotated[
     bool | None,
     typer.Option(
         "--freeze-embeddings/--no-freeze-embeddings",
-        help="Do not train the embeddings; the default for XL and XXL only.",
+        help="Do not train the embeddings; the default for XL, XXL and X-MOD only.",
+    ),
+]
+FreezeLanguageAdapters = Annotated[
+    bool | None,
+    typer.Option(
+        "--freeze-language-adapters/--no-freeze-language-adapters",
+        help="X-MOD: do not train the adapters of languages, so that all share what is trained; the default.",
     ),
 ]
 ActivationCheckpointing = Annotated[
@@ -187,6 +194,7 @@ def finetune(
     lora: Lora = False,
     lora_rank: LoraRank = 8,
     freeze_embeddings: FreezeEmbeddings = None,
+    freeze_language_adapters: FreezeLanguageAdapters = None,
     activation_checkpointing: ActivationCheckpointing = False,
     bf16: Bf16 = False,
     seed: Seed = 1,

@@ -20,7 +20,7 @@ from hf_xlmr.model.families import XMOD
 
 __all__ = ["Languages", "UnknownLanguage", "adapters_of_network"]
 
-OF_CODES: Final[Mapping[str, str]] = {"zh": "zh_CN"}  # where a model can have several languages of a code
+OF_CODES: Final[Mapping[str, str]] = {"zh": "zh_cn"}  # where a model can have several languages of a code
 HOW_TO_SAY: Final = "give a list of languages, one for each row, such as ['sw_KE', 'en_XX']"
 
 
@@ -96,16 +96,21 @@ class Languages:
 
         Raises UnknownLanguage, InputError if it could be several.
         """
-        by_name = {name.lower(): name for name in self.names}
-        for known in (code, OF_CODES.get(code.lower(), "")):
-            if known.lower() in by_name:
-                return by_name[known.lower()]
-        found = [name for name in self.names if name.lower().partition("_")[0] == code.lower()]
+        found = self._of_code(code.lower())
         if not found:
             raise UnknownLanguage(code, self.names)
         if len(found) > 1:
-            raise InputError(f"the language {code!r:.40} could be {' or '.join(found)}: name the data so")
+            raise InputError(f"the language {code!r:.40} could be {' or '.join(found)}: call the data by one of these")
         return found[0]
+
+    def has_code(self, code: str) -> bool:
+        """Whether there is a language for a code."""
+        return bool(self._of_code(code.lower()))
+
+    def _of_code(self, code: str) -> list[str]:
+        small = {name.lower(): name for name in self.names}
+        whole = [small[name] for name in (code, OF_CODES.get(code, "")) if name in small]
+        return whole[:1] or [name for each, name in small.items() if each.partition("_")[0] == code]
 
 
 def adapters_of_network(network: Any) -> Adapters | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from hf_xlmr.errors import InputError, IntegrityError, told_plainly
+from hf_xlmr.hub_interface.languages import Languages
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.folder_records import FINETUNING
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, Row, batches_of, collate
+from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, Row, batches_of, collate, in_language, without_labels
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder, predictions_folder, write_results
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
@@ -164,10 +165,11 @@ def evaluate_data(
     scorer = _Scorer.of(task, files, options)
     for examples in data.examples.values():
         task.check_known(examples, scorer.coding.labels)
+    numbers = task.language_numbers(data.examples, scorer.coding.languages)
     predictions: dict[str, Sequence[object]] = {}
     with progress.task("evaluating", total=sum(data.counts.values()), unit="examples") as bar:
         for language, examples in data.examples.items():
-            predictions[language] = scorer.predictions(examples)
+            predictions[language] = scorer.predictions(examples, numbers[language])
             bar.advance(len(examples), note=f"({language})")
     split: dict[str, Setting] = {"split": options.split} if options.split else {}
     results = TaskResults(
@@ -212,14 +214,15 @@ class _Scorer:
         options = _as_trained(options, files, task)
         max_length = longest_text(files, options.max_length, task.recipe.max_length)
         questions = question_options(max_length, options)
-        coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions)
+        languages = Languages.of(files.shape.adapters)
+        coding = Coding(files.needed_tokenizer(), head.labels or (), max_length, questions, languages)
         network = load_network(files, task.recipe, head)
         network.requires_grad_(requires_grad=False)  # autocast keeps bfloat16 copies of all weights that are trained
         return cls(task, coding, _predictor(network, options))
 
-    def predictions(self, examples: Sequence[object]) -> Sequence[object]:
-        """What the network says of each example."""
-        return self.task.predict(examples, self.coding, self._logits)
+    def predictions(self, examples: Sequence[object], language: int | None) -> Sequence[object]:
+        """What the network says of each example, in the language of that number if it has any."""
+        return self.task.predict(examples, self.coding, lambda rows: self._logits(in_language(rows, language)))
 
     def _logits(self, rows: Iterable[Row]) -> list[Logits]:
         """Each output of the network for each row, padding cut off if it has one for each token."""
@@ -278,7 +281,7 @@ class _Ordered:
         return len(self.order)
 
     def __getitem__(self, index: int) -> Row:
-        return {"input_ids": self.features[self.order[index]]["input_ids"]}
+        return without_labels(self.features[self.order[index]])
 
 
 def _predictor(network: PreTrainedModel, options: EvaluationOptions) -> Trainer:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.features.processes import DeviceProcesses, Processes
+from hf_xlmr.hub_interface.languages import Languages
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.progress import SILENT, Progress
@@ -29,6 +30,7 @@ from hf_xlmr.tasks.fitting.encoded_data import EncodedData, encoded_data
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
 from hf_xlmr.tasks.fitting.task_models import (
     TaskHead,
+    freeze_language_adapters,
     head_of,
     is_wide,
     load_network,
@@ -53,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE_LANGUAGE: Final = "en"
 MODES: Final = ("zero-shot", "translate-train-all")
+FREEZE_ADAPTERS: Final = "freeze_language_adapters"
 SHARD_SIZE: Final = "5GB"  # as convert; Transformers itself writes up to 50 GB into a file
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
@@ -108,7 +111,10 @@ class FinetuningOptions:
     lora: bool = False
     lora_rank: int = LORA.rank
     freeze_embeddings: bool | None = None
-    """None freezes them for models of the XL kind only, where they take a third of the memory that training adds."""
+    """None freezes them for models of the XL kind, where they take a third of the memory that training adds, and for
+    X-MOD."""
+    freeze_language_adapters: bool | None = None
+    """Of X-MOD: None freezes them, as fairseq's own task does, so that languages share what is trained."""
     activation_checkpointing: bool = False
     bf16: bool = False
     seed: int = 1
@@ -176,6 +182,8 @@ def finetune(
         scored = read_what_is_scored(task, evaluation, scoring) if evaluation else None
         files = find_model(model, revision=revision, progress=progress)
         training = _Training.of(kind, files, train, chosen, folder.processes, progress)
+        if scored is not None:
+            kind.language_numbers(scored.examples, Languages.of(files.shape.adapters))
         for examples in scored.examples.values() if scored else ():
             kind.check_known(examples, training.head.labels or ())
         if resume and folder.is_finished:
@@ -324,6 +332,8 @@ class _Training:
             raise InputError(HOLLOW)
         if self.settings["freeze_embeddings"]:
             network.base_model.get_submodule("embeddings").requires_grad_(requires_grad=False)
+        if self.settings.get(FREEZE_ADAPTERS):
+            freeze_language_adapters(network)
         return with_adapters(network, self.task.recipe, rank=self.options.lora_rank) if self.options.lora else network
 
     def _trainer(
@@ -397,7 +407,7 @@ def _settings(task: AnyTask, files: ModelFiles, options: FinetuningOptions) -> d
         "weight_decay": recipe.weight_decay if options.weight_decay is None else options.weight_decay,
         "max_length": longest_text(files, options.max_length, recipe.max_length),
         "lora": options.lora,
-        "freeze_embeddings": is_wide(files) if options.freeze_embeddings is None else options.freeze_embeddings,
+        **_frozen(files, options),
         "trained_in": "bfloat16" if options.bf16 else "float32",
         "seed": options.seed,
     }
@@ -410,11 +420,23 @@ def _settings(task: AnyTask, files: ModelFiles, options: FinetuningOptions) -> d
     return settings
 
 
+def _frozen(files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]:
+    """What of the model is not trained. Raises InputError."""
+    has_adapters, embeddings = files.shape.adapters is not None, options.freeze_embeddings
+    adapters = options.freeze_language_adapters
+    if not has_adapters and adapters is not None:
+        raise InputError(f"{FREEZE_ADAPTERS}={adapters}: {files.name} is not an X-MOD and has none: leave it out")
+    return {
+        "freeze_embeddings": is_wide(files) or has_adapters if embeddings is None else embeddings,
+        **({FREEZE_ADAPTERS: adapters is not False} if has_adapters else {}),
+    }
+
+
 def _coding(files: ModelFiles, labels: tuple[str, ...] | None, settings: Mapping[str, Setting]) -> Coding:
     """How the examples become numbers. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")
     questions = question_options(max_length, EvaluationOptions(stride=None if stride is None else int(stride)))
-    return Coding(files.needed_tokenizer(), labels or (), max_length, questions)
+    return Coding(files.needed_tokenizer(), labels or (), max_length, questions, Languages.of(files.shape.adapters))
 
 
 def _arguments(

@@ -31,14 +31,17 @@ __all__ = [
     "digest_of",
     "encode_pairs",
     "encode_words",
+    "in_language",
     "label_ids",
     "tag_ids",
+    "without_labels",
 ]
 
 T = TypeVar("T")
 Row: TypeAlias = Mapping[str, "list[int] | int"]
-"""`input_ids`, and the labels: a number, or one for each token."""
+"""`input_ids`, the labels (a number, or one for each token), and for an X-MOD the number of the language."""
 
+NOT_LABELS: Final = ("input_ids", "lang_ids")  # by the names of Transformers' arguments
 IGNORED: Final = -100  # the label that Transformers' losses leave out
 PAIR_MARKS: Final = 4  # <s> A </s></s> B </s>
 MARKS: Final = 2  # <s> A </s>
@@ -125,6 +128,16 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])  # type: ignore[arg-type]
     batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     return batch
+
+
+def in_language(rows: Iterable[Row], number: int | None) -> Iterable[Row]:
+    """`rows` with the number of their language, where a model has languages."""
+    return rows if number is None else ({**row, "lang_ids": number} for row in rows)
+
+
+def without_labels(row: Row) -> Row:
+    """What a network needs of a row to answer."""
+    return {name: row[name] for name in NOT_LABELS if name in row}
 
 
 def label_ids(labels: Sequence[str]) -> dict[str, int]:

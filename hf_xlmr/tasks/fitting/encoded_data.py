@@ -24,7 +24,7 @@ from hf_xlmr.files.fsync import flush
 from hf_xlmr.files.json_files import strict_json
 from hf_xlmr.files.locks import locked
 from hf_xlmr.progress import SILENT, Progress
-from hf_xlmr.tasks.encoding.encoding import Features, batches_of, digest_of
+from hf_xlmr.tasks.encoding.encoding import Features, batches_of, digest_of, in_language
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.task import AnyTask, Coding
 from hf_xlmr.tasks.kinds.task_data import TaskData, gather, sources_of
@@ -139,6 +139,7 @@ def _key(task: AnyTask, sources: Sequence[str], reading: Reading, coding: Coding
     facts = [
         *(FORMAT, __version__, code, task.name, identities, given, asdict(reading)),
         *(coding.tokenizer.digest(), coding.labels, coding.max_length, asdict(coding.questions)),
+        None if coding.languages is None else coding.languages.names,
     ]
     return sha256(json.dumps(facts).encode()).hexdigest()[:40]
 
@@ -254,7 +255,8 @@ class _Draft:
         if self._takes_labels:
             labels = (*self._coding.labels, *(self._task.labels_in(examples) or ()))
             self._coding = replace(self._coding, labels=tuple(dict.fromkeys(labels)))
-        for batch in batches_of(self._task.encode(examples, self._coding)):
+        numbers = self._task.language_numbers([key], self._coding.languages)
+        for batch in batches_of(in_language(self._task.encode(examples, self._coding), numbers[key])):
             if self._writer is None:
                 self._writer = pyarrow.ipc.new_file(self._file, batch.schema)
             self._writer.write_batch(batch)

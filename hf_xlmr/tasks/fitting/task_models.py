@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["TaskHead", "head_of", "is_wide", "load_network", "longest_text", "quiet_transformers"]
+__all__ = [
+    *("TaskHead", "freeze_language_adapters", "head_of", "is_wide", "load_network", "longest_text"),
+    "quiet_transformers",
+]
 
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
+OF_ADAPTERS: Final = ("adapter_modules", "adapter_layer_norm")
 WIDE: Final = 2048  # from this width on a model is one of the XL kind: XL has 2560, XXL 4096, large 1024
 SHORTEST: Final = 8  # what two sentences need to say anything: their marks, and two tokens each
 WITHOUT_HEAD: Final = "convert it with encoder_only=True to train a new one"
@@ -162,6 +166,13 @@ def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> PreTraine
         if head.weights is not None:
             _fill(network, head.weights)
     return network
+
+
+def freeze_language_adapters(network: PreTrainedModel) -> None:
+    """Train no language adapter of an X-MOD, nor the norm that only they have."""
+    for name, weight in network.named_parameters():
+        if any(f".{part}." in name for part in OF_ADAPTERS):
+            weight.requires_grad = False
 
 
 def _named(labels: Sequence[str]) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from hf_xlmr.errors import InputError
+from hf_xlmr.hub_interface.languages import Languages
 from hf_xlmr.tasks.encoding.encoding import Row
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
 from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
@@ -150,6 +151,22 @@ class Task(ABC, Generic[Example, Prediction]):
         """The languages of a key of scores: one, unless the task has scores of several languages together."""
         return (key,)
 
+    def language_numbers(self, keys: Iterable[str], languages: Languages | None) -> dict[str, int | None]:
+        """By key the number of the language whose adapters an X-MOD with these languages runs; else None.
+
+        If a key has several languages, it is that of the first, in MLQA of the contexts. Raises InputError naming all
+        languages that the model lacks.
+        """
+        codes = {key: self.languages_of(key)[0] for key in keys}
+        if languages is None:
+            return dict.fromkeys(codes)
+        if missing := [code for code in dict.fromkeys(codes.values()) if not languages.has_code(code)]:
+            raise InputError(
+                f"the model has no adapters for {', '.join(map(repr, missing))}, only {', '.join(languages.names)}: "
+                "leave the others out (languages=)"
+            )
+        return {key: languages.number(languages.of_code(code)) for key, code in codes.items()}
+
     def key_of(self, language: str) -> str:
         """The key of scores that a user asks for as `language`."""
         return language.lower()
@@ -210,3 +227,5 @@ class Coding:
     """The labels by number; empty if the task has none."""
     max_length: int
     questions: QuestionOptions
+    languages: Languages | None = None
+    """Those of an X-MOD."""
