@@ -56,10 +56,10 @@ class Languages:
     def number(self, name: str | None) -> int:
         """The number of a language, or for None of the usual one; `_rom` and `_zaw` are dropped, as in fairseq.
 
-        Raises UnknownLanguage, a KeyError, and InputError if there is no usual one.
+        Raises UnknownLanguage, a KeyError, and another KeyError if there is no usual one.
         """
         if name is None and self.usual is None:
-            raise InputError(
+            raise InputKeyError(
                 f"the model has no usual language, so each text must name its own: {', '.join(self.names)}"
             )
         known = str(self.usual) if name is None else fairseq_language(name)
