@@ -156,6 +156,16 @@ def test_a_model_without_languages_takes_none() -> None:
         FeatureExtractor(demo)(["a"], ["en_XX"])
 
 
+@pytest.mark.parametrize("name", ["base", "prenorm"])
+def test_autocast_computes_in_a_half_type(name: str, made: Path) -> None:
+    xlmr = XLMR.from_pretrained(made / name).eval()
+    tokens, spoken = collate_tokens(xlmr.encode_batch(TEXTS[:2])), list(xlmr.model.languages.names[:2])  # type: ignore[union-attr]
+    exact = xlmr.extract_features(tokens, lang_id=spoken)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = xlmr.extract_features(tokens, lang_id=spoken)
+    assert 0 < (found - exact).abs().max() < 0.2 * exact.abs().max()
+
+
 def test_fairseqs_view_shows_the_adapters(made: Path) -> None:
     xlmr = XLMR.from_pretrained(made / "prenorm")
     layer = xlmr.model.encoder.sentence_encoder.layers[1]

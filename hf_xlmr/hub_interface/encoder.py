@@ -20,7 +20,7 @@ from hf_xlmr.errors import (
     InputRuntimeError,
     InputTypeError,
 )
-from hf_xlmr.hub_interface.languages import Languages, adapters_of_network
+from hf_xlmr.hub_interface.languages import Languages, adapters_of_network, let_adapters_autocast
 from hf_xlmr.hub_interface.module_view import Options, View, view_of
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 
@@ -172,6 +172,7 @@ class Encoder(nn.Module):
         self.own_head = own_head
         self.is_spread = is_spread
         self.is_offloaded = any(weight.is_meta for weight in network.parameters())
+        let_adapters_autocast(network)
         self.base.embeddings.register_forward_hook(self._zero_padding, with_kwargs=True)
         self.register_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(self._raise_if_offloaded)  # type: ignore[no-untyped-call]

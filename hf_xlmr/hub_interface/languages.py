@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import (
     InputAttributeError,
@@ -18,7 +18,10 @@ from hf_xlmr.errors import (
 from hf_xlmr.model.adapters import ENGLISH, Adapters, adapters_of_config, fairseq_language
 from hf_xlmr.model.families import XMOD
 
-__all__ = ["Languages", "UnknownLanguage", "adapters_of_network"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Languages", "UnknownLanguage", "adapters_of_network", "let_adapters_autocast"]
 
 OF_CODES: Final[Mapping[str, str]] = {"zh": "zh_cn"}  # where a model can have several languages of a code
 HOW_TO_SAY: Final = "give a list of languages, one for each row, such as ['sw_KE', 'en_XX']"
@@ -119,3 +122,18 @@ def adapters_of_network(network: Any) -> Adapters | None:
     if config.model_type != XMOD.model_type:
         return None
     return adapters_of_config({name: getattr(config, name) for name in XMOD.defaults}, hidden=config.hidden_size)
+
+
+def let_adapters_autocast(network: torch.nn.Module) -> None:
+    """Let the language adapters of `network`, if it has any, give the dtype that they take.
+
+    Transformers writes what they give into a tensor of that dtype, which fails under autocast: norms give float32
+    there, and products a half type.
+    """
+    for module in network.modules():
+        for adapter in getattr(module, "adapter_modules", {}).values():
+            adapter.register_forward_hook(_in_dtype_of_input)
+
+
+def _in_dtype_of_input(_adapter: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    return output.to(args[0].dtype)

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
+from hf_xlmr.hub_interface.languages import let_adapters_autocast
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.head_kinds import HeadKind, kind_of_head
 from hf_xlmr.model.model_shape import HEAD_PARTS
@@ -165,6 +166,7 @@ def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> PreTraine
         _raise_if_unbalanced(loading, made=f"{recipe.head}." if is_made else None)
         if head.weights is not None:
             _fill(network, head.weights)
+        let_adapters_autocast(network)
     return network
 
 
