@@ -227,6 +227,9 @@ class LayerAdapters:
         """`values`, (tokens, width), with what the adapter of each part's language adds to them."""
         normalized = values if self._norm is None else self._norm(values)
         residual = normalized if self._adds_to_normalized else values
+        if len(parts) == 1:
+            up, down = self._of(parts[0].language)
+            return down.plus(up(normalized), residual)
         found, rows = torch.empty_like(values), len(values)
         for language, start, end in parts:
             up, down = self._of(language)
