@@ -162,10 +162,10 @@ def evaluate_data(
 
     Raises InputError, IntegrityError.
     """
+    numbers = task.language_numbers(data.examples, Languages.of(files.shape.adapters))
     scorer = _Scorer.of(task, files, options)
     for examples in data.examples.values():
         task.check_known(examples, scorer.coding.labels)
-    numbers = task.language_numbers(data.examples, scorer.coding.languages)
     predictions: dict[str, Sequence[object]] = {}
     with progress.task("evaluating", total=sum(data.counts.values()), unit="examples") as bar:
         for language, examples in data.examples.items():
