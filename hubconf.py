@@ -27,5 +27,9 @@ def _entry_point(name: str) -> Callable[..., Any]:
     return load
 
 
-for _name in ("xlmr.base", "xlmr.large", "xlmr.xl", "xlmr.xxl", "xlmr.base.v0", "xlmr.large.v0", "demo"):
+for _name in (
+    *("xlmr.base", "xlmr.large", "xlmr.xl", "xlmr.xxl", "xlmr.base.v0", "xlmr.large.v0", "demo"),
+    *("xmod.base", "xmod.large.prenorm", "xmod.base.13.125k", "xmod.base.30.125k", "xmod.base.30.195k"),
+    *("xmod.base.60.125k", "xmod.base.60.265k", "xmod.base.75.125k", "xmod.base.75.269k"),
+):
     globals()[_name] = _entry_point(_name)

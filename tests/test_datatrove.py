@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from patience import PATIENCE
-from places import CHECKOUT
+from places import CHECKOUT, FIXTURES
 
 from hf_xlmr import FeatureExtractor
+from hf_xlmr.conversion import convert
 from hf_xlmr.features.chunks import BadText
 
 pytestmark = pytest.mark.skipif(find_spec("datatrove") is None, reason="pip install hf-xlmr[datatrove]")
@@ -48,6 +49,17 @@ def test_each_document_gets_its_vector(model: Path, expected: np.ndarray) -> Non
     assert [each.metadata["kept"] for each in found] == list(range(15))
     np.testing.assert_array_equal(np.stack([each.metadata["features"] for each in found]), expected)
     assert step.stats["truncated"].total == 3 and step.stats["doc_len"].total == sum(map(len, TEXTS))
+
+
+def test_documents_of_an_xmod_name_their_languages(tmp_path: Path) -> None:
+    folder, names = tmp_path / "xmod", ["sw_KE", "en_XX", "vi_VN"]
+    convert(FIXTURES / "xmod" / "base", folder, verify=False)
+    spoken = [Document(text, text, metadata={"spoken": name}) for text, name in zip("abc", names, strict=True)]
+    found = list(XLMRFeatures(folder, device="cpu", language_column="spoken").run(spoken))
+    expected = FeatureExtractor.from_pretrained(folder, device="cpu")(list("abc"), names)
+    np.testing.assert_array_equal(np.stack([each.metadata["features"] for each in found]), expected)
+    with pytest.raises(BadText, match=r"text c: its metadata have no 'spoken'"):
+        list(XLMRFeatures(folder, device="cpu", language_column="spoken").run([spoken[0], Document("a", "c")]))
 
 
 def test_the_options_are_those_of_the_extractor(model: Path) -> None:

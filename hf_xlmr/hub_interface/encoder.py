@@ -156,7 +156,7 @@ class Encoder(nn.Module):
         own_head: str | None = None,
         is_spread: bool = False,
     ) -> None:
-        """Wrap a Transformers `network` of one of the three families, and the classification heads by name.
+        """Wrap a Transformers `network` of one of XLM-R's families, and the classification heads by name.
 
         The network may have more rows than the `embedding_rows` of fairseq's, which has no logits for them. Heads that
         are registered later get the `head_options`. `own_head` is the one of them that is the network's own. A network

@@ -206,7 +206,7 @@ def _with_names(read: Callable[[ModelFiles], Read]) -> Callable[[ModelFiles], Re
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A Transformers folder of one of the three families, converted by us or not, and what fairseq adds to it."""
+    """A Transformers folder of one of XLM-R's families, converted by us or not, and what fairseq adds to it."""
 
     folder: Path
     heads_file: Path | None = None

@@ -99,7 +99,7 @@ class XLMR(nn.Module):
     ) -> XLMR:
         """Load a model, by default in float32 on the CPU.
 
-        `model_name_or_path` is a converted folder or another Transformers folder of the three families, the id of a
+        `model_name_or_path` is a converted folder or another Transformers folder of XLM-R's families, the id of a
         repository on the Hub, or a fairseq source: a folder (with `checkpoint_file` inside it), a `.pt` file, an
         archive, a release name such as `xlmr.large`, or `demo`; that is converted once into a cache.
         `data_name_or_path` is the folder of its dictionaries, taken from the model's folder where it begins with a dot.

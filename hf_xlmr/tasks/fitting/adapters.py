@@ -35,7 +35,7 @@ class LoraRecipe:
 
 
 # Hu et al. 2021, RoBERTa large on MNLI: rank 8, alpha 16, 3e-4, on query and value; dropout is peft's customary one.
-# peft has no default targets for xlm-roberta-xl; these are the names in all three families.
+# peft has no default targets for xlm-roberta-xl; these are the names in all families.
 LORA: Final = LoraRecipe(rank=8, alpha=16, dropout=0.05, learning_rate=3e-4, target_modules=("query", "value"))
 
 
