@@ -104,6 +104,9 @@ TRAINED = {  # by fairseq 0.12.2
     "XLM-R XL, XXL *": "v0122prenorm",
     "CamemBERT, UmBERTo *": "v0122camembert",
     "polish-roberta *": "v0122bpe",
+    "X-MOD base *": "xmod/base",
+    "X-MOD large pre-norm *": "xmod/prenorm",
+    "X-MOD with a head of `sentence_prediction_adapters` *": "xmod/cls",
     "data2vec text *": "v0122data2vec",
     "RoBERTa with `--encoder-normalize-before` (DinkyTrain) *": "v0122prelayernorm",
 }
