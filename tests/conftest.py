@@ -64,6 +64,7 @@ CORE = {
 }
 SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, several processes, and what unfolds
     *("test_notebooks", "test_ray", "test_packaging", "test_full_disks", "test_large_vocabulary", "test_exporting"),
+    *("test_planted_faults", "test_conformance"),
     *("test_every_block_for_the_demo_runs", "test_so_do_those_of_the_guides_in_the_same_folder"),
     *("test_killed_at_any_moment_it_goes_on_to_the_same_bytes", "test_an_interrupt_ends_it_at_once"),
     *("test_loading_onto_the_disk_reads_nothing", "test_loading_onto_the_cpu_holds_no_second_copy"),

@@ -122,6 +122,7 @@ def arguments(model: str, data: str, trained: str, *, task: str = "xnli") -> dic
         "adopt": [trained, "--from", model],
         "doctor": [model],
         "push": [model, "somebody/something", "--dry-run"],
+        "verify-runtime": [model, model],
         **{name: [model, NEW] for name in ("to-sentence-transformers", "to-onnx", "to-openvino")},
     }
 

@@ -31,6 +31,8 @@ def names_in(folder: str) -> list[str]:
 
 DATA = {
     "hf_xlmr/py.typed",
+    "hf_xlmr/cards/report.css",
+    "hf_xlmr/conformance/report.html",
     "hf_xlmr/conversion/templates/card.md",
     "hf_xlmr/conversion/templates/report.html",
     *(f"hf_xlmr/demo/{name}" for name in DEMO),

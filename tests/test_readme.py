@@ -129,6 +129,7 @@ COMMANDS = (
     "to-sentence-transformers",
     "to-onnx",
     "to-openvino",
+    "verify-runtime",
     "push",
 )
 

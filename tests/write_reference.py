@@ -23,6 +23,7 @@ PUBLIC = (
     "hf_xlmr.conversion",
     "hf_xlmr.adopting",
     "hf_xlmr.exporting",
+    "hf_xlmr.conformance",
     "hf_xlmr.errors",
     "hf_xlmr.extraction",
     "hf_xlmr.bulk_extraction",

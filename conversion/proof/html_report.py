@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from html import escape as escaped
 from importlib.metadata import version
 from importlib.resources import files
 from math import log10
@@ -15,9 +14,9 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from hf_xlmr.cards.html_page import definitions, escape, style, table
 from hf_xlmr.conversion.mapping.preparation import Prepared
 from hf_xlmr.conversion.proof.parity import ParityReport, StepDifference
-from hf_xlmr.errors import printable
 
 __all__ = ["page_of"]
 
@@ -34,22 +33,18 @@ def page_of(prepared: Prepared, report: ParityReport, folder: Path) -> str:
     """
     template = Template((files("hf_xlmr.conversion") / "templates" / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
+        style=style(),
         title=escape(f"{prepared.checkpoint.files.name} and {folder.resolve().name}"),
         ids=escape(_ids(report)),
-        facts=_definitions({**_made(prepared, folder), **_facts(prepared, report)}),
+        facts=definitions({**_made(prepared, folder), **_facts(prepared, report)}),
         plot=_plot(report.steps, report.tolerance),
-        steps=_table(("step", "absolute difference", "relative difference", "cosine"), map(_step_row, report.steps)),
+        steps=table(("step", "absolute difference", "relative difference", "cosine"), map(_step_row, report.steps)),
         tokenizer=_tokenizer(report),
-        dropped=_table(("left behind", "names", "for example"), _grouped(prepared.plan.dropped)),
-        made=_table(("made", "what it holds"), sorted(prepared.plan.made.items())),
+        dropped=table(("left behind", "names", "for example"), _grouped(prepared.plan.dropped)),
+        made=table(("made", "what it holds"), sorted(prepared.plan.made.items())),
         notes="".join(f"<li>{escape(note)}</li>" for note in prepared.vocabulary.notes) or "<li>none</li>",
-        hashes=_table(("file", "sha256"), [*report.source_sha256.items(), *report.output_sha256.items()]),
+        hashes=table(("file", "sha256"), [*report.source_sha256.items(), *report.output_sha256.items()]),
     )
-
-
-def escape(text: str) -> str:
-    """A text of any origin in HTML, as it reads."""
-    return escaped(printable(text))
 
 
 def _made(prepared: Prepared, folder: Path) -> dict[str, str]:
@@ -87,20 +82,6 @@ def _languages(report: ParityReport) -> dict[str, str]:
     return {"languages": f"{len(report.languages)}, each within: {told}"} if told else {}
 
 
-def _definitions(facts: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(map(_cell, columns, row))}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(column: str, value: object) -> str:
-    return f'<td data-column="{escape(column)}">{escape(str(value))}</td>'
-
-
 def _step_row(step: StepDifference) -> tuple[str, str, str, str]:
     return step.name, f"{step.largest:.2e}", f"{step.relative:.2e}", f"{step.cosine:.9f}"
 
@@ -133,7 +114,7 @@ def _tokenizer(report: ParityReport) -> str:
         for each in report.tokenizer
     ]
     reasons = ("of equal score", "not expressible")
-    return _table(("class of texts", "texts", "other ids than fairseq", *reasons, "for example"), rows)
+    return table(("class of texts", "texts", "other ids than fairseq", *reasons, "for example"), rows)
 
 
 def _plot(steps: Sequence[StepDifference], tolerance: float) -> str:

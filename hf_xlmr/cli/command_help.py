@@ -26,6 +26,7 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "to-sentence-transformers": "Make a folder for sentence-transformers.",
     "to-onnx": "Make a folder for ONNX Runtime.",
     "to-openvino": "Make a folder for OpenVINO.",
+    "verify-runtime": "Find out what a runtime gets wrong.",
 }
 """Sentences that fit beside the names in 80 columns."""
 
@@ -58,6 +59,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "hf-xlmr to-onnx xlmr-base xlmr-base-onnx --pool mean --normalize --dtype int8",
     ),
     "to-openvino": ("hf-xlmr to-openvino xlmr-base xlmr-base-openvino --pool mean",),
+    "verify-runtime": (
+        "hf-xlmr verify-runtime xlmr-base xlmr-base-onnx --report comparison.html",
+        "hf-xlmr verify-runtime xlmr-base http://localhost:8080 --pool cls --texts mine.txt",
+    ),
 }
 VERBATIM: Final = "\b\n"  # typer keeps the lines of a paragraph that begins so
 

@@ -30,6 +30,7 @@ from hf_xlmr.files.memory import device_label, format_size
 from hf_xlmr.progress import ProgressTask
 
 if TYPE_CHECKING:
+    from hf_xlmr.conformance.report import Conformance
     from hf_xlmr.conversion.converting import ConversionReport
     from hf_xlmr.conversion.exporting import ExportReport
     from hf_xlmr.conversion.inspection import Inspection
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bars",
+    "show_conformance",
     "show_conversion",
     "show_diagnosis",
     "show_export",
@@ -239,6 +241,23 @@ def show_runtime(report: RuntimeReport) -> None:
         "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
     }
     console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+
+
+def show_conformance(found: Conformance) -> None:
+    """Print a Conformance: the verdict, then each class of texts."""
+    console = Console(highlight=False)
+    console.print(_plain(f"{found.target} ({found.runtime}) {found.verdict}"), soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("texts of", "texts", "differ", "refused", "largest difference", "lowest cosine"):
+        is_first = heading == "texts of"
+        table.add_column(heading, justify="left" if is_first else "right", no_wrap=is_first)
+    for each in found.classes:
+        largest = "" if each.largest is None else f"{each.largest:.1e}"
+        cosine = "" if each.cosine is None else f"{each.cosine:.6f}"
+        table.add_row(each.name, *map(str, (each.texts, each.different, each.refused)), largest, cosine)
+    console.print(table)
+    for note in found.notes:
+        console.print(_plain(f"  - {note}"), soft_wrap=True)
 
 
 def show_adoption(report: Adoption) -> None:

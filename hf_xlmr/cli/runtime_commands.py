@@ -1,4 +1,4 @@
-"""The sub-commands that make a folder for others to run: sentence-transformers, ONNX Runtime and OpenVINO."""
+"""The sub-commands about what others run: folders for sentence-transformers, ONNX and OpenVINO, and their proof."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from hf_xlmr.cli.command_help import add_command
-from hf_xlmr.cli.command_output import AsJson, Verbose, called_with, print_result
-from hf_xlmr.cli.values import one_of
+from hf_xlmr.cli.command_output import AsJson, Quiet, Verbose, called_with, print_result, progress_of_command
+from hf_xlmr.cli.values import decimal, one_of
+from hf_xlmr.errors import IntegrityError
 
 __all__ = ["register"]
 
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
     add_command(app, to_sentence_transformers)
     add_command(app, _runtime_command("to_onnx", "ONNX Runtime"))
     add_command(app, _runtime_command("to_openvino", "OpenVINO"))
+    add_command(app, verify_runtime)
 
 
 def to_sentence_transformers(
@@ -94,3 +96,48 @@ def _runtime_command(name: str, runtime: str) -> Callable[..., None]:
     command.__name__ = name
     command.__doc__ = f"Make a folder that {runtime} runs, from a Transformers folder, and compare what it computes."
     return command
+
+
+def verify_runtime(
+    model_dir: ModelDir,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A folder or file of ONNX, OpenVINO, CTranslate2, sentence-transformers or Transformers, or the "
+            "address of a server, such as http://localhost:8080.",
+        ),
+    ],
+    texts: Annotated[
+        str | None, typer.Option("--texts", metavar="FILE", help="Your own texts, which are compared, too.")
+    ] = None,
+    pool: Annotated[
+        str, one_of("mean", "cls", "max", about="How TARGET should make one vector of those of a text's tokens.")
+    ] = "mean",
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Whether its vectors should have the length 1; by default if the interface or the folder says so.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, decimal(about="The largest difference that is right, as a share of the answer's largest value.")
+    ] = 1e-5,
+    timeout: Annotated[float, decimal(about="Seconds after which a server's answer is not waited for.")] = 60.0,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the comparison as an HTML page.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare what a runtime answers with fairseq's answers, and name its fault; the exit code is 1 if it differs."""
+    given = locals()
+    from hf_xlmr.cli.console import show_conformance
+    from hf_xlmr.conformance import compare
+
+    found = called_with(compare, given, progress=progress_of_command(shown=not quiet))
+    print_result(found, show_conformance, as_json=as_json, quiet=quiet)
+    if not found.agrees:
+        raise typer.Exit(IntegrityError.exit_code)

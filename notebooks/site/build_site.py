@@ -54,6 +54,7 @@ SHOWN: Mapping[str, str] = {
     "to-sentence-transformers": "hf-xlmr to-sentence-transformers my-model my-sentence-model",
     "to-onnx": "hf-xlmr to-onnx my-model my-onnx-model --pool mean",
     "to-openvino": "hf-xlmr to-openvino my-model my-openvino-model",
+    "verify-runtime": "hf-xlmr verify-runtime my-model my-sentence-model",
     "push": "hf-xlmr push my-model me/my-model --dry-run",
 }
 
