@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "compare"]
 
 TOLERANCE: Final = 1e-5
+LOWEST: Final = 1e-7  # at which float32 rounds
 MOST_SECONDS: Final = 86_400.0
 ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 POOLS: Final = ("mean", "cls", "max")
@@ -54,8 +55,8 @@ def compare(
 
     if pool not in POOLS:
         raise InputError(f"pool={pool!r:.40} is none of {', '.join(POOLS)}")
-    if not 0 < tolerance < 1:
-        raise InputError(f"tolerance={tolerance!r:.40}: give a share of the largest value, such as {TOLERANCE}")
+    if not LOWEST <= tolerance <= 1:
+        raise InputError(f"tolerance={tolerance!r:.40}: give a share of the largest value from {LOWEST} to 1")
     if not 0 < timeout < MOST_SECONDS:
         raise InputError(f"timeout={timeout!r:.40}: give seconds, such as 60")
     files = find_model(model_dir, progress=progress)
