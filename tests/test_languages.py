@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from argparse import Namespace
 from dataclasses import replace
 from itertools import product
@@ -33,6 +34,7 @@ from hf_xlmr.features.packing import pack
 from hf_xlmr.hub_interface.batching import collate_tokens
 from hf_xlmr.hub_interface.languages import Languages, UnknownLanguage
 from hf_xlmr.tasks.evaluation import evaluate
+from hf_xlmr.tasks.fitting.adopting import adopt
 from hf_xlmr.tasks.fitting.task_models import freeze_language_adapters
 from hf_xlmr.tasks.training import FinetuningOptions, finetune
 
@@ -502,6 +504,30 @@ def test_training_leaves_adapters_and_embeddings_unless_told_otherwise(made: Pat
     assert trained == {"embeddings.", "adapter_", "attention."}
     settings = json.loads((tmp_path / "usual" / "finetuning.json").read_text())["settings"]
     assert settings["freeze_language_adapters"] is settings["freeze_embeddings"] is True
+
+
+@pytest.mark.parametrize("default", ["sw_KE", None])
+@pytest.mark.parametrize("way", ["finetune", "adopt"])
+def test_the_card_of_a_trained_model_names_languages_and_its_code_runs(
+    way: str, default: str | None, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, folder = tmp_path / "begun", tmp_path / "mine"
+    shutil.copytree(made / "base", begun)
+    config = json.loads((begun / "config.json").read_text())
+    (begun / "config.json").write_text(json.dumps({**config, "default_language": default}))
+    if way == "finetune":
+        finetune(
+            "xnli", str(begun), [xnli(tmp_path / "train.tsv", "en")], folder, options=replace(TRAINING, max_steps=1)
+        )
+    else:
+        network = transformers.AutoModelForSequenceClassification.from_pretrained(begun)
+        network.save_pretrained(folder)
+        adopt(folder, begun)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    shown = default or config["languages"][0]
+    assert "an adapter for each of 13 languages" in card and "`vi_VN`" in card and f'index("{shown}")' in card
+    monkeypatch.chdir(folder)
+    exec(card.split("```python\n")[1].split("```")[0], {})  # noqa: S102  # what users copy
 
 
 def test_the_norm_that_only_adapters_have_is_left_with_them() -> None:

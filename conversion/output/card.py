@@ -12,6 +12,7 @@ from typing import Final
 
 from hf_xlmr.cards.card_check import faults_of_metadata
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
+from hf_xlmr.cards.spoken_languages import about_languages, example_language, language_number, spoken_by
 from hf_xlmr.conversion.output.export_files import DICTIONARY, SENTENCEPIECE
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary
 from hf_xlmr.errors import InputError
@@ -117,10 +118,10 @@ def card_of(
         vocabulary=config["vocab_size"],
         parameters=f"{record['parameters']:,}",
         dtype=record["dtype"],
-        transformers=_in_transformers(usage, vocabulary, _example_language(config)),
+        transformers=_in_transformers(usage, vocabulary, example_language(config)),
         pooler=_pooler(usage),
-        interface=_interface(vocabulary, _example_language(config)),
-        fairseq_class="XMODModel" if _spoken_by(config) else "RobertaModel",
+        interface=_interface(vocabulary, example_language(config)),
+        fairseq_class="XMODModel" if spoken_by(config) else "RobertaModel",
         origin=_origin(record["source"]),
         sources=_sources(record["source"]["files"], parity),
         unhashed="" if parity else "; the weights have none, because the conversion was not verified",
@@ -129,7 +130,7 @@ def card_of(
         tokenizer=_tokenizer(vocabulary, parity),
         notes=_bullets([as_text(note) for note in record["notes"]], "Nothing unusual."),
         head=_head(record, config),
-        languages=_languages(config),
+        languages=about_languages(config),
         made=_bullets([f"{as_code(name)}, {as_text(what)}" for name, what in record["made"].items()], "Nothing."),
         kept=_kept(record["source"]["files"]),
         dropped=_listed({reason: name for name, reason in record["dropped"].items()}),
@@ -143,7 +144,7 @@ def _metadata(record: JsonObject, config: Mapping[str, object], usage: _Usage, s
     is_release = record["source"]["kind"] == RELEASE
     known = OF_RELEASES if is_release else CardMetadata()
     fields = {
-        "language": list(stated.languages or _codes(_spoken_by(config)) or known.languages),
+        "language": list(stated.languages or _codes(spoken_by(config)) or known.languages),
         "license": stated.licence or known.licence,
         "library_name": "transformers",
         "pipeline_tag": usage.pipeline,
@@ -152,12 +153,6 @@ def _metadata(record: JsonObject, config: Mapping[str, object], usage: _Usage, s
     }
     given = {name: value for name, value in fields.items() if value}
     return as_yaml(given)
-
-
-def _spoken_by(config: Mapping[str, object]) -> tuple[str, ...]:
-    """The languages that an X-MOD has adapters for; none for other models."""
-    languages = config.get("languages")
-    return tuple(map(str, languages)) if isinstance(languages, list) else ()
 
 
 def _codes(languages: Sequence[str]) -> tuple[str, ...]:
@@ -169,12 +164,6 @@ def _codes(languages: Sequence[str]) -> tuple[str, ...]:
 # ---- use -------------------------------------------------------------------------------------------------------------
 
 
-def _example_language(config: Mapping[str, object]) -> str | None:
-    """A language to show how it is given; None where nothing takes one."""
-    languages = _spoken_by(config)
-    return str(config.get("default_language") or languages[0]) if languages else None
-
-
 def _in_transformers(usage: _Usage, vocabulary: Vocabulary, language: str | None) -> str:
     load = f'model = {usage.loader}.from_pretrained("."{usage.arguments}).eval()'
     if vocabulary.tokenizer is None:
@@ -182,7 +171,7 @@ def _in_transformers(usage: _Usage, vocabulary: Vocabulary, language: str | None
     text = usage.text if vocabulary.mask_index is not None else _Usage.text
     given, shown = usage.input, usage.shown
     if language is not None:
-        load += f"\nlanguage = torch.tensor([model.config.languages.index({json.dumps(language)})])"
+        load += f"\n{language_number(language)}"
         given += ", lang_ids=language"
     return (
         f"import torch\nfrom transformers import {usage.loader}, AutoTokenizer\n\n"
@@ -224,19 +213,6 @@ def _head(record: JsonObject, config: JsonObject) -> str:
     shown = [as_code(label) for label in islice(labels.values(), MOST_LABELS)]
     more = f" and {len(labels) - MOST_LABELS:,} more (`config.json`)" if len(labels) > MOST_LABELS else ""
     return f"{named}, and its labels are, in order, {', '.join(shown)}{more}."
-
-
-def _languages(config: JsonObject) -> str:
-    """Sentences about the languages of an X-MOD; empty for other models."""
-    if not (languages := _spoken_by(config)):
-        return ""
-    default = config.get("default_language")
-    unsaid = f"If none is given, it is {as_code(default)}." if default else "There is no default: it has to be given."
-    return (
-        f"\n\nIt is an X-MOD: in every layer, it has an adapter for each of {_counted(len(languages), 'language')}. A\n"
-        f"text goes through those of its own, whose number is `lang_ids` in Transformers. {unsaid}\n"
-        f"In the order of their numbers, they are {', '.join(map(as_code, languages))}."
-    )
 
 
 def _kept(described: Mapping[str, object]) -> str:

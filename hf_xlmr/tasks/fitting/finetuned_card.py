@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
+from hf_xlmr.cards.spoken_languages import about_languages, example_language, language_number
 from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.hub.hub_errors import hub_utils
 from hf_xlmr.tasks.kinds.registry import TASKS
@@ -30,7 +31,7 @@ CARD: Final = """---
 # {model}, fine-tuned for {task}
 
 `{class_name}`, trained from {origin} by `hf-xlmr finetune` ({mode}) for {steps:,} {unit}
-on examples in {languages}.{adapters}
+on examples in {languages}.{adapters}{spoken}
 
 | | |
 |---|---|
@@ -50,10 +51,10 @@ BLOCK: Final = """import torch
 from transformers import {loader}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = {loader}.from_pretrained(".").eval()
+model = {loader}.from_pretrained(".").eval(){language}
 batch = tokenizer({texts}, return_tensors="pt")
 with torch.no_grad():
-    output = model(**batch)
+    output = model(**batch{given})
 {shown}"""
 
 
@@ -63,7 +64,7 @@ ADOPTED: Final = """---
 # {name}
 
 `{class_name}`, trained from {origin} by a script of its author. `hf-xlmr adopt` added what {origin} has of
-fairseq: the dictionary, the SentencePiece model and the options.
+fairseq: the dictionary, the SentencePiece model and the options.{spoken}
 
 {use}{labels}
 {tokenized}
@@ -108,7 +109,8 @@ def adopted_card(folder: Path, source: Path, *, model: str, class_name: str) -> 
         name=as_text(folder.resolve().name),
         class_name=class_name,
         origin=as_code(base) if base == model else as_text(Path(model).name),
-        use=_usage(folder, f"AutoModel{ending}", texts=use.texts, shown=use.shown),
+        spoken=about_languages(config),
+        use=_usage(folder, config, f"AutoModel{ending}", texts=use.texts, shown=use.shown),
         labels=_labels(config) if "Classification" in ending else "",
         tokenized=TOKENIZED.format(""),
     )
@@ -146,8 +148,9 @@ def finetuned_card(
         unit="step" if steps == 1 else "steps",
         languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in trained_on.items()),
         adapters=ADAPTERS if settings.get("lora") else "",
+        spoken=about_languages(config),
         settings="\n".join(rows),
-        use=_usage(folder, loader, texts=TASKS[task].card.texts, shown=TASKS[task].card.shown),
+        use=_usage(folder, config, loader, texts=TASKS[task].card.texts, shown=TASKS[task].card.shown),
         labels=_labels(config),
         tokenized=TOKENIZED.format("The training texts were tokenized as in fairseq. "),
     )
@@ -178,11 +181,13 @@ def _metadata(pipeline_tag: str, fields_of_card: Mapping[str, object], model_typ
     return as_yaml(given)
 
 
-def _usage(folder: Path, loader: str, *, texts: str, shown: str) -> str:
+def _usage(folder: Path, config: JsonObject, loader: str, *, texts: str, shown: str) -> str:
     """The code that uses the folder; if there are no tokenizer files, the code that loads it."""
     if not (folder / "tokenizer.json").is_file():
         return USE.format(block=f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()')
-    return USE.format(block=BLOCK.format(loader=loader, texts=texts, shown=shown))
+    language = example_language(config)
+    spoken, given = ("", "") if language is None else (f"\n{language_number(language)}", ", lang_ids=language")
+    return USE.format(block=BLOCK.format(loader=loader, texts=texts, shown=shown, language=spoken, given=given))
 
 
 def _labels(config: JsonObject) -> str:
