@@ -530,6 +530,14 @@ def test_the_card_of_a_trained_model_names_languages_and_its_code_runs(
     exec(card.split("```python\n")[1].split("```")[0], {})  # noqa: S102  # what users copy
 
 
+@pytest.mark.parametrize("frozen", ["freeze_embeddings", "freeze_language_adapters"])
+def test_low_rank_adapters_leave_the_rest_frozen(frozen: str, made: Path, tmp_path: Path) -> None:
+    data, options = xnli(tmp_path / "train.tsv", "en"), replace(TRAINING, lora=True, **{frozen: False})
+    with pytest.raises(InputError, match=f"{frozen}=False: lora=True trains its own adapters"):
+        finetune("xnli", str(made / "base"), [data], tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_norm_that_only_adapters_have_is_left_with_them() -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     config = transformers.XmodConfig(vocab_size=9, pre_norm=True, adapter_layer_norm=True, **sizes)

@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE_LANGUAGE: Final = "en"
 MODES: Final = ("zero-shot", "translate-train-all")
-FREEZE_ADAPTERS: Final = "freeze_language_adapters"
+FREEZE_EMBEDDINGS, FREEZE_ADAPTERS = FREEZES = ("freeze_embeddings", "freeze_language_adapters")
 SHARD_SIZE: Final = "5GB"  # as convert; Transformers itself writes up to 50 GB into a file
 LOGGED_SHARE: Final = 0.05  # of all steps: a loss is noted twenty times
 
@@ -330,7 +330,7 @@ class _Training:
         network = load_network(self.files, self.task.recipe, self.head)
         if any(each.is_meta for each in network.parameters()):
             raise InputError(HOLLOW)
-        if self.settings["freeze_embeddings"]:
+        if self.settings[FREEZE_EMBEDDINGS]:
             network.base_model.get_submodule("embeddings").requires_grad_(requires_grad=False)
         if self.settings.get(FREEZE_ADAPTERS):
             freeze_language_adapters(network)
@@ -426,8 +426,10 @@ def _frozen(files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]
     adapters = options.freeze_language_adapters
     if not has_adapters and adapters is not None:
         raise InputError(f"{FREEZE_ADAPTERS}={adapters}: {files.name} is not an X-MOD and has none: leave it out")
+    if options.lora and (trained := [name for name in FREEZES if getattr(options, name) is False]):
+        raise InputError(f"{trained[0]}=False: lora=True trains its own adapters and the head alone: leave one out")
     return {
-        "freeze_embeddings": is_wide(files) or has_adapters if embeddings is None else embeddings,
+        FREEZE_EMBEDDINGS: is_wide(files) or has_adapters if embeddings is None else embeddings,
         **({FREEZE_ADAPTERS: adapters is not False} if has_adapters else {}),
     }
 
