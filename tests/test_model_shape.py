@@ -18,6 +18,7 @@ from hf_xlmr.conversion import convert
 from hf_xlmr.conversion.preview import preview_config
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.own_names import RELEASE_NAMES
+from hf_xlmr.hub_interface.languages import Languages
 from hf_xlmr.model.model_shape import shape_of_folder
 from hf_xlmr.model.plain_config import plain_config
 from hf_xlmr.model_shape import DTYPE_BYTES, ModelShape, Task, shape_of, shape_of_config
@@ -115,14 +116,13 @@ def test_adapters_that_nobody_can_mean_are_damage(wrong: dict[str, Any]) -> None
 
 
 def test_a_language_has_the_number_that_transformers_gives_it() -> None:
-    shape = shape_of("xmod.base.13.125k")
-    adapters = shape.adapters
-    assert adapters is not None
-    assert adapters.languages[adapters.number_of("sw_KE")] == "sw_KE"
-    assert adapters.number_of("hi_IN_rom") == adapters.number_of("hi_IN")
-    assert adapters.number_of(None) == adapters.number_of("en_XX") == 1
-    with pytest.raises(InputError, match=r"no adapter for xx_XX: its languages are ar_AR, en_XX, .*, vi_VN"):
-        adapters.number_of("xx_XX")
+    languages = Languages.of(shape_of("xmod.base.13.125k").adapters)
+    assert languages is not None
+    assert languages.names[languages.number("sw_KE")] == "sw_KE"
+    assert languages.number("hi_IN_rom") == languages.number("hi_IN")
+    assert languages.number(None) == languages.number("en_XX") == 1
+    with pytest.raises(InputError, match=r"no language 'xx_XX'; it has ar_AR, en_XX, .*, vi_VN"):
+        languages.number("xx_XX")
 
 
 def test_the_large_releases_have_the_parameters_that_are_known() -> None:

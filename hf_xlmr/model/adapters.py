@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import IntegrityError
 
 __all__ = [
     *("ADAPTER_LINEARS", "ADAPTER_NORM", "ENGLISH", "RELEASE_LANGUAGES", "Adapters", "adapters_of_config"),
@@ -24,7 +24,6 @@ ENGLISH: Final = "en_XX"
 """The language of fairseq's X-MOD where none is given."""
 VARIANTS: Final = ("_rom", "_zaw")  # romanized text and Zawgyi, which fairseq gives to the adapter of the language
 MOST_LANGUAGES: Final = 1000
-SHOWN: Final = 100
 
 _BASE_13: Final = "ar_AR en_XX fi_FI fr_XX hi_IN id_ID ka_GE ko_KR ru_RU sw_KE ta_IN th_TH vi_VN"
 _ONLY_30: Final = (
@@ -81,15 +80,6 @@ class Adapters:
     def width(self, hidden: int) -> int:
         """The numbers between the two products of an adapter, in a model of that width."""
         return hidden // self.reduction
-
-    def number_of(self, language: str | None) -> int:
-        """The number of a language as fairseq reads its name; None is the default. Raises InputError."""
-        asked = self.default if language is None else fairseq_language(language)
-        if asked in self.languages:
-            return self.languages.index(asked)
-        told = "no language is given, and the model has no default" if asked is None else f"no adapter for {asked:.40}"
-        more = ", ..." if len(self.languages) > SHOWN else ""
-        raise InputError(f"{told}: its languages are {', '.join(self.languages[:SHOWN])}{more}")
 
     @property
     def fields(self) -> dict[str, object]:
