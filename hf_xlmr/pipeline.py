@@ -100,7 +100,10 @@ class XLMRFeatureExtractionPipeline(Pipeline):
             if name is not None:
                 raise ValueError(f"language={name!r:.40}: the model has no languages, which only X-MOD has")
             return {}
-        known = str(self.model.config.default_language or USUAL if name is None else name)
+        usual = self.model.config.default_language or USUAL
+        if name is None and usual not in names:
+            raise ValueError(f"the model has no usual language, so each text must name its own: {', '.join(names)}")
+        known = str(usual if name is None else name)
         for ending in VARIANTS:
             known = known.replace(ending, "")
         if known not in names:

@@ -466,6 +466,9 @@ def test_the_pipeline_takes_languages(base: XLMR, made: Path) -> None:
     near(pipe("a", language="sw_KE"), base.extract_features(base.encode("a"), lang_id=["sw_KE"])[0].numpy())
     with pytest.raises(ValueError, match="no language 'xx'; it has"):
         pipe("a", language="xx")
+    pipe.model.config.default_language = "xx"
+    with pytest.raises(ValueError, match="no usual language, so each text must name its own: ar_AR"):
+        pipe("a")
     demo = transformers.pipeline(hf_xlmr.pipeline.TASK, model=str(XLMR.from_pretrained("demo").files.folder))  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="no languages"):
         demo("a", language="en_XX")

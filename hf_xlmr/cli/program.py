@@ -248,7 +248,9 @@ Column = Annotated[str, typer.Option(metavar="NAME", help="The column of the tex
 IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="A column to copy into the output, as id.")]
 Language = Annotated[
     str | None,
-    typer.Option(metavar="CODE", help="For X-MOD: the language of all texts, such as sw_KE; by default en_XX."),
+    typer.Option(
+        metavar="CODE", help="For X-MOD: the language of all texts, such as sw_KE; by default the model's, or en_XX."
+    ),
 ]
 LanguageColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="For X-MOD: a column that names the language of each text.")
