@@ -280,6 +280,19 @@ def test_what_is_changed_since_is_not_published_as_verified(made: Path) -> None:
     assert len(list(deciding_differences(others, config))) == 2
 
 
+@pytest.mark.parametrize("name", ["base", "prenorm"])
+def test_a_field_that_is_left_out_has_the_default_of_its_class(name: str, made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "hf" / name, tmp_path / "hf")
+    config = config_in(folder)
+    left_out = {field: value for field, value in config.items() if field != "ln_before_adapter"}
+    (folder / "config.json").write_text(json.dumps(left_out))
+    meant = transformers.XmodConfig.from_pretrained(folder).ln_before_adapter
+    is_same = meant is config["ln_before_adapter"]
+    assert is_same is (name == "base") is examine(folder).is_healthy
+    told = [] if is_same else ["ln_before_adapter is True (the file lacks it), and was False"]
+    assert list(deciding_differences(left_out, config)) == told
+
+
 def test_sentence_transformers_gets_a_default_language(made: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(made / "hf" / "base", tmp_path / "hf")
     to_sentence_transformers(folder, tmp_path / "one")

@@ -741,9 +741,7 @@ def _look_at_config(facts: FolderFacts) -> str | None:
     own=Later.training,
 )
 def _look_at_training(facts: FolderFacts) -> str | None:
-    is_reported = facts.config.get("layer_norm_eps") == BERT_EPS  # by its own check
-    config = {name: value for name, value in facts.config.items() if not (is_reported and name == "layer_norm_eps")}
-    others = other_network(facts, config)
+    others = other_network(facts, facts.config, without=("layer_norm_eps",) if _look_at_eps(facts) else ())
     return f"config.json does not describe the network that fairseq trained: {'; '.join(others)}" if others else None
 
 

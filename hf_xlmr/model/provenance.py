@@ -9,6 +9,7 @@ from typing import Final
 
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import json_object
+from hf_xlmr.model.families import family_of
 from hf_xlmr.model.folder_records import ADOPTED, CONVERSION, FINETUNING
 from hf_xlmr.model.opened_folder import CONFIG, OpenedFolder
 
@@ -135,8 +136,12 @@ def changed_weights(folder: OpenedFolder) -> tuple[str, ...]:
     return tuple(name for name in sorted(held) if folder.sha256(name) != recorded[name])
 
 
-def other_network(folder: OpenedFolder, config: Mapping[str, object]) -> tuple[str, ...]:
+def other_network(
+    folder: OpenedFolder, config: Mapping[str, object], *, without: Collection[str] = ()
+) -> tuple[str, ...]:
     """The fields of `config` by which the network computes otherwise than the one that fairseq trained, in words.
+
+    Those in `without` are not compared. A field that `config` lacks has the default of its class.
 
     It is held against the record of the conversion, else against fairseq's options. Raises IntegrityError, InputError.
     """
@@ -144,9 +149,9 @@ def other_network(folder: OpenedFolder, config: Mapping[str, object]) -> tuple[s
     if recorded is None:
         recorded, source = _of_options(folder.path), OPTIONS
     return tuple(
-        f"{name} is {config[name]!r:.60}, and {recorded[name]!r:.60} by {source}"
+        f"{name} is {_said(config, name)}, and {recorded[name]!r:.60} by {source}"
         for name in OF_ANY_TRAINING
-        if name in recorded and name in config and config[name] != recorded[name]
+        if name in recorded and name not in without and _meant(config, name) not in (None, recorded[name])
     )
 
 
@@ -199,8 +204,21 @@ def _raise_if_other_config(folder: OpenedFolder, recorded: Mapping[str, object])
 def deciding_differences(
     given: Mapping[str, object], recorded: Mapping[str, object], *, without: Collection[str] = ()
 ) -> Iterator[str]:
-    """The fields of `DECIDING`, but for those in `without`, that `given` has otherwise than `recorded`, in words."""
+    """The fields of `DECIDING`, but for those in `without`, that `given` has otherwise than `recorded`, in words.
+
+    A field that either lacks has the default of its class.
+    """
     for name in DECIDING:
-        now, then = given.get(name), recorded.get(name)
+        now, then = _meant(given, name), _meant(recorded, name)
         if name not in without and now != then and not (now in SILENT and then in SILENT):
-            yield f"{name} is {now!r:.60}, and was {then!r:.60}"
+            yield f"{name} is {_said(given, name)}, and was {then!r:.60}"
+
+
+def _meant(config: Mapping[str, object], name: str) -> object:
+    """What Transformers takes a field for: its value, or the default of the class if there is one."""
+    family = family_of(config)
+    return config.get(name, None if family is None else family.defaults.get(name))
+
+
+def _said(config: Mapping[str, object], name: str) -> str:
+    return f"{_meant(config, name)!r:.60}{'' if name in config else ' (the file lacks it)'}"
