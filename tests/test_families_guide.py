@@ -102,7 +102,6 @@ WITH_DICTIONARY: dict[str, tuple[str, Callable[[], Model]]] = {  # how fairseq m
 TRAINED = {  # by fairseq 0.12.2
     "XLM-R base, large *": "v0122",
     "XLM-R XL, XXL *": "v0122prenorm",
-    "X-MOD *": "xmod/base",
     "CamemBERT, UmBERTo *": "v0122camembert",
     "polish-roberta *": "v0122bpe",
     "X-MOD base *": "xmod/base",
