@@ -235,7 +235,7 @@ def test_an_interrupt_ends_it_at_once(source: str, tmp_path: Path) -> None:
 def test_an_output_is_not_begun_twice_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:
     extract("demo", source, tmp_path / "out", options=FLOAT32)
     before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match="resume=True"):
+    with pytest.raises(InputError, match="holds the finished output"):
         extract("demo", source, tmp_path / "out", options=FLOAT32)
     report = extract("demo", source, tmp_path / "out", options=FLOAT32, resume=True)
     assert report.shards == report.texts == 0 and report.rows == 230
@@ -359,7 +359,7 @@ def test_the_program_tells_what_it_did(source: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     assert "230, of which 230 were computed now" in done.stdout and native in done.stdout
     again = run("extract", "demo", source, tmp_path / "out", cwd=tmp_path)
-    assert again.returncode == 2 and "--resume" in again.stderr and again.stdout == ""
+    assert again.returncode == 2 and "--overwrite" in again.stderr and again.stdout == ""
     told = run("extract", "demo", source, tmp_path / "out", "--resume", "--json", cwd=tmp_path)
     assert json.loads(told.stdout)["rows"] == 230
 

@@ -102,7 +102,7 @@ def test_an_output_is_begun_again_on_demand(
             extract(model, source, output, options=other)
         write(source, TEXTS)
     before = contents(output)
-    with pytest.raises(InputError, match="pass resume=True, or overwrite=True to begin it again"):
+    with pytest.raises(InputError, match="overwrite=True to begin it again"):
         extract(model, source, output, options=OPTIONS)
     with pytest.raises(BadRow, match="there is no column"):
         extract(model, write(tmp_path / "a.csv", ["a,b", "1,2"]), output, options=OPTIONS, overwrite=True)

@@ -56,12 +56,12 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "to-sentence-transformers": ("hf-xlmr to-sentence-transformers xlmr-base sentence-model --pool mean",),
     "to-onnx": (
         "hf-xlmr to-onnx my-classifier my-classifier-onnx",
-        "hf-xlmr to-onnx xlmr-base xlmr-base-onnx --pool mean --normalize --dtype int8",
+        "hf-xlmr to-onnx xlmr-base xlmr-base-onnx --pool mean --dtype int8",
     ),
     "to-openvino": ("hf-xlmr to-openvino xlmr-base xlmr-base-openvino --pool mean",),
     "verify-runtime": (
         "hf-xlmr verify-runtime xlmr-base xlmr-base-onnx --report comparison.html",
-        "hf-xlmr verify-runtime xlmr-base http://localhost:8080 --pool cls --texts mine.txt",
+        "hf-xlmr verify-runtime xlmr-base http://localhost:8080 --pool cls",
     ),
 }
 VERBATIM: Final = "\b\n"  # typer keeps the lines of a paragraph that begins so

@@ -48,9 +48,7 @@ def _resuming(given: Mapping[str, object]) -> str:
 
 
 STATES: Final[Mapping[str, Callable[[Mapping[str, object]], str]]] = {
-    "convert": _of_staged,
-    "export": _of_staged,
-    "to_sentence_transformers": _of_staged,
+    **dict.fromkeys(("convert", "export", "to_sentence_transformers", "to_onnx", "to_openvino"), _of_staged),
     "extract": _of_extraction,
     "finetune": _of_training,
 }
