@@ -171,7 +171,9 @@ def test_another_tokenizer_is_named_by_its_ids(model: Path) -> None:
     given = {"frame": lambda row: [row[0], *(each ^ 1 if each > 9 else each for each in row[1:-1]), row[-1]]}
     with served(Runtime(model, **given)) as address:
         assert "has another tokenizer" in compare(model, address).verdict
-    assert planted(model, {"spell": lambda text: text.replace("!", "")}).verdict.endswith("so it has another tokenizer")
+    assert planted(model, {"spell": lambda text: text.replace("!", "")}).faults == (
+        "probably has another tokenizer: all texts of usual words agree",
+    )
 
 
 def test_dropout_and_another_order_are_found(model: Path) -> None:
@@ -183,6 +185,48 @@ def test_dropout_and_another_order_are_found(model: Path) -> None:
     assert "other answers when the same text comes again" in planted(model, {"trains": True}).verdict
     with served(Runtime(model), odd=shuffled) as address:
         assert "returns the answers of a batch in another order" in compare(model, address).verdict
+
+
+def test_one_piece_with_another_vector_is_no_tokenizer(model: Path) -> None:
+    def prepare(network: Any) -> None:
+        network.embeddings.word_embeddings.weight.data[208] *= -3  # <mask>
+
+    with served(Runtime(model, prepare=prepare)) as address:
+        found = compare(model, address)
+    assert found.verdict.startswith("differs, and the cause is unknown") and found.faults == ()
+    assert "probably has another tokenizer" in planted(model, {"prepare": prepare}).verdict
+
+
+@pytest.mark.parametrize(
+    ("longest", "said"),
+    [
+        (None, "gives texts of a batch the same answer"),
+        (45, "gives texts of a batch the same answer (and something else, too: single texts differ)"),
+    ],
+)
+def test_one_answer_for_a_batch_is_no_order(model: Path, longest: int | None, said: str) -> None:
+    def repeated(handler: Any, body: Any) -> bool:
+        if handler.path == "/embed":
+            handler.send(handler.runtime.vectors(body["inputs"])[:1] * len(body["inputs"]))
+        return handler.path == "/embed" or without_tokens(handler, body)
+
+    with served(Runtime(model, longest=longest), odd=repeated) as address:
+        assert compare(model, address).faults == (said,)
+
+
+@pytest.mark.parametrize(("fault", "size", "said"), [({}, 1e-3, "comes again (by"), ("no <s>", 1e-5, "leaves out <s>")])
+def test_answers_that_move_a_little_are_no_training(model: Path, fault: Any, size: float, said: str) -> None:
+    drawn = torch.Generator().manual_seed(0)
+
+    def moving(handler: Any, body: Any) -> bool:
+        if handler.path == "/embed":
+            made = torch.tensor(handler.runtime.vectors(body["inputs"]))
+            handler.send((made * (1 + size * torch.randn(made.shape, generator=drawn))).tolist())
+        return handler.path == "/embed" or without_tokens(handler, body)
+
+    with served(Runtime(model, **(FAULTS[fault][0] if fault else {})), odd=moving) as address:
+        verdict = compare(model, address).verdict
+    assert said in verdict and "training" not in verdict
 
 
 def test_token_types_are_named_if_a_model_has_them(model: Path, tmp_path: Path) -> None:
@@ -219,4 +263,4 @@ def test_int8_of_a_graph_is_named(onnx_folder: Callable[[str], Path], tmp_path: 
     convert("demo", tmp_path / "demo", verify=False)
     to_onnx(tmp_path / "demo", tmp_path / "int8", encoder_only=True, dtype="int8")
     found = compare(tmp_path / "demo", tmp_path / "int8")
-    assert "differs by rounding alone: it computes in int8" in found.verdict
+    assert "differs by rounding alone: it is quantized to int8" in found.verdict

@@ -66,8 +66,8 @@ def compare(
         own_texts = [row.text for row in open_texts(texts)] if texts is not None else []
         found = Comparison(files, opened, right, tolerance).found(own_texts, progress)
         found = replace(found, target=without_credentials(str(target)))
-    if report is not None:
-        write_page(found, Path(report))
+        if report is not None:
+            write_page(found, Path(report))
     return found
 
 

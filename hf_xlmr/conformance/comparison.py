@@ -25,6 +25,8 @@ from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
 
 __all__ = ["Comparison"]
 
+UNSTEADY: Final = 0.1  # of the largest difference, if an answer moves less something else is wrong
+OF_DROPOUT: Final = 0.01  # moves answers more than this
 MOST_LIMITS: Final = 80  # lengths of truncation that are tried one by one
 OF_VECTORS: Final = frozenset({"pooling", "normalization"})
 OF_IDS: Final = frozenset({"special tokens", "truncation", "spelling", "ids", "tokenizer"})
@@ -54,6 +56,7 @@ class Comparison:
         self.files, self.target, self.right, self.tolerance = files, target, right, tolerance
         self.ids = Ids(files.needed_tokenizer(), _plain_ids(files), files.shape.longest_text)
         self.hypotheses = Hypotheses(OwnNetwork(files), self.ids, right)
+        self._plain = right.having({"tokenizer": "tokenizer.json"})
         self.reasons: dict[str, str] = {}
         """Of refusals, by class of probes."""
 
@@ -122,9 +125,8 @@ class Comparison:
 
     def _compared(self, asked: Asked, kinds: frozenset[str]) -> Iterator[_Result]:
         rights = self.hypotheses.answers([asked], self.right)[0]
-        plain = self.right.having({"tokenizer": "tokenizer.json"})
-        is_plain = [self.ids.of(each, plain) != self.ids.of(each, self.right) for each in asked.probe.texts]
-        plains = self.hypotheses.answers([asked], plain)[0] if any(is_plain) else rights
+        is_plain = [self.ids.of(each, self._plain) != self.ids.of(each, self.right) for each in asked.probe.texts]
+        plains = self.hypotheses.answers([asked], self._plain)[0] if any(is_plain) else rights
         for number, (text, given) in enumerate(zip(asked.probe.texts, asked.given, strict=True)):
             if given is None:
                 yield _Result(asked.probe, text, None, None)
@@ -169,18 +171,22 @@ class Comparison:
         names = first_of(list(dict.fromkeys(each.probe.kind for each in refused)), 4)
         return [f"refuses {len(refused)} of {len(results)} texts ({names}: {reason})"]
 
-    def _unsteady(self, asked: Sequence[Asked], _results: object, kinds: frozenset[str]) -> str | None:
-        """Whether the same texts get other answers when they come again, as with dropout."""
+    def _unsteady(self, asked: Sequence[Asked], results: Sequence[_Result], kinds: frozenset[str]) -> str | None:
+        """Whether the same texts get other answers when they come again, and that is what differs, as with dropout."""
         first = next((each for each in asked if None not in each.given), asked[0])
-        again = self._asked(first.probe)
-        for one, other in zip(first.given, again.given, strict=True):
-            if one and other and _farthest(other.answer, one.answer, kinds).largest > self.tolerance:
-                return "gives other answers when the same text comes again, as a network does that is in training"
-        return None
+        again = zip(first.given, self._asked(first.probe).given, strict=True)
+        moved = max(
+            (_farthest(other.answer, one.answer, kinds).largest for one, other in again if one and other), default=0.0
+        )
+        far = [each.distance.largest for each in results if each.distance is not None]
+        if moved <= max(self.tolerance, UNSTEADY * max((each for each in far if np.isfinite(each)), default=0.0)):
+            return None
+        told = "gives other answers when the same text comes again"
+        return f"{told}, as a network does that is in training" if moved > OF_DROPOUT else f"{told} (by {moved:.0e})"
 
-    def _reordered(self, asked: Sequence[Asked], _results: object, kinds: frozenset[str]) -> str | None:
+    def _reordered(self, asked: Sequence[Asked], results: Sequence[_Result], kinds: frozenset[str]) -> str | None:
         """Whether the texts of a batch get each other's answers."""
-        wrong = 0
+        wrong: list[list[int | None]] = []
         for each in asked:
             rights = self.hypotheses.answers([each], self.right)[0]
             if len(rights) < 2 or None in each.given:
@@ -198,8 +204,15 @@ class Comparison:
             ]
             if None in own:
                 return None
-            wrong += own != list(range(len(own)))
-        return "returns the answers of a batch in another order" if wrong else None
+            if own != list(range(len(own))):
+                wrong.append(own)
+        if not wrong:
+            return None
+        told = "returns the answers of a batch in another order"
+        if any(len(set(own)) < len(own) for own in wrong):
+            told = "gives texts of a batch the same answer"
+        is_alone = any(each.differs(self.tolerance) and len(each.probe.texts) == 1 for each in results)
+        return f"{told} (and something else, too: single texts differ)" if is_alone else told
 
     def _not_finite(self, _asked: object, results: Sequence[_Result], kinds: frozenset[str]) -> str | None:
         odd = [
@@ -237,10 +250,14 @@ class Comparison:
             return _Conclusion(*_told(best, explained.others, rounding), best.left, tried)
         says = self.target.precision
         if rounding is not None and (rounding.is_known or says in rounding.kinds):
-            name = rounding.precision if rounding.is_known else f"computes in {says}"
-            return _Conclusion(_told_rounding(name, differing), (name,), rounding.left, tried)
-        if {each.probe.kind for each in differing} <= OF_THE_TOKENIZER:
-            told = "gives other ids to some texts: all others agree, so it has another tokenizer"
+            name = rounding.precision if rounding.is_known else f"is quantized to {says}"
+            left = rounding.left if rounding.is_known else None
+            return _Conclusion(_told_rounding(name, differing), (name,), left, tried)
+        has_other_ids = not any(
+            self._has_ids(each, self._plain) or self._has_ids(each, self.right) for each in differing
+        )
+        if has_other_ids and {each.probe.kind for each in differing} <= OF_THE_TOKENIZER:
+            told = "probably has another tokenizer: all texts of usual words agree"
             return _Conclusion(f"differs: it {told}", (told,), None, tried)
         nearest = explained.suspects[0].left if explained.suspects else 1.0
         told = f"differs, and the cause is unknown (the nearest known fault leaves {nearest:.0%} of the difference)"
@@ -250,12 +267,14 @@ class Comparison:
 
     def _clear(self, asked: Asked) -> Asked:
         """A probe without the texts that tokenizer.json cuts otherwise than fairseq."""
-        plain = self.right.having({"tokenizer": "tokenizer.json"})
         given = (
-            each if self.ids.of(text, plain) == self.ids.of(text, self.right) else None
+            each if self.ids.of(text, self._plain) == self.ids.of(text, self.right) else None
             for text, each in zip(asked.probe.texts, asked.given, strict=True)
         )
         return Asked(asked.probe, tuple(given))
+
+    def _has_ids(self, each: _Result, setting: Setting) -> bool:
+        return each.given is not None and list(each.given.ids or ()) == self.ids.of(each.text, setting)
 
     def _shows_ids(self, asked: Sequence[Asked]) -> bool:
         return any(given is not None and given.ids is not None for each in asked for given in each.given)
@@ -267,10 +286,7 @@ class Comparison:
             for each in known_faults(self.hypotheses.own, self.right)
             if VECTOR in kinds or each not in _of_vectors([each])
         ]
-        if all(
-            each.given is not None and list(each.given.ids or ()) == self.ids.of(each.text, self.right)
-            for each in differing
-        ):  # what is cut off later shows in no ids
+        if all(self._has_ids(each, self.right) for each in differing):  # what is cut off later shows in no ids
             kept = frozenset() if self.target.shows_used_ids else frozenset({"truncation"})
             faults = [fault for fault in faults if fault.kind not in OF_IDS - kept]
             if self.target.shows_used_ids:
