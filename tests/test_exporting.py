@@ -198,6 +198,14 @@ def test_what_is_not_a_model_folder_is_told(tmp_path: Path) -> None:
         to_onnx(tmp_path / "none", tmp_path / "graph")
 
 
+@EVERY_RUNTIME
+def test_adapters_by_language_are_refused(runtime: str, tmp_path: Path) -> None:
+    convert(FIXTURES / "xmod" / "base", tmp_path / "xmod", verify=False)
+    with pytest.raises(InputError, match="is an X-MOD"):
+        MAKERS[runtime](tmp_path / "xmod", tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()
+
+
 def test_the_folder_of_the_model_is_not_replaced(demo: Path) -> None:
     for place in (demo, demo.parent):
         with pytest.raises(InputError, match="is the folder of the model, or holds it; choose another one"):

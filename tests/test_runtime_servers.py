@@ -191,6 +191,11 @@ def test_folders_of_nothing_and_of_too_much(model: Path, tmp_path: Path) -> None
                 compare(model, tmp_path / target)
 
 
+def test_a_report_that_cannot_be_written_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="directory"):
+        compare(model, model, report=tmp_path / "missing" / "page.html")
+
+
 # ---- the program -----------------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,8 @@ def _made(runtime: Runtime, source: Path, target: Path, wanted: Wanted, *, overw
 
     with told_plainly():
         shape = shape_of_config(OpenedFolder(source).config, name=str(source / CONFIG))
+        if shape.adapters is not None:
+            raise InputError(f"{source} is an X-MOD: a graph cannot choose its adapters by the language of a text")
         _raise_if_replaced(source, target)
         raise_if_missing(runtime, wanted.dtype)
         check_models_of(source)
