@@ -64,7 +64,22 @@ def test_a_server_without_batches_is_asked_one_by_one(model: Path) -> None:
 
     with served(Runtime(model), odd=single) as address:
         found = compare(model, address)
-    assert found.agrees and any("refuses several texts" in note for note in found.notes)
+    assert found.agrees and any("refuses 2 texts in a request" in note for note in found.notes)
+
+
+def test_only_batches_that_are_refused_are_asked_one_by_one(model: Path) -> None:
+    taken: set[int] = set()
+
+    def small(handler: Any, body: Any) -> bool:
+        if body and len(body.get("inputs", "")) > 2:
+            handler.send({"error": "batch size 4 > maximum allowed batch size 2"}, status=413)
+            return True
+        taken.add(len(body["inputs"]) if body else 0)
+        return False
+
+    with served(Runtime(model), odd=small) as address:
+        found = compare(model, address)
+    assert found.agrees and 2 in taken and not any("refuses 2 texts" in note for note in found.notes)
 
 
 def test_texts_that_are_refused_are_told(model: Path) -> None:
@@ -119,7 +134,24 @@ def odd_answers(model: Path) -> dict[str, tuple[Callable[[Any, Any], bool], str]
             handler.close_connection = True
         return handler.path == "/embed"
 
+    def trickles_headers(handler: Any, body: Any) -> bool:
+        if handler.path == "/embed":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            for number in range(60):
+                handler.wfile.write(b"X-%d: a\r\n" % number)
+                handler.wfile.flush()
+                time.sleep(0.05)
+            handler.wfile.write(b"Content-Length: 2\r\n\r\n[]")
+        return handler.path == "/embed"
+
+    def repeats(handler: Any, body: Any) -> bool:
+        if handler.path == "/embed":
+            handler.send([[handler.headers["Authorization"]]])
+        return handler.path == "/embed"
+
     return {
+        "a key in a vector": (repeats, "not a vector: ['Bearer (hidden)']"),
+        "headers in a trickle": (trickles_headers, "does not answer within 0.5 seconds"),
         "nonsense": (sends(b"<html>"), "answers what is not JSON"),
         "an object": (sends({"a": 1}), "a dict where vectors of 1 texts"),
         "words": (sends([["a", "b"]]), "answers what is not a vector"),
@@ -174,6 +206,16 @@ def test_addresses_are_checked_and_hide_what_is_secret(model: Path, address: str
         compare(model, address, timeout=2)
     assert said in str(caught.value)
     assert "pa55word" not in str(caught.value) and "s3cret" not in str(caught.value)
+
+
+def test_user_and_password_are_hidden_as_a_header_has_them(model: Path) -> None:
+    def repeats(handler: Any, _body: Any) -> bool:
+        handler.send({"error": f"what is {handler.headers['Authorization']}?"}, status=400)
+        return True
+
+    with served(None, odd=repeats) as address, pytest.raises(InputError) as caught:
+        compare(model, address.replace("http://", "http://me:pa%20ss@") + "/embed")
+    assert "what is Basic (hidden)?" in str(caught.value)
 
 
 def test_folders_of_nothing_and_of_too_much(model: Path, tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from http import HTTPStatus
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -66,7 +70,7 @@ class Calls:
         try:
             self._client = httpx2.Client(timeout=timeout, follow_redirects=False, headers=headers)
         except (OSError, ValueError, ImportError, httpx2.InvalidURL) as error:
-            raise InputError(f"the network cannot be used ({self._told(str(error))})") from None
+            raise InputError(f"the network cannot be used ({self.told(str(error))})") from None
 
     def close(self) -> None:
         """End the connections."""
@@ -88,13 +92,13 @@ class Calls:
         ends = time.monotonic() + 3 * self._timeout
         for tried in range(MOST_TRIES):
             try:
-                response, data = self._answer(method, path, body)
+                response, data = self._in_time(method, path, body)
             except httpx2.TimeoutException:
                 raise InputError(f"{self.shown}{path} does not answer within {self._timeout:g} seconds") from None
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.ConnectError) as error:
-                raise InputError(f"{self.shown} cannot be reached ({self._told(str(error))})") from None
+                raise InputError(f"{self.shown} cannot be reached ({self.told(str(error))})") from None
             except (httpx2.HTTPError, OSError, ValueError) as error:
-                trouble = f"breaks off its answers ({self._told(str(error)) or type(error).__name__})"
+                trouble = f"breaks off its answers ({self.told(str(error)) or type(error).__name__})"
             else:
                 if response.status_code not in BUSY:
                     return self._read(path, response, data)
@@ -104,7 +108,25 @@ class Calls:
                 break
             time.sleep(wait)
             wait *= 2
-        raise InputError(f"{self.shown}{path} {trouble}, also after {tried + 1} tries")
+        raise InputError(f"{self.shown}{path} {trouble}{f', also after {tried + 1} tries' if tried else ''}")
+
+    def _in_time(self, *request: Any) -> tuple[httpx2.Response, bytes]:
+        """An answer that is there in time: the client's own limit starts again with each byte of the headers."""
+        import httpx2
+
+        answer: Future[tuple[httpx2.Response, bytes]] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(self._answer(*request))
+            except Exception as error:  # noqa: BLE001 - raised in the other thread
+                answer.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        try:
+            return answer.result(timeout=self._timeout)
+        except FutureTimeoutError:
+            raise httpx2.ReadTimeout("the answer does not end") from None
 
     def _answer(self, method: str, path: str, body: Mapping[str, object] | None) -> tuple[httpx2.Response, bytes]:
         import httpx2
@@ -130,7 +152,7 @@ class Calls:
         try:
             content = strict_json(data)
         except ValueError as error:
-            content, damage = None, self._told(str(error))
+            content, damage = None, self.told(str(error))
         else:
             damage = ""
         if not response.is_success:
@@ -144,9 +166,10 @@ class Calls:
         while isinstance(content, Mapping):
             content = next((content[name] for name in REASONS if content.get(name)), "no reason")
         text = content if isinstance(content, str) else data.decode("utf-8", "replace")
-        return self._told(text) or "no reason"
+        return self.told(text) or "no reason"
 
-    def _told(self, text: str) -> str:
+    def told(self, text: str) -> str:
+        """What a server says, in one short line without what is secret."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, HIDDEN)
@@ -167,4 +190,6 @@ def _secrets_of(address: str) -> set[str]:
     except ValueError:
         return set()
     found |= {each.partition("=")[2] for each in parts.query.split("&")}
-    return found | {unquote(each) for each in found}
+    found |= {unquote(each) for each in found}
+    basic = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"  # as a header has them
+    return found | {base64.b64encode(basic.encode()).decode()}

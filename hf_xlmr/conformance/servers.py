@@ -15,12 +15,13 @@ from hf_xlmr.conformance.http_calls import Calls, RefusedRequest
 from hf_xlmr.conformance.own_network import TOKENS, VECTOR
 from hf_xlmr.conformance.setting import Text
 from hf_xlmr.conformance.targets import Given, Refused, Target
-from hf_xlmr.errors import InputError, printable
+from hf_xlmr.errors import InputError
 
 __all__ = ["open_server"]
 
 TEI_PATHS: Final = ("/embed", "/embed_all", "/info")
 OPENAI_PATH: Final = "/v1"
+MOST_TEXTS: Final = 32  # in a request, which TEI takes unless it is told otherwise
 
 
 def open_server(address: str, *, timeout: float) -> Target:
@@ -82,7 +83,7 @@ class _Server(ABC):
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
         self.notes: list[str] = []
-        self._is_single = False
+        self._most = MOST_TEXTS
 
     def close(self) -> None:
         """End the connections."""
@@ -91,7 +92,7 @@ class _Server(ABC):
     def ask(self, texts: Sequence[Text]) -> list[Given | Refused]:
         """What the server gives. Raises InputError."""
         given = [str(each) for each in texts]
-        if self._is_single and len(given) > 1:
+        if len(given) > self._most:
             return [each for text in given for each in self.ask([text])]
         try:
             return list(self._given(given))
@@ -102,8 +103,8 @@ class _Server(ABC):
                 return [Refused(str(error))]
         found = [each for text in given for each in self.ask([text])]
         if not any(isinstance(each, Refused) for each in found):
-            self._is_single = True
-            self.notes.append("the server refuses several texts in a request, so batches were not compared")
+            self._most = len(given) - 1
+            self.notes.append(f"the server refuses {len(given)} texts in a request, so these were asked one by one")
         return found
 
     @abstractmethod
@@ -124,7 +125,8 @@ class _Server(ABC):
                 raise ValueError
             return np.array(found, dtype=np.float64).astype(np.float32)
         except (ValueError, TypeError, OverflowError):
-            raise InputError(f"{self.calls.shown} answers what is not a vector: {values!s:.60}") from None
+            told = self.calls.told(str(values))
+            raise InputError(f"{self.calls.shown} answers what is not a vector: {told:.60}") from None
 
 
 class _Tei(_Server):
@@ -132,7 +134,7 @@ class _Tei(_Server):
 
     def __init__(self, calls: Calls, info: Mapping[str, Any]) -> None:
         super().__init__(calls)
-        named = {name: printable(str(info.get(name, "unknown")))[:80] for name in ("version", "model_dtype")}
+        named = {name: calls.told(str(info.get(name, "unknown")))[:80] for name in ("version", "model_dtype")}
         self.runtime = f"TEI {named['version']} in {named['model_dtype']}"
         self._gives_tokens = self._shows_ids = True
 
@@ -178,7 +180,7 @@ class _OpenAi(_Server):
     def __init__(self, calls: Calls, model: str | None) -> None:
         super().__init__(calls)
         self._model = model
-        self.runtime = f"a server with OpenAI's interface ({printable(model or 'no model named')[:80]})"
+        self.runtime = f"a server with OpenAI's interface ({calls.told(model or 'no model named')[:80]})"
 
     def _given(self, texts: list[str]) -> list[Given]:
         body = {"input": texts, "encoding_format": "float", **({"model": self._model} if self._model else {})}
