@@ -167,6 +167,15 @@ def test_what_is_no_known_fault_is_not_named(model: Path) -> None:
     assert found.verdict.startswith("differs, and the cause is unknown") and found.faults == ()
 
 
+@pytest.mark.parametrize("given", [{"pool": lambda each, mask: each[mask][0]}, {"spell": str.lower}])
+def test_beside_an_unknown_fault_one_that_is_known_is_named_alone(model: Path, given: dict[str, Any]) -> None:
+    def prepare(network: Any) -> None:
+        network.encoder.layer[0].attention.self.query.weight.data *= 1.02
+
+    found = planted(model, {"prepare": prepare, **given})
+    assert len(found.faults) == 1 and "; " in found.verdict and "what is left" in found.verdict
+
+
 def test_another_tokenizer_is_named_by_its_ids(model: Path) -> None:
     given = {"frame": lambda row: [row[0], *(each ^ 1 if each > 9 else each for each in row[1:-1]), row[-1]]}
     with served(Runtime(model, **given)) as address:

@@ -244,10 +244,11 @@ class Comparison:
         setting = self.right if best is None else self.right.having(best.changes)
         short = [each for each in clear if sum(len(self.ids.of(text, setting)) for text in each.probe.texts) <= 150]
         rounding = None
-        if best is None or best.left > 4 * enough:
+        has_more = best is None or best.left > 4 * enough
+        if has_more:
             rounding = rounding_of(self.hypotheses, short or clear, setting, kinds)
         if best is not None:
-            return _Conclusion(*_told(best, explained.others, rounding), best.left, tried)
+            return _Conclusion(*_told(best, explained.others, rounding, has_more=has_more), best.left, tried)
         says = self.target.precision
         if rounding is not None and (rounding.is_known or says in rounding.kinds):
             name = rounding.precision if rounding.is_known else f"is quantized to {says}"
@@ -373,15 +374,17 @@ def _joined(parts: Sequence[str]) -> str:
     return ", and ".join(parts)
 
 
-def _told(best: Suspect, others: Sequence[Suspect], rounding: Rounding | None) -> tuple[str, tuple[str, ...]]:
-    """The verdict and the faults of an explained difference."""
+def _told(
+    best: Suspect, others: Sequence[Suspect], rounding: Rounding | None, *, has_more: bool
+) -> tuple[str, tuple[str, ...]]:
+    """The verdict and the faults of an explained difference, of which more than float32's rounding may be left."""
     names = tuple(fault.name for fault in best.faults)
     told = f"differs: it {_joined(names)}"
     if others:
         alike = " or ".join(_joined([fault.name for fault in each.faults]) for each in others[:2])
         told += f" (or it {alike}: these probes do not tell them apart)"
     if rounding is None:
-        return told, names
+        return f"{told}; the cause of what is left is unknown" if has_more else told, names
     if not rounding.is_known:
         return f"{told}; what is left is as large as rounding to {' or '.join(rounding.kinds)}", names
     return f"{told}; what is left is rounding: it {rounding.precision}", (*names, rounding.precision)

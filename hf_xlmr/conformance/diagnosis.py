@@ -159,9 +159,10 @@ class Hypotheses:
         sample = _sample(differing, lambda each: sum(map(len, self.rows(each, self.right))))
         ranked = self._ranked(sample, faults, kinds, enough)
         alike = max(ranked[0].left, enough) * CLEARLY * 2 if ranked else 0.0
-        chosen = [each for number, each in enumerate(ranked) if number < KEPT or each.left < alike]
-        for count in range(1, MOST_FAULTS):  # fewer faults may do as well
+        chosen: list[Suspect] = []
+        for count in range(1, MOST_FAULTS):  # first, however many others are alike: fewer faults may do as well
             chosen += [each for each in ranked if len(each.faults) == count][:1]
+        chosen += [each for number, each in enumerate(ranked) if number < KEPT or each.left < alike]
         confirmed = [self.left_by(each.faults, asked, kinds) for each in dict.fromkeys(chosen[:MOST_CONFIRMED])]
         return Explanation(tuple(sorted(confirmed, key=_order)), enough)
 
