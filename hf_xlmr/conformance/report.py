@@ -46,7 +46,7 @@ class Conformance:
     faults: tuple[str, ...]
     """What the runtime does otherwise, if that is known."""
     left: float | None
-    """The part of the difference that these faults do not explain; None without any."""
+    """The part of the difference that these faults do not explain; None without any, or for rounding by its size."""
     classes: tuple[ProbeClass, ...]
     tried: Mapping[str, float]
     """The hypotheses that fit best, each with the part of the difference that it leaves."""
