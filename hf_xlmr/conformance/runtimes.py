@@ -17,7 +17,7 @@ from hf_xlmr.conformance.targets import Batch, Given, Refused, Target
 from hf_xlmr.errors import HfXlmrError, InputError, first_of
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.model_shape import POSITION_OFFSET
-from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
+from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, quiet_transformers
 
 __all__ = ["open_folder"]
 
@@ -103,23 +103,6 @@ def _plainly(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{what}: {_why(error)}") from error
-
-
-@contextmanager
-def _silently() -> Iterator[None]:
-    """Without the progress bars and the advice of Transformers, through which several runtimes load."""
-    import transformers.utils.logging
-
-    logging: Any = transformers.utils.logging
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 def _why(error: Exception) -> str:
@@ -208,7 +191,7 @@ def _transformers(path: Path, model_dir: Path) -> Target:
     import transformers
 
     named = (json_object(path / "config.json").get("architectures") or [None])[0]
-    with _plainly(f"Transformers cannot load {path}"), _silently():
+    with _plainly(f"Transformers cannot load {path}"), quiet_transformers():
         found: Any = getattr(transformers, str(named), None)
         has_head = isinstance(found, type) and not str(named).endswith(ENCODERS)
         loads: Any = found if has_head else transformers.AutoModel
@@ -296,7 +279,7 @@ class _SentenceTransformers:
 
     def __init__(self, path: Path, _model_dir: Path) -> None:
         sentence_transformers = _module("sentence_transformers", "sentence-transformers")
-        with _plainly(f"sentence-transformers cannot load {path}"), _silently():
+        with _plainly(f"sentence-transformers cannot load {path}"), quiet_transformers():
             self._model = sentence_transformers.SentenceTransformer(str(path), device="cpu", local_files_only=True)
         self.runtime = f"sentence-transformers {sentence_transformers.__version__}"
         self.is_normalized = any(type(module).__name__ == "Normalize" for module in self._model)

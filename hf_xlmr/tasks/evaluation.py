@@ -17,7 +17,7 @@ from hf_xlmr.tasks.encoding.encoding import PAIR_MARKS, Features, Row, batches_o
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
 from hf_xlmr.tasks.evaluation_folder import evaluation_folder, predictions_folder, write_results
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
-from hf_xlmr.tasks.fitting.task_models import head_of, load_network, longest_text, quiet_transformers
+from hf_xlmr.tasks.fitting.task_models import head_of, load_network, longest_text
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
 from hf_xlmr.tasks.kinds.task import AnyTask, Coding, Logits, Setting
@@ -25,6 +25,7 @@ from hf_xlmr.tasks.kinds.task_data import TaskData, read_task_data
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.xnli import WithoutLabel
+from hf_xlmr.tokenizer.plain_tokenizer import quiet_transformers
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset

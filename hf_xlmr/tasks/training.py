@@ -35,7 +35,6 @@ from hf_xlmr.tasks.fitting.task_models import (
     is_wide,
     load_network,
     longest_text,
-    quiet_transformers,
 )
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.registry import check_options_of_task, task_of
@@ -43,6 +42,7 @@ from hf_xlmr.tasks.kinds.task import AnyTask, Coding, Recipe, Setting
 from hf_xlmr.tasks.kinds.task_data import MissingLanguages
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.xnli import WithoutLabel
+from hf_xlmr.tokenizer.plain_tokenizer import quiet_transformers
 
 if TYPE_CHECKING:
     from peft import PeftModel

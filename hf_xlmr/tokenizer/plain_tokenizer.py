@@ -10,7 +10,7 @@ from typing import Any
 from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
 
-__all__ = ["plain_tokenizer", "tokenizer_damage_told"]
+__all__ = ["plain_tokenizer", "quiet_transformers", "tokenizer_damage_told"]
 
 
 def plain_tokenizer(folder: Path, *, is_checked: bool = False) -> Any:
@@ -24,7 +24,7 @@ def plain_tokenizer(folder: Path, *, is_checked: bool = False) -> Any:
 
     if not is_checked:
         raise_if_texts_explode(folder)
-    with tokenizer_damage_told(folder), _quiet():
+    with tokenizer_damage_told(folder), quiet_transformers():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -41,14 +41,17 @@ def tokenizer_damage_told(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Transformers' advice inside the block; hf_xlmr makes the checks that matter itself."""
+def quiet_transformers() -> Iterator[None]:
+    """Transformers without its advice and progress bars; hf_xlmr makes the checks that matter itself."""
     import transformers.utils.logging
 
     logging: Any = transformers.utils.logging
-    level = logging.get_verbosity()
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError, WeightsMismatch, told_plainly
@@ -17,15 +15,13 @@ from hf_xlmr.model.plain_config import plain_config, raise_if_adapter
 from hf_xlmr.tasks.encoding.encoding import label_ids
 from hf_xlmr.tasks.kinds.task import AnyTask, Recipe
 from hf_xlmr.tokenizer.dictionary import FILLER, SPECIAL_SYMBOLS
+from hf_xlmr.tokenizer.plain_tokenizer import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = [
-    *("TaskHead", "freeze_language_adapters", "head_of", "is_wide", "load_network", "longest_text"),
-    "quiet_transformers",
-]
+__all__ = ["TaskHead", "freeze_language_adapters", "head_of", "is_wide", "load_network", "longest_text"]
 
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
 OF_ADAPTERS: Final = ("adapter_modules", "adapter_layer_norm")
@@ -209,21 +205,3 @@ def _fill(network: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None
     with torch.no_grad():
         for name in HEAD_PARTS:
             parameters[name].copy_(weights[name])
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Transformers without reports and bars; what matters of them is checked here."""
-    import transformers.utils.logging
-
-    logging: ModuleType = transformers.utils.logging
-
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()
