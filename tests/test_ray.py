@@ -33,7 +33,6 @@ model = extractions.model
 TEXTS = texts_of(95)
 TWO = RayCluster(actors=2, cpus_per_actor=1)
 FOLDER = "FOLDER_OF_THE_TEST"
-PROGRAM = Path(sys.executable).with_name("hf-xlmr")
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +89,17 @@ class Watched:
             at_first()
 
 
+# What a shell starts in the background ignores interrupts, and hands that on
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from hf_xlmr.cli.program import main; main()"
+)
+
+
 def started(place: Path, *words: str | Path, **options: Any) -> subprocess.Popen[bytes]:
     """The program with a Ray of its own, and all of it in a new group of processes that inherit FOLDER."""
     environment = {**os.environ, FOLDER: str(place)}
-    command = [*map(str, (PROGRAM, "extract", *words, "--ray", "local", "--actors", "2"))]
+    command = [*map(str, (sys.executable, "-c", INTERRUPTIBLE, "extract", *words, "--ray", "local", "--actors", "2"))]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **options)
 
 
