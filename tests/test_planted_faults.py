@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,3 +47,20 @@ def test_it_is_named_by_the_vectors_of_tokens(folders: dict[str, Path], name: st
     with served(Runtime(folders["pre-norm"], **given)) as address:
         found = compare(folders["pre-norm"], address)
     assert said in found.verdict and not found.agrees, (found.verdict, found.tried)
+
+
+def test_the_norm_at_the_end_of_a_pre_norm_x_mod_is_known(tmp_path: Path) -> None:
+    given, said = OF_THE_FINAL_NORM
+    model = convert(FIXTURES / "xmod" / "prenorm", tmp_path / "model", verify=False).output
+    with served(Runtime(model, **given), odd=without_tokens) as address:
+        assert said in compare(model, address).verdict
+
+
+def test_an_unknown_fault_of_an_x_mod_is_told_as_such(tmp_path: Path) -> None:
+    def bend(network: Any) -> None:
+        network.encoder.layer[0].attention.self.query.weight.data *= 1.1
+
+    model = convert(FIXTURES / "xmod" / "prenorm", tmp_path / "model", verify=False).output
+    with served(Runtime(model, prepare=bend), odd=without_tokens) as address:
+        found = compare(model, address)
+    assert not found.agrees and not found.faults and "unknown" in found.verdict

@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_xlmr.conformance.setting import Setting
 from hf_xlmr.hub_interface.loading import ModelFiles
-from hf_xlmr.model.families import FAMILIES, Task
+from hf_xlmr.model.families import Task
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 from hf_xlmr.placement.placed_loading import load_whole
 from hf_xlmr.tokenizer.dictionary import PAD_INDEX
@@ -55,6 +55,8 @@ class _Int8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if not values.numel():  # X-MOD calls the adapters of every language, also where no text has it
+            return nn.functional.linear(values, self.weight, self.bias)
         low, high = values.amin().clamp_max(0), values.amax().clamp_min(0)
         scale = (high - low).clamp_min(1e-12) / 255
         return nn.functional.linear(torch.round(values / scale) * scale, self.weight, self.bias)
@@ -118,7 +120,7 @@ class OwnNetwork:
     def __init__(self, files: ModelFiles) -> None:
         """Load it. Raises InputError, IntegrityError."""
         self.model: Any = load_whole(files.folder, device="cpu", dtype="float32", attention="eager", shape=files.shape)
-        self.family = FAMILIES[files.config["model_type"]]
+        self.family = files.shape.family
         self.width = files.shape.hidden
         self._has_plain_head = files.shape.task is not Task.MULTIPLE_CHOICE  # which takes several texts as one
         self._lowered: dict[str, Any] = {}
@@ -235,10 +237,9 @@ class OwnNetwork:
         is_padding = torch.tensor([each == PAD_INDEX for each in row.ids] + [False] * (longest - len(row.ids)))
         return torch.where(is_padding, PAD_INDEX, first - 1 + (~is_padding).cumsum(dim=0))  # a <pad> typed in a text
 
-    @staticmethod
-    def _token_types(ids: torch.Tensor, setting: Setting) -> torch.Tensor:
+    def _token_types(self, ids: torch.Tensor, setting: Setting) -> torch.Tensor:
         if setting.token_types == "pairs":
-            ends = (ids == 2).long()  # </s>: what follows the first is of the second text
+            ends = torch.eq(ids, self.model.config.eos_token_id).long()  # what follows the first is of the second text
             return ((ends.cumsum(dim=1) - ends) > 0).long()
         return torch.full_like(ids, int(setting.token_types == "second"))
 
