@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.resources import files
 from math import log10
@@ -14,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from hf_xlmr.cards.html_page import definitions, escape, style, table
+from hf_xlmr.cards.html_page import definitions, escape, style, table, time_of_writing
 from hf_xlmr.conversion.mapping.preparation import Prepared
 from hf_xlmr.conversion.proof.parity import ParityReport, StepDifference
 
@@ -49,14 +47,11 @@ def page_of(prepared: Prepared, report: ParityReport, folder: Path) -> str:
 
 def _made(prepared: Prepared, folder: Path) -> dict[str, str]:
     """What was compared, when, and by which versions; without the folder's place on this machine."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    is_dated = epoch.isdecimal() and len(epoch) <= len("99999999999")
-    now = datetime.fromtimestamp(int(epoch), timezone.utc) if is_dated else datetime.now(timezone.utc)
     versions = [f"{name} {version(name)}" for name in COMPARED_BY]
     return {
         "checkpoint": prepared.checkpoint.files.name,
         "folder": folder.resolve().name,
-        "verified": f"{now:%Y-%m-%d %H:%M} UTC",
+        "verified": time_of_writing(),
         "by": ", ".join([*versions, f"Python {platform.python_version()}"]),
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from html import escape as escaped
 from importlib.resources import files
 
 from hf_xlmr.errors import printable
 
-__all__ = ["definitions", "escape", "style", "table"]
+__all__ = ["definitions", "escape", "style", "table", "time_of_writing"]
 
 
 def escape(text: str) -> str:
@@ -31,6 +33,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(f"<tr>{''.join(map(_cell, columns, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def time_of_writing() -> str:
+    """Now, or SOURCE_DATE_EPOCH, if that is set, so that the same content can give the same bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    is_dated = epoch.isdecimal() and len(epoch) <= len("99999999999")
+    now = datetime.fromtimestamp(int(epoch), timezone.utc) if is_dated else datetime.now(timezone.utc)
+    return f"{now:%Y-%m-%d %H:%M} UTC"
 
 
 def _cell(column: str, value: object) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from datetime import datetime, timezone
 from math import log10
 from pathlib import Path
 from string import Template
 from typing import Final
 
-from hf_xlmr.cards.html_page import definitions, escape, style, table
+from hf_xlmr.cards.html_page import definitions, escape, style, table, time_of_writing
 from hf_xlmr.conformance.report import Conformance, ProbeClass
 from hf_xlmr.files.atomic_write import replace_content
 
@@ -41,9 +39,6 @@ def write_page(found: Conformance, path: Path) -> None:
 
 
 def _facts(found: Conformance) -> dict[str, str]:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    is_dated = epoch.isdecimal() and len(epoch) <= len("99999999999")
-    now = datetime.fromtimestamp(int(epoch), timezone.utc) if is_dated else datetime.now(timezone.utc)
     pooled = f"vectors pooled by {found.pool}{', of the length 1' if found.normalized else ''}"
     return {
         "runtime": found.runtime,
@@ -51,7 +46,7 @@ def _facts(found: Conformance) -> dict[str, str]:
         "texts": f"{sum(each.texts for each in found.classes)}",
         "faults": "; ".join(found.faults) or ("none" if found.agrees else "none that is known"),
         **({} if found.left is None else {"left unexplained": f"{found.left:.2g} of the difference"}),
-        "compared at": f"{now:%Y-%m-%d %H:%M} UTC",
+        "compared at": time_of_writing(),
     }
 
 
