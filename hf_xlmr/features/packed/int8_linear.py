@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
@@ -14,10 +14,12 @@ from hf_xlmr.features.packed.linear_kernels import ACTIVATIONS, Linear, PlainLin
 
 __all__ = ["CalibratedLinear", "InputRange", "Int8Linear", "raise_if_no_int8"]
 
-BAND: Final = 512  # rows that are quantized, multiplied and scaled while they are in the cache
+BAND: Final = 512  # rows of a product
+CACHED: Final = 1 << 17  # values that a thread quantizes or scales while they are in its cache
 FULL: Final = 127  # the largest weight where sums of two products fit the processor's registers
 HALVED: Final = 64  # the largest weight where they must fit 16 bits: 2 * 255 * 64 is less than 2**15
 LEVELS: Final = 255  # of an input
+ROUNDING: Final = 1.5 * 2**23  # a number plus this is rounded to an integer, which its low bits hold
 SYMMETRIC: Final = 128  # the level that means 0, unless nearly all inputs are positive
 SHARE: Final = 0.5  # of the difference between channels that goes from the inputs to the weights (SmoothQuant's alpha)
 SMALLEST: Final = 1e-12
@@ -98,6 +100,7 @@ class Int8Linear:
         quantized, self._scales = _quantized(joined.mul_(factors))
         self._weight = _packed(quantized, rows=BAND)
         self._zeros = torch.zeros(len(joined), dtype=torch.int32)
+        self._rounding = torch.full((joined.shape[1],), ROUNDING + self._zero)
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """The activation of the product, (tokens, out)."""
@@ -110,18 +113,32 @@ class Int8Linear:
     def _by_band(self, values: torch.Tensor, then: Callable[[torch.Tensor, slice], object]) -> torch.Tensor:
         found = values.new_empty(len(values), len(self._bias))
         for start in range(0, len(values), BAND):
-            rows = slice(start, start + BAND)
-            self._product(values[rows], found[rows])
-            then(found[rows], rows)
+            integers, scales = self._integers(values[start : start + BAND])
+            sums = _product(integers, self._zero, self._weight, self._scales, self._zeros)
+            for part in _cached(sums):
+                rows = slice(start + part.start, start + part.stop)
+                torch.addcmul(self._bias, sums[part], scales[part], out=found[rows])
+                then(found[rows], rows)
         return found
 
-    def _product(self, values: torch.Tensor, found: torch.Tensor) -> None:
-        values = values * self._inverse
-        above, below = values.amax(1, keepdim=True), values.amin(1, keepdim=True)
-        scales = torch.maximum(above / (LEVELS - self._zero), below / -self._zero).clamp_(min=SMALLEST)
-        integers = values.mul_(scales.reciprocal()).add_(self._zero + 0.5).to(torch.uint8)  # rounded: all are above 0
-        sums = _product(integers, self._zero, self._weight, self._scales, self._zeros)
-        torch.mul(sums, scales, out=found).add_(self._bias)
+    def _integers(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The levels of `values`, (tokens, in), and what a level of each token stands for, (tokens, 1)."""
+        integers, scales = torch.empty(values.shape, dtype=torch.uint8), values.new_empty(len(values), 1)
+        for rows in _cached(values):
+            part = values[rows] * self._inverse
+            above, below = part.amax(1, keepdim=True), part.amin(1, keepdim=True)
+            largest = torch.maximum(above / (LEVELS - self._zero), below / -self._zero)
+            scales[rows] = largest.clamp_(min=SMALLEST)
+            torch.addcmul(self._rounding, part, scales[rows].reciprocal(), out=part)
+            integers[rows] = part.view(torch.int32)  # six times as fast as a conversion of float32
+        return integers, scales
+
+
+def _cached(values: torch.Tensor) -> Iterator[slice]:
+    """Rows of `values` that fit the caches of all threads, one after another."""
+    rows, width = values.shape
+    step = max(1, CACHED * torch.get_num_threads() // width)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _packed(weight: torch.Tensor, *, rows: int) -> torch.Tensor:
