@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hf_xlmr.model.fairseq_files import read_kept
+from hf_xlmr.model.folder_records import read_kept
 
 __all__ = ["read_kept"]

@@ -33,12 +33,10 @@ def sha256_of(path: Path) -> str:
         remembered = memory.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         remembered = ""
-    return remembered if len(remembered) == LENGTH else _remembered(read_sha256(path), memory)
-
-
-def _remembered(digest: str, memory: Path) -> str:
-    """Remember a digest if the cache can be written to."""
-    with suppress(OSError):
+    if len(remembered) == LENGTH:
+        return remembered
+    digest = read_sha256(path)
+    with suppress(OSError):  # of a cache that cannot be written to
         make_cache_folder(DIGESTS)
         replace_content(memory, digest.encode())
     return digest

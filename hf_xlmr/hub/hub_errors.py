@@ -125,7 +125,7 @@ def _refusal(error: BaseException, repo_id: str) -> HubRefusal | None:
         return _answered(error, repo_id)
     if isinstance(error, (ConnectionError, TimeoutError)) or _is_of_http(error):
         return HubRefusal(_no_answer(), is_unanswered=True)
-    if isinstance(error, PermissionError) and _package_of(error) == "hf_xet":
+    if isinstance(error, PermissionError) and type(error).__module__.partition(".")[0] == "hf_xet":
         return HubRefusal(BAD_TOKEN, status=401)
     if isinstance(error, UnicodeEncodeError):  # of a header, in which nothing but the token is the user's
         return HubRefusal(BAD_TOKEN)
@@ -151,10 +151,6 @@ def _is_of_the_hub(error: BaseException) -> bool:
 def _is_of_http(error: BaseException) -> bool:
     """Whether an error has a class of an HTTP library that some release of huggingface_hub uses."""
     return any(each.__module__.partition(".")[0] in OF_HTTP for each in type(error).mro())
-
-
-def _package_of(error: BaseException) -> str:
-    return type(error).__module__.partition(".")[0]
 
 
 def not_understood(reason: object) -> HubRefusal:

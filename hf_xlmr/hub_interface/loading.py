@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from hf_xlmr.errors import InputError, IntegrityError, as_named, told_plainly
 from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.files.own_names import is_there, own_name
-from hf_xlmr.model.fairseq_files import read_kept
 from hf_xlmr.model.families import FAMILIES
-from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord
+from hf_xlmr.model.folder_records import FINETUNING, ConversionRecord, read_kept
 from hf_xlmr.model.model_shape import ModelShape, shape_of_config
 from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.model.provenance import holds_recorded_weights

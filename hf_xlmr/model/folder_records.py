@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ __all__ = [
     "ConversionRecord",
     "conversion_record_text",
     "finetuning_record_text",
-    "read_finetuning_record",
+    "read_kept",
     "record_fields",
 ]
 
@@ -173,13 +174,20 @@ def conversion_record_text(fields: Mapping[str, object]) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
 
 
-def read_finetuning_record(folder: Path) -> JsonObject:
-    """What `finetuning.json` in a folder says about its training; empty if there is none.
+def read_kept(folder: Path, name: str, *, record: ConversionRecord | None = None) -> bytes:
+    """The file `name` under the folder `fairseq/`, which must be the one that the record of the conversion names.
 
-    Raises IntegrityError, InputError if a newer hf_xlmr wrote it, OSError.
+    `record` is that one, where it was read already. Raises IntegrityError, OSError.
     """
-    path = folder / FINETUNING
-    return record_fields(path.read_bytes(), path, FINETUNING) if path.is_file() else {}
+    data = (folder / name).read_bytes()
+    record = record or ConversionRecord.of(folder.parent)
+    recorded = record.source_files.get(name)
+    if recorded is not None and sha256(data).hexdigest() != recorded:
+        raise IntegrityError(
+            f"{folder / name} is not the file that {record.path} describes (its SHA-256 begins with "
+            f"{recorded:.12}): it was cut off or exchanged; copy it again, or convert the checkpoint again"
+        )
+    return data
 
 
 def finetuning_record_text(fields: Mapping[str, object]) -> str:

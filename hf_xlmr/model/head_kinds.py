@@ -25,6 +25,11 @@ class Reading(NamedTuple):
     reason: str
 
 
+def _words(name: str) -> frozenset[str]:
+    """The words of `sequence_tagging_head` or `SequenceTaggingHead`, in lower case."""
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name))
+
+
 TASK_OPTIONS: Final = ("task", "criterion")
 HEAD_OPTIONS: Final = ("classification_head_name", "ranking_head_name", "tagging_head_name")
 TOKEN_OPTIONS: Final = ("classify_per_token", "per_token", "sequence_tagging", "token_classification", "token_level")
@@ -37,37 +42,19 @@ NEUTRAL_TASKS: Final = (  # also fairseq's own, none of which trains a head
     *("masked_lm", "multilingual_masked_lm", "cross_lingual_lm", "legacy_masked_lm", "legacy_masked_lm_loss"),
     *("span_masked_lm", "language_modeling", "cross_entropy", "label_smoothed_cross_entropy", "model", "wsc"),
 )
-SURE_SENTENCE_WORDS: Final = frozenset(
-    (
-        *("sentence", "sentences", "nli", "xnli", "mnli", "snli", "anli", "qnli", "wnli", "rte", "cola", "sst", "mrpc"),
-        *("qqp", "sts", "stsb", "glue", "superglue", "paws", "pawsx", "boolq", "copa", "multirc", "imdb", "sentiment"),
-        *("similarity", "paraphrase", "entailment", "intent", "topic", "document"),
-    )
+SURE_SENTENCE_WORDS: Final = _words(
+    "sentence sentences nli xnli mnli snli anli qnli wnli rte cola sst mrpc qqp sts stsb glue superglue paws pawsx "
+    "boolq copa multirc imdb sentiment similarity paraphrase entailment intent topic document"
 )
 """Words that say by themselves that a head reads `<s>`."""
-SENTENCE_WORDS: Final = SURE_SENTENCE_WORDS | {"classification", "classifier", "cls", "ranking", "pair", "review"}
+SENTENCE_WORDS: Final = SURE_SENTENCE_WORDS | _words("classification classifier cls ranking pair review")
 """Words that say it in the name of a task; names of heads for every token have them too."""
-TOKEN_WORDS: Final = frozenset(
-    (
-        *("tag", "tags", "tagger", "tagging", "token", "tokens", "labeling", "labelling", "seqlabel", "word", "words"),
-        *("span", "spans", "squad", "korquad", "mrc", "mlqa", "xquad", "tydiqa", "qa", "extractive", "answering"),
-        *(
-            "ner",
-            "entity",
-            "entities",
-            "conll",
-            "wikiann",
-            "panx",
-            "wnut",
-            "ontonotes",
-            "masakhaner",
-            "chunk",
-            "chunks",
-        ),
-        *("pos", "upos", "xpos", "udpos", "postag", "chunker", "chunking", "srl", "crf", "slot", "slots", "deprel"),
-        *("bio", "iob", "bioes", "iobes", "bilou", "bies", "bmes", "segmentation", "cws", "dependency", "parser"),
-        *("parsing", "punctuation", "punct", "casing", "truecasing", "capitalization", "capitalisation", "diacritics"),
-    )
+TOKEN_WORDS: Final = _words(
+    "tag tags tagger tagging token tokens labeling labelling seqlabel word words span spans squad korquad mrc mlqa "
+    "xquad tydiqa qa extractive answering ner entity entities conll wikiann panx wnut ontonotes masakhaner chunk "
+    "chunks pos upos xpos udpos postag chunker chunking srl crf slot slots deprel bio iob bioes iobes bilou bies bmes "
+    "segmentation cws dependency parser parsing punctuation punct casing truecasing capitalization capitalisation "
+    "diacritics"
 )
 GLUED_TOKEN_WORDS: Final = (
     *("tagging", "tagger", "squad", "tokenclass", "tokenlevel", "answering", "conll", "wikiann", "punctuat", "upos"),
@@ -131,15 +118,6 @@ def _kind_of_task(name: str) -> HeadKind | None:
 
 def _kind_of_words(name: str, of_sentences: frozenset[str]) -> HeadKind | None:
     words = _words(name)
-    if words & TOKEN_WORDS or _is_glued(name):
+    if words & TOKEN_WORDS or any(word in name.lower() for word in GLUED_TOKEN_WORDS):
         return HeadKind.TOKEN
     return HeadKind.SENTENCE if words & of_sentences else None
-
-
-def _is_glued(name: str) -> bool:
-    return any(word in name.lower() for word in GLUED_TOKEN_WORDS)
-
-
-def _words(name: str) -> set[str]:
-    """The words of `sequence_tagging_head` or `SequenceTaggingHead`, in lower case."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}

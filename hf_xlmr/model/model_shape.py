@@ -92,21 +92,10 @@ class Block(NamedTuple):
         return sum(tensor.nbytes(dtype) for tensor in self.tensors)
 
 
-_XXL_SIZES: Final = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-    "intermediate_size": 16384,
-}
-
+_XXL_SIZES: Final = dict(zip(BASE_SIZES, (4096, 48, 32, 16384), strict=True))
+_LARGE_SIZES: Final = dict(zip(BASE_SIZES, (1024, 24, 16, 4096), strict=True))
 _FAIRSEQ_BASE: Final = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _BASE: Final = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"], **_FAIRSEQ_BASE, **BASE_SIZES}
-_LARGE_SIZES: Final = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-}
 _LARGE: Final = {**_BASE, **_LARGE_SIZES}
 _XL: Final = {"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLForMaskedLM"], **PRE_NORM.defaults}
 UPDATES: Final = ("13.125k", "30.125k", "30.195k", "60.125k", "60.265k", "75.125k", "75.269k")

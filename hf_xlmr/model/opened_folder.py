@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,18 +69,12 @@ class OpenedFolder:
     def blocks(self, name: str) -> Iterator[bytes]:
         """The content of any file, block by block; after the last one its SHA-256 is known. Raises OSError."""
         digest, _state = sha256(), self.state(name)
-        for block in self._blocks(name):
-            digest.update(block)
-            yield block
-        self._digests[name] = digest.hexdigest()
-
-    def _blocks(self, name: str) -> Iterator[bytes]:
-        if (content := self._contents.get(name)) is not None:
-            yield from (content[start : start + BLOCK] for start in range(0, len(content), BLOCK))
-            return
-        with (self.path / name).open("rb") as file:
+        content = self._contents.get(name)
+        with (self.path / name).open("rb") if content is None else BytesIO(content) as file:
             while block := file.read(BLOCK):
+                digest.update(block)
                 yield block
+        self._digests[name] = digest.hexdigest()
 
     def sha256(self, name: str) -> str:
         """The SHA-256 of a file in hexadecimal digits. Raises OSError."""

@@ -27,17 +27,10 @@ KEPT: Final = "fairseq/"
 OF_CLASSES: Final = "fairseq/label/"
 DECIDING: Final = (
     *("model_type", "architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *(
-        "hidden_act",
-        "layer_norm_eps",
-        "max_position_embeddings",
-        "type_vocab_size",
-        "vocab_size",
-        "tie_word_embeddings",
-    ),
-    *("pad_token_id", "bos_token_id", "eos_token_id", "is_decoder", "add_cross_attention", "position_embedding_type"),
-    *("pre_norm", "adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter", "adapter_reduction_factor"),
-    *("languages", "default_language", "quantization_config", "auto_map"),
+    *("hidden_act", "layer_norm_eps", "max_position_embeddings", "type_vocab_size", "vocab_size"),
+    *("tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "is_decoder", "add_cross_attention"),
+    *("position_embedding_type", "pre_norm", "adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter"),
+    *("adapter_reduction_factor", "languages", "default_language", "quantization_config", "auto_map"),
 )
 """What answers rest on in config.json; names of classes, dropout and the like are the user's to change."""
 OF_ANY_TRAINING: Final[Mapping[str, Mapping[str, str] | None]] = {

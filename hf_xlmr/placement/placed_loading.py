@@ -146,7 +146,7 @@ def read_weights(folder: str | Path, names: Iterable[str]) -> dict[str, torch.Te
 def files_of_weights(folder: Path) -> dict[str, Path]:
     """The file of each weight. Raises InputError, IntegrityError."""
     if (folder / SINGLE).is_file():
-        return dict.fromkeys(_names_in(folder / SINGLE), folder / SINGLE)
+        return dict.fromkeys(file_header(folder / SINGLE), folder / SINGLE)
     if not (folder / INDEX).is_file():
         raise InputError(
             f"{folder} holds no weights: there is neither {SINGLE} nor {INDEX} (a pytorch_model.bin is not read, since "
@@ -155,15 +155,11 @@ def files_of_weights(folder: Path) -> dict[str, Path]:
     files = {name: Path(file) for name, file in shards_of(folder / INDEX).items()}
     if absent := [file for file in dict.fromkeys(files.values()) if not (folder / file).is_file()]:
         raise InputError(f"{folder} is incomplete: {absent[0]} is missing")
-    held = {name: folder / file for file in dict.fromkeys(files.values()) for name in _names_in(folder / file)}
+    held = {name: folder / file for file in dict.fromkeys(files.values()) for name in file_header(folder / file)}
     if lost := [name for name in files if name not in held]:
         file = folder / files[lost[0]]
         raise IntegrityError(f"{file} is damaged: it does not hold {lost[0]:.80}, which its index names")
     return held
-
-
-def _names_in(file: Path) -> list[str]:
-    return list(file_header(file))
 
 
 def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, StoredWeight]:

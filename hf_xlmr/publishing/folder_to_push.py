@@ -16,7 +16,7 @@ from hf_xlmr.doctor.examination import Finding, findings_of
 from hf_xlmr.doctor.folder_facts import FolderFacts
 from hf_xlmr.errors import InputError, told_plainly
 from hf_xlmr.hub.hub_errors import SMALLER_FILES
-from hf_xlmr.model.fairseq_files import read_kept
+from hf_xlmr.model.folder_records import read_kept
 from hf_xlmr.model.model_shape import shape_of_config
 from hf_xlmr.model.opened_folder import CARD, CONFIG, FileState, OpenedFolder
 from hf_xlmr.model.provenance import Standing, held_to_record, standing_of

@@ -96,17 +96,13 @@ class AddedTokens:
 
     def _candidates(self, texts: Sequence[str], normalize: Callable[[list[str]], list[str]]) -> list[int]:
         """The numbers of the texts that contain a token's letters, before or after normalization."""
-        if not self._needs_normalization:
+        if not any(token.normalized for token in self._tokens):
             return [number for number, text in enumerate(texts) if any(self._finder.encode(text).ids)]
         if "" in self._cores:
             return list(range(len(texts)))
         normal = normalize(list(texts))
         pairs = enumerate(zip(texts, normal, strict=True))
         return [number for number, pair in pairs if any(any(self._finder.encode(each).ids) for each in pair)]
-
-    @property
-    def _needs_normalization(self) -> bool:
-        return any(token.normalized for token in self._tokens)
 
     @cached_property
     def _cores(self) -> set[str]:
@@ -137,12 +133,9 @@ def _without_fairseqs(tokenizer: Any) -> Any:
     content |= {"truncation": None, "padding": None, "post_processor": None}
     model = content["model"]
     if isinstance(model["vocab"], list):
-        model["vocab"] = [[_unreachable(name), score] for name, score in model["vocab"]]
+        names = ((UNREACHABLE.format(name) if name in FAIRSEQS else name, score) for name, score in model["vocab"])
+        model["vocab"] = list(names)
     return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
-
-
-def _unreachable(name: str) -> str:
-    return UNREACHABLE.format(name) if name in FAIRSEQS else name
 
 
 # ---- the tokens that the files of a folder name ----------------------------------------------------------------------

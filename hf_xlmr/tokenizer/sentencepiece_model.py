@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import sha256
@@ -119,12 +119,18 @@ class SentencePieceModel:
     def _parsed(cls, data: bytes, *, name: str) -> SentencePieceModel:
         message = _message(data, name=name)
         message.DiscardUnknownFields()
+        try:
+            model_type, types = ModelType(message.trainer_spec.model_type), bytes(each.type for each in message.pieces)
+        except ValueError:
+            raise _damage(name, "a piece's type or its own type does not exist") from None
         model = cls(
             pieces=_texts([piece.piece for piece in message.pieces], name=name),
             scores=array("f", (piece.score for piece in message.pieces)),
-            types=_types((piece.type for piece in message.pieces), name=name),
-            model_type=_model_type(message, name=name),
-            normalization=_normalization(message.normalizer_spec),
+            types=types,
+            model_type=model_type,
+            normalization=Normalization(
+                **{name: getattr(message.normalizer_spec, name) for name, *_ in NORMALIZER_FIELDS}
+            ),
             treat_whitespace_as_suffix=message.trainer_spec.treat_whitespace_as_suffix,
             byte_fallback=message.trainer_spec.byte_fallback,
             name=name,
@@ -167,11 +173,6 @@ class SentencePieceModel:
     def joins_only_unknown_characters(self) -> bool:
         """Whether an unknown piece consists only of characters that are not pieces, as in Unigram and BPE."""
         return self.model_type in (ModelType.UNIGRAM, ModelType.BPE)
-
-    @property
-    def lowest_score(self) -> float:
-        """The lowest score of a normal piece (min_score_ in unigram_model.cc)."""
-        return min(self._normal_scores(), default=0.0)
 
     def pieces_of(self, kind: PieceType) -> tuple[str, ...]:
         """The pieces of one type, in order."""
@@ -223,22 +224,8 @@ def import_sentencepiece() -> ModuleType:
     return module
 
 
-def _types(kinds: Iterable[int], *, name: str) -> bytes:
-    """The types of all pieces. Raises IntegrityError."""
-    try:
-        return bytes(kinds)
-    except ValueError:
-        raise IntegrityError(
-            f"{name} is a damaged SentencePiece model: a piece of a type that does not exist."
-        ) from None
-
-
-def _model_type(message: Any, *, name: str) -> ModelType:
-    """The type of the model. Raises IntegrityError."""
-    try:
-        return ModelType(message.trainer_spec.model_type)
-    except ValueError:
-        raise IntegrityError(f"{name} is a damaged SentencePiece model: its type does not exist.") from None
+def _damage(name: str, fault: str) -> IntegrityError:
+    return IntegrityError(f"{name} is a damaged SentencePiece model: {fault}.")
 
 
 def _raise_if_endless(data: bytes, *, name: str) -> None:
@@ -284,11 +271,9 @@ def _message(data: bytes, *, name: str) -> Any:
     try:
         message.ParseFromString(data)
     except import_module("google.protobuf.message").DecodeError:
-        raise IntegrityError(f"{name} is a damaged SentencePiece model: it does not parse to its end.") from None
+        raise _damage(name, "it does not parse to its end") from None
     if not (message.HasField("trainer_spec") and message.HasField("normalizer_spec")):
-        raise IntegrityError(
-            f"{name} is a damaged SentencePiece model: it is cut off after {len(message.pieces)} pieces."
-        )
+        raise _damage(name, f"it is cut off after {len(message.pieces)} pieces")
     return message
 
 
@@ -298,20 +283,11 @@ def _texts(pieces: list[bytes], *, name: str) -> tuple[str, ...]:
     if len(together) - len(pieces) >= MOST_TEXT:
         raise IntegrityError(f"{name} is not a SentencePiece model: its pieces are too long for one.")
     if together.count(b"\0") >= max(1, len(pieces)):
-        raise IntegrityError(f"{name} is a damaged SentencePiece model: a piece holds U+0000.")
+        raise _damage(name, "a piece holds U+0000")
     try:
         return tuple(together.decode("utf-8").split("\0"))
     except UnicodeDecodeError:
-        raise IntegrityError(f"{name} is a damaged SentencePiece model: a piece is not UTF-8.") from None
-
-
-def _normalization(spec: Any) -> Normalization:
-    return Normalization(
-        precompiled_charsmap=spec.precompiled_charsmap,
-        add_dummy_prefix=spec.add_dummy_prefix,
-        remove_extra_whitespaces=spec.remove_extra_whitespaces,
-        escape_whitespaces=spec.escape_whitespaces,
-    )
+        raise _damage(name, "a piece is not UTF-8") from None
 
 
 def _check(model: SentencePieceModel, *, name: str) -> None:
@@ -330,7 +306,7 @@ def _check(model: SentencePieceModel, *, name: str) -> None:
     }
     for fault, found in faults.items():
         if found:
-            raise IntegrityError(f"{name} is a damaged SentencePiece model: {fault}.")
+            raise _damage(name, fault)
 
 
 CUT_INTO: Final = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)

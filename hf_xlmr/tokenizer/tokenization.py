@@ -363,23 +363,15 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
     yield ids[first:]
 
 
-def _raise_if_not_texts(texts: Sequence[str], first: int = 0) -> None:
+def _raise_if_not_texts(texts: Sequence[object], first: int = 0) -> None:
     """Raise InputError if one of `texts` is not a valid text; `first` is the index of the first one."""
     for index, text in enumerate(texts, start=first):
-        _raise_if_not_text(text, index)
-
-
-def _raise_if_not_text(text: object, index: int) -> None:
-    if not isinstance(text, str):
-        raise InputError(f"Text {index} is not a str but {type(text).__name__}: {text!r:.60}")
-    _raise_if_half_a_pair(text, index)
-
-
-def _raise_if_half_a_pair(text: str, index: int) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
-            "it was decoded wrongly. Fix the code that reads it."
-        ) from None
+        if not isinstance(text, str):
+            raise InputError(f"Text {index} is not a str but {type(text).__name__}: {text!r:.60}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"Text {index} holds half of a surrogate pair, {text[error.start]!r} at character {error.start}: "
+                "it was decoded wrongly. Fix the code that reads it."
+            ) from None

@@ -13,7 +13,7 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizer
 
 from hf_xlmr.errors import InputError
-from hf_xlmr.model.fairseq_files import read_kept
+from hf_xlmr.model.folder_records import read_kept
 from hf_xlmr.tokenizer.added_tokens import names_added_tokens
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, PAD, UNK, Dictionary
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer, text_of_symbols

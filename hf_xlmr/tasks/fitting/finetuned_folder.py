@@ -17,7 +17,8 @@ from hf_xlmr.features.processes import Processes
 from hf_xlmr.files.fsync import copy_contents, told_with_place
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
-from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text, read_finetuning_record
+from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text
+from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.tasks.evaluation_folder import write_results
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.fitting.checkpoints import (
@@ -253,7 +254,7 @@ class FinetunedFolder:
 
         Raises InputError if it is not `record`'s, IntegrityError.
         """
-        told = read_finetuning_record(self.path)
+        told = OpenedFolder(self.path).training
         try:
             begun = {**usual, **told[RECORD_KEY]}
             known = {each.name: told[each.name] for each in fields(FinetuningReport) if each.name in told}
