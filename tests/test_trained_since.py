@@ -15,8 +15,8 @@ from places import FIXTURES
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, export
 from hf_xlmr.doctor.examination import examine
+from hf_xlmr.errors import InputAttributeError
 from hf_xlmr.hub_interface.loading import ModelFiles
-from hf_xlmr.hub_interface.task import NoLabels
 
 THREE = ["contradiction", "entailment", "neutral"]
 NEW = {0: "bad", 1: "good"}
@@ -63,7 +63,7 @@ def test_classes_in_another_order(converted: Path, tmp_path: Path) -> None:
 
 def test_classes_without_names(converted: Path, tmp_path: Path) -> None:
     folder = trained(converted, tmp_path / "model", {0: "LABEL_0", 1: "LABEL_1"})
-    with pytest.raises(NoLabels):
+    with pytest.raises(InputAttributeError):
         _ = XLMR.from_pretrained(folder).task.label_dictionary
 
 

@@ -24,7 +24,7 @@ from hf_xlmr.hub_interface.languages import Languages, adapters_of_network, let_
 from hf_xlmr.hub_interface.module_view import Options, View, view_of
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 
-__all__ = ["ClassificationHead", "Encoder", "HeadOptions", "NoLmHead", "UnknownHead", "own_head_layers"]
+__all__ = ["ClassificationHead", "Encoder", "HeadOptions", "UnknownHead", "own_head_layers"]
 
 OFFLOADED = (
     "the model is offloaded: its weights are on the CPU or the disk, where no state_dict holds or fills them and "
@@ -41,10 +41,6 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # fairseq.ut
     "relu": functional.relu,
     "tanh": torch.tanh,
 }
-
-
-class NoLmHead(InputAttributeError):
-    """A model that predicts no tokens."""
 
 
 class UnknownHead(InputKeyError):
@@ -255,7 +251,7 @@ class Encoder(nn.Module):
 
         The hidden states are under `inner_states`, (length, batch, width) each, as fairseq lays them out. What else is
         given by name, such as `src_lengths` in fairseq's batches, is ignored, as there. `lang_id` is the language of
-        each row of an X-MOD. Raises NoLmHead, UnknownHead, UnknownLanguage.
+        each row of an X-MOD. Raises UnknownHead, UnknownLanguage, AttributeError without an LM head.
         """
         wanted = range(len(self.layers) + 1) if return_all_hiddens else ()
         features, hidden = self.features(src_tokens, layers=wanted, lang_id=lang_id)
@@ -313,9 +309,9 @@ class Encoder(nn.Module):
         return None
 
     def logits(self, features: torch.Tensor, masked_tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """The LM head's logits over the vocabulary, only at `masked_tokens` if given. Raises NoLmHead."""
+        """The LM head's logits over the vocabulary, only at `masked_tokens` if given. Raises an AttributeError."""
         if not self.has_lm_head:
-            raise NoLmHead("the model holds no LM head: it predicts no tokens (convert with head='none')")
+            raise InputAttributeError("the model holds no LM head: it predicts no tokens (convert with head='none')")
         chosen = features if masked_tokens is None else features[masked_tokens, :]
         logits: torch.Tensor = self.network.lm_head(chosen)
         return logits[..., : self.embedding_rows]
@@ -417,14 +413,11 @@ class Encoder(nn.Module):
         thread = threading.get_ident()
         places = [self.base.embeddings, *self.layers]
 
-        def keeper(number: int) -> Callable[..., None]:
-            def keep(_module: nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-                if threading.get_ident() == thread:
-                    hidden[number] = output[0] if isinstance(output, tuple) else output
+        def keep(number: int, _module: object, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            if threading.get_ident() == thread:
+                hidden[number] = output[0] if isinstance(output, tuple) else output
 
-            return keep
-
-        handles = [places[number].register_forward_hook(keeper(number)) for number in sorted(set(wanted))]
+        handles = [places[number].register_forward_hook(partial(keep, number)) for number in sorted(set(wanted))]
         try:
             yield hidden
         finally:

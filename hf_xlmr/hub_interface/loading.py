@@ -124,8 +124,7 @@ def _in_folder(folder: Path, name: str) -> Path | None:
 def _converted(source: str | Path, data: str | Path | None, progress: Progress) -> ModelFiles:
     from hf_xlmr.conversion.cache import converted_once
 
-    with told_plainly():
-        cached = converted_once(source, data=data, progress=progress)
+    cached = converted_once(source, data=data, progress=progress)
     return ModelFiles(cached.folder, heads_file=cached.heads, origin=cached.origin)
 
 
@@ -285,7 +284,7 @@ class ModelFiles:
         Raises IntegrityError, also for those of a model of another width.
         """
         path = self.folder / "fairseq" / "options.json"
-        options = _json(path, has_paths=True) if path.is_file() else {}
+        options = json_object(path, has_paths=True) if path.is_file() else {}
         width = options.get("encoder_embed_dim")
         if type(width) is int and width != self.shape.hidden:
             raise IntegrityError(f"{path} is of a model of the width {width}, and this one's is {self.shape.hidden}")
@@ -445,7 +444,15 @@ class ModelFiles:
 
     @property
     def _names_of_classes(self) -> list[str]:
-        return _names_of_classes(self.config.get("id2label") or {})
+        """Names by class number, whatever order a file has them in. Raises InputError if a number is missing."""
+        names = self.config.get("id2label") or {}
+        if not isinstance(names, dict):
+            raise InputError(f"config.json: id2label is a {type(names).__name__}, not an object of numbers and names")
+        try:
+            numbered = {int(number): str(name) for number, name in names.items()}
+            return [numbered[number] for number in range(len(names))]
+        except (KeyError, ValueError):
+            raise InputError(f"config.json: id2label does not number its names 0 to {len(names) - 1}") from None
 
     def _are_named_so(self, labels: Dictionary) -> bool:
         names = self._names_of_classes
@@ -485,23 +492,6 @@ class ModelFiles:
         return heads
 
 
-def _names_of_classes(names: object) -> list[str]:
-    """Names by class number, whatever order a file has them in. Raises InputError if a number is missing."""
-    if not isinstance(names, dict):
-        raise InputError(f"config.json: id2label is a {type(names).__name__}, not an object of numbers and names")
-    try:
-        return [str({int(number): name for number, name in names.items()}[number]) for number in range(len(names))]
-    except (KeyError, ValueError):
-        raise InputError(f"config.json: id2label does not number its names 0 to {len(names) - 1}") from None
-
-
-def _json(path: Path, *, has_paths: bool = False) -> JsonObject:
-    try:
-        return json_object(path, has_paths=has_paths)
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} holds no {path.name}.") from None
-
-
 def _dictionary_of_tokenizer(folder: Path, *, rows: int) -> Dictionary:
     """The dictionary that a tokenizer's files imply: tokenizer.json lists it, else XLM-R's rule gives it.
 
@@ -526,7 +516,7 @@ def _symbols_of_json(path: Path) -> list[str]:
     What is after a space in a name is the converter's mark that no text can spell it (`madeupword0000 `). Raises
     InputError.
     """
-    content = _json(path)
+    content = json_object(path)
     model = content.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     try:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoadedEncoder", "LoadingPlan", "Placing", "check_loading", "load_encoder", "plan_loading"]
+__all__ = ["LoadingPlan", "Placing", "check_loading", "load_encoder", "plan_loading"]
 
 AUTO = "auto"
 MOST_TOKENS = 1 << 31  # of a batch
@@ -72,16 +72,10 @@ class Placing:
         _budgets(self.max_memory)
 
 
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder, and where its inputs go."""
+def load_encoder(files: ModelFiles, placing: Placing) -> tuple[Encoder, torch.device]:
+    """The network of a model folder, whole or spread over devices, and the device of its inputs.
 
-    encoder: Encoder
-    device: torch.device
-
-
-def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
-    """Load the network of a model folder, whole or spread over devices. Raises InputError, IntegrityError.
+    Raises InputError, IntegrityError.
 
     What is on the CPU or the disk until its turn comes cannot be trained: it asks for no gradients, and `state_dict`
     and `load_state_dict` refuse.
@@ -102,7 +96,7 @@ def load_encoder(files: ModelFiles, placing: Placing) -> LoadedEncoder:
             own_head=files.head_name if own_head_layers(network) else None,
             is_spread=plan.is_spread,
         )
-    return LoadedEncoder(encoder.train(), device=plan.main)
+    return encoder.train(), plan.main
 
 
 def check_loading(files: ModelFiles) -> None:
@@ -274,7 +268,10 @@ def _heads(files: ModelFiles, network: PreTrainedModel, place: torch.device) -> 
         for name, parts in files.heads().items()
         if set(parts) == set(HEAD_PARTS)
     }
-    own = _own_head(network)
+    layers = own_head_layers(network).items()
+    own: dict[str, torch.Tensor] = {
+        f"{layer}.{name}": weight for layer, module in layers for name, weight in module.named_parameters()
+    }
     if not own:
         return kept
     if len({weight.device for weight in own.values()}) > 1 or any(weight.is_meta for weight in own.values()):
@@ -282,12 +279,3 @@ def _heads(files: ModelFiles, network: PreTrainedModel, place: torch.device) -> 
         stored = read_weights(files.folder, [names[id(weight)] for weight in own.values()])
         own = {part: stored[names[id(weight)]].to(place, network.dtype) for part, weight in own.items()}
     return {**kept, files.head_name: own}
-
-
-def _own_head(network: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The parameters of Transformers' head under fairseq's names."""
-    return {
-        f"{layer}.{name}": weight
-        for layer, module in own_head_layers(network).items()
-        for name, weight in module.named_parameters()
-    }

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from hf_xlmr.errors import (
     InputAssertionError,
-    InputError,
+    InputAttributeError,
     InputIndexError,
     InputNotImplementedError,
     InputTypeError,
@@ -30,22 +30,6 @@ JOINERS: Mapping[str, str] = {"sentencepiece": "\u2581", "wordpiece": "_", "lett
 """What stands for a space between words, by fairseq's names for the ways to cut them."""
 SUBWORD_NMT = "@@ "
 WRITING = ("add_from_file", "finalize", "load", "pad_to_multiple_", "update")
-
-
-class NoMask(InputError, AttributeError):
-    """The dictionary has no `<mask>`."""
-
-
-class NoLabels(InputError, AttributeError):
-    """The model has no classes with names."""
-
-
-class NoCounts(InputError, AttributeError):
-    """A dictionary that was not read from a dict.txt."""
-
-
-class ReadOnly(InputError, AttributeError):
-    """What would change a dictionary."""
 
 
 class SourceDictionary:
@@ -86,7 +70,7 @@ class SourceDictionary:
         if name == "count":  # the property found none: its own sentence, not the one below
             self._counts()
         if name in WRITING:
-            raise ReadOnly(f"this dictionary is that of the model and read-only: it has no {name}")
+            raise InputAttributeError(f"this dictionary is that of the model and read-only: it has no {name}")
         raise AttributeError(f"the dictionary has no attribute {name!r}")
 
     @property
@@ -100,12 +84,12 @@ class SourceDictionary:
         return list(self._counts())
 
     def get_count(self, idx: int) -> int:
-        """How often the symbol with that id came in the corpus. Raises NoCounts, an AttributeError."""
+        """How often the symbol with that id came in the corpus. Raises an AttributeError without counts."""
         return self._counts()[idx]
 
     def _counts(self) -> Sequence[int]:
         if self.dictionary.counts is None:
-            raise NoCounts("the counts are in fairseq's dict.txt, and the model's folder has no fairseq/dict.txt")
+            raise InputAttributeError("the counts are in fairseq/dict.txt, which the model's folder does not have")
         return self.dictionary.counts
 
     def index(self, sym: str) -> int:
@@ -115,9 +99,11 @@ class SourceDictionary:
         return self.dictionary.index(sym)
 
     def add_symbol(self, word: str, n: int = 1, overwrite: bool = False) -> int:
-        """The id of a symbol of the dictionary; `n` is not counted. Raises ReadOnly for any other, and to overwrite."""
+        """The id of a symbol of the dictionary; `n` is not counted. AttributeError for another, and to overwrite."""
         if overwrite or word not in self:
-            raise ReadOnly(f"{word!r} cannot be added: this dictionary is that of the model's embedding, and read-only")
+            raise InputAttributeError(
+                f"{word!r} cannot be added: this dictionary is that of the model's embedding, and read-only"
+            )
         return self.index(word)
 
     def bos(self) -> int:
@@ -168,7 +154,7 @@ class SourceDictionary:
         return _joined(separator.join(unknown if index == self.unk() else self[index] for index in ids), bpe_symbol)
 
     def save(self, f: str | Path | IO[str]) -> None:
-        """Write dict.txt, a symbol and its count in each line, to a path or an open file. Raises NoCounts, OSError."""
+        """Write dict.txt, a symbol and its count in each line, to a path or a file. Raises AttributeError, OSError."""
         rows = zip(self.symbols[self.nspecial :], self._counts()[self.nspecial :], strict=True)
         text = "".join(f"{symbol} {count}\n" for symbol, count in rows)
         if isinstance(f, (str, Path)):
@@ -189,7 +175,7 @@ class SourceDictionary:
         """The ids of the symbols in `line`, which `line_tokenizer` cuts, as an int32 tensor.
 
         Each symbol and its id are shown to `consumer`. With `add_if_not_exist`, which is off here, a symbol that the
-        dictionary lacks raises ReadOnly; without, it is `<unk>`.
+        dictionary lacks raises an AttributeError; without, it is `<unk>`.
         """
         import torch
 
@@ -256,10 +242,12 @@ class FairseqTask:
     def label_dictionary(self) -> SourceDictionary:
         """The classes' names from id 4 (`nspecial`) on, and `<mask>`; for regression the source dictionary.
 
-        Raises NoLabels, an AttributeError.
+        Raises an AttributeError without labels.
         """
         if self.labels is None:
-            raise NoLabels("the model has no label dictionary: its task names no classes, or its files keep no names")
+            raise InputAttributeError(
+                "the model has no label dictionary: its task has no classes, or its files no names"
+            )
         return self.labels
 
     @property
@@ -269,10 +257,10 @@ class FairseqTask:
 
     @property
     def mask_idx(self) -> int:
-        """The id of `<mask>`. Raises NoMask, an AttributeError."""
+        """The id of `<mask>`. Raises an AttributeError without one."""
         mask = self.source_dictionary.dictionary.mask_index
         if mask is None:
-            raise NoMask("the dictionary has no <mask>, so this model cannot fill one")
+            raise InputAttributeError("the dictionary has no <mask>, so this model cannot fill one")
         return mask
 
     def max_positions(self) -> int | None:

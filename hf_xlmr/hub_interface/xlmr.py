@@ -22,7 +22,7 @@ from hf_xlmr.errors import (
     InputValueError,
 )
 from hf_xlmr.hub_interface.alignment import AlignedFeatures, align_features, align_pieces, split_words
-from hf_xlmr.hub_interface.encoder import Encoder, NoLmHead, UnknownHead
+from hf_xlmr.hub_interface.encoder import Encoder, UnknownHead
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model, raise_if_no_path
 from hf_xlmr.hub_interface.module_view import Options
 from hf_xlmr.hub_interface.network import Placing, load_encoder
@@ -31,7 +31,7 @@ from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.dictionary import MASK
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer, text_of_ids, text_of_symbols
 
-__all__ = ["XLMR", "TokensTooLong", "UnknownHead", "WrongMask"]
+__all__ = ["XLMR", "TokensTooLong", "UnknownHead"]
 
 WORD_BEGIN = "\u2581"
 HOW_TO_GET_TOKENS = "encode gives them for a text, collate_tokens for several"
@@ -47,22 +47,6 @@ class TokensTooLong(InputError, ValueError, IndexError):
         super().__init__(
             f"tokens exceeds maximum length: {length} > {longest}; cut the text, or the tokens with tokens[:{longest}]"
         )
-
-
-class WrongMask(InputError, AssertionError):
-    """A text to fill that has no `<mask>`, or several."""
-
-
-class NoSuchToken(InputError, IndexError):
-    """An id beyond the rows of fairseq's embedding, or below 0."""
-
-
-class TooManyCandidates(InputError, RuntimeError):
-    """More candidates than there are symbols, or fewer than none."""
-
-
-class NoWinograd(InputError, AssertionError):
-    """A call that needs a model of fairseq's task wsc."""
 
 
 class XLMR(nn.Module):
@@ -119,8 +103,8 @@ class XLMR(nn.Module):
         files = find_model(
             model_name_or_path, checkpoint_file=checkpoint_file, data=data, revision=revision, progress=progress
         )
-        loaded = load_encoder(files, placing)
-        return cls(files, loaded.encoder, device=loaded.device)
+        encoder, main = load_encoder(files, placing)
+        return cls(files, encoder, device=main)
 
     # ---- what it is
 
@@ -233,7 +217,7 @@ class XLMR(nn.Module):
         return [hidden[number].to(self.device) for number in wanted]
 
     def _batch(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`tokens` as a 2-D tensor on the device. Raises InputError, NoSuchToken, TokensTooLong."""
+        """`tokens` as a 2-D tensor on the device. Raises InputError, TokensTooLong."""
         if not isinstance(tokens, torch.Tensor):
             raise InputAttributeError(f"tokens are a tensor of ids, not {type(tokens).__name__}; {HOW_TO_GET_TOKENS}")
         batch = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
@@ -250,7 +234,9 @@ class XLMR(nn.Module):
             raise InputAssertionError(f"there are no tokens: the shape is {shape}; {HOW_TO_GET_TOKENS}")
         rows = self.files.rows
         if int(batch.min()) < 0 or int(batch.max()) >= rows:
-            raise NoSuchToken(f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows")
+            raise InputIndexError(
+                f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows"
+            )
         return batch.to(self.device).long()
 
     def extract_features_aligned_to_words(
@@ -310,10 +296,12 @@ class XLMR(nn.Module):
 
         As in fairseq 0.12.2 there are fewer if `<s>` or `</s>` is among the best, since it has no text; those after
         it then come with the probability of the rank before their own. `lang_id` is that of `extract_features`.
-        Raises WrongMask, an AssertionError, and InputError.
+        Raises InputError, an AssertionError for another number of `<mask>`.
         """
         if not self.model.has_lm_head:
-            raise NoLmHead(f"{self.files.name} holds no LM head: it predicts no tokens (convert with head='none')")
+            raise InputAttributeError(
+                f"{self.files.name} holds no LM head: it predicts no tokens (convert with head='none')"
+            )
         tokens = self._batch(self._masked_tokens(masked_input))
         with self._in_eval_mode(), torch.no_grad():
             features, _hidden = self.model.features(tokens, lang_id=lang_id)
@@ -327,14 +315,11 @@ class XLMR(nn.Module):
         return [_filled(masked_input, *each) for each in zip(symbols or [""], scores, strict=False)]
 
     def _masked_tokens(self, text: str) -> torch.Tensor:
-        """The tokens of a text with one `<mask>`; what is before and after it is encoded by itself, as in fairseq.
-
-        Raises WrongMask.
-        """
+        """The tokens of a text with one `<mask>`; what is before and after it is encoded by itself, as in fairseq."""
         if not isinstance(text, (str, list, tuple)):
             raise InputTypeError(f"fill_mask takes a text, not {type(text).__name__}")
         if not isinstance(text, str) or text.count(MASK) != 1:
-            raise WrongMask(
+            raise InputAssertionError(
                 f"Please add one {MASK} token for the input, eg: 'He is a {MASK} guy'; {text!r} has another number"
             )
         before, after = (self.tokenizer.ids(part.rstrip()) for part in text.split(MASK))
@@ -342,8 +327,8 @@ class XLMR(nn.Module):
         return torch.tensor([dictionary.bos_index, *before, self.task.mask_idx, *after, dictionary.eos_index])
 
     def disambiguate_pronoun(self, sentence: str) -> NoReturn:
-        """Raise NoWinograd, an AssertionError, as fairseq does for all models but those of its task wsc."""
-        raise NoWinograd(
+        """Raise an AssertionError, as fairseq does for all models but those of its task wsc."""
+        raise InputAssertionError(
             "disambiguate_pronoun() requires a model trained with the WSC task, which no XLM-R is; to rank answers, "
             "give each of them to predict"
         )
@@ -365,7 +350,7 @@ def _raise_if_no_number(topk: object, *, most: int) -> None:
     if not isinstance(topk, int):
         raise InputTypeError(f"topk={topk!r}: give a whole number")
     if not 0 < topk <= most:
-        kind = TooManyCandidates if topk else InputIndexError
+        kind = InputRuntimeError if topk else InputIndexError
         raise kind(f"topk={topk}: give a number from 1 to {most}, the rows of the model")
 
 
