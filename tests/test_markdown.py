@@ -21,6 +21,7 @@ from hf_xlmr.conversion.output.sentence_transformers_card import sentence_transf
 from hf_xlmr.errors import printable
 from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
+from hf_xlmr.tasks.fitting.finetuned_folder import FinetuningReport
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 from hf_xlmr.tasks.results_plot import figure_of, plot_results
@@ -210,9 +211,10 @@ def test_a_fine_tuned_card_names_any_label_and_setting(tmp_path: Path) -> None:
     named = {str(number): value for number, value in enumerate(HOSTILE)}
     config = {**json.loads((folder / "config.json").read_text(encoding="utf-8")), "id2label": named}
     (draft / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    card = finetuned_card(
-        draft,
-        folder,
+    report = FinetuningReport(
+        output=draft,
+        parameters=1,
+        trainable=1,
         task="xnli",
         model="<b>|`x`",
         class_name="XLMRobertaForSequenceClassification",
@@ -221,6 +223,7 @@ def test_a_fine_tuned_card_names_any_label_and_setting(tmp_path: Path) -> None:
         trained_on=dict.fromkeys(HOSTILE, 2),
         settings=dict(zip(HOSTILE, HOSTILE, strict=True)),
     )
+    card = finetuned_card(draft, folder, report)
     tokens = MarkdownIt().enable("table").parse(ModelCard(card).text)
     inline = [child for each in tokens for child in each.children or ()]
     assert not [

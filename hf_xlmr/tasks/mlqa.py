@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -286,8 +287,6 @@ def _nested(document: Row) -> Iterator[Row]:
 
 def _document(source: Source) -> dict[str, object] | None:
     """What a file of JSON holds; None if it is JSON Lines: an object, and more after it."""
-    import json
-
     if _begins_as_lines(source):
         return None
     text = "\n".join(line for _, line in source.lines())
@@ -308,8 +307,6 @@ def _document(source: Source) -> dict[str, object] | None:
 
 def _begins_as_lines(source: Source) -> bool:
     """Whether the first line is an object and others follow it: such a file is not held in memory."""
-    import json
-
     first, second = islice(chain((line for _, line in source.lines() if line.strip()), ("", "")), 2)
     with suppress(ValueError, RecursionError):
         return bool(second) and isinstance(json.loads(first), dict)
@@ -344,13 +341,8 @@ def _answers(place: str, row: Row) -> Iterator[Answer]:
         texts, starts = _field(columns, "text", list), _field(columns, "answer_start", list)
         if len(texts) != len(starts):
             raise BadRow(place, f"{len(texts)} answers have {len(starts)} starts")
-        answers = _zipped(texts, starts)
-    for each in _listed(
-        Row(place, {**row.values, "answers": answers} if answers is not None else row.values), "answers"
-    ):
+        told = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+        row = Row(place, {**row.values, "answers": told})
+    for each in _listed(Row(place, row.values), "answers"):
         text = checked_text(each.place, _field(each, "text", str), what="the answer")
         yield Answer(text, _field(each, "answer_start", int))
-
-
-def _zipped(texts: Iterable[object], starts: Iterable[object]) -> list[Mapping[str, object]]:
-    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]

@@ -16,7 +16,6 @@ from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
 
 __all__ = [
-    "LEFT_OUT",
     "TASK_METRICS",
     "Setting",
     "TaskResults",
@@ -27,9 +26,6 @@ __all__ = [
 
 TASK_METRICS: Final = {name: task.scoring.metrics for name, task in TASKS.items()}
 """The metrics by task; the first one ranks models."""
-
-LEFT_OUT: Final = {name: task.scoring.left_out for name, task in TASKS.items()}
-"""Why examples of a task are left out."""
 
 HIGHEST: Final = 100.0
 
@@ -104,7 +100,8 @@ class TaskResults:
             raise InputError(printable(f"{name} holds no results of a task: {why}"))
         given = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         given["metrics"] = tuple(values["metrics"])
-        given["misaligned"] = {key: _as_tuple(ids) for key, ids in values.get("misaligned", {}).items()}
+        told = values.get(OPTIONAL, {}).items()
+        given[OPTIONAL] = {key: tuple(ids) if isinstance(ids, list) else ids for key, ids in told}
         try:
             return cls(**given)
         except InputError as error:
@@ -123,7 +120,6 @@ class TaskResults:
 
 # ---- what must hold --------------------------------------------------------------------------------------------------
 
-OPTIONAL: Final = {"misaligned": dict}
 KINDS: Final[Mapping[str, type]] = {
     "task": str,
     "model": str,
@@ -132,21 +128,19 @@ KINDS: Final[Mapping[str, type]] = {
     "counts": dict,
     "skipped": dict,
     "settings": dict,
+    "misaligned": dict,
 }
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+OPTIONAL: Final = "misaligned"
 
 
 def _why_not_fields(values: object) -> str | None:
     """Why an object of JSON has not the fields of results."""
     if not isinstance(values, dict):
         return f"an object is expected, not {JSON_TYPES[type(values)]}"
-    for name, kind in {**KINDS, **{name: kind for name, kind in OPTIONAL.items() if name in values}}.items():
-        if name not in values:
+    for name, kind in KINDS.items():
+        if name not in values and name != OPTIONAL:
             return f"there is no {name!r}"
-        if not isinstance(values[name], kind):
+        if name in values and not isinstance(values[name], kind):
             return f"{name!r} is {JSON_TYPES[type(values[name])]}, not {JSON_TYPES[kind]}"
     return None
 

@@ -17,11 +17,9 @@ from hf_xlmr.tasks.results_table import tables_of
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-__all__ = ["PIPELINE_TAGS", "card_section", "eval_results", "put_results_in_card"]
+__all__ = ["card_section", "eval_results", "put_results_in_card"]
 
 CARD: Final = "README.md"
-PIPELINE_TAGS: Final = {name: task.card.pipeline_tag for name, task in TASKS.items()}
-"""What the Hub calls the kind of task."""
 METADATA: Final = re.compile(r"\A---\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 INDEX: Final = re.compile(r"^model-index:.*?(?=^[^\s#\-]|\Z)", re.DOTALL | re.MULTILINE)
 DIGITS: Final = 4

@@ -220,33 +220,6 @@ def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
         raise InputError(f"{' and '.join(given)}: this is about scores, for which evaluation= must name data")
 
 
-# ---- data ------------------------------------------------------------------------------------------------------------
-
-
-def _training_data(
-    task: AnyTask,
-    train: Sequence[str],
-    coding: Coding,
-    options: FinetuningOptions,
-    processes: Processes,
-    progress: Progress,
-) -> EncodedData:
-    """What is trained on: English alone, or every language. Raises InputError."""
-    wanted = (SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None
-    reading = Reading(
-        split=options.split,
-        languages=wanted,
-        misaligned=options.misaligned,
-        unlabelled=options.unlabelled,
-        labels=options.labels,
-    )
-    try:
-        return encoded_data(task, train, reading, coding, processes=processes, progress=progress)
-    except MissingLanguages as error:
-        message = f"{error}; mode='zero-shot' trains on English, mode='translate-train-all' on all languages"
-        raise MissingLanguages(message, error.languages) from error
-
-
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
@@ -271,11 +244,22 @@ class _Training:
         processes: Processes,
         progress: Progress,
     ) -> _Training:
-        """Encode the data, or find them encoded. Raises InputError."""
+        """Encode the data, or find them encoded: English alone, or every language. Raises InputError."""
         check_rank(options.lora_rank if options.lora else 1, files.shape)
         settings, found = _settings(task, files, options), head_of(files, task)
-        labels = found.labels if found else task.recipe.labels or options.labels
-        encoded = _training_data(task, train, _coding(files, labels, settings), options, processes, progress)
+        reading = Reading(
+            split=options.split,
+            languages=(SOURCE_LANGUAGE,) if options.mode == "zero-shot" else None,
+            misaligned=options.misaligned,
+            unlabelled=options.unlabelled,
+            labels=options.labels,
+        )
+        coding = _coding(files, found.labels if found else task.recipe.labels or options.labels, settings)
+        try:
+            encoded = encoded_data(task, train, reading, coding, processes=processes, progress=progress)
+        except MissingLanguages as error:
+            message = f"{error}; mode='zero-shot' trains on English, mode='translate-train-all' on all languages"
+            raise MissingLanguages(message, error.languages) from error
         return cls(task, files, encoded, found or TaskHead(encoded.labels, is_new=True), options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
@@ -292,7 +276,8 @@ class _Training:
         trainer = self._trainer(network, arguments, folder, progress)
         with quiet_transformers(), resumed_from(checkpoint, lambda: int(trainer.state.global_step)):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        _check_finite(trainer, folder)
+        if reason := _not_finite(trainer):
+            raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))
         report = FinetuningReport(
             task=self.task.name,
             model=model,
@@ -497,14 +482,8 @@ def _checkpointing(arguments: type) -> str:
     return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
 
 
-def _check_finite(trainer: Trainer, folder: FinetunedFolder) -> None:
-    """Raise InputError if a training diverged: by a loss that was noted, or by a weight."""
-    if reason := _not_finite(trainer):
-        raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))
-
-
 def _not_finite(trainer: Trainer) -> str | None:
-    """What is not a number, in words; None if all is well."""
+    """By which loss that was noted, or which weight, a training diverged; None if all is well."""
     for each in trainer.state.log_history:
         if "loss" in each and not math.isfinite(each["loss"]):
             return f"the loss at step {each['step']} is {each['loss']}"

@@ -244,7 +244,9 @@ def _refuse_unknown(source: Source) -> None:
 def _examples(
     row: Row, told: str | None, names: Sequence[str] | None, languages: Languages
 ) -> Iterator[XnliExample | Unlabelled]:
-    layout = _layout(row.place, row.values)
+    layout = _layout_of(row.values)
+    if layout is None:
+        raise BadRow(row.place, _why_no_layout(row.values))
     premise, hypothesis, label = (row.values[column] for column in layout.required)
     if isinstance(premise, dict):
         pairs: Iterator[_Pair] = _translations(row.place, premise, hypothesis)
@@ -261,13 +263,6 @@ def _examples(
 def _language(row: Row, layout: _Layout) -> str | None:
     named = row.values.get(layout.language)
     return None if named is None else checked_text(row.place, named, what="the language")
-
-
-def _layout(place: str, columns: Collection[str]) -> _Layout:
-    layout = _layout_of(columns)
-    if layout is None:
-        raise BadRow(place, _why_no_layout(columns))
-    return layout
 
 
 def _layout_of(columns: Collection[str]) -> _Layout | None:

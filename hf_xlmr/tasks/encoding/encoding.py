@@ -179,10 +179,9 @@ def _shortened(first: int, second: int, room: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class TaggedSpan:
-    """Which words of which sentence a row holds, and at which of its tokens each begins."""
+    """Which sentence a row holds words of, and at which of its tokens each begins."""
 
     sentence: int
-    first_word: int
     places: tuple[int, ...] = field(repr=False)
 
 
@@ -208,7 +207,7 @@ def encode_words(
                 targets += [tag, *[IGNORED] * (len(cut) - 1)]
                 pieces += cut
             row: Row = {"input_ids": tokenizer.framed([pieces]), "labels": [*targets, IGNORED]}
-            yield TaggedSpan(index, first, tuple(places)), row
+            yield TaggedSpan(index, tuple(places)), row
 
 
 def tag_ids(example: NerExample, numbers: Mapping[str, int]) -> list[int]:

@@ -185,8 +185,6 @@ class Candidate:
     end: int
     score: float
     """The sum of the two logits."""
-    probability: float = 0.0
-    """Among the candidates."""
 
 
 def best_answers(
@@ -247,7 +245,7 @@ def _ranked(example: QuestionExample, spans: Sequence[_Span], null: float, optio
         nothing = Candidate("", 0, 0, null)
         is_better = null - ranked[0].score > options.null_threshold
         ranked = [nothing, *ranked] if is_better else [*ranked, nothing]
-    return _with_probabilities(ranked)
+    return ranked
 
 
 def _by_text(example: QuestionExample, spans: Sequence[_Span]) -> list[Candidate]:
@@ -260,14 +258,3 @@ def _by_text(example: QuestionExample, spans: Sequence[_Span]) -> list[Candidate
         if text and (start, start + len(text)) not in found:
             found[start, start + len(text)] = Candidate(text, start, start + len(text), span.score)
     return list(found.values())
-
-
-def _with_probabilities(ranked: list[Candidate]) -> list[Candidate]:
-    """The same candidates, each with its share of the exponentials of all scores."""
-    top = max(each.score for each in ranked)
-    weights = [math.exp(each.score - top) for each in ranked]
-    total = math.fsum(weights)
-    return [
-        Candidate(each.text, each.start, each.end, each.score, weight / total)
-        for each, weight in zip(ranked, weights, strict=True)
-    ]

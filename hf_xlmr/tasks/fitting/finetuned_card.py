@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.cards.card_check import card_fields
 from hf_xlmr.cards.markdown import as_code, as_text, as_yaml
@@ -12,7 +12,10 @@ from hf_xlmr.cards.spoken_languages import about_languages, example_language, la
 from hf_xlmr.files.json_files import JsonObject, json_object
 from hf_xlmr.hub.hub_errors import hub_utils
 from hf_xlmr.tasks.kinds.registry import TASKS
-from hf_xlmr.tasks.kinds.task import Setting
+from hf_xlmr.tasks.kinds.task import Use
+
+if TYPE_CHECKING:
+    from hf_xlmr.tasks.fitting.finetuned_folder import FinetuningReport
 
 __all__ = ["adopted_card", "base_model_of", "finetuned_card"]
 
@@ -71,28 +74,22 @@ fairseq: the dictionary, the SentencePiece model and the options.{spoken}
 """
 
 
-class _Use(NamedTuple):
-    """How a class is used: what the Hub calls its kind of task, and the example of a card."""
-
-    pipeline_tag: str
-    texts: str
-    shown: str
-
-
-USES: Final[Mapping[str, _Use]] = {
-    "ForSequenceClassification": _Use("text-classification", '"The train leaves at night."', "print(output.logits)"),
-    "ForTokenClassification": _Use(*(TASKS["ner"].card.pipeline_tag, TASKS["ner"].card.texts, TASKS["ner"].card.shown)),
-    "ForQuestionAnswering": _Use(
-        *(TASKS["mlqa"].card.pipeline_tag, TASKS["mlqa"].card.texts, TASKS["mlqa"].card.shown)
+USES: Final[Mapping[str, Use]] = {
+    "ForSequenceClassification": Use(
+        pipeline_tag="text-classification", texts='"The train leaves at night."', shown="print(output.logits)"
     ),
-    "ForMaskedLM": _Use(
-        "fill-mask",
-        '"The train leaves at <mask>."',
-        "place = batch.input_ids[0].tolist().index(tokenizer.mask_token_id)\n"
+    "ForTokenClassification": TASKS["ner"].card,
+    "ForQuestionAnswering": TASKS["mlqa"].card,
+    "ForMaskedLM": Use(
+        pipeline_tag="fill-mask",
+        texts='"The train leaves at <mask>."',
+        shown="place = batch.input_ids[0].tolist().index(tokenizer.mask_token_id)\n"
         "print(tokenizer.decode(output.logits[0, place].argmax()))",
     ),
 }
-OF_AN_ENCODER: Final = _Use("feature-extraction", '"The train leaves at night."', "print(output.last_hidden_state)")
+OF_AN_ENCODER: Final = Use(
+    pipeline_tag="feature-extraction", texts='"The train leaves at night."', shown="print(output.last_hidden_state)"
+)
 
 
 def adopted_card(folder: Path, source: Path, *, model: str, class_name: str) -> str:
@@ -110,47 +107,35 @@ def adopted_card(folder: Path, source: Path, *, model: str, class_name: str) -> 
         class_name=class_name,
         origin=as_code(base) if base == model else as_text(Path(model).name),
         spoken=about_languages(config),
-        use=_usage(folder, config, f"AutoModel{ending}", texts=use.texts, shown=use.shown),
+        use=_usage(folder, config, f"AutoModel{ending}", use),
         labels=_labels(config) if "Classification" in ending else "",
         tokenized=TOKENIZED.format(""),
     )
 
 
-def finetuned_card(
-    folder: Path,
-    source: Path,
-    *,
-    task: str,
-    model: str,
-    class_name: str,
-    mode: str,
-    steps: int,
-    trained_on: Mapping[str, int],
-    settings: Mapping[str, Setting],
-) -> str:
-    """The text of `README.md`, without scores, for the finished `folder`.
+def finetuned_card(folder: Path, source: Path, report: FinetuningReport) -> str:
+    """The text of `README.md`, without scores, for the finished `folder`, which was trained from the one in `source`.
 
-    It was trained from the model in the folder `source`, which the user named `model`. Languages, licence and base
-    model come from the card of `source`; what that card does not have is left out.
+    Languages, licence and base model come from the card of `source`; what that card does not have is left out.
     """
-    origin = card_fields(source)
+    origin, facts, model = card_fields(source), TASKS[report.task].card, report.model
     base, config = base_model_of(model, origin), json_object(folder / "config.json")
-    loader = f"AutoModel{TASKS[task].recipe.class_ending}"
-    rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in settings.items()]
+    loader = f"AutoModel{TASKS[report.task].recipe.class_ending}"
+    rows = [f"| {as_text(name.replace('_', ' '))} | {as_text(value)} |" for name, value in report.settings.items()]
     return CARD.format(
-        metadata=_metadata(TASKS[task].card.pipeline_tag, {**origin, "base_model": base}, str(config["model_type"])),
+        metadata=_metadata(facts.pipeline_tag, {**origin, "base_model": base}, str(config["model_type"])),
         model=as_text(Path(model).name),
-        task=TASKS[task].card.name,
-        class_name=class_name,
+        task=facts.name,
+        class_name=report.class_name,
         origin=as_code(base) if base == model else as_text(Path(model).name),
-        mode=mode,
-        steps=steps,
-        unit="step" if steps == 1 else "steps",
-        languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in trained_on.items()),
-        adapters=ADAPTERS if settings.get("lora") else "",
+        mode=report.mode,
+        steps=report.steps,
+        unit="step" if report.steps == 1 else "steps",
+        languages=", ".join(f"{as_text(language)} ({count:,})" for language, count in report.trained_on.items()),
+        adapters=ADAPTERS if report.settings.get("lora") else "",
         spoken=about_languages(config),
         settings="\n".join(rows),
-        use=_usage(folder, config, loader, texts=TASKS[task].card.texts, shown=TASKS[task].card.shown),
+        use=_usage(folder, config, loader, facts),
         labels=_labels(config),
         tokenized=TOKENIZED.format("The training texts were tokenized as in fairseq. "),
     )
@@ -181,23 +166,18 @@ def _metadata(pipeline_tag: str, fields_of_card: Mapping[str, object], model_typ
     return as_yaml(given)
 
 
-def _usage(folder: Path, config: JsonObject, loader: str, *, texts: str, shown: str) -> str:
+def _usage(folder: Path, config: JsonObject, loader: str, use: Use) -> str:
     """The code that uses the folder; if there are no tokenizer files, the code that loads it."""
     if not (folder / "tokenizer.json").is_file():
         return USE.format(block=f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained(".").eval()')
     language = example_language(config)
     spoken, given = ("", "") if language is None else (f"\n{language_number(language)}", ", lang_ids=language")
-    return USE.format(block=BLOCK.format(loader=loader, texts=texts, shown=shown, language=spoken, given=given))
+    block = BLOCK.format(loader=loader, texts=use.texts, shown=use.shown, language=spoken, given=given)
+    return USE.format(block=block)
 
 
 def _labels(config: JsonObject) -> str:
     """A paragraph with the names of the classes; empty if there are none."""
-    named = config.get("id2label") or {}
-    if not named:
-        return ""
-    return f"\nLabels, by the number of the output: {', '.join(_numbered(named))}.\n"
-
-
-def _numbered(named: Mapping[str, object]) -> Iterator[str]:
-    for number, name in sorted(named.items(), key=lambda each: int(each[0])):
-        yield f"{number} {as_text(name)}"
+    named = sorted((config.get("id2label") or {}).items(), key=lambda each: int(each[0]))
+    listed = ", ".join(f"{number} {as_text(name)}" for number, name in named)
+    return f"\nLabels, by the number of the output: {listed}.\n" if named else ""

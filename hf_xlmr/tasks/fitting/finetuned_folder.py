@@ -235,19 +235,9 @@ class FinetunedFolder:
         repeat_unknown_row(draft, files.appended_rows)
         record = _read_object(self.checkpoints / RECORD)
         record.pop(HASHED, None)
-        (draft / FINETUNING).write_text(_as_json(report, record), encoding="utf-8")
-        card = finetuned_card(
-            draft,
-            files.folder,
-            task=report.task,
-            model=report.model,
-            class_name=report.class_name,
-            mode=report.mode,
-            steps=report.steps,
-            trained_on=report.trained_on,
-            settings=report.settings,
-        )
-        (draft / CARD).write_text(card, encoding="utf-8")
+        changed = {"model": name_for_others(report.model), "output": "", "results": None, RECORD_KEY: record}
+        (draft / FINETUNING).write_text(finetuning_record_text({**asdict(report), **changed}), encoding="utf-8")
+        (draft / CARD).write_text(finetuned_card(draft, files.folder, report), encoding="utf-8")
 
     def report(self, record: Mapping[str, object], *, usual: Mapping[str, object], model: str) -> FinetuningReport:
         """What the training that made this folder did, from what is now called `model`; `usual` as in `begin`.
@@ -301,8 +291,3 @@ def _read_object(path: Path) -> dict[str, object]:
         return json_object(path, has_paths=True)
     except IntegrityError as error:
         raise IntegrityError(f"{error}; {TRAIN_AGAIN}") from error
-
-
-def _as_json(report: FinetuningReport, record: Mapping[str, object]) -> str:
-    told = {**asdict(report), "model": name_for_others(report.model), "output": "", "results": None, RECORD_KEY: record}
-    return finetuning_record_text(told)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("SOURCES", "AnyTask", "ByKey", "CardFacts", "Coding", "Logits", "Network", "Published", "Recipe", "Scoring"),
-    *("Setting", "Task"),
+    *("Setting", "Task", "Use"),
 ]
 
 Setting = str | int | float | bool
@@ -109,18 +109,24 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardFacts:
-    """What model cards say about a task."""
+class Use:
+    """How a class of Transformers is used, for the example of a card."""
 
-    name: str
-    heading: str
-    """Above the scores; also the name of the task in their metadata."""
     pipeline_tag: str
     """What the Hub calls the kind of task."""
     texts: str
     """The arguments of the tokenizer in the example."""
     shown: str
     """The lines of the example that print its output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts(Use):
+    """What model cards say about a task."""
+
+    name: str
+    heading: str
+    """Above the scores; also the name of the task in their metadata."""
 
 
 class Task(ABC, Generic[Example, Prediction]):
