@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -21,7 +20,7 @@ from small_tasks import write_xnli
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.tasks.fitting.checkpoints import HASHES, STATE
-from hf_xlmr.tasks.fitting.finetuned_folder import HASHED, FinetunedFolder
+from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder
 from hf_xlmr.tasks.training import FinetuningOptions, finetune
 
 OPTIONS = FinetuningOptions(
@@ -173,9 +172,6 @@ def test_a_training_goes_on_as_the_message_says_to_the_same_weights(
     whole = finetune("xnli", MODEL, train, tmp_path / "whole", options=KINDS[kind])
     first, second = load_file(whole.output / "model.safetensors"), load_file(resumed.output / "model.safetensors")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    assert not any(
-        HASHED in path.read_text() for path in (whole.output, resumed.output) for path in path.glob("*.json")
-    )
 
 
 @pytest.mark.parametrize("kind", ["plain"])
@@ -196,56 +192,3 @@ def test_links_to_what_was_written_are_gone_on_with(out: Path, tmp_path: Path) -
     for path in (tmp_path / "elsewhere").iterdir():
         (out / "checkpoints" / LAST / path.name).symlink_to(path)
     assert FinetunedFolder(out, Processes.current()).last_checkpoint() == out / "checkpoints" / LAST
-
-
-# ---- what an earlier hf_xlmr began, which wrote no hashes ------------------------------------------------------------
-
-
-def without_hashes(out: Path) -> Path:
-    for path in out.rglob(HASHES):
-        path.unlink()
-    record = out / "checkpoints" / "run.json"
-    record.write_text(
-        json.dumps({name: each for name, each in json.loads(record.read_text()).items() if name != HASHED})
-    )
-    return out / "checkpoints" / LAST
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "damage"),
-    [
-        ("plain", "optimizer.pt", "half"),
-        ("plain", "scheduler.pt", "a pickle"),
-        ("plain", "rng_state.pth", "a file of PyTorch"),
-        ("plain", "model.safetensors", "empty"),
-        ("plain", STATE, "JSON of another shape"),
-        ("plain", "optimizer.pt", "removed"),
-        ("plain", "rng_state.pth", "a link to nothing"),
-        ("adapters", "adapter_model.safetensors", "half"),
-        ("adapters", "optimizer.pt", "a file of PyTorch"),
-    ],
-)
-def test_damage_of_an_earlier_training_is_told(out: Path, kind: str, name: str, damage: str, train: list[str]) -> None:
-    checkpoint = without_hashes(out)
-    DAMAGES[damage](checkpoint / name)
-    with pytest.raises(IntegrityError) as caught:
-        finetune("xnli", MODEL, train, out, options=KINDS[kind], resume=True)
-    assert str(checkpoint) in str(caught.value) and "or train again with overwrite=True" in str(caught.value)
-    assert "\n" not in str(caught.value) and not (checkpoint / "trace").exists()
-
-
-@pytest.mark.parametrize("kind", ["plain"])
-def test_of_an_earlier_training_what_has_its_state_is_whole(
-    out: Path, train: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    checkpoint = without_hashes(out)
-    folder = FinetunedFolder(out, Processes.current())
-    assert folder.last_checkpoint() == checkpoint
-    assert caplog.messages == [
-        f"{checkpoint} has no {HASHES}, as of an earlier hf_xlmr: its files cannot be compared with what was written"
-    ]
-    assert finetune("xnli", MODEL, train, shutil.copytree(out, out.with_name("b")), options=OPTIONS, resume=True)
-    (checkpoint / STATE).write_text('{"epoch"')
-    assert folder.last_checkpoint() == out / "checkpoints" / "checkpoint-2"
-    (out / "checkpoints" / "checkpoint-2" / STATE).unlink()
-    assert folder.last_checkpoint() is None

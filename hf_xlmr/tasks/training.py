@@ -24,7 +24,6 @@ from hf_xlmr.tasks.evaluation import (
     read_what_is_scored,
 )
 from hf_xlmr.tasks.fitting.adapters import LORA, check_peft, check_rank, merged, with_adapters
-from hf_xlmr.tasks.fitting.checkpoints import resumed_from
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.encoded_data import EncodedData, encoded_data
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
@@ -274,7 +273,7 @@ class _Training:
         network = self._network()
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
         trainer = self._trainer(network, arguments, folder, progress)
-        with quiet_transformers(), resumed_from(checkpoint, lambda: int(trainer.state.global_step)):
+        with quiet_transformers():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if reason := _not_finite(trainer):
             raise InputError(DIVERGED.format(reason=reason, checkpoints=f"{folder.checkpoints}/"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -13,18 +12,17 @@ from typing import Final
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.digests import read_sha256
-from hf_xlmr.files.json_files import json_object, strict_json
+from hf_xlmr.files.json_files import json_object
 
-__all__ = ["checkpoint_name", "last_checkpoint", "record_checkpoint", "remarks_on", "resumed_from", "share_weights"]
+__all__ = ["checkpoint_name", "last_checkpoint", "record_checkpoint", "share_weights"]
+
+logger = logging.getLogger(__name__)
 
 NAME: Final = re.compile(r"checkpoint-([0-9]{1,18})")
 HASHES: Final = "sha256.json"
 FILES: Final = "files"
 ITSELF: Final = "sha256_of_files"  # of what is under FILES
 STATE: Final = "trainer_state.json"  # what Trainer writes last
-WEIGHTS: Final = ("*model*.safetensors", "*model*.bin", "pytorch_model_fsdp*")  # whole, adapters, parts by FSDP
-LONGEST_ERROR: Final = 200  # characters of what a library says
-NEEDED: Final = ("optimizer*", "scheduler.pt", "rng_state*.pth")  # Trainer continues without, to other weights
 
 
 def checkpoint_name(step: int) -> str:
@@ -46,72 +44,29 @@ def share_weights(folder: Path, *, as_of: str) -> None:
         path.chmod(usual)
 
 
-def last_checkpoint(checkpoints: Path, *, are_recorded: bool) -> Path | None:
-    """The newest checkpoint that was written to its end; None if there is none.
+def last_checkpoint(checkpoints: Path, *, warns: bool) -> Path | None:
+    """The newest checkpoint that was written to its end, None if there is none; with `warns` later ones are logged.
 
-    `are_recorded` is False for a training that an earlier hf_xlmr began, which wrote no hashes. Raises IntegrityError
-    if a file of that checkpoint is not what the training wrote.
+    Raises IntegrityError if a file of that checkpoint is not what the training wrote.
     """
     found = {int(hit[1]): path for path in checkpoints.iterdir() if (hit := NAME.fullmatch(path.name))}
-    whole = [found[step] for step in sorted(found) if _is_whole(found[step], is_recorded=are_recorded)]
-    if not whole:
-        return None
-    if damage := _damage(whole[-1]):
+    paths = [found[step] for step in sorted(found)]
+    whole = [path for path in paths if (path / HASHES).exists()]
+    last = whole[-1] if whole else None
+    if last is not None and (damage := _damage(last)):
         earlier = f"continue from {whole[-2].name}" if whole[1:] else "begin with the first step"
         raise IntegrityError(
-            f"{damage}: remove the folder {whole[-1].name} to {earlier}, or train again with overwrite=True"
+            f"{damage}: remove the folder {last.name} to {earlier}, or train again with overwrite=True"
         )
-    return whole[-1]
-
-
-def remarks_on(checkpoints: Path, last: Path | None) -> Iterator[str]:
-    """Remarks on a training that continues from the checkpoint `last`, None for its first step."""
-    steps = sorted(int(hit[1]) for path in checkpoints.iterdir() if (hit := NAME.fullmatch(path.name)))
-    unfinished = [checkpoint_name(step) for step in steps if last is None or step > _step(last)]
-    if unfinished:
+    unfinished = ", ".join(path.name for path in (paths if last is None else paths[paths.index(last) + 1 :]))
+    if unfinished and warns:
         start = "its first step" if last is None else last.name
-        yield f"not written to its end: {', '.join(unfinished)}; the training continues from {start}"
-    if last is not None and not (last / HASHES).exists():
-        yield f"{last} has no {HASHES}, as of an earlier hf_xlmr: its files cannot be compared with what was written"
-
-
-@contextmanager
-def resumed_from(checkpoint: Path | None, steps: Callable[[], int]) -> Iterator[None]:
-    """Turn what a library raises over a checkpoint without hashes, before its next step, into an IntegrityError.
-
-    `steps` gives how many updates were made.
-    """
-    try:
-        yield
-    except Exception as error:
-        if checkpoint is None or (checkpoint / HASHES).exists() or steps() > _step(checkpoint):
-            raise
-        told = " ".join(str(error).split())[:LONGEST_ERROR] or type(error).__name__
-        raise IntegrityError(
-            f"{checkpoint} is damaged ({told}): remove it to continue from an earlier checkpoint, or train again with "
-            "overwrite=True"
-        ) from error
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _is_whole(checkpoint: Path, *, is_recorded: bool) -> bool:
-    if (checkpoint / HASHES).exists() or is_recorded:
-        return (checkpoint / HASHES).exists()
-    try:
-        is_object = (checkpoint / STATE).is_file() and isinstance(strict_json((checkpoint / STATE).read_bytes()), dict)
-    except ValueError:
-        return False
-    return is_object and any(any(checkpoint.glob(each)) for each in WEIGHTS)
+        logger.warning("not written to its end: %s; the training continues from %s", unfinished, start)
+    return last
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """The first file that is not what was written, in words; of a checkpoint without hashes, one that is not there."""
-    if not (checkpoint / HASHES).exists():
-        missing = [each for each in NEEDED if not any(path.exists() for path in checkpoint.glob(each))]
-        return f"{checkpoint / missing[0]} is missing" if missing else None
+    """The first file that is not what was written, in words."""
     recorded = _recorded(checkpoint)
     if recorded is None:
         return f"{checkpoint / HASHES} is damaged"

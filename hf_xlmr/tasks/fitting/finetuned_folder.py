@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +20,7 @@ from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text
 from hf_xlmr.model.opened_folder import OpenedFolder
 from hf_xlmr.tasks.evaluation_folder import write_results
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
-from hf_xlmr.tasks.fitting.checkpoints import (
-    checkpoint_name,
-    last_checkpoint,
-    record_checkpoint,
-    remarks_on,
-    share_weights,
-)
+from hf_xlmr.tasks.fitting.checkpoints import checkpoint_name, last_checkpoint, record_checkpoint, share_weights
 from hf_xlmr.tasks.fitting.finetuned_card import finetuned_card
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
@@ -37,12 +30,9 @@ from hf_xlmr.tasks.results_card import put_results_in_card
 
 __all__ = ["FinetunedFolder", "FinetuningReport"]
 
-logger = logging.getLogger(__name__)
-
 CHECKPOINTS: Final = "checkpoints"
 RECORD: Final = "run.json"
 RECORD_PART: Final = "run.json.part"
-HASHED: Final = "hashed_checkpoints"  # in the record: every checkpoint of this training is written with its hashes
 RECORD_KEY: Final = "begun_as"  # the record, as a field of the report
 DRAFT: Final = "finished"
 CONFIG: Final = "config.json"
@@ -155,7 +145,7 @@ class FinetunedFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True)
             part = self.checkpoints / RECORD_PART
-            part.write_text(json.dumps({HASHED: True, **record}, indent=2), encoding="utf-8")
+            part.write_text(json.dumps(record, indent=2), encoding="utf-8")
             part.replace(self.checkpoints / RECORD)
         self.processes.wait()
 
@@ -169,11 +159,7 @@ class FinetunedFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, for Trainer; None if none was written. Raises IntegrityError."""
-        are_recorded = bool(_read_object(self.checkpoints / RECORD).get(HASHED))
-        last = last_checkpoint(self.checkpoints, are_recorded=are_recorded)
-        for remark in remarks_on(self.checkpoints, last) if self.processes.is_first else ():
-            logger.warning(remark)
-        return last
+        return last_checkpoint(self.checkpoints, warns=self.processes.is_first)
 
     def record_checkpoint(self, step: int) -> None:
         """Record what all processes wrote after an update. Raises OSError."""
@@ -234,7 +220,6 @@ class FinetunedFolder:
             copy_contents(files.folder / KEPT, draft / KEPT, without=OF_CLASSES if is_new_head else "")
         repeat_unknown_row(draft, files.appended_rows)
         record = _read_object(self.checkpoints / RECORD)
-        record.pop(HASHED, None)
         changed = {"model": name_for_others(report.model), "output": "", "results": None, RECORD_KEY: record}
         (draft / FINETUNING).write_text(finetuning_record_text({**asdict(report), **changed}), encoding="utf-8")
         (draft / CARD).write_text(finetuned_card(draft, files.folder, report), encoding="utf-8")
