@@ -38,7 +38,6 @@ def extended_card(card: bytes | None, *, title: str, section: str, fields: Mappi
 
 
 def _with_metadata(metadata: bytes, fields: Mapping[str, str], tag: str) -> bytes:
-    """The metadata with the fields that differ, in their places or last."""
     import yaml
 
     block = metadata[4 : metadata.rindex(b"---")]

@@ -104,7 +104,6 @@ def in_order(budgets: MaxMemory) -> dict[Device, int | None]:
 
 
 def _device(name: Device) -> Device:
-    """The device of a name: 0, cuda:0, cpu or disk. Raises InputError."""
     if name in (CPU, DISK):
         return name
     found = GPU.fullmatch(str(name))

@@ -62,7 +62,6 @@ def align_pieces(tokenizer: ExactTokenizer, sentence: str, words: Sequence[str])
 
 
 def _spans_of_words(sentence: str, words: Sequence[str]) -> list[Span]:
-    """Where each word begins and ends. Raises InputError."""
     spans: list[Span] = []
     end = 0
     for word in words:

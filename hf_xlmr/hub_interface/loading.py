@@ -129,7 +129,6 @@ def _converted(source: str | Path, data: str | Path | None, progress: Progress) 
 
 
 def _from_hub(model: str, revision: str | None) -> Path:
-    """The snapshot of a repository on the Hub. Raises InputError."""
     from huggingface_hub import snapshot_download
 
     with _told_of_the_hub(model):
@@ -402,7 +401,6 @@ class ModelFiles:
         raise InputError(f"{self.name} has no SentencePiece model, so no text can be encoded: {self._way_on()}")
 
     def _way_on(self) -> str:
-        """What helps if there is no SentencePiece model."""
         if self.origin is not None:
             where = "into" if self.origin.suffix not in CHECKPOINTS else "next to"
             return f"put {SENTENCEPIECE} {where} {self.origin}"

@@ -106,7 +106,6 @@ def check_loading(files: ModelFiles) -> None:
 
 
 def _network(files: ModelFiles, plan: LoadingPlan, offload_folder: str | Path | None) -> PreTrainedModel:
-    """Transformers' network by the plan. Raises InputError, IntegrityError."""
     if not plan.is_spread:
         return load_whole(files.folder, device=plan.main, dtype=plan.dtype, shape=files.shape)
     return load_placed(
@@ -178,7 +177,6 @@ def _is_device_map(value: object) -> bool:
 
 
 def _raise_if_no_dtype(dtype: object) -> None:
-    """Raises InputError."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     is_known = isinstance(found, torch.dtype) and str(found).removeprefix("torch.") in DTYPE_BYTES
     if not is_known and not (isinstance(dtype, str) and dtype == AUTO):
@@ -211,7 +209,6 @@ def _raise_if_given(**options: object) -> None:
 
 
 def _device(device: object, *, option: str = "device") -> torch.device:
-    """A device that exists; `option` is the argument that named it. Raises InputError."""
     if type(device) not in (torch.device, str, int, NoneType):
         raise InputError(f"{option}={device!r:.80}: give a device such as cpu, cuda or cuda:1")
     try:
@@ -229,7 +226,6 @@ def _device(device: object, *, option: str = "device") -> torch.device:
 
 
 def _head_options(files: ModelFiles) -> HeadOptions:
-    """The options of fairseq's training about its heads. Raises IntegrityError."""
     dropout = files.options.get("pooler_dropout") or 0.0
     activation = files.options.get("pooler_activation_fn") or "tanh"
     if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:

@@ -335,7 +335,6 @@ class XLMR(nn.Module):
 
     @contextmanager
     def _in_eval_mode(self) -> Iterator[None]:
-        """Dropout off until the block ends."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:

@@ -51,7 +51,6 @@ def _add_weights(add: Callable[[bytes], None], file: BinaryIO, path: Path) -> No
 
 
 def _parts(first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where to read of a tensor, and how much."""
     if end - first <= SMALL:
         yield first, end - first
         return

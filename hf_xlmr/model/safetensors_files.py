@@ -114,7 +114,6 @@ def _entries(header: bytes, path: Path, *, start: int) -> Iterator[tuple[str, Te
 
 
 def _entry(name: str, entry: object, path: Path, *, start: int) -> TensorEntry:
-    """One tensor of a header. Raises IntegrityError."""
     facts = entry if isinstance(entry, dict) else {}
     try:
         code, shape, (first, last) = facts["dtype"], facts["shape"], facts["data_offsets"]

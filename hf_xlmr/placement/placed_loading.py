@@ -461,7 +461,6 @@ class _Moved(threading.local):
         return self.copies[device]
 
     def forget(self) -> None:
-        """Let go of the tensors."""
         self.source, self.copies = None, {}
 
 

@@ -244,7 +244,6 @@ class _Part:
         return self.layers * task.layer + self.has_first * task.first + self.has_last * task.last
 
     def largest(self, task: _Task) -> int:
-        """Bytes of its largest block."""
         return max(task.layer * bool(self.layers), self.has_first * task.first, self.has_last * task.last)
 
 
@@ -498,7 +497,6 @@ def check_device_map(device_map: Mapping[str, object], shape: ModelShape) -> dic
 
 
 def _plain_device(key: str, device: object) -> Device:
-    """Raises InputError."""
     name = str(device)
     try:
         return next(iter(in_order({int(name) if name.isdecimal() else name: 0})))

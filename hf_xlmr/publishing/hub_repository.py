@@ -141,7 +141,6 @@ def _called(api: HfApi, path: str, content: Mapping[str, object] | None, *, abou
 
 
 def _understood(read: Callable[[], Read], otherwise: str) -> Read:
-    """The result of `read`, which reads an answer. Raises HubRefusal if the answer has another form."""
     try:
         return read()
     except (AttributeError, LookupError, TypeError):

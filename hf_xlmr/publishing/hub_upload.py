@@ -59,7 +59,6 @@ class Upload:
         return published
 
     def _make_room(self) -> None:
-        """Create the repository and the branch if they do not exist."""
         target, api = self.target, self.target.api
         if not self.state.is_there:
             target.asked(api.create_repo, private=target.private or None)

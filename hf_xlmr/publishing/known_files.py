@@ -79,7 +79,6 @@ class KnownFiles:
 
     @cached_property
     def _modules(self) -> frozenset[str]:
-        """The folders of modules of sentence-transformers."""
         path = self.folder / MODULES
         try:
             modules = strict_json(path.read_bytes()) if path.is_file() else []

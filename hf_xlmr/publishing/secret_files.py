@@ -272,7 +272,6 @@ class SecretFinder:
 
 
 def _secrets(text: bytes) -> Iterator[tuple[int, str]]:
-    """The position and the kind of each secret in `text`."""
     small = text.lower()
     for shape in SHAPES:
         for mark in shape.marks:

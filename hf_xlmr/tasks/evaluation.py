@@ -205,7 +205,6 @@ class _Scorer:
 
     @classmethod
     def of(cls, task: AnyTask, files: ModelFiles, options: EvaluationOptions) -> _Scorer:
-        """Load the network. Raises InputError if it has no head for the task."""
         head = head_of(files, task, name=options.head)
         if head is None:
             raise InputError(

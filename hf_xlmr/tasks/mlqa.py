@@ -209,7 +209,6 @@ def open_questions(
 
 
 def _pairs(source: Source, wanted: Sequence[str | None]) -> list[tuple[str, str]]:
-    """The pairs of languages in a source."""
     tydiqa = TYDIQA_FILE.fullmatch(source.base_name)
     if tydiqa is None:
         return [_languages(source, wanted)]
@@ -263,7 +262,6 @@ def _examples(source: Source, context_language: str, question_language: str) -> 
 
 
 def _rows(source: Source) -> Iterator[Row]:
-    """Every question with its context."""
     if source.is_arrow:
         return source.table(COLUMNS)
     document = _document(source) if source.kind == ".json" else None

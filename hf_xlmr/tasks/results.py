@@ -134,7 +134,6 @@ OPTIONAL: Final = "misaligned"
 
 
 def _why_not_fields(values: object) -> str | None:
-    """Why an object of JSON has not the fields of results."""
     if not isinstance(values, dict):
         return f"an object is expected, not {JSON_TYPES[type(values)]}"
     for name, kind in KINDS.items():
@@ -146,7 +145,6 @@ def _why_not_fields(values: object) -> str | None:
 
 
 def _why_not(results: TaskResults) -> str | None:
-    """What does not add up."""
     if results.task not in TASKS:
         return f"the task {results.task!r} is unknown; there are {', '.join(TASKS)}"
     task = TASKS[results.task]

@@ -131,7 +131,6 @@ def _with_metadata(text: str, results: TaskResults, path: Path, *, dataset: str 
 
 
 def _index(block: str, path: Path) -> list[Entry]:
-    """The list `model-index` of the metadata. Raises InputError."""
     import yaml
 
     try:

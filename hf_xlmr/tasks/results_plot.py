@@ -145,7 +145,6 @@ def _places(keys: Sequence[str], step: float, *, is_of_pairs: bool) -> dict[str,
 
 
 def _frame(axes: Axes, places: Mapping[str, float], *, n_bars: int, n_marks: int, is_of_pairs: bool) -> None:
-    """Everything but bars and marks."""
     labels = [_label(key) if is_of_pairs and key != AVERAGE else _plain(key) for key in places]
     axes.set_xticks([at + (n_bars - 1) / 2 for at in places.values()], labels)
     axes.get_xticklabels()[-1].set_fontweight("bold")

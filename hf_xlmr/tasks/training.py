@@ -214,7 +214,6 @@ OF_SCORES_ALONE: Final = ("split", "languages", "null_threshold")
 
 
 def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
-    """Raise InputError for an option of scores, if there is nothing to score."""
     if given := [f"evaluation_options.{name}=" for name in OF_SCORES_ALONE if getattr(scoring, name) is not None]:
         raise InputError(f"{' and '.join(given)}: this is about scores, for which evaluation= must name data")
 
@@ -262,7 +261,6 @@ class _Training:
         return cls(task, files, encoded, found or TaskHead(encoded.labels, is_new=True), options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
-        """Train, and write the finished folder."""
         from transformers import PreTrainedModel, set_seed
 
         arguments = _arguments(self.task.recipe, self.options, self.settings, folder)
@@ -304,7 +302,6 @@ class _Training:
             logger.warning(LONG_WARMUP, warmup, rising, steps)
 
     def _steps(self) -> int:
-        """How many updates are made."""
         per_epoch = math.ceil(len(self.encoded.features) / int(self.settings["batch_size"]))
         epochs = float(self.settings.get("epochs", 0.0))
         return int(self.settings.get("max_steps", max(math.ceil(epochs * per_epoch), 1)))
@@ -419,7 +416,6 @@ def _frozen(files: ModelFiles, options: FinetuningOptions) -> dict[str, Setting]
 
 
 def _coding(files: ModelFiles, labels: tuple[str, ...] | None, settings: Mapping[str, Setting]) -> Coding:
-    """How the examples become numbers. Raises InputError."""
     max_length, stride = int(settings["max_length"]), settings.get("stride")
     questions = question_options(max_length, EvaluationOptions(stride=None if stride is None else int(stride)))
     return Coding(files.needed_tokenizer(), labels or (), max_length, questions, Languages.of(files.shape.adapters))

@@ -209,7 +209,6 @@ def _seems(data: bytes, line: str) -> str:
 
 
 def _raise_if_doubled(symbols: list[str], overwriting: set[int], *, expected_rows: int | None, name: str) -> None:
-    """Raise InputError for the first symbol that occurs twice without the flag."""
     seen: set[str] = set()
     for index, symbol in enumerate(symbols):
         if symbol in seen and index not in overwriting:

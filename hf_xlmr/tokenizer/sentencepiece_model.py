@@ -256,14 +256,12 @@ def _fields(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _gap(name: str) -> bytes:
-    """The field of a piece that occurs in no text."""
     message = _message_class()()
     message.pieces.add(piece=name.encode(), score=0, type=PieceType.CONTROL)
     return bytes(message.SerializeToString())
 
 
 def _message(data: bytes, *, name: str) -> Any:
-    """The parsed message. Raises InputError, IntegrityError."""
     if not (data[:1] == b"\n" and data[2:3] == b"\n"):  # field 1, a piece, whose field 1 is its text
         raise InputError(f"{name} is not a SentencePiece model.")
     _raise_if_endless(data, name=name)
@@ -278,7 +276,6 @@ def _message(data: bytes, *, name: str) -> Any:
 
 
 def _texts(pieces: list[bytes], *, name: str) -> tuple[str, ...]:
-    """The texts of all pieces. Raises IntegrityError."""
     together = b"\0".join(pieces)
     if len(together) - len(pieces) >= MOST_TEXT:
         raise IntegrityError(f"{name} is not a SentencePiece model: its pieces are too long for one.")
@@ -405,7 +402,6 @@ def _message_class() -> Any:
 
 
 def _declare(message: Any, fields: tuple[tuple[str, int, str, str], ...]) -> None:
-    """Add the scalar `fields` to a message descriptor."""
     for name, number, kind, default in fields:
         added = message.field.add(name=name, number=number, label="LABEL_OPTIONAL", type=f"TYPE_{kind}")
         if default:

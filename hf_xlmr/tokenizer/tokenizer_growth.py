@@ -129,7 +129,6 @@ def _steps(content: Mapping[str, object]) -> Iterator[tuple[str, JsonObject]]:
 
 
 def _flat(step: object) -> Iterator[JsonObject]:
-    """Yield a step, or the steps of a sequence."""
     if not isinstance(step, dict):
         return
     parts = next((step[name] for name in ("normalizers", "pretokenizers", "processors") if name in step), None)

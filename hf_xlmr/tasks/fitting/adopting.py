@@ -132,7 +132,6 @@ class _Adopting:
         return cls(path, OpenedFolder(path), files, source or OpenedFolder(files.folder), named)
 
     def run(self, *, reset_appended_rows: bool) -> Adoption:
-        """Check everything, then write. Raises InputError, IntegrityError."""
         path, adopted = self.path, ModelFiles(self.path, given=self.opened)
         with told_with_place(path):
             keeps_tokenizer = self._check(adopted)
@@ -250,7 +249,6 @@ class _Adopting:
 
     @property
     def _own_card(self) -> object:
-        """The SHA-256 of the card that an earlier call wrote."""
         told = self.opened.training.get(ADOPTED)
         return told.get("card_sha256") if isinstance(told, dict) else None
 
@@ -269,7 +267,6 @@ def _hashes(folder: OpenedFolder) -> dict[str, str]:
 
 
 def _raise_if_other_pieces(folder: Path, files: ModelFiles) -> None:
-    """Raise InputError if the folder's tokenizer has other pieces than the model's."""
     own, theirs = _pieces(folder / TOKENIZER), _pieces(files.folder / TOKENIZER)
     if own is not None and theirs is not None and own != theirs:
         raise InputError(f"{folder / TOKENIZER} has other pieces than that of {files.name}: train with its tokenizer")

@@ -150,7 +150,6 @@ class FinetunedFolder:
         self.processes.wait()
 
     def _check_record(self, begun: Mapping[str, object], record: Mapping[str, object]) -> None:
-        """Raise InputError unless `record` is what was `begun`."""
         wanted = json.loads(json.dumps(record))
         others = [name for name in wanted if begun.get(name) != wanted[name]]
         if others:
@@ -271,7 +270,6 @@ def _change(name: str, begun: object, wanted: object) -> str:
 
 
 def _read_object(path: Path) -> dict[str, object]:
-    """A JSON object that hf_xlmr wrote. Raises IntegrityError."""
     try:
         return json_object(path, has_paths=True)
     except IntegrityError as error:

@@ -25,8 +25,6 @@ HOMES: Final = {
 
 
 class _Tasks(Mapping[str, "AnyTask"]):
-    """All tasks; each is imported when it is asked for."""
-
     def __getitem__(self, name: str) -> AnyTask:
         task: AnyTask = import_module(HOMES[name]).TASK
         return task

@@ -124,7 +124,6 @@ class Xnli(Task[XnliExample, str]):
 
 
 def _write_confusion(path: Path, examples: ByKey[XnliExample], predictions: ByKey[str]) -> None:
-    """How many pairs of each label were given which label, by language."""
     from sklearn.metrics import confusion_matrix
 
     with path.open("w", encoding="utf-8", newline="") as file:
