@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -264,14 +264,20 @@ class XLMR(nn.Module):
     # ---- predictions
 
     def register_classification_head(
-        self, name: str, num_classes: int | None = None, embedding_size: int | None = None, **options: Any
+        self,
+        name: str,
+        num_classes: int | None = None,
+        embedding_size: int | None = None,
+        *,
+        inner_dim: int | None = None,
+        **_unused: object,
     ) -> None:
         """Put a fresh head `name` for `num_classes` on the model, in training mode.
 
-        `inner_dim=` is the width of its hidden layer; `embedding_size` and other `options` are ignored, as in fairseq.
+        `inner_dim` is the width of its hidden layer; `embedding_size` and all others are ignored, as in fairseq.
         Raises InputError, of fairseq's kind: TypeError without `num_classes`.
         """
-        self.model.register_classification_head(name, num_classes, **options)
+        self.model.register_classification_head(name, num_classes, inner_dim)
 
     def predict(
         self, head: str, tokens: torch.Tensor, return_logits: bool = False, lang_id: Sequence[str] | None = None

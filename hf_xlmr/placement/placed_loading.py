@@ -73,11 +73,8 @@ def load_placed(
     their own files are read.
     Raises InputError, IntegrityError, WeightsMismatch.
     """
-    if dtype not in DTYPE_BYTES:
-        raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
     with told_plainly():
-        folder = Path(folder)
-        wanted = shape_held(folder, shape or shape_of_folder(folder))
+        folder, wanted = _wanted(folder, shape, dtype)
         places = check_device_map(without_absent(device_map, wanted), wanted)
         sources = checked_sources(folder, wanted)
         if offload_folder is not None:
@@ -101,16 +98,20 @@ def load_whole(
     Besides it, host memory holds one weight at a time, and the files may be overwritten afterwards. `shape` is another
     class than the folder's own. Raises InputError, IntegrityError, WeightsMismatch.
     """
-    if dtype not in DTYPE_BYTES:
-        raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
     with told_plainly():
-        folder = Path(folder)
-        wanted = shape_held(folder, shape or shape_of_folder(folder))
+        folder, wanted = _wanted(folder, shape, dtype)
         sources = checked_sources(folder, wanted)
         model = _empty(folder, wanted, dtype, attention)
         _fill(model, wanted, sources, {"": device}, dtype, progress, is_own=True)
         whole: PreTrainedModel = model.to(device)  # type: ignore[arg-type]  # the buffers
     return whole
+
+
+def _wanted(folder: str | Path, shape: ModelShape | None, dtype: str) -> tuple[Path, ModelShape]:
+    """The path of the folder, and the shape of what is loaded from it. Raises InputError, IntegrityError."""
+    if dtype not in DTYPE_BYTES:
+        raise InputError(f"{dtype:.40} is none of the dtypes {', '.join(DTYPE_BYTES)}")
+    return Path(folder), shape_held(folder, shape or shape_of_folder(folder))
 
 
 def shape_held(folder: str | Path, shape: ModelShape) -> ModelShape:

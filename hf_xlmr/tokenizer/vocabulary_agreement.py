@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import JsonObject
@@ -23,21 +23,13 @@ def ids_of_tokenizer(content: JsonObject, path: Path) -> dict[str, int]:
     Raises IntegrityError, which names the file at `path`.
     """
     try:
-        return {**dict(_vocabulary(content["model"]["vocab"])), **dict(_added(content.get("added_tokens") or []))}
+        listed, added = content["model"]["vocab"], content.get("added_tokens") or []
+        is_named = isinstance(listed, dict)  # else a list of pieces with scores
+        pairs = listed.items() if is_named else ((name, number) for number, (name, _score) in enumerate(listed))
+        ids = {str(name): int(number) for name, number in pairs}
+        return {**ids, **{str(each["content"]): int(each["id"]) for each in added}}
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path} is damaged: it lists no vocabulary of names and ids") from error
-
-
-def _vocabulary(vocabulary: Any) -> Iterator[tuple[str, int]]:
-    """Yield the names and ids of a vocabulary: a list of pieces with scores, or an object."""
-    if isinstance(vocabulary, dict):
-        yield from ((name, int(number)) for name, number in vocabulary.items())
-    else:
-        yield from ((str(name), number) for number, (name, _score) in enumerate(vocabulary))
-
-
-def _added(tokens: Any) -> Iterator[tuple[str, int]]:
-    yield from ((str(each["content"]), int(each["id"])) for each in tokens)
 
 
 def raise_if_ids_differ(path: Path, content: Mapping[str, object], dictionary: Dictionary) -> None:
