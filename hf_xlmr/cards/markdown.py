@@ -21,8 +21,7 @@ BLOCK: Final = re.compile(r"(\s*)(?:([#=]|[+-](?=[\s-]))|(\d{1,9})([.)](?=\s|$))
 """The characters that begin a heading, a list or a rule at the beginning of a line."""
 TICKS: Final = re.compile("`+")
 NUMBER_ALONE: Final = re.compile(
-    r"([-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?|0[box][\da-fA-F_]+|[-+]?\.(?:inf|nan))$",
-    re.IGNORECASE,
+    r"([-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?|0[box][\da-fA-F_]+|[-+]?\.(?:inf|nan))$", re.IGNORECASE
 )
 """Texts that YAML 1.1 (PyYAML) or YAML 1.2 (the Hub) reads as a number."""
 METADATA: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)

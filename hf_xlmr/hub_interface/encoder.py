@@ -13,13 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hf_xlmr.errors import (
-    InputAttributeError,
-    InputError,
-    InputKeyError,
-    InputRuntimeError,
-    InputTypeError,
-)
+from hf_xlmr.errors import InputAttributeError, InputError, InputKeyError, InputRuntimeError, InputTypeError
 from hf_xlmr.hub_interface.languages import Languages, adapters_of_network, let_adapters_autocast
 from hf_xlmr.hub_interface.module_view import Options, View, view_of
 from hf_xlmr.model.model_shape import POSITION_OFFSET

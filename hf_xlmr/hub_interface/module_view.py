@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import torch
 from torch import nn
 
-from hf_xlmr.errors import (
-    InputAttributeError,
-    InputIndexError,
-    InputKeyError,
-    InputNotImplementedError,
-    InputTypeError,
-)
+from hf_xlmr.errors import InputAttributeError, InputIndexError, InputKeyError, InputNotImplementedError, InputTypeError
 from hf_xlmr.model.families import LAYER_LINEARS, family_of
 
 if TYPE_CHECKING:

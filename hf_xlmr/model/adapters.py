@@ -13,10 +13,7 @@ __all__ = [
     *("are_languages", "fairseq_language", "is_language"),
 ]
 
-ADAPTER_LINEARS: Final = (
-    ("fc1", "dense1", ("adapter", "hidden")),
-    ("fc2", "dense2", ("hidden", "adapter")),
-)
+ADAPTER_LINEARS: Final = (("fc1", "dense1", ("adapter", "hidden")), ("fc2", "dense2", ("hidden", "adapter")))
 """fairseq's name within an adapter, Transformers' name, and the shape of the weight."""
 ADAPTER_NORM: Final = ("adapter_layer_norm", "output.adapter_layer_norm")
 """fairseq's name within a layer, and Transformers'."""

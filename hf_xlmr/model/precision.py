@@ -33,10 +33,7 @@ NATIVE_ON_CPU: Final = {  # by torch.cpu.get_capabilities, x86 and ARM
 ONEDNN_LIMITS: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 LIMITS: Final = (*ONEDNN_LIMITS, "ONEDNN_DEFAULT_FPMATH_MODE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 WITHOUT_HALVES: Final = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni")
-LIMITED_TO_OTHERS: Final = {
-    torch.bfloat16: WITHOUT_HALVES,
-    torch.float16: (*WITHOUT_HALVES, "avx512_core_bf16"),
-}
+LIMITED_TO_OTHERS: Final = {torch.bfloat16: WITHOUT_HALVES, torch.float16: (*WITHOUT_HALVES, "avx512_core_bf16")}
 
 _LOG: Final = logging.getLogger(__name__)
 

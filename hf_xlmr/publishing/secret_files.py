@@ -159,9 +159,7 @@ SHAPES: Final = (
     ),
     _token("a key of AWS", "akia,asia", rb"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
     _token(
-        "a key of Google",
-        "aiza,ya29.,gocspx-",
-        rb"AIza[\w-]{35}(?![\w-])|ya29\.[\w-]{30,512}|GOCSPX-[\w-]{20,512}",
+        "a key of Google", "aiza,ya29.,gocspx-", rb"AIza[\w-]{35}(?![\w-])|ya29\.[\w-]{30,512}|GOCSPX-[\w-]{20,512}"
     ),
     _token(
         "a token of Slack",

@@ -31,14 +31,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
     from transformers import PreTrainedModel, Trainer
 
-__all__ = [
-    "Evaluation",
-    "EvaluationOptions",
-    "evaluate",
-    "evaluate_data",
-    "question_options",
-    "read_what_is_scored",
-]
+__all__ = ["Evaluation", "EvaluationOptions", "evaluate", "evaluate_data", "question_options", "read_what_is_scored"]
 
 
 LENGTHS: Final = ("max_length", "stride")

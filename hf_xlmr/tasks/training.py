@@ -17,12 +17,7 @@ from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding.encoding import collate
-from hf_xlmr.tasks.evaluation import (
-    EvaluationOptions,
-    evaluate_data,
-    question_options,
-    read_what_is_scored,
-)
+from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate_data, question_options, read_what_is_scored
 from hf_xlmr.tasks.fitting.adapters import LORA, check_peft, check_rank, merged, with_adapters
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.encoded_data import EncodedData, encoded_data

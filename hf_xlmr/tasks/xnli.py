@@ -30,10 +30,7 @@ WithoutLabel = Literal["refuse", "skip"]
 
 XNLI_LABELS: Final = ("entailment", "neutral", "contradiction")
 """The labels in the order of their numbers in the data set `facebook/xnli`."""
-XNLI_LANGUAGES: Final = (
-    *("en", "fr", "es", "de", "el", "bg", "ru", "tr"),
-    *("ar", "vi", "th", "zh", "hi", "sw", "ur"),
-)
+XNLI_LANGUAGES: Final = (*("en", "fr", "es", "de", "el", "bg", "ru", "tr"), *("ar", "vi", "th", "zh", "hi", "sw", "ur"))
 """The languages in the order of the papers' tables."""
 
 LABEL_OF: Final[Mapping[str, str]] = {**{label: label for label in XNLI_LABELS}, "contradictory": "contradiction"}

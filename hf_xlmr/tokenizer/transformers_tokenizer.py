@@ -106,10 +106,7 @@ class XLMRTokenizer(PreTrainedTokenizer):
         return self.exact.framed([token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1])
 
     def get_special_tokens_mask(
-        self,
-        token_ids_0: list[int],
-        token_ids_1: list[int] | None = None,
-        already_has_special_tokens: bool = False,
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
     ) -> list[int]:
         """A mask: 1 for `<s>` and `</s>` that are added, 0 for pieces; for whole sequences, 1 at every special id."""
         if already_has_special_tokens:

@@ -52,7 +52,7 @@ def raise_if_ids_differ(path: Path, content: Mapping[str, object], dictionary: D
     ]
     if differences:
         raise InputError(
-            f"the dictionary is not that of {path}: {', '.join(differences[:SHOWN])} ({len(differences)} ids differ)",
+            f"the dictionary is not that of {path}: {', '.join(differences[:SHOWN])} ({len(differences)} ids differ)"
         )
 
 
