@@ -47,7 +47,8 @@ def staged_folder(output: Path, *, overwrite: bool = False, mark: str = MARK) ->
         draft.mkdir()
         with as_named(draft, str(output)), room_told(output):
             yield draft
-            _flush_tree(draft)
+            for path in [*draft.rglob("*"), draft]:
+                flush_path(path)
         _publish(draft, output, scratch, overwrite=overwrite, mark=mark)
 
 
@@ -104,11 +105,6 @@ def _clear(scratch: Path, output: Path) -> None:
         if (scratch / PREVIOUS).exists() and not output.exists():
             (scratch / PREVIOUS).rename(output)
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _flush_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        flush_path(path)
 
 
 def _publish(draft: Path, output: Path, scratch: Path, *, overwrite: bool, mark: str) -> None:

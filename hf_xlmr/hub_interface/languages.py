@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.errors import (
@@ -52,10 +51,6 @@ class Languages:
         english = ENGLISH if ENGLISH in adapters.languages else None
         return cls(adapters.languages, adapters.default or english)
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.names)}
-
     def number(self, name: str | None) -> int:
         """The number of a language, or for None of the usual one; `_rom` and `_zaw` are dropped, as in fairseq.
 
@@ -66,9 +61,9 @@ class Languages:
                 f"the model has no usual language, so each text must name its own: {', '.join(self.names)}"
             )
         known = str(self.usual) if name is None else fairseq_language(name)
-        if known not in self._numbers:
+        if known not in self.names:
             raise UnknownLanguage(known if name is None else name, self.names)
-        return self._numbers[known]
+        return self.names.index(known)
 
     def name(self, name: str | None) -> str:
         """The name of the adapter for a language. Raises what `number` raises."""

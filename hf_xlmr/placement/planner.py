@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from hf_xlmr.errors import InputError, first_of
 from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, format_size, in_order
 from hf_xlmr.model.families import Task
-from hf_xlmr.model.model_shape import DTYPE_BYTES, INT8, PLANNED_BYTES, Block, ModelShape
+from hf_xlmr.model.model_shape import DTYPE_BYTES, INT8, PLANNED_BYTES, ModelShape
 
 __all__ = [
     "DEFAULT_TOKENS",
@@ -195,28 +195,20 @@ class _Task:
     attention: str
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        return self.shape.blocks
-
-    @cached_property
     def first(self) -> int:
-        return self.blocks[0].nbytes(self.dtype)
+        return self.shape.blocks[0].nbytes(self.dtype)
 
     @cached_property
     def layer(self) -> int:
-        return self.blocks[1].nbytes(self.dtype)
+        return self.shape.blocks[1].nbytes(self.dtype)
 
     @cached_property
     def last(self) -> int:
-        return self.blocks[-1].nbytes(self.dtype)
+        return self.shape.blocks[-1].nbytes(self.dtype)
 
     @cached_property
     def _working_and_scoring(self) -> tuple[int, int]:
         return activation_bytes(self.shape, tokens=self.tokens, dtype=self.dtype, attention=self.attention)
-
-    @property
-    def count(self) -> int:
-        return self.shape.layers
 
     @property
     def visitor(self) -> int:
@@ -299,7 +291,7 @@ def _shared_out(task: _Task, gpus: Mapping[Device, int], *, is_capped: bool) -> 
     if is_capped and any(loads[part.device] > room[part.device] for part in (ends[0], ends[-1])):
         return []
     counts = dict.fromkeys(devices, 0)
-    for _ in range(task.count):
+    for _ in range(task.shape.layers):
         able = [each for each in devices if not is_capped or loads[each] + task.layer <= room[each]]
         if not able:
             return []
@@ -316,13 +308,13 @@ def _spilled(task: _Task, gpus: Mapping[Device, int], budgets: _Budgets) -> list
     devices = list(gpus)
     tried = [_filled(task, {device: gpus[device] for device in devices[start:]}) for start in range(len(devices))]
     best = max(tried, key=lambda parts: sum(part.layers for part in parts), default=[])
-    return [*best, *_tail(task, budgets, task.count - sum(part.layers for part in best))] if best else []
+    return [*best, *_tail(task, budgets, task.shape.layers - sum(part.layers for part in best))] if best else []
 
 
 def _filled(task: _Task, gpus: Mapping[Device, int]) -> list[_Part]:
     """GPUs filled one after the other; the first keeps room for what is brought to it."""
     parts: list[_Part] = []
-    left = task.count
+    left = task.shape.layers
     for device, budget in gpus.items():
         is_main = not parts
         room = budget - task.activations(device, has_first=is_main, has_last=is_main)
@@ -348,14 +340,14 @@ def _tail(task: _Task, budgets: _Budgets, count: int) -> list[_Part]:
 def _computed_on_cpu(task: _Task, budgets: _Budgets) -> Iterator[list[_Part]]:
     """Layouts without a GPU: all in memory, some of it on the disk, all of it on the disk."""
     budget = budgets[CPU]
-    yield [_Part(CPU, task.count, has_first=True, has_last=True)]
+    yield [_Part(CPU, task.shape.layers, has_first=True, has_last=True)]
     if DISK not in budgets or budget is None:
         return
     room = budget - task.activations(CPU, has_first=True, has_last=True) - task.first - task.visitor
     if room >= 0:
-        kept = min(task.count, room // task.layer)
-        yield [_Part(CPU, kept, has_first=True), _Part(DISK, task.count - kept, has_last=True)]
-    yield [_Part(CPU, 0), _Part(DISK, task.count, has_first=True, has_last=True)]
+        kept = min(task.shape.layers, room // task.layer)
+        yield [_Part(CPU, kept, has_first=True), _Part(DISK, task.shape.layers - kept, has_last=True)]
+    yield [_Part(CPU, 0), _Part(DISK, task.shape.layers, has_first=True, has_last=True)]
 
 
 # ---- the account -----------------------------------------------------------------------------------------------------
@@ -391,9 +383,9 @@ def _share(task: _Task, budget: int | None, part: _Part, layers: tuple[int, ...]
         has_last=any(each.has_last for each in computed),
     )
     visitors = _visitors(task, part, parts)
-    blocks = [task.blocks[0]] * part.has_first
-    blocks += [task.blocks[1 + number] for number in layers]
-    blocks += [task.blocks[-1]] * part.has_last
+    blocks = [task.shape.blocks[0]] * part.has_first
+    blocks += [task.shape.blocks[1 + number] for number in layers]
+    blocks += [task.shape.blocks[-1]] * part.has_last
     return DeviceShare(
         device=part.device,
         layers=layers,

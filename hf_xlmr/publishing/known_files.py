@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
 from hf_xlmr.cards.markdown import linked_files
@@ -45,11 +45,6 @@ class KnownFiles:
 
     opened: OpenedFolder
 
-    @property
-    def folder(self) -> Path:
-        """The path of the folder."""
-        return self.opened.path
-
     def __contains__(self, name: str) -> bool:
         """Whether the file `name` (relative to the folder, with slashes) belongs to the model. Raises OSError."""
         if KNOWN.fullmatch(name) or name in self._code:
@@ -67,7 +62,7 @@ class KnownFiles:
         """Whether `hf-xlmr evaluate` wrote the file at `path`, into this folder or a subfolder of any name."""
         for parent in path.parents:
             is_named_so = OF_AN_EVALUATION.fullmatch(path.relative_to(parent).as_posix())
-            if is_named_so and (self.folder / parent / MARK_OF_EVALUATION).is_file():
+            if is_named_so and (self.opened.path / parent / MARK_OF_EVALUATION).is_file():
                 return True
         return False
 
@@ -79,7 +74,7 @@ class KnownFiles:
 
     @cached_property
     def _modules(self) -> frozenset[str]:
-        path = self.folder / MODULES
+        path = self.opened.path / MODULES
         try:
             modules = strict_json(path.read_bytes()) if path.is_file() else []
             return frozenset(str(each["path"]).rstrip("/") for each in modules if each.get("path"))
@@ -99,7 +94,7 @@ class KnownFiles:
     def _object(self, name: str) -> JsonObject:
         """The object in a JSON file; empty if the file is missing or damaged, which doctor reports."""
         try:
-            return self.opened.config if name == CONFIG else json_object(self.folder / name)
+            return self.opened.config if name == CONFIG else json_object(self.opened.path / name)
         except (IntegrityError, OSError):
             return {}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -20,19 +19,16 @@ PREDICTIONS: Final = "predictions"
 README: Final = "README.md"
 
 
-@contextmanager
-def evaluation_folder(output: str | Path | None, *, overwrite: bool) -> Iterator[Path | None]:
+def evaluation_folder(output: str | Path | None, *, overwrite: bool) -> AbstractContextManager[Path | None]:
     """A folder to fill, which takes the name `output` when the block ends well; None for none, or another process.
 
     `overwrite` replaces what an evaluation wrote, and never a model with its scores. Raises InputError.
     """
     if output is None or not is_first_of_all():
-        yield None
-        return
+        return nullcontext()
     from hf_xlmr.files.staging import staged_folder
 
-    with staged_folder(Path(output), overwrite=overwrite, mark=f"{PREDICTIONS}/{README}") as draft:
-        yield draft
+    return staged_folder(Path(output), overwrite=overwrite, mark=f"{PREDICTIONS}/{README}")
 
 
 def predictions_folder(folder: Path, readme: str) -> Path:

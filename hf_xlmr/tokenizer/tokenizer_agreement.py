@@ -54,7 +54,8 @@ def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
         tokenizer.model_max_length = LONG  # Transformers compares it with lengths, and the file may hold any value
         with tokenizer_damage_told(folder):
             _raise_if_longer(folder, getattr(tokenizer, "backend_tokenizer", None))
-        compared = _by_the_file(tokenizer, own) if exact is None else _by_fairseqs_rule(tokenizer, exact, own)
+        by_the_file = (_Ids(repr(text), tokenizer(text)["input_ids"], own[text]) for text in TEXTS if own)
+        compared = by_the_file if exact is None else _by_fairseqs_rule(tokenizer, exact, own)
         with tokenizer_damage_told(folder):  # some classes do not accept strings
             wrong = next((each for each in compared if list(each.given) != list(each.right)), None)
     except HfXlmrError as error:
@@ -111,11 +112,6 @@ def _ids_by_the_file(folder: Path) -> Mapping[str, Sequence[int]]:
         own.no_padding()
         _raise_if_longer(folder, own)
         return {text: own.encode(text).ids for text in (*TEXTS, *DECOMPOSED)}
-
-
-def _by_the_file(tokenizer: Any, own: Mapping[str, Sequence[int]]) -> Iterator[_Ids]:
-    for text in TEXTS if own else ():
-        yield _Ids(repr(text), tokenizer(text)["input_ids"], own[text])
 
 
 def _shown(ids: Sequence[int]) -> str:

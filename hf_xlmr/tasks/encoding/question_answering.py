@@ -202,26 +202,19 @@ def best_answers(
     candidate too, with the lowest score that any window gives `<s>`, and comes first if that score exceeds the best by
     more than the threshold. If there is no candidate, the answer is `empty`, with the score 0, as in those scripts.
     """
-    found: dict[int, list[_Span]] = defaultdict(list)
+    found: dict[int, list[Candidate]] = defaultdict(list)
     nulls: dict[int, float] = {}
     for window, start, end in zip(windows, starts, ends, strict=True):
-        found[window.example] += _spans(window, start, end, options)
+        found[window.example] += _proposed(examples[window.example].context, window, start, end, options)
         null = float(start[0]) + float(end[0])
         nulls[window.example] = min(null, nulls.get(window.example, math.inf))
-    return [_ranked(example, found[index], nulls[index], options) for index, example in enumerate(examples)]
+    return [_ranked(found[index], nulls[index], options) for index in range(len(examples))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """The characters of an answer that a window proposes."""
-
-    first: int
-    end: int
-    score: float
-
-
-def _spans(window: Window, start: np.ndarray, end: np.ndarray, options: QuestionOptions) -> Iterator[_Span]:
-    """The answers that a window proposes, in the order of their first and last tokens' logits."""
+def _proposed(
+    context: str, window: Window, start: np.ndarray, end: np.ndarray, options: QuestionOptions
+) -> Iterator[Candidate]:
+    """The answers that a window proposes, without white space around them, in the order of their tokens' logits."""
     lasts = [place - window.offset for place in _highest(end, options.n_best)]
     for place in _highest(start, options.n_best):
         first = place - window.offset
@@ -229,8 +222,10 @@ def _spans(window: Window, start: np.ndarray, end: np.ndarray, options: Question
             continue
         for last in lasts:
             if first <= last < min(first + options.max_answer, len(window.spans)):
+                text = context[window.spans[first][0] : window.spans[last][1]]
+                begin = window.spans[first][0] + len(text) - len(text.lstrip())
                 score = float(start[place]) + float(end[last + window.offset])
-                yield _Span(window.spans[first][0], window.spans[last][1], score)
+                yield Candidate(text.strip(), begin, begin + len(text.strip()), score)
 
 
 def _highest(logits: np.ndarray, count: int) -> list[int]:
@@ -239,22 +234,15 @@ def _highest(logits: np.ndarray, count: int) -> list[int]:
     return places
 
 
-def _ranked(example: QuestionExample, spans: Sequence[_Span], null: float, options: QuestionOptions) -> list[Candidate]:
-    ranked = _by_text(example, spans)[: options.n_best] or [Candidate(NOTHING_FOUND, 0, 0, 0.0)]
+def _ranked(proposed: Sequence[Candidate], null: float, options: QuestionOptions) -> list[Candidate]:
+    """The highest score first, and the same characters once."""
+    found: dict[tuple[int, int], Candidate] = {}
+    for each in sorted(proposed, key=lambda each: -each.score):
+        if each.text:
+            found.setdefault((each.start, each.end), each)
+    ranked = list(found.values())[: options.n_best] or [Candidate(NOTHING_FOUND, 0, 0, 0.0)]
     if options.null_threshold is not None:
         nothing = Candidate("", 0, 0, null)
         is_better = null - ranked[0].score > options.null_threshold
         ranked = [nothing, *ranked] if is_better else [*ranked, nothing]
     return ranked
-
-
-def _by_text(example: QuestionExample, spans: Sequence[_Span]) -> list[Candidate]:
-    """What the spans say, without white space around it, each once, the highest score first."""
-    found: dict[tuple[int, int], Candidate] = {}
-    for span in sorted(spans, key=lambda span: -span.score):
-        text = example.context[span.first : span.end]
-        start = span.first + len(text) - len(text.lstrip())
-        text = text.strip()
-        if text and (start, start + len(text)) not in found:
-            found[start, start + len(text)] = Candidate(text, start, start + len(text), span.score)
-    return list(found.values())
