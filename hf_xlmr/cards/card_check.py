@@ -13,8 +13,6 @@ from hf_xlmr.hub.hub_errors import quiet_hub
 from hf_xlmr.hub.licences import LICENCES, OTHER
 from hf_xlmr.model.opened_folder import CARD, OpenedFolder
 
-__all__ = ["card_fields", "check_card", "faults_of_metadata"]
-
 TEXTS: Final = ("license", "license_name", "library_name", "pipeline_tag")
 LISTS: Final = ("language", "tags", "datasets", "metrics", "base_model")
 LANGUAGE: Final = re.compile(r"[a-z]{2,3}|multilingual|code")

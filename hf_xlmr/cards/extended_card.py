@@ -8,8 +8,6 @@ from typing import Final
 
 from hf_xlmr.cards.markdown import as_yaml
 
-__all__ = ["extended_card"]
-
 METADATA: Final = re.compile(rb"\A---\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 HEADING: Final = re.compile(rb"^## ", re.MULTILINE)
 TAGS: Final = re.compile(rb"^tags:[ \t]*\r?\n((?:[ \t]*- [^\r\n]*\r?\n)*)", re.MULTILINE)

@@ -10,8 +10,6 @@ from importlib.resources import files
 
 from hf_xlmr.errors import printable
 
-__all__ = ["definitions", "escape", "style", "table", "time_of_writing"]
-
 
 def escape(text: str) -> str:
     """A text of any origin in HTML, as it reads."""

@@ -14,8 +14,6 @@ from hf_xlmr.errors import printable
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-__all__ = ["as_code", "as_text", "as_yaml", "linked_files"]
-
 MARKS: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|&~$"})
 BLOCK: Final = re.compile(r"(\s*)(?:([#=]|[+-](?=[\s-]))|(\d{1,9})([.)](?=\s|$)))")
 """The characters that begin a heading, a list or a rule at the beginning of a line."""

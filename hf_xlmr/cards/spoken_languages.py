@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from hf_xlmr.cards.markdown import as_code
 
-__all__ = ["about_languages", "example_language", "language_number", "spoken_by"]
-
 
 def spoken_by(config: Mapping[str, object]) -> tuple[str, ...]:
     """The languages that an X-MOD has adapters for; none for other models."""

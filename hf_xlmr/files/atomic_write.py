@@ -12,8 +12,6 @@ from typing import Final
 
 from hf_xlmr.files.fsync import flush, room_told
 
-__all__ = ["replace_content", "replace_keeping"]
-
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # never through a link, and never over another file
 
 

@@ -8,8 +8,6 @@ from typing import Final
 
 from hf_xlmr.errors import InputError
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "make_cache_folder"]
-
 CACHE_VARIABLE: Final = "HF_XLMR_CACHE"
 OWN: Final = 0o700  # other users could read what was converted, or replace what is loaded again
 

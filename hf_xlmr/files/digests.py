@@ -11,8 +11,6 @@ from typing import Final
 from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.cache_folder import cache_folder, make_cache_folder
 
-__all__ = ["read_sha256", "sha256_of"]
-
 DIGESTS: Final = "digests"  # in the cache folder
 BLOCK: Final = 1 << 20
 REMEMBERED: Final = 1 << 20  # bytes from which on a file takes longer to read than a note on it

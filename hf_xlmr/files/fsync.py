@@ -11,8 +11,6 @@ from typing import IO
 
 from hf_xlmr.errors import NO_ROOM, told_plainly
 
-__all__ = ["copy_contents", "flush", "flush_path", "room_told", "told_with_place"]
-
 
 def flush(file: IO[bytes]) -> None:
     """See that what was written is on the disk."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from json.decoder import JSONDecoder
 from typing import Final, NamedTuple
 
-__all__ = ["field_of", "with_fields"]
-
 SPACE: Final = " \t\r\n"
 
 

@@ -12,8 +12,6 @@ from typing import Any, Final, TypeAlias
 
 from hf_xlmr.errors import IntegrityError
 
-__all__ = ["LARGEST", "JsonObject", "json_object", "object_of", "strict_json"]
-
 JsonObject: TypeAlias = Mapping[str, Any]
 """An object of a JSON file, such as config.json: nobody knows the types of its values before looking."""
 

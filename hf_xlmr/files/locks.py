@@ -10,8 +10,6 @@ from pathlib import Path
 
 from hf_xlmr.errors import InputError
 
-__all__ = ["locked"]
-
 
 @contextmanager
 def locked(path: Path, *, waits: bool = True) -> Iterator[None]:

@@ -10,19 +10,6 @@ from typing import Final, TypeAlias
 
 from hf_xlmr.errors import InputError
 
-__all__ = [
-    "CPU",
-    "DISK",
-    "Device",
-    "MaxMemory",
-    "available_memory",
-    "device_label",
-    "format_size",
-    "in_order",
-    "parse_max_memory",
-    "parse_size",
-]
-
 Device: TypeAlias = int | str
 """The number of a GPU, `cpu` or `disk`."""
 MaxMemory: TypeAlias = Mapping[Device, int | str | None]

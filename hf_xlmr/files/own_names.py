@@ -9,8 +9,6 @@ from typing import Final
 
 from hf_xlmr.errors import InputError
 
-__all__ = ["DEMO", "NAMES", "RELEASE_NAMES", "is_there", "own_name"]
-
 logger = logging.getLogger(__name__)
 
 DEMO: Final = "demo"

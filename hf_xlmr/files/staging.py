@@ -17,8 +17,6 @@ from hf_xlmr.errors import InputError, as_named
 from hf_xlmr.files.fsync import flush_path, room_told
 from hf_xlmr.files.locks import locked
 
-__all__ = ["sizes_in", "staged_folder"]
-
 LOCK: Final = "lock"
 DRAFT: Final = "draft"
 PREVIOUS: Final = "previous"

@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 
     from huggingface_hub.errors import HfHubHTTPError
 
-__all__ = [
-    "SMALLER_FILES",
-    "TOKENS",
-    "HubRefusal",
-    "NotOnTheHub",
-    "hub_utils",
-    "not_understood",
-    "quiet_hub",
-    "told_by_the_hub",
-]
-
 TOKENS: Final = "https://huggingface.co/settings/tokens"
 NO_TOKEN: Final = (
     f"there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write (from {TOKENS})"

@@ -8,8 +8,6 @@ from importlib import import_module
 from threading import Thread
 from typing import Final, TypeVar
 
-__all__ = ["interruptible"]
-
 Result = TypeVar("Result")
 
 HEARD_AFTER: Final = 0.2  # seconds; Windows handles Ctrl-C only between waits

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["LICENCES", "OTHER"]
-
 OTHER: Final = "other"
 """The id of a licence that is not in the list; the field `license_name` has its name."""
 # https://huggingface.co/docs/hub/repositories-licenses

@@ -14,8 +14,6 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AlignedFeatures", "align_features", "align_pieces", "split_words"]
-
 Span = tuple[int, int]
 
 

@@ -17,8 +17,6 @@ from hf_xlmr.errors import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["collate_tokens"]
-
 
 class NoMultiple(InputError, ZeroDivisionError):
     """A length that is to be a multiple of 0."""

@@ -18,8 +18,6 @@ from hf_xlmr.hub_interface.languages import Languages, adapters_of_network, let_
 from hf_xlmr.hub_interface.module_view import Options, View, view_of
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 
-__all__ = ["ClassificationHead", "Encoder", "HeadOptions", "UnknownHead", "own_head_layers"]
-
 OFFLOADED = (
     "the model is offloaded: its weights are on the CPU or the disk, where no state_dict holds or fills them and "
     "nothing trains them; load it again on one device (device=) for that, or take model.classification_heads alone"

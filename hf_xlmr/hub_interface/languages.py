@@ -20,8 +20,6 @@ from hf_xlmr.model.families import XMOD
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Languages", "UnknownLanguage", "adapters_of_network", "let_adapters_autocast"]
-
 OF_CODES: Final[Mapping[str, str]] = {"zh": "zh_cn"}  # where a model can have several languages of a code
 HOW_TO_SAY: Final = "give a list of languages, one for each row, such as ['sw_KE', 'en_XX']"
 

@@ -29,8 +29,6 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ModelFiles", "find_model", "raise_if_no_path"]
-
 FIXED: Mapping[str, tuple[object, ...]] = {  # fields of config.json that change the answers, or break the calls
     "pad_token_id": (1,),
     "is_decoder": (False,),

@@ -15,8 +15,6 @@ from hf_xlmr.model.families import LAYER_LINEARS, family_of
 if TYPE_CHECKING:
     from hf_xlmr.hub_interface.encoder import Encoder
 
-__all__ = ["Layers", "Options", "View", "view_of"]
-
 OPTIONS = {
     "encoder_layers": "num_hidden_layers",
     "encoder_embed_dim": "hidden_size",

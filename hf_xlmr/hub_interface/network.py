@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoadingPlan", "Placing", "check_loading", "load_encoder", "plan_loading"]
-
 AUTO = "auto"
 MOST_TOKENS = 1 << 31  # of a batch
 BUDGETS = "give a dictionary of devices and sizes, such as {0: '24GiB', 'cpu': '64GiB', 'disk': 'unlimited'}"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import torch
     from sentencepiece import SentencePieceProcessor
 
-__all__ = ["FairseqTask", "SentencepieceBpe", "SourceDictionary"]
-
 JOINERS: Mapping[str, str] = {"sentencepiece": "\u2581", "wordpiece": "_", "letter": "|", "_EOW": "_EOW"}
 """What stands for a space between words, by fairseq's names for the ways to cut them."""
 SUBWORD_NMT = "@@ "

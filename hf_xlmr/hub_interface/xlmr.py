@@ -31,8 +31,6 @@ from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.dictionary import MASK
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer, text_of_ids, text_of_symbols
 
-__all__ = ["XLMR", "TokensTooLong", "UnknownHead"]
-
 WORD_BEGIN = "\u2581"
 HOW_TO_GET_TOKENS = "encode gives them for a text, collate_tokens for several"
 SENTENCE_TASKS = ("sentence_prediction", "sentence_ranking")  # of fairseq's; only these limit the length themselves

@@ -8,11 +8,6 @@ from typing import Final
 
 from hf_xlmr.errors import IntegrityError
 
-__all__ = [
-    *("ADAPTER_LINEARS", "ADAPTER_NORM", "ENGLISH", "RELEASE_LANGUAGES", "Adapters", "adapters_of_config"),
-    *("are_languages", "fairseq_language", "is_language"),
-]
-
 ADAPTER_LINEARS: Final = (("fc1", "dense1", ("adapter", "hidden")), ("fc2", "dense2", ("hidden", "adapter")))
 """fairseq's name within an adapter, Transformers' name, and the shape of the weight."""
 ADAPTER_NORM: Final = ("adapter_layer_norm", "output.adapter_layer_norm")

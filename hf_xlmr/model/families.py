@@ -7,20 +7,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-__all__ = [
-    "BASE_SIZES",
-    "FAMILIES",
-    "LAYER_LINEARS",
-    "POST_NORM",
-    "PRE_NORM",
-    "PRE_NORM_WITH_EMBEDDING_NORM",
-    "XMOD",
-    "XMOD_PRE_NORM",
-    "Family",
-    "Task",
-    "family_of",
-]
-
 
 class Task(Enum):
     """What a Transformers class is for; the value is the ending of its name."""

@@ -11,8 +11,6 @@ from typing import BinaryIO, Final
 from hf_xlmr.errors import told_plainly
 from hf_xlmr.model.safetensors_files import read_header
 
-__all__ = ["fingerprint"]
-
 SMALL: Final = 1 << 20  # bytes of a tensor that is read in whole: every bias and norm, which some train alone
 SAMPLES: Final = 16  # of each larger tensor, evenly spread from its first byte to its last: training changes all of it
 SAMPLE_BYTES: Final = 4096

@@ -13,17 +13,6 @@ from hf_xlmr import __version__
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import JsonObject, object_of
 
-__all__ = [
-    "ADOPTED",
-    "CONVERSION",
-    "FINETUNING",
-    "ConversionRecord",
-    "conversion_record_text",
-    "finetuning_record_text",
-    "read_kept",
-    "record_fields",
-]
-
 CONVERSION: Final = "fairseq/conversion.json"
 FINETUNING: Final = "finetuning.json"
 ADOPTED: Final = "adopted"

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
-__all__ = ["HeadKind", "Reading", "is_multi_label", "kind_of_head"]
-
 
 class HeadKind(Enum):
     """What a head reads; the value says it in words."""

@@ -21,23 +21,6 @@ from hf_xlmr.model.adapters import (
 )
 from hf_xlmr.model.families import BASE_SIZES, FAMILIES, LAYER_LINEARS, PRE_NORM, XMOD, Family, Task, family_of
 
-__all__ = [
-    "DTYPE_BYTES",
-    "HEAD_PARTS",
-    "INT8",
-    "PLANNED_BYTES",
-    "POSITION_OFFSET",
-    "RELEASE_CONFIGS",
-    "Block",
-    "ModelShape",
-    "Tensor",
-    "config_file",
-    "count_of",
-    "label_count",
-    "shape_of_config",
-    "shape_of_folder",
-]
-
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 INT8: Final = "int8"
 PLANNED_BYTES: Final = {**DTYPE_BYTES, INT8: 4}

@@ -14,8 +14,6 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.files.json_files import LARGEST, JsonObject, object_of
 from hf_xlmr.model.folder_records import CONVERSION, FINETUNING, ConversionRecord, record_fields
 
-__all__ = ["CARD", "CONFIG", "FileState", "OpenedFolder"]
-
 CARD: Final = "README.md"
 CONFIG: Final = "config.json"
 BLOCK: Final = 1 << 20

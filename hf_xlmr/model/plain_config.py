@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
 
-__all__ = [
-    "ATTENTIONS",
-    "REACHING",
-    "config_damage_told",
-    "plain_config",
-    "raise_if_adapter",
-    "raise_if_without_pooler",
-    "reaching_fields",
-    "read_fields",
-]
-
 CONFIG: Final = "config.json"
 ADAPTER: Final = "adapter_config.json"
 ATTENTIONS: Final = (None, "eager", "sdpa")

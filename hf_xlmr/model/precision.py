@@ -12,17 +12,6 @@ import torch
 
 from hf_xlmr.errors import InputError
 
-__all__ = [
-    "DTYPES",
-    "device_name",
-    "dtype_name",
-    "is_native",
-    "native_dtype",
-    "wanted_dtype",
-    "warn_of_emulation",
-    "without_emulation",
-]
-
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NATIVE_ON_CPU: Final = {  # by torch.cpu.get_capabilities, x86 and ARM
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16"),

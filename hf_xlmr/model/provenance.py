@@ -13,16 +13,6 @@ from hf_xlmr.model.families import family_of
 from hf_xlmr.model.folder_records import ADOPTED, CONVERSION, FINETUNING
 from hf_xlmr.model.opened_folder import CONFIG, OpenedFolder
 
-__all__ = [
-    "Standing",
-    "changed_weights",
-    "deciding_differences",
-    "held_to_record",
-    "holds_recorded_weights",
-    "other_network",
-    "standing_of",
-]
-
 KEPT: Final = "fairseq/"
 OF_CLASSES: Final = "fairseq/label/"
 DECIDING: Final = (

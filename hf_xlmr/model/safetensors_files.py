@@ -13,10 +13,6 @@ from typing import BinaryIO, Final
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object, strict_json
 
-__all__ = [
-    *("LFS_POINTER", "POINTER_TOLD", "TensorEntry", "file_header", "raise_if_not_text", "read_header", "shards_of")
-]
-
 LFS_POINTER: Final = b"version "  # its first bytes, which a safetensors file would need petabytes to begin with
 POINTER_TOLD: Final = "{} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
 LARGEST_HEADER: Final = 100_000_000  # bytes, as in the format's own library

@@ -15,8 +15,6 @@ from hf_xlmr.model.safetensors_files import LFS_POINTER, POINTER_TOLD, raise_if_
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ALIGNMENT", "OffloadedWeights", "StoredWeight", "opened", "present_name"]
-
 # Of a weight's first byte. From other places MKL adds up in another order: the last bits of a product differ.
 ALIGNMENT: Final = 64
 # What Transformers 5.0 to 5.7 saves a LayerNorm's weight and bias as (TensorFlow's BERT); each release reads both.

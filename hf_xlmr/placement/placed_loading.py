@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = [
-    "check_network",
-    "checked_sources",
-    "files_of_weights",
-    "load_placed",
-    "load_whole",
-    "read_weights",
-    "shape_held",
-    "stored_dtype",
-    "weight_on",
-    "without_absent",
-]
-
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 NO_SHARED_BASE: Final = ("lm_head.", "classifier.", "qa_outputs.")

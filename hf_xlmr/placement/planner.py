@@ -12,18 +12,6 @@ from hf_xlmr.files.memory import CPU, DISK, Device, MaxMemory, device_label, for
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.model_shape import DTYPE_BYTES, INT8, PLANNED_BYTES, ModelShape
 
-__all__ = [
-    "DEFAULT_TOKENS",
-    "DeviceShare",
-    "DoesNotFit",
-    "Placement",
-    "activation_bytes",
-    "check_device_map",
-    "lay_out",
-    "place_of",
-    "plan_placement",
-]
-
 Place = TypeVar("Place")
 DEFAULT_TOKENS: Final = 4096  # eight texts of the longest kind
 FEWEST_TOKENS: Final = 512  # one text: a plan for less is of no use

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from hf_xlmr.publishing.pushing import PushPlan, PushReport, Standing, plan_push, push
+from hf_xlmr.model.provenance import Standing
+from hf_xlmr.publishing.pushing import PushPlan, PushReport, plan_push, push
 
 __all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]

@@ -26,8 +26,6 @@ from hf_xlmr.progress import SILENT, Progress, ProgressTask
 from hf_xlmr.publishing.known_files import KnownFiles
 from hf_xlmr.publishing.secret_files import SecretFinder, is_name_of_secret
 
-__all__ = ["WEIGHTS", "FolderToPush", "LocalFile", "hashed", "look_at", "raise_if_touched"]
-
 KEPT: Final = "fairseq"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
 INDEX: Final = "model.safetensors.index.json"

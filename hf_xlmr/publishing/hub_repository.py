@@ -17,8 +17,6 @@ from hf_xlmr.publishing.folder_to_push import WEIGHTS, LocalFile
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
 
-__all__ = ["MAIN", "Account", "Differences", "HubState", "RemoteFile", "Target", "account_of", "check_on_hub"]
-
 MAIN: Final = "main"
 LIBRARY: Final = "hf_xlmr"
 MOST_ASKED: Final = 256  # files in one request, as in huggingface_hub

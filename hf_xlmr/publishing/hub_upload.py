@@ -17,8 +17,6 @@ from hf_xlmr.publishing.hub_repository import MAIN, Differences, HubState, Remot
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
-__all__ = ["Published", "Upload"]
-
 GITIGNORE: Final = ".gitignore"
 NOTHING_PUBLISHED: Final = "; nothing is published yet, and files that were sent are not sent again"
 

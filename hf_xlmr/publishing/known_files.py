@@ -13,8 +13,6 @@ from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import JsonObject, json_object, strict_json
 from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
 
-__all__ = ["KnownFiles"]
-
 KNOWN: Final = re.compile(
     "|".join(
         (

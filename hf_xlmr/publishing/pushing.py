@@ -21,8 +21,6 @@ from hf_xlmr.publishing.hub_upload import Upload
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["PushPlan", "PushReport", "Standing", "plan_push", "push"]
-
 BRANCH: Final = re.compile(r"\w(?:[\w./-]{0,98}\w)?", re.ASCII)
 WHAT_STAYS: Final[Mapping[str, str]] = {
     "adapter_config.json": "adapter_config.json stays in the repository, and Transformers with peft adds its adapter "

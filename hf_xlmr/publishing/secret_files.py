@@ -10,8 +10,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-__all__ = ["SecretFinder", "is_name_of_secret"]
-
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -13,8 +13,6 @@ from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_plot import plot_results
 from hf_xlmr.tasks.results_table import tables_of
 
-__all__ = ["evaluation_folder", "predictions_folder", "write_results"]
-
 PREDICTIONS: Final = "predictions"
 README: Final = "README.md"
 

@@ -14,8 +14,6 @@ from hf_xlmr.files.json_files import json_object
 from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary, fillers
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
 
-__all__ = ["AddedTokens", "CutText", "names_added_tokens"]
-
 FAIRSEQS: Final = frozenset({*SPECIAL_SYMBOLS, MASK})
 TOKENIZER: Final = "tokenizer.json"
 SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json")

@@ -11,8 +11,6 @@ from types import MappingProxyType
 
 from hf_xlmr.errors import InputError, InputIndexError
 
-__all__ = ["MASK", "PAD_INDEX", "SPECIAL_SYMBOLS", "Dictionary"]
-
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
 SPECIAL_SYMBOLS = (BOS, PAD, EOS, UNK)  # fairseq.data.Dictionary adds these four before it reads any line

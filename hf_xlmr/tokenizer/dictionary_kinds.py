@@ -9,8 +9,6 @@ from typing import Final
 
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
 
-__all__ = ["FILLER_NAME", "DictionaryKind", "kind_of_dictionary"]
-
 SPACE: Final = "\u2581"  # SentencePiece's mark before each word
 BYTE_SPACE: Final = "\u0120"  # GPT-2's letter for the byte of a space
 PRINTABLE: Final = frozenset((*range(32, 127), *range(161, 173), *range(174, 256)))

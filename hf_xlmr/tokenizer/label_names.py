@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from hf_xlmr.errors import InputError
 from hf_xlmr.tokenizer.dictionary import SPECIAL_SYMBOLS, Dictionary
 
-__all__ = ["label_lines"]
-
 
 def label_lines(names: Sequence[str], *, place: str) -> bytes:
     """The content of a label/dict.txt with the `names` of id2label in their order.

@@ -10,8 +10,6 @@ from typing import Any
 from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
 
-__all__ = ["plain_tokenizer", "quiet_transformers", "tokenizer_damage_told"]
-
 
 def plain_tokenizer(folder: Path, *, is_checked: bool = False) -> Any:
     """Load the tokenizer of `folder` with AutoTokenizer, after a check of its rules against limits.

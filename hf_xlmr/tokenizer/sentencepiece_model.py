@@ -37,16 +37,6 @@ SILENT: Final = 4  # a level of absl's logging above FATAL, the highest level of
 FILE_NAME: Final = "sentencepiece.bpe.model"
 PLACES: Final = ("fairseq", "")  # subfolders of a Transformers folder that may have one, in order of priority
 
-__all__ = [
-    "ALL_BYTES",
-    "ModelType",
-    "Normalization",
-    "PieceType",
-    "SentencePieceModel",
-    "check_models_of",
-    "import_sentencepiece",
-]
-
 
 class ModelType(IntEnum):
     """The type of a model: TrainerSpec.ModelType of sentencepiece_model.proto."""

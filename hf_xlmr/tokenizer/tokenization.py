@@ -21,8 +21,6 @@ from hf_xlmr.tokenizer.sentencepiece_model import ALL_BYTES, PieceType, Sentence
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ExactTokenizer", "text_of_ids", "text_of_symbols"]
-
 TEXTS_AT_ONCE: Final = 1024  # texts of a batch whose pieces are in memory together
 TEXTS_PER_THREAD: Final = 64  # fewer take less time than starting a thread does
 LAST_SPACE: Final = 0x3000  # the highest code of white space in Unicode

@@ -12,8 +12,6 @@ from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, tokenizer_damage_
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
 
-__all__ = ["disagreement_of"]
-
 TEXTS: Final = (  # composed letters and no run of one letter: here the tokenizers library equals SentencePiece
     "The train leaves at night.",
     "Der Zug fährt um 9:30 Uhr ab, Größe XL!",

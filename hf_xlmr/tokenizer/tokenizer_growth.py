@@ -16,8 +16,6 @@ from typing import Final, NamedTuple
 from hf_xlmr.errors import IntegrityError
 from hf_xlmr.files.json_files import JsonObject, json_object
 
-__all__ = ["raise_if_texts_explode"]
-
 PATTERN: Final = "tokenizer.*json"  # also tokenizer.4.0.0.json, which Transformers prefers if it is listed
 SETTINGS: Final = "tokenizer_config.json"
 OTHER_SETTINGS: Final = "special_tokens_map.json"

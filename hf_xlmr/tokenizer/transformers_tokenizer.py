@@ -18,8 +18,6 @@ from hf_xlmr.tokenizer.added_tokens import names_added_tokens
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, MASK, PAD, UNK, Dictionary
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer, text_of_symbols
 
-__all__ = ["XLMRTokenizer"]
-
 SPECIAL_TOKENS: Final = {
     "bos_token": BOS,
     "cls_token": BOS,

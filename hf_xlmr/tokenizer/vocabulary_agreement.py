@@ -11,8 +11,6 @@ from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.tokenizer.dictionary import PAD, PAD_INDEX, UNK, UNK_INDEX, Dictionary
 from hf_xlmr.tokenizer.dictionary_kinds import FILLER_NAME
 
-__all__ = ["ids_of_tokenizer", "raise_if_ids_differ"]
-
 FIXED: Final = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # no line of a dictionary moves these two
 SHOWN: Final = 3
 

@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     import pyarrow
     import torch
 
-__all__ = [
-    "IGNORED",
-    "PAIR_MARKS",
-    "Features",
-    "Row",
-    "TaggedSpan",
-    "batches_of",
-    "collate",
-    "digest_of",
-    "encode_pairs",
-    "encode_words",
-    "in_language",
-    "label_ids",
-    "tag_ids",
-    "without_labels",
-]
-
 T = TypeVar("T")
 Row: TypeAlias = Mapping[str, "list[int] | int"]
 """`input_ids`, the labels (a number, or one for each token), and for an X-MOD the number of the language."""

@@ -18,8 +18,6 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Candidate", "QuestionOptions", "Window", "best_answers", "encode_questions", "row_of", "windows_of"]
-
 CONTEXTS_KEPT: Final = 64  # questions about one text follow each other
 NOTHING_FOUND: Final = "empty"  # the official scripts' answer where no token of the context is among the best
 TIE_BREAK: Final = 0.01  # of the size of a window, as BERT's and XTREME's scripts weigh it

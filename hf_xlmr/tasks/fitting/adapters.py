@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["ADAPTER_FILES", "LORA", "LoraRecipe", "check_peft", "check_rank", "merged", "with_adapters"]
-
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 

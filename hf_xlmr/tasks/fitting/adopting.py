@@ -29,8 +29,6 @@ from hf_xlmr.tasks.fitting.finetuned_folder import FROM_THE_MODEL, KEPT, OF_CLAS
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["Adoption", "adopt", "adopting_callback"]
-
 logger = logging.getLogger(__name__)
 
 TOKENIZER: Final = "tokenizer.json"

@@ -8,8 +8,6 @@ from typing import BinaryIO, Final, Literal
 
 from hf_xlmr.model.safetensors_files import read_header
 
-__all__ = ["are_unknown", "repeat_unknown_row"]
-
 EMBEDDING: Final = "embeddings.word_embeddings.weight"
 UNKNOWN: Final = 3  # fairseq's id of <unk>, which no dictionary moves
 

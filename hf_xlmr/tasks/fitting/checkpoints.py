@@ -14,8 +14,6 @@ from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.files.digests import read_sha256
 from hf_xlmr.files.json_files import json_object
 
-__all__ = ["checkpoint_name", "last_checkpoint", "record_checkpoint", "share_weights"]
-
 logger = logging.getLogger(__name__)
 
 NAME: Final = re.compile(r"checkpoint-([0-9]{1,18})")

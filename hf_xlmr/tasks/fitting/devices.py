@@ -10,8 +10,6 @@ from hf_xlmr.errors import InputError
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["check_bfloat16", "on_one_device"]
-
 NO_BFLOAT16: Final = (
     "bf16=True: this machine has no GPU that computes in bfloat16; leave it out, or give cpu=True as well, which "
     "computes in bfloat16 on the CPU"

@@ -17,8 +17,6 @@ from hf_xlmr.tasks.kinds.task import Use
 if TYPE_CHECKING:
     from hf_xlmr.tasks.fitting.finetuned_folder import FinetuningReport
 
-__all__ = ["adopted_card", "base_model_of", "finetuned_card"]
-
 USE: Final = """## Use
 
 The code runs in this folder, without hf_xlmr; from elsewhere, replace `"."` by the path of the folder or its id on the

@@ -28,8 +28,6 @@ from hf_xlmr.tasks.mlqa import told_ids
 from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import put_results_in_card
 
-__all__ = ["FinetunedFolder", "FinetuningReport"]
-
 CHECKPOINTS: Final = "checkpoints"
 RECORD: Final = "run.json"
 RECORD_PART: Final = "run.json.part"

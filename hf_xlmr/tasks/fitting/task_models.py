@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["TaskHead", "freeze_language_adapters", "head_of", "is_wide", "load_network", "longest_text"]
-
 OF_OTHER_HEADS: Final = ("lm_head.", "classifier.", "qa_outputs.", "pooler.")
 OF_ADAPTERS: Final = ("adapter_modules", "adapter_layer_norm")
 WIDE: Final = 2048  # from this width on a model is one of the XL kind: XL has 2560, XXL 4096, large 1024

@@ -11,7 +11,6 @@ from transformers import TrainerCallback, TrainerState
 from hf_xlmr.progress import Progress, ProgressTask
 
 Logs: TypeAlias = Mapping[str, float] | None
-__all__ = ["CheckpointCallback", "ProgressCallback"]
 
 
 class ProgressCallback(TrainerCallback):

@@ -14,8 +14,6 @@ from hf_xlmr.files.own_names import DEMO, own_name
 from hf_xlmr.tasks.mlqa import Misalignment
 from hf_xlmr.tasks.xnli import WithoutLabel
 
-__all__ = ["DataSource", "Gathered", "Reading"]
-
 LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,3})?"
 NAMED: Final = re.compile(rf"(?P<language>{LANGUAGE})=(?P<source>.+)", re.DOTALL | re.IGNORECASE)
 

@@ -17,8 +17,6 @@ from hf_xlmr.tasks.kinds.task import SOURCES, ByKey, CardFacts, Coding, Network,
 from hf_xlmr.tasks.metrics import MLQA_RULES, mlqa_rules, score_answers, unanswered_rules
 from hf_xlmr.tasks.mlqa import QuestionExample, open_questions, told_ids
 
-__all__ = ["TASK", "Mlqa", "key_of_pair", "languages_of_pair"]
-
 
 def languages_of_pair(key: str) -> tuple[str, str]:
     """The languages of context and question in a key of MLQA's scores: `en-de`, or `en` if they are the same."""

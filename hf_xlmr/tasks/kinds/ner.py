@@ -14,8 +14,6 @@ from hf_xlmr.tasks.kinds.task import ByKey, CardFacts, Coding, Network, Recipe, 
 from hf_xlmr.tasks.metrics import score_entities
 from hf_xlmr.tasks.ner import NerExample, check_tags, open_ner
 
-__all__ = ["TASK", "Ner"]
-
 CONLL_LANGUAGES: Final = ("en", "nl", "es", "de")
 XTREME_LANGUAGES: Final = (
     *("en", "af", "ar", "bg", "bn", "de", "el", "es", "et", "eu"),

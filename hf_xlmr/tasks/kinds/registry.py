@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from hf_xlmr.tasks.kinds.task import AnyTask
     from hf_xlmr.tasks.training import FinetuningOptions
 
-__all__ = ["TASKS", "check_options_of_task", "task_of"]
-
 HOMES: Final = {
     "xnli": "hf_xlmr.tasks.kinds.xnli",
     "mlqa": "hf_xlmr.tasks.kinds.mlqa",

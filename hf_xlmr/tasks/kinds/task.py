@@ -19,11 +19,6 @@ from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    *("SOURCES", "AnyTask", "ByKey", "CardFacts", "Coding", "Logits", "Network", "Published", "Recipe", "Scoring"),
-    *("Setting", "Task", "Use"),
-]
-
 Setting = str | int | float | bool
 Example = TypeVar("Example")
 Prediction = TypeVar("Prediction")

@@ -12,8 +12,6 @@ from hf_xlmr.tasks.kinds.inputs import DataSource, Gathered, Reading
 from hf_xlmr.tasks.kinds.registry import task_of
 from hf_xlmr.tasks.kinds.task import AnyTask
 
-__all__ = ["MissingLanguages", "TaskData", "gather", "read_task_data", "sources_of"]
-
 
 class MissingLanguages(InputError):
     """Languages that were asked for, and that the data lack."""

@@ -14,8 +14,6 @@ from hf_xlmr.tasks.kinds.task import SOURCES, ByKey, CardFacts, Coding, Network,
 from hf_xlmr.tasks.metrics import accuracy
 from hf_xlmr.tasks.xnli import XNLI_LABELS, XNLI_LANGUAGES, Unlabelled, XnliExample, check_order, open_xnli
 
-__all__ = ["TASK", "Xnli"]
-
 LABELS: Final = "labels.tsv"
 CONFUSION: Final = "confusion.tsv"
 
