@@ -112,9 +112,6 @@ def format_size(count: int | None) -> str:
     return f"{count} B" if unit == "B" else f"{count / UNITS[unit]:.2f} {unit}"
 
 
-# ---- this machine ----------------------------------------------------------------------------------------------------
-
-
 def available_memory() -> dict[Device, int | None]:
     """What this machine has free now: each GPU, the CPU, and the disk without a limit, as weights stay in their files.
 

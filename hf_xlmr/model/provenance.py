@@ -146,9 +146,6 @@ def _of_options(folder: Path) -> dict[str, object]:
     return {name: (OF_ANY_TRAINING[name] or {}).get(str(value), value) for name, value in told.items()}
 
 
-# ---- what is compared ------------------------------------------------------------------------------------------------
-
-
 def _raise_if_other_weights(folder: Path, hashes: Mapping[str, str], recorded: Mapping[str, object]) -> None:
     held = {name: known for name, known in hashes.items() if _is_shard(name)}
     if changed := sorted(name for name in held.keys() | recorded.keys() if held.get(name) != recorded.get(name)):

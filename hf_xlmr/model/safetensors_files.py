@@ -91,9 +91,6 @@ def shards_of(index: Path) -> dict[str, str]:
     return listed
 
 
-# ---- the header ------------------------------------------------------------------------------------------------------
-
-
 def _entries(header: bytes, path: Path, *, start: int) -> Iterator[tuple[str, TensorEntry]]:
     """Every tensor of a header, whose bytes are from `start` on. Raises IntegrityError."""
     try:

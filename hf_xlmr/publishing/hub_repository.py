@@ -195,9 +195,6 @@ class Differences:
         return not self.sent and not self.deleted
 
 
-# ---- checks before anything is sent ----------------------------------------------------------------------------------
-
-
 class Account(NamedTuple):
     """The account that the token belongs to."""
 

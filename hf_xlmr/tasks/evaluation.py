@@ -185,9 +185,6 @@ def evaluate_data(
     return Evaluation(results, predictions)
 
 
-# ---- a language ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Scorer:
     """A network and what turns its answers into scores."""

@@ -47,7 +47,6 @@ def _check_counts(what: str, n_predicted: int, n_expected: int) -> None:
         raise InputError("there are no examples to score")
 
 
-# ---- answers to questions --------------------------------------------------------------------------------------------
 IOBES_OF: Final = {"L-": "E-", "U-": "S-"}
 
 
@@ -189,9 +188,6 @@ def _f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
         return 0.0
     precision, recall = n_common / len(predicted), n_common / len(expected)
     return 2 * precision * recall / (precision + recall)
-
-
-# ---- entities --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,6 @@ class TaskResults:
             raise InputError(printable(f"{path} holds no results of a task: this is not UTF-8")) from error
 
 
-# ---- what must hold --------------------------------------------------------------------------------------------------
-
 KINDS: Final[Mapping[str, type]] = {
     "task": str,
     "model": str,

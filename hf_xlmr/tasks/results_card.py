@@ -109,9 +109,6 @@ def _with_section(text: str, section: str, marks: tuple[str, str], line_end: str
     return text + gap + section + line_end
 
 
-# ---- metadata --------------------------------------------------------------------------------------------------------
-
-
 def _with_metadata(text: str, results: TaskResults, path: Path, *, dataset: str | None, line_end: str) -> str:
     """The card with its `model-index` renewed; all other lines of the metadata are left as they were written."""
     found = METADATA.match(text)

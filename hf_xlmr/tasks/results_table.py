@@ -106,9 +106,6 @@ def is_cross_lingual(results: TaskResults) -> bool:
     return any(len(set(TASKS[results.task].languages_of(key))) > 1 for key in results.scores)
 
 
-# ---- a row per model -------------------------------------------------------------------------------------------------
-
-
 def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable:
     task = several[0].task
     languages_of = TASKS[task].languages_of
@@ -150,9 +147,6 @@ def _published_row(published: Published, languages: Sequence[str]) -> tuple[str,
     return f"{published.model} ({published.trained_on})", *cells, _percent(published.average)
 
 
-# ---- contexts by questions -------------------------------------------------------------------------------------------
-
-
 def _matrix(results: TaskResults) -> ResultsTable:
     """A row for each language of contexts, a column for each of questions, and the means of both."""
     task, languages_of = results.task, TASKS[results.task].languages_of
@@ -189,9 +183,6 @@ def _published_alone(task: str, languages: Sequence[str]) -> ResultsTable:
         rows=tuple(_published_row(each, languages) for each in scoring.published),
         notes=_sources(task, is_wanted=True),
     )
-
-
-# ---- notes -----------------------------------------------------------------------------------------------------------
 
 
 def _notes(several: Sequence[TaskResults]) -> list[str]:

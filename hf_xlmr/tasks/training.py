@@ -213,9 +213,6 @@ def _check_nothing_is_scored(scoring: EvaluationOptions) -> None:
         raise InputError(f"{' and '.join(given)}: this is about scores, for which evaluation= must name data")
 
 
-# ---- training --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Training:
     """Everything that a training needs, read and checked."""

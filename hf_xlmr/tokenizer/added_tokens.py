@@ -90,8 +90,6 @@ class AddedTokens:
         counts = dictionary.counts and (*dictionary.counts, *[0] * (len(symbols) - len(dictionary)))
         return Dictionary.of(symbols, counts=counts)
 
-    # ---- texts that may have an added token
-
     def _candidates(self, texts: Sequence[str], normalize: Callable[[list[str]], list[str]]) -> list[int]:
         """The numbers of the texts that contain a token's letters, before or after normalization."""
         if not any(token.normalized for token in self._tokens):
@@ -134,9 +132,6 @@ def _without_fairseqs(tokenizer: Any) -> Any:
         names = ((UNREACHABLE.format(name) if name in FAIRSEQS else name, score) for name, score in model["vocab"])
         model["vocab"] = list(names)
     return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
-
-
-# ---- the tokens that the files of a folder name ----------------------------------------------------------------------
 
 
 def names_added_tokens(folder: Path) -> bool:

@@ -136,9 +136,6 @@ def _flat(step: object) -> Iterator[JsonObject]:
         yield from chain.from_iterable(map(_flat, parts))
 
 
-# ---- the bound of each step ------------------------------------------------------------------------------------------
-
-
 def _bound_of(kind: str, step: Mapping[str, object]) -> _Bound:
     """The bound of a step; steps without a row in BOUNDS do not make a text longer."""
     bound_of = BOUNDS.get((kind, str(step.get("type"))))

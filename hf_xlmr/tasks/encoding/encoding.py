@@ -128,9 +128,6 @@ def label_ids(labels: Sequence[str]) -> dict[str, int]:
     return {label: number for number, label in enumerate(labels)}
 
 
-# ---- sentence pairs --------------------------------------------------------------------------------------------------
-
-
 def encode_pairs(
     examples: Iterable[XnliExample], tokenizer: ExactTokenizer, *, labels: Sequence[str], max_length: int
 ) -> Iterator[Row]:
@@ -155,9 +152,6 @@ def _shortened(first: int, second: int, room: int) -> tuple[int, int]:
     if first >= second:
         return longest, min(second, room - longest)
     return min(first, room - longest), longest
-
-
-# ---- words with tags -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,6 @@ def _context(place: int, bounds: tuple[int, int]) -> float:
     return min(place - first, last - 1 - place) + TIE_BREAK * (last - first)
 
 
-# ---- training --------------------------------------------------------------------------------------------------------
-
-
 def encode_questions(
     examples: Sequence[QuestionExample], tokenizer: ExactTokenizer, options: QuestionOptions
 ) -> Iterator[Row]:
@@ -168,9 +165,6 @@ def _target(window: Window, example: QuestionExample) -> tuple[int, int]:
     if start is None or end is None or end < start:
         return 0, 0
     return window.offset + start, window.offset + end
-
-
-# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

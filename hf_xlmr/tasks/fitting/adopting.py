@@ -177,8 +177,6 @@ class _Adopting:
         if CONVERSION in wanted:  # last: without the record of the training the folder would pass for a conversion
             replace_content(path / CONVERSION, wanted[CONVERSION].read_bytes())
 
-    # ---- what belongs together ---------------------------------------------------------------------------------------
-
     def _check(self, adopted: ModelFiles) -> bool:
         """Raise InputError unless the folder's network is the model's after training, IntegrityError for damage.
 
@@ -225,8 +223,6 @@ class _Adopting:
             raise InputError(TRAINED_ROWS.format(folder=self.path, first=rows.start, last=rows.stop - 1))
         repeat_unknown_row(self.path, rows)
         return True
-
-    # ---- what is written ---------------------------------------------------------------------------------------------
 
     def _wanted(self, *, keeps_tokenizer: bool) -> Iterator[tuple[str, Path]]:
         """The files of the model that the folder gets, by their names there."""

@@ -54,9 +54,6 @@ def is_wide(files: ModelFiles) -> bool:
     return files.shape.hidden >= WIDE
 
 
-# ---- which head ------------------------------------------------------------------------------------------------------
-
-
 def head_of(files: ModelFiles, task: AnyTask, *, name: str | None = None) -> TaskHead | None:
     """The head for the task that `files` have, `name` if fairseq's checkpoint has several; None for none.
 
@@ -129,9 +126,6 @@ def _names_by_number(names: object) -> tuple[str, ...]:
         return tuple(numbered[number] for number in range(len(numbered)))
     except (KeyError, TypeError, ValueError):
         return ()
-
-
-# ---- the network -----------------------------------------------------------------------------------------------------
 
 
 def load_network(files: ModelFiles, recipe: Recipe, head: TaskHead) -> PreTrainedModel:

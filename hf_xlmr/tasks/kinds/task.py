@@ -138,8 +138,6 @@ class Task(ABC, Generic[Example, Prediction]):
     predictions_readme: str
     """What the files of `write` are, for a file next to them."""
 
-    # ---- data --------------------------------------------------------------------------------------------------------
-
     @abstractmethod
     def read(self, source: DataSource, reading: Reading, gathered: Gathered) -> None:
         """Add the examples of an input to those that are `gathered`. Raises InputError."""
@@ -171,8 +169,6 @@ class Task(ABC, Generic[Example, Prediction]):
     def key_of(self, language: str) -> str:
         """The key of scores that a user asks for as `language`."""
         return language.lower()
-
-    # ---- steps -------------------------------------------------------------------------------------------------------
 
     def check_scorable(self, examples: ByKey[Example]) -> None:
         """Raise InputError for examples, by key, that can never be scored, before anything is computed."""
