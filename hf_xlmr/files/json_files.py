@@ -67,7 +67,10 @@ def strict_json(data: bytes, *, has_paths: bool = False, is_unique: bool = False
     if not _is_shallow(content):
         raise ValueError(TOO_DEEP)
     if not has_paths and HALF_A_PAIR.search(text):
-        _raise_if_half_a_pair(content)
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"it holds half of a surrogate pair, {error.object[error.start]!r}") from None
     return content
 
 
@@ -119,10 +122,3 @@ def _is_shallow(content: object) -> bool:
         if not level:
             return True
     return False
-
-
-def _raise_if_half_a_pair(content: object) -> None:
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"it holds half of a surrogate pair, {error.object[error.start]!r}") from None

@@ -113,7 +113,9 @@ def _refusal(error: BaseException, repo_id: str) -> HubRefusal | None:
     if isinstance(error, HfHubHTTPError):
         return _answered(error, repo_id)
     if isinstance(error, (ConnectionError, TimeoutError)) or _is_of_http(error):
-        return HubRefusal(_no_answer(), is_unanswered=True)
+        endpoint = os.environ.get("HF_ENDPOINT")
+        where = OTHER_ADDRESS.format(endpoint) if endpoint else ""
+        return HubRefusal(NO_ANSWER.format(where), is_unanswered=True)
     if isinstance(error, PermissionError) and type(error).__module__.partition(".")[0] == "hf_xet":
         return HubRefusal(BAD_TOKEN, status=401)
     if isinstance(error, UnicodeEncodeError):  # of a header, in which nothing but the token is the user's
@@ -145,11 +147,6 @@ def _is_of_http(error: BaseException) -> bool:
 def not_understood(reason: object) -> HubRefusal:
     """The refusal for an answer that is not in the Hub's format, such as a proxy's."""
     return HubRefusal(NOT_UNDERSTOOD.format(reason), is_unanswered=True)
-
-
-def _no_answer() -> str:
-    endpoint = os.environ.get("HF_ENDPOINT")
-    return NO_ANSWER.format(OTHER_ADDRESS.format(endpoint) if endpoint else "")
 
 
 def _cause(error: BaseException) -> BaseException:

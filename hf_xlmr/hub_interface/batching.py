@@ -47,7 +47,9 @@ def collate_tokens(
     length += -length % pad_to_multiple
     padded = values[0].new_full((max(pad_to_bsz or 0, len(values)), length), pad_idx)
     for row, value in zip(padded, values, strict=False):
-        text = _eos_first(value, eos_idx) if move_eos_to_beginning else value
+        text = value.roll(1) if move_eos_to_beginning else value
+        if move_eos_to_beginning and eos_idx is not None:
+            text[0] = eos_idx
         row[length - len(text) :].copy_(text) if left_pad else row[: len(text)].copy_(text)
     return padded
 
@@ -64,10 +66,3 @@ def _raise_if_not_texts(values: Sequence[torch.Tensor]) -> None:
         if value.dim() != 1:
             kind = InputAssertionError if value.dim() else InputIndexError
             raise kind(f"collate_tokens takes 1-D tensors; text {index} has the shape {list(value.shape)}")
-
-
-def _eos_first(value: torch.Tensor, eos_idx: int | None) -> torch.Tensor:
-    moved = value.roll(1)
-    if eos_idx is not None:
-        moved[0] = eos_idx
-    return moved

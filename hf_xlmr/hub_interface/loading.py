@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -75,7 +75,10 @@ def find_model(
         if picked is None and (path / "config.json").is_file():
             return _with_the_dictionary(ModelFiles(path), data)
         if picked is not None or name is not None or is_there(str(model)):
-            return replace(_converted(picked or model, data, progress), asked_for=str(model))
+            from hf_xlmr.conversion.cache import converted_once
+
+            cached = converted_once(picked or model, data=data, progress=progress)
+            return ModelFiles(cached.folder, cached.heads, asked_for=str(model), origin=cached.origin)
         return _with_the_dictionary(ModelFiles(_from_hub(str(model), revision), asked_for=str(model)), data)
 
 
@@ -117,13 +120,6 @@ def _in_folder(folder: Path, name: str) -> Path | None:
         return folder / name
     parts = ((path, PART.fullmatch(path.name)) for path in sorted(folder.iterdir()))
     return next((path for path, part in parts if part and part["stem"] == Path(name).stem), None)
-
-
-def _converted(source: str | Path, data: str | Path | None, progress: Progress) -> ModelFiles:
-    from hf_xlmr.conversion.cache import converted_once
-
-    cached = converted_once(source, data=data, progress=progress)
-    return ModelFiles(cached.folder, heads_file=cached.heads, origin=cached.origin)
 
 
 def _from_hub(model: str, revision: str | None) -> Path:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.adapters import are_languages
-from hf_xlmr.model.model_shape import count_of
+from hf_xlmr.model.model_shape import CONFIG, count_of
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
 
-CONFIG: Final = "config.json"
 ADAPTER: Final = "adapter_config.json"
 ATTENTIONS: Final = (None, "eager", "sdpa")
 """What Transformers and PyTorch compute themselves; other names may stand for a repository of native code."""

@@ -92,7 +92,9 @@ def held_to_record(folder: OpenedFolder, hashes: Mapping[str, str], *, with_conf
     _raise_if_other_files(folder.path, hashes, recorded)
     held = [name for name in hashes if name in recorded or (standing is Standing.verified and _is_shard(name))]
     if with_config and standing is not Standing.finetuned and record.config is not None:
-        _raise_if_other_config(folder, record.config)
+        if told := list(deciding_differences(folder.config, record.config)):
+            shown = "; ".join(told[:SHOWN])
+            raise IntegrityError(f"{folder.path / CONFIG} is not what the conversion wrote ({shown}): {OTHERWISE}")
         held.append(CONFIG)
     return tuple(held)
 
@@ -172,13 +174,6 @@ def _raise_if_other_files(folder: Path, hashes: Mapping[str, str], recorded: Map
     if changed := [name for name, known in recorded.items() if hashes[name] != known]:
         told = ", ".join(changed[:SHOWN])
         raise IntegrityError(f"{folder} holds other files than the conversion wrote ({told}): {OTHERWISE}")
-
-
-def _raise_if_other_config(folder: OpenedFolder, recorded: Mapping[str, object]) -> None:
-    if told := list(deciding_differences(folder.config, recorded)):
-        raise IntegrityError(
-            f"{folder.path / CONFIG} is not what the conversion wrote ({'; '.join(told[:SHOWN])}): {OTHERWISE}"
-        )
 
 
 def deciding_differences(

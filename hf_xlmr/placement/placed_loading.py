@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,7 +104,8 @@ def _wanted(folder: str | Path, shape: ModelShape | None, dtype: str) -> tuple[P
 def shape_held(folder: str | Path, shape: ModelShape) -> ModelShape:
     """`shape`, for a bare encoder without the pooler that its files lack. Raises InputError, IntegrityError."""
     held = _sources(shape, files_of_weights(Path(folder)))
-    return shape.without_pooler() if shape.task is Task.ENCODER and not held.keys() & _pooler(shape) else shape
+    has_pooler = any(name.startswith(f"{shape.base}pooler.") for name in held)
+    return shape if shape.task is not Task.ENCODER or has_pooler else shape.without_pooler()
 
 
 def stored_dtype(folder: str | Path, shape: ModelShape) -> str:
@@ -162,10 +163,6 @@ def _sources(shape: ModelShape, stored: Mapping[str, Path]) -> dict[str, StoredW
             if name in names and not tensor.is_buffer:
                 found.setdefault(tensor.name, StoredWeight(stored[names[name]], names[name]))
     return found
-
-
-def _pooler(shape: ModelShape) -> set[str]:
-    return {tensor.name for tensor in shape.tensors if tensor.name.startswith(f"{shape.base}pooler.")}
 
 
 def without_absent(device_map: Mapping[str, object], shape: ModelShape) -> dict[str, object]:
@@ -465,12 +462,10 @@ def _offloaded(
 
     known = {**sources, **{name: sources[shape.tied_to(name)] for name in shape.tied_tensors}}
     on_disk = {name: source for name, source in known.items() if place_of(places, name) == DISK}
-    kept = {} if str(main_device) == CPU else dict(_held_on_cpu(model, places))
-    return OffloadedWeights(kept, on_disk, dtype=getattr(torch, dtype), is_for_cpu=str(main_device) == CPU)
-
-
-def _held_on_cpu(model: PreTrainedModel, places: Mapping[str, Device]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights and buffers that the CPU keeps for a GPU."""
-    for name, tensor in model.state_dict().items():
-        if not tensor.is_meta and place_of(places, name) == CPU:
-            yield name, tensor
+    is_for_cpu = str(main_device) == CPU
+    kept = {
+        name: tensor
+        for name, tensor in ({} if is_for_cpu else model.state_dict()).items()
+        if not tensor.is_meta and place_of(places, name) == CPU
+    }
+    return OffloadedWeights(kept, on_disk, dtype=getattr(torch, dtype), is_for_cpu=is_for_cpu)

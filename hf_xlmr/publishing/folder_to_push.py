@@ -21,14 +21,13 @@ from hf_xlmr.model.model_shape import shape_of_config
 from hf_xlmr.model.opened_folder import CARD, CONFIG, FileState, OpenedFolder
 from hf_xlmr.model.provenance import Standing, held_to_record, standing_of
 from hf_xlmr.model.safetensors_files import raise_if_not_text
-from hf_xlmr.placement.placed_loading import check_weights, files_of_weights
+from hf_xlmr.placement.placed_loading import INDEX, check_weights, files_of_weights
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
 from hf_xlmr.publishing.known_files import KnownFiles
 from hf_xlmr.publishing.secret_files import SecretFinder, is_name_of_secret
 
 KEPT: Final = "fairseq"
 KEPT_FILES: Final = ("dict.txt", "sentencepiece.bpe.model")
-INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 """Files that Transformers loads as the weights of a folder; variants and files in subfolders do not match."""
 LARGEST_FILE: Final = 50 * 10**9  # bytes; the Hub refuses larger files
@@ -144,7 +143,12 @@ def look_at(
             found.files.update(hashed(opened, weights, progress=progress))
         findings = _findings(opened, despite_faults=despite_faults)
         notes = check_card(opened)
-        found = _folded(_without_other_weights(found, _names_of_weights(folder)))
+        used = {path.name for path in files_of_weights(folder).values()}
+        used |= set() if used == {"model.safetensors"} else {INDEX}
+        for name in sorted(name for name in found.files if WEIGHTS.fullmatch(name) and name not in used):
+            found.left[name] = OTHER_WEIGHTS
+            del found.files[name]
+        found = _folded(found)
         _raise_if_too_large(found.files)
         files = hashed(opened, found.files, progress=progress)
         hashes = {name: file.sha256 for name, file in files.items()}
@@ -168,17 +172,14 @@ def _findings(folder: FolderFacts, *, despite_faults: bool) -> tuple[Finding, ..
     findings = findings_of(folder)
     severe = [finding for finding in findings if not finding.is_mild]
     if severe and not despite_faults:
+        several = "this fault" if len(severe) == 1 else f"all {len(severe)} faults"
         raise InputError(
             f"{folder.path}: {severe[0].told}; fix it first ({severe[0].mend}; `hf-xlmr doctor {folder.path}` reports "
-            f"{_counted(len(severe))}), or publish it unfixed with despite_faults=True"
+            f"{several}), or publish it unfixed with despite_faults=True"
         )
     if findings:  # if there are none, doctor has already compared the weights with the configuration
         check_weights(folder.path, shape_of_config(folder.config, name=str(folder.path / CONFIG)))
     return findings
-
-
-def _counted(faults: int) -> str:
-    return "this fault" if faults == 1 else f"all {faults} faults"
 
 
 def _raise_if_too_large(files: Mapping[str, LocalFile]) -> None:
@@ -303,18 +304,6 @@ def _raise_if_nothing_matches(found: _Sorted, include: Collection[str]) -> None:
             if _matches(name.rstrip("/"), [pattern]) or (name.endswith("/") and pattern.startswith(name)):
                 raise InputError(f"{name!r:.120} was requested, but is never sent: it is {why}")
         raise InputError(f"{pattern!r:.120} was requested, but no file has that name or matches that pattern")
-
-
-def _without_other_weights(found: _Sorted, used: Collection[str]) -> _Sorted:
-    """`found` without the weights that the model does not use, which go to `left`."""
-    others = {name for name in found.files if WEIGHTS.fullmatch(name) and name not in used}
-    files = {name: file for name, file in found.files.items() if name not in others}
-    return _Sorted(files, found.unknown, {**found.left, **dict.fromkeys(sorted(others), OTHER_WEIGHTS)})
-
-
-def _names_of_weights(folder: Path) -> set[str]:
-    names = {path.name for path in files_of_weights(folder).values()}
-    return names if names == {"model.safetensors"} else names | {INDEX}
 
 
 def _folded(found: _Sorted) -> _Sorted:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -36,12 +35,11 @@ class RemoteFile(NamedTuple):
         """Whether this file and `file` have the same content. Raises OSError."""
         if self.size != file.size:
             return False
-        return self.sha256 == file.sha256 if self.sha256 else self.git_hash == _git_hash(file.path)
-
-
-def _git_hash(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        if self.sha256:
+            return self.sha256 == file.sha256
+        content = file.path.read_bytes()
+        git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        return self.git_hash == git_hash.hexdigest()
 
 
 @dataclass(frozen=True)

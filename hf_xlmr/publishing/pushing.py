@@ -121,7 +121,10 @@ def plan_upload(
 ) -> PushPlan:
     """The second half of `plan_push`, which sends requests to the Hub, for a folder that `look_at` checked."""
     with told_plainly(), quiet_hub():
-        api = api or _usual_api()
+        if api is None:
+            from huggingface_hub import HfApi
+
+            api = HfApi(library_name="hf_xlmr", library_version=__version__)
         account = account_of(api)
         full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
         target = Target(api, full_id, branch=branch, create_pr=create_pr, private=private)
@@ -165,12 +168,6 @@ def check_names(repo_id: str, branch: str) -> None:
         ) from None
     if not BRANCH.fullmatch(branch) or ".." in branch or branch.startswith("refs/") or branch == "HEAD":
         raise InputError(f"branch {branch!r:.80}: use a name such as v2, of letters, digits, -, _, . and /")
-
-
-def _usual_api() -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(library_name="hf_xlmr", library_version=__version__)
 
 
 def _report(looked: FolderToPush, upload: Upload, remarks: tuple[str, ...]) -> PushReport:

@@ -13,7 +13,7 @@ from hf_xlmr.files.atomic_write import replace_content
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Scoring
 from hf_xlmr.tasks.results import TaskResults, languages_of_pair, paper_order
-from hf_xlmr.tasks.results_table import check_same_task, is_cross_lingual
+from hf_xlmr.tasks.results_table import AVERAGE, check_same_task, is_cross_lingual
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["figure_of", "plot_results"]
 
 ENDINGS: Final = (".svg", ".png")
-AVERAGE: Final = "Avg"
 # each at least 3 to 1 against white and against GitHub's dark grey
 INK: Final = "#7a7a7a"
 COLOURS: Final = ("#d9660a", "#3a7fc4", "#2f9070", "#a663c4", "#c2518a", "#8a7d2c")

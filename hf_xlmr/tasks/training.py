@@ -288,15 +288,12 @@ class _Training:
 
     def _tell_of_long_warmup(self) -> None:
         """Warn if the learning rate is never reached; in the first step of a warmup it is 0."""
-        warmup, steps = float(self.settings["warmup"]), self._steps()
+        warmup, epochs = float(self.settings["warmup"]), float(self.settings.get("epochs", 0.0))
+        per_epoch = math.ceil(len(self.encoded.features) / int(self.settings["batch_size"]))
+        steps = int(self.settings.get("max_steps", max(math.ceil(epochs * per_epoch), 1)))
         rising = int(warmup) if warmup >= 1 else math.ceil(warmup * steps)  # as Trainer rounds a share
         if rising >= steps:
             logger.warning(LONG_WARMUP, warmup, rising, steps)
-
-    def _steps(self) -> int:
-        per_epoch = math.ceil(len(self.encoded.features) / int(self.settings["batch_size"]))
-        epochs = float(self.settings.get("epochs", 0.0))
-        return int(self.settings.get("max_steps", max(math.ceil(epochs * per_epoch), 1)))
 
     def _network(self) -> PreTrainedModel | PeftModel:
         """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""

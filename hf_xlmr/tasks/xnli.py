@@ -217,11 +217,9 @@ def _tabulated(source: Source) -> Iterator[Row]:
 
 def _is_first(fields: Sequence[str]) -> bool:
     """Whether a file can begin so: with a header, or with a pair and its label."""
-    return _layout_of(fields) is not None or (len(fields) == len(WITHOUT_HEADER) and _is_label(fields[-1]))
-
-
-def _is_label(text: str) -> bool:
-    return text.strip() in (*LABEL_OF, *NO_LABEL) or NUMBER.fullmatch(text.strip()) is not None
+    label = fields[-1].strip() if len(fields) == len(WITHOUT_HEADER) else ""
+    is_label = label in (*LABEL_OF, *NO_LABEL) or NUMBER.fullmatch(label) is not None
+    return is_label or _layout_of(fields) is not None
 
 
 def _refuse_unknown(source: Source) -> None:

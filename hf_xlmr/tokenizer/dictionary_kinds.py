@@ -56,10 +56,6 @@ def _is_joined(symbol: str) -> bool:
     return len(symbol) > 2 and symbol.endswith("@@")
 
 
-def _is_of_bytes(symbol: str) -> bool:
-    return LETTERS_OF_BYTES.issuperset(symbol)
-
-
 DECIMALS: Final = "the decimal ids of GPT-2's byte-level BPE, as English RoBERTa's does"
 JOINED: Final = "pieces of fastBPE or subword-nmt, in which @@ joins a piece to the next, as PhoBERT's does"
 CODES: Final = "cut it with {} and the training's codes into pieces (first prepare it as the training's texts were)"
@@ -140,7 +136,7 @@ def _letters(symbols: Sequence[str], bpe: object) -> DictionaryKind | None:
     """The kind that the option names, if the symbols do not contradict it."""
     kind = next((kind for kind in LETTERS if kind.option == bpe), None)
     if kind is None or kind.option == "byte_bpe":
-        return kind if all(map(_is_of_bytes, symbols)) else None
+        return kind if all(map(LETTERS_OF_BYTES.issuperset, symbols)) else None
     return kind if all(len(symbol) == 1 for symbol in symbols) else None
 
 

@@ -176,7 +176,8 @@ class SentencePieceModel:
         scores = dict(zip(self.pieces, self.scores, strict=True))
         odd = [index for index, kind in enumerate(self.types) if kind != PieceType.NORMAL]
         if any(self.types[index] == PieceType.USER_DEFINED for index in odd):
-            highest = max((FLOAT_MIN, *self._normal_scores()))
+            kinds = zip(self.scores, self.types, strict=True)
+            highest = max((FLOAT_MIN, *(score for score, kind in kinds if kind == PieceType.NORMAL)))
         for index in odd:
             piece = self.pieces[index]
             if self.types[index] == PieceType.USER_DEFINED:
@@ -184,9 +185,6 @@ class SentencePieceModel:
             else:
                 del scores[piece]
         return scores
-
-    def _normal_scores(self) -> list[float]:
-        return [score for score, kind in zip(self.scores, self.types, strict=True) if kind == PieceType.NORMAL]
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -216,12 +214,6 @@ def import_sentencepiece() -> ModuleType:
 
 def _damage(name: str, fault: str) -> IntegrityError:
     return IntegrityError(f"{name} is a damaged SentencePiece model: {fault}.")
-
-
-def _raise_if_endless(data: bytes, *, name: str) -> None:
-    """Raise IntegrityError for a file that protobuf would parse into fifty times its size: one object per piece."""
-    if len(data) > LARGEST_FILE or (len(data) > SMALL_FILE and _count_fields(data) > MOST_PIECES):
-        raise IntegrityError(f"{name} is not a SentencePiece model: it is too large for one.")
 
 
 def _count_fields(data: bytes) -> int:
@@ -254,7 +246,9 @@ def _gap(name: str) -> bytes:
 def _message(data: bytes, *, name: str) -> Any:
     if not (data[:1] == b"\n" and data[2:3] == b"\n"):  # field 1, a piece, whose field 1 is its text
         raise InputError(f"{name} is not a SentencePiece model.")
-    _raise_if_endless(data, name=name)
+    if len(data) > LARGEST_FILE or (len(data) > SMALL_FILE and _count_fields(data) > MOST_PIECES):
+        # protobuf would parse it into fifty times its size: one object per piece
+        raise IntegrityError(f"{name} is not a SentencePiece model: it is too large for one.")
     message = _message_class()()
     try:
         message.ParseFromString(data)

@@ -93,7 +93,8 @@ def _longest_token(value: object) -> int:
 def _raise_if_rules_explode(path: Path, content: Mapping[str, object], longest_token: int) -> None:
     bounds = dict.fromkeys(MOST_GROWTH, _Bound())
     for number, (part, step) in enumerate(_steps(content), start=1):
-        bounds[part] = bound = bounds[part].then(_bound_of(part, step))
+        bound_of = BOUNDS.get((part, str(step.get("type"))))  # other steps do not make a text longer
+        bounds[part] = bound = bounds[part].then(bound_of(step) if bound_of else _Bound())
         if number > MOST_STEPS or bound.times > MOST_GROWTH[part] or bound.more > MOST_ADDED:
             raise IntegrityError(
                 f"{path}: the {part} may make a text {_shown(bound.times)} times as long, plus {_shown(bound.more)} "
@@ -134,12 +135,6 @@ def _flat(step: object) -> Iterator[JsonObject]:
         yield step
     else:
         yield from chain.from_iterable(map(_flat, parts))
-
-
-def _bound_of(kind: str, step: Mapping[str, object]) -> _Bound:
-    """The bound of a step; steps without a row in BOUNDS do not make a text longer."""
-    bound_of = BOUNDS.get((kind, str(step.get("type"))))
-    return _Bound() if bound_of is None else bound_of(step)
 
 
 def _of_replace(step: JsonObject) -> _Bound:

@@ -145,12 +145,12 @@ def row_of(window: Window) -> Row:
 
 def _visible(answer: Answer) -> tuple[int, int]:
     """Its first character and its end, without white space and invisible characters: no token need hold those."""
-    shown = [place for place, character in enumerate(answer.text, answer.start) if not _is_invisible(character)]
+    shown = [
+        place
+        for place, each in enumerate(answer.text, answer.start)
+        if not (each.isspace() or unicodedata.category(each) in ("Cc", "Cf"))
+    ]
     return (shown[0], shown[-1] + 1) if shown else (answer.start, answer.start)
-
-
-def _is_invisible(character: str) -> bool:
-    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf")
 
 
 def _target(window: Window, example: QuestionExample) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from hf_xlmr.files.fsync import copy_contents, told_with_place
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.folder_records import FINETUNING, finetuning_record_text
-from hf_xlmr.model.opened_folder import OpenedFolder
+from hf_xlmr.model.opened_folder import CARD, CONFIG, OpenedFolder
 from hf_xlmr.tasks.evaluation_folder import write_results
 from hf_xlmr.tasks.fitting.appended_rows import repeat_unknown_row
 from hf_xlmr.tasks.fitting.checkpoints import checkpoint_name, last_checkpoint, record_checkpoint, share_weights
@@ -33,10 +33,8 @@ RECORD: Final = "run.json"
 RECORD_PART: Final = "run.json.part"
 RECORD_KEY: Final = "begun_as"  # the record, as a field of the report
 DRAFT: Final = "finished"
-CONFIG: Final = "config.json"
 KEPT: Final = "fairseq"
 OF_CLASSES: Final = "label"  # under fairseq/: names of the classes of another head
-CARD: Final = "README.md"
 WRITERS: Final = frozenset({("safetensors.torch", "save_file"), ("torch.serialization", "save")})
 TRAIN_AGAIN: Final = "train again with overwrite=True"
 SAME_SETTINGS: Final = f"give the same settings, or {TRAIN_AGAIN}"
