@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,8 +68,10 @@ def load_placed(
         if offload_folder is not None:
             sources |= _copied_to(Path(offload_folder), sources, places, dtype)
         model = _empty(folder, wanted, dtype, attention)
-        _fill(model, wanted, sources, places, dtype, progress)
-        return _dispatched(model, wanted, sources, places, dtype, main_device)
+        loading = _Loading(wanted, sources, places, dtype)
+        loading.fill(model, progress)
+        loading.dispatch(model, main_device)
+    return model
 
 
 def load_whole(
@@ -89,7 +92,7 @@ def load_whole(
         folder, wanted = _wanted(folder, shape, dtype)
         sources = checked_sources(folder, wanted)
         model = _empty(folder, wanted, dtype, attention)
-        _fill(model, wanted, sources, {"": device}, dtype, progress, is_own=True)
+        _Loading(wanted, sources, {"": device}, dtype).fill(model, progress, is_own=True)
         whole: PreTrainedModel = model.to(device)  # type: ignore[arg-type]  # the buffers
     return whole
 
@@ -336,29 +339,66 @@ def _built(
     return model
 
 
-def _fill(
-    model: PreTrainedModel,
-    shape: ModelShape,
-    sources: Mapping[str, StoredWeight],
-    places: Mapping[str, Device | torch.device],
-    dtype: str,
-    progress: Progress,
-    *,
-    is_own: bool = False,
-) -> None:
-    """Put every weight that does not stay on disk where it belongs; with `is_own` none stays mapped from its file."""
-    import torch
-    from accelerate.utils import set_module_tensor_to_device
+@dataclass(frozen=True)
+class _Loading:
+    """Which weights are loaded, from where, onto which devices, and in which dtype."""
 
-    sizes = {tensor.name: tensor.nbytes(dtype) for tensor in shape.tensors}
-    placed = [name for name in sources if place_of(places, name) != DISK]
-    with progress.task("loading", total=sum(sizes[name] for name in placed)) as task:
-        for name in placed:
-            tensor = weight_on(place_of(places, name), sources[name], getattr(torch, dtype), is_own=is_own)
-            set_module_tensor_to_device(model, name, place_of(places, name), value=tensor, dtype=tensor.dtype)
-            task.advance(sizes[name])
-    if not any(place_of(places, name) == DISK for name in shape.tied_tensors):
-        model.tie_weights()  # accelerate caches tied weights by address, which from disk is new each time
+    shape: ModelShape
+    sources: Mapping[str, StoredWeight]
+    places: Mapping[str, Device | torch.device]
+    dtype: str
+
+    def fill(self, model: PreTrainedModel, progress: Progress, *, is_own: bool = False) -> None:
+        """Put every weight that does not stay on disk where it belongs; with `is_own` none stays mapped."""
+        import torch
+        from accelerate.utils import set_module_tensor_to_device
+
+        sizes = {tensor.name: tensor.nbytes(self.dtype) for tensor in self.shape.tensors}
+        placed = {name: place for name in self.sources if (place := place_of(self.places, name)) != DISK}
+        with progress.task("loading", total=sum(sizes[name] for name in placed)) as task:
+            for name, place in placed.items():
+                tensor = weight_on(place, self.sources[name], getattr(torch, self.dtype), is_own=is_own)
+                set_module_tensor_to_device(model, name, place, value=tensor, dtype=tensor.dtype)
+                task.advance(sizes[name])
+        if not any(place_of(self.places, name) == DISK for name in self.shape.tied_tensors):
+            model.tie_weights()  # accelerate caches tied weights by address, which from disk is new each time
+
+    def dispatch(self, model: PreTrainedModel, main_device: Device | None) -> None:
+        """Give the model accelerate's hooks, which bring inputs and offloaded weights to where they are computed."""
+        from accelerate import dispatch_model
+
+        first_gpu = next((device for device in self.places.values() if isinstance(device, int)), CPU)
+        main = first_gpu if main_device is None else main_device
+        log = logging.getLogger("accelerate.big_modeling")
+        level = log.level
+        log.setLevel(logging.ERROR)  # that weights were offloaded is what was asked for
+        try:
+            dispatch_model(
+                model,
+                device_map=dict(self.places),
+                main_device=main,
+                state_dict=self._offloaded(model, main),
+                offload_index={},  # what is on disk is in the mapping too
+                offload_buffers=True,
+                force_hooks=DISK in self.places.values(),  # accelerate up to 1.14 refuses to put all of a model there
+            )
+        finally:
+            log.setLevel(level)
+        _move_masks_once(model)
+
+    def _offloaded(self, model: PreTrainedModel, main_device: Device) -> OffloadedWeights:
+        """What accelerate's hooks fetch, under all names of tied weights: what is on disk, and on the CPU for a GPU."""
+        import torch
+
+        is_for_cpu = str(main_device) == CPU
+        known = {**self.sources, **{name: self.sources[self.shape.tied_to(name)] for name in self.shape.tied_tensors}}
+        on_disk = {name: source for name, source in known.items() if place_of(self.places, name) == DISK}
+        kept = {
+            name: tensor
+            for name, tensor in ({} if is_for_cpu else model.state_dict()).items()
+            if not tensor.is_meta and place_of(self.places, name) == CPU
+        }
+        return OffloadedWeights(kept, on_disk, dtype=getattr(torch, self.dtype), is_for_cpu=is_for_cpu)
 
 
 def weight_on(
@@ -368,38 +408,6 @@ def weight_on(
     if str(place) == CPU:
         return source.on_cpu(dtype, is_own=is_own)
     return source.mapped().to(place, dtype)
-
-
-def _dispatched(
-    model: PreTrainedModel,
-    shape: ModelShape,
-    sources: Mapping[str, StoredWeight],
-    places: Mapping[str, Device],
-    dtype: str,
-    main_device: Device | None,
-) -> PreTrainedModel:
-    """The model with accelerate's hooks, which bring inputs and offloaded weights to where they are computed."""
-    from accelerate import dispatch_model
-
-    first_gpu = next((device for device in places.values() if isinstance(device, int)), CPU)
-    main = first_gpu if main_device is None else main_device
-    log = logging.getLogger("accelerate.big_modeling")
-    level = log.level
-    log.setLevel(logging.ERROR)  # that weights were offloaded is what was asked for
-    try:
-        dispatch_model(
-            model,
-            device_map=dict(places),
-            main_device=main,
-            state_dict=_offloaded(model, shape, sources, places, dtype, main),
-            offload_index={},  # what is on disk is in the mapping too
-            offload_buffers=True,
-            force_hooks=DISK in places.values(),  # accelerate up to 1.14 refuses to put all of a model there
-        )
-    finally:
-        log.setLevel(level)
-    _move_masks_once(model)
-    return model
 
 
 def _move_masks_once(model: PreTrainedModel) -> None:
@@ -447,25 +455,3 @@ class _Moved(threading.local):
 
     def forget(self) -> None:
         self.source, self.copies = None, {}
-
-
-def _offloaded(
-    model: PreTrainedModel,
-    shape: ModelShape,
-    sources: Mapping[str, StoredWeight],
-    places: Mapping[str, Device],
-    dtype: str,
-    main_device: Device,
-) -> OffloadedWeights:
-    """What accelerate's hooks fetch, under all names of a tied weight: what is on disk, and on the CPU for a GPU."""
-    import torch
-
-    known = {**sources, **{name: sources[shape.tied_to(name)] for name in shape.tied_tensors}}
-    on_disk = {name: source for name, source in known.items() if place_of(places, name) == DISK}
-    is_for_cpu = str(main_device) == CPU
-    kept = {
-        name: tensor
-        for name, tensor in ({} if is_for_cpu else model.state_dict()).items()
-        if not tensor.is_meta and place_of(places, name) == CPU
-    }
-    return OffloadedWeights(kept, on_disk, dtype=getattr(torch, dtype), is_for_cpu=is_for_cpu)

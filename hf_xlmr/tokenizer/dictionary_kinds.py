@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
@@ -59,27 +60,21 @@ def _is_joined(symbol: str) -> bool:
 DECIMALS: Final = "the decimal ids of GPT-2's byte-level BPE, as English RoBERTa's does"
 JOINED: Final = "pieces of fastBPE or subword-nmt, in which @@ joins a piece to the next, as PhoBERT's does"
 CODES: Final = "cut it with {} and the training's codes into pieces (first prepare it as the training's texts were)"
+_DECIMAL: Final = partial(DictionaryKind, is_spelled=_is_decimal, share=0.9)
 KINDS: Final = (  # of those with one spelling the first is meant if the option says nothing
-    DictionaryKind(
+    _DECIMAL(
         f"{DECIMALS}, or of another byte-level BPE, as GottBERT's does",
         "cut it with the training's BPE (encoder.json and vocab.bpe, or vocab.json and merges.txt) into decimal ids",
-        None,
-        _is_decimal,
-        0.9,
     ),
-    DictionaryKind(
+    _DECIMAL(
         DECIMALS,
         "cut it with the training's encoder.json and vocab.bpe (English RoBERTa's are GPT-2's own) into decimal ids",
         "gpt2",
-        _is_decimal,
-        0.9,
     ),
-    DictionaryKind(
+    _DECIMAL(
         "the decimal ids of a byte-level BPE of Hugging Face's, as GottBERT's does",
         "cut it with ByteLevelBPETokenizer and the training's vocab.json and merges.txt into decimal ids",
         "hf_byte_bpe",
-        _is_decimal,
-        0.9,
     ),
     DictionaryKind(JOINED, CODES.format("fastBPE or subword-nmt"), None, _is_joined, 0.02),
     DictionaryKind(JOINED, CODES.format("fastBPE"), "fastbpe", _is_joined, 0.02),

@@ -140,29 +140,22 @@ class _Adopting:
             weights = _hashes(OpenedFolder(path) if was_reset else self.opened)
             removed = tuple(self._stale(wanted, keeps_tokenizer=keeps_tokenizer))
             keeps_card = self.opened.has(CARD) and self.opened.sha256(CARD) != self._own_card
-            self._write(wanted, removed, adopted.class_name, weights, keeps_card=keeps_card)
-        return Adoption(
-            folder=path,
-            model=self.named,
-            class_name=adopted.class_name,
-            labels=labels,
-            written=(*wanted, *([] if keeps_card else [CARD]), FINETUNING),
-            removed=removed,
-            kept=(*([CARD] if keeps_card else []), *([TOKENIZER] if keeps_tokenizer else [])),
-        )
+            done = Adoption(
+                folder=path,
+                model=self.named,
+                class_name=adopted.class_name,
+                labels=labels,
+                written=(*wanted, *([] if keeps_card else [CARD]), FINETUNING),
+                removed=removed,
+                kept=(*([CARD] if keeps_card else []), *([TOKENIZER] if keeps_tokenizer else [])),
+            )
+            self._write(done, wanted, weights)
+        return done
 
-    def _write(
-        self,
-        wanted: Mapping[str, Path],
-        removed: tuple[str, ...],
-        class_name: str,
-        weights: Mapping[str, str],
-        *,
-        keeps_card: bool,
-    ) -> None:
+    def _write(self, done: Adoption, wanted: Mapping[str, Path], weights: Mapping[str, str]) -> None:
         """Write all files, the records last. Raises OSError."""
         path = self.path
-        for name in removed:
+        for name in done.removed:
             (path / name).unlink()
         for name, source in wanted.items():
             if name != CONVERSION:
@@ -170,10 +163,11 @@ class _Adopting:
                 replace_content(path / name, source.read_bytes())
         share_weights(path, as_of=CONFIG)
         card = None
-        if not keeps_card:
-            card = adopted_card(path, self.files.folder, model=self.named, class_name=class_name).encode()
+        if CARD not in done.kept:
+            card = adopted_card(path, self.files.folder, model=self.named, class_name=done.class_name).encode()
             replace_content(path / CARD, card)
-        replace_content(path / FINETUNING, finetuning_record_text(self._record(class_name, weights, card)).encode())
+        record = finetuning_record_text(self._record(done.class_name, weights, card))
+        replace_content(path / FINETUNING, record.encode())
         if CONVERSION in wanted:  # last: without the record of the training the folder would pass for a conversion
             replace_content(path / CONVERSION, wanted[CONVERSION].read_bytes())
 
