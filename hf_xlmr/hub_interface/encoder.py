@@ -189,10 +189,7 @@ class Encoder(nn.Module):
         """Fairseq's names for the network's parts: `encoder.sentence_encoder.layers[0].fc1`, `encoder.lm_head`."""
         return view_of(self)
 
-    @property
-    def decoder(self) -> View:
-        """`encoder`, under its name up to fairseq 0.9."""
-        return view_of(self)
+    decoder = encoder  # its name up to fairseq 0.9
 
     @property
     def has_lm_head(self) -> bool:

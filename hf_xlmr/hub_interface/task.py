@@ -231,10 +231,7 @@ class FairseqTask:
         """The source dictionary."""
         return self.source_dictionary
 
-    @property
-    def target_dictionary(self) -> SourceDictionary:
-        """The source dictionary."""
-        return self.source_dictionary
+    target_dictionary = dictionary
 
     @property
     def label_dictionary(self) -> SourceDictionary:
