@@ -64,9 +64,7 @@ def _raise_if_taken(output: Path, *, overwrite: bool, mark: str) -> None:
     if output.is_symlink() or not output.is_dir():
         raise InputError(f"{output} is not a folder; overwrite=True replaces only folders")
     if any(output.iterdir()) and not (output / mark).is_file():
-        raise InputError(
-            f"{output} does not look like what is written here (no {mark}); overwrite=True leaves it alone"
-        )
+        raise InputError(f"{output} does not look like what is written here: no {mark}; overwrite=True leaves it alone")
 
 
 def _locked_scratch(output: Path, stack: ExitStack) -> Path:

@@ -65,9 +65,7 @@ def _spans_of_words(sentence: str, words: Sequence[str]) -> list[Span]:
     for word in words:
         start = sentence.find(word.strip(), end) if word.strip() else -1
         if start < 0 or _seen(sentence[end:start]):
-            raise InputError(
-                f"the words are not those of the sentence: {word!r} does not come at {sentence[end:][:40]!r}"
-            )
+            raise InputError(f"the words are not those of the sentence: {word!r} is not at {sentence[end:][:40]!r}")
         end = start + len(word.strip())
         spans.append((start, end))
     if _seen(sentence[end:]):

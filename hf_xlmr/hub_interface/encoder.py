@@ -292,9 +292,7 @@ class Encoder(nn.Module):
         if (languages := self.languages) is not None:
             return languages.numbers(lang_id, rows=rows)
         if lang_id is not None:
-            raise InputTypeError(
-                f"lang_id={lang_id!r:.40}: this model is not an X-MOD and has no languages: leave it out"
-            )
+            raise InputTypeError(f"lang_id={lang_id!r:.40}: not an X-MOD, this model has no languages: leave it out")
         return None
 
     def logits(self, features: torch.Tensor, masked_tokens: torch.Tensor | None = None) -> torch.Tensor:

@@ -55,9 +55,7 @@ class Languages:
         Raises UnknownLanguage, a KeyError, and another KeyError if there is no usual one.
         """
         if name is None and self.usual is None:
-            raise InputKeyError(
-                f"the model has no usual language, so each text must name its own: {', '.join(self.names)}"
-            )
+            raise InputKeyError(f"there is no usual language, so each text must name its own: {', '.join(self.names)}")
         known = str(self.usual) if name is None else fairseq_language(name)
         if known not in self.names:
             raise UnknownLanguage(known if name is None else name, self.names)

@@ -349,9 +349,7 @@ class ModelFiles:
         rows, held = self._record.embedding_rows, self.shape.vocabulary
         written = (self._record.config or {}).get("vocab_size", held)
         if rows is not None and rows > held and not (type(written) is int and rows <= written):
-            raise IntegrityError(
-                f"{self._record.path} is damaged: embedding_rows is {rows}, and the model has {held} rows"
-            )
+            raise IntegrityError(f"{self._record.path} is damaged: embedding_rows is {rows}, and there are {held} rows")
         return held if rows is None else min(rows, held)  # resize_token_embeddings may have made it smaller
 
     @property

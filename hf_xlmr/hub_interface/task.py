@@ -240,9 +240,7 @@ class FairseqTask:
         Raises an AttributeError without labels.
         """
         if self.labels is None:
-            raise InputAttributeError(
-                "the model has no label dictionary: its task has no classes, or its files no names"
-            )
+            raise InputAttributeError("there is no label dictionary: the task has no classes, or the files no names")
         return self.labels
 
     @property

@@ -232,9 +232,7 @@ class XLMR(nn.Module):
             raise InputAssertionError(f"there are no tokens: the shape is {shape}; {HOW_TO_GET_TOKENS}")
         rows = self.files.rows
         if int(batch.min()) < 0 or int(batch.max()) >= rows:
-            raise InputIndexError(
-                f"tokens go from {int(batch.min())} to {int(batch.max())}, but the model has {rows} rows"
-            )
+            raise InputIndexError(f"tokens go from {int(batch.min())} to {int(batch.max())}, but there are {rows} rows")
         return batch.to(self.device).long()
 
     def extract_features_aligned_to_words(
@@ -371,9 +369,7 @@ def _indices(layers: object, count: int) -> list[int]:
         raise InputError(f"layers={layers!r:.80}: give a list of numbers, such as [0, -1]")
     for number in numbers:
         if not -count <= number < count:
-            raise InputError(
-                f"there is no layer {number}: the hidden states are numbered 0 (embeddings) to {count - 1}"
-            )
+            raise InputError(f"there is no layer {number}: hidden states are numbered 0 (embeddings) to {count - 1}")
     return [number % count for number in numbers]
 
 

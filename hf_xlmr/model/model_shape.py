@@ -307,9 +307,7 @@ def shape_of_config(config: Mapping[str, object], *, name: str = CONFIG) -> Mode
     family = family_of(config)
     if family is None:
         known = ", ".join(FAMILIES)
-        raise InputError(
-            f"{name}: the model_type is {config.get('model_type')!s:.40}; hf-xlmr plans {known} and no other"
-        )
+        raise InputError(f"{name}: the model_type is {config.get('model_type')!s:.40}; hf-xlmr plans {known}")
     task = _task(config, family, name)
     given = {**family.defaults, "tie_word_embeddings": True, **config}
     count = partial(count_of, given, name=name)
@@ -347,9 +345,7 @@ def count_of(config: Mapping[str, object], field: str, *, name: str = CONFIG) ->
     """A size in `config`, within what it can be. Raises IntegrityError, which calls the file `name`."""
     value, most = config.get(field), MOST_COUNTS.get(field, LARGEST_COUNT)
     if type(value) is not int or not 1 <= value <= most:
-        raise IntegrityError(
-            f"{name} is damaged: {field} is {value!r:.40}, which is not a whole number from 1 to {most:,}"
-        )
+        raise IntegrityError(f"{name} is damaged: {field} is {value!r:.40}, not a whole number from 1 to {most:,}")
     return value
 
 

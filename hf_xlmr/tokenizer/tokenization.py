@@ -146,9 +146,7 @@ class ExactTokenizer:
         columns = [self._rows(column) for column in (sentences, *more)]
         for column in columns:
             if len(column) != len(sentences):
-                raise InputError(
-                    f"Give as many further sentences as first ones: {len(column)} are not {len(sentences)}."
-                )
+                raise InputError(f"Give as many further sentences as first: {len(column)} are not {len(sentences)}.")
         return [self.framed(row, no_separator=no_separator) for row in zip(*columns, strict=True)]
 
     def flat_ids(self, texts: list[str], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
