@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.files.json_edits import field_of
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.tokenizer.dictionary import MASK, SPECIAL_SYMBOLS, Dictionary, fillers
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 FAIRSEQS: Final = frozenset({*SPECIAL_SYMBOLS, MASK})
 TOKENIZER: Final = "tokenizer.json"
@@ -33,8 +36,8 @@ class CutText(NamedTuple):
 class AddedTokens:
     """The tokens that a folder's tokenizer has beyond fairseq's, and the tokenization of texts with them."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Read the added tokens of `tokenizer`, an object of the tokenizers library."""
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Read the added tokens of `tokenizer`."""
         added = tokenizer.get_added_tokens_decoder()
         self.names: Mapping[int, str] = {
             number: added[number].content
@@ -109,7 +112,7 @@ class AddedTokens:
         return {each.replace(" ", WORD).strip(WORD) for each in normal}
 
     @cached_property
-    def _finder(self) -> Any:
+    def _finder(self) -> Tokenizer:
         """A tokenizer that gives the id 0 for everything except the letters of added tokens."""
         from tokenizers import AddedToken, Tokenizer
         from tokenizers.models import WordLevel
@@ -120,7 +123,7 @@ class AddedTokens:
         return finder
 
 
-def _without_fairseqs(tokenizer: Any) -> Any:
+def _without_fairseqs(tokenizer: Tokenizer) -> Tokenizer:
     """A copy of `tokenizer` without fairseq's special symbols among its added tokens: in a text they are plain text."""
     from tokenizers import Tokenizer
 

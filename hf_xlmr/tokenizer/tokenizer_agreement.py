@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.tokenizer.dictionary import MASK, UNK_INDEX
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, tokenizer_damage_told
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 from hf_xlmr.tokenizer.tokenizer_growth import raise_if_texts_explode
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS: Final = (  # composed letters and no run of one letter: here the tokenizers library equals SentencePiece
     "The train leaves at night.",
@@ -65,16 +69,19 @@ def disagreement_of(folder: Path, exact: ExactTokenizer | None) -> str | None:
     return f"AutoTokenizer ({kind}) gives {_shown(wrong.given)} for {wrong.name}, and {rule} {_shown(wrong.right)}"
 
 
-def _raise_if_longer(folder: Path, tokenizer: Any) -> None:
+def _raise_if_longer(folder: Path, tokenizer: Tokenizer | None) -> None:
     """Raise IntegrityError for a normalizer that makes a short text far longer, before the model tokenizes it."""
-    normalizer: Any = None if tokenizer is None else tokenizer.normalizer
-    for text in () if normalizer is None else (*TEXTS, *DECOMPOSED):
-        length = len(normalizer.normalize_str(text))
+    if tokenizer is None or tokenizer.normalizer is None:
+        return
+    for text in (*TEXTS, *DECOMPOSED):
+        length = len(tokenizer.normalizer.normalize_str(text))
         if length > MOST_GROWTH * len(text):
             raise IntegrityError(f"the normalizer of {folder} makes {length:,} characters of {text!r}")
 
 
-def _by_fairseqs_rule(tokenizer: Any, exact: ExactTokenizer, own: Mapping[str, Sequence[int]]) -> Iterator[_Ids]:
+def _by_fairseqs_rule(
+    tokenizer: PreTrainedTokenizerBase, exact: ExactTokenizer, own: Mapping[str, Sequence[int]]
+) -> Iterator[_Ids]:
     dictionary = exact.dictionary
     specials = {
         "<s>": (tokenizer.bos_token_id, dictionary.bos_index),
