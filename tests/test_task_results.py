@@ -24,7 +24,7 @@ from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Task
 from hf_xlmr.tasks.metrics import MLQA_RULES
-from hf_xlmr.tasks.results import TASK_METRICS, TaskResults
+from hf_xlmr.tasks.results import TaskResults
 from hf_xlmr.tasks.results_card import card_section, eval_results, put_results_in_card
 from hf_xlmr.tasks.results_plot import figure_of, plot_results
 from hf_xlmr.tasks.results_table import tables_of
@@ -37,7 +37,7 @@ MLQA_PAIRS = [f"{context}-{question}" for context in ("zh", "en", "de") for ques
 
 def results_of(task: str, languages: Iterable[str], *, model: str = "my-model", first: float = 50.0) -> TaskResults:
     """Scores that count up by one from language to language, and by a tenth from metric to metric, all a bit apart."""
-    metrics = TASK_METRICS[task]
+    metrics = TASKS[task].scoring.metrics
     scores = {
         language: {metric: first + number - place / 10 for place, metric in enumerate(metrics)}
         for number, language in enumerate(languages)
@@ -112,7 +112,7 @@ def test_published_averages_are_those_of_the_published_languages() -> None:
 # ---- JSON ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASK_METRICS)
+@pytest.mark.parametrize("task", TASKS)
 def test_results_are_read_back_as_they_were(task: str, tmp_path: Path) -> None:
     results = replace(
         results_of(task, ["de", "en"], model="модель"),
@@ -438,7 +438,7 @@ def index_of(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load(metadata)["model-index"])
 
 
-@pytest.mark.parametrize("task", TASK_METRICS)
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_a_card_keeps_everything_else(task: str, line_end: str, tmp_path: Path) -> None:
     before = CARD.replace("\n", line_end)

@@ -195,6 +195,13 @@ def _with_names(read: Callable[[ModelFiles], Read]) -> Callable[[ModelFiles], Re
     return reading
 
 
+class _Named(cached_property[Read]):
+    """A `cached_property` whose errors name what the user asked for."""
+
+    def __init__(self, read: Callable[[ModelFiles], Read]) -> None:
+        super().__init__(_with_names(read))
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """A Transformers folder of one of XLM-R's families, converted by us or not, and what fairseq adds to it."""
@@ -233,8 +240,7 @@ class ModelFiles:
         with as_named(self.folder, f"{self.asked_for} (as converted)"), as_named(kept, f"{self.asked_for}: "):
             yield
 
-    @cached_property
-    @_with_names
+    @_Named
     def config(self) -> JsonObject:
         """config.json. Raises InputError for a model of another type, IntegrityError."""
         if not self.opened.has("config.json"):
@@ -262,15 +268,13 @@ class ModelFiles:
             raise InputError(f"{self.folder}/config.json names {first!s:.60}, which is not of the family {family}.")
         return str(first)
 
-    @cached_property
-    @_with_names
+    @_Named
     def shape(self) -> ModelShape:
         """The sizes of the class that the folder holds. Raises InputError, IntegrityError."""
         config = {**self.config, "architectures": [self.class_name]}
         return shape_of_config(config, name=str(self.folder / "config.json"))
 
-    @cached_property
-    @_with_names
+    @_Named
     def options(self) -> JsonObject:
         """The options of fairseq's training that matter; empty if the folder does not keep them.
 
@@ -284,8 +288,7 @@ class ModelFiles:
         is_stale = not self._head_is_of_the_record
         return {name: value for name, value in options.items() if not (is_stale and name in OF_THE_HEAD)}
 
-    @cached_property
-    @_with_names
+    @_Named
     def training(self) -> JsonObject:
         """The report of `hf-xlmr finetune`; empty in a folder that it did not make. Raises IntegrityError."""
         return self.opened.training
@@ -304,8 +307,7 @@ class ModelFiles:
             return f"the checkpoint has it ({', '.join(parts[:8])}), and the conversion left it behind"
         return f"the checkpoint has it, and it is not of fairseq's class ({', '.join(parts[:8])})"
 
-    @cached_property
-    @_with_names
+    @_Named
     def dictionary(self) -> Dictionary:
         """The names of the rows: fairseq's, and after them the tokens that were added to the tokenizer.
 
@@ -313,14 +315,12 @@ class ModelFiles:
         """
         return self.fairseqs_dictionary if self.added is None else self.added.extended(self.fairseqs_dictionary)
 
-    @cached_property
-    @_with_names
+    @_Named
     def added(self) -> AddedTokens | None:
         """The tokens that the folder's tokenizer has beyond fairseq's, None without any. Raises InputError."""
         return AddedTokens.of(self.folder, rows=self.shape.vocabulary)
 
-    @cached_property
-    @_with_names
+    @_Named
     def fairseqs_dictionary(self) -> Dictionary:
         """The rows of fairseq/dict.txt and `<mask>`, or what the tokenizer's files imply.
 
@@ -365,14 +365,12 @@ class ModelFiles:
         added = () if self.added is None else self.added.names
         return range(first, min([end, *(index for index in added if index >= first)]))
 
-    @cached_property
-    @_with_names
+    @_Named
     def _record(self) -> ConversionRecord:
         """What the conversion wrote down; empty for a folder of another origin."""
         return self.opened.record
 
-    @cached_property
-    @_with_names
+    @_Named
     def tokenizer(self) -> ExactTokenizer | None:
         """Fairseq's tokenization; None if the folder has no SentencePiece model."""
         kept = self.folder / "fairseq"
@@ -410,8 +408,7 @@ class ModelFiles:
         kind = kind_of_dictionary(self.dictionary, bpe=self.options.get("bpe"))
         return None if kind is None or kind.has_sentencepiece else kind
 
-    @cached_property
-    @_with_names
+    @_Named
     def labels(self) -> Dictionary | None:
         """The label dictionary, names from id 4 on; None if the classes have no names."""
         kept, names = self.kept_labels, self._names_of_classes
@@ -420,8 +417,7 @@ class ModelFiles:
         is_named = bool(names) and not all(name.startswith("LABEL_") for name in names)
         return Dictionary.of((*SPECIAL_SYMBOLS, *names)) if is_named else None
 
-    @cached_property
-    @_with_names
+    @_Named
     def kept_labels(self) -> Dictionary | None:
         """The label dictionary under fairseq/, which may be that of the model before training; None without one."""
         kept = self.folder / "fairseq"

@@ -15,10 +15,7 @@ from hf_xlmr.tasks.kinds.mlqa import key_of_pair, languages_of_pair
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Setting
 
-__all__ = ["TASK_METRICS", "Setting", "TaskResults", "key_of_pair", "languages_of_pair", "paper_order"]
-
-TASK_METRICS: Final = {name: task.scoring.metrics for name, task in TASKS.items()}
-"""The metrics by task; the first one ranks models."""
+__all__ = ["Setting", "TaskResults", "key_of_pair", "languages_of_pair", "paper_order"]
 
 HIGHEST: Final = 100.0
 
