@@ -18,7 +18,7 @@ from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tasks.encoding.encoding import collate
 from hf_xlmr.tasks.evaluation import EvaluationOptions, evaluate_data, question_options, read_what_is_scored
-from hf_xlmr.tasks.fitting.adapters import LORA, check_peft, check_rank, merged, with_adapters
+from hf_xlmr.tasks.fitting.adapters import LORA_RANK, LORA_RATE, check_peft, check_rank, merged, with_adapters
 from hf_xlmr.tasks.fitting.devices import check_bfloat16, on_one_device
 from hf_xlmr.tasks.fitting.encoded_data import EncodedData, encoded_data
 from hf_xlmr.tasks.fitting.finetuned_folder import FinetunedFolder, FinetuningReport
@@ -103,7 +103,7 @@ class FinetuningOptions:
     max_length: int | None = None
     stride: int | None = None
     lora: bool = False
-    lora_rank: int = LORA.rank
+    lora_rank: int = LORA_RANK
     freeze_embeddings: bool | None = None
     """None freezes them for models of the XL kind, where they take a third of the memory that training adds, and for
     X-MOD."""
@@ -135,7 +135,7 @@ class FinetuningOptions:
             raise InputError(f"seed={self.seed!s:.40}: it must be from 0 to {SEEDS - 1}")
         if self.epochs is not None and self.max_steps is not None:
             raise InputError(f"epochs={self.epochs:g} and max_steps={self.max_steps} both say how long: give one")
-        if self.lora_rank != LORA.rank and not self.lora:
+        if self.lora_rank != LORA_RANK and not self.lora:
             raise InputError(f"lora_rank={self.lora_rank!s:.40} is the rank of adapters: train them with lora=True")
 
 
@@ -370,7 +370,7 @@ def _settings(task: AnyTask, files: ModelFiles, options: FinetuningOptions) -> d
     rate = recipe.learning_rate_of_wide if is_wide(files) else recipe.learning_rate
     settings: dict[str, Setting] = {
         "mode": options.mode,
-        "learning_rate": options.learning_rate or (LORA.learning_rate if options.lora else rate),
+        "learning_rate": options.learning_rate or (LORA_RATE if options.lora else rate),
         "epochs": options.epochs or recipe.epochs,
         "batch_size": options.batch_size or recipe.batch_size,
         "warmup": recipe.warmup if options.warmup is None else options.warmup,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,23 +17,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-
-@dataclass(frozen=True)
-class LoraRecipe:
-    """Low-rank adapters, as peft makes them."""
-
-    rank: int
-    alpha: int
-    dropout: float
-    learning_rate: float
-    target_modules: tuple[str, ...]
-
-
-# Hu et al. 2021, RoBERTa large on MNLI: rank 8, alpha 16, 3e-4, on query and value; dropout is peft's customary one.
-# peft has no default targets for xlm-roberta-xl; these are the names in all families.
-LORA: Final = LoraRecipe(rank=8, alpha=16, dropout=0.05, learning_rate=3e-4, target_modules=("query", "value"))
+# Hu et al. 2021, RoBERTa large on MNLI: these three numbers, on query and value; dropout is peft's customary one
+LORA_RANK: Final = 8
+LORA_ALPHA: Final = 16
+LORA_RATE: Final = 3e-4
+DROPOUT: Final = 0.05
+TARGETS: Final = ("query", "value")  # in all families; peft has no default for xlm-roberta-xl
+FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 
 
 def check_peft() -> None:
@@ -58,9 +47,9 @@ def with_adapters(network: PreTrainedModel, recipe: Recipe, *, rank: int) -> Pef
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=LORA.alpha * rank // LORA.rank or 1,
-        lora_dropout=LORA.dropout,
-        target_modules=list(LORA.target_modules),
+        lora_alpha=LORA_ALPHA * rank // LORA_RANK or 1,
+        lora_dropout=DROPOUT,
+        target_modules=list(TARGETS),
         modules_to_save=[recipe.head],
     )
     with _old_name_allowed():
@@ -76,7 +65,7 @@ def merged(network: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     with _old_name_allowed():
         plain: PreTrainedModel = PeftModel.from_pretrained(network, folder).merge_and_unload()
-    for name in (*ADAPTER_FILES, "README.md"):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
     return plain
 
