@@ -396,18 +396,13 @@ def _visitors(task: _Task, part: _Part, parts: list[_Part]) -> int:
 
 
 def _suggestions(task: _Task, budgets: _Budgets) -> Iterator[str]:
-    """Each single change that makes it fit, and each with half the bytes if none does; all were tried."""
-    changes = list(_changes(task, budgets))
+    """Each single change that makes it fit, or half the bytes with fewer tokens; all were tried."""
     half = replace(task, dtype=HALF)
     if task.dtype != INT8 and DTYPE_BYTES[task.dtype] > DTYPE_BYTES[HALF]:
         if _lay_out(half, budgets).fits:
-            changes.insert(0, f"It fits in {HALF} ({format_size(half.shape.nbytes(HALF))} of weights).")
+            yield f"It fits in {HALF} ({format_size(half.shape.nbytes(HALF))} of weights)."
         elif tokens := _fewer_tokens(half, budgets):
-            changes.insert(0, f"It fits in {HALF} with {tokens} tokens at a time.")
-    yield from changes
-
-
-def _changes(task: _Task, budgets: _Budgets) -> Iterator[str]:
+            yield f"It fits in {HALF} with {tokens} tokens at a time."
     if tokens := _fewer_tokens(task, budgets):
         yield f"It fits with {tokens} tokens at a time."
     if count := _more_devices(task, budgets):
