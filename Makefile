@@ -14,6 +14,9 @@ PACKAGED := build/packaged
 TESTS ?= tests
 SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
+# each of the many processes that tests begin would compile all of hf_xlmr again
+unexport PYTHONDONTWRITEBYTECODE
+
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 NO_VECTORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 

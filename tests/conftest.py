@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,16 @@ from places import RUNS_RANKERS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != CHECKOUT]
+os.fsync = lambda _descriptor: None  # no test cuts the power, and waiting for the disk takes longer than most tests
 
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Conversions and kernels of this process's tests: a source is converted once for all modules."""
-    return tmp_path_factory.mktemp("cache")
+    """Conversions and kernels of all tests of this run: a source is converted once, by the first worker to ask."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,19 @@ SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, severa
     *("test_a_death_is_found_and_the_rest_is_tried", "test_a_small_archive_of_gigabytes"),
 }
 RANKERS = ("ranking", "MultipleChoice")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare each worker the import of modules that hold no test of the tier that is asked for."""
+    tier, name = config.option.markexpr, collection_path.stem
+    if collection_path.suffix != ".py" or tier not in ("core", "slow", "not slow"):
+        return None
+    if tier == "slow" and name not in SLOW:
+        source = collection_path.read_text(encoding="utf-8")
+        has_tests = any(f"def {test}(" in source for test in SLOW)
+    else:
+        has_tests = {"core": name in CORE, "slow": True, "not slow": name not in SLOW}[tier]
+    return None if has_tests else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,12 +11,17 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
+
+import typer.main
 
 from hf_xlmr.cli.program import main
 
 __all__ = ["limited", "run"]
+
+typer.main.get_command = cache(typer.main.get_command)  # the commands take longer to make than most take to run
 
 
 def run(

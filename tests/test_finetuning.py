@@ -1269,11 +1269,12 @@ print(modes(out))
 
 def test_a_disk_that_is_full_is_told_and_files_are_for_whom_the_user_says(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run([sys.executable, "-c", f"import os; os.umask(0o022)\n{WRITES}", FIXTURES / "earlier" / "masked-lm", out])
+    cache = str(tmp_path / "cache")  # in which nothing is encoded yet
+    command = [sys.executable, "-c", f"import os; os.umask(0o022)\n{WRITES}", FIXTURES / "earlier" / "masked-lm", out]
+    done = run(command, env={**os.environ, "HF_XLMR_CACHE": cache})
     assert done.returncode == 0, done.stderr
     *told_of, shared, private = done.stdout.splitlines()
     assert [line.partition(" ")[0] for line in told_of] == ["10", "20", "900", "30000", "42000"]
-    cache = os.environ["HF_XLMR_CACHE"]
     sentence = f"the cache {cache}, where encoded training data are kept, cannot be written to (File too large)"
     assert sentence in told_of[0] and "set HF_XLMR_CACHE to a folder on another disk" in told_of[0]
     assert all(str(out) in line for line in told_of[1:]) and "make room on the disk" in told_of[-1]

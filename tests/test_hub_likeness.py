@@ -7,7 +7,6 @@ import copy
 import json
 import pickle
 import warnings
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,7 @@ TOLERANCE = 1e-5
 OWN_KIND = {"encode_line with another argument", "d[1.5]", "the model with a 3-D tensor"}  # Python's or PyTorch's error
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of our own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("HF_XLMR_CACHE", str(folder))
-        loaded.cache_clear()
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 @cache

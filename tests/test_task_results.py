@@ -293,24 +293,36 @@ def test_on_a_terminal_no_number_is_cut_off(
 SEVERAL = [results_of("xnli", XNLI_LANGUAGES, model="zero-shot"), results_of("xnli", ["en", "qu"], model="b", first=70)]
 
 
-@pytest.mark.parametrize("ending", ["svg", "png"])
-@pytest.mark.parametrize("references", [True, False])
-def test_the_same_results_give_the_same_bytes(ending: str, references: bool, tmp_path: Path) -> None:
-    code = (
-        "import sys; from hf_xlmr.tasks.results import TaskResults\n"
-        "from hf_xlmr.tasks.results_plot import plot_results\n"
-        "plot_results([TaskResults.read(each) for each in sys.argv[2:]], sys.argv[1], references="
-        f"{references})"
-    )
-    for number, each in enumerate(SEVERAL):
-        (tmp_path / f"{number}.json").write_text(each.to_json(), encoding="utf-8")
-    here, elsewhere = tmp_path / f"here.{ending}", tmp_path / f"elsewhere.{ending}"
+DRAWN = [(ending, references) for ending in ("svg", "png") for references in (True, False)]
+DRAW = """
+import sys
+from hf_xlmr.tasks.results import TaskResults
+from hf_xlmr.tasks.results_plot import plot_results
+for ending, references in {drawn}:
+    plot_results([TaskResults.read(each) for each in sys.argv[1:]], f"{{references}}.{{ending}}", references=references)
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bars as another process draws them, with another home and other hashes."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    files = [folder / f"{number}.json" for number in range(len(SEVERAL))]
+    for path, each in zip(files, SEVERAL, strict=True):
+        path.write_text(each.to_json(), encoding="utf-8")
+    environment = {"PYTHONHASHSEED": "7", "HOME": str(folder)}
+    command = [sys.executable, "-c", DRAW.format(drawn=DRAWN), *files]
+    subprocess.run(command, check=True, cwd=folder, env=environment)
+    return folder
+
+
+@pytest.mark.parametrize(("ending", "references"), DRAWN)
+def test_the_same_results_give_the_same_bytes(ending: str, references: bool, elsewhere: Path, tmp_path: Path) -> None:
+    here, other = tmp_path / f"here.{ending}", tmp_path / f"other.{ending}"
     plot_results(SEVERAL, here, references=references)
-    command = [sys.executable, "-c", code, str(elsewhere), str(tmp_path / "0.json"), str(tmp_path / "1.json")]
-    subprocess.run(command, check=True, env={"PYTHONHASHSEED": "7", "HOME": str(tmp_path)})
-    assert here.read_bytes() == elsewhere.read_bytes()
-    plot_results(SEVERAL[:1], elsewhere, references=references)
-    assert here.read_bytes() != elsewhere.read_bytes()
+    assert here.read_bytes() == (elsewhere / f"{references}.{ending}").read_bytes()
+    plot_results(SEVERAL[:1], other, references=references)
+    assert here.read_bytes() != other.read_bytes()
 
 
 @pytest.mark.parametrize(("task", "n_bars"), [("xnli", 2 + 1), ("ner", 2 + 1), ("mlqa", 2 * (2 + 1))])
