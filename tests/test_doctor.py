@@ -301,9 +301,7 @@ FAULTS = {
     "no bias": Fault(with_weights(lambda weights: weights.pop("lm_head.bias")), "tied bias", "lack lm_head.bias"),
     "two biases": Fault(with_weights(second_bias), "tied bias", "different values"),
     "adapter": Fault(
-        lambda folder: (folder / "adapter_config.json").write_text("{}"),
-        "adapter",
-        "for adapter_model.safetensors",
+        lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter", "for adapter_model.safetensors"
     ),
     "modules": Fault(
         lambda folder: (folder / "modules.json").write_text('[{"path": "1_Pooling", "type": "a.Pooling"}]'),

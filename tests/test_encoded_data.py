@@ -193,8 +193,7 @@ def write_rows_of_questions(path: Path, count: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("task", "write"),
-    [("xnli", write_xnli), ("ner", write_ner), ("mlqa", write_rows_of_questions)],
+    ("task", "write"), [("xnli", write_xnli), ("ner", write_ner), ("mlqa", write_rows_of_questions)]
 )
 def test_memory_does_not_grow_with_the_examples(
     task: str, write: Callable[[Path, int], str], coding: Coding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,15 +24,7 @@ from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 from hf_xlmr.hub_interface.loading import find_model
-from hf_xlmr.tasks.encoding.encoding import (
-    IGNORED,
-    Features,
-    Row,
-    batches_of,
-    collate,
-    encode_pairs,
-    encode_words,
-)
+from hf_xlmr.tasks.encoding.encoding import IGNORED, Features, Row, batches_of, collate, encode_pairs, encode_words
 from hf_xlmr.tasks.encoding.question_answering import (
     QuestionOptions,
     Window,

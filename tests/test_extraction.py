@@ -112,11 +112,7 @@ def test_a_text_has_the_same_features_whatever_is_beside_it(demo: XLMR, kernel: 
 
 @pytest.mark.parametrize(
     ("pool", "reduce"),
-    [
-        ("mean", lambda rows: rows.mean(axis=0)),
-        ("cls", lambda rows: rows[0]),
-        ("max", lambda rows: rows.max(axis=0)),
-    ],
+    [("mean", lambda rows: rows.mean(axis=0)), ("cls", lambda rows: rows[0]), ("max", lambda rows: rows.max(axis=0))],
 )
 def test_pooling_is_over_all_tokens_of_a_text_and_no_others(demo: XLMR, pool: str, reduce: Any) -> None:
     found = FeatureExtractor(demo, pool=pool)(TEXTS)

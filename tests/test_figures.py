@@ -37,7 +37,7 @@ def drawn(rows: list[dict[str, Any]], output: Path, *, elsewhere: bool = False) 
     if elsewhere:
         subprocess.run([sys.executable, *words], check=True, cwd=output.parent)
     else:
-        with patch("sys.argv", words):
+        with patch("sys.argv", words), patch("sys.path", [*sys.path]):
             runpy.run_path(words[0], run_name="__main__")
     return output.read_bytes()
 

@@ -52,23 +52,21 @@ from hf_xlmr.tasks.results_table import tables_of
 from hf_xlmr.tasks.training import FinetuningOptions, FinetuningReport, finetune
 
 ENDINGS = {"xnli": "SequenceClassification", "mlqa": "QuestionAnswering", "ner": "TokenClassification"}
-FAMILIES = {
-    "XLMRoberta": "v0122",
-    "XLMRobertaXL": "v0122prenorm",
-    "RobertaPreLayerNorm": "v0122prelayernorm",
-}
+FAMILIES = {"XLMRoberta": "v0122", "XLMRobertaXL": "v0122prenorm", "RobertaPreLayerNorm": "v0122prelayernorm"}
 RATES = {"XLMRoberta": 1e-2, "XLMRobertaXL": 1e-2, "RobertaPreLayerNorm": 3e-3}
 STEPS = {"XLMRoberta": 60, "XLMRobertaXL": 60, "RobertaPreLayerNorm": 120}
 QUICK = FinetuningOptions(max_steps=50, batch_size=16, warmup=0.1, learning_rate=3e-3)
 FEW = replace(QUICK, max_steps=8, save_steps=3)
 TOLERANCE = 1e-5
+Data = dict[str, list[str]]
+Trained = dict[str, FinetuningReport]
 
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """By task and part."""
     folder = tmp_path_factory.mktemp("data")
     made = {
@@ -84,7 +82,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def trained(data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, FinetuningReport]:
+def trained(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Each task on the demo, in English."""
     folder = tmp_path_factory.mktemp("trained")
     return {
@@ -110,7 +108,7 @@ def told(call: Any, *arguments: Any, **options: Any) -> str:
 
 
 @pytest.mark.parametrize(("task", "least", "chance"), [("xnli", 90, 34), ("ner", 65, 10), ("mlqa", 80, 25)])
-def test_the_task_is_learnt(trained: dict[str, FinetuningReport], task: str, least: float, chance: float) -> None:
+def test_the_task_is_learnt(trained: Trained, task: str, least: float, chance: float) -> None:
     report = trained[task]
     losses = list(report.losses.values())
     assert len(losses) > 10 and losses[-1] < losses[0] / 4
@@ -120,14 +118,14 @@ def test_the_task_is_learnt(trained: dict[str, FinetuningReport], task: str, lea
     assert min(scores.values()) > chance, "the other languages share what tells the answer"
 
 
-def test_zero_shot_trains_on_english_and_scores_all_languages(trained: dict[str, FinetuningReport]) -> None:
+def test_zero_shot_trains_on_english_and_scores_all_languages(trained: Trained) -> None:
     for task, languages in (("xnli", set(LANGUAGES)), ("ner", set(LANGUAGES)), ("mlqa", {"en", "de", "zh"})):
         assert set(trained[task].trained_on) == {"en"} and trained[task].mode == "zero-shot"
         results = trained[task].results
         assert results is not None and set(results.scores) == languages
 
 
-def test_translate_train_all_trains_on_every_language(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_translate_train_all_trains_on_every_language(data: Data, tmp_path: Path) -> None:
     options = replace(FEW, mode="translate-train-all", max_steps=2)
     report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
     assert dict(report.trained_on) == {"de": 96, "en": 96} and report.results is None
@@ -160,7 +158,7 @@ def test_a_fourth_task_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("task", ENDINGS)
-def test_what_lies_in_the_folder(trained: dict[str, FinetuningReport], task: str) -> None:
+def test_what_lies_in_the_folder(trained: Trained, task: str) -> None:
     folder = trained[task].output
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {
@@ -185,9 +183,7 @@ for folder, block in {shown!r}.items():
 """
 
 
-def test_the_folder_tells_no_paths_of_this_machine(
-    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_the_folder_tells_no_paths_of_this_machine(trained: Trained, data: Data, tmp_path: Path) -> None:
     """A folder is published whole: what it was trained from, a local folder too, is told by its name."""
     begun = str(trained["xnli"].output)
     report = finetune(
@@ -205,7 +201,7 @@ def test_the_folder_tells_no_paths_of_this_machine(
     assert json.loads(texts["finetuning.json"])["model"] == "xnli"
 
 
-def test_the_block_of_each_card_runs_in_its_folder(trained: dict[str, FinetuningReport]) -> None:
+def test_the_block_of_each_card_runs_in_its_folder(trained: Trained) -> None:
     """In one process, in which hf_xlmr cannot be imported."""
     cards = {report.output: (report.output / "README.md").read_text(encoding="utf-8") for report in trained.values()}
     shown = {
@@ -226,9 +222,7 @@ def metadata_in(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_the_card_carries_over_what_the_models_card_tells(
-    lora: bool, data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_the_card_carries_over_what_the_models_card_tells(lora: bool, data: Data, tmp_path: Path) -> None:
     convert("demo", tmp_path / "model", verify=False, languages=["de", "no"], licence="mit")
     card = tmp_path / "model" / "README.md"
     base = "---\nbase_model: FacebookAI/xlm-roberta-base\n"
@@ -248,7 +242,7 @@ def test_the_card_carries_over_what_the_models_card_tells(
     assert ("without peft" in made) == lora and "for 1 step\non examples" in made
 
 
-def test_what_no_card_tells_is_left_out(trained: dict[str, FinetuningReport]) -> None:
+def test_what_no_card_tells_is_left_out(trained: Trained) -> None:
     for report in trained.values():
         assert not {"language", "license", "base_model"} & metadata_in(report.output).keys()
         assert check_card(OpenedFolder(report.output)) == (
@@ -265,7 +259,7 @@ def test_a_model_of_the_hub_is_the_base_model() -> None:
 
 
 @pytest.mark.parametrize("task", ENDINGS)
-def test_transformers_loads_it_whole(trained: dict[str, FinetuningReport], task: str) -> None:
+def test_transformers_loads_it_whole(trained: Trained, task: str) -> None:
     loader = getattr(transformers, f"AutoModelFor{ENDINGS[task]}")
     network, loading = loader.from_pretrained(trained[task].output, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
@@ -274,7 +268,7 @@ def test_transformers_loads_it_whole(trained: dict[str, FinetuningReport], task:
         assert network.config.id2label == {0: "O", 1: "B-LOC", 2: "I-LOC", 3: "B-PER", 4: "I-PER"}
 
 
-def test_a_model_of_ones_own_script_trains_the_same(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_a_model_of_ones_own_script_trains_the_same(data: Data, tmp_path: Path) -> None:
     """Trainer on AutoModel and plain lists: the same weights, bit for bit."""
     report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=FEW)
     xlmr = XLMR.from_pretrained("demo")
@@ -308,7 +302,7 @@ def test_a_model_of_ones_own_script_trains_the_same(data: dict[str, list[str]], 
 # ---- the way back
 
 
-def test_a_trained_classifier_answers_as_a_head_of_fairseq(trained: dict[str, FinetuningReport]) -> None:
+def test_a_trained_classifier_answers_as_a_head_of_fairseq(trained: Trained) -> None:
     folder = trained["xnli"].output
     xlmr = XLMR.from_pretrained(folder).eval()
     tokens = xlmr.encode("the train leaves", "children play o")
@@ -320,9 +314,7 @@ def test_a_trained_classifier_answers_as_a_head_of_fairseq(trained: dict[str, Fi
     assert xlmr.task.label_dictionary[found.argmax() + xlmr.task.label_dictionary.nspecial] == "contradiction"
 
 
-def test_export_gives_a_checkpoint_of_fairseq(
-    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_export_gives_a_checkpoint_of_fairseq(trained: Trained, data: Data, tmp_path: Path) -> None:
     """It is converted again to the same weights and labels, and scores the same."""
     folder = trained["xnli"].output
     report = export(folder, tmp_path / "fairseq")
@@ -344,7 +336,7 @@ def test_export_gives_a_checkpoint_of_fairseq(
 
 @pytest.fixture(scope="module")
 def written(
-    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+    trained: Trained, data: Data, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, TaskResults]]:
     """By task: the folder of an evaluation, and its results."""
     folder = tmp_path_factory.mktemp("evaluated")
@@ -364,7 +356,7 @@ def test_an_evaluation_is_written_whole(written: dict[str, tuple[Path, TaskResul
 
 
 def test_mlqas_rules_on_the_written_answers_give_the_tables_figures(
-    written: dict[str, tuple[Path, TaskResults]], data: dict[str, list[str]]
+    written: dict[str, tuple[Path, TaskResults]], data: Data
 ) -> None:
     """To the last digit, by an implementation that shares nothing with ours."""
     folder, results = written["mlqa"]
@@ -375,9 +367,7 @@ def test_mlqas_rules_on_the_written_answers_give_the_tables_figures(
     assert len({scores["f1"] for scores in results.scores.values()}) > 1, "else the comparison shows little"
 
 
-def test_seqeval_on_the_written_columns_gives_the_tables_figures(
-    written: dict[str, tuple[Path, TaskResults]],
-) -> None:
+def test_seqeval_on_the_written_columns_gives_the_tables_figures(written: dict[str, tuple[Path, TaskResults]]) -> None:
     from seqeval.metrics import f1_score, precision_score, recall_score
 
     folder, results = written["ner"]
@@ -408,9 +398,7 @@ def test_labels_are_written_with_their_counts(written: dict[str, tuple[Path, Tas
     assert rows == expected
 
 
-def test_a_folder_that_exists_is_replaced_if_it_is_an_evaluation(
-    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_a_folder_that_exists_is_replaced_if_it_is_an_evaluation(trained: Trained, data: Data, tmp_path: Path) -> None:
     model, test, out = str(trained["xnli"].output), data["xnli test"], tmp_path / "out"
     options = EvaluationOptions(languages=("en",))
     evaluate("xnli", model, test, output=out, options=options)
@@ -425,9 +413,7 @@ def test_a_folder_that_exists_is_replaced_if_it_is_an_evaluation(
     )
 
 
-def test_answers_that_no_file_can_hold_are_told_before(
-    trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_answers_that_no_file_can_hold_are_told_before(trained: Trained, data: Data, tmp_path: Path) -> None:
     model = str(trained["mlqa"].output)
     again = write_questions(tmp_path / "dev-context-en-question-en.json", 3)
     both = [*data["mlqa test"], again]
@@ -450,7 +436,7 @@ def test_a_word_stays_in_its_column(tmp_path: Path) -> None:
     ("way", "told_as"), [("keep", "Scored though the answers"), ("skip", "Left out, for answers that")]
 )
 def test_misaligned_answers_are_told_by_their_ids(
-    way: str, told_as: str, trained: dict[str, FinetuningReport], data: dict[str, list[str]], tmp_path: Path
+    way: str, told_as: str, trained: Trained, data: Data, tmp_path: Path
 ) -> None:
     path = tmp_path / "test-context-en-question-en.json"
     document = json.loads(Path(data["mlqa train"][0]).read_text(encoding="utf-8"))
@@ -474,7 +460,7 @@ def test_misaligned_answers_are_told_by_their_ids(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("task", ENDINGS)
-def test_every_family_learns_every_task(family: str, task: str, data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_every_family_learns_every_task(family: str, task: str, data: Data, tmp_path: Path) -> None:
     options = replace(QUICK, max_steps=STEPS[family], learning_rate=RATES[family])
     report = finetune(task, str(FIXTURES / FAMILIES[family]), data[f"{task} train"], tmp_path / "out", options=options)
     losses = list(report.losses.values())
@@ -483,7 +469,7 @@ def test_every_family_learns_every_task(family: str, task: str, data: dict[str, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_are_merged_into_a_plain_folder(family: str, data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_adapters_are_merged_into_a_plain_folder(family: str, data: Data, tmp_path: Path) -> None:
     """Nothing but queries, values and the head has changed, those by no more than the adapters' rank."""
     model = str(FIXTURES / FAMILIES[family])
     options = replace(FEW, lora=True, lora_rank=2, learning_rate=1e-2)
@@ -501,7 +487,7 @@ def test_adapters_are_merged_into_a_plain_folder(family: str, data: dict[str, li
     assert changed == {"query", "value"}
 
 
-def test_adapters_are_trained_without_a_warning(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_adapters_are_trained_without_a_warning(data: Data, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         options = replace(FEW, max_steps=2, lora=True)
@@ -526,7 +512,7 @@ def test_merged_adapters_compute_the_same(tmp_path: Path) -> None:
     assert not any("lora" in name for name in plain.state_dict())
 
 
-def test_plain_transformers_loads_what_was_merged_and_what_was_not(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_plain_transformers_loads_what_was_merged_and_what_was_not(data: Data, tmp_path: Path) -> None:
     """In a process in which hf_xlmr cannot be imported, all three families, with fairseq's ids."""
     about, expected = {}, {}
     texts = [["The train leaves.", "Дети"], ["火车晚上出发。"]]
@@ -560,7 +546,7 @@ def test_plain_transformers_loads_what_was_merged_and_what_was_not(data: dict[st
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_what_was_trained_is_freed_before_it_is_scored(
-    bf16: bool, data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bf16: bool, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a GPU holds the model twice: in bfloat16 accelerate lets a network refer to itself."""
     alive: list[str] = []
@@ -587,9 +573,7 @@ def test_what_was_trained_is_freed_before_it_is_scored(
     assert report.results is not None and alive == []
 
 
-def test_scoring_in_bfloat16_keeps_no_second_copy_of_the_weights(
-    trained: dict[str, FinetuningReport], data: dict[str, list[str]]
-) -> None:
+def test_scoring_in_bfloat16_keeps_no_second_copy_of_the_weights(trained: Trained, data: Data) -> None:
     """Autocast keeps a copy of each weight that has a gradient, until the forward pass ends."""
     kept: Counter[bool] = Counter()
 
@@ -614,7 +598,7 @@ def test_bfloat16_without_a_gpu_is_told_before_anything_is_read(tmp_path: Path) 
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_large_models_are_written_in_several_files(
-    lora: bool, data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lora: bool, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XXL has 43 GB in float32, of which Transformers makes one file, and which doctor finds too large."""
     options = replace(FEW, max_steps=2, lora=lora)
@@ -633,7 +617,7 @@ def test_large_models_are_written_in_several_files(
     assert [path.name for path in report.output.glob("*.bin")] == []
 
 
-def test_frozen_embeddings_stay_as_they_are(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_frozen_embeddings_stay_as_they_are(data: Data, tmp_path: Path) -> None:
     before = weights(find_model("demo").folder)
     options = replace(FEW, freeze_embeddings=True, max_steps=2)
     report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
@@ -647,9 +631,7 @@ def test_frozen_embeddings_stay_as_they_are(data: dict[str, list[str]], tmp_path
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("is_lora", [False, True])
-def test_activation_checkpointing_changes_nothing(
-    family: str, is_lora: bool, data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_activation_checkpointing_changes_nothing(family: str, is_lora: bool, data: Data, tmp_path: Path) -> None:
     options = replace(FEW, max_steps=3, lora=is_lora)
     model = str(FIXTURES / FAMILIES[family])
     found = [
@@ -678,7 +660,7 @@ def test_a_cpu_without_instructions_for_bfloat16_is_named_once(
     assert ["has no instructions for bfloat16" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_bfloat16_learns_too(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_bfloat16_learns_too(data: Data, tmp_path: Path) -> None:
     report = finetune("xnli", "demo", data["xnli train"], tmp_path / "out", options=replace(QUICK, bf16=True, cpu=True))
     losses = list(report.losses.values())
     assert losses[-1] < losses[0] / 4
@@ -713,9 +695,7 @@ class BreaksAt:
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": True}, {"accumulate": 2, "epochs": 1.5, "max_steps": None}])
-def test_a_run_that_was_broken_ends_with_the_same_weights(
-    changes: dict[str, Any], data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_a_run_that_was_broken_ends_with_the_same_weights(changes: dict[str, Any], data: Data, tmp_path: Path) -> None:
     options = replace(FEW, **changes)
     whole = finetune("xnli", "demo", data["xnli train"], tmp_path / "whole", options=options)
     for step in (5, 3):  # the second break comes at step 6, before another checkpoint was written
@@ -738,7 +718,7 @@ def test_a_run_that_was_broken_ends_with_the_same_weights(
     assert not (tmp_path / "broken" / "checkpoints").exists()
 
 
-def test_a_seed_gives_the_same_weights_and_another_others(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_weights_and_another_others(data: Data, tmp_path: Path) -> None:
     options = replace(FEW, max_steps=2)
     runs = [
         weights(
@@ -750,7 +730,7 @@ def test_a_seed_gives_the_same_weights_and_another_others(data: dict[str, list[s
     assert not torch.equal(runs[0]["classifier.dense.weight"], runs[2]["classifier.dense.weight"])
 
 
-def test_a_finished_folder_is_refused_scored_or_replaced(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_a_finished_folder_is_refused_scored_or_replaced(data: Data, tmp_path: Path) -> None:
     out, options = tmp_path / "out", replace(FEW, max_steps=2)
     first = finetune("xnli", "demo", data["xnli train"], out, options=options)
     assert "holds a finished model" in told(finetune, "xnli", "demo", data["xnli train"], out, options=options)
@@ -765,7 +745,7 @@ def test_a_finished_folder_is_refused_scored_or_replaced(data: dict[str, list[st
     assert not (out / "results.json").exists(), "those were of the weights before"
 
 
-def test_a_finished_folder_is_not_taken_for_another_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_a_finished_folder_is_not_taken_for_another_training(data: Data, tmp_path: Path) -> None:
     out, options = tmp_path / "out", replace(FEW, max_steps=1)
     finetune("xnli", "demo", data["xnli train"], out, options=options)
     other = str(FIXTURES / FAMILIES["XLMRoberta"])
@@ -783,7 +763,7 @@ def test_a_finished_folder_is_not_taken_for_another_training(data: dict[str, lis
 
 
 def test_a_kill_while_checkpoints_are_removed_leaves_a_finished_model(
-    data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, options = tmp_path / "out", replace(FEW, max_steps=1)
     remove = shutil.rmtree
@@ -800,7 +780,7 @@ def test_a_kill_while_checkpoints_are_removed_leaves_a_finished_model(
     assert "holds a finished model" in told(finetune, "xnli", "demo", data["xnli train"], out, options=options)
 
 
-def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_what_was_begun_is_refused_or_gone_on_with_as_it_was(data: Data, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Break):
         finetune("xnli", "demo", data["xnli train"], out, options=FEW, progress=BreaksAt(4))
@@ -836,7 +816,7 @@ def test_checkpoints_of_others_are_left_alone(tmp_path: Path) -> None:
     assert "holds other files" in told(folder.check, resume=False, overwrite=True)
 
 
-def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_folders_of_others_are_left_alone(data: Data, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for options in ({}, {"overwrite": True}, {"resume": True}):
         assert "holds other files" in told(finetune, "xnli", "demo", data["xnli train"], tmp_path, **options)
@@ -849,9 +829,7 @@ def test_folders_of_others_are_left_alone(data: dict[str, list[str]], tmp_path: 
 # ---- several processes
 
 
-def test_a_process_uses_one_gpu_of_several(
-    data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_uses_one_gpu_of_several(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainer would give each GPU that it sees a whole batch, so that an update had several."""
     set_up = transformers.TrainingArguments.__post_init__
     seen = []
@@ -869,7 +847,7 @@ def test_a_process_uses_one_gpu_of_several(
 
 
 @pytest.fixture(scope="module")
-def plain(data: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> FinetuningReport:
+def plain(data: Data, tmp_path_factory: pytest.TempPathFactory) -> FinetuningReport:
     """A model of XL's kind without dropout, so that nothing but the examples tells one training from another."""
     folder = tmp_path_factory.mktemp("plain")
     convert(FIXTURES / FAMILIES["XLMRobertaXL"], folder / "model", verify=False)
@@ -890,9 +868,7 @@ def check_same_training(found: Path, plain: FinetuningReport) -> None:
         torch.testing.assert_close(changed[name], weight, rtol=0, atol=1e-4)
 
 
-def test_a_batch_in_parts_trains_as_the_whole(
-    plain: FinetuningReport, data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_a_batch_in_parts_trains_as_the_whole(plain: FinetuningReport, data: Data, tmp_path: Path) -> None:
     options = replace(FEW, freeze_embeddings=False, cpu=True, accumulate=4)
     report = finetune("xnli", plain.model, data["xnli train"], tmp_path / "out", options=options)
     check_same_training(report.output, plain)
@@ -917,7 +893,7 @@ def shared_out(words: list[str], folder: Path) -> subprocess.CompletedProcess[st
 def test_two_processes_train_as_one(
     launched: Callable[[list[str], Path], subprocess.CompletedProcess[str]],
     plain: FinetuningReport,
-    data: dict[str, list[str]],
+    data: Data,
     tmp_path: Path,
 ) -> None:
     words = [
@@ -977,7 +953,7 @@ def test_only_known_configurations_are_told(tmp_path: Path) -> None:
 # ---- refusals
 
 
-def test_what_cannot_be_meant_is_one_sentence(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_what_cannot_be_meant_is_one_sentence(data: Data, tmp_path: Path) -> None:
     train, out = data["xnli train"], tmp_path / "out"
     german = [write_xnli(tmp_path / "german.tsv", 3, ("de",))]
     message = told(finetune, "xnli", "demo", german, out)
@@ -1011,9 +987,7 @@ def test_what_cannot_be_meant_is_one_sentence(data: dict[str, list[str]], tmp_pa
 
 
 @pytest.mark.parametrize("max_steps", [1, 4])
-def test_a_training_that_diverges_is_told_and_leaves_no_model(
-    max_steps: int, data: dict[str, list[str]], tmp_path: Path
-) -> None:
+def test_a_training_that_diverges_is_told_and_leaves_no_model(max_steps: int, data: Data, tmp_path: Path) -> None:
     """By its losses, or, where the last update breaks it, by its weights."""
     options = replace(FEW, max_steps=max_steps, learning_rate=float(np.finfo(np.float32).max), warmup=0.0)
     message = told(finetune, "xnli", "demo", data["xnli train"], tmp_path / "out", options=options)
@@ -1048,12 +1022,7 @@ def test_a_training_that_diverges_is_told_and_leaves_no_model(
     ],
 )
 def test_no_option_is_dropped_without_a_word(
-    task: str,
-    training: dict[str, Any],
-    scoring: dict[str, Any],
-    sentence: str,
-    data: dict[str, list[str]],
-    tmp_path: Path,
+    task: str, training: dict[str, Any], scoring: dict[str, Any], sentence: str, data: Data, tmp_path: Path
 ) -> None:
     options = {"options": replace(FEW, **training), "evaluation_options": EvaluationOptions(**scoring)}
     assert sentence in told(finetune, task, "demo", data[f"{task} train"], tmp_path / "out", **options)
@@ -1076,7 +1045,7 @@ def _classifier(folder: Path, labels: list[str]) -> str:
     return str(folder / "classifier")
 
 
-def test_scores_that_cannot_be_had_are_told_before_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_scores_that_cannot_be_had_are_told_before_training(data: Data, tmp_path: Path) -> None:
     questions = [write_questions(tmp_path / "russian.json", 3, "ru")]
     arguments = ("mlqa", "demo", data["mlqa train"], tmp_path / "out")
     assert "does not say its languages" in told(finetune, *arguments, evaluation=questions)
@@ -1089,7 +1058,7 @@ def test_scores_that_cannot_be_had_are_told_before_training(data: dict[str, list
     assert not (tmp_path / "out").exists()
 
 
-def test_misaligned_answers_are_refused_or_left_out_and_told(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_misaligned_answers_are_refused_or_left_out_and_told(data: Data, tmp_path: Path) -> None:
     document = json.loads(Path(data["mlqa train"][0]).read_text(encoding="utf-8"))
     for paragraph in document["data"][0]["paragraphs"][:2]:
         paragraph["qas"][0]["answers"][0]["answer_start"] += 1
@@ -1105,12 +1074,7 @@ def test_misaligned_answers_are_refused_or_left_out_and_told(data: dict[str, lis
 
 @pytest.mark.parametrize(("package", "task", "options"), [("peft", "xnli", {"lora": True}), ("seqeval", "ner", {})])
 def test_without_the_extra_its_name_is_told(
-    package: str,
-    task: str,
-    options: dict[str, Any],
-    data: dict[str, list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    package: str, task: str, options: dict[str, Any], data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     message = told(
@@ -1126,7 +1090,7 @@ def test_without_the_extra_its_name_is_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_are_missing_are_not_drawn_at_random(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_weights_that_are_missing_are_not_drawn_at_random(data: Data, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     folder = tmp_path / "model"
@@ -1172,12 +1136,7 @@ def test_what_a_user_writes_as_data(
     ],
 )
 def test_a_warmup_as_long_as_the_training_is_told(
-    steps: int,
-    warmup: float | None,
-    sentence: str,
-    data: dict[str, list[str]],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    steps: int, warmup: float | None, sentence: str, data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Trainer rounds a share of the steps up: in a single one the learning rate is 0."""
     options = replace(FEW, max_steps=steps, warmup=warmup)
@@ -1185,7 +1144,7 @@ def test_a_warmup_as_long_as_the_training_is_told(
     assert ("warmup=" in caplog.text) == bool(sentence) and sentence in caplog.text
 
 
-def test_a_model_is_scored_with_the_lengths_of_its_training(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_a_model_is_scored_with_the_lengths_of_its_training(data: Data, tmp_path: Path) -> None:
     options = replace(FEW, max_length=16, stride=3, max_steps=2)
     report = finetune(
         "mlqa", "demo", data["mlqa train"], tmp_path / "out", evaluation=data["mlqa test"], options=options
@@ -1225,7 +1184,7 @@ def test_tags_that_are_numbers_mean_what_labels_says(tmp_path: Path) -> None:
 # ---- the program
 
 
-def test_the_program_trains_tells_and_exits_with_2(data: dict[str, list[str]], tmp_path: Path) -> None:
+def test_the_program_trains_tells_and_exits_with_2(data: Data, tmp_path: Path) -> None:
     arguments = ["finetune", "xnli", "--model", "demo", "--train", data["xnli train"][0], "--output", "out"]
     steps = ["--max-steps", "2", "--batch-size", "8", "--languages", "en,zh", "--eval", data["xnli test"][0]]
     done = run([PROGRAM, *arguments, *steps], cwd=tmp_path)

@@ -30,11 +30,7 @@ TAGGING = {"task": "sequence_tagging", "criterion": "sequence_tagging", "classif
 
 
 def source(
-    folder: Path,
-    *heads: str,
-    more: dict[str, torch.Tensor] | None = None,
-    has_lm_head: bool = True,
-    **options: Any,
+    folder: Path, *heads: str, more: dict[str, torch.Tensor] | None = None, has_lm_head: bool = True, **options: Any
 ) -> Path:
     model = weights()
     for name in [] if has_lm_head else [name for name in model if name.startswith("encoder.lm_head.")]:

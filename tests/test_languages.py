@@ -581,7 +581,7 @@ def test_codes_of_data_sets_find_their_language() -> None:
     languages = Languages(("zh_TW", "en_XX", "zh_CN", "sw_KE", "pt_BR", "pt_PT", "zh-Hans"), "en_XX")
     codes = ("en", "sw", "zh", "EN", "sw_ke", "zh_tw", "pt_PT", "zh-hans")
     assert [languages.of_code(code) for code in codes] == [
-        *("en_XX", "sw_KE", "zh_CN", "en_XX", "sw_KE", "zh_TW", "pt_PT", "zh-Hans"),
+        *("en_XX", "sw_KE", "zh_CN", "en_XX", "sw_KE", "zh_TW", "pt_PT", "zh-Hans")
     ]
     with pytest.raises(InputError, match="'pt' could be pt_BR or pt_PT"):
         languages.of_code("pt")

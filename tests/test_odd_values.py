@@ -44,14 +44,7 @@ VALUES: Final = (
         "a" * 100_000,
     ),
 )
-TRIED: Final = (
-    "1e300",
-    "1000000000",
-    "1e-320",
-    "20",
-    "1",
-    "0",
-)  # with all of the work, until one is let through
+TRIED: Final = ("1e300", "1000000000", "1e-320", "20", "1", "0")  # with all of the work, until one is let through
 NEW: Final = "new"  # the folder that a command makes
 MODEL: Final = FIXTURES / "earlier" / "masked-lm"
 DATA: Final = {"xnli": "xnli.tsv", "mlqa": "train-v1.1.json"}

@@ -71,11 +71,7 @@ CASES: dict[str, tuple[Callable[[Model], object], dict[str, Any], dict[str, int]
         {"encoder_learned_pos": False},
         {TYPES: HIDDEN, "roberta.embeddings.position_embeddings.weight": POSITIONS * HIDDEN},
     ),
-    "pruned": (
-        lambda model: None,
-        {"encoder_layers_to_keep": "1"},
-        {TYPES: HIDDEN, f"{E}layers.0.fc1.bias": -LAYER},
-    ),
+    "pruned": (lambda model: None, {"encoder_layers_to_keep": "1"}, {TYPES: HIDDEN, f"{E}layers.0.fc1.bias": -LAYER}),
 }
 
 

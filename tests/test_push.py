@@ -953,11 +953,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[HfXlmrError], str]] = {
         'language has False, which is not a text .YAML reads a bare no as false: write "no"',
     ),
     "two licences": (with_card("---\nlicense: [mit, x]\n---\n"), InputError, "license has"),
-    "a spelling": (
-        with_card("---\nlicense: MIT\n---\n"),
-        InputError,
-        "license has 'MIT', which is not in the Hub",
-    ),
+    "a spelling": (with_card("---\nlicense: MIT\n---\n"), InputError, "license has 'MIT', which is not in the Hub"),
     "another licence": (with_card("---\nlicense: other\n---\n"), InputError, "there is no license_name"),
     "a script": (with_card("---\nlanguage: zh-Hans\n---\n"), InputError, "language has 'zh-Hans'.*ISO 639"),
     "tags": (with_card("---\ntags: [1]\n---\n"), InputError, "tags has 1, which is not a text"),

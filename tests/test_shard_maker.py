@@ -140,11 +140,7 @@ def test_actors_share_what_the_nodes_have(
 @pytest.mark.parametrize(
     ("cluster", "device", "told"),
     [
-        (
-            RayCluster(actors=5),
-            None,
-            "actors=5 with 1 CPUs and 0 GPUs each: the cluster, whose 2 nodes have 4 CPUs",
-        ),
+        (RayCluster(actors=5), None, "actors=5 with 1 CPUs and 0 GPUs each: the cluster, whose 2 nodes have 4 CPUs"),
         (RayCluster(actors=2, cpus_per_actor=3), None, "has room for 0"),
         (RayCluster(gpus_per_actor=1), None, "actors=1 with 1 CPUs and 1 GPUs each"),
         (RayCluster(), "cuda", "actors=1 with 1 CPUs and 1 GPUs each"),

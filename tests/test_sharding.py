@@ -22,14 +22,7 @@ from torch.utils._pytree import tree_leaves
 from hf_xlmr.errors import InputError
 from hf_xlmr.files.memory import CPU, DISK, Device, parse_max_memory
 from hf_xlmr.model_shape import ModelShape, Task, shape_of, shape_of_config
-from hf_xlmr.placement.planner import (
-    DoesNotFit,
-    Placement,
-    activation_bytes,
-    check_device_map,
-    lay_out,
-    plan_placement,
-)
+from hf_xlmr.placement.planner import DoesNotFit, Placement, activation_bytes, check_device_map, lay_out, plan_placement
 
 PROGRAM = Path(sys.executable).with_name("hf-xlmr")
 GIB = 2**30
@@ -346,10 +339,7 @@ def test_the_command_takes_this_machine_where_no_memory_is_given(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [
-        (["demo", "--max-memory", "0=24"], "has no unit"),
-        (["nowhere", "--max-memory", "0=24GiB"], "nowhere"),
-    ],
+    [(["demo", "--max-memory", "0=24"], "has no unit"), (["nowhere", "--max-memory", "0=24GiB"], "nowhere")],
 )
 def test_the_command_tells_what_to_mend(tmp_path: Path, arguments: list[str], told: str) -> None:
     done = run(*arguments, cwd=tmp_path)

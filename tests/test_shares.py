@@ -180,10 +180,7 @@ def test_processes_make_the_bytes_of_one(
 
 
 def test_standard_input_is_handed_out(
-    model: Path,
-    tmp_path: Path,
-    together: Together,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Path, tmp_path: Path, together: Together, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract(model, lines(tmp_path), tmp_path / "one", options=OPTIONS)
     with (tmp_path / "texts.txt").open(encoding="utf-8") as piped:
@@ -194,10 +191,7 @@ def test_standard_input_is_handed_out(
 
 
 def test_few_shards_are_handed_out_ahead(
-    model: Path,
-    tmp_path: Path,
-    together: Together,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Path, tmp_path: Path, together: Together, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, found, taken = gzipped(tmp_path), [], shares._taken
 

@@ -483,10 +483,7 @@ def test_a_pair_of_one_language_is_that_language(tmp_path: Path, asked: str) -> 
         ('{"version": "1.1"}', "there is no column 'data'; the columns are 'version'"),
         ('{"data": {}}', "'data' is an object, not a list"),
         ('{"data": []}', "holds no questions"),
-        (
-            '{"data": [{"paragraphs": [3]}]}',
-            "v1.1.json, data[0], paragraphs[0]: an object is expected, not a number",
-        ),
+        ('{"data": [{"paragraphs": [3]}]}', "v1.1.json, data[0], paragraphs[0]: an object is expected, not a number"),
         (squad((RIVER, [{"id": "q", "question": "?"}])), "question 'q': there is no column 'answers'"),
         (squad((RIVER, [{"id": 7, "question": "?", "answers": []}])), "qas[0]: 'id' is a number, not a string"),
         (

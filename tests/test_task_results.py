@@ -157,11 +157,7 @@ GOOD = json.loads(results_of("mlqa", ["en", "de"]).to_json())
         ({**GOOD, "skipped": {"en": -1}}, "the number of examples of 'en' that were skipped is -1"),
         ({**GOOD, "settings": {"lr": [1]}}, "the setting 'lr' is a list"),
         (
-            {
-                **GOOD,
-                "scores": dict.fromkeys(("en", "en-en"), GOOD["scores"]["en"]),
-                "counts": {"en": 1, "en-en": 1},
-            },
+            {**GOOD, "scores": dict.fromkeys(("en", "en-en"), GOOD["scores"]["en"]), "counts": {"en": 1, "en-en": 1}},
             "two of the pairs en, en-en are the same",
         ),
     ],

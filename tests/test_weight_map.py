@@ -176,12 +176,7 @@ def test_an_untied_head_fills_the_whole_class(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [
-        ("xlmr.base", 278_295_186),
-        ("xlmr.large", 560_142_482),
-        ("xlmr.xl", 3_482_741_760),
-        ("xlmr.xxl", 10_712_994_816),
-    ],
+    [("xlmr.base", 278_295_186), ("xlmr.large", 560_142_482), ("xlmr.xl", 3_482_741_760), ("xlmr.xxl", 10_712_994_816)],
 )
 def test_the_number_of_parameters(name: str, parameters: int) -> None:
     given = planned(RELEASES[name], Task.MASKED_LM)

@@ -116,10 +116,7 @@ def peer(vocabulary: Path, folder: Path) -> dict[str, float]:
         )
         encoded = time.perf_counter()
         assert len(mapped) == len(data)
-        return {
-            "read and encoded, s": encoded - begin,
-            "memory grows by, MB": (resident() - before) / 1e6,
-        }
+        return {"read and encoded, s": encoded - begin, "memory grows by, MB": (resident() - before) / 1e6}
 
 
 PEERS = {"hf_xlmr": ours, "datasets and stock": peer}

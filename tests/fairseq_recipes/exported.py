@@ -59,11 +59,7 @@ def export_all(folder: Path) -> dict[str, Any]:
 def wanted(reports: dict[str, Any], release: str) -> dict[str, Any]:
     """What one release is asked about."""
     return {
-        name: {
-            "folder": str(report.output),
-            "golden": str(FIXTURES / CASES[name].fixture),
-            "head": CASES[name].head,
-        }
+        name: {"folder": str(report.output), "golden": str(FIXTURES / CASES[name].fixture), "head": CASES[name].head}
         for name, report in reports.items()
         if release in report.loaded_by
     }

@@ -29,11 +29,7 @@ TEXTS = [
     "",
     "a <mask></s>",
 ]
-PAIRS = [
-    ["The train", "Le train"],
-    ["晚上", "في"],
-    ["bread", ""],
-]
+PAIRS = [["The train", "Le train"], ["晚上", "في"], ["bread", ""]]
 QUESTION = "The train <mask> at night."
 FILLER = "The train leaves at night. Дети играют в парке. Le soleil brille. "
 
