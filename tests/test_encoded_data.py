@@ -20,11 +20,11 @@ import huggingface_hub
 import pytest
 from datasets import Dataset
 from local_hub import Repository, running_hub
+from refusals import told
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
 from warm_processes import run, run_two
 
 from hf_xlmr.data.columns import identity_of
-from hf_xlmr.errors import InputError
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.tasks.encoding.encoding import Features, Row, batches_of, digest_of
@@ -101,12 +101,6 @@ def whole(task: str, source: str, coding: Coding, reading: Reading = ALL) -> lis
 
 def entries(cache: Path) -> list[str]:
     return sorted(path.parent.name for path in (cache / "training").glob("*/facts.json"))
-
-
-def told(call: Callable[..., object], *arguments: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*arguments)
-    return str(caught.value)
 
 
 # ---- the same numbers

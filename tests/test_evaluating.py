@@ -18,11 +18,11 @@ import torch
 from in_process import run
 from places import FIXTURES
 from published_rules import squad2_scores
+from refusals import told
 from small_tasks import WORDS, write_ner, write_questions, write_xnli
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert
-from hf_xlmr.errors import InputError
 from hf_xlmr.hub_interface.loading import find_model
 from hf_xlmr.tasks.encoding.encoding import IGNORED, Features, Row, batches_of, collate, encode_pairs, encode_words
 from hf_xlmr.tasks.encoding.question_answering import (
@@ -47,13 +47,6 @@ def exact(cache_folder: Path) -> ExactTokenizer:
     tokenizer = find_model("demo").tokenizer
     assert tokenizer is not None
     return tokenizer
-
-
-def told(call: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- a checkpoint that fairseq fine-tuned

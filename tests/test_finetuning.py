@@ -25,6 +25,7 @@ import transformers
 from huggingface_hub import ModelCard
 from places import FIXTURES, TESTS
 from published_rules import published_scores
+from refusals import told
 from safetensors.torch import load_file
 from small_tasks import LANGUAGES, write_ner, write_questions, write_xnli
 from warm_processes import PROGRAM, run, run_two
@@ -32,7 +33,7 @@ from warm_processes import PROGRAM, run, run_two
 from hf_xlmr import XLMR
 from hf_xlmr.cards.card_check import check_card
 from hf_xlmr.conversion import convert, export
-from hf_xlmr.errors import InputError, IntegrityError
+from hf_xlmr.errors import IntegrityError
 from hf_xlmr.features.processes import DeviceProcesses, Processes
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.opened_folder import OpenedFolder
@@ -95,13 +96,6 @@ def trained(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(folder / "model.safetensors"))
-
-
-def told(call: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- what is learnt

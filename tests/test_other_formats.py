@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refusal
 
 from hf_xlmr import XLMR
 from hf_xlmr.conversion import convert, inspect, open_checkpoint
@@ -49,13 +50,6 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
         "below is a Transformers folder",
     ),
 }
-
-
-def refusal(source: str | Path) -> str:
-    with pytest.raises(InputError) as caught, open_source(source):
-        pass
-    assert caught.value.exit_code == 2
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", FOLDERS)

@@ -22,6 +22,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from refusals import refusal
 
 from hf_xlmr.conversion.source.slices import FileSlice
 from hf_xlmr.conversion.source.sources import SourceFiles, open_source
@@ -110,13 +111,6 @@ def contents_of(source: Path) -> dict[str, bytes | None]:
 def checkpoint_names(source: Path) -> list[str]:
     with open_source(source) as found:
         return [part.path.name for part in found.checkpoint]
-
-
-def refusal(source: str | Path) -> str:
-    with pytest.raises(InputError) as caught, open_source(source):
-        pass
-    assert caught.value.exit_code == 2
-    return str(caught.value)
 
 
 def damage(source: str | Path) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refusals import told
 
 from hf_xlmr.data.text_rows import BadRow
-from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.kinds.inputs import Reading
 from hf_xlmr.tasks.kinds.task_data import read_task_data
 from hf_xlmr.tasks.metrics import mlqa_rules, score_answers
@@ -59,14 +58,6 @@ def write_tsv(path: Path, header: str, rows: list[tuple[str, ...]]) -> Path:
 def write_lines(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def told(read: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    """The one sentence that is said."""
-    with pytest.raises(InputError) as caught:
-        read(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- XNLI ------------------------------------------------------------------------------------------------------------

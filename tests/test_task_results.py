@@ -16,11 +16,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from refusals import told
 
 from hf_xlmr.cli.console import show_results
 from hf_xlmr.cli.task_commands import finetune
 from hf_xlmr.conversion import convert
-from hf_xlmr.errors import InputError
 from hf_xlmr.tasks.kinds.registry import TASKS
 from hf_xlmr.tasks.kinds.task import Task
 from hf_xlmr.tasks.metrics import MLQA_RULES
@@ -43,12 +43,6 @@ def results_of(task: str, languages: Iterable[str], *, model: str = "my-model", 
         for number, language in enumerate(languages)
     }
     return TaskResults(task, model, metrics, scores, dict.fromkeys(scores, 100))
-
-
-def told(call: Any, *args: Any, **options: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **options)
-    return str(caught.value)
 
 
 # ---- what tasks say --------------------------------------------------------------------------------------------------
