@@ -26,7 +26,8 @@ from warm_processes import PROGRAM
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError
-from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract, placing_for
+from hf_xlmr.features import bulk_extraction
+from hf_xlmr.features.bulk_extraction import ExtractionOptions, extract, placing_for, usual_rows_per_shard
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.model.precision import dtype_name, native_dtype
@@ -278,6 +279,59 @@ def test_an_input_that_changed_where_it_was_done_is_refused(texts: list[str], tm
     path.write_text("\n".join(["other", *texts[1:60], *texts]), encoding="utf-8")
     with pytest.raises(InputError, match="rows 0 to 49"):
         extract("demo", path, tmp_path / "out", options=FLOAT32, resume=True)
+
+
+# ---- the size of a shard
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "rows"),
+    [
+        ("xlmr.base", 512, 512),
+        ("xlmr.base", 64, 4096),  # texts that are cut off earlier take less time
+        ("xmod.base", 512, 512),  # each text takes the adapters of one language
+        ("xlmr.large", 512, 128),
+        ("xlmr.xl", 512, 16),
+        ("xlmr.xxl", 512, 16),
+    ],
+)
+def test_a_shard_takes_minutes_on_a_cpu(name: str, tokens: int, rows: int) -> None:
+    assert usual_rows_per_shard(shape_of(name), tokens=tokens, device="cpu") == rows
+    assert usual_rows_per_shard(shape_of(name), tokens=tokens, device="cuda") == 8192
+
+
+def test_a_tiny_model_has_large_shards(source: Path, tmp_path: Path) -> None:
+    report = extract("demo", source, tmp_path / "out", options=ExtractionOptions(dtype="float32"))
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_text())
+    assert report.rows_per_shard == manifest["layout"]["rows_per_shard"] == 8192
+
+
+def test_a_broken_run_keeps_its_shards_and_goes_on_with_their_size(
+    texts: list[str], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the demo were a large model; then on a machine on which others would be usual."""
+    path, options = tmp_path / "texts.txt", ExtractionOptions(dtype="float32")
+    path.write_bytes("\n".join(texts[:40]).encode() + b"\n\xff")
+    monkeypatch.setattr(bulk_extraction, "PRODUCTS", 1.0)
+    with pytest.raises(BadRow):
+        extract("demo", path, tmp_path / "out", options=options)
+    assert shards_in(tmp_path / "out") == 2
+    monkeypatch.undo()
+    path.write_bytes(source.read_bytes())
+    with pytest.raises(InputError, match="rows_per_shard was 16 and is 32 now"):
+        extract("demo", path, tmp_path / "out", options=replace(options, rows_per_shard=32), resume=True)
+    report = extract("demo", path, tmp_path / "out", options=options, resume=True)
+    assert (report.texts, report.rows_per_shard) == (230 - 32, 16)
+    extract("demo", path, tmp_path / "whole", options=replace(options, rows_per_shard=16))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_first_process_chooses_the_size_for_all(demo: XLMR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has a processor, and another one a GPU."""
+    extractor, files = FeatureExtractor(demo), demo.files
+    monkeypatch.setattr(Processes, "agreed", lambda _self, own: {8192: 64}[own])
+    layout = bulk_extraction.layout_of(ExtractionOptions(), extractor, files.shape, Processes(1, 2), has_ids=False)
+    assert layout.rows_per_shard == 64
 
 
 # ---- many processes

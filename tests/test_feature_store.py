@@ -501,7 +501,8 @@ def test_of_a_finished_output_what_was_lost_or_cut_is_made_again(tmp_path: Path,
     with pytest.raises(InputError, match="with other options"):
         create(out, {}, layout=layout_of(format=kind), resume=True)
     store = create(out, JOB, layout=layout_of(format=kind), resume=True, notes={"threads": 3})
-    assert FeatureStore.begun_with(out) == (JOB, {"threads": 3})
+    job, notes, layout = FeatureStore.begun_with(out)
+    assert (job, notes, layout["rows_per_shard"]) == (JOB, {"threads": 3}, 10)
     assert [store.is_done(number) for number in range(3)] == [True, False, True]
     fill(store, rows_of(0, 25))
     assert contents(out) == expected

@@ -372,7 +372,7 @@ def test_a_process_does_not_wait_for_a_first_one_that_is_gone(model: Path, tmp_p
     """Of several processes it alone reads a stream; without a launcher nobody else would say that it has died."""
     monkeypatch.setattr(shares, "POLL_SECONDS", 0.001)
     (tmp_path / "out" / STATE).mkdir(parents=True)
-    store = Shards(tmp_path / "out", StoreLayout(layers=(1,), width=4))
+    store = Shards(tmp_path / "out", StoreLayout(layers=(1,), width=4, rows_per_shard=8192))
     with pytest.raises(InputError, match="the process that reads the input has ended"):
         list(shares._Taken(store, Processes(1, 2, 1)).parts())
 

@@ -307,7 +307,14 @@ LongTexts = Annotated[
 ]
 FeaturesFormat = Annotated[str, one_of("parquet", "npy", flag="--format", about="The format of the output files.")]
 FeaturesDtype = Annotated[str, one_of("float32", "float16", about="The type of the features in the files.")]
-RowsPerShard = Annotated[int, whole(least=1, about="Texts in each output file.")]
+RowsPerShard = Annotated[
+    int | None,
+    whole(
+        least=1,
+        about="Texts in each output file, which are lost if the run is killed while they are computed; by default 8192 "
+        "on a GPU, on a CPU fewer the larger the model is (base 512, large 128, XL 16), and the same when it goes on.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
@@ -361,7 +368,7 @@ def extract(
     on_long: LongTexts = "truncate",
     file_format: FeaturesFormat = "parquet",
     store_dtype: FeaturesDtype = "float32",
-    rows_per_shard: RowsPerShard = 8192,
+    rows_per_shard: RowsPerShard = None,
     device: Device = None,
     resume: Resume = False,
     overwrite: OverwriteFeatures = False,

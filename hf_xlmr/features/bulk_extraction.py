@@ -23,7 +23,7 @@ from hf_xlmr.features.store.files import StoreLayout
 from hf_xlmr.features.store.folder import FeatureStore
 from hf_xlmr.features.store.shards import Shards, ShardWriter, TextsDigest
 from hf_xlmr.files.json_files import JsonObject
-from hf_xlmr.files.memory import Device, available_memory, parse_size
+from hf_xlmr.files.memory import CPU, Device, available_memory, parse_size
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.model.fingerprint import fingerprint
 from hf_xlmr.model.model_shape import ModelShape
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ExtractionReport", "extract", "placing_for"]
 
-ROWS_PER_SHARD: Final = 8192
+MOST_ROWS: Final = 8192
+LEAST_ROWS: Final = 16
+PRODUCTS: Final = 512 * 512 * 85e6  # multiplications of a shard: base on 512 texts of 512 tokens
 MAX_ROW_SIZE: Final = "16MB"
 LARGEST_ROW: Final = 1 << 30  # bytes that Arrow and Python can hold in one piece
 MOST_NAMED: Final = 100  # rows of a shard that are named as truncated
@@ -57,6 +59,7 @@ class ExtractionReport:
     """The number of rows of the whole input."""
     shards: int
     """The number of shards that this process made in this run."""
+    rows_per_shard: int
     texts: int
     """The number of texts in these shards."""
     tokens: int
@@ -106,7 +109,8 @@ class ExtractionOptions:
     on_long: str = "truncate"
     file_format: str = "parquet"
     store_dtype: str = "float32"
-    rows_per_shard: int = ROWS_PER_SHARD
+    rows_per_shard: int | None = None
+    """None is what the output was begun with, for a new one what `usual_rows_per_shard` says."""
 
 
 def extract(
@@ -138,10 +142,11 @@ def extract(
     raise_if_within(output, texts)
     sample, rows = begun_rows(texts, processes, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
     files = find_model(model, progress=progress)
-    job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
+    job, notes, as_before = FeatureStore.begun_with(output) if resume else ({}, {}, {})
+    options = going_on(options, as_before)
     set_threads(notes.get("threads"))
     extractor = extractor_of(files, processes, options, sample, begun=job)
-    layout = layout_of(options, extractor, has_ids=texts.has_ids)
+    layout = layout_of(options, extractor, files.shape, processes, has_ids=texts.has_ids)
     begun = job_of(files, extractor, sample)
     store = _store(output, begun, layout, processes, resume=resume, overwrite=overwrite)
     shards = partial(Shards, store.folder, store.layout, made_from=made_from)
@@ -154,7 +159,7 @@ def extract(
         if processes.is_first:
             store.finish(rows=tally.rows)
         processes.wait()
-    return report_of(str(model), texts.name, str(output), extractor, tally, processes)
+    return report_of(str(model), texts.name, str(output), extractor, layout, tally, processes)
 
 
 @contextmanager
@@ -171,7 +176,13 @@ def _closed_in_the_end(store: FeatureStore, processes: Processes) -> Iterator[No
 
 
 def report_of(
-    model: str, source: str, output: str, extractor: FeatureExtractor, tally: Tally, processes: Processes
+    model: str,
+    source: str,
+    output: str,
+    extractor: FeatureExtractor,
+    layout: StoreLayout,
+    tally: Tally,
+    processes: Processes,
 ) -> ExtractionReport:
     from hf_xlmr.model.precision import dtype_name
 
@@ -180,6 +191,7 @@ def report_of(
         source=source,
         output=output,
         **asdict(tally),
+        rows_per_shard=layout.rows_per_shard,
         layers=extractor.layers,
         pool=extractor.pooling.value,
         dtype=dtype_name(extractor.dtype),
@@ -383,8 +395,36 @@ def _store(
     return FeatureStore.join(output, job, layout=layout)
 
 
-def layout_of(options: ExtractionOptions, extractor: FeatureExtractor, *, has_ids: bool) -> StoreLayout:
-    """The layout of the output. Raises InputError."""
+def going_on(options: ExtractionOptions, begun: JsonObject) -> ExtractionOptions:
+    """The options of a run that continues an output with the layout `begun`, as large shards as there are."""
+    rows = begun.get("rows_per_shard")
+    if options.rows_per_shard is not None or type(rows) is not int:
+        return options
+    return replace(options, rows_per_shard=rows)
+
+
+def usual_rows_per_shard(shape: ModelShape, *, tokens: int, device: str) -> int:
+    """The rows of a shard on this type of device, for texts of at most so many `tokens`.
+
+    What is lost when a run is killed is a shard, so on a CPU the longest texts should take minutes: two cores compute 1
+    to 2 texts of 512 tokens a second with base, so its shards have 512 rows. Others have as many, by powers of two, as
+    take the same time; more than 8192 would lose more texts, and fewer than 16 fill no batch.
+    """
+    if device != CPU:
+        return MOST_ROWS
+    of_token = shape.layers * shape.hidden * (4 * shape.hidden + 2 * shape.intermediate)
+    rows = int(PRODUCTS / (of_token * tokens))
+    return min(max(1 << rows.bit_length() >> 1, LEAST_ROWS), MOST_ROWS)
+
+
+def layout_of(
+    options: ExtractionOptions, extractor: FeatureExtractor, shape: ModelShape, processes: Processes, *, has_ids: bool
+) -> StoreLayout:
+    """The layout of the output, for which the first process chooses the size of shards. Raises InputError."""
+    tokens, device = extractor.texts.max_length, extractor.device.type
+    rows = options.rows_per_shard
+    if rows is None:
+        rows = usual_rows_per_shard(shape, tokens=tokens, device=device)
     return StoreLayout(
         layers=extractor.layers,
         width=extractor.width,
@@ -392,7 +432,7 @@ def layout_of(options: ExtractionOptions, extractor: FeatureExtractor, *, has_id
         has_ids=has_ids,
         format=options.file_format,
         dtype=options.store_dtype,
-        rows_per_shard=options.rows_per_shard,
+        rows_per_shard=processes.agreed(rows),
     )
 
 

@@ -17,6 +17,7 @@ from hf_xlmr.features.bulk_extraction import (
     ExtractionReport,
     Tally,
     begun_rows,
+    going_on,
     opened,
     raise_if_read_once,
     raise_if_within,
@@ -65,7 +66,8 @@ def extract_on_ray(
     raise_if_read_once(texts, resume=resume)
     raise_if_within(output, texts)
     sample, rows = begun_rows(texts, Processes(), count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
-    job, notes = FeatureStore.begun_with(output) if resume else ({}, {})
+    job, notes, as_before = FeatureStore.begun_with(output) if resume else ({}, {}, {})
+    options = going_on(options, as_before)
     with connected(cluster.address):
         shares = actor_shares(cluster, nodes_of_ray(), device=options.device)
         threads = notes.get("threads")

@@ -115,7 +115,7 @@ class RayCrew:
         """Yield shards that are done or made; after a failure, those before it are made first. Raises its error."""
         import ray
 
-        self._plan = ray.put(plan)
+        self._plan, self._plan_of_all = plan, ray.put(plan)
         for actor in self._actors:
             self._join(actor)
         with closing(prefetched(orders, depth=1, idle=self._head.check)) as upcoming:
@@ -147,7 +147,7 @@ class RayCrew:
         return self._actors[-1]
 
     def _join(self, actor: _Actor) -> None:
-        self._calls[actor.handle.join.remote(self._plan)] = _Call(actor)
+        self._calls[actor.handle.join.remote(self._plan_of_all)] = _Call(actor)
 
     def _hand_out(self, upcoming: Iterator[Passed | Order]) -> bool:
         """Give every actor that is ready something to do. Returns whether there is anything to wait for."""
@@ -219,9 +219,12 @@ class RayCrew:
         self._deaths[number] += 1
         _LOG.warning("an actor of Ray died, and is replaced: %s", died)
         if self._deaths[number] > MOST_DEATHS:
-            size = self._work.options.rows_per_shard
-            what = "load the model" if number is None else f"compute the {size} rows from row {number * size} on"
+            what = "load the model" if number is None else self._rows(number)
             raise InputError(f"{self._deaths[number]} actors of Ray died as they had to {what}: {died}; {GO_ON}")
+
+    def _rows(self, number: int) -> str:
+        size = self._plan.begun.layout.rows_per_shard
+        return f"compute the {size} rows from row {number * size} on"
 
     def _wait(self, calls: list[Any]) -> list[Any]:
         """The calls that have ended, after a moment perhaps none. Raises InputError if they cannot end."""

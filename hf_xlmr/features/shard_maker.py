@@ -201,11 +201,13 @@ class ShardMaker:
         begun = {**work.begun, "kernel": agreed[-1]} if agreed else work.begun
         with _warnings_kept() as warnings:
             extractor = extractor_of(files, processes, work.options, work.sample, begun=begun)
+        has_ids = work.options.id_column is not None
+        layout = layout_of(work.options, extractor, files.shape, Processes(), has_ids=has_ids)
         decided = Begun(
             job=job_of(files, extractor, work.sample),
-            layout=layout_of(work.options, extractor, has_ids=work.options.id_column is not None),
+            layout=layout,
             agreed=tuple(processes.agreements),
-            report=report_of(work.model, work.source, work.output, extractor, Tally(), Processes()),
+            report=report_of(work.model, work.source, work.output, extractor, layout, Tally(), Processes()),
             warnings=tuple(warnings),
         )
         self._loaded = extractor, decided

@@ -56,7 +56,7 @@ class StoreLayout:
     has_ids: bool = False
     format: str = "parquet"
     dtype: str = "float32"
-    rows_per_shard: int = 8192
+    rows_per_shard: int
 
     def __post_init__(self) -> None:
         if self.format not in SUFFIXES:

@@ -119,17 +119,19 @@ class FeatureStore(Shards):
         self.close()
 
     @classmethod
-    def begun_with(cls, folder: str | Path) -> tuple[JsonObject, JsonObject]:
-        """The job that an unfinished output was begun with, and its notes; empty if there is no such output.
+    def begun_with(cls, folder: str | Path) -> tuple[JsonObject, JsonObject, JsonObject]:
+        """The job that an output was begun with, its notes and its layout; empty what there is not.
 
         Raises InputError, IntegrityError.
         """
         paths = [Path(folder) / name for name in (MANIFEST, JOB)]
         with told_with_place(Path(folder)):
             found = [read_record(path) if path.is_file() else {} for path in paths]
-        jobs = [job for each in found if isinstance(job := each.get("job"), dict)]
-        notes = found[1].get("notes")
-        return (jobs or [{}])[0], notes if isinstance(notes, dict) else {}
+        job, notes, layout = (
+            next((value for each in found if isinstance(value := each.get(name), dict)), {})
+            for name in ("job", "notes", "layout")
+        )
+        return job, notes, layout
 
     def finish(self, *, rows: int) -> None:
         """Declare all `rows` of the input done: the manifest replaces the files that resuming needs.
