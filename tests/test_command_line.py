@@ -109,6 +109,25 @@ def test_a_value_that_is_not_taken_is_told_with_what_is(option: str, value: str,
     assert not any(words in done.stderr for words in COMMON_WORDS)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("extract demo - out --pol mean", "--pol is not an option of extract; did you mean --pool?"),
+        (
+            "extract demo - out --max-row-siz=3",
+            "--max-row-siz is not an option of extract; did you mean --max-row-size?",
+        ),
+        ("extract demo - out --out x", "--out is not an option of extract; -h lists those that there are"),
+        ("extract demo - out -x", "-x is not an option of extract; -h lists those that there are"),
+        ("convert demo out --no-verfy", "--no-verfy is not an option of convert; did you mean --no-verify?"),
+        ("--versio", "--versio is not an option of hf-xlmr; did you mean --version?"),
+    ],
+)
+def test_a_misspelt_option_is_told_with_the_nearest_one(words: str, told: str, tmp_path: Path) -> None:
+    done = run(*words.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"hf-xlmr: {told}\n")
+
+
 def test_a_misspelt_task_is_told_with_the_near_one(tmp_path: Path) -> None:
     done = run("finetune", "xnil", "--model", "demo", "--train", "demo", "--output", "out", cwd=tmp_path)
     assert done.returncode == 2

@@ -26,6 +26,7 @@ from warm_processes import run, run_two
 
 from hf_xlmr.data.columns import identity_of
 from hf_xlmr.features.processes import Processes
+from hf_xlmr.files.locks import locked
 from hf_xlmr.hub_interface.loading import ModelFiles, find_model
 from hf_xlmr.tasks.encoding.encoding import Features, Row, batches_of, digest_of
 from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
@@ -379,6 +380,20 @@ def test_a_run_that_was_killed_leaves_nothing_that_looks_whole(
     found, count = encoded(source, coding)
     assert count == 80 and rows_in(found.features) == whole("xnli", source, coding)
     assert not list(cache.glob("training/*/draft.arrow"))
+
+
+def test_what_a_killed_run_left_goes_when_other_data_are_encoded(coding: Coding, tmp_path: Path, cache: Path) -> None:
+    """Not what a process still writes, which holds the lock, and not what is whole."""
+    encoded(write_xnli(tmp_path / "x.tsv", 5), coding)
+    (kept,) = entries(cache)
+    for name in ("ended", "once-ended", "at-work"):
+        (cache / "training" / name).mkdir()
+        (cache / "training" / name / module.DRAFT).write_bytes(b"rows")
+    (cache / "training" / "ended" / module.ROWS).write_bytes(b"rows")
+    with locked(cache / "training" / "at-work" / module.LOCK):
+        encoded(write_xnli(tmp_path / "y.tsv", 6), coding)
+    left = [path.parent.name for path in (cache / "training").glob("*/*.arrow")]
+    assert "at-work" in left and kept in left and not {"ended", "once-ended"} & {*left}
 
 
 def test_two_processes_encode_once(coding: Coding, model: ModelFiles, tmp_path: Path, cache: Path) -> None:

@@ -1,15 +1,19 @@
-"""What `hf-xlmr --help` says of each sub-command, and the examples that the sub-command's own help ends with."""
+"""What help says of each sub-command, with examples, and the option that was perhaps meant by one that there is not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from hf_xlmr.cli.interrupts import ends_at_interrupts
+from hf_xlmr.errors import InputError
 
-__all__ = ["EXAMPLES", "SUMMARIES", "add_command"]
+__all__ = ["EXAMPLES", "SUMMARIES", "Program", "add_command"]
 
 SUMMARIES: Final[Mapping[str, str]] = {
     "convert": "Convert a fairseq checkpoint, and prove it.",
@@ -71,4 +75,36 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add a sub-command, named as its function, with its summary and its examples."""
     name = command.__name__.replace("_", "-")
     examples = "\n".join(["Examples:", *(f"  {line}" for line in EXAMPLES[name])])
-    app.command(name, short_help=SUMMARIES[name], epilog=VERBATIM + examples)(ends_at_interrupts(command))
+    added = app.command(name, cls=_Command, short_help=SUMMARIES[name], epilog=VERBATIM + examples)
+    added(ends_at_interrupts(command))
+
+
+@contextmanager
+def _near_option(command: TyperCommand | TyperGroup) -> Iterator[None]:
+    """Raise InputError with the nearest option of `command` for one that it lacks."""
+    try:
+        yield
+    except Exception as error:
+        unknown = getattr(error, "option_name", None)  # typer does not export the class
+        if unknown is None:
+            raise
+        flags = [flag for each in command.params for flag in (*each.opts, *each.secondary_opts)]
+        names = {flag.removeprefix("--"): flag for flag in flags if flag.startswith("--")}
+        near = get_close_matches(unknown.strip("-"), names, 1)
+        way_on = f"did you mean {names[near[0]]}?" if near else "-h lists those that there are"
+        raise InputError(f"{unknown:.60} is not an option of {command.name}; {way_on}") from None
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _near_option(self):
+            return super().parse_args(ctx, args)
+
+
+class Program(TyperGroup):
+    """All commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in typer, but with a plain sentence for an option that there is not. Raises InputError."""
+        with _near_option(self):
+            return super().parse_args(ctx, args)

@@ -18,7 +18,7 @@ import typer
 
 from hf_xlmr import __version__
 from hf_xlmr.cli import publish_commands, runtime_commands, task_commands
-from hf_xlmr.cli.command_help import add_command
+from hf_xlmr.cli.command_help import Program, add_command
 from hf_xlmr.cli.command_output import (
     LOGGER,
     AsJson,
@@ -44,6 +44,7 @@ WIDEST_HELP = 120
 
 app = typer.Typer(
     name="hf-xlmr",
+    cls=Program,
     help="fairseq XLM-R checkpoints, exactly, in Hugging Face Transformers: no fairseq, no pickle run.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},

@@ -7,7 +7,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -95,6 +95,7 @@ def encoded_data(
             with locked(entry / LOCK):
                 if (encoded := _opened(entry, name)) is None:
                     make_cache_folder(f"{ENTRIES}/{key}")  # if a process that failed has removed it
+                    _clear_leftovers(entry)
                     with progress.task("encoding", unit="examples") as bar:
                         _write(entry, _Draft(task, coding, reading, bar.advance), sources, check)
                     encoded = _opened(entry, name)
@@ -111,6 +112,16 @@ def _kept_for_now(entry: Path, processes: Processes) -> Iterator[None]:
         processes.wait()
     finally:
         shutil.rmtree(entry, ignore_errors=True)
+
+
+def _clear_leftovers(own: Path) -> None:
+    """Remove the rows of entries that are not whole, and whose process, which would hold their lock, has ended."""
+    for entry in own.parent.iterdir():
+        if entry != own and not (entry / FACTS).exists() and any((entry / name).exists() for name in (DRAFT, ROWS)):
+            with suppress(OSError, InputError), locked(entry / LOCK, waits=False):
+                if not (entry / FACTS).exists():
+                    for name in (DRAFT, ROWS):
+                        (entry / name).unlink(missing_ok=True)
 
 
 @contextmanager
