@@ -24,6 +24,7 @@ class Served:
     """What the query of each request must hold as its token; any, if empty."""
     sent: list[int] = field(default_factory=list)
     """The bytes of each answer."""
+    requests: int = 0
     has_marks: bool = True
     """Whether it says what changes with a file."""
     url: str = ""
@@ -45,6 +46,7 @@ def running_server() -> Iterator[Served]:
             self._answer(is_body_wanted=True)
 
         def _answer(self, *, is_body_wanted: bool) -> None:
+            served.requests += 1
             path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
             if served.token and query.get("token") != [served.token]:
                 self._send(403, b"", {})

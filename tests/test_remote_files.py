@@ -148,6 +148,22 @@ def test_what_is_done_is_not_fetched_again(model: Path, tmp_path: Path, server: 
     assert sum(server.sent) <= 0.15 * len(server.files["/texts.txt"])
 
 
+@pytest.mark.parametrize(("name", "most"), [("texts.txt", 3), ("texts.csv", 3), ("texts.parquet", 5)])
+def test_a_shard_takes_few_requests(server: Served, name: str, most: int) -> None:
+    """Two ask whether the file is the same; the others fetch rows, in Parquet also the sizes of two pages."""
+    rows = [f"{'word ' * 99}{number}" for number in range(1000)]
+    written = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": rows}), written, row_group_size=100)
+    lines = "text\n" + "".join(f"{row}\n" for row in rows)
+    server.files[f"/{name}"] = bytes(written.getvalue()) if name == "texts.parquet" else lines.encode()
+    opened = open_texts(f"{server.url}/{name}")
+    cuts = opened.cuts(100)
+    assert cuts is not None and len(list(opened.rows_of(cuts, 1))) == 100
+    before = server.requests
+    assert len(list(opened.rows_of(cuts, 2))) == 100
+    assert server.requests - before <= most
+
+
 @pytest.mark.parametrize("every", [20, 7, 33])
 def test_row_groups_of_other_shards_are_not_fetched(server: Served, every: int) -> None:
     table, written = (

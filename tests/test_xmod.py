@@ -270,8 +270,9 @@ def test_doctor_reports_and_fixes_what_a_config_says_of_adapters(made: Path, tmp
     assert found(default_language="xx_XX") == ["configuration"]
     assert found(languages=[*config["languages"], "de_DE"]) == ["weights"]
     assert found(pre_norm=True) == ["training", "weights"]
-    assert found(default_language=None) == ["default_language"]
-    assert examine(folder, fix=True).is_healthy and config_in(folder)["default_language"] == "en_XX"
+    assert found(default_language=None, languages=config["languages"][::-1]) == ["default_language", "languages"]
+    assert "another order than when it was converted" in examine(folder).findings[1].told
+    assert examine(folder, fix=True).is_healthy and config_in(folder) == config
 
 
 def test_what_is_changed_since_is_not_published_as_verified(made: Path) -> None:
@@ -367,6 +368,7 @@ def test_a_language_that_fairseq_never_runs_is_told(tmp_path: Path) -> None:
         (adapted(languages=("en.XX",)), {}, r"names that no language has \('en\.XX'\)"),
         (adapted(languages=("en_XX", "fr\nXX")), {}, r"names that no language has \('fr\\nXX'\)"),
         (adapted(languages=("",)), {}, r"names that no language has \(''\)"),
+        (adapted(languages=("en_XX", "keys", "training")), {}, r"names that no language has \('keys', 'training'\)"),
         (adapted(width=10), {}, r"10 wide inside, and Transformers' have the model's width \(16\) divided"),
         (adapted(norms="pre"), PRE_NORM, "no layer norm on the embeddings"),
         (adapted(), {"adapter_modules": False}, "the options say that there are none"),

@@ -16,7 +16,16 @@ from hf_xlmr.data.arrow_files import arrow_batches, arrow_schema, errors_of_arro
 from hf_xlmr.data.cuts import BEGINNING, Start, Starts, arrow_starts
 from hf_xlmr.data.parquet_pages import Chunk, DamagedPage, largest_page, row_groups
 from hf_xlmr.data.remote_files import RemoteFile
-from hf_xlmr.data.text_rows import Asked, BadRow, Record, content_of, identity, why_no_column, why_no_utf8, why_too_long
+from hf_xlmr.data.text_rows import (
+    Asked,
+    BadRow,
+    Record,
+    content_of,
+    latest_identity,
+    why_no_column,
+    why_no_utf8,
+    why_too_long,
+)
 from hf_xlmr.errors import InputError, IntegrityError, printable
 from hf_xlmr.files.json_files import json_object
 
@@ -81,7 +90,7 @@ class ParquetRows:
 
     def __init__(self, path: Path | RemoteFile, name: str, columns: Sequence[str]) -> None:
         """Open the file, to read these columns. Raises BadRow, InputError, OSError."""
-        self.path, self.identity = path, content_of(identity(path))
+        self.path, self.identity = path, content_of(latest_identity(path))
         self._name, self._columns = name, list(columns)
         self._file = open_parquet(path)
         paths = [self._file.schema.column(number).path for number in range(len(self._file.schema))]

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import PurePosixPath
@@ -59,6 +59,8 @@ class RemoteFile:
     path: str
     shown: str
     """Its URL without credentials."""
+    seen: list[tuple[object, ...] | None] = field(default_factory=list, compare=False, repr=False)
+    """The latest `identity`, by which a file is opened without another request."""
 
     def __str__(self) -> str:
         """The URL without credentials."""
@@ -103,7 +105,9 @@ class RemoteFile:
         """The file, unbuffered. Raises InputError."""
         size, secrets = BLOCK if self.is_random else 0, _secrets(self.path, self.files)
         with _told(self.shown, secrets):
-            options = {"cache_type": "none"} if size else {}
+            options: dict[str, object] = {"cache_type": "none"} if size else {}
+            if size and self.path.startswith(WEB) and self.seen and self.seen[0]:
+                options["size"] = self.seen[0][1]  # else the server is asked for it
             return _Reader(self.files.open(self.path, "rb", block_size=size, **options), self, secrets)  # type: ignore[return-value]
 
     def identity(self) -> tuple[object, ...] | None:
@@ -112,7 +116,8 @@ class RemoteFile:
             self.files.invalidate_cache(self.path)
             found: Mapping[str, Any] = self.files.info(self.path)
         marks = [f"{key}={found[key]}" for key in MARKS if found.get(key)]
-        return (self.shown, found.get("size"), "; ".join(marks)) if marks else None
+        self.seen[:] = [(self.shown, found.get("size"), "; ".join(marks)) if marks else None]
+        return self.seen[0]
 
 
 class _Reader(io.RawIOBase):

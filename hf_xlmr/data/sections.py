@@ -1,4 +1,4 @@
-"""A part of a file, read in portions that grow: a look at its beginning costs little."""
+"""A part of a file; if its end is not known, in portions that grow: a look at its beginning costs little."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Part(io.RawIOBase):
 
     def __init__(self, read: Callable[[int], bytes], close: Callable[[], object], left: int | None, most: int) -> None:
         self._read, self._close, self._left, self._most = read, close, left, most
-        self._portion = min(FIRST_BYTES, most)
+        self._portion = min(FIRST_BYTES if left is None else most, most)
 
     def readable(self) -> bool:
         return True

@@ -45,6 +45,7 @@ from hf_xlmr.data.text_rows import (
     decoded,
     identity,
     json_object,
+    latest_identity,
     unchanged,
     why_no_column,
     why_too_long,
@@ -530,13 +531,17 @@ class _Csv(_File):
 
     def records(self, start: Start = BEGINNING, end: int | None = None) -> Iterator[Record]:
         rows = self._rows(start, end)
-        width, found = self._header(rows if start == BEGINNING else self._rows())
+        width, found = self._header(rows) if start == BEGINNING else self._known_header
         places = [None if at is None else found[at] for at in self.asked.places]
         for place, fields in rows:
             if len(fields) != width:
                 raise BadRow(place, f"{len(fields)} fields are below a header of {width}")
             text, id_, language = (None if at is None else fields[at] for at in places)
             yield place, text, id_, language
+
+    @cached_property
+    def _known_header(self) -> tuple[int, list[int]]:
+        return self._header(self._rows())
 
     def _header(self, rows: Iterator[tuple[str, list[str]]]) -> tuple[int, list[int]]:
         """How many columns there are, and which of them are those that are read."""
@@ -637,7 +642,7 @@ class _Parquet(_File):
         """What reads this file, if it was left open at the end of a shard."""
         with suppress(IndexError):
             rows: ParquetRows = self.asked.left_open.pop()
-            if rows.path == self.path and rows.identity == content_of(identity(self.path)):
+            if rows.path == self.path and rows.identity == content_of(latest_identity(self.path)):
                 return rows
         return None
 

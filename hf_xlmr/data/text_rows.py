@@ -30,6 +30,7 @@ __all__ = [
     "decoded",
     "identity",
     "json_object",
+    "latest_identity",
     "unchanged",
     "why_no_column",
     "why_no_utf8",
@@ -160,6 +161,11 @@ def identity(path: Path | RemoteFile) -> Identity | None:
     if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def latest_identity(path: Path | RemoteFile) -> Identity | None:
+    """The `identity`; of a file that is elsewhere what it was when that was asked for last."""
+    return path.seen[0] if isinstance(path, RemoteFile) and path.seen else identity(path)
 
 
 def content_of(found: Identity | None) -> Identity | None:

@@ -435,6 +435,27 @@ def _look_at_default_language(facts: FolderFacts) -> str | None:
 
 
 @_severe(
+    "languages",
+    "set languages in config.json to the order of the conversion",
+    edits=lambda facts: {CONFIG: {"languages": _recorded_languages(facts)}},
+    is_of_fairseq=True,
+)
+def _look_at_order_of_languages(facts: FolderFacts) -> str | None:
+    """Languages that were added or left out are another model; reordered ones only have other numbers."""
+    languages, recorded = facts.config.get("languages"), _recorded_languages(facts)
+    if not isinstance(languages, list) or not isinstance(recorded, list) or languages == recorded:
+        return None
+    if not are_languages(languages) or set(languages) != set(recorded):
+        return None
+    moved = [name for name, before in zip(languages, recorded, strict=True) if name != before]
+    return f"languages has another order than when it was converted, so lang_ids run other adapters ({_listed(moved)})"
+
+
+def _recorded_languages(facts: FolderFacts) -> object:
+    return (facts.record.config or {}).get("languages")
+
+
+@_severe(
     "positions",
     "set it in config.json to the number of rows of the weights, 514 for the releases",
     edits=lambda facts: {CONFIG: {"max_position_embeddings": facts.position_rows}},

@@ -140,10 +140,10 @@ def extract(
     made_from = texts.fingerprint()
     raise_if_read_once(texts, resume=resume)
     raise_if_within(output, texts)
-    sample, rows = begun_rows(texts, processes, count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
-    files = find_model(model, progress=progress)
     job, notes, as_before = FeatureStore.begun_with(output) if resume else ({}, {}, {})
     options = going_on(options, as_before)
+    sample, rows = begun_rows(texts, processes, options, begun=job)
+    files = find_model(model, progress=progress)
     set_threads(notes.get("threads"))
     extractor = extractor_of(files, processes, options, sample, begun=job)
     layout = layout_of(options, extractor, files.shape, processes, has_ids=texts.has_ids)
@@ -224,11 +224,15 @@ def _max_row_size(size: str | int) -> int:
     return found
 
 
-def begun_rows(texts: TextInput, processes: Processes, *, count: int) -> tuple[list[TextRow], Iterator[TextRow]]:
-    """The first `count` rows, which the first process reads, and there all rows of an input that has no cuts.
+def begun_rows(
+    texts: TextInput, processes: Processes, options: ExtractionOptions, *, begun: JsonObject
+) -> tuple[list[TextRow], Iterator[TextRow]]:
+    """The rows of int8's sample, which the first process reads, and there all rows of an input that has no cuts.
 
-    An unreadable input is found before there is an output. Raises BadRow.
+    The first row is read in any case, unless an output was `begun`: an unreadable input is found before there is one.
+    Raises BadRow.
     """
+    count = SAMPLE_TEXTS if options.dtype == INT8 else int(not begun)
     rows = iter(texts) if processes.is_first else iter(())
     first = list(islice(rows, count))
     return processes.agreed(first), iter(()) if texts.has_cuts else chain(first, rows)

@@ -22,7 +22,6 @@ from hf_xlmr.features.bulk_extraction import (
     raise_if_read_once,
     raise_if_within,
 )
-from hf_xlmr.features.packed.int8_quality import INT8, SAMPLE_TEXTS
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.features.ray_cluster import POLL_SECONDS, RayCluster, actor_shares, connected, nodes_of_ray
 from hf_xlmr.features.ray_crew import Order, RayCrew
@@ -65,9 +64,9 @@ def extract_on_ray(
     made_from = texts.fingerprint()
     raise_if_read_once(texts, resume=resume)
     raise_if_within(output, texts)
-    sample, rows = begun_rows(texts, Processes(), count=SAMPLE_TEXTS if options.dtype == INT8 else 1)
     job, notes, as_before = FeatureStore.begun_with(output) if resume else ({}, {}, {})
     options = going_on(options, as_before)
+    sample, rows = begun_rows(texts, Processes(), options, begun=job)
     with connected(cluster.address):
         shares = actor_shares(cluster, nodes_of_ray(), device=options.device)
         threads = notes.get("threads")

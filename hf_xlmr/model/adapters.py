@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ ENGLISH: Final = "en_XX"
 """The language of fairseq's X-MOD where none is given."""
 VARIANTS: Final = ("_rom", "_zaw")  # romanized text and Zawgyi, which fairseq gives to the adapter of the language
 MOST_LANGUAGES: Final = 1000
+USUAL_NAME: Final = re.compile(r"[a-z]{2}_[A-Z]{2}")
 
 _BASE_13: Final = "ar_AR en_XX fi_FI fr_XX hi_IN id_ID ka_GE ko_KR ru_RU sw_KE ta_IN th_TH vi_VN"
 _ONLY_30: Final = (
@@ -95,7 +97,17 @@ def fairseq_language(name: str) -> str:
 
 def is_language(name: str) -> bool:
     """Whether a name can be that of one of PyTorch's modules, and of a language."""
-    return bool(name) and "." not in name and name.isprintable() and name == name.strip()
+    if USUAL_NAME.fullmatch(name):
+        return True
+    is_plain = bool(name) and "." not in name and name.isprintable() and name == name.strip()
+    return is_plain and not _is_of_modules(name)
+
+
+def _is_of_modules(name: str) -> bool:
+    """Whether PyTorch's modules have something else by this name, such as `keys`."""
+    from torch.nn import ModuleDict
+
+    return hasattr(ModuleDict(), name)
 
 
 def are_languages(value: object) -> bool:
@@ -125,7 +137,7 @@ def _faults(config: Mapping[str, object], hidden: int) -> Iterator[str]:
         config.get(name) for name in ("languages", "adapter_reduction_factor", "default_language")
     )
     if not are_languages(languages):
-        yield f"languages is {languages!r:.80}, which is not a list of different names without dots"
+        yield f"languages is {languages!r:.80}, which is not a list of different names that modules can have"
     elif default is not None and default not in languages:  # type: ignore[operator]
         yield f"default_language is {default!r:.40}, which is not one of languages"
     if type(factor) is not int or not 1 <= factor <= hidden:
