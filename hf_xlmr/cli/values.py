@@ -17,12 +17,12 @@ ASCII_NUMBER: Final = re.compile(r"[-+.\deEinfINF]+", re.ASCII)  # without the _
 NEAR: Final = 0.54  # fp16 and float16, but not x and max
 
 
-def one_of(*names: str, about: str, flag: str | None = None) -> Any:
+def one_of(*names: str, about: str, flag: str | None = None) -> object:
     """An option that takes one of `names`; for another name it says which one is near."""
     return typer.Option(*[flag] if flag else [], **_choice(names), help=about)
 
 
-def argument_of(*names: str, about: str) -> Any:
+def argument_of(*names: str, about: str) -> object:
     """An argument that takes one of `names`; for another name it says which one is near."""
     return typer.Argument(**_choice(names), help=about)
 
@@ -41,12 +41,12 @@ def _choice(names: tuple[str, ...]) -> dict[str, Any]:
     return {"parser": parsed, "metavar": "|".join(names), "autocompletion": completed}
 
 
-def whole(*flags: str, about: str, least: int | None = None) -> Any:
+def whole(*flags: str, about: str, least: int | None = None) -> object:
     """An option that takes a whole number, not below `least`."""
     return typer.Option(*flags, parser=_parser(int, "a whole number", least, None), metavar="N", help=about)
 
 
-def decimal(*flags: str, about: str, least: float | None = None, most: float | None = None) -> Any:
+def decimal(*flags: str, about: str, least: float | None = None, most: float | None = None) -> object:
     """An option that takes a number from `least` to `most`."""
     return typer.Option(*flags, parser=_parser(float, "a number", least, most), metavar="X", help=about)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from hf_xlmr.errors import HfXlmrError, InputError, printable
@@ -114,7 +114,7 @@ class RemoteFile:
         """What the file system says that changes with the content; None if it says nothing. Raises InputError."""
         with _told(self.shown, _secrets(self.path, self.files)):
             self.files.invalidate_cache(self.path)
-            found: Mapping[str, Any] = self.files.info(self.path)
+            found: Mapping[str, object] = self.files.info(self.path)
         marks = [f"{key}={found[key]}" for key in MARKS if found.get(key)]
         self.seen[:] = [(self.shown, found.get("size"), "; ".join(marks)) if marks else None]
         return self.seen[0]
@@ -123,7 +123,7 @@ class RemoteFile:
 class _Reader(io.RawIOBase):
     """What fsspec opened; it has its own position, as files in memory share one."""
 
-    def __init__(self, file: Any, place: RemoteFile, secrets: frozenset[str]) -> None:
+    def __init__(self, file: IO[bytes], place: RemoteFile, secrets: frozenset[str]) -> None:
         self._file, self._place, self._secrets = file, place, secrets
         self._at = 0
 
@@ -199,7 +199,7 @@ class RemotePlace:
     def matches(self) -> list[RemoteFile]:
         """The files that match a pattern, by their names. Raises InputError."""
         with _told(self.name, _secrets(self.url, self.files)):
-            found: Mapping[str, Mapping[str, Any]] = self.files.glob(self.path, detail=True)
+            found: Mapping[str, Mapping[str, object]] = self.files.glob(self.path, detail=True)
             return self._named([path for path, facts in found.items() if facts.get("type") != "directory"])
 
     def listed(self) -> list[RemoteFile]:

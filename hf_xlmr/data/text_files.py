@@ -641,9 +641,9 @@ class _Parquet(_File):
     def _left_open(self) -> ParquetRows | None:
         """What reads this file, if it was left open at the end of a shard."""
         with suppress(IndexError):
-            rows: ParquetRows = self.asked.left_open.pop()
-            if rows.path == self.path and rows.identity == content_of(latest_identity(self.path)):
-                return rows
+            rows = self.asked.left_open.pop()
+            if isinstance(rows, ParquetRows) and rows.path == self.path:
+                return rows if rows.identity == content_of(latest_identity(self.path)) else None
         return None
 
 

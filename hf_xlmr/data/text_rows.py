@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeGuard
+from typing import Final, TypeAlias, TypeGuard
 
 from hf_xlmr.data.remote_files import RemoteFile
 from hf_xlmr.errors import InputError, printable
@@ -94,7 +94,7 @@ class Asked:
     max_row_size: int = LONGEST_ROW
     """Bytes of a line, or of a value if there are no lines."""
     language_column: str | None = None
-    left_open: list[Any] = field(default_factory=list, compare=False, repr=False)
+    left_open: list[object] = field(default_factory=list, compare=False, repr=False)
     """What reads a Parquet file, at most one, from the end of a shard to the beginning of the next."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datatrove.pipeline.base import PipelineStep
 
@@ -53,7 +53,7 @@ class XLMRFeatures(PipelineStep):  # type: ignore[misc]  # which has no types
         self.key, self.as_lists = key, as_lists
         self._extractor: FeatureExtractor | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Everything but the model, which each process loads itself."""
         return {**vars(self), "_extractor": None}
 

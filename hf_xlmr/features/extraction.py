@@ -273,7 +273,7 @@ class FeatureExtractor:
     def _finished(self, step: _Computation | Step) -> Features | Step:
         return self._features(step) if isinstance(step, _Computation) else step
 
-    def _with_features(self, batch: Mapping[str, object]) -> dict[str, Any]:
+    def _with_features(self, batch: Mapping[str, object]) -> dict[str, object]:
         for option, column in (("column", self.column), ("language_column", self.language_column)):
             if column is not None and column not in batch:
                 raise InputError(f"the batch has no column {column!r} ({option}=); it has {', '.join(map(str, batch))}")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hf_xlmr.data.text_rows import TextRow
 from hf_xlmr.errors import HfXlmrError, InputError
@@ -16,6 +16,10 @@ from hf_xlmr.features.background import prefetched
 from hf_xlmr.features.ray_cluster import GO_ON, LOST_SECONDS, POLL_SECONDS, ActorShares, RayHead, nodes_of_ray
 from hf_xlmr.features.shard_maker import Begun, Made, Plan, ShardMaker, Work
 from hf_xlmr.features.shares import Passed
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
 
 __all__ = ["Order", "RayCrew"]
 
@@ -34,8 +38,8 @@ class _Died(Exception):
 class _Actor:
     """A ShardMaker in a process of Ray."""
 
-    handle: Any
-    started: Any
+    handle: ActorHandle
+    started: ObjectRef
     """The reference to the answer that it gives as soon as it runs."""
     is_ready: bool = False
     shards: int = 0
@@ -59,7 +63,7 @@ class RayCrew:
         self._work, self._shares = work, shares
         self._actors: list[_Actor] = []
         self._hired = 0
-        self._calls: dict[Any, _Call] = {}
+        self._calls: dict[ObjectRef, _Call] = {}
         self._again: list[_Call] = []
         """The shards of actors that died."""
         self._failures: dict[int, Exception] = {}
@@ -182,7 +186,7 @@ class RayCrew:
             self._handed_out = order[0] + 1
         return order
 
-    def _taken(self, done: Any) -> Made | None:
+    def _taken(self, done: ObjectRef) -> Made | None:
         """The result of a call that has ended, if it is a shard."""
         call = self._calls.pop(done)
         call.actor.shards -= call.number is not None
@@ -226,12 +230,12 @@ class RayCrew:
         size = self._plan.begun.layout.rows_per_shard
         return f"compute the {size} rows from row {number * size} on"
 
-    def _wait(self, calls: list[Any]) -> list[Any]:
+    def _wait(self, calls: list[ObjectRef]) -> list[ObjectRef]:
         """The calls that have ended, after a moment perhaps none. Raises InputError if they cannot end."""
         import ray
 
         try:
-            done: list[Any] = ray.wait(calls, timeout=POLL_SECONDS)[0]
+            done: list[ObjectRef] = ray.wait(calls, timeout=POLL_SECONDS)[0]
             self._head.check()
             if not done and not any(actor.is_ready for actor in self._actors):
                 self._check_start()
@@ -251,7 +255,7 @@ class RayCrew:
             self._is_patient = False
             _LOG.warning("no actor of Ray has started yet: other work has the CPUs or GPUs of the cluster")
 
-    def _result(self, call: Any) -> Any:
+    def _result(self, call: ObjectRef) -> Any:
         """The result of a call that has ended. Raises its error, _Died if there is none because of Ray."""
         import ray
 

@@ -237,7 +237,7 @@ class _ParquetShard:
         return pa.ListArray.from_arrays(_arrow(offsets), array)
 
 
-def _arrow(values: NDArray[Any]) -> pyarrow.Array:
+def _arrow(values: NDArray[np.generic]) -> pyarrow.Array:
     """The same numbers for Arrow: `pyarrow.array` would import pandas, if it is installed, which takes a second."""
     import pyarrow as pa
 
