@@ -104,18 +104,23 @@ class Bars:
             yield _Bar(progress, progress.add_task(label, total=total, note=""))
 
 
-def _rows(title: str, rows: Mapping[str, object]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+def _show(title: str, rows: Mapping[str, str], lines: Iterable[str] = ()) -> None:
+    """Print the rows that say something, with their names, and below them the lines."""
+    table = _table(title)
+    table.show_header = False
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, _plain(value))
-    return table
+        if value:
+            table.add_row(name, _plain(value))
+    console = Console(highlight=False)
+    console.print(table)
+    for line in lines:
+        console.print(f"  - {_plain(line)}")
 
 
-def _told(rows: Mapping[str, str]) -> dict[str, str]:
-    """The rows that say something."""
-    return {name: value for name, value in rows.items() if value}
+def _table(title: str) -> Table:
+    return Table(title=_plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
 def _plain(value: object) -> str:
@@ -130,6 +135,10 @@ def _size(count: int) -> str:
             break
         amount /= 1000
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _sizes(files: Mapping[str, int], between: str = ", ") -> str:
+    return between.join(f"{name} {_size(size)}" for name, size in files.items())
 
 
 def _reasons(names: Mapping[str, str]) -> list[str]:
@@ -151,18 +160,16 @@ def _differences(differences: Iterable[Difference]) -> list[str]:
 
 def show_conversion(report: ConversionReport) -> None:
     """Print a ConversionReport."""
-    console = Console(highlight=False)
     shown = {
         "class": f"{report.class_name}, {report.parameters:,} parameters, {report.dtype}",
         "checkpoint": f"{report.source_parameters:,} parameters",
         "weights": _weights(report),
-        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "files": _sizes(report.files),
         "proof": _proof(report.parity),
         **({"tokenizer": _tokenizer(report.parity)} if report.parity else {}),
     }
-    console.print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
-    for line in [*_differences(report.differences), *_reasons(report.dropped), *report.notes]:
-        console.print(f"  - {_plain(line)}")
+    lines = [*_differences(report.differences), *_reasons(report.dropped), *report.notes]
+    _show(f"{report.source} -> {report.output}", shown, lines)
 
 
 def _weights(report: ConversionReport | ExportReport) -> str:
@@ -194,9 +201,8 @@ def _tokenizer(parity: JsonObject) -> str:
 
 def show_parity(report: ParityReport) -> None:
     """Print a ParityReport."""
-    console = Console(highlight=False)
     classes = {each.name: f"{_class_of_texts(each)}{MEANINGS.get(each.name, '')}" for each in report.tokenizer}
-    console.print(_rows("verified", {"proof": _proof(asdict(report)), **classes}))
+    _show("verified", {"proof": _proof(asdict(report)), **classes})
 
 
 def _class_of_texts(each: TextClass) -> str:
@@ -208,39 +214,35 @@ def _class_of_texts(each: TextClass) -> str:
 
 def show_export(report: ExportReport) -> None:
     """Print an ExportReport."""
-    console = Console(highlight=False)
     shown = {
         "model": f"{report.arch} for {report.task}, {report.parameters:,} parameters, {report.dtype}",
         "weights": _weights(report),
-        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "files": _sizes(report.files),
         "loaded by": ", ".join(f"fairseq {release}" for release in report.loaded_by),
     }
-    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
-    for line in [*_reasons(report.dropped), *report.notes]:
-        console.print(f"  - {_plain(line)}")
+    lines = [*_reasons(report.dropped), *report.notes]
+    _show(f"{report.source} ({report.class_name}) -> {report.output}", shown, lines)
 
 
 def show_sentence_transformers(report: SentenceTransformersReport) -> None:
     """Print a SentenceTransformersReport."""
-    console = Console(highlight=False)
     shown = {
         "vectors": f"{report.width} wide, pooled by {report.pool}, of texts up to {report.max_length} tokens",
-        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "files": _sizes(report.files),
     }
-    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+    _show(f"{report.source} ({report.class_name}) -> {report.output}", shown)
 
 
 def show_runtime(report: RuntimeReport) -> None:
     """Print a RuntimeReport."""
-    console = Console(highlight=False)
     pooled = f", pooled by {report.pool}{' and normalized' * report.is_normalized}" if report.pool != "none" else ""
     shown = {
         "graph": f"{report.runtime} in {report.dtype}{pooled}, of texts up to {report.max_length} tokens",
-        "outputs": ", ".join(_plain(name) for name in report.outputs),
+        "outputs": ", ".join(report.outputs),
         "compared": f"differs from Transformers in float32 by {report.difference:.1e} of the largest value",
-        "files": ", ".join(f"{name} {_size(size)}" for name, size in report.files.items()),
+        "files": _sizes(report.files),
     }
-    console.print(_rows(f"{_plain(report.source)} ({report.class_name}) -> {_plain(report.output)}", shown))
+    _show(f"{report.source} ({report.class_name}) -> {report.output}", shown)
 
 
 def show_conformance(found: Conformance) -> None:
@@ -264,12 +266,12 @@ def show_adoption(report: Adoption) -> None:
     """Print an Adoption."""
     shown = {
         "class": report.class_name,
-        "labels": _plain(", ".join(report.labels)),
+        "labels": ", ".join(report.labels),
         "written": ", ".join(report.written),
+        "removed": ", ".join(report.removed),
+        "kept as it was": ", ".join(report.kept),
     }
-    shown |= {"removed": ", ".join(report.removed), "kept as it was": ", ".join(report.kept)}
-    title = f"{_plain(report.folder)}, trained from {_plain(report.model)}"
-    Console(highlight=False).print(_rows(title, _told(shown)))
+    _show(f"{report.folder}, trained from {report.model}", shown)
 
 
 def show_extraction(report: ExtractionReport) -> None:
@@ -279,15 +281,12 @@ def show_extraction(report: ExtractionReport) -> None:
     shown = {
         "texts": f"{report.rows:,}, of which {_counted_here(report)}",
         "tokens": f"{report.tokens:,} in {report.seconds:,.1f} s ({speed:,.0f} a second)",
-        "cut off": f"{report.truncated:,} texts",
+        "cut off": f"{report.truncated:,} texts" if report.truncated else "",
         "features": f"layer {layers}, {'every token' if report.pool == 'none' else f'pooled by {report.pool}'}",
         "computed in": f"{report.dtype} on {report.device} ({report.kernel} kernel)",
+        "cosine to float32": _compared(report.int8) if report.int8 else "",
     }
-    if report.int8:
-        shown["cosine to float32"] = _compared(report.int8)
-    if not report.truncated:
-        del shown["cut off"]
-    Console(highlight=False).print(_rows(f"{_plain(report.source)} -> {_plain(report.output)}", shown))
+    _show(f"{report.source} -> {report.output}", shown)
 
 
 def _compared(quality: Int8Quality) -> str:
@@ -305,7 +304,6 @@ def _counted_here(report: ExtractionReport) -> str:
 
 def show_inspection(inspection: Inspection, flags: Mapping[str, Flag]) -> None:
     """Print an Inspection, arguments in its sentences as `flags`."""
-    console = Console(highlight=False)
     shown = {
         "becomes": inspection.class_name or "nothing: " + in_flags("; ".join(inspection.reasons), flags),
         "network": _network(inspection),
@@ -318,12 +316,11 @@ def show_inspection(inspection: Inspection, flags: Mapping[str, Flag]) -> None:
         "classification heads": ", ".join(inspection.heads) or "none",
         "labels": ", ".join(inspection.labels),
         "moving average": "there is one; --ema takes it" if inspection.has_moving_average else "",
-        "files": "\n".join(f"{name} {_size(size)}" for name, size in inspection.files.items()),
+        "files": _sizes(inspection.files, "\n"),
     }
-    console.print(_rows(f"{_plain(inspection.source)} ({inspection.kind})", _told(shown)))
     kind = [inspection.dictionary_kind] if inspection.dictionary_kind else []
-    for line in [*_differences(inspection.differences), *_reasons(inspection.dropped), *kind]:
-        console.print(f"  - {_plain(line)}")
+    lines = [*_differences(inspection.differences), *_reasons(inspection.dropped), *kind]
+    _show(f"{inspection.source} ({inspection.kind})", shown, lines)
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -350,7 +347,7 @@ def show_placement(placement: Placement) -> None:
     """Print a Placement."""
     console = Console(highlight=False)
     title = f"{placement.model}, {placement.parameters:,} parameters, {placement.dtype}, {placement.tokens} tokens"
-    table = Table(title=_plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = _table(title)
     for heading, side in COLUMNS.items():
         table.add_column(heading, justify=side, no_wrap=heading != "holds", overflow="fold")
     for share in placement.shares:
@@ -384,7 +381,7 @@ def show_results(tables: Iterable[ResultsTable]) -> None:
 
 
 def _results(shown: ResultsTable, *, is_folded: bool = False) -> Table:
-    table = Table(title=_plain(shown.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = _table(shown.title)
     for number, heading in enumerate(shown.columns):
         table.add_column(_plain(heading), justify="right" if number else "left", no_wrap=not is_folded, overflow="fold")
     for row in shown.rows:
@@ -410,21 +407,14 @@ def show_finetuning(report: FinetuningReport) -> None:
         "steps": f"{report.steps:,} ({report.mode})",
         "loss": ", then ".join(shown_losses),
     }
-    if not report.left_out:
-        del shown["left out"]
-    Console(highlight=False).print(_rows(f"{_plain(report.model)} -> {_plain(report.output)}", shown))
+    _show(f"{report.model} -> {report.output}", shown)
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:
     """Print a Diagnosis: what was fixed, then what is left, each with its fix."""
     console = Console(highlight=False)
     state = f"{len(diagnosis.findings)} to fix" if diagnosis.findings else "healthy"
-    table = Table(
-        title=_plain(f"{printable(str(diagnosis.folder))}: {state}"),
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    table = _table(f"{diagnosis.folder}: {state}")
     for heading in ("what", "is", "fix"):
         table.add_column(heading, overflow="fold", style="bold" if heading == "what" else None)
     for finding in diagnosis.mended:
@@ -443,12 +433,10 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
 
 def show_push_plan(report: PushReport) -> None:
     """Print a PushReport before anything is sent."""
-    console = Console(highlight=False)
     kind = "private" if report.is_private else "public by default" if report.is_new else "public"
     branch = "" if report.branch == "main" else f", branch {report.branch}"
     proposed = ", as a pull request" if report.is_proposed else ""
-    folder = printable(str(report.folder))
-    title = f"{folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
+    title = f"{report.folder} -> {report.repo_id} ({'new, ' if report.is_new else ''}{kind}{branch}{proposed})"
     shown = {
         "weights": report.standing.value,
         "as converted": _held(report.held, (*report.sent, *report.unchanged)),
@@ -461,7 +449,7 @@ def show_push_plan(report: PushReport) -> None:
         "doctor": _faults(report.folder, report.findings),
         "notes": "\n".join(report.notes),
     }
-    console.print(_rows(_plain(title), _told(shown)))
+    _show(title, shown)
 
 
 def show_folder_to_push(looked: FolderToPush) -> None:
@@ -475,8 +463,7 @@ def show_folder_to_push(looked: FolderToPush) -> None:
         "doctor": _faults(looked.path, looked.findings),
         "notes": "\n".join(looked.notes),
     }
-    title = f"{printable(str(looked.path))} (the folder alone: the Hub was not asked)"
-    Console(highlight=False).print(_rows(_plain(title), _told(shown)))
+    _show(f"{looked.path} (the folder alone: the Hub was not asked)", shown)
 
 
 def _left_out(names: Mapping[str, str]) -> str:

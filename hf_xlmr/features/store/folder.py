@@ -309,14 +309,15 @@ class FeatureStore(Shards):
         size = self.layout.rows_per_shard
         wanted = range(-(-rows // size))
         found = {int(path.stem) for path in (self.folder / STATE).glob("*.json") if path.stem.isdecimal()}
-        missing = [number for number in wanted if number not in found or not self.is_done(number)]
+        done = {number: state for number in wanted if number in found and (state := self.done(number)) is not None}
+        missing = [number for number in wanted if number not in done]
         if missing:
             lacking = first_of(missing, MOST_LISTED)
             raise InputError(f"{self.folder} is not complete: {lacking} of {len(wanted)} shards missing")
         if beyond := sorted(found.difference(wanted)):
             more = first_of(beyond, MOST_LISTED)
             raise InputError(f"{self.folder} has more than the {rows} rows of the input: {more} too much")
-        shards = [state for state in map(self.state, wanted) if state is not None]
+        shards = [*done.values()]
         for shard in shards:
             expected = min(size, rows - shard["first_row"])
             if shard["rows"] != expected:

@@ -84,6 +84,8 @@ class Shards:
         self.layout = layout
         self.made_from = made_from
         self._finished: Manifest | None = None
+        self._latest: tuple[int, object] = -1, None
+        """The number of the record that was read last, and the input that its shard was made from."""
 
     @property
     def is_finished(self) -> bool:
@@ -91,27 +93,29 @@ class Shards:
         return (self.folder / MANIFEST).is_file()
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard is done, and its files have the recorded sizes.
+        """Whether a shard is done, and its files have the recorded sizes. Raises what `done` raises."""
+        return self.done(number) is not None
+
+    def done(self, number: int) -> ShardRecord | None:
+        """The record of a shard that is done, and whose files have the recorded sizes.
 
         Raises IntegrityError, and InputError if the output is finished and has no such shard.
         """
         state = self.state(number)
-        if state is None:
-            if self.is_finished:
-                raise self.another_input(f"it has more than {self.manifest()['rows']} rows")
-            return False
-        wrong = self._wrong_files(state)
-        if wrong:
+        if state is None and self.is_finished:
+            raise self.another_input(f"it has more than {self.manifest()['rows']} rows")
+        if state is not None and (wrong := self._wrong_files(state)):
             _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
-        return not wrong
+            return None
+        return state
 
     def is_current(self, number: int) -> bool:
         """Whether a finished shard was made from the input as it is now, or compared with it. Raises IntegrityError."""
-        path = self.state_path(number)
         if self.made_from is None or self.is_finished:
             return False
-        with told_with_place(path):
-            return read_record(path).get(MADE_FROM) == self.made_from
+        if self._latest[0] != number:
+            self.state(number)
+        return self._latest == (number, self.made_from)
 
     def record(self, state: ShardRecord) -> None:
         """Record that a shard is done, and from which input."""
@@ -166,7 +170,8 @@ class Shards:
             found = read_record(path) if path.is_file() else None
         if found is None:
             return None
-        found.pop(MADE_FROM, None)  # of this run, while the manifest is the same whenever the files were written
+        # apart from the record, as the manifest is the same whenever the files of the input were written
+        self._latest = number, found.pop(MADE_FROM, None)
         return checked_state(path, found, number)
 
     def manifest(self) -> Manifest:
