@@ -120,7 +120,7 @@ def _show(title: str, rows: Mapping[str, str], lines: Iterable[str] = ()) -> Non
 
 
 def _table(title: str) -> Table:
-    return Table(title=_plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    return Table(title=escape(printable(title)), title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
 def _plain(value: object) -> str:
