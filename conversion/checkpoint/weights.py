@@ -284,13 +284,16 @@ class Constant(Weight):
 
     def blocks(self) -> Iterator[memoryview]:
         """The value's bytes, repeated."""
-        import numpy as np
-
-        element = _from_float32(np.full(1, self.value, dtype=np.float32), self.dtype).tobytes()
+        element = bytes(ITEM_SIZES[self.dtype]) if self.value == 0 else self._element()
         left, block = self.nbytes, element * (BLOCK_BYTES // len(element))
         while left > 0:
             yield memoryview(block)[: min(left, len(block))]
             left -= len(block)
+
+    def _element(self) -> bytes:
+        import numpy as np
+
+        return _from_float32(np.full(1, self.value, dtype=np.float32), self.dtype).tobytes()
 
 
 @dataclass(frozen=True)

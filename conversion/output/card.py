@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
+from operator import methodcaller
 from string import Template
 from typing import Final
 
@@ -275,7 +276,7 @@ def _dictionary(vocabulary: Vocabulary) -> Iterator[str]:
         yield f"There is no `{MASK}`."
     else:
         yield f"`{MASK}` has the id {vocabulary.mask_index}."
-    fillers = sum(symbol.startswith(FILLER) for symbol in names.symbols)
+    fillers = sum(map(methodcaller("startswith", FILLER), names.symbols))
     if fillers:
         yield f"{_counted(fillers, 'filler word')} (`{FILLER}0000` and so on)."
     else:

@@ -118,10 +118,9 @@ class Charsmap:
         return rf"(?!\A)(?=[{self.joining_class()}]){unjoined}"
 
     def _is_changed_by_nfc(self) -> bool:
-        """Whether NFC would change a character after it has been mapped; nothing joins or crosses a line feed."""
-        chars = set(map(chr, range(0x80, 0x30000)))
-        mapped = [value for char, value in self.singles.items() if char in chars]
-        return not unicodedata.is_normalized("NFC", "\n".join((*mapped, *chars.difference(self.singles))))
+        """Whether NFC would change a character after it has been mapped."""
+        chars = map(chr, range(0x80, 0x30000))
+        return not all(unicodedata.is_normalized("NFC", self.singles.get(char, char)) for char in chars)
 
 
 class Trie:

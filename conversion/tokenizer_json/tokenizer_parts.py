@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -194,8 +195,8 @@ def pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, Any] | Non
     removed = WHITE_SPACE & coverage.chars if coverage.byte_pieces else WHITE_SPACE
     if removed:
         splits.append(_split({"Regex": f"[{char_class(removed)}]"}, behavior="Removed"))
-    inner = slice(None, -1) if suffixed else slice(1, None)
-    if SPACE in coverage.chars and not any(SPACE in piece[inner] for piece in coverage.scores):
+    inner = re.compile(f"{SPACE}[^\0]" if suffixed else f"{SPACE}(?<=[^\0].)", re.DOTALL)
+    if SPACE in coverage.chars and inner.search("\0".join(coverage.scores)) is None:  # no piece holds U+0000
         splits.append(_split({"String": SPACE}, behavior="MergedWithPrevious" if suffixed else "MergedWithNext"))
     return {"type": "Sequence", "pretokenizers": splits} if splits else None
 

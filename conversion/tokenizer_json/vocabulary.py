@@ -8,8 +8,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, count, islice
+from itertools import chain, compress, count, filterfalse, islice, repeat
 from json.encoder import encode_basestring
+from operator import not_
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -172,7 +173,7 @@ class Slots:
         """The Unigram score of each slot: SentencePiece's, or one that changes nothing."""
         known = self.coverage.scores
         floor = min(known.values(), default=0.0)
-        scores = array("d", [known.get(name, floor) for name in self.names])
+        scores = array("d", map(known.get, self.names, repeat(floor)))
         # Worse than any way to spell the name in single characters, so that it never wins.
         longest = max((len(self.names[slot]) for slot in self.low), default=0)
         for slot in self.low:
@@ -279,14 +280,11 @@ def _name_slots(names: Dictionary, coverage: Coverage) -> Slots:
     """The slots of the dictionary's rows."""
     owners = {PAD: PAD_INDEX, UNK: UNK_INDEX}  # the two that no overwrite moves
     slots = Slots(dictionary=names, coverage=coverage)
-    known, symbols = coverage.scores, names.symbols
-    has_doubles = len(names.rows) < len(symbols)
-    odd = [
-        row
-        for row, symbol in enumerate(symbols)
-        if symbol not in known or symbol in owners or (has_doubles and names.index(symbol) != row)
-    ]
-    for row in odd:
+    symbols = names.symbols
+    odd = {*compress(count(), map(not_, map(coverage.scores.__contains__, symbols))), *map(names.index, owners)}
+    if len(names.rows) < len(symbols):
+        odd.update(row for row, symbol in enumerate(symbols) if names.index(symbol) != row)
+    for row in sorted(odd):
         symbol = symbols[row]
         slots.names += symbols[len(slots.names) : row]  # these keep their names, as nearly all rows do
         slots.add(symbol, owned=owners.get(symbol, names.index(symbol)) == row)
@@ -320,7 +318,7 @@ def _missing(names: Dictionary, coverage: Coverage) -> tuple[str, ...]:
     Pieces with white space inside are left out: texts are cut at it first (see `pre_tokenizer`).
     """
     candidates = chain(coverage.scores, sorted(coverage.byte_pieces))
-    return tuple(piece for piece in candidates if piece not in names and WHITE_SPACE.isdisjoint(piece))
+    return tuple(filter(WHITE_SPACE.isdisjoint, filterfalse(names.rows.__contains__, candidates)))
 
 
 def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
@@ -369,7 +367,8 @@ def _limits(slots: Slots, model: SentencePieceModel, seams: Seams | None) -> Ite
             coverage.spelled - coverage.chars,
         )
     spaces = WHITE_SPACE & coverage.spelled
-    mixed = [piece for piece in coverage.scores if len(piece) > 1 and not spaces.isdisjoint(piece)] if spaces else []
+    holding = {piece for space in spaces for piece in coverage.scores if space in piece and len(piece) > 1}
+    mixed = [piece for piece in coverage.scores if piece in holding] if holding else []
     yield Limit(
         f"{len(mixed)} pieces hold white space (such as {_shown(mixed)}): texts with it can be cut differently.",
         frozenset(mixed),
@@ -460,7 +459,7 @@ def _write_model(file: TextIO, plan: TokenizerPlan, *, unk_index: int) -> None:
     if plan.scores is not None:
         file.write(f'"model": {{"type": "Unigram", "unk_id": {unk_index}, ')
         file.write(f'"byte_fallback": {_json(plan.model.byte_fallback)}, "vocab": [\n')
-        pairs = zip(map(encode_basestring, plan.names), map(repr, plan.scores), strict=True)
+        pairs = zip(map(encode_basestring, plan.names), _numbers(plan.scores), strict=True)
         _write_lines(file, map(",".join, pairs), around="[]")
         file.write("]}\n")
         return
@@ -480,6 +479,13 @@ def _write_lines(file: TextIO, entries: Iterable[str], *, around: Sequence[str] 
         file.write(f"{separator}{opened}{some}{closed}")
         separator = ",\n"
     file.write("\n")
+
+
+def _numbers(scores: array[float]) -> Iterator[str]:
+    """The scores as JSON has them; equal ones, of which trained models have many, are written once for some lines."""
+    for start in range(0, len(scores), LINES_AT_ONCE):
+        some = scores[start : start + LINES_AT_ONCE]
+        yield from map({score: repr(score) for score in set(some)}.__getitem__, some)
 
 
 def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from typing import Final
 
 from hf_xlmr.tokenizer.dictionary import BOS, EOS, FILLER, MASK, SPECIAL_SYMBOLS, Dictionary
@@ -15,6 +16,7 @@ BYTE_SPACE: Final = "\u0120"  # GPT-2's letter for the byte of a space
 PRINTABLE: Final = frozenset((*range(32, 127), *range(161, 173), *range(174, 256)))
 LETTERS_OF_BYTES: Final = frozenset(SPACE + "".join(chr(byte + 256 * (byte not in PRINTABLE)) for byte in range(256)))
 """How fairseq writes bytes (fairseq/data/encoders/byte_utils.py)."""
+SPECIALS: Final = frozenset((*SPECIAL_SYMBOLS, MASK))
 FILLER_NAME: Final = re.compile(FILLER + "[0-9]{4,}")  # pads a dictionary to a multiple of 8
 
 
@@ -116,11 +118,13 @@ def kind_of_dictionary(dictionary: Dictionary, *, bpe: object = None) -> Diction
     `bpe` is fairseq's option of that name, which decides if the symbols do not.
     """
     symbols = [
-        each for each in dictionary.symbols if not (each in (*SPECIAL_SYMBOLS, MASK) or FILLER_NAME.fullmatch(each))
+        each
+        for each in dictionary.symbols
+        if each not in SPECIALS and not (each.startswith(FILLER) and FILLER_NAME.fullmatch(each))
     ]
     if letters := _letters(symbols, bpe):
         return letters
-    if _share(symbols, lambda symbol: symbol.startswith(SPACE)) >= PIECES:
+    if _share(symbols, methodcaller("startswith", SPACE)) >= PIECES:
         return _camembert(dictionary)
     spelled = [kind for kind in KINDS if _share(symbols, kind.is_spelled) >= kind.share]
     named = [kind for kind in spelled or (*KINDS, *LETTERS) if bpe is not None and kind.option == bpe]

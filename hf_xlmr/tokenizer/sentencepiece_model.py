@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import sha256
 from importlib import import_module
-from itertools import count, islice
+from itertools import compress, count, islice
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -23,6 +24,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 
 LONGEST_PIECE = 1000  # trained ones have 16 at most
 MOST_PIECES = 2_000_000
+PIECES_AT_ONCE: Final = 4096
 MOST_TEXT = 16 << 20  # bytes of all pieces, which take a microsecond each to load; a million have some 10 MB
 SMALL_FILE = 6 << 20  # XLM-R's, with 250,000 pieces, has 5 MB
 LARGEST_FILE = 64 << 20
@@ -32,6 +34,7 @@ LONGEST_VALUE: Final = 256  # bytes that one rule of a charsmap makes; U+FDFA be
 ALL_BYTES: Final = frozenset(f"<0x{value:02X}>" for value in range(256))
 GAP: Final = "<gap%d>"
 PIECE_TAG: Final = b"\n"  # of field 1 of a model, before the length of a piece
+NOT_NORMAL: Final = re.compile(rb"[^\x01]")  # the types of all pieces that are not PieceType.NORMAL
 SILENT: Final = 4  # a level of absl's logging above FATAL, the highest level of a message
 
 FILE_NAME: Final = "sentencepiece.bpe.model"
@@ -109,14 +112,20 @@ class SentencePieceModel:
     def _parsed(cls, data: bytes, *, name: str) -> SentencePieceModel:
         message = _message(data, name=name)
         message.DiscardUnknownFields()
+        texts, scores, types = list[bytes](), array("f"), bytearray()
         try:
-            model_type, types = ModelType(message.trainer_spec.model_type), bytes(each.type for each in message.pieces)
+            model_type = ModelType(message.trainer_spec.model_type)
+            for start in range(0, len(message.pieces), PIECES_AT_ONCE):
+                some = message.pieces[start : start + PIECES_AT_ONCE]  # protobuf makes an object of each, once
+                texts += map(attrgetter("piece"), some)
+                scores.extend(map(attrgetter("score"), some))
+                types += bytes(map(attrgetter("type"), some))
         except ValueError:
             raise _damage(name, "a piece's type or its own type does not exist") from None
         model = cls(
-            pieces=_texts([piece.piece for piece in message.pieces], name=name),
-            scores=array("f", (piece.score for piece in message.pieces)),
-            types=types,
+            pieces=_texts(texts, name=name),
+            scores=scores,
+            types=bytes(types),
             model_type=model_type,
             normalization=Normalization(
                 **{name: getattr(message.normalizer_spec, name) for name, *_ in NORMALIZER_FIELDS}
@@ -166,7 +175,7 @@ class SentencePieceModel:
 
     def pieces_of(self, kind: PieceType) -> tuple[str, ...]:
         """The pieces of one type, in order."""
-        return tuple(piece for piece, own in zip(self.pieces, self.types, strict=True) if own == kind)
+        return tuple(compress(self.pieces, map(kind.__eq__, self.types))) if kind in self.types else ()
 
     def reachable_scores(self) -> dict[str, float]:
         """Every piece that can occur in a tokenized text, except byte pieces, with its score in the search.
@@ -174,7 +183,7 @@ class SentencePieceModel:
         Raw scores of user-defined pieces are 0; Model::EncodeOptimized derives theirs from the highest normal score.
         """
         scores = dict(zip(self.pieces, self.scores, strict=True))
-        odd = [index for index, kind in enumerate(self.types) if kind != PieceType.NORMAL]
+        odd = [found.start() for found in NOT_NORMAL.finditer(self.types)]
         if any(self.types[index] == PieceType.USER_DEFINED for index in odd):
             kinds = zip(self.scores, self.types, strict=True)
             highest = max((FLOAT_MIN, *(score for score, kind in kinds if kind == PieceType.NORMAL)))
