@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -115,9 +116,9 @@ def convert(
         prepared = prepare(checkpoint, wanted)
         _raise_if_out_of_proportion(prepared)
         _raise_if_no_room(prepared.plan, draft)
-        write_weights(prepared.plan.weights, draft, max_shard_size=shard_bytes, progress=progress)
+        rest = partial(_write_tokenizer, prepared, draft)
+        write_weights(prepared.plan.weights, draft, max_shard_size=shard_bytes, progress=progress, meanwhile=rest)
         _write_json(draft / "config.json", prepared.config)
-        _write_tokenizer(prepared, draft)
         report = _report(prepared, Path(output))
         if verify:
             report = replace(report, parity=_verified(prepared, draft, progress))

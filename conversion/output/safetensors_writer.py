@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -26,7 +26,7 @@ DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "f
 UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 FLUSH_BYTES: Final = 1 << 26  # flushed early and often, so that the last fsync has little left to do
 
-WRITERS: Final = 2  # while one waits for the file, the other reads, checks or casts
+WRITERS: Final = 8  # while some wait for files, or for the interpreter, others read, check or cast
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -41,22 +41,36 @@ def parse_size(text: str) -> int:
 
 
 def write_weights(
-    weights: Mapping[str, Weight], folder: Path, *, max_shard_size: int, progress: Progress = SILENT
+    weights: Mapping[str, Weight],
+    folder: Path,
+    *,
+    max_shard_size: int,
+    progress: Progress = SILENT,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[str, ...]:
     """Write the weights into shards of at most `max_shard_size` bytes (one weight may exceed it alone).
 
     They come in their order, but for those in a shard that would leave the next one unaligned. One shard is
     `model.safetensors`; several have numbers and an index, as Transformers writes them. The system is asked to begin
-    writing them to the disk; whoever publishes the folder waits for that. Gives the names of the files. Raises
-    IntegrityError, InputError, OSError.
+    writing them to the disk; whoever publishes the folder waits for that. `meanwhile` is called while they are
+    written. Gives the names of the files. Raises IntegrityError, InputError, OSError, and what `meanwhile` raises.
     """
     shards = _shards(weights, max_shard_size)
     names = _shard_names(len(shards))
     total = sum(weight.nbytes for weight in weights.values())
     metadata = {"total_parameters": sum(weight.count for weight in weights.values()), "total_size": total}
-    with progress.task("weights", total=total) as task:
-        for name, shard in zip(names, shards, strict=True):
-            _write_shard(folder / name, shard, task)
+    with progress.task("weights", total=total) as task, ThreadPoolExecutor(WRITERS) as pool:
+        pump = _Pump(task)
+        begun = (_begun(folder / name, shard) for name, shard in zip(names, shards, strict=True))
+        jobs = [pool.submit(pump, *weight) for weight in chain.from_iterable(begun)]
+        try:
+            meanwhile()
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pump.stopped = True
+            pool.shutdown(cancel_futures=True)
+            raise
     if len(shards) > 1:
         _write_index(folder / INDEX, dict(zip(names, shards, strict=True)), metadata)
         return (*names, INDEX)
@@ -104,46 +118,36 @@ def _header(shard: Mapping[str, Weight]) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def _write_shard(path: Path, shard: Mapping[str, Weight], task: ProgressTask) -> None:
-    """Write one shard, some weights at a time: reading, checking and casting one continues while another is written."""
+def _begun(path: Path, shard: Mapping[str, Weight]) -> Iterator[tuple[Path, str, Weight, int]]:
+    """Begin a shard with its header, and give each weight with its place in the file."""
     header = _header(shard)
-    pump = _Pump(task)
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(WRITERS) as pool:
-        _write_at(file.fileno(), memoryview(header), 0)
-        starts = accumulate((weight.nbytes for weight in shard.values()), initial=len(header))
-        jobs = [
-            pool.submit(pump, file.fileno(), *item, start) for item, start in zip(shard.items(), starts, strict=False)
-        ]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pump.stopped = True
-            pool.shutdown(cancel_futures=True)
-            raise
+    path.write_bytes(header)
+    starts = accumulate((weight.nbytes for weight in shard.values()), initial=len(header))
+    yield from ((path, *item, start) for item, start in zip(shard.items(), starts, strict=False))
 
 
 class _Pump:
-    """Writes weights at their places in a file, from several threads."""
+    """Writes weights at their places in files, from several threads."""
 
     def __init__(self, task: ProgressTask) -> None:
         self.stopped = False
         self._task = task
         self._lock = Lock()
 
-    def __call__(self, file: int, name: str, weight: Weight, start: int) -> None:
+    def __call__(self, path: Path, name: str, weight: Weight, start: int) -> None:
         """Write the bytes of a weight from `start` on. Raises IntegrityError, InputError, OSError."""
         position = flushed = start
-        for block in weight.blocks():
-            if self.stopped:
-                return
-            _write_at(file, block, position)
-            position += len(block)
-            if position - flushed >= FLUSH_BYTES:
-                _begin_flushing(file)
-                flushed = position
-            with self._lock:
-                self._task.advance(len(block))
+        with path.open("r+b", buffering=0) as file:
+            for block in weight.blocks():
+                if self.stopped:
+                    return
+                _write_at(file.fileno(), block, position)
+                position += len(block)
+                if position - flushed >= FLUSH_BYTES:
+                    _begin_flushing(file.fileno())
+                    flushed = position
+                with self._lock:
+                    self._task.advance(len(block))
         if position - start != weight.nbytes:
             raise IntegrityError(f"{name} gave {position - start} bytes where its shape asks for {weight.nbytes}")
 

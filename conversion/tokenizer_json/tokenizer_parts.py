@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
 from typing import Any
 
 from hf_xlmr.conversion.tokenizer_json.charsmap import Charsmap, Rule, char_class
@@ -47,7 +48,7 @@ class Coverage:
         scores = model.reachable_scores()
         if not is_unigram:  # BPE keeps single unused pieces
             scores |= {piece: 0.0 for piece in model.pieces_of(PieceType.UNUSED) if len(piece) == 1}
-        chars = frozenset(piece for piece in scores if len(piece) == 1)
+        chars = frozenset(compress(scores, map((1).__eq__, map(len, scores))))
         spelled = frozenset("".join(scores))
         return cls(
             scores=scores,

@@ -296,7 +296,8 @@ def _with_tokenizer(vocabulary: Vocabulary, names: Dictionary, model: SentencePi
     """`vocabulary` with a tokenizer for `model`."""
     coverage = Coverage.of(model)
     slots = _name_slots(names, coverage)
-    missing = _missing(names, coverage)
+    agrees = _agrees(names, model)
+    missing = () if agrees else _missing(names, coverage)
     if missing:
         for index in range(len(names), vocabulary.rows):
             slots.fill(f"<row {index}>")
@@ -305,7 +306,7 @@ def _with_tokenizer(vocabulary: Vocabulary, names: Dictionary, model: SentencePi
     return replace(
         vocabulary,
         extra_unk_rows=len(missing),
-        agrees_with_sentencepiece=_agrees(names, model),
+        agrees_with_sentencepiece=agrees,
         missing_pieces=missing,
         unreachable_symbols=tuple(slots.unreachable),
         tokenizer=TokenizerPlan(slots=slots, model=model, missing=missing),

@@ -24,7 +24,7 @@ from hf_xlmr.errors import InputError, IntegrityError
 
 LONGEST_PIECE = 1000  # trained ones have 16 at most
 MOST_PIECES = 2_000_000
-PIECES_AT_ONCE: Final = 4096
+PIECES_AT_ONCE: Final = 512  # protobuf makes an object of each, and 700 new ones start a garbage collection
 MOST_TEXT = 16 << 20  # bytes of all pieces, which take a microsecond each to load; a million have some 10 MB
 SMALL_FILE = 6 << 20  # XLM-R's, with 250,000 pieces, has 5 MB
 LARGEST_FILE = 64 << 20
@@ -116,7 +116,7 @@ class SentencePieceModel:
         try:
             model_type = ModelType(message.trainer_spec.model_type)
             for start in range(0, len(message.pieces), PIECES_AT_ONCE):
-                some = message.pieces[start : start + PIECES_AT_ONCE]  # protobuf makes an object of each, once
+                some = message.pieces[start : start + PIECES_AT_ONCE]
                 texts += map(attrgetter("piece"), some)
                 scores.extend(map(attrgetter("score"), some))
                 types += bytes(map(attrgetter("type"), some))
