@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import sha256
+from io import BufferedReader
 from itertools import cycle, islice
 from math import sqrt
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
 from hf_xlmr.conversion.checkpoint.weights import Cast, Computed, Weight
@@ -361,7 +362,7 @@ def _compare_index(folder: Path) -> None:
         raise ParityError(path.name, f"{path.name} does not say which shard holds which weight")
 
 
-def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file: BinaryIO) -> None:
+def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file: BufferedReader) -> None:
     if planned is None:
         raise ParityError(name, f"the folder holds {name}, which the source does not explain")
     found = (entry.dtype, list(entry.shape), entry.nbytes)
@@ -369,8 +370,10 @@ def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file:
     if found != expected:
         told = "dtype {}, shape {}, {} bytes"
         raise ParityError(name, f"{name} is kept as {told.format(*found)}, not {told.format(*expected)}")
+    kept = bytearray()  # a view would be compared element by element
     for block in planned.blocks():
-        if file.read(len(block)) != bytes(block):  # a view would be compared element by element
+        kept = kept if len(kept) == len(block) else bytearray(len(block))
+        if file.readinto(kept) != len(block) or kept != block:
             raise ParityError(name, f"{name} differs from the source")
 
 
@@ -547,7 +550,9 @@ def _compare_embedding(reference: Reference, folder: Path) -> None:
 
 def _has_same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors hold the same bits, which is seen many times faster than that their numbers are close."""
-    return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
+    import numpy as np
+
+    return one.dtype == other.dtype and np.array_equal(one.numpy().view("u1"), other.numpy().view("u1"))
 
 
 def _severity(step: StepDifference) -> float:
@@ -673,7 +678,7 @@ class _Figures:
             largest = torch.stack([(one - other).abs().max(), one.abs().max()])
             self._largest = torch.maximum(self._largest, largest)
             a, b = one.double().flatten(), other.double().flatten()
-            self._products += torch.stack([a.dot(a), b.dot(b), a.dot(b)])
+            self._products += torch.stack([(a * a).sum(), (b * b).sum(), (a * b).sum()])  # dot() calls all threads
 
     def difference(self, name: str) -> StepDifference:
         """The difference at the step `name`."""

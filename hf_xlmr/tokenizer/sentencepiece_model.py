@@ -235,13 +235,15 @@ def _count_fields(data: bytes) -> int:
 
 def _fields(data: bytes) -> Iterator[tuple[int, int]]:
     """The beginning and the end of each field of a message, up to one that is not length-delimited."""
-    place = 0
-    while place < len(data) and data[place] & 7 == 2:
+    place, end = 0, len(data)
+    while place < end and data[place] & 7 == 2:
         start, place, size, shift = place, place + 1, 0, 0
-        while place < len(data) and shift < 35:
-            size, shift, place = size | (data[place] & 0x7F) << shift, shift + 7, place + 1
-            if data[place - 1] < 0x80:
+        while place < end and shift < 35:
+            byte, place = data[place], place + 1
+            if byte < 0x80:
+                size |= byte << shift
                 break
+            size, shift = size | (byte & 0x7F) << shift, shift + 7
         place += size
         yield start, place
 

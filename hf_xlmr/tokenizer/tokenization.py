@@ -245,7 +245,9 @@ class PieceIds:
     def of(cls, model: SentencePieceModel, dictionary: Dictionary) -> PieceIds:
         """The ids of a model's pieces."""
         ids, end, unk = dictionary.indices(model.pieces), len(dictionary), model.unk_id
-        odd = {number: piece for number, piece in enumerate(model.pieces) if piece.split() != [piece] and number != unk}
+        spaces = [char for char in set("".join(model.pieces)) if char.isspace()]
+        spaced = {piece for space in spaces for piece in model.pieces if space in piece}
+        odd = {number: piece for number, piece in enumerate(model.pieces) if piece in spaced and number != unk}
         lacking = [number for number, index in enumerate(ids) if index == UNK_INDEX and number not in {unk, *odd}]
         vanish = [number for number, piece in odd.items() if not piece.split()]
         split = [number for number, piece in odd.items() if piece.split()]
