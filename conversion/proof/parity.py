@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import sha256
-from io import BufferedReader
 from itertools import cycle, islice
 from math import sqrt
 from pathlib import Path
@@ -34,7 +33,7 @@ from hf_xlmr.errors import HfXlmrError, IntegrityError
 from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.families import Task
-from hf_xlmr.model.safetensors_files import TensorEntry, file_header, read_header, shards_of
+from hf_xlmr.model.safetensors_files import TensorEntry, file_header, shards_of
 from hf_xlmr.progress import SILENT, Progress
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
@@ -58,6 +57,7 @@ LABELS: Final = "label/dict.txt"
 TOLERANCE: Final = 2e-5  # of the largest value (at least 1): float32 rounding over many layers, far below any mistake
 COARSE_TOLERANCE: Final = 1e-2  # if values that fairseq computes as it runs are kept in half precision
 HASHED_AT_ONCE: Final = 1 << 23  # bytes; the interpreter is asked for between blocks, and may be busy
+COMPARED_AT_ONCE: Final = 8  # weights: while some wait for files, or for the interpreter, others are compared
 FIGURED_AT_ONCE: Final = 1 << 15  # numbers, which stay in the processor's cache, and are too few for several threads
 PAD: Final = 1
 UNK: Final = 3
@@ -133,10 +133,11 @@ def verify_folder(
     plan = prepared.plan
     _compare_config(prepared, folder)
     _compare_index(folder)
-    with progress.task("compare bytes", total=plan.nbytes) as task:
-        for size in _compare_bytes(plan, folder):
+    with progress.task("compare bytes", total=plan.nbytes) as task, _bytes_compared(plan, folder) as sizes:
+        _import_network(prepared.architecture.class_name)
+        exact = exact_tokenizer(prepared)
+        for size in sizes:
             task.advance(size)
-    exact = exact_tokenizer(prepared)
     behaviour = compare_behaviour(prepared, folder, exact, progress=progress)
     return ParityReport(
         weights_compared=len(plan.weights),
@@ -333,19 +334,34 @@ def compare_companions(prepared: Prepared, folder: Path) -> None:
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def _compare_bytes(plan: WeightPlan, folder: Path) -> Iterator[int]:
-    """Compare each weight in the shards with the plan's; gives each one's bytes when it is done."""
-    found: set[str] = set()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            for name, entry in read_header(file, path).items():
-                file.seek(entry.start)
-                _compare_weight(name, plan.weights.get(name), entry, file)
-                found.add(name)
-                yield entry.nbytes
-    if found != set(plan.weights):
-        missing = ", ".join(sorted(set(plan.weights) - found))
+@contextmanager
+def _bytes_compared(plan: WeightPlan, folder: Path) -> Iterator[Iterator[int]]:
+    """Compare each weight in the shards with the plan's while the block runs; gives each one's bytes when it is done.
+
+    Raises ParityError if the folder lacks a weight.
+    """
+    headers = [(path, file_header(path)) for path in sorted(folder.glob("*.safetensors"))]
+    with ThreadPoolExecutor(COMPARED_AT_ONCE, thread_name_prefix="bytes") as pool:
+        jobs = [
+            pool.submit(_compare_weight, name, plan.weights.get(name), entry, path)
+            for path, header in headers
+            for name, entry in header.items()
+        ]
+        try:
+            yield (job.result() for job in jobs)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if lacking := set(plan.weights).difference(*(header for _path, header in headers)):
+        missing = ", ".join(sorted(lacking))
         raise ParityError(missing, f"the folder lacks {missing}")
+
+
+def _import_network(class_name: str) -> None:
+    """Import Transformers' class, which takes seconds; what fails here fails again where the class is used."""
+    import transformers
+
+    with suppress(Exception):
+        getattr(transformers, class_name)
 
 
 def _compare_index(folder: Path) -> None:
@@ -362,7 +378,8 @@ def _compare_index(folder: Path) -> None:
         raise ParityError(path.name, f"{path.name} does not say which shard holds which weight")
 
 
-def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file: BufferedReader) -> None:
+def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, path: Path) -> int:
+    """Compare a weight in the shard at `path` with the planned one; gives its bytes. Raises ParityError."""
     if planned is None:
         raise ParityError(name, f"the folder holds {name}, which the source does not explain")
     found = (entry.dtype, list(entry.shape), entry.nbytes)
@@ -371,10 +388,13 @@ def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, file:
         told = "dtype {}, shape {}, {} bytes"
         raise ParityError(name, f"{name} is kept as {told.format(*found)}, not {told.format(*expected)}")
     kept = bytearray()  # a view would be compared element by element
-    for block in planned.blocks():
-        kept = kept if len(kept) == len(block) else bytearray(len(block))
-        if file.readinto(kept) != len(block) or kept != block:
-            raise ParityError(name, f"{name} differs from the source")
+    with path.open("rb") as file:
+        file.seek(entry.start)
+        for block in planned.blocks():
+            kept = kept if len(kept) == len(block) else bytearray(len(block))
+            if file.readinto(kept) != len(block) or kept != block:
+                raise ParityError(name, f"{name} differs from the source")
+    return entry.nbytes
 
 
 # ---- behaviour -------------------------------------------------------------------------------------------------------
@@ -572,7 +592,7 @@ def _rounds_computed(plan: WeightPlan) -> bool:
     return any(isinstance(origin, Computed) and dtype in ("float16", "bfloat16") for dtype, origin in origins)
 
 
-def _rounding(plan: WeightPlan) -> Any:
+def _rounding(plan: WeightPlan) -> Callable[[Weight], Weight]:
     """What a cast did to each weight, for the reference to do as well."""
     dtypes = {weight.dtype for weight in plan.weights.values() if isinstance(weight, Cast)}
     if not dtypes:

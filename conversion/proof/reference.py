@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.conversion.checkpoint.weights import Weight, read_array, read_rows
 
@@ -246,7 +246,7 @@ class Reference:
         def accurate(x: torch.Tensor) -> torch.Tensor:
             return 0.5 * x * (1 + torch.tanh(sqrt(2 / torch.pi) * (x + 0.044715 * x**3)))
 
-        table: dict[str, Any] = {
+        table: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
             "gelu": functional.gelu,
             "gelu_accurate": accurate,
             "gelu_fast": accurate,
@@ -254,8 +254,7 @@ class Reference:
             "tanh": torch.tanh,
             "linear": lambda x: x,
         }
-        chosen: Callable[[torch.Tensor], torch.Tensor] = table[str(self.options.get("activation_fn") or "gelu")]
-        return chosen
+        return table[str(self.options.get("activation_fn") or "gelu")]
 
     def _logits(self, hidden: torch.Tensor) -> Iterator[Step]:
         """fairseq/models/roberta/model.py: RobertaLMHead."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import compress
-from typing import Any
 
 from hf_xlmr.conversion.tokenizer_json.charsmap import Charsmap, Rule, char_class
 from hf_xlmr.errors import InputError, IntegrityError
@@ -127,7 +126,7 @@ def _seams_of(rules: bytes) -> Seams | None:
 
 def normalizer(
     model: SentencePieceModel, coverage: Coverage, *, seams: Seams | None, runs: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     r"""SentencePiece's Normalizer::Normalize, with unknown `runs` apart from others.
 
     Not Metaspace, which adds no prefix where a text begins with a literal U+2581; and `\A`, `\z` for `^`, `$`, which
@@ -165,18 +164,22 @@ def _blank_text(seams: Seams, *, trims: bool) -> str:
     return rf"\A[{blank}]*[{deleted}][{blank}]*\z" if trims else rf"\A[{deleted}]+\z"
 
 
-def _rule_steps(charsmap: bytes, seams: Seams | None) -> list[dict[str, Any]]:
+def _rule_steps(charsmap: bytes, seams: Seams | None) -> list[dict[str, object]]:
     """The normalisation rules: as they are, or applied character by character if `seams` are given."""
     if not charsmap:
         return []
-    rules = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode("ascii")}
+    rules: dict[str, object] = {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(charsmap).decode("ascii"),
+    }
     if seams is None:
         return [rules]
     apart = [_replace_regex(seams.seam, SEAM), _replace_regex(seams.gap, GAP), rules, _replace(GAP, "")]
-    return [*apart, *([{"type": "NFC"}] if seams.joins else []), _replace(SEAM, "")]
+    joined: list[dict[str, object]] = [{"type": "NFC"}] if seams.joins else []
+    return [*apart, *joined, _replace(SEAM, "")]
 
 
-def _unlisted_runs(coverage: Coverage, runs: Sequence[str]) -> dict[str, Any]:
+def _unlisted_runs(coverage: Coverage, runs: Sequence[str]) -> dict[str, object]:
     """Put a stand-in for each whole run of unknown characters that is not one of `runs`."""
     known = char_class(coverage.spelled | WHITE_SPACE)
     listed = "|".join("".join(f"[{char_class(char)}]" for char in run) for run in sorted(runs))
@@ -186,7 +189,7 @@ def _unlisted_runs(coverage: Coverage, runs: Sequence[str]) -> dict[str, Any]:
     return _replace_regex(f"(?<![^{known}])(?!(?:{listed})(?![^{known}]))[^{known}]+", stand_in)
 
 
-def pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, Any] | None:
+def pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, object] | None:
     """What cuts the normalised text before the model sees it.
 
     Pieces of white space vanish in fairseq, and runs of unknown characters are cut at it. Cutting at U+2581 changes
@@ -202,9 +205,9 @@ def pre_tokenizer(coverage: Coverage, *, suffixed: bool) -> dict[str, Any] | Non
     return {"type": "Sequence", "pretokenizers": splits} if splits else None
 
 
-def decoder(model: SentencePieceModel) -> dict[str, Any]:
+def decoder(model: SentencePieceModel) -> dict[str, object]:
     """Pieces back to readable text: U+2581 is a space, and the one added is taken away."""
-    steps: list[dict[str, Any]] = [_replace(SPACE, " ")]
+    steps: list[dict[str, object]] = [_replace(SPACE, " ")]
     if model.byte_fallback:
         steps.append({"type": "ByteFallback"})
     steps.append({"type": "Fuse"})
@@ -214,13 +217,13 @@ def decoder(model: SentencePieceModel) -> dict[str, Any]:
     return {"type": "Sequence", "decoders": steps}
 
 
-def _replace(text: str, content: str) -> dict[str, Any]:
+def _replace(text: str, content: str) -> dict[str, object]:
     return {"type": "Replace", "pattern": {"String": text}, "content": content}
 
 
-def _replace_regex(pattern: str, content: str) -> dict[str, Any]:
+def _replace_regex(pattern: str, content: str) -> dict[str, object]:
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
-def _split(pattern: dict[str, str], *, behavior: str) -> dict[str, Any]:
+def _split(pattern: dict[str, str], *, behavior: str) -> dict[str, object]:
     return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}

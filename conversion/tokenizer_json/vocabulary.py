@@ -12,7 +12,7 @@ from itertools import chain, compress, count, filterfalse, islice, repeat
 from json.encoder import encode_basestring
 from operator import not_
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from hf_xlmr.conversion.tokenizer_json.tokenizer_parts import (
     WHITE_SPACE,
@@ -142,12 +142,12 @@ class Slots:
     def add(self, symbol: str, *, owned: bool) -> None:
         """The next slot; `owned` says whether `symbol` is this row's name rather than a later row's."""
         if owned and symbol in self.coverage.scores:
-            return self._put(symbol)
+            return self.names.append(symbol)
         if owned and (symbol in SPECIALS or symbol in self.coverage.byte_pieces):
             return self.put_unwanted(symbol)
         if owned and self.coverage.is_unknown_run(symbol):
             self.runs.append(symbol)
-            return self._put(symbol)
+            return self.names.append(symbol)
         if owned:
             self.unreachable.append(symbol)
         spelled = len(symbol) > 1 and self.coverage.is_spelled(symbol)
@@ -161,13 +161,13 @@ class Slots:
         while name in self.dictionary or name in self.fillers:
             name += " "
         self.fillers.add(name)
-        self._put(name)
+        self.names.append(name)
 
     def put_unwanted(self, symbol: str) -> None:
         """A slot that keeps its name, though text that spells it must be cut another way."""
         if self.coverage.is_spelled(symbol):
             self.low.append(len(self.names))
-        self._put(symbol)
+        self.names.append(symbol)
 
     def scores(self) -> array[float]:
         """The Unigram score of each slot: SentencePiece's, or one that changes nothing."""
@@ -179,9 +179,6 @@ class Slots:
         for slot in self.low:
             scores[slot] = min(floor, -1.0) * (longest + 1) - 1.0
         return scores
-
-    def _put(self, name: str) -> None:
-        self.names.append(name)
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ ANY_TEXT = frozenset({""})  # a string that every text holds
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """What tokenizer.json is to hold; the patterns of its parts take a while and are made when they are asked for."""
+    """What tokenizer.json is to hold; its patterns take a while and are made when they are asked for."""
 
     slots: Slots = field(repr=False)
     model: SentencePieceModel = field(repr=False)
@@ -225,16 +222,6 @@ class TokenizerPlan:
     def seams(self) -> Seams | None:
         """How texts are taken apart for the normalisation rules. Raises IntegrityError."""
         return Seams.of(self.model, self.slots.coverage)
-
-    @cached_property
-    def parts(self) -> dict[str, dict[str, Any] | None]:
-        """The normalizer, pre_tokenizer and decoder. Raises IntegrityError."""
-        coverage = self.slots.coverage
-        return {
-            "normalizer": normalizer(self.model, coverage, seams=self.seams, runs=self.slots.runs),
-            "pre_tokenizer": pre_tokenizer(coverage, suffixed=self.model.treat_whitespace_as_suffix),
-            "decoder": decoder(self.model),
-        }
 
     @cached_property
     def limits(self) -> tuple[Limit, ...]:
@@ -435,16 +422,17 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, model_max_length: i
     plan = vocabulary.tokenizer
     if plan is None:
         raise InputError("this vocabulary has no tokenizer to write: " + " ".join(vocabulary.notes))
+    coverage = plan.slots.coverage
     with (folder / "tokenizer.json").open("w", encoding="utf-8", newline="\n") as file:
         head = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
             "added_tokens": _added_tokens(vocabulary),
-            "normalizer": plan.parts["normalizer"],
-            "pre_tokenizer": plan.parts["pre_tokenizer"],
+            "normalizer": normalizer(plan.model, coverage, seams=plan.seams, runs=plan.slots.runs),
+            "pre_tokenizer": pre_tokenizer(coverage, suffixed=plan.model.treat_whitespace_as_suffix),
             "post_processor": _post_processor(vocabulary),
-            "decoder": plan.parts["decoder"],
+            "decoder": decoder(plan.model),
         }
         file.write("{\n")
         for key, value in head.items():
@@ -489,7 +477,7 @@ def _numbers(scores: array[float]) -> Iterator[str]:
         yield from map({score: repr(score) for score in set(some)}.__getitem__, some)
 
 
-def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
+def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, object]]:
     """The specials, in the order of their ids."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     by_index = {index: symbol for symbol, index in _special_indices(vocabulary).items()}
@@ -502,7 +490,7 @@ def _special_indices(vocabulary: Vocabulary) -> dict[str, int]:
     return indices if vocabulary.mask_index is None else {**indices, MASK: vocabulary.mask_index}
 
 
-def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
+def _post_processor(vocabulary: Vocabulary) -> dict[str, object]:
     """`<s> A </s>` and `<s> A </s> </s> B </s>`, as fairseq's hub interface joins sentences."""
     bos, eos = ({"SpecialToken": {"id": symbol, "type_id": 0}} for symbol in (BOS, EOS))
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
@@ -515,7 +503,7 @@ def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(vocabulary: Vocabulary, *, model_max_length: int) -> dict[str, Any]:
+def _tokenizer_config(vocabulary: Vocabulary, *, model_max_length: int) -> dict[str, object]:
     """tokenizer_config.json.
 
     Not "XLMRobertaTokenizer": Transformers 5 builds that class again from the vocabulary and drops the rest.
