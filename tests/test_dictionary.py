@@ -58,7 +58,7 @@ def test_only_the_last_space_of_a_line_divides_it(line: str, symbol: str) -> Non
 )
 def test_an_unusual_line_changes_no_other(odd: str) -> None:
     """Files of usual lines alone are read at once; the last line may end without a line feed."""
-    lines = ["a b 1", "\x85 1", " 1", "1 1 1", "\u2028 3", "\x0b 1"]
+    lines = ["a 1", "\x85 1", " 1", "1 1 1", "\u2028 3", "\x0b 1"]
     usual = parse("\n".join(lines) + "\n")
     for text in ("\n".join([*lines, odd]), "\n".join([*lines, odd, ""])):
         assert parse(text).symbols == (*usual.symbols, "b")
@@ -106,6 +106,7 @@ def test_duplicates_are_refused_where_the_rows_still_do_not_add_up() -> None:
     [
         (b"a 1\nb\n", "line 2: 'b' is not 'symbol count'"),
         (b"a 1\n\nb 1\n", "line 2: '' is not"),
+        (b"a\n7 c 5\n", "line 1: 'a' is not"),  # as many spaces as lines
         (b"a 1.5\n", "line 1"),
         (b"a 1\nb 1 #fairseq:other\n", "line 2"),
         ("<unk>\t0\n▁the\t-3.5\n".encode(), "SentencePiece .vocab"),

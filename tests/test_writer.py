@@ -420,3 +420,12 @@ def test_a_weight_that_gives_too_few_bytes_is_damage(tmp_path: Path) -> None:
     short = Cast(dtype="float32", shape=(9,), name="x", of=tensor)
     with pytest.raises(IntegrityError, match="x gave 32 bytes where its shape asks for 36"):
         write_weights({"x": short}, tmp_path, max_shard_size=1 << 30)
+
+
+def test_what_fails_meanwhile_ends_the_writing(tmp_path: Path) -> None:
+    def meanwhile() -> None:
+        assert (tmp_path / "model.safetensors").is_file()
+        raise InputError("the tokenizer cannot be written")
+
+    with pytest.raises(InputError, match="the tokenizer"):
+        write_weights(stored({"x": torch.ones(8)}, tmp_path), tmp_path, max_shard_size=1 << 30, meanwhile=meanwhile)
