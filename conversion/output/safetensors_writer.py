@@ -62,8 +62,8 @@ def write_weights(
     with progress.task("weights", total=total) as task, ThreadPoolExecutor(WRITERS) as pool:
         pump = _Pump(task)
         begun = (_begun(folder / name, shard) for name, shard in zip(names, shards, strict=True))
-        jobs = [pool.submit(pump, *weight) for weight in chain.from_iterable(begun)]
         try:
+            jobs = [pool.submit(pump, *weight) for weight in chain.from_iterable(begun)]
             meanwhile()
             for job in jobs:
                 job.result()
