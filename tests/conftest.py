@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import RUNS_RANKERS
+from places import FIXTURES, RUNS_RANKERS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != CHECKOUT]
@@ -31,6 +31,29 @@ def cache_folder(shared_cache: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_XLMR_CACHE", str(shared_cache))
         yield shared_cache
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small models of the three families, which fairseq trained, as they are converted."""
+    from hf_xlmr.conversion import convert
+
+    fixtures = {"post-norm": "v0122", "pre-norm": "v0122prenorm", "pre-norm with embedding norm": "v0122prelayernorm"}
+    made = {family: tmp_path_factory.mktemp("models") / fixture for family, fixture in fixtures.items()}
+    for folder in made.values():
+        convert(FIXTURES / folder.name, folder, verify=False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch in one thread, which is faster for small networks beside other processes."""
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
 
 
 MANY = 100  # modules: whenever so many more were imported, what they hold is frozen
@@ -69,7 +92,7 @@ CORE = {
 }
 SLOW = {  # modules and tests of `make slow`: notebooks, Ray, kill loops, several processes, and what unfolds
     *("test_notebooks", "test_ray", "test_packaging", "test_full_disks", "test_large_vocabulary", "test_exporting"),
-    *("test_planted_faults", "test_conformance"),
+    *("test_planted_faults", "test_planted_graphs", "test_conformance"),
     *("test_every_block_for_the_demo_runs", "test_so_do_those_of_the_guides_in_the_same_folder"),
     *("test_killed_at_any_moment_it_goes_on_to_the_same_bytes", "test_an_interrupt_ends_it_at_once"),
     *("test_loading_onto_the_disk_reads_nothing", "test_loading_onto_the_cpu_holds_no_second_copy"),

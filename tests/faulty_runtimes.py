@@ -1,13 +1,12 @@
-"""Real runtimes with faults planted in them: a server that runs Transformers, and graphs of ONNX.
+"""A real runtime with faults planted in it: a server that runs Transformers.
 
 Nothing here knows how hf_xlmr.conformance computes its hypotheses: each fault is planted in Transformers' own modules,
-in the tokenizer, in the server's code or in the nodes of a graph.
+in the tokenizer or in the server's code.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["GRAPH_FAULTS", "Runtime", "edited", "served", "without_tokens"]
+__all__ = ["Runtime", "served", "without_tokens"]
 
 
 @dataclass
@@ -111,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     """TEI's and OpenAI's interface over a Runtime; `odd` may answer first."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # which waits 40 ms between the headers and the body
 
     def __init__(self, runtime: Runtime | None, odd: Callable[[_Handler, Any], bool] | None, *more: Any) -> None:
         self.runtime, self.odd = runtime, odd
@@ -183,95 +183,3 @@ def without_tokens(handler: Any, _body: Any) -> bool:
         handler.send({"error": "no"}, status=405)
         return True
     return False
-
-
-# ---- graphs of ONNX --------------------------------------------------------------------------------------------------
-
-
-def edited(folder: Path, output: Path, edit: Callable[[Any], None]) -> Path:
-    """A copy of a folder with an ONNX graph in it that `edit` changes."""
-    import onnx
-
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns("*.onnx*"))
-    model = onnx.load(folder / "model.onnx")
-    edit(model)
-    onnx.save(model, output / "model.onnx")
-    return output
-
-
-def _nodes(model: Any, kind: str) -> list[Any]:
-    return [node for node in model.graph.node if node.op_type == kind]
-
-
-def _tanh(model: Any) -> None:
-    import onnx
-
-    for node in _nodes(model, "Gelu"):
-        del node.attribute[:]
-        node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
-
-
-def _larger_eps(model: Any) -> None:
-    for node in _nodes(model, "LayerNormalization"):
-        next(each for each in node.attribute if each.name == "epsilon").f = 1e-3
-
-
-def _no_last_norm(model: Any) -> None:
-    """What read the last norm reads what it read."""
-    last = _nodes(model, "LayerNormalization")[-1]
-    _rewired(model, last.output[0], last.input[0], after=last)
-
-
-def _from_0(model: Any) -> None:
-    """Two less for the ids with which positions are looked up."""
-    import numpy as np
-    import onnx
-
-    lookups = [node for node in _nodes(model, "Gather") if "position_embeddings" in node.input[0]]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2), "two"))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "zero"))
-    for node in lookups:
-        lower = onnx.helper.make_node("Sub", [node.input[1], "two"], ["lower"])
-        kept = onnx.helper.make_node("Max", ["lower", "zero"], ["kept"])
-        place = list(model.graph.node).index(node)
-        node.input[1] = "kept"
-        model.graph.node.insert(place, kept)
-        model.graph.node.insert(place, lower)
-
-
-def _all_attended(model: Any) -> None:
-    """Ones for the mask."""
-    import onnx
-
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name == "attention_mask":
-                node.input[place] = "ones"
-    shape = onnx.helper.make_node("Shape", ["attention_mask"], ["mask_shape"])
-    value = onnx.helper.make_tensor("value", onnx.TensorProto.INT64, [1], [1])
-    ones = onnx.helper.make_node("ConstantOfShape", ["mask_shape"], ["ones"], value=value)
-    model.graph.node.insert(0, ones)
-    model.graph.node.insert(0, shape)
-
-
-def _rewired(model: Any, old: str, new: str, *, after: Any) -> None:
-    import onnx
-
-    for node in model.graph.node:
-        if node is not after:
-            for place, name in enumerate(node.input):
-                if name == old:
-                    node.input[place] = new
-    if old in {each.name for each in model.graph.output}:
-        after.output[0] = f"{old}_unused"
-        model.graph.node.append(onnx.helper.make_node("Identity", [new], [old]))
-
-
-GRAPH_FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
-    "tanh GELU": (_tanh, "computes the tanh approximation of GELU"),
-    "eps": (_larger_eps, "has the eps 0.001"),
-    "final norm": (_no_last_norm, "leaves out the norm after the last layer"),
-    "positions from 0": (_from_0, "counts positions from 0"),
-    "padding attended to": (_all_attended, "attends to padding"),
-}
-"""What changes a graph, and a part of the verdict."""

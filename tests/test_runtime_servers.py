@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import in_process
 import pytest
-import torch
 from faulty_runtimes import Runtime, served, without_tokens
-from places import FIXTURES
 from planted_faults import FAULTS
 
 from hf_xlmr.conformance import compare
-from hf_xlmr.conversion import convert
 from hf_xlmr.errors import InputError
 
 KEY = "sk-very-secret-0123456789"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "model"
-    convert(FIXTURES / "v0122", folder, verify=False)
-    return folder
+def model(families: dict[str, Path]) -> Path:
+    return families["post-norm"]
 
 
 # ---- servers of every temper -----------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def show_sentence_transformers(report: SentenceTransformersReport) -> None:
 
 def show_runtime(report: RuntimeReport) -> None:
     """Print a RuntimeReport."""
-    pooled = f", pooled by {report.pool}{' and normalized' * report.is_normalized}" if report.pool != "none" else ""
+    pooled = f", pooled by {report.pool}{' and normalized' * report.normalize}" if report.pool != "none" else ""
     shown = {
         "graph": f"{report.runtime} in {report.dtype}{pooled}, of texts up to {report.max_length} tokens",
         "outputs": ", ".join(report.outputs),

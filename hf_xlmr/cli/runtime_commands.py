@@ -112,8 +112,13 @@ def verify_runtime(
         str | None, typer.Option("--texts", metavar="FILE", help="Your own texts, which are compared, too.")
     ] = None,
     pool: Annotated[
-        str, one_of("mean", "cls", "max", about="How TARGET should make one vector of those of a text's tokens.")
-    ] = "mean",
+        str | None,
+        one_of(
+            *("mean", "cls", "max"),
+            about="How TARGET should make one vector of those of a text's tokens; by default as the graph says, or "
+            "mean.",
+        ),
+    ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option(

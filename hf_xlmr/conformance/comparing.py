@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hf_xlmr.conformance.report import Conformance
-from hf_xlmr.conformance.report_page import write_page
+from hf_xlmr.conformance.report import Conformance, write_page
 from hf_xlmr.conformance.setting import Setting
 from hf_xlmr.data.remote_files import without_credentials
 from hf_xlmr.data.text_files import open_texts
@@ -34,7 +33,7 @@ def compare(
     target: str | Path,
     *,
     texts: str | Path | None = None,
-    pool: str = "mean",
+    pool: str | None = None,
     normalize: bool | None = None,
     tolerance: float = TOLERANCE,
     timeout: float = 60.0,
@@ -46,15 +45,16 @@ def compare(
     `model_dir` is the model as hf_xlmr converts it; `target` a folder or file of ONNX, OpenVINO, CTranslate2,
     sentence-transformers or Transformers, or the http address of a server with TEI's or OpenAI's interface. Probes are
     a fixed set of texts, and those in the file `texts`. Vectors of tokens are compared if the target gives them, and
-    its pooled vectors with those by `pool` (mean, cls or max), scaled to the length 1 if `normalize`, which by default
-    is what the target should do. A difference is wrong above `tolerance`, a share of the answer's largest value. A
-    request to a server ends after `timeout` seconds, and its key is read from the variable HF_XLMR_RUNTIME_KEY.
-    `report` is written as an HTML page. Raises InputError, IntegrityError.
+    its pooled vectors with those by `pool` (mean, cls or max), scaled to the length 1 if `normalize`. By default both
+    are what the target says that it does, as graphs of `to_onnx` do, or else mean and not scaled. A difference is wrong
+    above `tolerance`, a share of the answer's largest value. A request to a server ends after `timeout` seconds, and
+    its key is read from the variable HF_XLMR_RUNTIME_KEY. `report` is written as an HTML page. Raises InputError,
+    IntegrityError.
     """
     from hf_xlmr.conformance.comparison import Comparison
 
-    if pool not in POOLS:
-        raise InputError(f"pool={pool!r:.40} is none of {', '.join(POOLS)}")
+    if pool not in (None, *POOLS):
+        raise InputError(f"pool={pool!r:.40} is not one of {', '.join(POOLS)}")
     if not LOWEST <= tolerance <= 1:
         raise InputError(f"tolerance={tolerance!r:.40}: give a share of the largest value from {LOWEST} to 1")
     if not 0 < timeout < MOST_SECONDS:
@@ -62,7 +62,7 @@ def compare(
     files = find_model(model_dir, progress=progress)
     with told_plainly(), closing(_open_target(target, files.folder, timeout=timeout)) as opened:
         is_normalized = opened.is_normalized if normalize is None else normalize
-        right = Setting(pool=pool, normalized=is_normalized)
+        right = Setting(pool=pool or opened.pool or "mean", normalized=is_normalized)
         own_texts = [row.text for row in open_texts(texts)] if texts is not None else []
         found = Comparison(files, opened, right, tolerance).found(own_texts, progress)
         found = replace(found, target=without_credentials(str(target)))

@@ -9,12 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from hf_xlmr.conformance.diagnosis import Asked, Hypotheses, Suspect
+from hf_xlmr.conformance.diagnosis import Asked, Hypotheses, Rounding, Suspect, rounding_of
 from hf_xlmr.conformance.faults import LIMITS, Fault, known_faults, truncations
 from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer, OwnNetwork
 from hf_xlmr.conformance.probes import BEYOND, OF_THE_TOKENIZER, PAIRS, Probe, probes_of, texts_given
 from hf_xlmr.conformance.report import Conformance, ProbeClass
-from hf_xlmr.conformance.rounding import Rounding, rounding_of
 from hf_xlmr.conformance.setting import Ids, Setting, Text
 from hf_xlmr.conformance.targets import Given, Refused, Target
 from hf_xlmr.conformance.vectors import Distance, distance
@@ -26,6 +25,7 @@ from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer
 __all__ = ["Comparison"]
 
 UNSTEADY: Final = 0.1  # of the largest difference, if an answer moves less something else is wrong
+FEW: Final = 8  # short probes, of which a runtime that works answers one
 OF_DROPOUT: Final = 0.01  # moves answers more than this
 MOST_LIMITS: Final = 80  # lengths of truncation that are tried one by one
 OF_VECTORS: Final = frozenset({"pooling", "normalization"})
@@ -68,8 +68,8 @@ class Comparison:
             asked = []
             for probe in probes:
                 asked.append(self._asked(probe))
-                if len(asked) == 1 and asked[0].kinds:
-                    self._kinds(asked)  # another model shows at once
+                if len(asked) == (1 if asked[0].kinds else FEW):
+                    self._kinds(asked)  # another model, or a runtime that answers nothing, shows at once
                 task.advance(1)
         kinds = self._kinds(asked)
         self.hypotheses.answers(asked, self.right)  # all at once, which is faster
@@ -114,14 +114,15 @@ class Comparison:
                 f"{self.target.runtime} gives {', '.join(sorted(kinds))}, and a {self.files.class_name} "
                 f"{', '.join(sorted(ours))}: there is nothing to compare"
             )
-        for kind in shared:
-            given = next(each.answer[kind] for each in first.given if each is not None and kind in each.answer)
-            if given.shape[-1:] != ours[kind].shape[-1:]:
-                raise InputError(
-                    f"{self.target.runtime} gives {kind} of the width {given.shape[-1]}, and the model has "
-                    f"{ours[kind].shape[-1]}: it is another model"
-                )
-        return shared
+        answers = [each.answer for each in first.given if each is not None]
+        given = {kind: _shape_of(each[kind]) for each in answers for kind in shared & each.keys()}
+        other = [kind for kind in sorted(shared) if given[kind] != _shape_of(ours[kind])]
+        told = ", ".join(f"{kind} {given[kind]}, and the model {_shape_of(ours[kind])}" for kind in other)
+        if {TOKENS, VECTOR} & {*other} or {*other} == shared:
+            raise InputError(f"{self.target.runtime} gives {told}: it is another model")
+        if other and (note := f"the heads are not compared: it gives {told}") not in self.target.notes:
+            self.target.notes.append(note)
+        return shared - {*other}
 
     def _compared(self, asked: Asked, kinds: frozenset[str]) -> Iterator[_Result]:
         rights = self.hypotheses.answers([asked], self.right)[0]
@@ -232,7 +233,8 @@ class Comparison:
         if not wanted:  # only texts that tokenizer.json cuts otherwise
             clear = wanted = [each for each in asked if any(id(given) in wrong for given in each.given)]
         faults = self._faults(differing, asked, kinds)
-        size = self.hypotheses.error(clear, self.right, kinds) / max(1, sum(len(each.given) for each in clear))
+        rights = self.hypotheses.answers(clear, self.right)
+        size = self.hypotheses.error(clear, self.right, rights, kinds) / max(1, sum(len(each.given) for each in clear))
         enough = min(0.05, 5e-6 / max(sqrt(size), 1e-12))
         explained = self.hypotheses.explanation(clear, wanted, faults, kinds, enough=enough)
         best = explained.best
@@ -336,6 +338,10 @@ def _plain_ids(files: ModelFiles) -> Callable[[str], list[int]] | None:
         return None
     tokenizer = plain_tokenizer(files.folder)
     return lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _shape_of(values: np.ndarray) -> str:
+    return f"of the width {values.shape[-1]}{' for each token' * (values.ndim > 1)}"
 
 
 def _farthest(given: Answer, right: Answer, kinds: Iterable[str]) -> Distance:

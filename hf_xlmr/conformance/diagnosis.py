@@ -1,24 +1,25 @@
-"""Finds the known fault, or the faults together, whose answers are those that a runtime gave."""
+"""Finds the known fault, the faults together, or the rounding whose answers are those that a runtime gave."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import sqrt
-from typing import Final
+from math import log, sqrt
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from hf_xlmr.conformance.faults import Fault
-from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer, OwnNetwork, Row
+from hf_xlmr.conformance.own_network import PRECISIONS, TOKENS, VECTOR, Answer, OwnNetwork, Row
 from hf_xlmr.conformance.probes import Probe
 from hf_xlmr.conformance.setting import Ids, Setting
 from hf_xlmr.conformance.targets import Given
 from hf_xlmr.conformance.vectors import finished
 
-__all__ = ["Asked", "Explanation", "Hypotheses", "Suspect", "error_of"]
+__all__ = ["Asked", "Explanation", "Hypotheses", "Rounding", "Suspect", "rounding_of"]
 
+Rights: TypeAlias = Sequence[Sequence[Answer]]
 EXPLAINED: Final = 0.1  # of the difference may be left
 CLEARLY: Final = 3.0  # times as much is left by faults that are not meant
 ADDS: Final = 5.0  # times less is left with a fault more, if it is there
@@ -28,6 +29,9 @@ MOST_CONFIRMED: Final = 12
 PROMISING: Final = 0.9  # of the difference is left at most, for a fault to be tried with another
 SAMPLE_TOKENS: Final = 1200
 LONGEST_SHORT: Final = 70  # tokens of a probe of which several are sampled
+MOST_TIMES: Final = 4.0  # larger or smaller than that of the precision, in the middle
+EVENLY: Final = 6.0  # times larger in a tenth of the texts than in another
+ALIKE: Final = 0.9  # part of the difference that is left, for two roundings to be of one precision
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,12 @@ class Hypotheses:
         """The answers of `setting` for the texts of each probe."""
         with_head = any(each.kinds - {TOKENS, VECTOR} for each in asked)
         rows = [self.rows(each, setting) for each in asked]
-        keys = [(setting.of_network, with_head, tuple(map(tuple, some))) for some in rows]
+        of_network = setting.of_network
+        keys = [(of_network, with_head, tuple(map(tuple, some))) for some in rows]
         missing = {key: some for key, some in zip(keys, rows, strict=True) if key not in self._held}
         made = self.own.answers([Row.batch(some) for some in missing.values()], setting, with_head=with_head)
         held = self._held | dict(zip(missing, made, strict=True))
-        if setting.of_network == self.right.of_network:  # what all others are compared with
+        if of_network == self.right.of_network:  # what all others are compared with
             self._held = held
         return [
             [finished(answer, max(len(row), 1), setting) for answer, row in zip(held[key], some, strict=True)]
@@ -120,27 +125,35 @@ class Hypotheses:
         given = zip(asked.probe.texts, asked.given, strict=True)
         return [self.ids.of(text, setting, each.ids if each is not None else None) for text, each in given]
 
-    def error(self, asked: Sequence[Asked], setting: Setting, kinds: frozenset[str]) -> float:
-        """How far the answers of `setting` are from those of the runtime, over all texts."""
+    def error(self, asked: Sequence[Asked], setting: Setting, rights: Rights, kinds: frozenset[str]) -> float:
+        """How far the answers of `setting` are from those of the runtime, over all texts; `rights` are the right ones.
+
+        One text's difference is a part of its right answer's square, for each of `kinds`.
+        """
         total = 0.0
-        found = zip(asked, self.answers(asked, setting), self.answers(asked, self.right), strict=True)
-        for each, computed, rights in found:
-            for given, one, right in zip(each.given, computed, rights, strict=True):
+        found = zip(asked, self.answers(asked, setting), rights, strict=True)
+        for each, computed, of_probe in found:
+            for given, one, right in zip(each.given, computed, of_probe, strict=True):
                 if given is not None:
                     total += sum(
-                        error_of(given.answer[kind], one.get(kind), right[kind])
+                        _error_of(given.answer[kind], one.get(kind), right[kind])
                         for kind in kinds & given.answer.keys() & right.keys()
                     )
         return total
 
     # ---- the search --------------------------------------------------------------------------------------------------
 
-    def left_by(self, faults: Sequence[Fault], asked: Sequence[Asked], kinds: frozenset[str]) -> Suspect:
-        """Faults, with the part of the difference that they leave."""
-        whole = self.error(asked, self.right, kinds)
-        suspect = Suspect(tuple(faults), 0.0)
-        left = self.error(asked, self.right.having(suspect.changes), kinds)
-        return replace(suspect, left=sqrt(left / whole) if whole else 0.0)
+    def left_by(self, asked: Sequence[Asked], kinds: frozenset[str]) -> Callable[[tuple[Fault, ...]], Suspect]:
+        """A function that says which part of the difference some faults leave."""
+        rights = self.answers(asked, self.right)
+        whole = self.error(asked, self.right, rights, kinds)
+
+        def left(faults: tuple[Fault, ...]) -> Suspect:
+            suspect = Suspect(faults, 0.0)
+            error = self.error(asked, self.right.having(suspect.changes), rights, kinds)
+            return replace(suspect, left=sqrt(error / whole) if whole else 0.0)
+
+        return left
 
     def explanation(
         self,
@@ -163,7 +176,8 @@ class Hypotheses:
         for count in range(1, MOST_FAULTS):  # first, however many others are alike: fewer faults may do as well
             chosen += [each for each in ranked if len(each.faults) == count][:1]
         chosen += [each for number, each in enumerate(ranked) if number < KEPT or each.left < alike]
-        confirmed = [self.left_by(each.faults, asked, kinds) for each in dict.fromkeys(chosen[:MOST_CONFIRMED])]
+        left_by = self.left_by(asked, kinds)
+        confirmed = [left_by(each.faults) for each in dict.fromkeys(chosen[:MOST_CONFIRMED])]
         return Explanation(tuple(sorted(confirmed, key=_order)), enough)
 
     def _ranked(
@@ -171,12 +185,13 @@ class Hypotheses:
     ) -> list[Suspect]:
         """All that was tried on a sample, the best first."""
         tried: dict[frozenset[str], Suspect] = {}
+        left_by = self.left_by(sample, kinds)
         beam = [Suspect((), 1.0)]
         for _ in range(MOST_FAULTS):
             for more in (more for suspect in beam for more in _extended(suspect, faults)):
                 key = frozenset(fault.name for fault in more)
                 if key not in tried:
-                    tried[key] = self.left_by(more, sample, kinds)
+                    tried[key] = left_by(more)
             ranked = sorted(tried.values(), key=_order)
             beam = [each for each in ranked if each.left < PROMISING][:KEPT]
             if not beam or ranked[0].left <= enough:
@@ -196,7 +211,7 @@ def _extended(suspect: Suspect, faults: Sequence[Fault]) -> Iterable[tuple[Fault
             yield (*suspect.faults, fault)
 
 
-def error_of(given: np.ndarray, computed: np.ndarray | None, right: np.ndarray) -> float:
+def _error_of(given: np.ndarray, computed: np.ndarray | None, right: np.ndarray) -> float:
     """The squared difference of two answers, as a part of the right one's square; of another shape, twice all of it."""
     if computed is None or given.shape != computed.shape or not np.isfinite(given).all():
         return 2.0
@@ -218,3 +233,62 @@ def _sample(asked: Sequence[Asked], tokens: Callable[[Asked], int]) -> list[Aske
         if total <= SAMPLE_TOKENS or not kept:
             kept.append(each)
     return kept
+
+
+# ---- rounding: of the size that a lower precision gives, and evenly over all probes ----------------------------------
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A precision whose rounding is like the difference."""
+
+    precision: str
+    """What such a runtime does, a key of PRECISIONS."""
+    times: float
+    """How many times its rounding the difference is, in the middle of all texts."""
+    left: float
+    """The part of the difference that answers in this precision leave; near 1.4 for rounding of another kind."""
+    alike: tuple[str, ...] = ()
+    """All precisions that round about as much."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is rounding, and not only as large."""
+        return self.left < ALIKE
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The types whose rounding is as large."""
+        return tuple(dict.fromkeys(name.partition(" with ")[0].rpartition(" ")[2] for name in self.alike))
+
+
+def rounding_of(
+    hypotheses: Hypotheses, asked: Sequence[Asked], setting: Setting, kinds: frozenset[str]
+) -> Rounding | None:
+    """The precision whose rounding is most like what differs from `setting`; None if it is not rounding."""
+    found = [each for name in PRECISIONS if (each := _compared(hypotheses, asked, setting, kinds, name)) is not None]
+    nearest = min(found, key=lambda each: each.left, default=None)
+    if nearest is None or nearest.left < ALIKE:
+        return nearest
+    found.sort(key=lambda each: abs(log(each.times)))
+    return replace(found[0], alike=tuple(each.precision for each in found))
+
+
+def _compared(
+    hypotheses: Hypotheses, asked: Sequence[Asked], setting: Setting, kinds: frozenset[str], name: str
+) -> Rounding | None:
+    lower = setting.having({"precision": name})
+    given, rounded, both = [], [], []
+    found = zip(asked, hypotheses.answers(asked, setting), hypotheses.answers(asked, lower), strict=True)
+    for each, rights, lows in found:
+        for one, right, low in zip(each.given, rights, lows, strict=True):
+            for kind in sorted(kinds & one.answer.keys() & right.keys()) if one is not None else ():
+                values = one.answer[kind] if one is not None else right[kind]
+                given.append(sqrt(_error_of(values, right[kind], right[kind])))
+                rounded.append(sqrt(_error_of(low[kind], right[kind], right[kind])))
+                both.append(_error_of(values, low[kind], right[kind]))
+    ratios = np.array(given) / np.maximum(rounded, 1e-12)
+    low_tenth, times, high_tenth = np.quantile(ratios, (0.1, 0.5, 0.9))
+    if not 1 / MOST_TIMES <= times <= MOST_TIMES or high_tenth > EVENLY * low_tenth:
+        return None
+    return Rounding(name, float(times), sqrt(float(np.sum(both)) / max(float(np.square(given).sum()), 1e-30)))

@@ -21,7 +21,7 @@ from hf_xlmr.files.json_files import LARGEST, strict_json
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["KEY", "Calls", "RefusedRequest"]
+__all__ = ["KEY", "Calls", "OddAnswer", "RefusedRequest"]
 
 KEY: Final = "HF_XLMR_RUNTIME_KEY"
 BUSY: Final = frozenset({429, 502, 503, 504})
@@ -42,6 +42,10 @@ class RefusedRequest(InputError):
         """Carry the HTTP `status`."""
         super().__init__(message)
         self.status = status
+
+
+class OddAnswer(InputError):
+    """That what answers is not an interface that is known, or not one for everybody."""
 
 
 class Calls:
@@ -140,15 +144,15 @@ class Calls:
                 if time.monotonic() > ends:
                     raise httpx2.ReadTimeout("the answer does not end")
                 if len(held) > LARGEST:
-                    raise InputError(f"{self.shown}{path} answers more than {LARGEST >> 20} MB")
+                    raise OddAnswer(f"{self.shown}{path} answers more than {LARGEST >> 20} MB")
         return response, bytes(held)
 
     def _read(self, path: str, response: httpx2.Response, data: bytes) -> Any:
         status = response.status_code
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise InputError(f"{self.shown} asks for a key (status {status}): set the variable {KEY} to it")
+            raise OddAnswer(f"{self.shown} asks for a key (status {status}): set the variable {KEY} to it")
         if response.is_redirect:
-            raise InputError(f"{self.shown}{path} leads to another address (status {status}): name that one")
+            raise OddAnswer(f"{self.shown}{path} leads to another address (status {status}): name that one")
         try:
             content = strict_json(data)
         except ValueError as error:
@@ -158,7 +162,7 @@ class Calls:
         if not response.is_success:
             raise RefusedRequest(f"status {status}: {self._reason(content, data)}", status)
         if damage:
-            raise InputError(f"{self.shown}{path} answers what is not JSON ({damage})")
+            raise OddAnswer(f"{self.shown}{path} answers what is not JSON ({damage})")
         return content
 
     def _reason(self, content: Any, data: bytes) -> str:

@@ -30,7 +30,8 @@ Answer = dict[str, np.ndarray]
 """What a runtime gives for a text, by kind: `tokens` (tokens, width), `vector` (width,), or outputs of a head."""
 TOKENS: Final = "tokens"
 VECTOR: Final = "vector"
-FEW_TOKENS: Final = 8
+FEW_TOKENS: Final = 8  # shorter texts are computed together
+CHEAP: Final = 8192  # tokens times width: so are texts that are smaller, whose padding costs less than one more pass
 TOKENS_AT_ONCE: Final = 2048
 HEAD_OUTPUTS: Final = ("logits", "start_logits", "end_logits")
 
@@ -145,11 +146,13 @@ class OwnNetwork:
         with ExitStack() as changed, torch.inference_mode():
             for change in self._changes(setting, model):
                 changed.enter_context(change)
-            if setting.batching == "alone":
-                return self._alone(model, batches, setting, with_head)
-            if setting.batching == "packed":
-                return [self._packed(model, rows, setting) for rows in batches]
-            return [self._computed(model, rows, setting, with_head) for rows in batches]
+            single = [rows for rows in batches if setting.batching == "alone" or len(rows) == 1]
+            found = self._alone(model, [row for rows in single for row in rows], setting, with_head)
+            for rows in batches:
+                if id(rows[0]) not in found:
+                    run = self._packed if setting.batching == "packed" else self._computed
+                    found |= zip(map(id, rows), run(model, rows, setting, with_head), strict=True)
+            return [[found[id(row)] for row in rows] for rows in batches]
 
     def _in_precision(self, precision: str) -> Any:
         """The model, or a copy of it in a lower precision; the last copy is kept."""
@@ -161,22 +164,19 @@ class OwnNetwork:
 
     # ---- one pass ----------------------------------------------------------------------------------------------------
 
-    def _alone(
-        self, model: Any, batches: Sequence[Sequence[Row]], setting: Setting, with_head: bool
-    ) -> list[list[Answer]]:
-        """The answers for texts that do not see each other, those of about one length computed together."""
-        rows = sorted((row for batch in batches for row in batch), key=lambda row: len(row.ids))
+    def _alone(self, model: Any, rows: Sequence[Row], setting: Setting, with_head: bool) -> dict[int, Answer]:
+        """The answers, by `id`, for texts that do not see each other; those of about one length computed together."""
+        rows = sorted(rows, key=lambda row: len(row.ids))
+        alone, few = setting.having({"batching": "alone"}), max(FEW_TOKENS, CHEAP // self.width)
         found: dict[int, Answer] = {}
         while rows:
-            longest = max(len(rows[0].ids) * 5 // 4, FEW_TOKENS)
-            most = max(1, TOKENS_AT_ONCE // longest)
-            some = [row for row in rows[:most] if len(row.ids) <= longest]
+            longest = max(len(rows[0].ids) * 5 // 4, few)
+            sizes = [(len(row.ids), row) for row in rows if len(row.ids) <= longest]
+            some = [row for count, (size, row) in enumerate(sizes, 1) if count == 1 or count * size <= TOKENS_AT_ONCE]
             rows = rows[len(some) :]
-            made = self._computed(model, some, setting, with_head)
-            found |= {
-                id(row): {**each, TOKENS: each[TOKENS][: len(row.ids)]} for row, each in zip(some, made, strict=True)
-            }
-        return [[found[id(row)] for row in batch] for batch in batches]
+            for row, each in zip(some, self._computed(model, some, alone, with_head), strict=True):
+                found[id(row)] = {**each, TOKENS: each[TOKENS][: len(row.ids)]}
+        return found
 
     def _computed(self, model: Any, rows: Sequence[Row], setting: Setting, with_head: bool) -> list[Answer]:
         """The answers for a batch that is padded on the right."""
@@ -194,8 +194,8 @@ class OwnNetwork:
             found.append({TOKENS: hidden[number], **of_head})
         return found
 
-    def _packed(self, model: Any, rows: Sequence[Row], setting: Setting) -> list[Answer]:
-        """The answers for a batch that is laid end to end and attends to all of it."""
+    def _packed(self, model: Any, rows: Sequence[Row], setting: Setting, _with_head: bool) -> list[Answer]:
+        """The answers for a batch that is laid end to end and attends to all of it, without those of a head."""
         ids = torch.tensor([[each for row in rows for each in row.ids]])
         places = torch.cat([self._positions(row, setting, len(row.ids)) for row in rows])
         types = self._token_types(ids, setting)

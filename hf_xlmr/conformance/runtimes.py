@@ -41,6 +41,7 @@ OPENVINO: Final = ("openvino_model.xml", "openvino/openvino_model.xml", "model.x
 ENCODERS: Final = ("Model", "ForMultipleChoice")  # a head that takes several texts as one is left out
 WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 INTEGER_NODES: Final = (b"MatMulInteger", b"DynamicQuantizeLinear", b"DequantizeLinear", b"QGemm")
+POOLS: Final = ("mean", "cls", "max")
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -116,7 +117,6 @@ class _Network:
     """A runtime that computes batches of ids, which the folder's own tokenizer makes."""
 
     takes_pairs = True
-    is_normalized = False
     shows_used_ids = True
 
     def __init__(
@@ -131,6 +131,7 @@ class _Network:
     ) -> None:
         self.runtime, self._run, self._inputs, self.precision = runtime, run, tuple(inputs), precision
         self.notes: list[str] = []
+        self.pool, self.is_normalized = _pooling_of(folder)
         places = [each for each in (folder, folder.parent) if any((each / name).is_file() for name in TOKENIZERS)]
         if not places:
             self.notes.append(f"{folder.name} has no tokenizer, so that of {model_dir.name} was used")
@@ -166,6 +167,13 @@ class _Network:
         if odd := [name for name in self._inputs if name not in made]:
             raise InputError(f"the graph needs inputs that a text does not give: {', '.join(odd)}")
         return {name: made[name] for name in self._inputs} if self._inputs else batch.inputs
+
+
+def _pooling_of(folder: Path) -> tuple[str, bool]:
+    """How a graph of ours pools, and whether it normalizes; empty if its config.json does not say so."""
+    path = next((path for each in (folder, folder.parent) if (path := each / "config.json").is_file()), None)
+    found = json_object(path) if path is not None else {}
+    return next((pool for pool in POOLS if found.get("pool") == pool), ""), found.get("normalize") is True
 
 
 def _answer(outputs: Mapping[str, np.ndarray], batch: Batch, number: int) -> Answer:
@@ -275,7 +283,7 @@ class _SentenceTransformers:
 
     takes_pairs = False
     shows_used_ids = True
-    precision = ""
+    precision = pool = ""
 
     def __init__(self, path: Path, _model_dir: Path) -> None:
         sentence_transformers = _module("sentence_transformers", "sentence-transformers")

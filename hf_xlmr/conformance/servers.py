@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hf_xlmr.conformance.http_calls import Calls, RefusedRequest
+from hf_xlmr.conformance.http_calls import Calls, OddAnswer, RefusedRequest
 from hf_xlmr.conformance.own_network import TOKENS, VECTOR
 from hf_xlmr.conformance.setting import Text
 from hf_xlmr.conformance.targets import Given, Refused, Target
@@ -35,39 +35,49 @@ def open_server(address: str, *, timeout: float) -> Target:
 
 
 def _opened(calls: Calls) -> Target:
+    odd: list[OddAnswer] = []
     for ending in TEI_PATHS:
         if calls.base.endswith(ending):
             calls.base = calls.base.removesuffix(ending)
-            return _Tei(calls, _info(calls) or {})
+            return _Tei(calls, _info(calls, odd) or {})
     calls.base = calls.base.removesuffix("/embeddings")
     if calls.base.endswith(OPENAI_PATH):
         calls.base = calls.base.removesuffix(OPENAI_PATH)
-        return _OpenAi(calls, _first_model(calls))
-    if (info := _info(calls)) is not None:
+        return _OpenAi(calls, _first_model(calls, odd))
+    if (info := _info(calls, odd)) is not None:
         return _Tei(calls, info)
-    if (model := _first_model(calls)) is not None:
+    if (model := _first_model(calls, odd)) is not None:
         return _OpenAi(calls, model)
+    if odd:
+        raise odd[0]
     raise InputError(
         f"{calls.shown} has neither /info (TEI's interface) nor /v1/models (OpenAI's): name the address of /embed or "
         "/v1/embeddings"
     )
 
 
-def _info(calls: Calls) -> Mapping[str, Any] | None:
-    """What TEI says of itself."""
+def _said(calls: Calls, path: str, odd: list[OddAnswer]) -> Any:
+    """What the server says at a path; None if it refuses that, or answers what is kept in `odd`."""
     try:
-        found = calls.get("/info")
+        return calls.get(path)
     except RefusedRequest:
         return None
+    except OddAnswer as error:
+        odd.append(error)
+        return None
+
+
+def _info(calls: Calls, odd: list[OddAnswer]) -> Mapping[str, Any] | None:
+    """What TEI says of itself."""
+    found = _said(calls, "/info", odd)
     return found if isinstance(found, Mapping) and "model_id" in found else None
 
 
-def _first_model(calls: Calls) -> str | None:
+def _first_model(calls: Calls, odd: list[OddAnswer]) -> str | None:
     """The name of the first model that a server with OpenAI's interface has."""
     try:
-        found = calls.get(f"{OPENAI_PATH}/models")
-        return str(found["data"][0]["id"])
-    except (RefusedRequest, KeyError, IndexError, TypeError):
+        return str(_said(calls, f"{OPENAI_PATH}/models", odd)["data"][0]["id"])
+    except (KeyError, IndexError, TypeError):
         return None
 
 
@@ -77,6 +87,7 @@ class _Server(ABC):
     runtime: str
     takes_pairs = False
     is_normalized = False
+    pool = ""
     shows_used_ids = False
     precision = ""
 

@@ -81,6 +81,7 @@ SPELLINGS: Final[Mapping[str, Callable[[str], str]]] = {
     "with a space in front": lambda text: f" {text}",
     "without white space": lambda text: "".join(text.split()),
 }
+PAIR: Final = 2
 FRAMINGS: Final[Mapping[str, tuple[int, int]]] = {  # how often <s> and </s>
     "one": (1, 1),
     "no <s>": (0, 1),
@@ -109,10 +110,12 @@ class Ids:
             return list(used)
         parts = [self._part(each, setting) for each in ([text] if isinstance(text, str) else text)]
         starts, ends = FRAMINGS[setting.framing]
-        dictionary = self.exact.dictionary
+        longest, dictionary = setting.longest or self.limit, self.exact.dictionary
+        if len(parts) == PAIR and setting.truncated == "before </s>":
+            parts = _evenly(parts, longest - starts - ends - 2)
         start, end = [dictionary.bos_index] * starts, [dictionary.eos_index] * ends
         row = [*start, *self.exact.framed(parts)[1:-1], *end]
-        return _truncated(row, setting.longest or self.limit, setting.truncated, starts, ends)
+        return _truncated(row, longest, setting.truncated, starts, ends)
 
     def _part(self, text: str, setting: Setting) -> list[int]:
         spelled = SPELLINGS[setting.spelling](text)
@@ -126,6 +129,15 @@ class Ids:
         if is_plain and self.plain is not None:
             return self.plain(text)
         return (each for each in self.exact.ids(text) if each != self.exact.dictionary.pad_index)
+
+
+def _evenly(parts: list[list[int]], most: int) -> list[list[int]]:
+    """The two parts of a pair as tokenizers cut them off: the longer one first, then both."""
+    if sum(map(len, parts)) <= most:
+        return parts
+    kept = min(*map(len, parts), max(most, 0) // 2)
+    sizes = (kept, max(most - kept, 0)) if len(parts[0]) <= len(parts[1]) else (max(most - kept, 0), kept)
+    return [part[:size] for part, size in zip(parts, sizes, strict=True)]
 
 
 def _truncated(row: list[int], longest: int, how: str, starts: int, ends: int) -> list[int]:

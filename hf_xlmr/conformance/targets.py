@@ -38,6 +38,8 @@ class Target(Protocol):
     takes_pairs: bool
     is_normalized: bool
     """Whether its vectors should have the length 1."""
+    pool: str
+    """How it should pool, if it says so; else empty."""
     shows_used_ids: bool
     """Whether the ids that it shows are those that it computed with, after truncation."""
     precision: str

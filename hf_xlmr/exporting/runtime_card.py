@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from hf_xlmr.cards.extended_card import extended_card
+from hf_xlmr.errors import InputError
 
-__all__ = ["RuntimeReport", "runtime_card"]
+__all__ = ["RuntimeReport", "Wanted", "runtime_card"]
 
+CHOICES: Final = {"dtype": ("float32", "float16", "int8"), "pool": ("mean", "cls", "max", "none")}
 SECTION: Final = """## In {runtime}
 
 ```python
@@ -29,21 +31,21 @@ truncated, as here. It takes `input_ids` and `attention_mask`, int64 of {sizes},
 What follows is the card of the Transformers folder that the graph was made from; code in it is for that folder.
 
 """
-CODE: Final[Mapping[str, tuple[str, str]]] = {
+CODE: Final[Mapping[str, tuple[str, str, str]]] = {
     "ONNX": (
-        "onnxruntime",
+        *("onnxruntime", "model.onnx"),
         'session = onnxruntime.InferenceSession("{graph}")\n'
         "outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, {feed})))\n"
         "print({{name: value.shape for name, value in outputs.items()}})",
     ),
     "OpenVINO": (
-        "openvino",
+        *("openvino", "openvino_model.xml"),
         'model = openvino.Core().compile_model("{graph}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})\n'
         "outputs = model({feed})\n"
         "print({{output.any_name: value.shape for output, value in outputs.items()}})",
     ),
 }
-"""By the runtime: its package, and the code that runs a graph."""
+"""By the runtime: its package, the file of its graphs, and the code that runs one."""
 PRECISION: Final[Mapping[str, str]] = {
     "ONNX float32": "All is float32.",
     "ONNX float16": "All is float16, but for pooled vectors, which are float32.",
@@ -57,8 +59,28 @@ POOLED: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class RuntimeReport:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a graph computes. Raises InputError for what cannot be meant."""
+
+    dtype: str
+    pool: str
+    """How it pools the vectors of a text's tokens; `none` if it does not."""
+    normalize: bool
+    """Whether each pooled vector has the length 1."""
+    encoder_only: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not among `CHOICES`."""
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}={getattr(self, name)!r:.40} is not one of {', '.join(known)}")
+        if self.normalize and self.pool == "none":
+            raise InputError("normalize=True is for pooled vectors: give pool='mean' or another with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeReport(Wanted):
     """What was made."""
 
     output: Path
@@ -66,13 +88,6 @@ class RuntimeReport:
     class_name: str
     """The Transformers class that the graph computes."""
     runtime: str
-    graph: str
-    """The name of its file."""
-    dtype: str
-    pool: str
-    """How the graph pools the vectors of a text's tokens; `none` if it does not."""
-    is_normalized: bool
-    """Whether each pooled vector has the length 1."""
     outputs: tuple[str, ...]
     """The names of what the graph answers with."""
     max_length: int
@@ -85,21 +100,21 @@ class RuntimeReport:
 
 def runtime_card(card: bytes | None, report: RuntimeReport) -> bytes:
     """The card of a model (None if it has none) with a section on its graph before all others."""
-    module, code = CODE[report.runtime]
+    module, graph, code = CODE[report.runtime]
     has_choices = report.class_name.endswith("ForMultipleChoice")
     feed = "{name: ids[None] for name, ids in texts.items()}" if has_choices else "dict(texts)"
-    what = POOLED.get(report.pool, f"what `{report.class_name}` does")
     section = SECTION.format(
         runtime="ONNX Runtime" if report.runtime == "ONNX" else report.runtime,
         module=module,
-        code=code.format(graph=report.graph, feed=feed),
-        graph=report.graph,
-        what=what + " (divided by its length)" * report.is_normalized,
+        code=code.format(graph=graph, feed=feed),
+        graph=graph,
+        what=POOLED.get(report.pool, f"what `{report.class_name}` does")
+        + " (divided by its length)" * report.normalize,
         longest=report.max_length,
         sizes="(questions, choices, tokens)" if has_choices else "(texts, tokens)",
         outputs=", ".join(f"`{name}`" for name in report.outputs),
         precision=PRECISION.get(f"{report.runtime} {report.dtype}", OF_OPENVINO.format(report.dtype)),
     )
     fields = {"library_name": module, **({"pipeline_tag": "feature-extraction"} if report.pool in POOLED else {})}
-    title = f"A model for {report.runtime}"
-    return extended_card(card, title=title, section=section, fields=fields, tag=report.runtime.lower())
+    name = report.runtime
+    return extended_card(card, title=f"A model for {name}", section=section, fields=fields, tag=name.lower())
