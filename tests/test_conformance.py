@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from faulty_runtimes import Runtime, served, without_tokens
+from places import FIXTURES
 from planted_faults import FAULTS
 
 from hf_xlmr.conformance import Conformance, compare
-from hf_xlmr.conversion import to_sentence_transformers
+from hf_xlmr.conversion import convert, to_sentence_transformers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILIES = ("post-norm", "pre-norm", "pre-norm with embedding norm")
@@ -42,6 +43,18 @@ def test_transformers_own_folder_agrees_with_pairs_and_logits(model: Path, tmp_p
     found = compare(model, tmp_path / "copy")
     assert found.agrees and found.compared == ("logits", "tokens")
     assert next(each for each in found.classes if each.name == "pairs").texts == 3
+
+
+@pytest.mark.parametrize("given", ["v0122", "v0122cls"])
+def test_of_another_head_the_encoder_is_compared(tmp_path: Path, given: str) -> None:
+    """Here the encoders differ as well, which is what is found."""
+    for name in ("v0122", "v0122cls"):
+        convert(FIXTURES / name, tmp_path / name, verify=False)
+    shutil.rmtree(tmp_path / given / "fairseq")
+    (other,) = {"v0122", "v0122cls"} - {given}
+    found = compare(tmp_path / other, tmp_path / given)
+    assert found.compared == ("tokens",) and not found.agrees and found.classes[0].largest is not None
+    assert [note for note in found.notes if note.startswith("the heads are not compared: it gives logits of the width")]
 
 
 def test_sentence_transformers_and_its_pooling(model: Path, tmp_path: Path) -> None:

@@ -121,9 +121,12 @@ def extracted(folder: Path, pool: str, *, normalize: bool) -> np.ndarray:
 
 @EVERY_RUNTIME
 def test_pooled_it_answers_as_extract_writes(runtime: str, model: Path, tmp_path: Path) -> None:
-    MAKERS[runtime](model, tmp_path / "graph", pool="mean", normalize=True)
+    MAKERS[runtime](model, tmp_path / "graph", pool="cls", normalize=True)
     (got,) = RUNS[runtime](tmp_path / "graph", padded(tmp_path / "graph", "np")).values()
-    assert agrees(got, extracted(model, "mean", normalize=True))
+    assert agrees(got, extracted(model, "cls", normalize=True))
+    found = compare(model, tmp_path / "graph")
+    assert found.agrees and (found.pool, found.normalized) == ("cls", True), "the graph says how it pools"
+    assert "pools by cls, not by max" in compare(model, tmp_path / "graph", pool="max").verdict
 
 
 @pytest.mark.parametrize("normalize", [True, False])

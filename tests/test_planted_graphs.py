@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +20,7 @@ from faulty_graphs import (
     with_types,
 )
 
-from hf_xlmr.conformance import Conformance, compare, comparison
-from hf_xlmr.conformance.probes import Probe
+from hf_xlmr.conformance import Conformance, compare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILIES = ("post-norm", "pre-norm", "pre-norm with embedding norm")
@@ -48,21 +45,6 @@ def exported(families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         return made[runtime, family]
 
     return graph
-
-
-@pytest.fixture
-def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three probes of each class, and all batches: each of these faults shows in them."""
-    usual = comparison.probes_of
-
-    def few(ids: Any) -> list[Probe]:
-        kept = []
-        for kind, each in itertools.groupby(usual(ids), key=lambda probe: probe.kind):
-            some = list(each)
-            kept += some if kind == "batches" else some[:: max(1, len(some) // 3)]
-        return kept
-
-    monkeypatch.setattr(comparison, "probes_of", few)
 
 
 def assert_named(found: Conformance, said: str) -> None:

@@ -168,6 +168,42 @@ def test_odd_servers_end_in_one_sentence(model: Path, name: str, monkeypatch: py
     assert said in told and KEY not in told and len(told.splitlines()) == 1
 
 
+@pytest.mark.parametrize("status", [200, 302, 401, 500])
+def test_what_is_not_tei_at_info_may_be_the_other_interface(model: Path, status: int) -> None:
+    def odd(handler: Any, _body: Any) -> bool:
+        if handler.path == "/info":
+            handler.send(b"<html>", status=status, headers={"Location": "/login"} if status == 302 else {})
+        return handler.path == "/info"
+
+    with served(Runtime(model), odd=odd) as address:
+        assert compare(model, address).runtime == "a server with OpenAI's interface (the-model)"
+
+
+def test_a_page_at_every_path_is_told(model: Path) -> None:
+    with (
+        served(None, odd=lambda handler, _body: handler.send(b"<html>") or True) as address,
+        pytest.raises(InputError, match="/info answers what is not JSON"),
+    ):
+        compare(model, address)
+
+
+def test_a_server_that_answers_nothing_is_not_asked_everything(model: Path) -> None:
+    asked: list[str] = []
+
+    def odd(handler: Any, _body: Any) -> bool:
+        asked.append(handler.path)
+        if handler.path == "/embed":
+            handler.send({"error": "out of memory"}, status=500)
+        return handler.path == "/embed"
+
+    with (
+        served(Runtime(model), odd=odd) as address,
+        pytest.raises(InputError, match="no answer: status 500: out of"),
+    ):
+        compare(model, address)
+    assert asked.count("/embed") == 8
+
+
 def test_values_that_are_not_finite_are_named(model: Path) -> None:
     def nulls(handler: Any, body: Any) -> bool:
         if handler.path == "/embed":
