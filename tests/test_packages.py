@@ -51,12 +51,11 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.transformers_tokenizer": {"transformers"},
     "hf_xlmr.conformance.comparison": {"numpy"},
     "hf_xlmr.conformance.diagnosis": {"numpy"},
-    "hf_xlmr.conformance.faults": {"numpy"},  # by vectors
+    "hf_xlmr.conformance.faults": {"numpy"},  # by targets
     "hf_xlmr.conformance.own_network": {"numpy", "torch"},
     "hf_xlmr.conformance.runtimes": {"numpy"},
     "hf_xlmr.conformance.servers": {"numpy"},
     "hf_xlmr.conformance.targets": {"numpy"},
-    "hf_xlmr.conformance.vectors": {"numpy"},
     "hf_xlmr.exporting": {"torch"},  # by the next
     "hf_xlmr.exporting.runtime_folder": {"torch"},
     "hf_xlmr.features.chunks": {"numpy"},

@@ -15,8 +15,7 @@ from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer, OwnNetwork
 from hf_xlmr.conformance.probes import BEYOND, OF_THE_TOKENIZER, PAIRS, Probe, probes_of, texts_given
 from hf_xlmr.conformance.report import Conformance, ProbeClass
 from hf_xlmr.conformance.setting import Ids, Setting, Text
-from hf_xlmr.conformance.targets import Given, Refused, Target
-from hf_xlmr.conformance.vectors import Distance, distance
+from hf_xlmr.conformance.targets import Distance, Given, Refused, Target, distance
 from hf_xlmr.errors import InputError, first_of
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.progress import Progress

@@ -14,8 +14,7 @@ from hf_xlmr.conformance.faults import Fault
 from hf_xlmr.conformance.own_network import PRECISIONS, TOKENS, VECTOR, Answer, OwnNetwork, Row
 from hf_xlmr.conformance.probes import Probe
 from hf_xlmr.conformance.setting import Ids, Setting
-from hf_xlmr.conformance.targets import Given
-from hf_xlmr.conformance.vectors import finished
+from hf_xlmr.conformance.targets import Given, finished
 
 __all__ = ["Asked", "Explanation", "Hypotheses", "Rounding", "Suspect", "rounding_of"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.conformance.setting import FRAMINGS, SPELLINGS, Setting
-from hf_xlmr.conformance.vectors import POOLS
+from hf_xlmr.conformance.targets import POOLS
 
 if TYPE_CHECKING:
     from hf_xlmr.conformance.own_network import OwnNetwork

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer
 from hf_xlmr.conformance.setting import Text
 from hf_xlmr.conformance.targets import Batch, Given, Refused, Target
 from hf_xlmr.errors import HfXlmrError, InputError, first_of
+from hf_xlmr.exporting.runtime_folder import plainly
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.model_shape import POSITION_OFFSET
 from hf_xlmr.tokenizer.plain_tokenizer import plain_tokenizer, quiet_transformers
@@ -93,17 +93,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "of an unknown version"
-
-
-@contextmanager
-def _plainly(what: str) -> Iterator[None]:
-    """Turn what a runtime raises, whatever its class, into one sentence."""
-    try:
-        yield
-    except (HfXlmrError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(f"{what}: {_why(error)}") from error
 
 
 def _why(error: Exception) -> str:
@@ -199,7 +188,7 @@ def _transformers(path: Path, model_dir: Path) -> Target:
     import transformers
 
     named = (json_object(path / "config.json").get("architectures") or [None])[0]
-    with _plainly(f"Transformers cannot load {path}"), quiet_transformers():
+    with plainly(f"Transformers cannot load {path}"), quiet_transformers():
         found: Any = getattr(transformers, str(named), None)
         has_head = isinstance(found, type) and not str(named).endswith(ENCODERS)
         loads: Any = found if has_head else transformers.AutoModel
@@ -224,7 +213,7 @@ def _transformers(path: Path, model_dir: Path) -> Target:
 
 def _onnx(file: Path, model_dir: Path) -> Target:
     onnxruntime = _module("onnxruntime", "onnxruntime")
-    with _plainly(f"ONNX Runtime cannot load {file}"):
+    with plainly(f"ONNX Runtime cannot load {file}"):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -241,7 +230,7 @@ def _onnx(file: Path, model_dir: Path) -> Target:
 
 def _openvino(file: Path, model_dir: Path) -> Target:
     openvino = _module("openvino", "openvino")
-    with _plainly(f"OpenVINO cannot load {file}"):
+    with plainly(f"OpenVINO cannot load {file}"):
         core = openvino.Core()
         model = core.read_model(file)
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -265,7 +254,7 @@ def _name_of(port: Any, number: int) -> str:
 
 def _ctranslate2(path: Path, model_dir: Path) -> Target:
     ctranslate2 = _module("ctranslate2", "ctranslate2")
-    with _plainly(f"CTranslate2 cannot load {path}"):
+    with plainly(f"CTranslate2 cannot load {path}"):
         encoder = ctranslate2.Encoder(str(path), device="cpu")
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -287,7 +276,7 @@ class _SentenceTransformers:
 
     def __init__(self, path: Path, _model_dir: Path) -> None:
         sentence_transformers = _module("sentence_transformers", "sentence-transformers")
-        with _plainly(f"sentence-transformers cannot load {path}"), quiet_transformers():
+        with plainly(f"sentence-transformers cannot load {path}"), quiet_transformers():
             self._model = sentence_transformers.SentenceTransformer(str(path), device="cpu", local_files_only=True)
         self.runtime = f"sentence-transformers {sentence_transformers.__version__}"
         self.is_normalized = any(type(module).__name__ == "Normalize" for module in self._model)
