@@ -128,6 +128,17 @@ def test_a_misspelt_option_is_told_with_the_nearest_one(words: str, told: str, t
     assert (done.returncode, done.stderr) == (2, f"hf-xlmr: {told}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [("extract --rows-per-shard", "requires an argument"), ("extract --resume=3", "does not take a value")],
+)
+def test_an_option_without_its_value_or_with_one_too_many_is_not_called_unknown(
+    words: str, told: str, tmp_path: Path
+) -> None:
+    done = run(*words.split(), cwd=tmp_path)
+    assert done.returncode == 2 and told in done.stderr and "is not an option" not in done.stderr
+
+
 def test_a_misspelt_task_is_told_with_the_near_one(tmp_path: Path) -> None:
     done = run("finetune", "xnil", "--model", "demo", "--train", "demo", "--output", "out", cwd=tmp_path)
     assert done.returncode == 2

@@ -353,6 +353,19 @@ def test_cuts_that_were_damaged_are_found_again(model: Path, tmp_path: Path, con
     assert extract(model, source, tmp_path / "more", options=OPTIONS, resume=True).rows == len(TEXTS)
 
 
+@pytest.mark.parametrize("rows", [4, 25])
+def test_cuts_of_shards_of_another_size_are_found_again(model: Path, tmp_path: Path, rows: int) -> None:
+    """They stay behind if a run is killed before its first shard is done, and the next one need not resume."""
+    source, output = lines(tmp_path), tmp_path / "out"
+    interrupted(model, source, output, 4)
+    for left in [*(output / STATE).glob("[0-9]*.json"), *output.glob("part-*")]:
+        left.unlink()
+    options = replace(OPTIONS, rows_per_shard=rows)
+    extract(model, source, output, options=options)
+    extract(model, source, tmp_path / "other", options=options)
+    assert contents(output) == contents(tmp_path / "other")
+
+
 def test_a_longer_limit_goes_on_behind_the_row_that_was_too_long(model: Path, tmp_path: Path) -> None:
     source = objects(tmp_path)
     source.write_text(source.read_text() + json.dumps({"text": "long " * 99}) + '\n{"text": "more"}\n')

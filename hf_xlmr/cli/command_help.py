@@ -85,9 +85,9 @@ def _near_option(command: TyperCommand | TyperGroup) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        unknown = getattr(error, "option_name", None)  # typer does not export the class
-        if unknown is None:
+        if not hasattr(error, "possibilities"):  # as an unknown option has; typer does not export the class
             raise
+        unknown = str(getattr(error, "option_name", ""))
         flags = [flag for each in command.params for flag in (*each.opts, *each.secondary_opts)]
         names = {flag.removeprefix("--"): flag for flag in flags if flag.startswith("--")}
         near = get_close_matches(unknown.strip("-"), names, 1)

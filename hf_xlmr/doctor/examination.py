@@ -445,7 +445,7 @@ def _look_at_order_of_languages(facts: FolderFacts) -> str | None:
     languages, recorded = facts.config.get("languages"), _recorded_languages(facts)
     if not isinstance(languages, list) or not isinstance(recorded, list) or languages == recorded:
         return None
-    if not are_languages(languages) or set(languages) != set(recorded):
+    if not (are_languages(languages) and are_languages(recorded) and set(languages) == set(recorded)):
         return None
     moved = [name for name, before in zip(languages, recorded, strict=True) if name != before]
     return f"languages has another order than when it was converted, so lang_ids run other adapters ({_listed(moved)})"

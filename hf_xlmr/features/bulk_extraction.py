@@ -41,7 +41,7 @@ __all__ = ["ExtractionReport", "extract", "placing_for"]
 
 MOST_ROWS: Final = 8192
 LEAST_ROWS: Final = 16
-PRODUCTS: Final = 512 * 512 * 85e6  # multiplications of a shard: base on 512 texts of 512 tokens
+PRODUCTS: Final = 512 * 520 * 85e6  # multiplications of a shard: base on 512 texts of up to 514 tokens, and a few more
 MAX_ROW_SIZE: Final = "16MB"
 LARGEST_ROW: Final = 1 << 30  # bytes that Arrow and Python can hold in one piece
 MOST_NAMED: Final = 100  # rows of a shard that are named as truncated
@@ -402,7 +402,7 @@ def _store(
 def going_on(options: ExtractionOptions, begun: JsonObject) -> ExtractionOptions:
     """The options of a run that continues an output with the layout `begun`, as large shards as there are."""
     rows = begun.get("rows_per_shard")
-    if options.rows_per_shard is not None or type(rows) is not int:
+    if options.rows_per_shard is not None or type(rows) is not int or rows < 1:
         return options
     return replace(options, rows_per_shard=rows)
 

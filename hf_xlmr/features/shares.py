@@ -309,8 +309,9 @@ def _kept_cuts(texts: TextInput, shards: Shards) -> Cuts | None:
     path, every = shards.folder / STATE / CUTS, shards.layout.rows_per_shard
     with suppress(OSError, IntegrityError, KeyError, ValueError):
         kept = read_record(path)
-        if kept["input"] == shards.made_from is not None:
-            return Cuts.of_json(kept)
+        cuts = Cuts.of_json(kept)
+        if kept["input"] == shards.made_from is not None and cuts.every == every:
+            return cuts
     found = texts.cuts(every)
     if found is not None and found.is_whole and shards.made_from is not None and path.parent.is_dir():
         with told_with_place(path):

@@ -48,7 +48,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
     ),
     "hidden_act": ("a name", lambda value: isinstance(value, str)),
     "pad_token_id": ("a whole number or null", lambda value: value is None or type(value) is int),
-    "languages": ("a list of different names without dots", are_languages),
+    "languages": ("a list of different names that modules can have", are_languages),
     **dict.fromkeys(
         ("pre_norm", "adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter"),
         ("true or false", lambda value: isinstance(value, bool)),

@@ -189,6 +189,7 @@ class FeatureStore(Shards):
             self._clear_leftovers()
             return
         self._clear_leftovers()
+        (self.folder / STATE / CUTS).unlink(missing_ok=True)  # of a run that may have had another size of shards
         self._begins = True
         write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.errors import InputError
@@ -193,14 +193,17 @@ def best_answers(
     shows most context around its first token, and once for the same characters. With `null_threshold`, no answer is a
     candidate too, with the lowest score that any window gives `<s>`, and comes first if that score exceeds the best by
     more than the threshold. If there is no candidate, the answer is `empty`, with the score 0, as in those scripts.
+    The windows of an example follow each other.
     """
-    found: dict[int, list[Candidate]] = defaultdict(list)
-    nulls: dict[int, float] = {}
-    for window, start, end in zip(windows, starts, ends, strict=True):
-        found[window.example] += _proposed(examples[window.example].context, window, start, end, options)
-        null = float(start[0]) + float(end[0])
-        nulls[window.example] = min(null, nulls.get(window.example, math.inf))
-    return [_ranked(found[index], nulls[index], options) for index in range(len(examples))]
+    found = {}
+    rows = zip(windows, starts, ends, strict=True)
+    for index, of_example in groupby(rows, key=lambda row: row[0].example):  # ranked at once: all would fill memory
+        proposed, null = list[Candidate](), math.inf
+        for window, start, end in of_example:
+            proposed += _proposed(examples[index].context, window, start, end, options)
+            null = min(null, float(start[0]) + float(end[0]))
+        found[index] = _ranked(proposed, null, options)
+    return [found[index] for index in range(len(examples))]
 
 
 def _proposed(

@@ -117,11 +117,12 @@ def _kept_for_now(entry: Path, processes: Processes) -> Iterator[None]:
 def _clear_leftovers(own: Path) -> None:
     """Remove the rows of entries that are not whole, and whose process, which would hold their lock, has ended."""
     for entry in own.parent.iterdir():
-        if entry != own and not (entry / FACTS).exists() and any((entry / name).exists() for name in (DRAFT, ROWS)):
-            with suppress(OSError, InputError), locked(entry / LOCK, waits=False):
-                if not (entry / FACTS).exists():
-                    for name in (DRAFT, ROWS):
-                        (entry / name).unlink(missing_ok=True)
+        with suppress(OSError, InputError):
+            left = [] if entry == own or (entry / FACTS).exists() else [entry / DRAFT, entry / ROWS]
+            if any(path.exists() for path in left):
+                with locked(entry / LOCK, waits=False):
+                    for path in [] if (entry / FACTS).exists() else left:
+                        path.unlink(missing_ok=True)
 
 
 @contextmanager
