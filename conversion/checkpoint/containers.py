@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Final
 from zlib import crc32
 
@@ -43,6 +44,8 @@ class StorageRecord:
     where: FileSlice
     crc32: int | None
     checked: bool = False
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    """Held while a thread checks a storage that several weights are read from."""
 
     def confirm(self, crc32: int) -> None:
         """Compare `crc32`, taken over all bytes, with the container's. Raises IntegrityError."""

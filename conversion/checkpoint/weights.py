@@ -198,9 +198,10 @@ def _gather(descriptor: int, view: Stored, into: np.ndarray) -> None:
 
 def _check(record: StorageRecord) -> None:
     """Compare the checksum of a storage that is only read in part, once."""
-    if not record.checked and record.crc32 is not None:
-        for _block in _read_blocks(record, 0, record.where.length, confirm=True):
-            pass
+    with record.lock:
+        if not record.checked and record.crc32 is not None:
+            for _block in _read_blocks(record, 0, record.where.length, confirm=True):
+                pass
 
 
 def _read_blocks(record: StorageRecord, start: int, length: int, *, confirm: bool) -> Iterator[memoryview]:
@@ -284,7 +285,7 @@ class Constant(Weight):
 
     def blocks(self) -> Iterator[memoryview]:
         """The value's bytes, repeated."""
-        element = bytes(ITEM_SIZES[self.dtype]) if self.value == 0 else self._element()
+        element = bytes(ITEM_SIZES[self.dtype]) if str(self.value) == "0.0" else self._element()
         left, block = self.nbytes, element * (BLOCK_BYTES // len(element))
         while left > 0:
             yield memoryview(block)[: min(left, len(block))]

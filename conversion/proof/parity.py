@@ -135,9 +135,9 @@ def verify_folder(
     _compare_index(folder)
     with progress.task("compare bytes", total=plan.nbytes) as task, _bytes_compared(plan, folder) as sizes:
         _import_network(prepared.architecture.class_name)
-        exact = exact_tokenizer(prepared)
         for size in sizes:
             task.advance(size)
+    exact = exact_tokenizer(prepared)
     behaviour = compare_behaviour(prepared, folder, exact, progress=progress)
     return ParityReport(
         weights_compared=len(plan.weights),
@@ -341,15 +341,17 @@ def _bytes_compared(plan: WeightPlan, folder: Path) -> Iterator[Iterator[int]]:
     Raises ParityError if the folder lacks a weight.
     """
     headers = [(path, file_header(path)) for path in sorted(folder.glob("*.safetensors"))]
+    is_over = Event()
     with ThreadPoolExecutor(COMPARED_AT_ONCE, thread_name_prefix="bytes") as pool:
         jobs = [
-            pool.submit(_compare_weight, name, plan.weights.get(name), entry, path)
+            pool.submit(_compare_weight, name, plan.weights.get(name), entry, path, is_over)
             for path, header in headers
             for name, entry in header.items()
         ]
         try:
             yield (job.result() for job in jobs)
         finally:
+            is_over.set()
             pool.shutdown(cancel_futures=True)
     if lacking := set(plan.weights).difference(*(header for _path, header in headers)):
         missing = ", ".join(sorted(lacking))
@@ -378,8 +380,11 @@ def _compare_index(folder: Path) -> None:
         raise ParityError(path.name, f"{path.name} does not say which shard holds which weight")
 
 
-def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, path: Path) -> int:
-    """Compare a weight in the shard at `path` with the planned one; gives its bytes. Raises ParityError."""
+def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, path: Path, is_over: Event) -> int:
+    """Compare a weight in the shard at `path` with the planned one; gives its bytes. Raises ParityError.
+
+    When `is_over` is set, nobody waits for the result any more.
+    """
     if planned is None:
         raise ParityError(name, f"the folder holds {name}, which the source does not explain")
     found = (entry.dtype, list(entry.shape), entry.nbytes)
@@ -391,6 +396,8 @@ def _compare_weight(name: str, planned: Weight | None, entry: TensorEntry, path:
     with path.open("rb") as file:
         file.seek(entry.start)
         for block in planned.blocks():
+            if is_over.is_set():
+                break
             kept = kept if len(kept) == len(block) else bytearray(len(block))
             if file.readinto(kept) != len(block) or kept != block:
                 raise ParityError(name, f"{name} differs from the source")
@@ -572,7 +579,8 @@ def _has_same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors hold the same bits, which is seen many times faster than that their numbers are close."""
     import numpy as np
 
-    return one.dtype == other.dtype and np.array_equal(one.numpy().view("u1"), other.numpy().view("u1"))
+    ours, theirs = (np.ascontiguousarray(each.numpy()).reshape(-1).view("u1") for each in (one, other))
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and np.array_equal(ours, theirs)
 
 
 def _severity(step: StepDifference) -> float:

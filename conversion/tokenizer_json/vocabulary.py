@@ -474,7 +474,8 @@ def _numbers(scores: array[float]) -> Iterator[str]:
     """The scores as JSON has them; equal ones, of which trained models have many, are written once for some lines."""
     for start in range(0, len(scores), LINES_AT_ONCE):
         some = scores[start : start + LINES_AT_ONCE]
-        yield from map({score: repr(score) for score in set(some)}.__getitem__, some)
+        spelled = {score: repr(score) for score in set(some)}
+        yield from map(repr if 0.0 in spelled else spelled.__getitem__, some)  # -0.0 equals 0.0
 
 
 def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, object]]:

@@ -46,10 +46,10 @@ def compare(
     sentence-transformers or Transformers, or the http address of a server with TEI's or OpenAI's interface. Probes are
     a fixed set of texts, and those in the file `texts`. Vectors of tokens are compared if the target gives them, and
     its pooled vectors with those by `pool` (mean, cls or max), scaled to the length 1 if `normalize`. By default both
-    are what the target says that it does, as graphs of `to_onnx` do, or else mean and not scaled. A difference is wrong
-    above `tolerance`, a share of the answer's largest value. A request to a server ends after `timeout` seconds, and
-    its key is read from the variable HF_XLMR_RUNTIME_KEY. `report` is written as an HTML page. Raises InputError,
-    IntegrityError.
+    are what the target says that it does, as graphs of `to_onnx` do, or else mean, and scaled only by OpenAI's
+    interface. A difference is wrong above `tolerance`, a share of the answer's largest value. A request to a server
+    ends after `timeout` seconds, and its key is read from the variable HF_XLMR_RUNTIME_KEY. `report` is written as an
+    HTML page. Raises InputError, IntegrityError.
     """
     from hf_xlmr.conformance.comparison import Comparison
 

@@ -147,7 +147,10 @@ class Comparison:
         if not differing:
             if refused:
                 return _Conclusion(f"differs: it {_joined(refused)}", tuple(refused))
-            return _Conclusion(agrees=True, verdict=f"agrees with fairseq: every answer is within {self.tolerance:g}")
+            has_own_head = any("logits" in each.kinds - kinds for each in asked)
+            without = " (what its head gives is not compared)" if has_own_head else ""
+            verdict = f"agrees with fairseq: every answer is within {self.tolerance:g}{without}"
+            return _Conclusion(agrees=True, verdict=verdict)
         for simple in (self._not_finite, self._unsteady, self._reordered):
             if told := simple(asked, results, kinds):
                 return _Conclusion(f"differs: it {told}", (told, *refused))

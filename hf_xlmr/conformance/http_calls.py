@@ -21,7 +21,7 @@ from hf_xlmr.files.json_files import LARGEST, strict_json
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["KEY", "Calls", "OddAnswer", "RefusedRequest"]
+__all__ = ["KEY", "Calls", "LockedAnswer", "OddAnswer", "RefusedRequest"]
 
 KEY: Final = "HF_XLMR_RUNTIME_KEY"
 BUSY: Final = frozenset({429, 502, 503, 504})
@@ -46,6 +46,10 @@ class RefusedRequest(InputError):
 
 class OddAnswer(InputError):
     """That what answers is not an interface that is known, or not one for everybody."""
+
+
+class LockedAnswer(OddAnswer):
+    """That a server wants a key."""
 
 
 class Calls:
@@ -150,7 +154,7 @@ class Calls:
     def _read(self, path: str, response: httpx2.Response, data: bytes) -> Any:
         status = response.status_code
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise OddAnswer(f"{self.shown} asks for a key (status {status}): set the variable {KEY} to it")
+            raise LockedAnswer(f"{self.shown} asks for a key (status {status}): set the variable {KEY} to it")
         if response.is_redirect:
             raise OddAnswer(f"{self.shown}{path} leads to another address (status {status}): name that one")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -160,9 +161,11 @@ class _Network:
 
 def _pooling_of(folder: Path) -> tuple[str, bool]:
     """How a graph of ours pools, and whether it normalizes; empty if its config.json does not say so."""
-    path = next((path for each in (folder, folder.parent) if (path := each / "config.json").is_file()), None)
-    found = json_object(path) if path is not None else {}
-    return next((pool for pool in POOLS if found.get("pool") == pool), ""), found.get("normalize") is True
+    with suppress(OSError, HfXlmrError):
+        found = json_object(folder / "config.json")
+        if found.get("pool") in POOLS:
+            return str(found["pool"]), found.get("normalize") is True
+    return "", False
 
 
 def _answer(outputs: Mapping[str, np.ndarray], batch: Batch, number: int) -> Answer:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hf_xlmr.conformance.http_calls import Calls, OddAnswer, RefusedRequest
+from hf_xlmr.conformance.http_calls import Calls, LockedAnswer, OddAnswer, RefusedRequest
 from hf_xlmr.conformance.own_network import TOKENS, VECTOR
 from hf_xlmr.conformance.setting import Text
 from hf_xlmr.conformance.targets import Given, Refused, Target
@@ -49,7 +49,7 @@ def _opened(calls: Calls) -> Target:
     if (model := _first_model(calls, odd)) is not None:
         return _OpenAi(calls, model)
     if odd:
-        raise odd[0]
+        raise next((error for error in odd if isinstance(error, LockedAnswer)), odd[0])
     raise InputError(
         f"{calls.shown} has neither /info (TEI's interface) nor /v1/models (OpenAI's): name the address of /embed or "
         "/v1/embeddings"

@@ -81,7 +81,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeReport(Wanted):
-    """What was made."""
+    """What was made, with the `dtype`, `pool`, `normalize` and `encoder_only` that were asked for."""
 
     output: Path
     source: Path

@@ -90,7 +90,8 @@ def to_openvino(
 ) -> RuntimeReport:
     """Make of a Transformers folder the folder `output` with openvino_model.xml, which OpenVINO runs.
 
-    As `to_onnx`, but `dtype` is how the weights are stored: OpenVINO itself chooses what it computes in.
+    As `to_onnx`, but `dtype` is how the weights are stored: OpenVINO itself chooses what it computes in. Raises
+    InputError, IntegrityError.
     """
     wanted = Wanted(dtype=dtype, pool=pool, normalize=normalize, encoder_only=encoder_only)
     return _made(OPENVINO, Path(model_dir), Path(output), wanted, overwrite=overwrite)
@@ -105,7 +106,7 @@ def _made(runtime: str, source: Path, target: Path, wanted: Wanted, *, overwrite
             raise InputError(
                 f"{target} is the folder of the model, or holds it; choose another one, such as {source}/onnx"
             )
-        _raise_if_missing(runtime)
+        _raise_if_missing(runtime, wanted.dtype)
         check_models_of(source)
         AddedTokens.of(source, rows=shape.vocabulary)  # refuses ids beyond the rows
         with staged_folder(target, overwrite=overwrite, mark="export.json") as draft:
@@ -246,11 +247,12 @@ def largest_difference(ours: Tensors, theirs: Tensors, mask: torch.Tensor) -> fl
     return found
 
 
-def _raise_if_missing(runtime: str) -> None:
+def _raise_if_missing(runtime: str, dtype: str) -> None:
     """Raise InputError where what makes and runs graphs of that kind is not installed, or too old."""
     if not find_spec(EXPORTERS) or not hasattr(import_module(EXPORTERS), "ExportedModel"):
         raise InputError(f"Transformers {version('transformers')} makes no {runtime} graphs: install 5.23 or newer")
-    if missing := [name for name in PACKAGES[runtime] if find_spec(name) is None]:
+    needed = (*PACKAGES[runtime], *["nncf"] * (runtime == OPENVINO and dtype == "int8"))
+    if missing := [name for name in needed if find_spec(name) is None]:
         raise InputError(f"{runtime} graphs need {' and '.join(missing)}: pip install 'hf-xlmr[{runtime.lower()}]'")
 
 
@@ -263,9 +265,11 @@ def plainly(what: str) -> Iterator[None]:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (HfXlmrError, MemoryError, OSError):
+    except (HfXlmrError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not a sentence of others' code
+            raise
         raise InputError(f"{what}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
     finally:
         logging.disable(before)
