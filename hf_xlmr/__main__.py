@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_xlmr.cli import main
+from hf_xlmr.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -235,3 +235,29 @@ def test_without_such_a_gpu_nothing_is_trained_on_the_cpu_instead(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     done = asked_device("--device", "cuda:1", folder=tmp_path)
     assert done.returncode == 2 and "no such GPU" in done.stderr
+
+
+AT_THE_END = """
+import atexit
+from hf_xlmr.cli import program
+main = program.main
+program.main = lambda: (atexit.register(print, "at the end"), print("said", end=" "), main())
+program.run()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("convert", 2)])
+def test_the_program_ends_at_once_but_with_all_that_others_registered(words: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code and done.stdout.startswith("said ") and done.stdout.endswith("at the end\n")
+
+
+def test_an_error_of_the_program_itself_is_shown_whole() -> None:
+    code = AT_THE_END.replace("main())", "1 / 0)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and done.stdout.endswith("at the end\n")

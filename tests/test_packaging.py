@@ -121,7 +121,7 @@ def test_it_is_small(wheel: zipfile.ZipFile) -> None:
 def test_the_program_and_the_facts_about_it(wheel: zipfile.ZipFile) -> None:
     points = ConfigParser()
     points.read_string(record(wheel, "entry_points.txt").decode())
-    assert dict(points["console_scripts"]) == {"hf-xlmr": "hf_xlmr.cli:main"}
+    assert dict(points["console_scripts"]) == {"hf-xlmr": "hf_xlmr.cli:run"}
     facts = metadata(wheel)
     assert (facts["Name"], facts["Version"]) == ("hf-xlmr", __version__)
     assert facts["License-Expression"] == "MIT" or facts["License"] == "MIT"

@@ -63,6 +63,18 @@ def test_an_unbroken_graph_agrees(families: dict[str, Path], exported: Exported,
 
 
 @pytest.mark.usefixtures("few_probes")
+@pytest.mark.parametrize("beside", [b'{"a": 1,}', b"[1]", b'{"normalize": true}', b'{"pool": "cls"}'])
+def test_what_lies_beside_the_folder_of_a_graph_says_nothing(
+    families: dict[str, Path], exported: Exported, tmp_path: Path, beside: bytes
+) -> None:
+    shutil.copytree(exported("ONNX Runtime", "post-norm"), tmp_path / "graph")
+    (tmp_path / "graph" / "config.json").unlink()
+    (tmp_path / "config.json").write_bytes(beside)
+    found = compare(families["post-norm"], tmp_path / "graph")
+    assert found.agrees and not found.normalized
+
+
+@pytest.mark.usefixtures("few_probes")
 @EVERY_FAMILY
 @EVERY_RUNTIME
 @pytest.mark.parametrize("name", OF_THE_NETWORK | OF_THE_FINAL_NORM)

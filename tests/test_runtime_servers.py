@@ -187,6 +187,15 @@ def test_a_page_at_every_path_is_told(model: Path) -> None:
         compare(model, address)
 
 
+def test_a_page_beside_an_interface_that_wants_a_key_is_not_what_is_told(model: Path) -> None:
+    def odd(handler: Any, _body: Any) -> bool:
+        handler.send(b"<html>", status=200 if handler.path == "/info" else 401)
+        return True
+
+    with served(None, odd=odd) as address, pytest.raises(InputError, match="asks for a key"):
+        compare(model, address)
+
+
 def test_a_server_that_answers_nothing_is_not_asked_everything(model: Path) -> None:
     asked: list[str] = []
 

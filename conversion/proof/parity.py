@@ -34,7 +34,7 @@ from hf_xlmr.files.fsync import room_told
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.families import Task
 from hf_xlmr.model.safetensors_files import TensorEntry, file_header, shards_of
-from hf_xlmr.progress import SILENT, Progress
+from hf_xlmr.progress import SILENT, Progress, ProgressTask
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
 if TYPE_CHECKING:
@@ -133,10 +133,8 @@ def verify_folder(
     plan = prepared.plan
     _compare_config(prepared, folder)
     _compare_index(folder)
-    with progress.task("compare bytes", total=plan.nbytes) as task, _bytes_compared(plan, folder) as sizes:
-        _import_network(prepared.architecture.class_name)
-        for size in sizes:
-            task.advance(size)
+    with progress.task("compare bytes", total=plan.nbytes) as task:
+        _compare_bytes(plan, folder, task)
     exact = exact_tokenizer(prepared)
     behaviour = compare_behaviour(prepared, folder, exact, progress=progress)
     return ParityReport(
@@ -334,12 +332,8 @@ def compare_companions(prepared: Prepared, folder: Path) -> None:
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _bytes_compared(plan: WeightPlan, folder: Path) -> Iterator[Iterator[int]]:
-    """Compare each weight in the shards with the plan's while the block runs; gives each one's bytes when it is done.
-
-    Raises ParityError if the folder lacks a weight.
-    """
+def _compare_bytes(plan: WeightPlan, folder: Path, task: ProgressTask) -> None:
+    """Compare each weight in the shards with the plan's. Raises ParityError."""
     headers = [(path, file_header(path)) for path in sorted(folder.glob("*.safetensors"))]
     is_over = Event()
     with ThreadPoolExecutor(COMPARED_AT_ONCE, thread_name_prefix="bytes") as pool:
@@ -349,21 +343,14 @@ def _bytes_compared(plan: WeightPlan, folder: Path) -> Iterator[Iterator[int]]:
             for name, entry in header.items()
         ]
         try:
-            yield (job.result() for job in jobs)
+            for job in jobs:
+                task.advance(job.result())
         finally:
             is_over.set()
             pool.shutdown(cancel_futures=True)
     if lacking := set(plan.weights).difference(*(header for _path, header in headers)):
         missing = ", ".join(sorted(lacking))
         raise ParityError(missing, f"the folder lacks {missing}")
-
-
-def _import_network(class_name: str) -> None:
-    """Import Transformers' class, which takes seconds; what fails here fails again where the class is used."""
-    import transformers
-
-    with suppress(Exception):
-        getattr(transformers, class_name)
 
 
 def _compare_index(folder: Path) -> None:

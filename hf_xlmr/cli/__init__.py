@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hf_xlmr.cli.program import app, main
+from hf_xlmr.cli.program import app, main, run
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]

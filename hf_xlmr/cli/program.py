@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
@@ -484,6 +485,28 @@ def main() -> NoReturn:
         _end_if_silenced()
         raise
     sys.exit(0)
+
+
+def run() -> NoReturn:
+    """`main` for a process of its own, which then ends without taking all modules down: PyTorch's take a second.
+
+    What others have registered for the end runs, and the output is flushed.
+    """
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # the first that is registered is the last that is called
+    try:
+        main()
+    except SystemExit as end:
+        codes += [end.code] if isinstance(end.code, int) else []
+        raise
+
+
+def _leave(codes: list[int]) -> None:
+    for code in codes:  # none if the program did not end by itself
+        with suppress(OSError, ValueError):  # then Python tells that the output cannot be flushed
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
 
 def _flags() -> dict[str, Flag]:
