@@ -14,7 +14,7 @@ from hf_xlmr.features.packed.linear_kernels import ACTIVATIONS, Linear, PlainLin
 
 __all__ = ["CalibratedLinear", "InputRange", "Int8Linear", "raise_if_no_int8"]
 
-BAND: Final = 512  # rows of a product
+BAND: Final = 2048  # rows of a product
 CACHED: Final = 1 << 17  # values that a thread quantizes or scales while they are in its cache
 FULL: Final = 127  # the largest weight where sums of two products fit the processor's registers
 HALVED: Final = 64  # the largest weight where they must fit 16 bits: 2 * 255 * 64 is less than 2**15
