@@ -612,6 +612,8 @@ def _transformers_steps(
     hidden = ["embeddings", *(f"layer {number}" for number in architecture.layers[:-1]), "features"]
     with _quiet_transformers():
         network = _network(folder, architecture, bare)
+        for layer in network.base_model.encoder.layer:
+            layer.register_forward_hook(lambda *_: _give_memory_back())  # a gigabyte after ten layers of XL's
         for probe in probes:
             output, logits = _answer(network, architecture, probe)
             for name, values in zip(hidden, output.hidden_states, strict=True):
