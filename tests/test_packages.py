@@ -87,6 +87,7 @@ MAY_TOUCH = {  # what cannot be avoided; the reason is beside each
     ("hf_xlmr.features.packed.linear_kernels", "_linear_pointwise"),
     ("hf_xlmr.tasks.fitting.devices", "_n_gpu"),
     ("hf_xlmr.cli.publish_commands", "_exit"),  # of `os`, and public
+    ("hf_xlmr.cli.program", "_exit"),
 }
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}  # public all the same
 REFLECTION = {"__bases__", "__base__", "__subclasses__", "__globals__", "__code__", "__closure__"}
