@@ -16,6 +16,7 @@ from hf_xlmr.conversion import convert
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILIES = ("post-norm", "pre-norm", "pre-norm with embedding norm")
 ALL = FAULTS | VECTORS_ONLY | {"final norm": OF_THE_FINAL_NORM}
+ROUNDINGS = ("float16", "bfloat16")  # in which another sum rounds otherwise
 TOKENS = ("tanh GELU", "no <s>", "two </s>", "truncation at 47", "padding pooled", "bfloat16", "final norm")
 
 
@@ -33,7 +34,7 @@ def test_it_is_named_by_pooled_vectors(
         found = compare(families[family], address)
     assert said in found.verdict, (found.verdict, found.tried)
     assert not found.agrees and found.faults
-    assert found.left is None or found.left < 0.1
+    assert found.left is None or found.left < (0.9 if name in ROUNDINGS else 0.1)
 
 
 @pytest.mark.parametrize("name", TOKENS)

@@ -70,6 +70,14 @@ def test_two_makers_fill_one_folder_in_any_order(work: Work, model: Path, tmp_pa
     assert contents(tmp_path / "out") == contents(tmp_path / "plain")
 
 
+def test_a_plan_is_unpickled_without_pytorch(work: Work) -> None:
+    """Another thread of an actor may be importing it."""
+    begun = ShardMaker(work, rank=0).begin()
+    data = pickle.dumps(Plan(begun, None, None, None))
+    assert b"torch.torch_version" not in data and b"ctorch\n" not in data
+    assert type(begun.job["torch"]) is str
+
+
 def test_after_a_row_that_is_bad_a_maker_makes_other_shards(work: Work) -> None:
     maker = ShardMaker(replace(work, options=replace(OPTIONS, on_long="error", max_length=40)), rank=0)
     begun = maker.begin()

@@ -172,7 +172,8 @@ class OwnNetwork:
         while rows:
             longest = max(len(rows[0].ids) * 5 // 4, few)
             sizes = [(len(row.ids), row) for row in rows if len(row.ids) <= longest]
-            some = [row for count, (size, row) in enumerate(sizes, 1) if count == 1 or count * size <= TOKENS_AT_ONCE]
+            most = TOKENS_AT_ONCE if setting.precision == "float32" else 0  # others round by what is computed together
+            some = [row for count, (size, row) in enumerate(sizes, 1) if count == 1 or count * size <= most]
             rows = rows[len(some) :]
             for row, each in zip(some, self._computed(model, some, alone, with_head), strict=True):
                 found[id(row)] = {**each, TOKENS: each[TOKENS][: len(row.ids)]}

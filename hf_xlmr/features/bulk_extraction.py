@@ -456,7 +456,7 @@ def job_of(files: ModelFiles, extractor: FeatureExtractor, sample: list[TextRow]
         "max_length": extractor.texts.max_length,
         "on_long": extractor.texts.on_long.value,
         "hf_xlmr": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # of a class of PyTorch's own, which to unpickle imports it
         **({"sample": _digest(sample)} if extractor.int8 else {}),
         **_languages(extractor),
     }
