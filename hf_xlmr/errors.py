@@ -26,6 +26,7 @@ __all__ = [
     "as_named",
     "first_of",
     "in_words",
+    "one_line",
     "printable",
     "told_plainly",
 ]
@@ -131,6 +132,11 @@ def printable(text: str) -> str:
     """`text` with what a terminal would obey or cannot show spelled out, line ends too: names come out of files."""
     cut = f" ... ({len(text):,} characters)" if len(text) > LONGEST_SHOWN else ""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:LONGEST_SHOWN]) + cut
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of what an error of others' code says, on one line; the name of its class if it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def first_of(names: Sequence[object], most: int) -> str:

@@ -1,4 +1,4 @@
-"""verify-runtime: unbroken runtimes agree in all families, and what is no known fault is told as such."""
+"""verify-runtime: unbroken runtimes agree in all families, and a fault that is not known is reported as unknown."""
 
 from __future__ import annotations
 

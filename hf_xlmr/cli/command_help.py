@@ -1,4 +1,4 @@
-"""What help says of each sub-command, with examples, and the option that was perhaps meant by one that there is not."""
+"""What help says of each sub-command, with examples, and which option an unknown one was perhaps meant to be."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def _near_option(command: TyperCommand | TyperGroup) -> Iterator[None]:
     """Raise InputError with the nearest option of `command` for one that it lacks."""
     try:
         yield
-    except Exception as error:
-        if not hasattr(error, "possibilities"):  # as an unknown option has; typer does not export the class
+    except Exception as error:  # typer does not export the class for unknown options, which alone has this attribute
+        if not hasattr(error, "possibilities"):
             raise
         unknown = str(getattr(error, "option_name", ""))
         flags = [flag for each in command.params for flag in (*each.opts, *each.secondary_opts)]
@@ -105,6 +105,6 @@ class Program(TyperGroup):
     """All commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As in typer, but with a plain sentence for an option that there is not. Raises InputError."""
+        """As in typer, but with a plain sentence for an unknown option. Raises InputError."""
         with _near_option(self):
             return super().parse_args(ctx, args)

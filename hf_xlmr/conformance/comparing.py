@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hf_xlmr.conformance.report import Conformance, write_page
-from hf_xlmr.conformance.setting import Setting
+from hf_xlmr.conformance.setting import OWN_POOLS, Setting
 from hf_xlmr.data.remote_files import without_credentials
 from hf_xlmr.data.text_files import open_texts
 from hf_xlmr.errors import InputError, told_plainly
@@ -25,7 +25,6 @@ TOLERANCE: Final = 1e-5
 LOWEST: Final = 1e-7  # at which float32 rounds
 MOST_SECONDS: Final = 86_400.0
 ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-POOLS: Final = ("mean", "cls", "max")
 
 
 def compare(
@@ -53,8 +52,8 @@ def compare(
     """
     from hf_xlmr.conformance.comparison import Comparison
 
-    if pool not in (None, *POOLS):
-        raise InputError(f"pool={pool!r:.40} is not one of {', '.join(POOLS)}")
+    if pool not in (None, *OWN_POOLS):
+        raise InputError(f"pool={pool!r:.40} is not one of {', '.join(OWN_POOLS)}")
     if not LOWEST <= tolerance <= 1:
         raise InputError(f"tolerance={tolerance!r:.40}: give a share of the largest value from {LOWEST} to 1")
     if not 0 < timeout < MOST_SECONDS:

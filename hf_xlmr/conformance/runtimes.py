@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer
-from hf_xlmr.conformance.setting import Text
+from hf_xlmr.conformance.setting import OWN_POOLS, Text
 from hf_xlmr.conformance.targets import Batch, Given, Refused, Target
-from hf_xlmr.errors import HfXlmrError, InputError, first_of
+from hf_xlmr.errors import HfXlmrError, InputError, first_of, one_line
 from hf_xlmr.exporting.runtime_folder import plainly
 from hf_xlmr.files.json_files import json_object
 from hf_xlmr.model.model_shape import POSITION_OFFSET
@@ -42,7 +42,6 @@ OPENVINO: Final = ("openvino_model.xml", "openvino/openvino_model.xml", "model.x
 ENCODERS: Final = ("Model", "ForMultipleChoice")  # a head that takes several texts as one is left out
 WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 INTEGER_NODES: Final = (b"MatMulInteger", b"DynamicQuantizeLinear", b"DequantizeLinear", b"QGemm")
-POOLS: Final = ("mean", "cls", "max")
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -96,10 +95,6 @@ def _version(package: str) -> str:
         return "of an unknown version"
 
 
-def _why(error: Exception) -> str:
-    return f"{' '.join(str(error).split())[:300] or type(error).__name__}"
-
-
 # ---- a network and a tokenizer ---------------------------------------------------------------------------------------
 
 
@@ -134,7 +129,7 @@ class _Network:
         except (HfXlmrError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - each runtime has its own errors
-            return [Refused(_why(error))] * len(texts)
+            return [Refused(one_line(error))] * len(texts)
         return [Given(_answer(outputs, batch, number), batch.ids(number)) for number in range(len(texts))]
 
     def close(self) -> None:
@@ -163,7 +158,7 @@ def _pooling_of(folder: Path) -> tuple[str, bool]:
     """How a graph of ours pools, and whether it normalizes; empty if its config.json does not say so."""
     with suppress(OSError, HfXlmrError):
         found = json_object(folder / "config.json")
-        if found.get("pool") in POOLS:
+        if found.get("pool") in OWN_POOLS:
             return str(found["pool"]), found.get("normalize") is True
     return "", False
 
@@ -294,7 +289,7 @@ class _SentenceTransformers:
             with torch.inference_mode():
                 made = self._model(dict(features))
         except Exception as error:  # noqa: BLE001 - of whatever module the folder names
-            return [Refused(_why(error))] * len(texts)
+            return [Refused(one_line(error))] * len(texts)
         batch = Batch({name: features[name].numpy() for name in ("input_ids", "attention_mask")})
         outputs = {name: each.float().numpy() for name, each in made.items() if name in KINDS}
         return [Given(_answer(outputs, batch, number), batch.ids(number)) for number in range(len(texts))]

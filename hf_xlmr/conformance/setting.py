@@ -9,7 +9,9 @@ from unicodedata import combining, normalize
 
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
-__all__ = ["FRAMINGS", "SPELLINGS", "Ids", "Setting", "Text"]
+__all__ = ["FRAMINGS", "OWN_POOLS", "SPELLINGS", "Ids", "Setting", "Text"]
+
+OWN_POOLS: Final = ("mean", "cls", "max")  # of `extract`, and of graphs that hf_xlmr makes
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts."""

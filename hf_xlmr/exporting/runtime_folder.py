@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, told_plainly
+from hf_xlmr.errors import HfXlmrError, InputError, IntegrityError, one_line, told_plainly
 from hf_xlmr.exporting.runtime_card import RuntimeReport, Wanted, runtime_card
 from hf_xlmr.files.staging import sizes_in, staged_folder
 from hf_xlmr.model.families import Task
@@ -267,9 +267,9 @@ def plainly(what: str) -> Iterator[None]:
             yield
     except (HfXlmrError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # each exporter and runtime has its own errors
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not a sentence of others' code
             raise
-        raise InputError(f"{what}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
+        raise InputError(f"{what}: {one_line(error)}") from error
     finally:
         logging.disable(before)

@@ -140,8 +140,7 @@ def extract(
     made_from = texts.fingerprint()
     raise_if_read_once(texts, resume=resume)
     raise_if_within(output, texts)
-    job, notes, as_before = FeatureStore.begun_with(output) if resume else ({}, {}, {})
-    options = going_on(options, as_before)
+    job, notes, options = begun_before(output, options, resume=resume)
     sample, rows = begun_rows(texts, processes, options, begun=job)
     files = find_model(model, progress=progress)
     set_threads(notes.get("threads"))
@@ -399,12 +398,18 @@ def _store(
     return FeatureStore.join(output, job, layout=layout)
 
 
-def going_on(options: ExtractionOptions, begun: JsonObject) -> ExtractionOptions:
-    """The options of a run that continues an output with the layout `begun`, as large shards as there are."""
-    rows = begun.get("rows_per_shard")
-    if options.rows_per_shard is not None or type(rows) is not int or rows < 1:
-        return options
-    return replace(options, rows_per_shard=rows)
+def begun_before(
+    output: str | Path, options: ExtractionOptions, *, resume: bool
+) -> tuple[JsonObject, JsonObject, ExtractionOptions]:
+    """What an output that is continued was begun with: its job, its notes, and the options with shards of its size.
+
+    Raises InputError, IntegrityError.
+    """
+    job, notes, layout = FeatureStore.begun_with(output) if resume else ({}, {}, {})
+    rows = layout.get("rows_per_shard")
+    if options.rows_per_shard is None and type(rows) is int and rows >= 1:
+        options = replace(options, rows_per_shard=rows)
+    return job, notes, options
 
 
 def usual_rows_per_shard(shape: ModelShape, *, tokens: int, device: str) -> int:

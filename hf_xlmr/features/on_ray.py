@@ -16,8 +16,8 @@ from hf_xlmr.features.bulk_extraction import (
     ExtractionOptions,
     ExtractionReport,
     Tally,
+    begun_before,
     begun_rows,
-    going_on,
     opened,
     raise_if_read_once,
     raise_if_within,
@@ -64,8 +64,7 @@ def extract_on_ray(
     made_from = texts.fingerprint()
     raise_if_read_once(texts, resume=resume)
     raise_if_within(output, texts)
-    job, notes, as_before = FeatureStore.begun_with(output) if resume else ({}, {}, {})
-    options = going_on(options, as_before)
+    job, notes, options = begun_before(output, options, resume=resume)
     sample, rows = begun_rows(texts, Processes(), options, begun=job)
     with connected(cluster.address):
         shares = actor_shares(cluster, nodes_of_ray(), device=options.device)
