@@ -65,6 +65,36 @@ def _int8(model: Any) -> None:
             module.weight.data = (module.weight.data / scale).round() * scale
 
 
+class _Integers(nn.Module):
+    """A product of inputs and weights of 8 bits, each two neighbours added in 16 bits if `narrow`."""
+
+    def __init__(self, linear: nn.Linear, *, narrow: bool) -> None:
+        super().__init__()
+        self.scale = linear.weight.data.abs().max() / 127
+        self.integers = (linear.weight.data / self.scale).round().to(torch.int64)
+        self.bias, self.narrow = linear.bias, narrow
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        low, high = values.min().clamp(max=0), values.max().clamp(min=0)
+        scale = (high - low) / 255
+        zero = (-low / scale).round()
+        given = ((values / scale).round() + zero).clamp(0, 255).to(torch.int64)
+        sums = (given[..., None, :] * self.integers).unflatten(-1, (-1, 2)).sum(dim=-1)
+        sums = sums.clamp(-(2**15), 2**15 - 1) if self.narrow else sums
+        whole = sums.sum(dim=-1) - zero.to(torch.int64) * self.integers.sum(dim=-1)
+        return whole * scale * self.scale + self.bias
+
+
+def _in_integers(*, narrow: bool) -> Callable[[Any], None]:
+    def prepare(model: Any) -> None:
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, _Integers(child, narrow=narrow))
+
+    return prepare
+
+
 def _without_last_layer(model: Any) -> None:
     model.encoder.layer = model.encoder.layer[:-1]
 
@@ -108,6 +138,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "float16": ({"dtype": torch.float16}, "it computes in float16"),
     "bfloat16": ({"dtype": torch.bfloat16}, "it computes in bfloat16"),
     "int8": ({"prepare": _int8}, "it rounds its weights to int8"),
+    "int8 products": (
+        {"prepare": _in_integers(narrow=False)},
+        "it computes in int8 with one scale for each matrix (",
+    ),
+    "int8 products in 16 bits": (
+        {"prepare": _in_integers(narrow=True)},
+        "in int8 with one scale for each matrix and sums that overflow 16 bits",
+    ),
 }
 """What `Runtime` is given, and a part of the verdict."""
 VECTORS_ONLY: dict[str, tuple[dict[str, Any], str]] = {
