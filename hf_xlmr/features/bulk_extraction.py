@@ -132,25 +132,18 @@ def extract(
     does not read it again while the input's files are the same, `overwrite` first removes what an earlier extraction
     made. Raises InputError, BadRow naming the line, IntegrityError.
     """
-    options = options or ExtractionOptions()
-    if resume and overwrite:
-        raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
     processes = Processes.current()
-    texts = opened(source, options)
-    made_from = texts.fingerprint()
-    raise_if_read_once(texts, resume=resume)
-    raise_if_within(output, texts)
-    job, notes, options = begun_before(output, options, resume=resume)
-    sample, rows = begun_rows(texts, processes, options, begun=job)
+    given = extraction_input(source, output, options, processes, resume=resume, overwrite=overwrite)
     files = find_model(model, progress=progress)
-    set_threads(notes.get("threads"))
-    extractor = extractor_of(files, processes, options, sample, begun=job)
+    set_threads(given.threads)
+    options, texts = given.options, given.texts
+    extractor = extractor_of(files, processes, options, given.sample, begun=given.job)
     layout = layout_of(options, extractor, files.shape, processes, has_ids=texts.has_ids)
-    begun = job_of(files, extractor, sample)
+    begun = job_of(files, extractor, given.sample)
     store = _store(output, begun, layout, processes, resume=resume, overwrite=overwrite)
-    shards = partial(Shards, store.folder, store.layout, made_from=made_from)
+    shards = partial(Shards, store.folder, store.layout, made_from=given.made_from)
     with _closed_in_the_end(store, processes):
-        with share_of(texts, rows, shards(), processes, is_whole=store.is_whole) as share:
+        with share_of(texts, given.rows, shards(), processes, is_whole=store.is_whole) as share:
             steps = _Reader(share, window_maker(extractor, options)).steps()
             tally = _made(steps, shards(), extractor, total=share.own_rows, progress=progress)
             processes.wait()
@@ -201,6 +194,60 @@ def report_of(
     )
 
 
+# ---- the input -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionInput:
+    """The texts, and what an output that is continued was begun with: all that is known before a model is loaded."""
+
+    texts: TextInput
+    made_from: str | None
+    """Which files the texts are in, as `TextInput.fingerprint` says."""
+    options: ExtractionOptions
+    """As given, with shards of the continued output's size."""
+    job: JsonObject
+    threads: object
+    sample: list[TextRow]
+    """Texts to compare int8 on."""
+    rows: Iterator[TextRow]
+    """All rows, where this process is the first and the input has no cuts."""
+
+
+def extraction_input(
+    source: str | Path,
+    output: str | Path,
+    options: ExtractionOptions | None,
+    processes: Processes,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> ExtractionInput:
+    """Open the texts, and `output` if it is continued. Raises InputError, BadRow, IntegrityError."""
+    options = options or ExtractionOptions()
+    if resume and overwrite:
+        raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
+    texts = opened(source, options)
+    made_from = texts.fingerprint()
+    if resume and not texts.is_repeatable:
+        raise InputError(f"{texts.name} can be read only once, so it cannot be resumed: use a file")
+    _raise_if_within(output, texts)
+    job, notes, layout = FeatureStore.begun_with(output) if resume else ({}, {}, {})
+    size = layout.get("rows_per_shard")
+    if options.rows_per_shard is None and type(size) is int and size >= 1:
+        options = replace(options, rows_per_shard=size)
+    sample, rows = _begun_rows(texts, processes, options, begun=job)
+    return ExtractionInput(
+        texts=texts,
+        made_from=made_from,
+        options=options,
+        job=job,
+        threads=notes.get("threads"),
+        sample=sample,
+        rows=rows,
+    )
+
+
 def opened(source: str | Path, options: ExtractionOptions) -> TextInput:
     if options.language is not None and options.language_column is not None:
         raise InputError("language= (of all texts) and language_column= (of each) exclude each other")
@@ -223,7 +270,7 @@ def _max_row_size(size: str | int) -> int:
     return found
 
 
-def begun_rows(
+def _begun_rows(
     texts: TextInput, processes: Processes, options: ExtractionOptions, *, begun: JsonObject
 ) -> tuple[list[TextRow], Iterator[TextRow]]:
     """The rows of int8's sample, which the first process reads, and there all rows of an input that has no cuts.
@@ -237,17 +284,12 @@ def begun_rows(
     return processes.agreed(first), iter(()) if texts.has_cuts else chain(first, rows)
 
 
-def raise_if_within(output: str | Path, texts: TextInput) -> None:
+def _raise_if_within(output: str | Path, texts: TextInput) -> None:
     """Raise InputError if a file of the input is in the output, which may remove it."""
     folder = Path(output).resolve()
     for path in texts.paths:
         if folder in path.resolve().parents:
             raise InputError(f"{path} is an input, and is in {output}, the folder for features; choose another folder")
-
-
-def raise_if_read_once(texts: TextInput, *, resume: bool) -> None:
-    if resume and not texts.is_repeatable:
-        raise InputError(f"{texts.name} can be read only once, so it cannot be resumed: use a file")
 
 
 def set_threads(count: object) -> None:
@@ -396,20 +438,6 @@ def _store(
         return store
     processes.wait()
     return FeatureStore.join(output, job, layout=layout)
-
-
-def begun_before(
-    output: str | Path, options: ExtractionOptions, *, resume: bool
-) -> tuple[JsonObject, JsonObject, ExtractionOptions]:
-    """What an output that is continued was begun with: its job, its notes, and the options with shards of its size.
-
-    Raises InputError, IntegrityError.
-    """
-    job, notes, layout = FeatureStore.begun_with(output) if resume else ({}, {}, {})
-    rows = layout.get("rows_per_shard")
-    if options.rows_per_shard is None and type(rows) is int and rows >= 1:
-        options = replace(options, rows_per_shard=rows)
-    return job, notes, options
 
 
 def usual_rows_per_shard(shape: ModelShape, *, tokens: int, device: str) -> int:

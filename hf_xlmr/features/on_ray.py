@@ -11,16 +11,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from hf_xlmr.errors import InputError
 from hf_xlmr.features.bulk_extraction import (
     ExtractionOptions,
     ExtractionReport,
     Tally,
-    begun_before,
-    begun_rows,
-    opened,
-    raise_if_read_once,
-    raise_if_within,
+    extraction_input,
 )
 from hf_xlmr.features.processes import Processes
 from hf_xlmr.features.ray_cluster import POLL_SECONDS, RayCluster, actor_shares, connected, nodes_of_ray
@@ -57,25 +52,18 @@ def extract_on_ray(
     `source` once, and hands out its rows. A Ray that the caller has started is used, whatever the address. Raises
     InputError, BadRow naming the first line that is bad, IntegrityError.
     """
-    cluster, options = cluster or RayCluster(), options or ExtractionOptions()
-    if resume and overwrite:
-        raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
-    texts = opened(source, options)
-    made_from = texts.fingerprint()
-    raise_if_read_once(texts, resume=resume)
-    raise_if_within(output, texts)
-    job, notes, options = begun_before(output, options, resume=resume)
-    sample, rows = begun_rows(texts, Processes(), options, begun=job)
+    cluster = cluster or RayCluster()
+    given = extraction_input(source, output, options, Processes(), resume=resume, overwrite=overwrite)
     with connected(cluster.address):
-        shares = actor_shares(cluster, nodes_of_ray(), device=options.device)
-        threads = notes.get("threads")
+        shares = actor_shares(cluster, nodes_of_ray(), device=given.options.device)
+        threads = given.threads
         work = Work(
             model=str(model),
             source=str(source),
             output=str(Path(output).absolute()),
-            options=replace(options, device=None if shares.gpus else CPU),
-            sample=sample,
-            begun=job,
+            options=replace(given.options, device=None if shares.gpus else CPU),
+            sample=given.sample,
+            begun=given.job,
             threads=threads if isinstance(threads, int) and threads > 0 else shares.cpus,
             gpus=shares.gpus,
             folder=str(Path.cwd()),
@@ -92,10 +80,10 @@ def extract_on_ray(
                 overwrite=overwrite,
                 notes={"threads": work.threads},
             )
-            shards = Shards(store.folder, store.layout, made_from=made_from)
-            share = share_of(texts, rows, shards, Processes(), is_whole=store.is_whole)
-            tally = _filled(store, share, crew, begun, made_from=made_from, progress=progress)
-    return replace(begun.report, model=str(model), source=texts.name, output=str(output), **asdict(tally))
+            shards = Shards(store.folder, store.layout, made_from=given.made_from)
+            share = share_of(given.texts, given.rows, shards, Processes(), is_whole=store.is_whole)
+            tally = _filled(store, share, crew, begun, made_from=given.made_from, progress=progress)
+    return replace(begun.report, model=str(model), source=given.texts.name, output=str(output), **asdict(tally))
 
 
 def _filled(
