@@ -12,6 +12,7 @@ READY := $(VENV)/ready
 TYPES := build/types
 PACKAGED := build/packaged
 TESTS ?= tests
+CPU ?= Haswell
 SITE := import sysconfig; print(sysconfig.get_path('purelib'))
 
 # each of the many processes that tests begin would compile all of hf_xlmr again
@@ -20,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 NO_VECTORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 
-.PHONY: demo test check style types tests slow elsewhere packaged docs matrix benchmarks fuzz clean
+.PHONY: demo test check style types tests slow elsewhere emulated packaged docs matrix benchmarks fuzz clean
 
 demo: $(READY)
 	$(BIN)/hf-xlmr convert demo demo-output --overwrite
@@ -60,6 +61,10 @@ elsewhere: $(READY)
 	$(NO_VECTORS) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 	for loop in 1 2; do (while :; do :; done) & loops="$$loops $$!"; done; trap "kill $$loops" EXIT INT TERM; \
 		OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+# what ONNX Runtime and OpenVINO choose by the processor, no variable changes: the tests on one that is emulated (Debian's qemu-user)
+emulated: $(READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false qemu-x86_64 -cpu $(CPU) $(BIN)/python -m pytest -n 0 $(TESTS)
 
 # what users install, and packagers run: tests of the source distribution over the wheel, in an environment of its own, which finds
 # what hf_xlmr depends on in .venv (a line of a .pth file; the checkout, which .venv knows by a hook of its own, stays unknown)
