@@ -22,6 +22,7 @@ __all__ = [
     "OF_THE_NETWORK",
     "OF_THE_POOLING",
     "OF_THE_TOKENIZER",
+    "Onnx",
     "planted",
     "retold",
     "with_types",

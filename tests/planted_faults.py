@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "int8 products in 16 bits": (
         {"prepare": _in_integers(narrow=True)},
-        "in int8 with one scale for each matrix and sums that overflow 16 bits",
+        "in int8 with one scale for each matrix and sums that saturate at 16 bits, as processors without VNNI",
     ),
 }
 """What `Runtime` is given, and a part of the verdict."""

@@ -53,6 +53,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.conformance.diagnosis": {"numpy"},
     "hf_xlmr.conformance.faults": {"numpy"},  # by targets
     "hf_xlmr.conformance.own_network": {"numpy", "torch"},
+    "hf_xlmr.conformance.precisions": {"torch"},
     "hf_xlmr.conformance.runtimes": {"numpy"},
     "hf_xlmr.conformance.servers": {"numpy"},
     "hf_xlmr.conformance.targets": {"numpy"},

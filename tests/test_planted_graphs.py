@@ -15,6 +15,7 @@ from faulty_graphs import (
     OF_THE_NETWORK,
     OF_THE_POOLING,
     OF_THE_TOKENIZER,
+    Onnx,
     planted,
     retold,
     with_types,
@@ -87,6 +88,21 @@ def test_a_fault_of_the_network_is_named(
     graph = planted(GRAPHS[runtime], exported(runtime, family), tmp_path / "faulty", edit)
     # where a sum is near the middle of two integers, each processor's own rounding takes another one
     assert_named(compare(families[family], graph), said, left=0.9 if name == "int8" else 0.1)
+
+
+@pytest.mark.usefixtures("few_probes")
+@EVERY_FAMILY
+def test_what_is_as_large_as_saturation_is_not_taken_for_int8(
+    families: dict[str, Path], exported: Exported, tmp_path: Path, family: str
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def bent(graph: Onnx) -> None:
+        graph.weights(lambda values: values + rng.normal(0, 0.03 * values.std() + 1e-6, values.shape).astype("f4"))
+        graph.model.doc_string = "MatMulInteger"  # by which a graph is known to be quantized
+
+    found = compare(families[family], planted(Onnx, exported("ONNX Runtime", family), tmp_path / "bent", bent))
+    assert "unknown" in found.verdict and "int8" not in found.verdict and not found.faults, found.verdict
 
 
 @pytest.mark.usefixtures("few_probes")

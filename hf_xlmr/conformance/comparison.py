@@ -12,6 +12,7 @@ import numpy as np
 from hf_xlmr.conformance.diagnosis import Asked, Hypotheses, Rounding, Suspect, rounding_of
 from hf_xlmr.conformance.faults import LIMITS, Fault, known_faults, truncations
 from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer, OwnNetwork
+from hf_xlmr.conformance.precisions import SATURATING
 from hf_xlmr.conformance.probes import BEYOND, OF_THE_TOKENIZER, PAIRS, Probe, probes_of, texts_given
 from hf_xlmr.conformance.report import Conformance, ProbeClass
 from hf_xlmr.conformance.setting import Ids, Setting, Text
@@ -399,6 +400,11 @@ def _told(
 
 
 def _told_rounding(name: str, differing: Sequence[_Result]) -> str:
+    if name in SATURATING:
+        return (
+            f"differs: it {name}, as processors without VNNI do: quantize weights to 7 bits, which ONNX Runtime's "
+            "quantizers call reduce_range"
+        )
     far = [each.distance.largest for each in differing if each.distance is not None and each.is_clear]
     accepted = float(f"{max(far, default=1.0) * 2:.0e}")
     return f"differs by rounding alone: it {name} (a tolerance of {accepted:g} accepts that)"

@@ -11,7 +11,8 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from hf_xlmr.conformance.faults import Fault
-from hf_xlmr.conformance.own_network import PRECISIONS, TOKENS, VECTOR, Answer, OwnNetwork, Row
+from hf_xlmr.conformance.own_network import TOKENS, VECTOR, Answer, OwnNetwork, Row
+from hf_xlmr.conformance.precisions import PRECISIONS, SATURATING
 from hf_xlmr.conformance.probes import Probe
 from hf_xlmr.conformance.setting import Ids, Setting
 from hf_xlmr.conformance.targets import Given, finished
@@ -269,8 +270,8 @@ def rounding_of(
     nearest = min(found, key=lambda each: each.left, default=None)
     if nearest is None or nearest.left < ALIKE:
         return nearest
-    found.sort(key=lambda each: abs(log(each.times)))
-    return replace(found[0], alike=tuple(each.precision for each in found))
+    found = sorted((each for each in found if each.precision not in SATURATING), key=lambda each: abs(log(each.times)))
+    return replace(found[0], alike=tuple(each.precision for each in found)) if found else None
 
 
 def _compared(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_xlmr.conformance.precisions import PRECISIONS
 from hf_xlmr.conformance.setting import Setting
 from hf_xlmr.hub_interface.loading import ModelFiles
 from hf_xlmr.model.families import Task
@@ -24,7 +24,7 @@ from hf_xlmr.tokenizer.dictionary import PAD_INDEX
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["PRECISIONS", "TOKENS", "VECTOR", "Answer", "OwnNetwork", "Row"]
+__all__ = ["TOKENS", "VECTOR", "Answer", "OwnNetwork", "Row"]
 
 Answer = dict[str, np.ndarray]
 """What a runtime gives for a text, by kind: `tokens` (tokens, width), `vector` (width,), or outputs of a head."""
@@ -34,102 +34,6 @@ FEW_TOKENS: Final = 8  # shorter texts are computed together
 CHEAP: Final = 8192  # tokens times width: so are texts that are smaller, whose padding costs less than one more pass
 TOKENS_AT_ONCE: Final = 2048
 HEAD_OUTPUTS: Final = ("logits", "start_logits", "end_logits")
-
-
-def _rounded(weight: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
-    return weight.to(dtype).float()
-
-
-def _in_int8(weight: torch.Tensor, *, by_row: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix as whole numbers of 8 bits, and their scale (of each row)."""
-    largest = weight.abs().amax(dim=1, keepdim=True) if by_row else weight.abs().amax()
-    scale = largest.clamp_min(1e-12) / 127
-    return torch.round(weight / scale).clamp(-127, 127), scale
-
-
-class _Int8Linear(nn.Module):
-    """A linear layer whose weights and inputs are rounded to 8-bit integers."""
-
-    def __init__(self, linear: nn.Linear, *, by_row: bool, narrow: bool) -> None:
-        super().__init__()
-        whole, self.scale = _in_int8(linear.weight.data, by_row=by_row)
-        self.weight = nn.Parameter(whole * self.scale, requires_grad=False)
-        self.bias = linear.bias
-        self.sums = _NarrowSums(whole) if narrow else None
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if not values.numel():  # X-MOD calls the adapters of every language, also where no text has it
-            return nn.functional.linear(values, self.weight, self.bias)
-        low, high = values.amin().clamp_max(0), values.amax().clamp_min(0)
-        scale = (high - low).clamp_min(1e-12) / 255
-        whole = torch.round(values / scale)
-        made = nn.functional.linear(whole * scale, self.weight, self.bias)
-        if self.sums is None:
-            return made
-        return made + self.sums.lost((whole - torch.round(low / scale)).clamp(0, 255)) * scale * self.scale.view(-1)
-
-
-class _NarrowSums:
-    """What 16 bits lose, where a processor adds the products of two neighbours in them (vpmaddubsw of AVX2)."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.first, self.second = weight[:, 0::2], nn.functional.pad(weight[:, 1::2], (0, weight.shape[1] % 2))
-        largest, lowest = (
-            255 * (self.first * sign).clamp_min(0) + 255 * (self.second * sign).clamp_min(0) for sign in (1, -1)
-        )
-        self.rows, self.pairs = torch.nonzero(
-            torch.maximum(largest, lowest) > torch.iinfo(torch.int16).max, as_tuple=True
-        )
-
-    def lost(self, values: torch.Tensor) -> torch.Tensor:
-        """By how much the sums of each row change, (..., rows), for inputs of 0 to 255, (..., columns)."""
-        given = nn.functional.pad(values, (0, values.shape[-1] % 2))
-        kept = torch.zeros(*values.shape[:-1], len(self.first))
-        sums = given[..., 2 * self.pairs] * self.first[self.rows, self.pairs]
-        sums += given[..., 2 * self.pairs + 1] * self.second[self.rows, self.pairs]
-        limits = torch.iinfo(torch.int16)
-        return kept.index_add_(-1, self.rows, sums.clamp(limits.min, limits.max) - sums)
-
-
-def _with_int8(model: nn.Module, *, by_row: bool, narrow: bool = False) -> nn.Module:
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, _Int8Linear(child, by_row=by_row, narrow=narrow))
-    return model
-
-
-def _with_int8_weights(model: nn.Module) -> nn.Module:
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and id(module.weight) not in embeddings:  # which a head can share
-            whole, scale = _in_int8(module.weight.data, by_row=True)
-            module.weight.data = whole * scale
-    return model
-
-
-def _with_weights(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-    for weight in model.parameters():
-        weight.data = change(weight.data)
-    return model
-
-
-PRECISIONS: Final[Mapping[str, Callable[[nn.Module], nn.Module]]] = {
-    "rounds its weights to float16": lambda model: _with_weights(model, partial(_rounded, dtype=torch.float16)),
-    "rounds its weights to bfloat16": lambda model: _with_weights(model, partial(_rounded, dtype=torch.bfloat16)),
-    "rounds its weights to int8": lambda model: _with_int8_weights(model),
-    "computes in float16": lambda model: model.to(torch.float16),
-    "computes in bfloat16": lambda model: model.to(torch.bfloat16),
-    "computes in int8": lambda model: _with_int8(model, by_row=True),
-    "computes in int8 with one scale for each matrix": lambda model: _with_int8(model, by_row=False),
-    "computes in int8 with sums that overflow 16 bits, as on processors without VNNI": lambda model: _with_int8(
-        model, by_row=True, narrow=True
-    ),
-    "computes in int8 with one scale for each matrix and sums that overflow 16 bits, as on processors without VNNI": (
-        lambda model: _with_int8(model, by_row=False, narrow=True)
-    ),
-}
-"""Lower precisions, and how a float32 network becomes one of it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ class Setting:
     batching: str = "alone"
     """Or padded, attended (padding is), attended and counted (it has positions, too), packed (texts attend to all)."""
     precision: str = "float32"
-    """Or a lower one, a key of `own_network.PRECISIONS`."""
+    """Or a lower one, a key of `PRECISIONS`."""
     pool: str = "mean"
     """Or cls, max, last, sum, mean without special tokens."""
     pools_padding: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -132,11 +132,10 @@ def extract(
     does not read it again while the input's files are the same, `overwrite` first removes what an earlier extraction
     made. Raises InputError, BadRow naming the line, IntegrityError.
     """
-    processes = Processes.current()
-    given = extraction_input(source, output, options, processes, resume=resume, overwrite=overwrite)
+    given = extraction_input(source, output, options, Processes.current, resume=resume, overwrite=overwrite)
     files = find_model(model, progress=progress)
     set_threads(given.threads)
-    options, texts = given.options, given.texts
+    options, texts, processes = given.options, given.texts, given.processes
     extractor = extractor_of(files, processes, options, given.sample, begun=given.job)
     layout = layout_of(options, extractor, files.shape, processes, has_ids=texts.has_ids)
     begun = job_of(files, extractor, given.sample)
@@ -202,12 +201,15 @@ class ExtractionInput:
     """The texts, and what an output that is continued was begun with: all that is known before a model is loaded."""
 
     texts: TextInput
+    processes: Processes
     made_from: str | None
     """Which files the texts are in, as `TextInput.fingerprint` says."""
     options: ExtractionOptions
     """As given, with shards of the continued output's size."""
     job: JsonObject
+    """Of the output that is continued; empty if none is."""
     threads: object
+    """With which it was begun, as its notes have it."""
     sample: list[TextRow]
     """Texts to compare int8 on."""
     rows: Iterator[TextRow]
@@ -218,15 +220,19 @@ def extraction_input(
     source: str | Path,
     output: str | Path,
     options: ExtractionOptions | None,
-    processes: Processes,
+    join: Callable[[], Processes],
     *,
     resume: bool,
     overwrite: bool,
 ) -> ExtractionInput:
-    """Open the texts, and `output` if it is continued. Raises InputError, BadRow, IntegrityError."""
+    """Open the texts, and `output` if it is continued; `join` gives the processes that share them.
+
+    Raises InputError, BadRow, IntegrityError.
+    """
     options = options or ExtractionOptions()
     if resume and overwrite:
         raise InputError("resume (continue the output) and overwrite (begin it again) exclude each other")
+    processes = join()
     texts = opened(source, options)
     made_from = texts.fingerprint()
     if resume and not texts.is_repeatable:
@@ -239,6 +245,7 @@ def extraction_input(
     sample, rows = _begun_rows(texts, processes, options, begun=job)
     return ExtractionInput(
         texts=texts,
+        processes=processes,
         made_from=made_from,
         options=options,
         job=job,

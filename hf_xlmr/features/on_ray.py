@@ -53,7 +53,7 @@ def extract_on_ray(
     InputError, BadRow naming the first line that is bad, IntegrityError.
     """
     cluster = cluster or RayCluster()
-    given = extraction_input(source, output, options, Processes(), resume=resume, overwrite=overwrite)
+    given = extraction_input(source, output, options, Processes, resume=resume, overwrite=overwrite)
     with connected(cluster.address):
         shares = actor_shares(cluster, nodes_of_ray(), device=given.options.device)
         threads = given.threads
@@ -81,7 +81,7 @@ def extract_on_ray(
                 notes={"threads": work.threads},
             )
             shards = Shards(store.folder, store.layout, made_from=given.made_from)
-            share = share_of(given.texts, given.rows, shards, Processes(), is_whole=store.is_whole)
+            share = share_of(given.texts, given.rows, shards, given.processes, is_whole=store.is_whole)
             tally = _filled(store, share, crew, begun, made_from=given.made_from, progress=progress)
     return replace(begun.report, model=str(model), source=given.texts.name, output=str(output), **asdict(tally))
 

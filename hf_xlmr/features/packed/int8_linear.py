@@ -111,12 +111,12 @@ class Int8Linear:
         return self._by_band(values, lambda part, rows: part.add_(residual[rows]))
 
     def _by_band(self, values: torch.Tensor, then: Callable[[torch.Tensor, slice], object]) -> torch.Tensor:
-        is_one = len(values) <= BAND  # whose sums become the result: another block of that size costs page faults
-        found = values.new_empty(0 if is_one else len(values), len(self._bias))
+        is_one_band = len(values) <= BAND  # its sums become the result: another block of that size costs page faults
+        found = values.new_empty(0 if is_one_band else len(values), len(self._bias))
         for start in range(0, len(values), BAND):
             integers, scales = self._integers(values[start : start + BAND])
             sums = _product(integers, self._zero, self._weight, self._scales, self._zeros)
-            found = sums if is_one else found
+            found = sums if is_one_band else found
             for part in _cached(sums):
                 rows = slice(start + part.start, start + part.stop)
                 torch.addcmul(self._bias, sums[part], scales[part], out=found[rows])
