@@ -37,6 +37,7 @@ from hf_xlmr.features.packed.kernel_choice import remembered_kernel
 from hf_xlmr.features.packed.linear_kernels import KERNELS, PLAIN, fastest_kernel, offered_kernels
 from hf_xlmr.features.packing import pack
 from hf_xlmr.features.pooling import Pooling, pooled_batch
+from hf_xlmr.model import precision
 from hf_xlmr.model.precision import device_name, is_native, native_dtype
 from hf_xlmr.tokenizer.tokenization import ExactTokenizer
 
@@ -228,6 +229,28 @@ def test_processors_have_what_they_name_unless_onednn_is_limited(
         assert (device_name(CPU) == unlimited) is not limit, "sums are rounded otherwise"
         monkeypatch.setenv(name, "")
     assert is_native(torch.float32, CPU) and is_native(torch.float64, CPU)
+
+
+@pytest.mark.parametrize(
+    ("facts", "natives"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16 amx_fp16\n", ["bfloat16", "float16"]),
+        ("Features\t: fp asimd bf16 i8mm\n", ["bfloat16"]),
+        ("flags\t\t: fpu avx2\n", []),
+        (None, []),
+    ],
+)
+def test_what_processors_have_is_known_where_pytorch_is_too_old_to_tell(
+    facts: str | None, natives: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(precision, "CPU_FACTS", tmp_path / "cpuinfo")
+    if facts is not None:
+        (tmp_path / "cpuinfo").write_text(facts)
+    assert [name for name in ("bfloat16", "float16") if is_native(getattr(torch, name), CPU)] == natives
+    assert device_name(CPU)
 
 
 KERNELS_OF_AVX2 = """

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -17,6 +18,7 @@ NATIVE_ON_CPU: Final = {  # by torch.cpu.get_capabilities, x86 and ARM
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16"),
     torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
 }
+CPU_FACTS: Final = Path("/proc/cpuinfo")  # its flags have the same names
 # Variables that make a processor do as if it had fewer instructions, or round sums otherwise: of oneDNN, which
 # multiplies the half types, and of MKL. https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
 ONEDNN_LIMITS: Final = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -55,8 +57,14 @@ def device_name(device: torch.device) -> str:
 
 
 def _capabilities() -> Mapping[str, object]:
-    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found
+    """The names of what the processor has, by PyTorch, or by Linux where PyTorch is too old to tell (2.10)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found: Mapping[str, object] = torch.cpu.get_capabilities()
+        return found
+    try:
+        return dict.fromkeys(CPU_FACTS.read_text(encoding="utf-8", errors="replace").split(), True)
+    except OSError:
+        return {}
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
