@@ -440,7 +440,7 @@ def _offloaded(task: _Task, budgets: _Budgets) -> Iterator[str]:
     if ample.fits and needed is not None:
         size = needed.weights + needed.activations + needed.visitors
         yield f"It fits with {format_size(size)} of memory on the CPU (cpu={-(-size // 2**30)}GiB)."
-    if DISK not in budgets and _lay_out(task, in_order({**budgets, DISK: None})).fits:
+    if task.dtype != INT8 and DISK not in budgets and _lay_out(task, in_order({**budgets, DISK: None})).fits:
         yield "It fits with a part of it on disk (disk=unlimited), which is read again for every batch."
 
 
