@@ -227,5 +227,7 @@ def test_a_plan_in_int8_is_of_the_encoder_on_the_cpu_with_a_byte_for_each_weight
     saved = 3 * sum(tensor.numbers for tensor in products) - scales
     head = in_float32 - placement.weights - saved
     assert 0 < head < shape.hidden**2 * 8 + shape.vocabulary * 8  # the language-model head is not computed
+    too_small = lay_out(shape, max_memory={"cpu": 1 << 16, "disk": None}, dtype="int8")
+    assert not too_small.fits and too_small.suggestions and "disk" not in " ".join(too_small.suggestions)
     with pytest.raises(InputError, match="max_memory has none"):
         lay_out(shape, max_memory={0: 1 << 40}, dtype="int8")
