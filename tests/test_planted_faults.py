@@ -16,12 +16,8 @@ from hf_xlmr.conversion import convert
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILIES = ("post-norm", "pre-norm", "pre-norm with embedding norm")
 ALL = FAULTS | VECTORS_ONLY | {"final norm": OF_THE_FINAL_NORM}
-ROUNDINGS = (
-    "float16",
-    "bfloat16",
-    "int8 products",
-    "int8 products in 16 bits",
-)  # in which another sum rounds otherwise
+# in which another sum rounds otherwise
+ROUNDINGS = ("float16", "bfloat16", "int8 products", "int8 products in 16 bits")
 TOKENS = ("tanh GELU", "no <s>", "two </s>", "truncation at 47", "padding pooled", "bfloat16", "final norm")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, one_line
 from hf_xlmr.files.json_files import JsonObject
 from hf_xlmr.hub.hub_errors import quiet_hub
 from hf_xlmr.hub.licences import LICENCES, OTHER
@@ -92,8 +92,7 @@ def _metadata(path: Path, card: bytes) -> JsonObject:
             data: Any = ModelCard(card.decode("utf-8")).data
             fields: JsonObject = data.to_dict()
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{path} begins with metadata that the Hub cannot read ({reason}): fix it") from error
+        raise InputError(f"{path} begins with metadata that the Hub cannot read ({one_line(error)}): fix it") from error
     return fields
 
 

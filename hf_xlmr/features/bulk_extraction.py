@@ -208,8 +208,8 @@ class ExtractionInput:
     """As given, with shards of the continued output's size."""
     job: JsonObject
     """Of the output that is continued; empty if none is."""
-    threads: object
-    """With which it was begun, as its notes have it."""
+    threads: int | None
+    """With which it was begun, if its notes say so."""
     sample: list[TextRow]
     """Texts to compare int8 on."""
     rows: Iterator[TextRow]
@@ -242,6 +242,7 @@ def extraction_input(
     size = layout.get("rows_per_shard")
     if options.rows_per_shard is None and type(size) is int and size >= 1:
         options = replace(options, rows_per_shard=size)
+    threads = notes.get("threads")
     sample, rows = _begun_rows(texts, processes, options, begun=job)
     return ExtractionInput(
         texts=texts,
@@ -249,7 +250,7 @@ def extraction_input(
         made_from=made_from,
         options=options,
         job=job,
-        threads=notes.get("threads"),
+        threads=threads if isinstance(threads, int) and threads > 0 else None,
         sample=sample,
         rows=rows,
     )
@@ -299,11 +300,11 @@ def _raise_if_within(output: str | Path, texts: TextInput) -> None:
             raise InputError(f"{path} is an input, and is in {output}, the folder for features; choose another folder")
 
 
-def set_threads(count: object) -> None:
+def set_threads(count: int | None) -> None:
     """Use as many threads as the interrupted run: with another number, sums may round differently."""
     import torch
 
-    if isinstance(count, int) and count > 0:
+    if count:
         torch.set_num_threads(count)
 
 

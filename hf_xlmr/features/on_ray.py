@@ -56,7 +56,6 @@ def extract_on_ray(
     given = extraction_input(source, output, options, Processes, resume=resume, overwrite=overwrite)
     with connected(cluster.address):
         shares = actor_shares(cluster, nodes_of_ray(), device=given.options.device)
-        threads = given.threads
         work = Work(
             model=str(model),
             source=str(source),
@@ -64,7 +63,7 @@ def extract_on_ray(
             options=replace(given.options, device=None if shares.gpus else CPU),
             sample=given.sample,
             begun=given.job,
-            threads=threads if isinstance(threads, int) and threads > 0 else shares.cpus,
+            threads=given.threads or shares.cpus,
             gpus=shares.gpus,
             folder=str(Path.cwd()),
         )
