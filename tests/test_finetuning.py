@@ -469,6 +469,8 @@ def test_adapters_are_merged_into_a_plain_folder(family: str, data: Data, tmp_pa
     options = replace(FEW, lora=True, lora_rank=2, learning_rate=1e-2)
     report = finetune("xnli", model, data["xnli train"], tmp_path / "out", options=options)
     before, after = weights(find_model(model).folder), weights(tmp_path / "out")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert report.parameters == sum(each.numel() for each in loaded.parameters())
     assert report.trainable < report.parameters / 5
     assert not list((tmp_path / "out").glob("adapter*"))
     changed = set()

@@ -253,14 +253,16 @@ class _Training:
         return cls(task, files, encoded, found or TaskHead(encoded.labels, is_new=True), options, settings)
 
     def run(self, model: str, folder: FinetunedFolder, *, resume: bool, progress: Progress) -> FinetuningReport:
-        from transformers import PreTrainedModel, set_seed
+        from transformers import set_seed
 
         arguments = _arguments(self.task.recipe, self.options, self.settings, folder)
         self._tell_of_long_warmup()
         folder.begin(self.record(), usual=usual_record(), resume=resume)
         checkpoint = folder.last_checkpoint() if resume else None
         set_seed(self.options.seed)  # a new head is drawn by it
-        network = self._network()
+        plain = self._network()
+        parameters = sum(each.numel() for each in plain.parameters())  # of what is written: adapters are merged
+        network = self._with_adapters(plain)
         trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
         trainer = self._trainer(network, arguments, folder, progress)
         with quiet_transformers():
@@ -271,14 +273,14 @@ class _Training:
             task=self.task.name,
             model=model,
             output=folder.path,
-            class_name=type(network if isinstance(network, PreTrainedModel) else network.get_base_model()).__name__,
+            class_name=type(plain).__name__,
             mode=self.options.mode,
             trained_on=self.encoded.data.counts,
             skipped=self.encoded.data.skipped,
             misaligned=self.encoded.data.misaligned,
             steps=trainer.state.global_step,
             losses={int(each["step"]): each["loss"] for each in trainer.state.log_history if "loss" in each},
-            parameters=sum(each.numel() for each in network.parameters()),
+            parameters=parameters,
             trainable=trainable,
             settings=self.settings,
             results=None,
@@ -295,8 +297,8 @@ class _Training:
         if rising >= steps:
             logger.warning(LONG_WARMUP, warmup, rising, steps)
 
-    def _network(self) -> PreTrainedModel | PeftModel:
-        """The network as it is trained: with adapters, or with its embeddings frozen. Raises IntegrityError."""
+    def _network(self) -> PreTrainedModel:
+        """The network with its head, frozen where the settings say so. Raises InputError, IntegrityError."""
         network = load_network(self.files, self.task.recipe, self.head)
         if any(each.is_meta for each in network.parameters()):
             raise InputError(HOLLOW)
@@ -304,6 +306,10 @@ class _Training:
             network.base_model.get_submodule("embeddings").requires_grad_(requires_grad=False)
         if self.settings.get(FREEZE_ADAPTERS):
             freeze_language_adapters(network)
+        return network
+
+    def _with_adapters(self, network: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        """`network`, with the adapters of LoRA inside it if they are wanted."""
         return with_adapters(network, self.task.recipe, rank=self.options.lora_rank) if self.options.lora else network
 
     def _trainer(

@@ -65,7 +65,9 @@ class FinetuningReport:
     losses: Mapping[int, float] = field(default_factory=dict)
     """By step, the mean training loss since the step before it in this list."""
     parameters: int
+    """Of the finished network: adapters of LoRA are merged into it."""
     trainable: int
+    """Those that were trained, adapters included."""
     settings: Mapping[str, Setting]
     results: TaskResults | None = None
     """The scores; None if nothing was evaluated."""
