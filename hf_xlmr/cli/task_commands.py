@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,8 @@ from hf_xlmr.cli.command_output import (
 from hf_xlmr.cli.values import argument_of, decimal, one_of, whole
 from hf_xlmr.errors import InputError
 from hf_xlmr.features.processes import is_first_of_all
+from hf_xlmr.tasks.encoding.question_answering import QuestionOptions
+from hf_xlmr.tasks.fitting.adapters import LORA_RATE
 from hf_xlmr.tasks.kinds.registry import TASKS
 
 if TYPE_CHECKING:
@@ -50,28 +52,47 @@ DATA_HELP = (
     "compressed (.gz, .zst)."
 )
 GPU = re.compile(r"cuda(?::(?P<number>\d{1,3}))?")
-LIST_HELP = "Such as en,de,zh; for mlqa also pairs such as en-de (context, question). By default all in the data."
+
+
+def _usual(name: str) -> str:
+    """What the recipes say of `name`: one value, or that of each task."""
+    values = {task: f"{getattr(each.recipe, name):g}" for task, each in TASKS.items()}
+    several = ", ".join(f"{task} {value}" for task, value in values.items())
+    return several if len(set(values.values())) > 1 else next(iter(values.values()))
+
+
+WIDE_RATES: Final = _usual("learning_rate_of_wide")
 
 Task = Annotated[str, argument_of(*TASKS, about="The task.")]
-Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
+Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Languages = Annotated[
-    str | None, typer.Option("--languages", metavar="LIST", help=f"The languages to score. {LIST_HELP}")
-]
-MaxLength = Annotated[
-    int | None,
-    whole(
-        "--max-length",
-        about="Tokens of a text, in mlqa of a window: 128, 384 for mlqa; in evaluate the value of the training.",
+    str | None,
+    typer.Option(
+        "--languages",
+        metavar="LIST",
+        help="The languages to score, such as en,de,zh; for mlqa also pairs such as en-de (context, question).",
+        show_default="all in the data",
     ),
+]
+LENGTH_HELP = "Tokens of a text, in mlqa of a window."
+TrainingLength = Annotated[int | None, whole("--max-length", about=LENGTH_HELP, usual=_usual("max_length"))]
+ScoringLength = Annotated[
+    int | None, whole("--max-length", about=LENGTH_HELP, usual=f"that of the training, else {_usual('max_length')}")
 ]
 Stride = Annotated[
     int | None,
-    whole("--stride", least=1, about="mlqa: the distance between the windows over a long text, in tokens: 128."),
+    whole(
+        "--stride",
+        least=1,
+        about="mlqa: the distance between the windows over a long text, in tokens.",
+        usual=f"{QuestionOptions.stride}, or half a window",
+    ),
 ]
 NullThreshold = Annotated[
     float | None,
     decimal(
-        about="mlqa: allow no answer, if its score is higher than that of the best answer by more than this, such as 0."
+        about="mlqa: allow no answer if its score is higher than the best answer's by more than this, such as 0.",
+        usual="an answer to every question",
     ),
 ]
 Unlabelled = Annotated[
@@ -89,7 +110,12 @@ Labels = Annotated[
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (autocast).")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is a GPU.")]
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The device to compute on: cpu, cuda or one GPU such as cuda:1.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The device to compute on: cpu, cuda or one GPU such as cuda:1.",
+        show_default="the GPUs, if there are any",
+    ),
 ]
 
 
@@ -118,21 +144,31 @@ Evaluation = Annotated[
 TrainingMode = Annotated[
     str, one_of("zero-shot", "translate-train-all", about="Train on English only, or on every language of --train.")
 ]
-TrainSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: train.")]
-EvalSplit = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")]
-LearningRate = Annotated[float | None, decimal(about="2e-5, 3e-5 for mlqa, less for XL and XXL, 3e-4 with --lora.")]
-Epochs = Annotated[float | None, decimal(about="5 for xnli, 3 for mlqa, 10 for ner.")]
+TrainSplit = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The split of data sets to train on.", show_default="train")
+]
+EvalSplit = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The split of data sets to score.", show_default="test")
+]
+LearningRate = Annotated[
+    float | None,
+    decimal(
+        about="The learning rate after the warmup.",
+        usual=f"{_usual('learning_rate')}; of XL and XXL {WIDE_RATES}; with --lora {LORA_RATE:g}",
+    ),
+]
+Epochs = Annotated[float | None, decimal(about="How often each example is seen.", usual=_usual("epochs"))]
 MaxSteps = Annotated[int | None, whole(about="The number of updates, in place of --epochs.")]
-BatchSize = Annotated[int | None, whole(about="Examples of an update, over all devices: 32.")]
+BatchSize = Annotated[int | None, whole(about="Examples of an update, over all devices.", usual=_usual("batch_size"))]
 Accumulate = Annotated[
     int,
     whole(about="The number of steps in which a device computes its share of a batch (gradient accumulation)."),
 ]
 Warmup = Annotated[
     float | None,
-    decimal(about="The number of warmup updates, or below 1 their share of all updates: 0.06, 500 for mlqa."),
+    decimal(about="The number of warmup updates, or below 1 their share of all updates.", usual=_usual("warmup")),
 ]
-WeightDecay = Annotated[float | None, decimal(about="0, 0.0001 for mlqa.")]
+WeightDecay = Annotated[float | None, decimal(about="The weight decay of AdamW.", usual=_usual("weight_decay"))]
 MisalignedTraining = Annotated[
     str,
     one_of("error", "skip", about="mlqa: refuse or skip training questions whose answer is not at its answer_start."),
@@ -146,14 +182,16 @@ FreezeEmbeddings = Annotated[
     bool | None,
     typer.Option(
         "--freeze-embeddings/--no-freeze-embeddings",
-        help="Do not train the embeddings; the default for XL, XXL and X-MOD only.",
+        help="Do not train the embeddings.",
+        show_default="frozen for XL, XXL and X-MOD, or with --lora",
     ),
 ]
 FreezeLanguageAdapters = Annotated[
     bool | None,
     typer.Option(
         "--freeze-language-adapters/--no-freeze-language-adapters",
-        help="X-MOD: do not train the adapters of languages, so that all share what is trained; the default.",
+        help="X-MOD: do not train the adapters of languages, so that all languages share what is trained.",
+        show_default="frozen",
     ),
 ]
 ActivationCheckpointing = Annotated[
@@ -185,7 +223,7 @@ def finetune(
     accumulate: Accumulate = 1,
     warmup: Warmup = None,
     weight_decay: WeightDecay = None,
-    max_length: MaxLength = None,
+    max_length: TrainingLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
     on_misaligned: MisalignedTraining = "error",
@@ -253,7 +291,7 @@ ResultsDir = Annotated[
         help="A folder to create: scores (results.json, .md, .svg), and predictions for the official scripts.",
     ),
 ]
-Split = Annotated[str | None, typer.Option(metavar="NAME", help="The split of data sets: test.")]
+Split = EvalSplit
 Head = Annotated[
     str | None, typer.Option(metavar="NAME", help="The head to score, if the fairseq checkpoint has several.")
 ]
@@ -279,7 +317,7 @@ def evaluate(
     languages: Languages = None,
     head: Head = None,
     batch_size: ScoringBatchSize = 32,
-    max_length: MaxLength = None,
+    max_length: ScoringLength = None,
     stride: Stride = None,
     null_threshold: NullThreshold = None,
     on_misaligned: MisalignedScoring = "score",

@@ -17,9 +17,9 @@ ASCII_NUMBER: Final = re.compile(r"[-+.\deEinfINF]+", re.ASCII)  # without the _
 NEAR: Final = 0.54  # fp16 and float16, but not x and max
 
 
-def one_of(*names: str, about: str, flag: str | None = None) -> object:
-    """An option that takes one of `names`; for another name it says which one is near."""
-    return typer.Option(*[flag] if flag else [], **_choice(names), help=about)
+def one_of(*names: str, about: str, flag: str | None = None, usual: str | None = None) -> object:
+    """An option that takes one of `names`, and says of another name which one is near; `usual` as in `whole`."""
+    return typer.Option(*[flag] if flag else [], **_choice(names), help=about, show_default=usual or True)
 
 
 def argument_of(*names: str, about: str) -> object:
@@ -41,14 +41,18 @@ def _choice(names: tuple[str, ...]) -> dict[str, Any]:
     return {"parser": parsed, "metavar": "|".join(names), "autocompletion": completed}
 
 
-def whole(*flags: str, about: str, least: int | None = None) -> object:
-    """An option that takes a whole number, not below `least`."""
-    return typer.Option(*flags, parser=_parser(int, "a whole number", least, None), metavar="N", help=about)
+def whole(*flags: str, about: str, least: int | None = None, usual: str | None = None) -> object:
+    """An option that takes a whole number, not below `least`; help shows `usual` where the default is None."""
+    parser = _parser(int, "a whole number", least, None)
+    return typer.Option(*flags, parser=parser, metavar="N", help=about, show_default=usual or True)
 
 
-def decimal(*flags: str, about: str, least: float | None = None, most: float | None = None) -> object:
-    """An option that takes a number from `least` to `most`."""
-    return typer.Option(*flags, parser=_parser(float, "a number", least, most), metavar="X", help=about)
+def decimal(
+    *flags: str, about: str, least: float | None = None, most: float | None = None, usual: str | None = None
+) -> object:
+    """An option that takes a number from `least` to `most`; help shows `usual` where the default is None."""
+    parser = _parser(float, "a number", least, most)
+    return typer.Option(*flags, parser=parser, metavar="X", help=about, show_default=usual or True)
 
 
 def _parser(

@@ -39,7 +39,7 @@ HEADING: Final[Mapping[str, object]] = {"x": 0.01, "ha": "left", "fontsize": 11,
 BAR_INCHES: Final = 0.27  # wide enough for its number
 GAP: Final = 0.9  # between groups, in bars; twice before the average
 MARK_STEP: Final = 0.32  # from mark to mark, in bars
-LEGEND_INCHES: Final = 2.3  # of one entry
+LEGEND_INCHES: Final = 3.6  # of one entry
 LABEL_HEIGHT: Final = 8.0  # of a number above a bar, in percent
 HEIGHT: Final = 3.6
 
@@ -213,7 +213,7 @@ def _draw_published(
 ) -> None:
     """A hollow mark for each published score, right of the bars of its language."""
     for number, (published, mark) in enumerate(zip(scoring.published, MARKS, strict=False)):
-        known = {**published.scores, AVERAGE: published.average}
+        known = {**published.scores, AVERAGE: published.average_over([key for key in places if key != AVERAGE])}
         if is_of_pairs:  # the published average is not that of all pairs
             known = {f"{language}-{language}": scores for language, scores in published.scores.items()}
         right = n_bars - 0.5 + MARK_STEP * (number + 0.5)
@@ -228,5 +228,5 @@ def _draw_published(
             markersize=4.5,
             markerfacecolor="none",
             markeredgecolor=INK,
-            label=f"{published.model}, published",
+            label=f"{published.model} ({published.trained_on}), published",
         )

@@ -123,7 +123,7 @@ def _models(several: Sequence[TaskResults], *, references: bool) -> ResultsTable
         columns=(MODELS, *languages, AVERAGE),
         rows=tuple(rows),
         published=tuple(published),
-        notes=(*_notes(several), *_sources(task, is_wanted=bool(published))),
+        notes=(*_notes(several), *(_sources(task, languages) if published else ())),
     )
 
 
@@ -144,7 +144,7 @@ def _other_metrics(results: TaskResults, languages: Sequence[str]) -> list[tuple
 
 def _published_row(published: Published, languages: Sequence[str]) -> tuple[str, ...]:
     cells = (_percent(published.scores[each]) if each in published.scores else NOTHING for each in languages)
-    return f"{published.model} ({published.trained_on})", *cells, _percent(published.average)
+    return f"{published.model} ({published.trained_on})", *cells, _percent(published.average_over(languages))
 
 
 def _matrix(results: TaskResults) -> ResultsTable:
@@ -181,7 +181,7 @@ def _published_alone(task: str, languages: Sequence[str]) -> ResultsTable:
         title=f"{scoring.title} in percent, published (context and question in the same language)",
         columns=(MODELS, *languages, AVERAGE),
         rows=tuple(_published_row(each, languages) for each in scoring.published),
-        notes=_sources(task, is_wanted=True),
+        notes=_sources(task, languages),
     )
 
 
@@ -216,14 +216,18 @@ def _per_language(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{key} {count:,}" for key, count in counts.items() if count)
 
 
-def _sources(task: str, *, is_wanted: bool) -> tuple[str, ...]:
-    if not is_wanted:
-        return ()
+def _sources(task: str, languages: Sequence[str]) -> tuple[str, ...]:
+    published = TASKS[task].scoring.published
     sources: dict[str, list[str]] = {}
-    for each in TASKS[task].scoring.published:
+    for each in published:
         sources.setdefault(each.source, []).append(each.model)
     told = "; ".join(f"{', '.join(models)}: {source}" for source, models in sources.items())
-    return (f"Published figures were not measured here ({told}); their averages are over all languages of the paper.",)
+    cut = [each.model for each in published if each.average_over(languages) != each.average]
+    of_shown = f", of {', '.join(cut)} over the languages shown" if cut else ""
+    return (
+        f"Published figures were not measured here ({told}); their averages are over all languages of the paper"
+        f"{of_shown}.",
+    )
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from hf_xlmr.errors import InputError
@@ -78,7 +79,14 @@ class Published:
     scores: Mapping[str, tuple[float, ...]]
     """The scores by language, in the order of a table's cells: accuracy, or F1 and exact match; empty if unknown."""
     average: tuple[float, ...]
+    """Over all languages of the source."""
     source: str
+
+    def average_over(self, languages: Collection[str]) -> tuple[float, ...]:
+        """The mean over `languages`, so that it compares with another's; the source's own if it lacks one of them."""
+        if not languages or set(languages) == set(self.scores) or not set(languages) <= set(self.scores):
+            return self.average
+        return tuple(mean(values) for values in zip(*(self.scores[each] for each in languages), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
