@@ -81,6 +81,9 @@ def test_an_interrupted_training_says_how_to_continue(
 def test_an_interrupted_conversion_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "convert", interrupted)
     done = run("convert", "demo", "out", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "hf-xlmr: interrupted: out was not written\n")
+    (tmp_path / "out").mkdir()
+    done = run("convert", "demo", "out", "--overwrite", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "hf-xlmr: interrupted: out is as it was before\n")
     monkeypatch.setattr(conversion, "inspect", interrupted)
     done = run("inspect", "demo", cwd=tmp_path)
@@ -121,11 +124,26 @@ def test_a_value_that_is_not_taken_is_told_with_what_is(option: str, value: str,
         ("extract demo - out -x", "-x is not an option of extract; -h lists those that there are"),
         ("convert demo out --no-verfy", "--no-verfy is not an option of convert; did you mean --no-verify?"),
         ("--versio", "--versio is not an option of hf-xlmr; did you mean --version?"),
+        ("extract demo", "missing argument 'INPUT'; see hf-xlmr extract -h"),
+        ("convert demo out more", "got unexpected extra argument(s) (more); see hf-xlmr convert -h"),
+        ("finetune xnli", "missing option '--model'; see hf-xlmr finetune -h"),
+        ("plan demo --tokens", "option '--tokens' requires an argument; see hf-xlmr plan -h"),
     ],
 )
-def test_a_misspelt_option_is_told_with_the_nearest_one(words: str, told: str, tmp_path: Path) -> None:
+def test_what_cannot_be_parsed_is_told_in_one_line(words: str, told: str, tmp_path: Path) -> None:
     done = run(*words.split(), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, f"hf-xlmr: {told}\n")
+
+
+def test_a_misspelt_command_is_told_in_one_line(tmp_path: Path) -> None:
+    done = run("conver", "demo", "out", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("hf-xlmr: no such command 'conver'")
+
+
+def test_how_a_command_is_used_names_the_options_that_must_be_given(tmp_path: Path) -> None:
+    usage = " ".join(run("finetune", "--help", cwd=tmp_path).stdout.partition("\n\n")[0].split())
+    assert usage.endswith("--model MODEL --train DATA --output DIR")
 
 
 @pytest.mark.parametrize(

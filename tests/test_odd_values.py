@@ -137,11 +137,9 @@ class Answer(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The only line, but for how the program is used where the line cannot be parsed."""
-        lines = self.err.splitlines()
-        usage = [line for line in lines if line.startswith(("Usage: ", "Try ")) or not line.strip()]
-        (sentence,) = [line for line in lines if line not in usage]
-        assert sentence.startswith(("hf-xlmr: ", "Error: ")), self.err
+        """The only line."""
+        (sentence,) = self.err.splitlines()
+        assert sentence.startswith("hf-xlmr: "), self.err
         return sentence
 
 

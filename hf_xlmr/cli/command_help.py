@@ -80,31 +80,57 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
 
 
 @contextmanager
-def _near_option(command: TyperCommand | TyperGroup) -> Iterator[None]:
-    """Raise InputError with the nearest option of `command` for one that it lacks."""
+def _plain_errors(command: TyperCommand | TyperGroup) -> Iterator[None]:
+    """Raise InputError, one sentence, for arguments that `command` does not take.
+
+    typer does not export the classes of its usage errors; these alone have `format_message`, and those for unknown
+    options the options that were possible.
+    """
     try:
         yield
-    except Exception as error:  # typer does not export the class for unknown options, which alone has this attribute
-        if not hasattr(error, "possibilities"):
+    except Exception as error:
+        if not hasattr(error, "format_message"):
             raise
-        unknown = str(getattr(error, "option_name", ""))
-        flags = [flag for each in command.params for flag in (*each.opts, *each.secondary_opts)]
-        names = {flag.removeprefix("--"): flag for flag in flags if flag.startswith("--")}
-        near = get_close_matches(unknown.strip("-"), names, 1)
-        way_on = f"did you mean {names[near[0]]}?" if near else "-h lists those that there are"
-        raise InputError(f"{unknown:.60} is not an option of {command.name}; {way_on}") from None
+        if hasattr(error, "possibilities"):
+            raise InputError(_unknown_option(command, str(getattr(error, "option_name", "")))) from None
+        told = " ".join(error.format_message().split()).removesuffix(".")
+        says_enough = told.endswith("?") or told.startswith("Invalid value")
+        way_on = "" if says_enough else f"; see hf-xlmr {_own_name(command)}-h"
+        raise InputError(f"{told[:1].lower()}{told[1:]}{way_on}") from None
+
+
+def _own_name(command: TyperCommand | TyperGroup) -> str:
+    return "" if isinstance(command, TyperGroup) else f"{command.name} "
+
+
+def _unknown_option(command: TyperCommand | TyperGroup, unknown: str) -> str:
+    flags = [flag for each in command.params for flag in (*each.opts, *each.secondary_opts)]
+    names = {flag.removeprefix("--"): flag for flag in flags if flag.startswith("--")}
+    near = get_close_matches(unknown.strip("-"), names, 1)
+    way_on = f"did you mean {names[near[0]]}?" if near else "-h lists those that there are"
+    return f"{unknown:.60} is not an option of {command.name}; {way_on}"
 
 
 class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with _near_option(self):
+        with _plain_errors(self):
             return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Also the options that must be given."""
+        needed: list[Any] = [each for each in self.params if each.required and each.param_type_name == "option"]
+        return [*super().collect_usage_pieces(ctx), *(f"{each.opts[0]} {each.metavar}" for each in needed)]
 
 
 class Program(TyperGroup):
     """All commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As in typer, but with a plain sentence for an unknown option. Raises InputError."""
-        with _near_option(self):
-            return super().parse_args(ctx, args)
+        """As in typer, but errors are InputErrors; without arguments, help is shown."""
+        with _plain_errors(self):
+            return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As in typer, but errors are InputErrors."""
+        with _plain_errors(self):
+            return super().resolve_command(ctx, args)

@@ -47,7 +47,6 @@ app = typer.Typer(
     name="hf-xlmr",
     cls=Program,
     help="fairseq XLM-R checkpoints, exactly, in Hugging Face Transformers: no fairseq, no pickle run.",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -198,15 +197,16 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         metavar="DEVICES",
-        help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited; without it, what this machine has free.",
+        help="Such as 0=24GiB,1=24GiB,cpu=64GiB,disk=unlimited.",
+        show_default="what GPUs, memory and disk of this machine have free",
     ),
 ]
 PlannedDtype = Annotated[
     str,
     one_of(
         *COMPUTED_DTYPES,
-        about="The type of the weights; auto is the type in which they are stored, int8 what extract computes in on a "
-        "CPU.",
+        about="The type of the weights; auto is the type in which they are stored (of a release by its name, which is "
+        "not read: float32), int8 what extract computes in on a CPU.",
     ),
 ]
 Tokens = Annotated[int, whole(least=1, about="Tokens of a batch, padding included.")]
@@ -251,7 +251,9 @@ IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="A column to 
 Language = Annotated[
     str | None,
     typer.Option(
-        metavar="CODE", help="For X-MOD: the language of all texts, such as sw_KE; by default the model's, or en_XX."
+        metavar="CODE",
+        help="For X-MOD: the language of all texts, such as sw_KE.",
+        show_default="the model's, or en_XX",
     ),
 ]
 LanguageColumn = Annotated[
@@ -299,10 +301,10 @@ EmulateDtype = Annotated[
     ),
 ]
 TokensPerBatch = Annotated[
-    int | None, whole(least=1, about="Tokens of a batch; by default 2048 on a CPU, 16384 on a GPU.")
+    int | None, whole(least=1, about="Tokens of a batch.", usual="2048 on a CPU, 16384 on a GPU")
 ]
 MaxLength = Annotated[
-    int | None, whole(least=3, about="Tokens of a text; by default the most that the model takes, such as 512.")
+    int | None, whole(least=3, about="Tokens of a text.", usual="the most that the model takes, such as 512")
 ]
 LongTexts = Annotated[
     str, one_of("truncate", "split", "error", about="Whether longer texts are truncated, split, or an error.")
@@ -313,13 +315,16 @@ RowsPerShard = Annotated[
     int | None,
     whole(
         least=1,
-        about="Texts in each output file, which are lost if the run is killed while they are computed; by default 8192 "
-        "on a GPU, on a CPU fewer the larger the model is (base 512, large 128, XL 16), and the same when it goes on.",
+        about="Texts in each output file, which are lost if the run is killed while they are computed.",
+        usual="8192 on a GPU; on a CPU fewer the larger the model is: base 512, large 128, XL 16; with --resume those "
+        "of the run",
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="The device to compute on, such as cpu or cuda:1; by default the GPU, if there is one."),
+    typer.Option(
+        metavar="NAME", help="The device to compute on, such as cpu or cuda:1.", show_default="the GPU, if there is one"
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an OUTPUT that is not finished.")]
 OverwriteFeatures = Annotated[
@@ -337,15 +342,13 @@ Actors = Annotated[
     int | None,
     whole(
         least=1,
-        about="With --ray: the copies of the model; by default as many as there is room for, without GPUs and "
-        "--cpus-per-actor one on each machine.",
+        about="With --ray: the copies of the model.",
+        usual="as many as there is room for; without GPUs and --cpus-per-actor one on each machine",
     ),
 ]
-GpusPerActor = Annotated[
-    int | None, whole(least=0, about="With --ray: the GPUs of each; by default 1 if there are any.")
-]
+GpusPerActor = Annotated[int | None, whole(least=0, about="With --ray: the GPUs of each.", usual="1 if there are any")]
 CpusPerActor = Annotated[
-    int | None, whole(least=1, about="With --ray: the threads of each; by default the most that all can have.")
+    int | None, whole(least=1, about="With --ray: the threads of each.", usual="the most that all can have")
 ]
 
 

@@ -65,6 +65,7 @@ def to_sentence_transformers(
     ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Make a folder that sentence-transformers loads, with the same vectors as extract, from a Transformers folder."""
@@ -72,7 +73,7 @@ def to_sentence_transformers(
     from hf_xlmr.conversion import to_sentence_transformers as run
 
     report = run(model_dir, output, pool=pool, onnx_backend=onnx_backend, overwrite=overwrite)
-    print_result(report, show_sentence_transformers, as_json=as_json)
+    print_result(report, show_sentence_transformers, as_json=as_json, quiet=quiet)
 
 
 def _runtime_command(name: str, runtime: str) -> Callable[..., None]:
@@ -85,13 +86,14 @@ def _runtime_command(name: str, runtime: str) -> Callable[..., None]:
         encoder_only: EncoderOnly = False,
         overwrite: Overwrite = False,
         as_json: AsJson = False,
+        quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
         given = locals()
         from hf_xlmr import exporting
         from hf_xlmr.cli.console import show_runtime
 
-        print_result(called_with(getattr(exporting, name), given), show_runtime, as_json=as_json)
+        print_result(called_with(getattr(exporting, name), given), show_runtime, as_json=as_json, quiet=quiet)
 
     command.__name__ = name
     command.__doc__ = f"Make a folder that {runtime} runs, from a Transformers folder, and compare what it computes."
@@ -115,15 +117,16 @@ def verify_runtime(
         str | None,
         one_of(
             *("mean", "cls", "max"),
-            about="How TARGET should make one vector of those of a text's tokens; by default as the graph says, or "
-            "mean.",
+            about="How TARGET should make one vector of those of a text's tokens.",
+            usual="as the graph says, or mean",
         ),
     ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
-            help="Whether its vectors should have the length 1; by default if the interface or the folder says so.",
+            help="Whether its vectors should have the length 1.",
+            show_default="as the interface or the folder says",
         ),
     ] = None,
     tolerance: Annotated[
