@@ -49,7 +49,7 @@ def verify_export(
     _compare_files(checkpoint, companions, rows=companions.rows)
     expected = _of_both(plan, checkpoint)
     size = sum(weight.nbytes for weight in expected.values())
-    with progress.task("compare bytes", total=size) as task:
+    with progress.task("comparing bytes", total=size) as task:
         for name, weight in expected.items():
             _raise_if_other(name, checkpoint.weights[name], weight)
             task.advance(weight.nbytes)

@@ -172,7 +172,7 @@ def _weight_files(source: Path) -> list[Path]:
 
 def _copy(source: Path, weights: list[Path], draft: Path, progress: Progress) -> None:
     """Copy what is the model's, links followed (the Hub's cache is made of them), and what fairseq needs again."""
-    with progress.task("weights", total=sum(path.stat().st_size for path in weights)) as task:
+    with progress.task("writing weights", total=sum(path.stat().st_size for path in weights)) as task:
         for path in weights:
             shutil.copyfile(path, draft / path.name)
             task.advance(path.stat().st_size)

@@ -41,6 +41,7 @@ MAY_IMPORT_AT_THE_TOP = {
     "hf_xlmr.cli.command_help": {"typer"},
     "hf_xlmr.cli.interrupts": {"typer"},
     "hf_xlmr.cli.command_output": {"typer"},
+    "hf_xlmr.cli.progress_lines": {"typer"},
     "hf_xlmr.cli.console": {"rich"},
     "hf_xlmr.cli.program": {"typer"},
     "hf_xlmr.cli.publish_commands": {"typer"},

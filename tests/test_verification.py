@@ -300,8 +300,8 @@ def test_the_proof_counts_steps_and_comes_to_its_total(source: str, steps: int, 
     progress = Counted()
     report = convert(FIXTURES / source, tmp_path / "model", progress=progress)
     assert report.parity is not None
-    assert progress.tasks["compare outputs"] == ["steps", steps, steps]
-    assert progress.tasks["compare bytes"] == [
+    assert progress.tasks["comparing outputs"] == ["steps", steps, steps]
+    assert progress.tasks["comparing bytes"] == [
         "bytes",
         report.parity["bytes_compared"],
         report.parity["bytes_compared"],

@@ -59,7 +59,7 @@ def write_weights(
     names = _shard_names(len(shards))
     total = sum(weight.nbytes for weight in weights.values())
     metadata = {"total_parameters": sum(weight.count for weight in weights.values()), "total_size": total}
-    with progress.task("weights", total=total) as task, ThreadPoolExecutor(WRITERS) as pool:
+    with progress.task("writing weights", total=total) as task, ThreadPoolExecutor(WRITERS) as pool:
         pump = _Pump(task)
         begun = (_begun(folder / name, shard) for name, shard in zip(names, shards, strict=True))
         try:

@@ -38,7 +38,7 @@ def write_checkpoint(path: Path, value: object, *, progress: Progress = SILENT) 
     pickle = _Pickle()
     pickle.add(value)
     total = sum(weight.nbytes for weight in pickle.storages)
-    with progress.task("weights", total=total) as task, path.open("wb") as file:
+    with progress.task("writing weights", total=total) as task, path.open("wb") as file:
         archive = _Archive(file)
         archive.add("data.pkl", pickle.data())
         archive.add("byteorder", b"little")

@@ -133,7 +133,7 @@ def verify_folder(
     plan = prepared.plan
     _compare_config(prepared, folder)
     _compare_index(folder)
-    with progress.task("compare bytes", total=plan.nbytes) as task:
+    with progress.task("comparing bytes", total=plan.nbytes) as task:
         _compare_bytes(plan, folder, task)
     exact = exact_tokenizer(prepared)
     behaviour = compare_behaviour(prepared, folder, exact, progress=progress)
@@ -500,7 +500,7 @@ def _compare_behaviour(
     parts = sum(probe.parts for probe in probes)
     total = parts * (len(architecture.layers) + 2) + through_heads  # and the embeddings and the features
     figures: dict[str, list[_Figures]] = {}
-    with torch.no_grad(), progress.task("compare outputs", total=total, unit="steps") as task:
+    with torch.no_grad(), progress.task("comparing outputs", total=total, unit="steps") as task:
         theirs = _transformers_steps(folder, architecture, probes, bare)
         texts = [ids[ids != PAD] for probe in probes for ids in probe.ids]
         first = sum(len(probe.ids) for probe in probes if probe.through_head)

@@ -54,11 +54,14 @@ def called_with(function: Callable[..., Result], given: Mapping[str, object], **
 
 
 def progress_of_command(*, shown: bool) -> Progress:
-    """Progress bars if standard error is a terminal, else nothing."""
+    """Progress bars if standard error is a terminal, else a line now and then; nothing if not `shown`."""
+    from hf_xlmr.cli.progress_lines import Lines
     from hf_xlmr.progress import SILENT
 
-    if not (shown and sys.stderr.isatty()):
+    if not shown:
         return SILENT
+    if not sys.stderr.isatty():
+        return Lines()
     from hf_xlmr.cli.console import Bars
 
     return Bars()

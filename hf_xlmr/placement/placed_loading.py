@@ -355,7 +355,7 @@ class _Loading:
 
         sizes = {tensor.name: tensor.nbytes(self.dtype) for tensor in self.shape.tensors}
         placed = {name: place for name in self.sources if (place := place_of(self.places, name)) != DISK}
-        with progress.task("loading", total=sum(sizes[name] for name in placed)) as task:
+        with progress.task("loading weights", total=sum(sizes[name] for name in placed)) as task:
             for name, place in placed.items():
                 tensor = weight_on(place, self.sources[name], getattr(torch, self.dtype), is_own=is_own)
                 set_module_tensor_to_device(model, name, place, value=tensor, dtype=tensor.dtype)

@@ -340,7 +340,7 @@ def hashed(
     Raises InputError if a file changed since its state was recorded, or has text that looks like a secret, OSError.
     """
     left = {name: file for name, file in files.items() if not file.sha256}
-    with progress.task("hash", total=sum(file.size for file in left.values())) as task:
+    with progress.task("hashing", total=sum(file.size for file in left.values())) as task:
         for name in left:
             _look_for_secrets(name, folder.blocks(name), task)
     for name, file in left.items():

@@ -87,7 +87,7 @@ class Upload:
         others = [name for name in additions if name not in weights]
         firsts = {self.files[name].sha256: name for name in reversed(others)}.values()
         groups = [*([name] for name in weights), [*firsts], [name for name in others if name not in firsts]]
-        with progress.task("upload", total=sum(self.files[name].size for name in additions)) as task:
+        with progress.task("uploading", total=sum(self.files[name].size for name in additions)) as task:
             for group in filter(None, groups):
                 self._preupload([additions[name] for name in group])
                 task.advance(sum(self.files[name].size for name in group))
