@@ -90,7 +90,9 @@ def test_every_block_runs_in_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(shown[str(folder)]) == 2
     done = run([sys.executable, "-c", RUN_ALL.format(shown=shown)])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("torch.Size") == 2 * len(CLASSES)
+    assert done.stdout.count("torch.Size") == 2 * len(CLASSES) - 2  # a masked LM prints a word, a classifier its labels
+    labels = json.loads((tmp_path / "classifier" / "model" / "config.json").read_text())["id2label"].values()
+    assert all(f"'{label}': " in done.stdout for label in labels)
     monkeypatch.chdir(tmp_path / "encoder" / "model")
     assert in_process.run("export", ".", "../for-fairseq").returncode == 0
     assert (tmp_path / "encoder" / "for-fairseq" / "model.pt").is_file()

@@ -74,8 +74,17 @@ class _Usage:
 
 
 USAGES: Final[Mapping[str, _Usage]] = {
-    "ForMaskedLM": _Usage("fill-mask", "AutoModelForMaskedLM", text=f"The train {MASK} at night."),
-    "ForSequenceClassification": _Usage("text-classification", "AutoModelForSequenceClassification"),
+    "ForMaskedLM": _Usage(
+        "fill-mask",
+        "AutoModelForMaskedLM",
+        text=f"The train {MASK} at night.",
+        shown="tokenizer.decode(model({input}).logits[batch.input_ids == tokenizer.mask_token_id].argmax(-1))",
+    ),
+    "ForSequenceClassification": _Usage(
+        "text-classification",
+        "AutoModelForSequenceClassification",
+        shown="dict(zip(model.config.id2label.values(), model({input}).logits[0].tolist()))",
+    ),
     "ForMultipleChoice": _Usage(
         "multiple-choice", "AutoModelForMultipleChoice", input="**{name: rows[None] for name, rows in batch.items()}"
     ),
@@ -169,8 +178,9 @@ def _in_transformers(usage: _Usage, vocabulary: Vocabulary, language: str | None
     load = f'model = {usage.loader}.from_pretrained("."{usage.arguments}).eval()'
     if vocabulary.tokenizer is None:
         return f"from transformers import {usage.loader}\n\n{load}"
-    text = usage.text if vocabulary.mask_index is not None else _Usage.text
-    given, shown = usage.input, usage.shown
+    has_mask = vocabulary.mask_index is not None or MASK not in usage.text
+    text, shown = (usage.text, usage.shown) if has_mask else (_Usage.text, _Usage.shown)
+    given = usage.input
     if language is not None:
         load += f"\n{language_number(language)}"
         given += ", lang_ids=language"
@@ -299,23 +309,24 @@ def _tokenizer(vocabulary: Vocabulary, parity: JsonObject | None) -> str:
         return "None was written."
     mask = "`<unk>`" if vocabulary.mask_index is None else "`<unk>` and `<mask>`"
     general = (
-        f"`tokenizer.json` gives fairseq's ids, with two differences. `<s>`, `</s>`, `<pad>`, {mask} in a text become\n"
-        "special symbols; fairseq and `hf_xlmr.XLMRTokenizer` read them as plain text. Long texts are not truncated\n"
-        "unless you pass `truncation=True`."
+        "`tokenizer.json` gives fairseq's ids, but for four things that Transformers does otherwise;\n"
+        "`hf_xlmr.XLMRTokenizer` always gives fairseq's.\n\n"
+        f"- `<s>`, `</s>`, `<pad>`, {mask} in a text become special symbols; fairseq reads them as plain text.\n"
+        '- An empty second text (`tokenizer("a", "")`) does not make a pair.\n'
+        "- Long texts are not truncated unless you pass `truncation=True`.\n"
+        "- If several cuts of a text have the same score, as in emphatic repeats (`sooooo`, `hahaha`), it may choose\n"
+        "  another cut than fairseq"
     )
     if not parity or not parity.get("tokenizer"):
-        return general
+        return f"{general}."
     classes = parity["tokenizer"]
     equal, texts = sum(each.get("equal_score", 0) for each in classes), sum(each["texts"] for each in classes)
-    ties = (
-        "If several cuts of a text have the same score, as in emphatic repeats (`sooooo`, `hahaha`), it may choose\n"
-        f"another cut than fairseq: in {equal} of the {texts:,} texts below. `hf_xlmr.XLMRTokenizer` chooses fairseq's."
-    )
+    ties = f": in {equal} of the {texts:,} texts below."
     rows = [
         f"| {each['name']} | {each['texts']} | {each['different']} | {each.get('equal_score', '')} |"
         for each in classes
     ]
-    return "\n".join([general, ties, "", TOKENIZER_COLUMNS, *rows])
+    return "\n".join([general + ties, "", TOKENIZER_COLUMNS, *rows])
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
