@@ -1,7 +1,7 @@
 """The names that torch.hub.load finds here: fairseq's releases, and a demo.
 
 import torch
-xlmr = torch.hub.load("REPOSITORY", "xlmr.large")
+xlmr = torch.hub.load("/path/to/checkout", "xlmr.large", source="local")
 """
 
 from __future__ import annotations

@@ -211,6 +211,8 @@ def test_what_cannot_be_meant_is_one_sentence(
 
 def test_what_is_not_a_model_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a Transformers folder: it has no config\.json"):
+        to_onnx(tmp_path, tmp_path / "graph")
+    with pytest.raises(InputError, match=r"none is not a Transformers folder: it is not there"):
         to_onnx(tmp_path / "none", tmp_path / "graph")
 
 

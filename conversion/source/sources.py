@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from errno import EDQUOT, EINVAL, ENOSPC
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ from hf_xlmr.conversion.source.releases import download, out_of_room, require_ro
 from hf_xlmr.conversion.source.slices import FileSlice
 from hf_xlmr.errors import InputError, IntegrityError, as_named, first_of
 from hf_xlmr.files.digests import sha256_of
-from hf_xlmr.files.own_names import DEMO, NAMES, is_there, own_name
+from hf_xlmr.files.own_names import DEMO, NAMES, RELEASE_NAMES, is_there, own_name
 from hf_xlmr.progress import SILENT, Progress, ProgressTask
 
 if TYPE_CHECKING:
@@ -138,8 +139,9 @@ def _not_found(source: str) -> str:
     on_hub = (
         " A repository of that name on the Hub is a Transformers model already: AutoModel and XLMR load it by its name."
     )
-    told = f"{source!r} is neither a file or folder (tried {tried}) nor one of the names {', '.join(NAMES)}."
-    return told + on_hub * is_hub_id(source)
+    near = get_close_matches(source, NAMES, 1)
+    told = f"{source!r} is neither a file or folder (tried {tried}) nor a name such as {DEMO} or {RELEASE_NAMES[0]}"
+    return f"{told}; did you mean {near[0]}?" if near else f"{told}.{on_hub * is_hub_id(source)}"
 
 
 def _from_path(path: Path, stack: ExitStack, progress: Progress, scratch: Path | None) -> SourceFiles:

@@ -146,13 +146,16 @@ def _reasons(names: Mapping[str, str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, reason in names.items():
         groups.setdefault(reason, []).append(name)
-    return [f"{len(group)} left behind: {reason} ({first_of(group, MOST_WEIGHTS)})" for reason, group in groups.items()]
+    return [
+        f"{len(group)} weight{'s' * (len(group) != 1)} left behind: {reason} ({first_of(group, MOST_WEIGHTS)})"
+        for reason, group in groups.items()
+    ]
 
 
 def _differences(differences: Iterable[Difference]) -> list[str]:
     """Why the output has more or fewer parameters than the checkpoint, a line for each reason."""
     return [
-        f"{each.parameters:+,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
+        f"{abs(each.parameters):,} parameters {'made' if each.parameters > 0 else 'left out'}: {each.reason} "
         f"({first_of(each.names, MOST_WEIGHTS)})"
         for each in differences
     ]
@@ -181,7 +184,8 @@ def _proof(parity: JsonObject | None) -> str:
         return "not verified (--no-verify)"
     return (
         f"{parity['weights_compared']} weights equal bit for bit ({_size(parity['bytes_compared'])}); outputs within "
-        f"{parity['largest']:.1e} of fairseq's network ({len(parity['steps'])} steps, {parity['tokens']} tokens)"
+        f"{parity['largest']:.1e} of fairseq's network after each of its {len(parity['steps'])} steps "
+        f"({parity['tokens']} tokens)"
     )
 
 
@@ -196,7 +200,8 @@ def _tokenizer(parity: JsonObject) -> str:
         if each["different"]
     ]
     texts = sum(each["texts"] for each in classes)
-    return f"{texts:,} texts of {len(classes)} classes; other ids than fairseq's: {', '.join(different) or 'none'}"
+    named = ", ".join(different) or "none"
+    return f"{texts:,} texts of {len(classes)} classes encoded; ids that differ from fairseq's: {named}"
 
 
 def show_parity(report: ParityReport) -> None:
@@ -401,13 +406,20 @@ def show_finetuning(report: FinetuningReport) -> None:
         f"{loss:.4f} at step {step:,}" for step, loss in (losses[:1] + losses[-1:] if losses[1:] else losses)
     ]
     shown = {
-        "class": f"{report.class_name}, {report.parameters:,} parameters, of which {report.trainable:,} were trained",
+        "class": f"{report.class_name}, {report.parameters:,} parameters; {_trained(report)}",
         "trained on": ", ".join(f"{language} ({count:,})" for language, count in report.trained_on.items()),
         "left out": report.left_out,
         "steps": f"{report.steps:,} ({report.mode})",
         "loss": ", then ".join(shown_losses),
     }
     _show(f"{report.model} -> {report.output}", shown)
+
+
+def _trained(report: FinetuningReport) -> str:
+    if report.trainable == report.parameters:
+        return "all were trained"
+    adapters = " of adapters, now merged, and the head" if report.settings.get("lora") else " of them"
+    return f"{report.trainable:,}{adapters} were trained"
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:
@@ -426,8 +438,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         table.add_row(*map(_plain, (finding.name, finding.told, fix)))
     for note in diagnosis.notes:
         table.add_row(*map(_plain, ("note", note, "")))
-    if not table.rows:
-        table.show_header = False
+    table.show_header = bool(diagnosis.mended or diagnosis.findings)
     console.print(table)
 
 

@@ -17,7 +17,8 @@ __all__ = ["ends_at_interrupts"]
 
 
 def _of_staged(given: Mapping[str, object]) -> str:
-    return f"{given['output']} is as it was before"
+    output = Path(str(given["output"]))
+    return f"{output} is as it was before" if output.exists() else f"{output} was not written"
 
 
 def _of_extraction(given: Mapping[str, object]) -> str:

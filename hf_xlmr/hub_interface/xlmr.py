@@ -322,7 +322,7 @@ class XLMR(nn.Module):
             raise InputTypeError(f"fill_mask takes a text, not {type(text).__name__}")
         if not isinstance(text, str) or text.count(MASK) != 1:
             raise InputAssertionError(
-                f"Please add one {MASK} token for the input, eg: 'He is a {MASK} guy'; {text!r} has another number"
+                f"Please add one {MASK} token for the input, eg: 'He is a {MASK} guy'; {text!r} has {text.count(MASK)}"
             )
         before, after = (self.tokenizer.ids(part.rstrip()) for part in text.split(MASK))
         dictionary = self.files.dictionary
