@@ -55,7 +55,8 @@ class Zeros:
 def extractor_over(network: Zeros, tokenizer: ExactTokenizer, tokens_per_batch: int) -> FeatureExtractor:
     """The extractor over such a network, whose vectors are pooled already."""
     zeros = torch.zeros(tokens_per_batch, WIDTH)
-    weights: Any = SimpleNamespace(device=CPU, layers=network.layer_count, longest_text=LONGEST, activation="gelu")
+    shape = {"layers": network.layer_count, "longest_text": LONGEST, "activation": "gelu", "adapters": None}
+    weights: Any = SimpleNamespace(device=CPU, **shape)
     parts: dict[str, Any] = {
         "_dtype": lambda *_any, **_options: torch.float32,
         "_network": lambda *_any, **_options: network,
