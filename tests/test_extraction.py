@@ -27,7 +27,7 @@ import pytest
 import torch
 import warm_processes
 from patience import until
-from places import FIXTURES, SHARED_CHECKPOINTS
+from places import FIXTURES, SHARED, SHARED_CHECKPOINTS, TESTS, needs_shared
 
 from hf_xlmr import XLMR, FeatureExtractor
 from hf_xlmr.errors import HfXlmrError, InputError
@@ -685,3 +685,12 @@ def test_two_threads_may_use_one_extractor(demo: XLMR) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 4 and all(np.array_equal(each, expected) for each in found)
+
+
+@needs_shared
+def test_the_benchmark_of_the_host_path_runs_over_the_extractor() -> None:
+    """Its network stands in for a real one, and must have what the extractor asks for."""
+    script = [sys.executable, str(TESTS / "benchmarks" / "host_path.py"), str(SHARED / "data" / "xlmr-vocabulary")]
+    done = subprocess.run([*script, "--count", "40", "--rounds", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| 2 threads, wall, µs |" in done.stdout
