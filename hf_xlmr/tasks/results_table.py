@@ -223,11 +223,9 @@ def _sources(task: str, languages: Sequence[str]) -> tuple[str, ...]:
         sources.setdefault(each.source, []).append(each.model)
     told = "; ".join(f"{', '.join(models)}: {source}" for source, models in sources.items())
     cut = [each.model for each in published if each.average_over(languages) != each.average]
-    of_shown = f", of {', '.join(cut)} over the languages shown" if cut else ""
-    return (
-        f"Published figures were not measured here ({told}); their averages are over all languages of the paper"
-        f"{of_shown}.",
-    )
+    over = "the languages shown" if len(cut) == len(published) else "all languages of the paper"
+    of_some = f", of {', '.join(cut)} over the languages shown" if 0 < len(cut) < len(published) else ""
+    return (f"Published figures were not measured here ({told}); their averages are over {over}{of_some}.",)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
