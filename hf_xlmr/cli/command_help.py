@@ -83,15 +83,15 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
 def _plain_errors(command: TyperCommand | TyperGroup) -> Iterator[None]:
     """Raise InputError, one sentence, for arguments that `command` does not take.
 
-    typer does not export the classes of its usage errors; these alone have `format_message`, and those for unknown
-    options the options that were possible.
+    typer does not export the classes of its usage errors: these alone have `format_message`, and those for unknown
+    options `option_name` and `possibilities`.
     """
     try:
         yield
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        if hasattr(error, "possibilities"):
+        if hasattr(error, "option_name") and hasattr(error, "possibilities"):
             raise InputError(_unknown_option(command, str(getattr(error, "option_name", "")))) from None
         told = " ".join(error.format_message().split()).removesuffix(".")
         says_enough = told.endswith("?") or told.startswith("Invalid value")
