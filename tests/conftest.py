@@ -90,9 +90,17 @@ def pytest_runtest_setup() -> None:
 
 # What other versions of Python, PyTorch, Transformers, accelerate, SentencePiece and pyarrow could break.
 CORE = {
-    *("test_architecture", "test_bulk_extraction", "test_containers", "test_dialects", "test_dictionary"),
+    *(
+        "test_architecture",
+        "test_bulk_extraction",
+        "test_command_line",
+        "test_containers",
+        "test_dialects",
+        "test_dictionary",
+    ),
     *(
         "test_fairseq_answers",
+        "test_int8",
         "test_languages",
         "test_layerwise",
         "test_loading",
