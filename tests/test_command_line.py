@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,7 @@ def test_the_module_is_the_program_outside_a_checkout(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads(run("inspect", "demo", "--json", cwd=tmp_path).stdout)
 
 
+@pytest.mark.skipif(find_spec("huggingface_hub.cli.extensions") is None, reason="this `hf` has no extensions")
 def test_hf_runs_it_as_an_extension(tmp_path: Path) -> None:
     """`hf extensions install` puts a package with a console script `hf-NAME` into a folder of this form."""
     folder = tmp_path / ".local" / "share" / "hf" / "extensions" / "hf-xlmr"
