@@ -240,6 +240,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "spaces kept": {"remove_extra_whitespaces": False, "normalization_rule_name": "identity"},
     "suffix": {"treat_whitespace_as_suffix": True},
     "symbols": {"user_defined_symbols": ["a b", "x\x85y", "☃", "zz"], "control_symbols": ["<ctl>"]},
+    "symbols with white space": {"user_defined_symbols": ["10\u00a0000", "\u3000z", "\n", "t\tu"]},
     "bytes": {"byte_fallback": True, "vocab_size": 320},
     "rule that gives white space": {"normalization_rule_name": "", "normalization_rule_tsv": "47\t2003\n"},
     "bpe": {"model_type": "bpe"},

@@ -315,10 +315,11 @@ def _known_characters(model: SentencePieceModel) -> set[str]:
 
 
 def _white_space_left(processor: Any, model: SentencePieceModel) -> str:
-    """The white space characters that normalization does not change."""
+    """The white space characters that normalization does not change, or not inside a user-defined piece."""
     spaces = [chr(code) for code in range(LAST_SPACE + 1) if chr(code).isspace()]
-    left = [space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text]
-    return "".join(left)
+    left = {space for space, text in zip(spaces, processor.normalize(spaces), strict=True) if space in text}
+    kept = {each for each in "".join(model.pieces_of(PieceType.USER_DEFINED)) if each.isspace()} - {" "}
+    return "".join(sorted(left | kept))
 
 
 def text_of_ids(
