@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from hf_xlmr.features.bulk_extraction import ExtractionOptions, ExtractionReport
 
 TEXTS = texts_of(25)
 WHERE_IT_BREAKS = b"\xff"
+TICK = 0.02  # seconds: a file that changes later than this has a later time
 
 
 model = extractions.model
@@ -173,20 +176,67 @@ def test_more_shards_than_a_finished_output_has_are_refused(model: Path, tmp_pat
 # ---- what was lost ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lost", [True, False])
+def with_a_flipped_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0x40]) + content[middle + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "lost": lambda _content: None,
+    "cut": lambda content: content[:-10],
+    "a bit flipped": with_a_flipped_bit,
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_a_shard_that_was_lost_or_cut_is_made_again(
-    model: Path, source: Path, tmp_path: Path, lost: bool, is_finished: bool
+def test_a_shard_that_was_damaged_is_made_again(
+    model: Path, source: Path, tmp_path: Path, damage: str, is_finished: bool
 ) -> None:
     output = tmp_path / "out"
     extract(model, source, tmp_path / "whole", options=OPTIONS)
     begun(model, source, output)
     if is_finished:
         resumed(model, source, output)
+    time.sleep(TICK)
     shard = output / "part-00001.parquet"
-    shard.unlink() if lost else shard.write_bytes(shard.read_bytes()[:-10])
+    content = DAMAGE[damage](shard.read_bytes())
+    shard.unlink() if content is None else shard.write_bytes(content)
     assert resumed(model, source, output).texts == (10 if is_finished else 15)
     assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_shards_that_changed_places_are_made_again(model: Path, tmp_path: Path, is_finished: bool) -> None:
+    """Arrays of as many rows have the same size."""
+    source = write(tmp_path / "texts.txt", [f"The train {'leaves ' * number}at night." for number in range(25)])
+    output, options = tmp_path / "out", replace(OPTIONS, file_format="npy")
+    extract(model, source, tmp_path / "whole", options=options)
+    whole = source.read_bytes()
+    if not is_finished:
+        source.write_bytes(whole + WHERE_IT_BREAKS)
+        with pytest.raises(BadRow):
+            extract(model, source, output, options=options)
+        source.write_bytes(whole)
+    else:
+        extract(model, source, output, options=options)
+    time.sleep(TICK)
+    first, second = (output / f"features-0000{number}.npy" for number in (0, 1))
+    first.rename(output / "other")
+    second.rename(first)
+    (output / "other").rename(second)
+    assert resumed(model, source, output, options).texts == (20 if is_finished else 25)
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_copy_of_an_output_is_continued_as_it_is(model: Path, source: Path, tmp_path: Path) -> None:
+    """Its files have other times than their records."""
+    begun(model, source, tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "out", copy_function=shutil.copyfile)
+    assert resumed(model, source, tmp_path / "out").texts == 5
+    shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
+    assert resumed(model, source, tmp_path / "copy").texts == 0
 
 
 @pytest.mark.parametrize("name", [".job.json", ".state/00000.json"])

@@ -238,6 +238,8 @@ class FeatureStore(Shards):
     def _begin_again(self, notes: Mapping[str, object]) -> None:
         """Turn a finished folder into an unfinished one; the manifest goes last, so that this can be done twice."""
         for state in self.manifest()["shards"]:
+            for name in self.wrong_files(state):
+                (self.folder / name).unlink(missing_ok=True)  # its new record would be later than its damage
             write_record(self.state_path(state["number"]), state)
         write_record(self.folder / JOB, {**self._record, "notes": dict(notes)})
         (self.folder / MANIFEST).unlink()

@@ -25,6 +25,7 @@ from hf_xlmr.features.store.records import (
     scratch,
     write_record,
 )
+from hf_xlmr.files.digests import sha256_of
 from hf_xlmr.files.fsync import flush, flush_path, told_with_place
 
 if TYPE_CHECKING:
@@ -93,18 +94,18 @@ class Shards:
         return (self.folder / MANIFEST).is_file()
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard is done, and its files have the recorded sizes. Raises what `done` raises."""
+        """Whether a shard is done, and its files are as they were recorded. Raises what `done` raises."""
         return self.done(number) is not None
 
     def done(self, number: int) -> ShardRecord | None:
-        """The record of a shard that is done, and whose files have the recorded sizes.
+        """The record of a shard that is done, and whose files are as they were recorded.
 
         Raises IntegrityError, and InputError if the output is finished and has no such shard.
         """
         state = self.state(number)
         if state is None and self.is_finished:
             raise self.another_input(f"it has more than {self.manifest()['rows']} rows")
-        if state is not None and (wrong := self._wrong_files(state)):
+        if state is not None and (wrong := self.wrong_files(state)):
             _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
             return None
         return state
@@ -187,11 +188,22 @@ class Shards:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the folder is finished, and its files have the recorded sizes. Raises IntegrityError."""
-        return self.is_finished and not any(map(self._wrong_files, self.manifest()["shards"]))
+        """Whether the folder is finished, and its files are as they were recorded. Raises IntegrityError."""
+        return self.is_finished and not any(map(self.wrong_files, self.manifest()["shards"]))
 
-    def _wrong_files(self, state: ShardRecord) -> list[str]:
-        return [file["name"] for file in state["files"] if _size(self.folder / file["name"]) != file["size"]]
+    def wrong_files(self, state: ShardRecord) -> list[str]:
+        """The files of a finished shard that are gone, or are not what was recorded of them. Raises OSError."""
+        record = self.folder / MANIFEST if self.is_finished else self.state_path(state["number"])
+        recorded_at = record.stat().st_mtime_ns
+        return [file["name"] for file in state["files"] if not self._is_as_recorded(file, recorded_at)]
+
+    def _is_as_recorded(self, file: FileRecord, recorded_at: int) -> bool:
+        """Whether a file is the recorded one; it is read only if its times are later than those of its record."""
+        path = self.folder / file["name"]
+        found = path.stat() if path.is_file() else None
+        if found is None or found.st_size != file["size"]:
+            return False
+        return max(found.st_mtime_ns, found.st_ctime_ns) <= recorded_at or sha256_of(path) == file["sha256"]
 
 
 class ShardWriter:
@@ -362,7 +374,3 @@ def _facts(name: str, file: IO[bytes]) -> FileRecord:
         summed.update(block)
         size += len(block)
     return {"name": name, "size": size, "sha256": summed.hexdigest()}
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
