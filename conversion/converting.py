@@ -288,6 +288,8 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         and not architecture.is_regression
     ):
         yield "There is no label/dict.txt, so the classes are called LABEL_0, LABEL_1, ..."
+    if prepared.unread_labels is not None:
+        yield f"The file of labels was left out: this network has no classes, and {prepared.unread_labels}."
     if len(checkpoint.heads) > 1 and architecture.head is not None:
         others = ", ".join(head for head in checkpoint.heads if head != architecture.head)
         yield f"The head {architecture.head} was converted; head= chooses another ({others})."

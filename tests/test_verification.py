@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -484,3 +485,17 @@ def test_a_path_that_safetensors_cannot_open_is_refused_before_the_work(tmp_path
     for reads in (lambda: verify("demo", odd), lambda: XLMR.from_pretrained(odd)):
         with pytest.raises(InputError, match="cannot open a path that is not UTF-8: rename it"):
             reads()
+
+
+@pytest.mark.parametrize("content", ["a 1\na 1\n", "b\n", "\u00e9 1\n\ud800"])
+def test_labels_that_nobody_reads_are_left_out_if_they_cannot_be_read(content: str, tmp_path: Path) -> None:
+    """fairseq reads no labels for a masked LM, whatever lies there; a folder with them could not be loaded."""
+    source = shutil.copytree(FIXTURES / "v0122", tmp_path / "source")
+    (source / "label").mkdir()
+    (source / "label" / "dict.txt").write_bytes(content.encode("utf-8", "surrogatepass"))
+    report = convert(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "fairseq" / "label").exists()
+    (note,) = [note for note in report.notes if "labels" in note]
+    assert "label/dict.txt" in note and str(tmp_path) not in note
+    verify(source, tmp_path / "out")
+    XLMR.from_pretrained(tmp_path / "out")

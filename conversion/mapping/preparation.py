@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
@@ -11,8 +12,10 @@ from hf_xlmr.conversion.checkpoint.weights import main_dtype
 from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.conversion.mapping.plan import WeightPlan, plan_weights
+from hf_xlmr.conversion.source.slices import FileSlice
+from hf_xlmr.conversion.source.sources import LABELS_NAME
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary, build_vocabulary
-from hf_xlmr.errors import InputError
+from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.model.families import Task
 from hf_xlmr.tokenizer.dictionary import Dictionary
 from hf_xlmr.tokenizer.sentencepiece_model import SentencePieceModel
@@ -32,6 +35,8 @@ class Prepared:
     vocabulary: Vocabulary
     plan: WeightPlan
     config: Mapping[str, object]
+    unread_labels: str | None = None
+    """Why the labels next to the checkpoint were left out, if they were."""
 
 
 def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
@@ -39,6 +44,9 @@ def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
     if wanted.dtype not in DTYPES:
         raise InputError(f"{wanted.dtype} is none of the dtypes {', '.join(DTYPES)}")
     architecture = decide(checkpoint, wanted)
+    unread = _why_unread(checkpoint.files.labels) if not _has_named_classes(architecture) else None
+    if unread is not None:
+        checkpoint = replace(checkpoint, files=replace(checkpoint.files, labels=None))
     vocabulary = read_vocabulary(checkpoint, architecture.vocabulary)
     extra = vocabulary.extra_unk_rows
     dtype = None if wanted.dtype == "auto" else wanted.dtype
@@ -50,7 +58,7 @@ def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
         dtype=main_dtype(plan.weights.values()),
         labels=labels_of(checkpoint, architecture),
     )
-    return Prepared(checkpoint, wanted, architecture, vocabulary, plan, config)
+    return Prepared(checkpoint, wanted, architecture, vocabulary, plan, config, unread)
 
 
 def read_vocabulary(checkpoint: FairseqCheckpoint, rows: int) -> Vocabulary:
@@ -74,9 +82,24 @@ def labels_of(checkpoint: FairseqCheckpoint, architecture: Architecture) -> tupl
     Raises InputError if it has fewer than the head has classes.
     """
     file = checkpoint.files.labels
-    if file is None or architecture.task is not Task.SEQUENCE_CLASSIFICATION or architecture.is_regression:
+    if file is None or not _has_named_classes(architecture):
         return ()
     names = Dictionary.parse(file.read(), name=file.name).symbols[4:]
     if len(names) < architecture.labels:
         raise InputError(f"{file.name} names {len(names)} labels, but the head has {architecture.labels} classes")
     return names[: architecture.labels]
+
+
+def _has_named_classes(architecture: Architecture) -> bool:
+    return architecture.task is Task.SEQUENCE_CLASSIFICATION and not architecture.is_regression
+
+
+def _why_unread(labels: FileSlice | None) -> str | None:
+    """Why fairseq could not read a file of labels, which it does not read for a network without classes."""
+    if labels is None:
+        return None
+    try:
+        Dictionary.parse(labels.read(), name=LABELS_NAME)  # without its path, which others have no use for
+    except (InputError, IntegrityError) as error:
+        return re.split(r"[;.] ", str(error))[0]
+    return None
