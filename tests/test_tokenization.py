@@ -247,6 +247,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "bpe, bytes": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 320},
     "words": {"model_type": "word"},
     "characters": {"model_type": "char"},
+    "characters, some never seen": {"model_type": "char", "use_all_vocab": True, "required_chars": "Ωß"},
     "spaces as spaces": {},
     "spaces as spaces, bpe": {"model_type": "bpe"},
 }

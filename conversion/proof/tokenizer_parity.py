@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from string import ascii_letters
 from typing import Final
 
 from hf_xlmr.conversion.tokenizer_json.vocabulary import TokenizerPlan, Vocabulary
@@ -136,7 +137,8 @@ class _Comparison:
         self.scores = self.plan.slots.coverage.scores
         self.unknown_score = min(self.scores.values(), default=0.0) - SentencePieceModel.UNK_PENALTY
         not_text = {*SPECIAL_SYMBOLS, MASK, *self.plan.slots.coverage.byte_pieces}
-        self.pieces = [symbol for symbol in exact.dictionary.symbols if symbol not in not_text and symbol.strip()]
+        of_texts = [symbol for symbol in exact.dictionary.symbols if symbol not in not_text and symbol.strip()]
+        self.pieces = of_texts or ["▁", *ascii_letters]  # a dictionary may have symbols for bytes alone
 
     def of(
         self, name: str, texts: Sequence[str], encoded: Sequence[Sequence[int]], right: Sequence[list[int]]

@@ -91,6 +91,8 @@ class Seams:
     """Characters that the rules take away."""
     spaces: frozenset[str] = field(repr=False)
     """Characters that are or become a space."""
+    changed: frozenset[str] = field(repr=False)
+    """Characters that the rules change, each by itself."""
 
     @classmethod
     def of(cls, model: SentencePieceModel, coverage: Coverage) -> Seams | None:
@@ -121,6 +123,7 @@ def _seams_of(rules: bytes) -> Seams | None:
         exceptions=charsmap.exceptions,
         deleted=frozenset(made[""]),
         spaces=frozenset({" ", *made[" "]}),
+        changed=frozenset(char for char, value in charsmap.singles.items() if value != char),
     )
 
 

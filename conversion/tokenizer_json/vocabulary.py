@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, compress, count, filterfalse, islice, repeat
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hf_xlmr.conversion.tokenizer_json.tokenizer_parts import (
+    SPACE,
     WHITE_SPACE,
     Coverage,
     Seams,
@@ -216,7 +217,12 @@ class TokenizerPlan:
     def merges(self) -> tuple[str, ...] | None:
         """The merges of BPE, as "left right", None for Unigram."""
         coverage = self.slots.coverage
-        return None if coverage.is_unigram else tuple(_merges(self.model, coverage))
+        return None if coverage.is_unigram else tuple(_merges(self.model, coverage, without=self._spaced_and_missing))
+
+    @property
+    def _spaced_and_missing(self) -> set[str]:
+        """The pieces that hold white space and have no slot: no text is cut into them, nor into what they make."""
+        return set(filterfalse(WHITE_SPACE.isdisjoint, self.slots.coverage.scores)) - {*self.names}
 
     @cached_property
     def seams(self) -> Seams | None:
@@ -318,14 +324,18 @@ def _agrees(names: Dictionary, model: SentencePieceModel) -> bool:
     )
 
 
-def _merges(model: SentencePieceModel, coverage: Coverage) -> Iterator[str]:
-    """Every pair of pieces that SentencePiece joins (bpe_model.cc), best piece first; longest left part first."""
+def _merges(model: SentencePieceModel, coverage: Coverage, *, without: Collection[str]) -> Iterator[str]:
+    """Every pair of pieces that SentencePiece joins (bpe_model.cc), best piece first; longest left part first.
+
+    Pairs of which a part, or the whole, is in `without` are left out.
+    """
+    known = coverage.scores.keys() - without if without else coverage.scores
     ranked = zip(model.pieces, model.scores, model.types, strict=True)
     joined = [(-score, piece) for piece, score, kind in ranked if kind == PieceType.NORMAL and len(piece) > 1]
     joined.sort(key=lambda pair: pair[0])
     for _, piece in joined:
         for cut in range(len(piece) - 1, 0, -1):
-            if piece[:cut] in coverage.scores and piece[cut:] in coverage.scores:
+            if piece in known and piece[:cut] in known and piece[cut:] in known:
                 yield f"{piece[:cut]} {piece[cut:]}"
 
 
@@ -367,8 +377,9 @@ def _limits(slots: Slots, model: SentencePieceModel, seams: Seams | None) -> Ite
         f"{_shown(runs)}): fairseq finds them in a text, and the tokenizer does not.",
         frozenset(runs),
     )
-    symbols = [piece for piece in model.pieces_of(PieceType.USER_DEFINED) if len(piece) > 1 or coverage.is_unigram]
-    yield from _limits_of_unigram(coverage, symbols) if coverage.is_unigram else _limits_of_bpe(symbols, model)
+    symbols = model.pieces_of(PieceType.USER_DEFINED)
+    changed = {symbol for symbol in symbols if _is_normalized_elsewhere(symbol, model, seams)}
+    yield from _limits_of_unigram(coverage, changed) if coverage.is_unigram else _limits_of_bpe(symbols, changed, model)
 
 
 def _limit_of_rules(coverage: Coverage, seams: Seams) -> Limit:
@@ -384,18 +395,27 @@ def _limit_of_rules(coverage: Coverage, seams: Seams) -> Limit:
     return Limit(told if old else "", frozenset(runs))
 
 
-def _limits_of_unigram(coverage: Coverage, symbols: Sequence[str]) -> Iterator[Limit]:
+def _is_normalized_elsewhere(symbol: str, model: SentencePieceModel, seams: Seams | None) -> bool:
+    """Whether tokenizers change a user-defined symbol, which SentencePiece finds before it normalizes a text."""
+    by_rule = seams is not None and not seams.changed.isdisjoint(symbol)
+    by_suffix = model.treat_whitespace_as_suffix and SPACE in symbol
+    return by_rule or by_suffix or unicodedata.normalize("NFKC", symbol) != symbol or not WHITE_SPACE.isdisjoint(symbol)
+
+
+def _limits_of_unigram(coverage: Coverage, changed: Set[str]) -> Iterator[Limit]:
     """What the pieces of tokenizers cannot express."""
     spelled = [piece for piece in sorted(coverage.byte_pieces) if not coverage.is_spelled(piece)]
     yield Limit(f"Texts that spell a byte piece (such as {_shown(spelled)}) get its id.", frozenset(spelled))
     yield Limit(
-        "Some user-defined symbols are not in normal form (NFKC): texts that hold one are tokenized differently.",
-        frozenset(symbol for symbol in symbols if unicodedata.normalize("NFKC", symbol) != symbol),
+        f"Tokenizers normalize some user-defined symbols (such as {_shown(sorted(changed))}), and SentencePiece does "
+        "not: texts that hold one are tokenized differently.",
+        frozenset(changed),
     )
 
 
-def _limits_of_bpe(symbols: Sequence[str], model: SentencePieceModel) -> Iterator[Limit]:
+def _limits_of_bpe(symbols: Sequence[str], changed: Set[str], model: SentencePieceModel) -> Iterator[Limit]:
     """What the merges of tokenizers cannot express."""
+    symbols = [symbol for symbol in symbols if len(symbol) > 1 or symbol in changed]
     yield Limit(
         f"Texts that hold a user-defined symbol (such as {_shown(symbols)}) are tokenized differently.",
         frozenset(symbols),

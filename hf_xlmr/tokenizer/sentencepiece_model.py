@@ -169,6 +169,11 @@ class SentencePieceModel:
         return self.types.index(PieceType.UNKNOWN)
 
     @property
+    def chooses_by_score(self) -> bool:
+        """Whether scores say how a text is cut; a character that training has not seen has the score -inf otherwise."""
+        return self.model_type in (ModelType.UNIGRAM, ModelType.BPE)
+
+    @property
     def joins_only_unknown_characters(self) -> bool:
         """Whether an unknown piece consists only of characters that are not pieces, as in Unigram and BPE."""
         return self.model_type in (ModelType.UNIGRAM, ModelType.BPE)
@@ -292,7 +297,7 @@ def _check(model: SentencePieceModel, *, name: str) -> None:
         "it does not have exactly one unknown piece": model.types.count(PieceType.UNKNOWN) != 1,
         "a piece has a type that does not exist": not set(model.types) <= set(PieceType),
         "none of its pieces can occur in a text": set(model.types).isdisjoint(CUT_INTO),
-        "a score is not a finite number": not all(map(math.isfinite, model.scores)),
+        "a score is not a finite number": model.chooses_by_score and not all(map(math.isfinite, model.scores)),
         "its pieces for bytes are not <0x00> to <0xFF>, or byte_fallback is off": not _bytes_are_right(model),
         "its normalisation rules do not parse": bool(charsmap) and not _is_sound(charsmap),
     }
