@@ -288,8 +288,7 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         and not architecture.is_regression
     ):
         yield "There is no label/dict.txt, so the classes are called LABEL_0, LABEL_1, ..."
-    if prepared.unread_labels is not None:
-        yield f"The file of labels was left out: this network has no classes, and {prepared.unread_labels}."
+    yield from _notes_of_losses(prepared)
     if len(checkpoint.heads) > 1 and architecture.head is not None:
         others = ", ".join(head for head in checkpoint.heads if head != architecture.head)
         yield f"The head {architecture.head} was converted; head= chooses another ({others})."
@@ -300,6 +299,18 @@ def _notes(prepared: Prepared) -> Iterator[str]:
     yield from FoundAdapters(checkpoint.weights, checkpoint.options, architecture.hidden).notes()
     for contradiction in checkpoint.contradictions:
         yield f"The options were left out, since they are those of another network: {contradiction}."
+
+
+def _notes_of_losses(prepared: Prepared) -> Iterator[str]:
+    if rounded := prepared.plan.rounded:
+        dtype = prepared.plan.weights[rounded[0]].dtype
+        yield (
+            f"fairseq computes {', '.join(rounded)} in float32 as it runs, and here it is rounded to {dtype}: outputs "
+            "differ from fairseq's by more than rounding (a hundredth of the largest value is allowed); "
+            "dtype='float32' keeps these numbers."
+        )
+    if prepared.unread_labels is not None:
+        yield f"The file of labels was left out: this network has no classes, and {prepared.unread_labels}."
 
 
 def _verified(prepared: Prepared, draft: Path, progress: Progress) -> Mapping[str, object]:

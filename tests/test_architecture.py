@@ -12,6 +12,7 @@ import pytest
 import torch
 from factory import HEADS, HIDDEN, OPTIONS, POSITIONS, ROWS, Checkpoint, E, add_head, of_2019, weights
 from packaging.version import Version
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from hf_xlmr.conversion import ConversionReport, convert, inspect
@@ -218,6 +219,27 @@ def test_sinusoidal_positions_are_written_out(tmp_path: Path) -> None:
     table = AutoModelForMaskedLM.from_pretrained(report.output).roberta.embeddings.position_embeddings.weight
     angles = 5 * np.exp(np.arange(8) * -(np.log(10000) / 7))
     np.testing.assert_allclose(table[5].detach(), np.concatenate([np.sin(angles), np.cos(angles)]), atol=1e-6)
+
+
+def write_float(folder: Path, model: dict[str, torch.Tensor], options: dict[str, Any]) -> Path:
+    """The same checkpoint with its weights in single precision."""
+    Checkpoint(model={name: weight.float() for name, weight in model.items()}, options=options).write(folder / "float")
+    return folder / "float"
+
+
+@pytest.mark.parametrize(("dtype", "rounded"), [("auto", True), ("float32", False), ("bfloat16", True)])
+def test_computed_numbers_that_are_rounded_are_told(dtype: str, rounded: bool, tmp_path: Path) -> None:
+    model = {name: weight.half() for name, weight in weights().items()}
+    del model[f"{E}embed_positions.weight"]
+    options = {**OPTIONS, "encoder_learned_pos": False, "max_positions": 20}
+    Checkpoint(model=model, options=options).write(tmp_path / "source")
+    report = convert(tmp_path / "source", tmp_path / "out", dtype=dtype)
+    told = [note for note in report.notes if "position_embeddings.weight in float32 as it runs" in note]
+    assert len(told) == rounded
+    exact = convert(write_float(tmp_path, model, options), tmp_path / "exact", dtype=dtype)
+    table = "roberta.embeddings.position_embeddings.weight"
+    same = [load_file(each.output / "model.safetensors")[table] for each in (report, exact)]
+    assert dtype == "auto" or torch.equal(*same), "rounded once"
 
 
 def test_no_positions_at_all(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ class WeightPlan:
         return sum(weight.count for weight in self.weights.values())
 
     @property
+    def rounded(self) -> tuple[str, ...]:
+        """Transformers' names of what fairseq computes in float32 as it runs, and what is half as precise here.
+
+        Sinusoids, embeddings times the root of the width, and the matrix of a spectral norm.
+        """
+        half = {name: weight for name, weight in self.weights.items() if weight.dtype in ("float16", "bfloat16")}
+        return tuple(name for name, weight in half.items() if _is_computed(weight))
+
+    @property
     def nbytes(self) -> int:
         """The bytes of all weights together."""
         return sum(weight.nbytes for weight in self.weights.values())
@@ -88,6 +97,9 @@ def plan_weights(
     WeightsMismatch with all names that are missing, left over or of the wrong shape.
     """
     available, replaced = _available(checkpoint, architecture)
+    if dtype is not None:  # what is computed is rounded once, to that
+        computed = {name: weight for name, weight in available.items() if isinstance(weight, Computed)}
+        available |= {name: replace(weight, dtype="float32") for name, weight in computed.items()}
     placed = list(placements_of(architecture, _slots(architecture)))
     wanted = {each.fairseq for each in placed}
     left = {name: _left_out(name, architecture) for name in available if name not in wanted}
@@ -158,6 +170,13 @@ def resolve_spectral_norm(available: dict[str, Weight], layer: str) -> dict[str,
 
 def _matrix_of(weight: Weight) -> tuple[int, int]:
     return (weight.shape[0], weight.shape[1]) if len(weight.shape) == 2 else (-1, -1)
+
+
+def _is_computed(weight: Weight) -> bool:
+    """Whether its numbers, apart from rows that were appended, are not those of the file."""
+    if isinstance(weight, JoinedRows):
+        return _is_computed(weight.parts[0])
+    return isinstance(weight.of if isinstance(weight, Cast) else weight, Computed)
 
 
 def _scaled(embedding: Weight, factor: float) -> Weight:

@@ -19,7 +19,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_xlmr.conversion.checkpoint.opened_checkpoint import FairseqCheckpoint
-from hf_xlmr.conversion.checkpoint.weights import Cast, Computed, Weight
+from hf_xlmr.conversion.checkpoint.weights import Cast, Weight
 from hf_xlmr.conversion.mapping.architecture import Architecture
 from hf_xlmr.conversion.mapping.plan import WeightPlan
 from hf_xlmr.conversion.mapping.preparation import Prepared
@@ -226,7 +226,7 @@ def compare_behaviour(
     probes = _probes(prepared.architecture, exact)
     bare = {"add_pooling_layer": False} if prepared.architecture.task is Task.ENCODER and not has_pooler else {}
     steps, languages = _compare_behaviour(prepared, folder, probes, progress, bare=bare, has_rows=has_rows)
-    tolerance = COARSE_TOLERANCE if _rounds_computed(prepared.plan) else TOLERANCE
+    tolerance = COARSE_TOLERANCE if prepared.plan.rounded else TOLERANCE
     for step in steps:
         if step.relative != step.relative:
             raise ParityError(
@@ -580,12 +580,6 @@ def _give_memory_back() -> None:
     """Let the C library return what was freed: glibc keeps gigabytes of it once matrices have come and gone."""
     with suppress(AttributeError, OSError):  # other C libraries have no such call, and no such habit
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _rounds_computed(plan: WeightPlan) -> bool:
-    """Whether weights that fairseq computes (scaled embeddings, sinusoids, spectral norm) were rounded to be stored."""
-    origins = [(weight.dtype, weight.of if isinstance(weight, Cast) else weight) for weight in plan.weights.values()]
-    return any(isinstance(origin, Computed) and dtype in ("float16", "bfloat16") for dtype, origin in origins)
 
 
 def _rounding(plan: WeightPlan) -> Callable[[Weight], Weight]:
