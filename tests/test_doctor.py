@@ -92,6 +92,13 @@ def second_bias(weights: dict[str, torch.Tensor]) -> None:
     weights["lm_head.decoder.bias"] = weights["lm_head.bias"] + 1
 
 
+def of_another_model(folder: Path) -> None:
+    path = folder / "sentencepiece.bpe.model"
+    message = ModelProto.FromString(path.read_bytes())
+    message.pieces[40].piece, message.pieces[41].piece = message.pieces[41].piece, message.pieces[40].piece
+    path.write_bytes(message.SerializeToString())
+
+
 def as_roberta(folder: Path) -> None:
     """As folders came out of the old conversion script for RoBERTa."""
     changed("config.json", model_type="roberta", architectures=["RobertaForMaskedLM"])(folder)
@@ -262,6 +269,12 @@ FAULTS = {
     "eps": Fault(changed("config.json", layer_norm_eps=1e-12), "layer_norm_eps", "1e-12, BERT's"),
     "no eps": Fault(changed("config.json", layer_norm_eps=None), "layer_norm_eps", "lacks the field"),
     "padding": Fault(changed("config.json", pad_token_id=0), "pad_token_id", "pad_token_id 0"),
+    "another end": Fault(
+        changed("config.json", eos_token_id=5),
+        "bos_token_id, eos_token_id",
+        "eos_token_id 5; texts begin and end with 0, 2",
+    ),
+    "another SentencePiece model": Fault(of_another_model, "SentencePiece model", "programs that read it"),
     "no padding": Fault(changed("config.json", pad_token_id=None), "missing pad_token_id", "from the field"),
     "positions": Fault(changed("config.json", max_position_embeddings=512), "positions", "514 rows"),
     "no positions": Fault(changed("config.json", max_position_embeddings=None), "positions", "514 rows"),

@@ -396,3 +396,12 @@ def test_a_piece_that_comes_twice_is_damage(model_bytes: bytes) -> None:
 def test_a_model_that_sentencepiece_refuses_is_damage() -> None:
     with pytest.raises(IntegrityError):
         ExactTokenizer(Dictionary.parse(b"a 1\n", name="dict.txt"), b"\n\x03\n\x01a")
+
+
+def test_a_text_is_not_cut_short_where_words_end_with_their_blank() -> None:
+    """There the last word of a part is another piece than in the whole, so that ids from the whole are taken."""
+    model = trained(model_type="word", treat_whitespace_as_suffix=True, add_dummy_prefix=False)
+    symbols = [piece for piece in SentencePieceModel.parse(model, name="spm").pieces[3:] if piece.split() == [piece]]
+    tokenizer = ExactTokenizer(Dictionary.of((*SPECIAL_SYMBOLS, *symbols)), model)
+    long = " ".join(symbol.replace("▁", "") for symbol in symbols * 40)
+    assert tokenizer.beginning(long, 10) == long

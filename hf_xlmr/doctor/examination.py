@@ -50,6 +50,7 @@ MOST_PADDING: Final = 128
 LONGEST_ID: Final = 10  # digits
 LARGEST_SHARD: Final = 10 * 10**9  # bytes; convert writes 5 GB, and save_pretrained without a size up to 50
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+KEPT_SENTENCEPIECE: Final = f"fairseq/{SENTENCEPIECE}"
 CLASS: Final = "tokenizer_class"
 PLAIN_TOKENIZER: Final = "PreTrainedTokenizerFast"  # which reads all of tokenizer.json, as convert writes it
 XLMR_TOKENIZER: Final = "XLMRobertaTokenizer"  # which makes one of a SentencePiece model
@@ -417,6 +418,40 @@ def _look_at_silent_padding(facts: FolderFacts) -> str | None:
         f"config.json lacks pad_token_id: Transformers takes {PAD_INDEX} for it, but servers that count positions from "
         "the field (text-embeddings-inference) get other vectors"
     )
+
+
+@_mild(
+    "bos_token_id, eos_token_id",
+    "set bos_token_id and eos_token_id in config.json to those of the conversion",
+    edits=lambda facts: {CONFIG: _ids_of_ends(facts)},
+)
+def _look_at_ends(facts: FolderFacts) -> str | None:
+    wrong = {name: facts.config[name] for name, right in _ids_of_ends(facts).items() if facts.config[name] != right}
+    if not wrong:
+        return None
+    said = ", ".join(f"{name} {value!r:.40}" for name, value in wrong.items())
+    return f"config.json has {said}; texts begin and end with {', '.join(map(str, _ids_of_ends(facts).values()))}"
+
+
+def _ids_of_ends(facts: FolderFacts) -> dict[str, object]:
+    """The ids that the conversion wrote for the ends of a text, for those fields that config.json has now."""
+    recorded = facts.record.config or {}
+    return {
+        name: recorded[name] for name in ("bos_token_id", "eos_token_id") if {name} <= recorded.keys() & facts.config
+    }
+
+
+@_mild(
+    "SentencePiece model",
+    f"copy {KEPT_SENTENCEPIECE} over {SENTENCEPIECE}",
+)
+def _look_at_sentencepiece(facts: FolderFacts) -> str | None:
+    own, kept = (facts.path / name for name in (SENTENCEPIECE, KEPT_SENTENCEPIECE))
+    if not (own.is_file() and kept.is_file()) or own.read_bytes() == kept.read_bytes():
+        return None
+    if refusal_of(lambda: check_models_of(facts.path)):  # another check reports a damaged one
+        return None
+    return f"{SENTENCEPIECE} is another than {KEPT_SENTENCEPIECE}: programs that read it get other ids"
 
 
 @_mild(

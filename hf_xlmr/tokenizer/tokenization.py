@@ -46,7 +46,8 @@ class ExactTokenizer:
             read = SentencePieceModel.parse(Path(model).read_bytes(), name=str(model))
         self.dictionary, self.added = dictionary, added
         self._as_read, self._has_bytes = read.as_read, read.byte_fallback
-        self._keeps_words = not any(SPACE in piece[1:] for piece in read.pieces)
+        crosses_words = any(SPACE in piece[1:] for piece in read.pieces)
+        self._keeps_words = not (crosses_words or read.treat_whitespace_as_suffix)
         ids = PieceIds.of(read, dictionary)
         self._numbered = read.processor(ids.of_pieces)
         self._unsure = UnsureIds.of(read, dictionary, ids, self._numbered)
