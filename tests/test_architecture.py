@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 import torch
 from factory import HEADS, HIDDEN, OPTIONS, POSITIONS, ROWS, Checkpoint, E, add_head, of_2019, weights
 from packaging.version import Version
+from places import FIXTURES
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from hf_xlmr.conversion import ConversionReport, convert, inspect
+from hf_xlmr.conversion.mapping import plan
+from hf_xlmr.conversion.proof import reference
 from hf_xlmr.errors import InputError, IntegrityError, UnsupportedCheckpoint, WeightsMismatch
 
 
@@ -454,3 +458,19 @@ def test_what_data2vec_adds_is_left_behind_and_its_head_refused(tmp_path: Path) 
     with pytest.raises(UnsupportedCheckpoint, match=r"data2vec.*encoder_only=True"):
         converted(Checkpoint(model=model), tmp_path)
     assert "encoder._ema" in converted(Checkpoint(model=model), tmp_path, encoder_only=True).dropped
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_scaled_embeddings_are_proved_with_appended_rows_too(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a root that no precision holds: the widths of these fixtures are squares."""
+    for module in (plan, reference):
+        monkeypatch.setattr(module, "sqrt", lambda _width: 12**0.5)
+    source = shutil.copytree(FIXTURES / "v0122", tmp_path / "source")
+    content = torch.load(source / "model.pt", weights_only=False)
+    content["cfg"]["model"].no_scale_embedding = False
+    torch.save(content, source / "model.pt")
+    report = convert(source, tmp_path / "out", dtype=dtype)
+    assert any("not in the dictionary" in note for note in report.notes)
+    assert any("word_embeddings.weight in float32 as it runs" in note for note in report.notes) == (dtype != "float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -13,6 +14,7 @@ import pytest
 from factory import Checkpoint
 from huggingface_hub import ModelCard
 from places import FIXTURES
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from warm_processes import run
 
 from hf_xlmr.conversion import convert, open_checkpoint
@@ -96,6 +98,21 @@ def test_every_block_runs_in_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path / "encoder" / "model")
     assert in_process.run("export", ".", "../for-fairseq").returncode == 0
     assert (tmp_path / "encoder" / "for-fairseq" / "model.pt").is_file()
+
+
+def test_a_classifiers_card_names_each_label_by_its_own_number(tmp_path: Path) -> None:
+    """Transformers sorts the numbers of labels as texts: 0, 1, 10, 11, 2."""
+    folder = convert(FIXTURES / "v0122cls", tmp_path / "model", verify=False).output
+    code = blocks_of(card_in(folder), "python")[0]
+    options = {"num_labels": 12, "ignore_mismatched_sizes": True}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
+    model.save_pretrained(folder)
+    done = run([sys.executable, "-c", code], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    batch = AutoTokenizer.from_pretrained(folder)("The train leaves.", return_tensors="pt")
+    right = model(**batch).logits[0].tolist()
+    shown = {name: round(value, 4) for name, value in ast.literal_eval(done.stdout).items()}
+    assert shown == {model.config.id2label[number]: round(value, 4) for number, value in enumerate(right)}
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------

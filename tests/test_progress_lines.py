@@ -40,9 +40,17 @@ def test_a_short_task_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_long_task_says_how_much_is_done_and_how_long_it_may_take(capfd: pytest.CaptureFixture[str]) -> None:
-    assert printed([(31.0, 2000), (1.0, 1000)], capfd, total=8000, unit="texts", note="120 tokens/s") == [
-        "hf-xlmr: extracting: 2,000 of 8,000 texts in 0:00:31, about 0:01:33 left 120 tokens/s"
+    steps = [(31.0, 2000), (1.0, 1000), (30.0, 500)]
+    assert printed(steps, capfd, total=8000, unit="texts", note="120 tokens/s") == [
+        "hf-xlmr: extracting: 2,000 of 8,000 texts in 0:00:31 120 tokens/s",
+        "hf-xlmr: extracting: 3,500 of 8,000 texts in 0:01:02, about 0:01:33 left 120 tokens/s",
     ]
+
+
+def test_what_an_earlier_run_has_done_is_not_taken_for_speed(capfd: pytest.CaptureFixture[str]) -> None:
+    steps = [(0.0, 900_000), (30.0, 300), (30.0, 300)]
+    last = printed(steps, capfd, total=1_000_000, unit="texts")[-1]
+    assert last == "hf-xlmr: extracting: 900,600 of 1,000,000 texts in 0:01:00, about 2:45:40 left"
 
 
 def test_bytes_are_told_in_megabytes_and_an_unknown_total_not_at_all(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,9 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
+from typing import NoReturn
 
 import extractions
 import pytest
@@ -20,6 +22,7 @@ from hf_xlmr.data.text_rows import BadRow
 from hf_xlmr.errors import InputError, IntegrityError
 from hf_xlmr.features import extraction
 from hf_xlmr.features.bulk_extraction import ExtractionOptions, ExtractionReport, extract
+from hf_xlmr.features.store import shards
 
 TEXTS = texts_of(25)
 WHERE_IT_BREAKS = b"\xff"
@@ -228,6 +231,27 @@ def test_shards_that_changed_places_are_made_again(model: Path, tmp_path: Path, 
     (output / "other").rename(second)
     assert resumed(model, source, output, options).texts == (20 if is_finished else 25)
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_run_that_fails_while_it_makes_a_damaged_shard_again_leaves_it_to_the_next(
+    model: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    extract(model, source, tmp_path / "whole", options=OPTIONS)
+    begun(model, source, output)
+    time.sleep(TICK)
+    shard = output / "part-00001.parquet"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_facts", full_disk)
+        with pytest.raises(InputError, match="No space left"):
+            resumed(model, source, output)
+    assert resumed(model, source, output).texts == 15
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def full_disk(*_file: object) -> NoReturn:
+    raise OSError(ENOSPC, "No space left on device")
 
 
 def test_a_copy_of_an_output_is_continued_as_it_is(model: Path, source: Path, tmp_path: Path) -> None:

@@ -174,9 +174,9 @@ def _matrix_of(weight: Weight) -> tuple[int, int]:
 
 def _is_computed(weight: Weight) -> bool:
     """Whether its numbers, apart from rows that were appended, are not those of the file."""
-    if isinstance(weight, JoinedRows):
-        return _is_computed(weight.parts[0])
-    return isinstance(weight.of if isinstance(weight, Cast) else weight, Computed)
+    if isinstance(weight, Cast):
+        return _is_computed(weight.of)
+    return _is_computed(weight.parts[0]) if isinstance(weight, JoinedRows) else isinstance(weight, Computed)
 
 
 def _scaled(embedding: Weight, factor: float) -> Weight:

@@ -83,7 +83,7 @@ USAGES: Final[Mapping[str, _Usage]] = {
     "ForSequenceClassification": _Usage(
         "text-classification",
         "AutoModelForSequenceClassification",
-        shown="dict(zip(model.config.id2label.values(), model({input}).logits[0].tolist()))",
+        shown="{{model.config.id2label[n]: value for n, value in enumerate(model({input}).logits[0].tolist())}}",
     ),
     "ForMultipleChoice": _Usage(
         "multiple-choice", "AutoModelForMultipleChoice", input="**{name: rows[None] for name, rows in batch.items()}"

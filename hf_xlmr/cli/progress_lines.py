@@ -25,6 +25,8 @@ class _Line:
         self._label, self._total, self._unit, self._clock = label, total, unit, clock
         self._done, self._begun = 0, clock()
         self._due = self._begun + SOONEST
+        self._last: tuple[int, float] | None = None
+        """How much was done at the line before, and when."""
         self._lock = Lock()  # weights are written by several threads
 
     def advance(self, amount: int, *, note: str = "") -> None:
@@ -35,17 +37,22 @@ class _Line:
             if now >= self._due:
                 passed = now - self._begun
                 self._due = now + min(max(SOONEST, SHARE * passed), LATEST)
-                told = " ".join(part for part in (self._told(passed), note) if part)
+                told = " ".join(part for part in (self._told(now), note) if part)
+                self._last = self._done, now
                 with suppress(OSError):  # a log that is full stops no work
                     typer.echo(f"hf-xlmr: {self._label}: {told}", err=True)
 
-    def _told(self, passed: float) -> str:
+    def _told(self, now: float) -> str:
         of = "" if self._total is None else f" of {self._amount(self._total)}"
-        left = ""
-        if self._total and self._done:
-            left = f", about {_duration(passed * max(self._total - self._done, 0) / self._done)} left"
         unit = "MB" if self._unit == "bytes" else self._unit
-        return f"{self._amount(self._done)}{of} {unit} in {_duration(passed)}{left}"
+        return f"{self._amount(self._done)}{of} {unit} in {_duration(now - self._begun)}{self._left(now)}"
+
+    def _left(self, now: float) -> str:
+        """The time left at the speed since the line before: what an earlier run has done passes in no time."""
+        if self._total is None or self._last is None or self._done <= self._last[0]:
+            return ""
+        done, at = self._last
+        return f", about {_duration((now - at) * max(self._total - self._done, 0) / (self._done - done))} left"
 
     def _amount(self, count: int) -> str:
         return f"{count / MB:,.0f}" if self._unit == "bytes" else f"{count:,}"

@@ -142,7 +142,8 @@ def extract(
     store = _store(output, begun, layout, processes, resume=resume, overwrite=overwrite)
     shards = partial(Shards, store.folder, store.layout, made_from=given.made_from)
     with _closed_in_the_end(store, processes):
-        with share_of(texts, given.rows, shards(), processes, is_whole=store.is_whole) as share:
+        is_whole = processes.is_first and store.is_whole  # the first tells the others
+        with share_of(texts, given.rows, shards(), processes, is_whole=is_whole) as share:
             steps = _Reader(share, window_maker(extractor, options)).steps()
             tally = _made(steps, shards(), extractor, total=share.own_rows, progress=progress)
             processes.wait()

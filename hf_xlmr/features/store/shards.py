@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -85,6 +86,8 @@ class Shards:
         self.layout = layout
         self.made_from = made_from
         self._finished: Manifest | None = None
+        self._told: set[int] = set()
+        """The numbers of shards that a warning has named."""
         self._latest: tuple[int, object] = -1, None
         """The number of the record that was read last, and the input that its shard was made from."""
 
@@ -98,7 +101,7 @@ class Shards:
         return self.done(number) is not None
 
     def done(self, number: int) -> ShardRecord | None:
-        """The record of a shard that is done, and whose files are as they were recorded.
+        """The record of a shard that is done, and whose files are as they were recorded, by `wrong_files`.
 
         Raises IntegrityError, and InputError if the output is finished and has no such shard.
         """
@@ -106,7 +109,9 @@ class Shards:
         if state is None and self.is_finished:
             raise self.another_input(f"it has more than {self.manifest()['rows']} rows")
         if state is not None and (wrong := self.wrong_files(state)):
-            _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
+            if number not in self._told:
+                self._told.add(number)
+                _LOG.warning("%s: %s changed since, and is made again", self.folder, ", ".join(wrong))
             return None
         return state
 
@@ -123,20 +128,22 @@ class Shards:
         made_from = {} if self.made_from is None else {MADE_FROM: self.made_from}
         write_record(self.state_path(state["number"]), {**state, **made_from})
 
-    def check(self, number: int, texts_sha256: str) -> None:
-        """Check that a finished shard was made from these texts. Raises InputError naming its rows."""
+    def check(self, number: int, texts_sha256: str) -> ShardRecord | None:
+        """The record of a finished shard that was made from these texts. Raises InputError naming its rows."""
         state = self.state(number)
-        if state is None:
-            return
-        if state["texts_sha256"] == texts_sha256:
-            if self.made_from is not None and not self.is_finished:
-                with told_with_place(self.folder):
-                    self.record(state)
-            return
+        if state is None or state["texts_sha256"] == texts_sha256:
+            return state
         first, rows = state["first_row"], state["rows"]
         raise self.another_input(
             f"rows {first} to {first + rows - 1} (counted from 0) have other texts now, or more or fewer follow them"
         )
+
+    def confirm(self, number: int, texts_sha256: str) -> None:
+        """Check a shard that is done, and record the input that it was compared with. Raises what `check` raises."""
+        state = self.check(number, texts_sha256)
+        if state is not None and self.made_from is not None and not self.is_finished:
+            with told_with_place(self.folder):
+                self.record(state)
 
     def another_input(self, why: str) -> InputError:
         """The error for an input that is not the one that the folder was begun with."""
@@ -192,18 +199,21 @@ class Shards:
         return self.is_finished and not any(map(self.wrong_files, self.manifest()["shards"]))
 
     def wrong_files(self, state: ShardRecord) -> list[str]:
-        """The files of a finished shard that are gone, or are not what was recorded of them. Raises OSError."""
+        """The files of a finished shard that are gone, or are not what was recorded of them. Raises OSError.
+
+        A file of the recorded size is read only if it is later than its record.
+        """
         record = self.folder / MANIFEST if self.is_finished else self.state_path(state["number"])
         recorded_at = record.stat().st_mtime_ns
         return [file["name"] for file in state["files"] if not self._is_as_recorded(file, recorded_at)]
 
     def _is_as_recorded(self, file: FileRecord, recorded_at: int) -> bool:
-        """Whether a file is the recorded one; it is read only if its times are later than those of its record."""
         path = self.folder / file["name"]
         found = path.stat() if path.is_file() else None
         if found is None or found.st_size != file["size"]:
             return False
-        return max(found.st_mtime_ns, found.st_ctime_ns) <= recorded_at or sha256_of(path) == file["sha256"]
+        times = found.st_mtime_ns, found.st_ctime_ns
+        return max(times) <= recorded_at or _sha256(path, *times) == file["sha256"]
 
 
 class ShardWriter:
@@ -336,7 +346,8 @@ class ShardWriter:
                 self._write_pending()
             if self._files is not None:
                 self._files.finish()
-            self._store.check(self._number, self.texts_sha256)  # lost files are made again from the same texts
+            # what was lost or damaged is made again from the same texts; a record that is older than the damage stays
+            self._store.check(self._number, self.texts_sha256)
             files = [_facts(name, file) for name, file in sorted(self._scratches.items())]
             for name, file in self._scratches.items():
                 Path(file.name).replace(self._store.folder / name)
@@ -363,6 +374,12 @@ class ShardWriter:
             Path(file.name).unlink(missing_ok=True)
             with suppress(OSError):  # unwritten data is not needed
                 file.close()
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256(path: Path, *_times: int) -> str:
+    """The checksum of a file that has these times, which is asked for several times in a run."""
+    return sha256_of(path)
 
 
 def _facts(name: str, file: IO[bytes]) -> FileRecord:
