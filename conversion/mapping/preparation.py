@@ -12,7 +12,6 @@ from hf_xlmr.conversion.checkpoint.weights import main_dtype
 from hf_xlmr.conversion.mapping.architecture import Architecture, Wanted, decide
 from hf_xlmr.conversion.mapping.config import SpecialIds, config_of
 from hf_xlmr.conversion.mapping.plan import WeightPlan, plan_weights
-from hf_xlmr.conversion.source.slices import FileSlice
 from hf_xlmr.conversion.source.sources import LABELS_NAME
 from hf_xlmr.conversion.tokenizer_json.vocabulary import Vocabulary, build_vocabulary
 from hf_xlmr.errors import InputError, IntegrityError
@@ -44,7 +43,7 @@ def prepare(checkpoint: FairseqCheckpoint, wanted: Wanted) -> Prepared:
     if wanted.dtype not in DTYPES:
         raise InputError(f"{wanted.dtype} is none of the dtypes {', '.join(DTYPES)}")
     architecture = decide(checkpoint, wanted)
-    unread = _why_unread(checkpoint.files.labels) if not _has_named_classes(architecture) else None
+    unread = _why_unread(checkpoint, architecture)
     if unread is not None:
         checkpoint = replace(checkpoint, files=replace(checkpoint.files, labels=None))
     vocabulary = read_vocabulary(checkpoint, architecture.vocabulary)
@@ -94,12 +93,16 @@ def _has_named_classes(architecture: Architecture) -> bool:
     return architecture.task is Task.SEQUENCE_CLASSIFICATION and not architecture.is_regression
 
 
-def _why_unread(labels: FileSlice | None) -> str | None:
-    """Why fairseq could not read a file of labels, which it does not read for a network without classes."""
-    if labels is None:
+def _why_unread(checkpoint: FairseqCheckpoint, architecture: Architecture) -> str | None:
+    """Why labels are left out: nothing reads them, and they cannot be read. Raises InputError, IntegrityError."""
+    labels = checkpoint.files.labels
+    if labels is None or _has_named_classes(architecture):
         return None
+    name = labels.name if checkpoint.heads else LABELS_NAME  # a note tells no path
     try:
-        Dictionary.parse(labels.read(), name=LABELS_NAME)  # without its path, which others have no use for
+        Dictionary.parse(labels.read(), name=name)
     except (InputError, IntegrityError) as error:
+        if checkpoint.heads:  # their classes have these names, also beside what is converted
+            raise
         return re.split(r"[;.] ", str(error))[0]
     return None
