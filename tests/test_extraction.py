@@ -689,7 +689,7 @@ def test_two_threads_may_use_one_extractor(demo: XLMR) -> None:
 
 @needs_shared
 def test_the_benchmark_of_the_host_path_runs_over_the_extractor() -> None:
-    """Its network stands in for a real one, and must have what the extractor asks for."""
+    """Its network replaces a real one, and must have what the extractor asks for."""
     script = [sys.executable, str(TESTS / "benchmarks" / "host_path.py"), str(SHARED / "data" / "xlmr-vocabulary")]
     done = subprocess.run([*script, "--count", "40", "--rounds", "1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

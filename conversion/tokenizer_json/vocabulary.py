@@ -222,7 +222,7 @@ class TokenizerPlan:
     @property
     def _spaced_and_missing(self) -> set[str]:
         """The pieces that hold white space and have no slot: no text is cut into them, nor into what they make."""
-        return set(filterfalse(WHITE_SPACE.isdisjoint, self.slots.coverage.scores)) - {*self.names}
+        return set(filterfalse(WHITE_SPACE.isdisjoint, self.slots.coverage.scores)).difference(self.names)
 
     @cached_property
     def seams(self) -> Seams | None:

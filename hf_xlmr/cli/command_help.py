@@ -88,7 +88,7 @@ def _plain_errors(command: TyperCommand | TyperGroup) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of a class that has no public name; all others go on as they are
         if not hasattr(error, "format_message"):
             raise
         if hasattr(error, "option_name") and hasattr(error, "possibilities"):

@@ -1,4 +1,4 @@
-"""Progress as lines, for a standard error that is no terminal: a log of nohup, Slurm or cron."""
+"""Progress as lines, for a standard error that is not a terminal: a log of nohup, Slurm or cron."""
 
 from __future__ import annotations
 

@@ -426,19 +426,18 @@ def _look_at_silent_padding(facts: FolderFacts) -> str | None:
     edits=lambda facts: {CONFIG: _ids_of_ends(facts)},
 )
 def _look_at_ends(facts: FolderFacts) -> str | None:
-    wrong = {name: facts.config[name] for name, right in _ids_of_ends(facts).items() if facts.config[name] != right}
+    right = _ids_of_ends(facts)
+    wrong = [f"{name} {facts.config[name]!r:.40}" for name, index in right.items() if facts.config[name] != index]
     if not wrong:
         return None
-    said = ", ".join(f"{name} {value!r:.40}" for name, value in wrong.items())
-    return f"config.json has {said}; texts begin and end with {', '.join(map(str, _ids_of_ends(facts).values()))}"
+    return f"config.json has {', '.join(wrong)}; texts begin and end with {', '.join(map(str, right.values()))}"
 
 
 def _ids_of_ends(facts: FolderFacts) -> dict[str, object]:
     """The ids that the conversion wrote for the ends of a text, for those fields that config.json has now."""
     recorded = facts.record.config or {}
-    return {
-        name: recorded[name] for name in ("bos_token_id", "eos_token_id") if {name} <= recorded.keys() & facts.config
-    }
+    names = ("bos_token_id", "eos_token_id")
+    return {name: recorded[name] for name in names if name in recorded and name in facts.config}
 
 
 @_mild(

@@ -535,7 +535,8 @@ def _network(
     """The network for packed batches, up to layer `most`. Raises InputError."""
     offered = offered_kernels(dtype, weights.device)
     if kernel not in (None, *offered):
-        why = f"the processor cannot run it in {dtype_name(dtype)}; " if kernel in [*KERNELS] else ""
+        is_known = kernel in [*KERNELS]  # a damaged manifest may name what cannot be looked up in a mapping
+        why = f"the processor cannot run it in {dtype_name(dtype)}; " if is_known else ""
         raise InputError(f"kernel={kernel!r:.40}: {why}give one of {', '.join(offered)}")
     chosen = kernel or remembered_kernel(
         weights.hidden,

@@ -85,7 +85,13 @@ class OpenedFolder:
     def config(self) -> JsonObject:
         """config.json. Raises InputError without one, IntegrityError, OSError."""
         if not self.has(CONFIG):
-            why = f"has no {CONFIG}" if self.path.is_dir() else "is no folder" if self.path.exists() else "is not there"
+            why = (
+                f"has no {CONFIG}"
+                if self.path.is_dir()
+                else "is not a folder"
+                if self.path.exists()
+                else "is not there"
+            )
             raise InputError(f"{self.path} is not a Transformers folder: it {why}")
         return object_of(self.read(CONFIG), self.path / CONFIG)
 

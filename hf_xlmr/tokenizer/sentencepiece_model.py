@@ -176,7 +176,7 @@ class SentencePieceModel:
     @property
     def joins_only_unknown_characters(self) -> bool:
         """Whether an unknown piece consists only of characters that are not pieces, as in Unigram and BPE."""
-        return self.model_type in (ModelType.UNIGRAM, ModelType.BPE)
+        return self.chooses_by_score
 
     def pieces_of(self, kind: PieceType) -> tuple[str, ...]:
         """The pieces of one type, in order."""

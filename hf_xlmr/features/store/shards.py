@@ -378,7 +378,7 @@ class ShardWriter:
 
 @lru_cache(maxsize=1 << 16)
 def _sha256(path: Path, *_times: int) -> str:
-    """The checksum of a file that has these times, which is asked for several times in a run."""
+    """The checksum of a file that has these times: a run asks several times, and `sha256_of` may have no cache."""
     return sha256_of(path)
 
 

@@ -84,7 +84,7 @@ class Published:
 
     def average_over(self, languages: Collection[str]) -> tuple[float, ...]:
         """The mean over `languages`, so that it compares with another's; the source's own if it lacks one of them."""
-        if not languages or set(languages) == set(self.scores) or not set(languages) <= set(self.scores):
+        if not languages or not set(languages) < self.scores.keys():
             return self.average
         return tuple(mean(values) for values in zip(*(self.scores[each] for each in languages), strict=True))
 
